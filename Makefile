@@ -1,0 +1,57 @@
+# Everything runs from a clean clone with Python 3.11 to 3.13 and nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A CPU-only or CUDA index for torch, e.g. TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+TORCH_INDEX_URL ?=
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test demo up compose-test bench clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with everything that demo, test and check need
+
+$(STAMP):
+	@echo "setting up $(VENV) (some minutes, once)"
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -c requirements.lock setuptools wheel
+	$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.14.1 torchvision==0.29.1
+	$(PIP) -c requirements.lock -e '.[dev]'
+	$(PIP) --no-deps -r requirements-no-deps.txt
+	$(PIP) --no-deps --no-build-isolation -r requirements-groundingdino.txt
+	touch $@
+
+check: setup ## format, lint, types and import contracts, as CI runs them
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## let ruff write
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup ## the whole test suite, on the CPU, offline
+	$(BIN)/python -m pytest
+
+demo: setup ## captions in, labelled dataset out, on one machine: pictures in ./demo-out
+	$(BIN)/unspoken demo --out demo-out --exit
+
+up: setup ## all services and a worker on this machine, until Ctrl-C
+	$(BIN)/unspoken up
+
+compose-test: ## build the containers, label a batch over HTTP, kill a worker, tear down
+	bash tests/compose/run
+
+bench: setup ## every benchmark, one JSON line each
+	for name in $$(cd bench && ls *.py | grep -v __init__ | sed 's/\.py$$//'); do $(BIN)/python -m bench.$$name; done
+
+clean: ## remove what demo and test leave behind; the venv stays
+	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The HTTP services: llm, detector, segmenter, gateway. They do not import each other."""

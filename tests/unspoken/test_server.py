@@ -1,0 +1,169 @@
+"""The HTTP frame: probes, error table, request ids, metrics, body limits."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from unspoken.batching import InferenceThread
+from unspoken.errors import (
+    Conflict,
+    DeadlineExceeded,
+    EngineFailure,
+    InvalidInput,
+    NotAnImage,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ServiceUnavailable,
+    TooLarge,
+    UnspokenError,
+)
+from unspoken.schemas import ProposeRequest
+from unspoken.server import Timings, create_service
+
+ERRORS: list[tuple[UnspokenError, int]] = [
+    (InvalidInput("x"), 422),
+    (NotAnImage("x"), 415),
+    (TooLarge("x"), 413),
+    (NotFound("x"), 404),
+    (Conflict("x"), 409),
+    (Overloaded("x", retry_after_s=7), 429),
+    (NotReady("x"), 503),
+    (DeadlineExceeded("x"), 504),
+    (ServiceUnavailable("x"), 502),
+    (EngineFailure("x"), 500),
+    (UnspokenError("x"), 500),
+]
+
+
+def service(warm_up=lambda: None, **options) -> FastAPI:
+    app = create_service(
+        "test",
+        description="a service of the tests",
+        models=lambda: [],
+        batchers=[],
+        thread=InferenceThread(name="test"),
+        warm_up=warm_up,
+        **options,
+    )
+
+    @app.get("/raise/{index}")
+    async def raise_error(index: int) -> None:
+        raise ERRORS[index][0]
+
+    @app.get("/bug")
+    async def bug() -> None:
+        raise RuntimeError("a secret")
+
+    @app.post("/propose")
+    async def propose(request: ProposeRequest) -> dict[str, int]:
+        return {"captions": len(request.captions)}
+
+    return app
+
+
+@pytest.fixture
+def client() -> Iterator[TestClient]:
+    with TestClient(service(), raise_server_exceptions=False) as client:
+        yield client
+
+
+def wait_ready(client: TestClient) -> None:
+    for _ in range(200):
+        if client.get("/readyz").status_code == 200:
+            return
+        time.sleep(0.01)
+    raise AssertionError("never ready")
+
+
+def test_readiness_comes_only_after_the_warm_up():
+    warmed = threading.Event()
+    with TestClient(service(warm_up=lambda: warmed.wait(5))) as client:
+        assert client.get("/livez").status_code == 200
+        refused = client.get("/readyz")
+        assert refused.status_code == 503
+        assert refused.json()["error"] == "not_ready"
+        warmed.set()
+        wait_ready(client)
+
+
+@pytest.mark.parametrize("index", range(len(ERRORS)), ids=[type(e).__name__ for e, _ in ERRORS])
+def test_each_error_of_the_tree_has_its_status_and_a_body_with_its_code(client, index):
+    error, status = ERRORS[index]
+    response = client.get(f"/raise/{index}")
+    assert response.status_code == status
+    assert response.json() == {"error": error.code, "message": "x", "details": {}}
+
+
+def test_an_overloaded_reply_says_when_to_come_back(client):
+    index = next(i for i, (e, _) in enumerate(ERRORS) if isinstance(e, Overloaded))
+    assert client.get(f"/raise/{index}").headers["Retry-After"] == "7"
+
+
+def test_a_bug_is_a_500_that_tells_no_secret(client):
+    response = client.get("/bug")
+    assert response.status_code == 500
+    assert "secret" not in response.text
+
+
+def test_an_invalid_body_is_named_and_not_echoed(client):
+    response = client.post("/propose", json={"captions": ["x" * 100_000]})
+    assert response.status_code == 422
+    assert "captions" in response.json()["message"]
+    assert len(response.text) < 2000
+
+
+def test_an_unknown_field_is_refused(client):
+    response = client.post("/propose", json={"captions": ["a dog"], "colour": "red"})
+    assert response.status_code == 422
+
+
+def test_a_body_over_the_limit_is_413():
+    with TestClient(service(max_body_bytes=1000), raise_server_exceptions=False) as client:
+        response = client.post("/propose", content=b"{" + b" " * 2000 + b"}")
+        assert response.status_code == 413
+        assert response.json()["error"] == "too_large"
+
+
+def test_a_chunked_body_over_the_limit_is_413_too():
+    def chunks():
+        for _ in range(50):
+            yield b" " * 100
+
+    with TestClient(service(max_body_bytes=1000), raise_server_exceptions=False) as client:
+        response = client.post("/propose", content=chunks())
+        assert response.status_code == 413
+        assert response.json()["error"] == "too_large"
+
+
+def test_unknown_routes_answer_in_the_same_shape(client):
+    response = client.get("/nowhere")
+    assert response.status_code == 404
+    assert response.json()["error"] == "not_found"
+
+
+def test_a_sane_request_id_is_kept_and_another_replaced(client):
+    assert (
+        client.get("/livez", headers={"X-Request-Id": "abc-1"}).headers["X-Request-Id"] == "abc-1"
+    )
+    assert (
+        client.get("/livez", headers={"X-Request-Id": "a b\tc"}).headers["X-Request-Id"] != "a b\tc"
+    )
+
+
+def test_metrics_count_requests_by_route(client):
+    client.post("/propose", json={"captions": ["a dog"]})
+    text = client.get("/metrics").text
+    assert 'unspoken_requests_total{route="/propose",service="test",status="200"} 1.0' in text
+
+
+def test_timings_add_up_and_carry_a_total():
+    timings = Timings()
+    with timings.measure("decode"):
+        time.sleep(0.01)
+    values = timings.as_ms()
+    assert values["total"] >= values["decode"] >= 10

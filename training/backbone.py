@@ -1,0 +1,231 @@
+"""First stage: a small convolutional network learns what every point of a scene shows.
+
+A detector that starts without knowing its classes learns boxes and no labels. So the backbone and
+the detector's input projections are first trained alone: features at random points of whole scenes,
+at each stride, answer with the text vector of the whole and of the part they lie in. The text side
+is fixed: MiniLM's words through the first principal directions of the vocabulary, which become the
+detector's text projection. So pictures and words already agree when the detector starts.
+
+Legend: B pictures, K points, D width of the detector, C width of the text encoder.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import MMGroundingDinoForObjectDetection, PreTrainedTokenizerBase
+
+from training.detection_data import DataConfig, PointBatch, PointDataset, Vocabulary, stream
+from unspoken.model.grounding_dino import PhraseMemory, SmallDetectorConfig
+
+logger = logging.getLogger(__name__)
+
+# How much each stride (8, 16, 32) must know of wholes and of parts: parts are small.
+WHOLE_WEIGHTS = (0.5, 1.0, 1.0)
+PART_WEIGHTS = (1.0, 1.0, 0.3)
+WHITENING = 0.25  # power of the spectrum taken out: 0 keeps MiniLM's angles, 0.5 whitens
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The first stage of a recipe."""
+
+    data: DataConfig = DataConfig(seed=500_000_000, batch_size=16)
+    sizes_px: tuple[int, ...] = (128, 112, 160, 128, 144)
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    warmup_steps: int = 100
+    num_workers: int = 2
+    checkpoint_every_s: float = 120.0
+    log_every: int = 50
+
+
+class TextSide(nn.Module):
+    """The detector's text projection, set from the vocabulary's principal directions."""
+
+    def __init__(self, vectors: Tensor, *, width: int) -> None:
+        super().__init__()
+        mean = vectors.mean(0)
+        _, spectrum, directions = torch.linalg.svd(vectors - mean, full_matrices=False)
+        kept = min(width, len(spectrum))
+        rows = directions[:kept] * (spectrum[0] / spectrum[:kept, None]) ** (2 * WHITENING)
+        weight = torch.zeros(width, vectors.shape[1])
+        weight[:kept] = rows
+        # Layer norms of the detector keep vectors near length sqrt(D): start there.
+        weight *= math.sqrt(width) / ((vectors - mean) @ weight.t()).norm(dim=-1).mean()
+        self.register_buffer("weight", weight)  # (D, C)
+        self.register_buffer("bias", -weight @ mean)  # (D,)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        return F.linear(vectors, self.weight, self.bias)
+
+
+class PointClassifier(nn.Module):
+    """Backbone and input projections; a point's score for a word is their cosine, scaled."""
+
+    def __init__(
+        self, config: SmallDetectorConfig, *, text_side: TextSide, wholes: Tensor, parts: Tensor
+    ) -> None:
+        super().__init__()
+        self.backbone = timm.create_model(
+            config.backbone, features_only=True, out_indices=(2, 3, 4), pretrained=False
+        )
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, config.d_model, 1), nn.GroupNorm(32, config.d_model))
+            for channels in self.backbone.feature_info.channels()
+        )
+        self.text_side = text_side
+        self.register_buffer("whole_words", F.normalize(text_side(wholes), dim=-1))  # (W, D)
+        self.register_buffer("part_words", F.normalize(text_side(parts), dim=-1))  # (P, D)
+        self.nothing = nn.Parameter(torch.randn(2, config.d_model) * 0.1)  # no whole, no part
+        self.log_scale = nn.Parameter(torch.tensor(math.log(12.0)))
+
+    def forward(self, batch: PointBatch) -> tuple[Tensor, Tensor]:
+        """Weighted loss, and the share of points on wholes named right at stride 16."""
+        losses = []
+        right = torch.zeros(())
+        whole_table = torch.cat([self.whole_words, F.normalize(self.nothing[:1], dim=-1)])
+        part_table = torch.cat([self.part_words, F.normalize(self.nothing[1:], dim=-1)])
+        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
+        for level, features in enumerate(self.backbone(pixels)):
+            projected = self.projections[level](features)  # (B, D, h, w)
+            vectors = F.normalize(_sample(projected, batch), dim=-1) * self.log_scale.exp()
+            whole_logits = vectors @ whole_table.t()
+            part_logits = vectors @ part_table.t()
+            losses.append(WHOLE_WEIGHTS[level] * F.cross_entropy(whole_logits, batch.whole))
+            losses.append(PART_WEIGHTS[level] * F.cross_entropy(part_logits, batch.part))
+            if level == 1:
+                on_whole = batch.whole < len(self.whole_words)
+                right = (whole_logits.argmax(1) == batch.whole)[on_whole].float().mean()
+        return torch.stack(losses).sum(), right
+
+
+def _sample(features: Tensor, batch: PointBatch) -> Tensor:
+    """Features at the points, bilinear: (B, D, h, w) -> (K, D)."""
+    height, width = features.shape[-2:]
+    flat = features.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])  # (B * h * w, D)
+    x = ((batch.points[:, 0] + 1) / 2 * width).long().clamp(0, width - 1)
+    y = ((batch.points[:, 1] + 1) / 2 * height).long().clamp(0, height - 1)
+    return flat[(batch.picture * height + y) * width + x]
+
+
+def phrase_vectors(
+    phrases: Sequence[str], *, memory: PhraseMemory, tokenizer: PreTrainedTokenizerBase
+) -> Tensor:
+    """Mean of each phrase's own token states, as the detector meets them: (P, C)."""
+    stop = tokenizer.convert_tokens_to_ids(".")
+    rows = [(*tokenizer.encode(phrase, add_special_tokens=False), stop) for phrase in phrases]
+    return torch.stack([memory.answer(row)[:-1].mean(0) for row in rows])
+
+
+def build_classifier(
+    config: SmallDetectorConfig,
+    vocabulary: Vocabulary,
+    *,
+    memory: PhraseMemory,
+    tokenizer: PreTrainedTokenizerBase,
+) -> PointClassifier:
+    """A classifier of random weights over the vocabulary's wholes and parts."""
+
+    def embed(phrases: Sequence[str]) -> Tensor:
+        return phrase_vectors(phrases, memory=memory, tokenizer=tokenizer)
+
+    synonyms = [each for words in vocabulary.synonyms.values() for each in words]
+    everything = embed([*vocabulary.wholes, *vocabulary.parts, *synonyms])
+    return PointClassifier(
+        config,
+        text_side=TextSide(everything, width=config.d_model),
+        wholes=embed(vocabulary.wholes),
+        parts=embed(vocabulary.parts),
+    )
+
+
+def train_backbone(
+    classifier: PointClassifier,
+    config: BackboneConfig,
+    *,
+    detector: SmallDetectorConfig,
+    path: Path,
+    minutes: float,
+    resume: bool,
+) -> None:
+    """Train by the clock, with a checkpoint in `path` now and then; a killed run goes on from it."""
+    dataset = PointDataset(
+        config.data,
+        sizes_px=config.sizes_px,
+        mean=detector.image_mean,
+        std=detector.image_std,
+    )
+    classifier = classifier.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(
+        classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
+    step, spent_s = 0, 0.0
+    if resume and path.exists():
+        checkpoint = torch.load(path, weights_only=True)
+        classifier.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        step, spent_s = checkpoint["step"], checkpoint["spent_s"]
+        logger.info("backbone: goes on at step %d after %.0f s", step, spent_s)
+    batches = stream(dataset, first=step, num_workers=config.num_workers)
+    started = saved = time.monotonic()
+    before_s, accuracy = spent_s, 0.0
+    while spent_s < minutes * 60:
+        progress = spent_s / (minutes * 60)
+        warmup = min(1.0, (step + 1) / config.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * progress)))
+        loss, right = classifier(next(batches))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
+        optimizer.step()
+        step += 1
+        spent_s = before_s + time.monotonic() - started
+        accuracy += (right.item() - accuracy) * max(0.03, 1 / step)
+        if step % config.log_every == 0:
+            logger.info(
+                "backbone: step %d, %.0f s, loss %.3f, points right %.3f",
+                step, spent_s, loss.item(), accuracy,
+            )  # fmt: skip
+        is_over = spent_s >= minutes * 60
+        if is_over or time.monotonic() - saved > config.checkpoint_every_s:
+            saved = time.monotonic()
+            save_checkpoint(
+                {
+                    "model": classifier.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "spent_s": spent_s,
+                },
+                path,
+            )
+
+
+def save_checkpoint(content: dict[str, object], path: Path) -> None:
+    """Write beside, then rename: a kill in between leaves the older checkpoint whole."""
+    beside = path.with_suffix(".part")
+    torch.save(content, beside)
+    beside.replace(path)
+
+
+def start_detector_from(
+    model: MMGroundingDinoForObjectDetection, classifier: PointClassifier
+) -> None:
+    """Copy backbone, input projections and text projection into a detector."""
+    trained = classifier.backbone.state_dict()
+    target = model.model.backbone.conv_encoder.model
+    state = target.state_dict()
+    known = {name: trained[name.replace("_backbone.", "")] for name in state}
+    target.load_state_dict(known)
+    for level, projection in enumerate(classifier.projections):
+        model.model.input_proj_vision[level].load_state_dict(projection.state_dict())
+    model.model.text_projection.load_state_dict(classifier.text_side.state_dict())

@@ -1,0 +1,326 @@
+"""Scenes of the small world as training batches: pictures, prompts, boxes, all from a step's number.
+
+Batch `n` of a recipe is a function of the recipe's seed and `n` alone. So worker processes make
+batches in any order, and a run that was killed goes on with exactly the batch it would have met.
+
+Legend: B pictures, P phrases of a picture, N objects of a picture, K points of a batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedTokenizerBase
+
+from smallworld.scenes import (
+    Scene,
+    SceneConfig,
+    World,
+    compose_scene,
+    present_labels,
+    unknown_part_labels,
+)
+from unspoken.model.grounding_dino import Prompt, assemble_prompt
+
+REFERENCE_PX = 192  # the size for which SceneConfig's pixel limits are written
+WORLD_STYLES = ("twemoji", "fluent")  # noto is held out: never trained on
+
+Batch = TypeVar("Batch", bound=tuple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a batch is made of."""
+
+    seed: int = 20_000_000  # first scene; far from the seeds of benches and tests
+    batch_size: int = 8
+    twemoji_share: float = 0.7  # the rest is drawn in the fluent style
+    num_absent: int = 14  # phrases a picture that are not in it
+    theme_share: float = 0.5  # of the absent ones, from the scene's own theme
+    synonym_share: float = 0.25  # of the pictures whose phrases are said in other words
+    max_classes: int | None = None  # the smoke recipe makes its world from fewer
+
+
+class DetectionBatch(NamedTuple):
+    """Pictures with phrases and boxes; object i of picture b carries phrase `labels[b][i]`."""
+
+    pixels: Tensor  # (B, 3, H, W)
+    prompt: Prompt
+    labels: list[Tensor]  # B of (N,) long: index of the phrase
+    boxes: list[Tensor]  # B of (N, 4) float: cx, cy, w, h in [0, 1]
+    judged: Tensor  # (B, P) bool: padding and phrases without truth here are False
+
+
+class PointBatch(NamedTuple):
+    """Pictures with points whose whole and part are known, for the backbone's pretraining."""
+
+    pixels: Tensor  # (B, 3, H, W)
+    picture: Tensor  # (K,) long: which picture a point lies in
+    points: Tensor  # (K, 2) float: x, y in [-1, 1], as grid_sample takes them
+    whole: Tensor  # (K,) long: index of the noun; the number of nouns means background
+    part: Tensor  # (K,) long: index of the part; their number means none; -100 means unknown
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Nouns, part names, other words for the nouns, and nouns by theme; trained classes only."""
+
+    wholes: tuple[str, ...]
+    parts: tuple[str, ...]
+    synonyms: dict[str, tuple[str, ...]]
+    themes: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, world: World) -> "Vocabulary":
+        """Read it off a world."""
+        nouns = {each.noun: each.synonyms for each in world.classes}
+        return cls(
+            wholes=tuple(sorted(nouns)),
+            parts=tuple(sorted(world.part_labels - set(nouns))),
+            synonyms=nouns,
+            themes={theme: tuple(names) for theme, names in world.themes.items()},
+        )
+
+
+class SceneSource:
+    """Scenes by number, the art style drawn by `twemoji_share`; built once a process."""
+
+    def __init__(self, config: DataConfig) -> None:
+        world = World.load(styles=WORLD_STYLES, split="train")
+        if config.max_classes is not None:
+            world = _fewer_classes(world, num_classes=config.max_classes)
+        self.config = config
+        self.vocabulary = Vocabulary.of(world)
+        # One style a world; `part_labels` stays, so fluent scenes still know what they cannot judge.
+        self._worlds = {
+            style: replace(world, cutouts={style: cutouts})
+            for style, cutouts in world.cutouts.items()
+        }
+
+    def scene(self, number: int, *, size_px: int) -> Scene:
+        """Scene `number`, composed at `size_px`; the same number gives the same scene."""
+        seed = self.config.seed + number
+        # The style's own stream: the scene's would correlate style with what is in the scene.
+        is_twemoji = np.random.default_rng((seed, 1)).random() < self.config.twemoji_share
+        style = "twemoji" if is_twemoji else "fluent"
+        return compose_scene(self._worlds[style], seed=seed, config=scene_config(size_px))
+
+
+def scene_config(size_px: int) -> SceneConfig:
+    """Scenes of another size show the same things: limits in pixels go with the area."""
+    default = SceneConfig()
+    area = (size_px / REFERENCE_PX) ** 2
+    return replace(
+        default,
+        size_px=size_px,
+        min_visible_px=round(default.min_visible_px * area),
+        min_part_px=round(default.min_part_px * area),
+    )
+
+
+def to_pixels(
+    images: Sequence[np.ndarray], *, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """B pictures (H, W, 3) uint8 -> normalised (B, 3, H, W)."""
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    return (stacked - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def boxes_cxcywh_norm(scene: Scene) -> Tensor:
+    """Boxes of a scene's objects: (N, 4) cx, cy, w, h in [0, 1]."""
+    height, width = scene.image.shape[:2]
+    boxes = torch.tensor([each.box_xyxy for each in scene.objects], dtype=torch.float32)
+    boxes = boxes.reshape(-1, 4) / torch.tensor([width, height, width, height])
+    return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
+
+
+def choose_absent(
+    scene: Scene,
+    *,
+    vocabulary: Vocabulary,
+    count: int,
+    theme_share: float,
+    rng: np.random.Generator,
+) -> list[str]:
+    """Labels that are surely not in the scene, a share of them from its own theme."""
+    taken = present_labels(scene) | unknown_part_labels(scene)
+    theme = [noun for noun in vocabulary.themes.get(scene.theme, ()) if noun not in taken]
+    anything = [n for n in (*vocabulary.wholes, *vocabulary.parts) if n not in taken]
+    num_theme = min(len(theme), round(count * theme_share))
+    chosen = [str(each) for each in rng.choice(theme, num_theme, replace=False)] if theme else []
+    rest = [each for each in anything if each not in set(chosen)]
+    num_rest = min(len(rest), count - len(chosen))
+    return chosen + [str(each) for each in rng.choice(rest, num_rest, replace=False)]
+
+
+class DetectionDataset(Dataset[DetectionBatch]):
+    """Batch `n` for the detector. `size_px` is that of all its pictures."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        size_px: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        self.config = config
+        self.size_px = size_px
+        self.mean, self.std = mean, std
+        self.tokenizer = tokenizer
+        self.source = SceneSource(config)
+        self._token_ids: dict[str, list[int]] = {}
+
+    def __getitem__(self, number: int) -> DetectionBatch:
+        rng = np.random.default_rng((self.config.seed, number, 2))
+        first = number * self.config.batch_size
+        scenes = [
+            self.source.scene(first + i, size_px=self.size_px)
+            for i in range(self.config.batch_size)
+        ]
+        rows, labels = [], []
+        for scene in scenes:
+            names = self._names(scene, rng)
+            rows.append([self._tokens(self._say(name, rng)) for name in names])
+            index = {name: i for i, name in enumerate(names)}
+            labels.append(torch.tensor([index[each.label] for each in scene.objects]))
+        prompt = assemble_prompt(rows, tokenizer=self.tokenizer)
+        return DetectionBatch(
+            pixels=to_pixels([s.image for s in scenes], mean=self.mean, std=self.std),
+            prompt=prompt,
+            labels=labels,
+            boxes=[boxes_cxcywh_norm(scene) for scene in scenes],
+            judged=prompt.phrase_maps.any(-1),
+        )
+
+    def _names(self, scene: Scene, rng: np.random.Generator) -> list[str]:
+        """Present and absent labels in random order."""
+        absent = choose_absent(
+            scene,
+            vocabulary=self.source.vocabulary,
+            count=self.config.num_absent,
+            theme_share=self.config.theme_share,
+            rng=rng,
+        )
+        names = sorted(present_labels(scene)) + absent
+        return [names[i] for i in rng.permutation(len(names))]
+
+    def _say(self, name: str, rng: np.random.Generator) -> str:
+        """The noun, or now and then another word for it."""
+        others = self.source.vocabulary.synonyms.get(name, ())
+        if others and rng.random() < self.config.synonym_share:
+            return others[rng.integers(len(others))]
+        return name
+
+    def _tokens(self, phrase: str) -> list[int]:
+        if phrase not in self._token_ids:
+            self._token_ids[phrase] = self.tokenizer.encode(phrase, add_special_tokens=False)
+        return self._token_ids[phrase]
+
+
+class PointDataset(Dataset[PointBatch]):
+    """Batch `n` for the backbone: a few points of every whole, part and of the background."""
+
+    NUM_WHOLE, NUM_PART, NUM_BACKGROUND = 6, 3, 6
+
+    def __init__(
+        self, config: DataConfig, *, sizes_px: Sequence[int], mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.sizes_px = tuple(sizes_px)
+        self.mean, self.std = mean, std
+        self.source = SceneSource(config)
+        vocabulary = self.source.vocabulary
+        self._wholes = {name: i for i, name in enumerate(vocabulary.wholes)}
+        self._parts = {name: i for i, name in enumerate(vocabulary.parts)}
+
+    def __getitem__(self, number: int) -> PointBatch:
+        rng = np.random.default_rng((self.config.seed, number, 3))
+        size_px = self.sizes_px[number % len(self.sizes_px)]
+        first = number * self.config.batch_size
+        scenes = [
+            self.source.scene(first + i, size_px=size_px) for i in range(self.config.batch_size)
+        ]
+        rows = [np.concatenate([np.full((len(t), 1), b), t], axis=1)
+                for b, scene in enumerate(scenes) for t in [self._points(scene, rng)]]  # fmt: skip
+        table = torch.from_numpy(np.concatenate(rows))  # (K, 5)
+        return PointBatch(
+            pixels=to_pixels([s.image for s in scenes], mean=self.mean, std=self.std),
+            picture=table[:, 0].long(),
+            points=((table[:, 1:3] + 0.5) / size_px * 2 - 1).float(),
+            whole=table[:, 3].long(),
+            part=table[:, 4].long(),
+        )
+
+    def _points(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        """(K, 4): x, y, index of the whole, index of the part."""
+        no_whole, no_part = len(self._wholes), len(self._parts)
+        height, width = scene.image.shape[:2]
+        wholes = np.full((height, width), no_whole)
+        parts = np.full((height, width), no_part)
+        judged = {each.parent for each in scene.objects if each.is_part}
+        for i, each in enumerate(scene.objects):
+            if not each.is_part:
+                wholes[each.mask] = self._wholes[each.label]
+                parts[each.mask] = no_part if i in judged else -100
+            elif each.label in self._parts:  # a later part lies on top
+                parts[each.mask] = self._parts[each.label]
+        masks = [(wholes == no_whole, self.NUM_BACKGROUND)]
+        masks += [
+            (each.mask, self.NUM_PART if each.is_part else self.NUM_WHOLE)
+            for each in scene.objects
+        ]
+        chosen = []
+        for mask, count in masks:
+            inside = np.flatnonzero(mask)
+            if len(inside):
+                chosen.append(inside[rng.integers(len(inside), size=count)])
+        places = np.concatenate(chosen)
+        y, x = np.divmod(places, width)
+        return np.stack([x, y, wholes[y, x], parts[y, x]], axis=1)
+
+
+def stream(
+    dataset: Dataset[Batch], *, first: int, num_workers: int, stop: int = 10**9
+) -> Iterator[Batch]:
+    """Batches `first`, `first` + 1, ... in order, made ahead in worker processes."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(first, stop),
+        num_workers=num_workers,
+        prefetch_factor=6 if num_workers else None,
+        multiprocessing_context="fork" if num_workers else None,
+        worker_init_fn=_one_thread,
+    )
+    return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _fewer_classes(world: World, *, num_classes: int) -> World:
+    """The first classes of a world, with one theme for all."""
+    classes = world.classes[:num_classes]
+    nouns = tuple(each.noun for each in classes)
+    cutouts = {
+        style: {noun: of_style[noun] for noun in nouns if noun in of_style}
+        for style, of_style in world.cutouts.items()
+    }
+    own_parts = {
+        name for style in cutouts.values() for each in style.values() for name in each.part_names
+    }
+    return replace(
+        world,
+        classes=classes,
+        cutouts=cutouts,
+        themes={"anything": nouns},
+        part_labels=frozenset(own_parts),
+    )

@@ -1,0 +1,186 @@
+"""The ports over HTTP: what a worker holds where an engine would stand in one process.
+
+Every reply that is not a success becomes the error of `unspoken.errors` that the service raised;
+a service that does not answer is ServiceUnavailable.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import httpx
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from unspoken.errors import (
+    Conflict,
+    DeadlineExceeded,
+    EngineFailure,
+    InvalidInput,
+    NotAnImage,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ServiceUnavailable,
+    TooLarge,
+    UnspokenError,
+)
+from unspoken.images import Picture
+from unspoken.schemas import (
+    MAX_CAPTIONS,
+    MAX_TEXTS,
+    DetectionResult,
+    DetectReply,
+    ModelInfo,
+    Proposal,
+    ProposeReply,
+    TextEmbeddingsReply,
+)
+
+Reply = TypeVar("Reply", bound=BaseModel)
+
+_BY_STATUS: Mapping[int, type[UnspokenError]] = {
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+    415: NotAnImage,
+    422: InvalidInput,
+    502: ServiceUnavailable,
+    503: NotReady,
+    504: DeadlineExceeded,
+}
+
+
+def connect(base_url: str, *, timeout_s: float = 180.0) -> httpx.Client:
+    """A client for one service; the environment's proxies are not for traffic among services."""
+    timeout = httpx.Timeout(timeout_s, connect=5.0)
+    return httpx.Client(base_url=base_url, timeout=timeout, trust_env=False)
+
+
+class _ServiceClient:
+    """What the three clients share: one httpx client, and the model's name asked once."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+        self._model: ModelInfo | None = None
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which weights answer at the other end."""
+        if self._model is None:
+            response = self._request("GET", "/v1/models")
+            self._model = ModelInfo.model_validate(response.json()[0])
+        return self._model
+
+    def check_ready(self) -> None:
+        """Raise NotReady or ServiceUnavailable unless the service is ready."""
+        self._request("GET", "/readyz")
+
+    def _request(self, method: str, path: str, **arguments: object) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **arguments)  # type: ignore[arg-type]
+        except httpx.TimeoutException as error:
+            raise ServiceUnavailable(f"{path} did not answer in time") from error
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(f"{path} could not be reached: {error}") from error
+        if response.is_success:
+            return response
+        raise error_of(response)
+
+    def _post(self, path: str, reply: type[Reply], **arguments: object) -> Reply:
+        response = self._request("POST", path, **arguments)
+        try:
+            return reply.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ServiceUnavailable(f"{path} answered something else: {error}") from error
+
+
+class PrompterClient(_ServiceClient):
+    """The llm service."""
+
+    def propose(
+        self, captions: Sequence[str], *, templates: Sequence[str] | None = None
+    ) -> list[Proposal]:
+        """See unspoken.ports.Prompter."""
+        proposals: list[Proposal] = []
+        for start in range(0, len(captions), MAX_CAPTIONS):
+            body: dict[str, object] = {"captions": list(captions[start : start + MAX_CAPTIONS])}
+            if templates is not None:
+                body["templates"] = list(templates)
+            proposals += self._post("/propose", ProposeReply, json=body).proposals
+        return proposals
+
+
+class DetectorClient(_ServiceClient):
+    """The detector service."""
+
+    _box_threshold: float | None = None
+
+    @property
+    def box_threshold(self) -> float:
+        """The service's default threshold, learned from an empty question."""
+        if self._box_threshold is None:
+            self._box_threshold = self._detect(_BLANK_PNG, [], None).box_threshold
+        return self._box_threshold
+
+    def detect(
+        self, picture: Picture, phrases: Sequence[str], *, box_threshold: float | None = None
+    ) -> DetectionResult:
+        """See unspoken.ports.Detector."""
+        reply = self._detect(picture.encoded, phrases, box_threshold)
+        return DetectionResult(detections=reply.detections, num_chunks=reply.num_chunks)
+
+    def _detect(
+        self, encoded: bytes, phrases: Sequence[str], box_threshold: float | None
+    ) -> DetectReply:
+        body: dict[str, object] = {
+            "image": {"base64": base64.b64encode(encoded).decode("ascii")},
+            "phrases": list(phrases),
+        }
+        if box_threshold is not None:
+            body["box_threshold"] = box_threshold
+        return self._post("/detect", DetectReply, json=body)
+
+
+class TextEncoderClient(_ServiceClient):
+    """The text-encoder routes of the segmenter service."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """See unspoken.ports.TextEncoder."""
+        parts: list[list[float]] = []
+        for start in range(0, len(texts), MAX_TEXTS):
+            body = {"phrases": list(texts[start : start + MAX_TEXTS])}
+            parts += self._post("/text-embeddings", TextEmbeddingsReply, json=body).embeddings
+        return np.asarray(parts, dtype=np.float32).reshape(len(texts), -1)
+
+
+def error_of(response: httpx.Response) -> UnspokenError:
+    """The error that a service's reply stands for."""
+    try:
+        body = response.json()
+        message, details = str(body["message"]), dict(body.get("details") or {})
+    except (ValueError, KeyError, TypeError):
+        message, details = response.text[:200], {}
+    message = f"{response.request.url.path}: {message}"
+    if response.status_code == 429:
+        retry_after_s = _seconds(response.headers.get("Retry-After"), default=1.0)
+        return Overloaded(message, retry_after_s=retry_after_s, details=details)
+    kind = _BY_STATUS.get(response.status_code)
+    if kind is not None:
+        return kind(message, details=details)
+    if response.status_code < 500:
+        return InvalidInput(message, details=details)
+    return EngineFailure(message, details=details)
+
+
+def _seconds(text: str | None, *, default: float) -> float:
+    try:
+        return float(text) if text is not None else default
+    except ValueError:
+        return default
+
+
+# One white pixel: the smallest picture that a service will decode.
+_BLANK_PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)

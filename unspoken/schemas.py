@@ -1,0 +1,235 @@
+"""What travels between the rooms: requests, replies and the values in them.
+
+Boxes are xyxy in pixels of the original, EXIF-transposed picture. Scores are in [0, 1].
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_TEXTS = 1000
+MAX_TEXT_CHARS = 256
+MAX_CAPTION_CHARS = 2000
+MAX_CAPTIONS = 256
+EMBEDDING_DIM = 768
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
+CaptionText = Annotated[str, Field(min_length=1, max_length=MAX_CAPTION_CHARS)]
+
+
+class WireModel(BaseModel):
+    """Frozen, and strict about names: an unknown field is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ErrorBody(WireModel):
+    """The body of every reply that is not a success."""
+
+    error: str
+    message: str
+    details: dict[str, object] = Field(default_factory=dict)
+
+
+class ModelInfo(WireModel):
+    """Which weights answered: `revision` is a hash or a hub's revision."""
+
+    name: str
+    kind: Literal["llm", "detector", "text_encoder", "segmenter"]
+    revision: str
+    device: str = "cpu"
+
+
+class Box(WireModel):
+    """Corners in pixels of the original picture, x0 <= x1 and y0 <= y1."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def to_list(self) -> list[float]:
+        """[x0, y0, x1, y1] in pixels."""
+        return [self.x0, self.y0, self.x1, self.y1]
+
+
+class ImageInput(WireModel):
+    """A picture inline; the encoded file (JPEG, PNG, WEBP) as base64."""
+
+    base64: str
+
+
+class ImageInfo(WireModel):
+    """The picture that was answered about: its content hash and its size after EXIF."""
+
+    sha256: str
+    width: int
+    height: int
+
+
+# ---- phrases ---------------------------------------------------------------------------------
+
+
+class PhraseSource(WireModel):
+    """Where a phrase comes from: template 'caption' is the caption's own noun."""
+
+    template: str
+    example_set: int = 0
+    model: str = ""
+    rank: int = 0
+    """Position in the model's list, 0 first."""
+    mean_logprob: float | None = None
+
+
+class Phrase(WireModel):
+    """One object noun phrase proposed for a caption.
+
+    `named`: its head noun's lemma or a lexicon synonym occurs in the caption; else it is implied.
+    `stuff`: an amorphous region (sky, grass) rather than a countable thing.
+    """
+
+    text: Text
+    named: bool
+    stuff: bool = False
+    sources: tuple[PhraseSource, ...]
+
+
+class RejectedCandidate(WireModel):
+    """A candidate that parsing or normalisation refused, with the raw text and why."""
+
+    raw: str
+    reason: str
+    template: str
+
+
+class Proposal(WireModel):
+    """All phrases of one caption, best first, and what was refused."""
+
+    phrases: tuple[Phrase, ...]
+    rejected: tuple[RejectedCandidate, ...] = ()
+    raw_texts: dict[str, str] = Field(default_factory=dict)
+    """template -> the language model's own text."""
+
+
+class ProposeRequest(WireModel):
+    """Captions to propose for, and the templates to ask (all configured ones when absent)."""
+
+    captions: Annotated[list[CaptionText], Field(min_length=1, max_length=MAX_CAPTIONS)]
+    templates: Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"captions": ["A red car parked in front of a house"]}]}
+    )
+
+
+class ProposeReply(WireModel):
+    """One proposal per caption, in the order asked."""
+
+    proposals: list[Proposal]
+    model: ModelInfo
+    timings_ms: dict[str, float]
+
+
+# ---- detections ------------------------------------------------------------------------------
+
+
+class DetectRequest(WireModel):
+    """A picture and the phrases to look for; thresholds default to the model's own."""
+
+    image: ImageInput
+    phrases: Annotated[list[Text], Field(max_length=MAX_TEXTS)]
+    box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Detection(WireModel):
+    """A box that carries the phrase asked at `phrase_index`; score is the mean over its tokens."""
+
+    phrase_index: Annotated[int, Field(ge=0)]
+    phrase: str
+    box: Box
+    score: Annotated[float, Field(ge=0, le=1)]
+
+
+class DetectionResult(WireModel):
+    """Detections of one picture, best first, and how many chunks of phrases were asked."""
+
+    detections: tuple[Detection, ...]
+    num_chunks: int
+
+
+class DetectReply(WireModel):
+    """What `POST /detect` answers."""
+
+    image: ImageInfo
+    detections: tuple[Detection, ...]
+    num_chunks: int
+    box_threshold: float
+    model: ModelInfo
+    timings_ms: dict[str, float]
+
+
+# ---- text embeddings -------------------------------------------------------------------------
+
+
+class TextEmbeddingsRequest(WireModel):
+    """Phrases to encode."""
+
+    phrases: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"phrases": ["car", "wheel"]}]})
+
+
+class TextEmbeddingsReply(WireModel):
+    """(N, 768) unit vectors in the order asked."""
+
+    embeddings: list[list[float]]
+    model: ModelInfo
+    timings_ms: dict[str, float]
+
+
+# ---- runs ------------------------------------------------------------------------------------
+
+
+class InlineItem(WireModel):
+    """A caption with its picture, for small runs sent in one request."""
+
+    caption: Annotated[str, Field(max_length=MAX_CAPTION_CHARS)]
+    image: ImageInput
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")] | None = None
+
+
+class RunRequest(WireModel):
+    """A labelling run: a folder of shards or a table under the data folder, or items inline."""
+
+    source: str | None = None
+    """Path relative to the data folder."""
+    items: Annotated[list[InlineItem], Field(min_length=1, max_length=1000)] | None = None
+    run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
+    chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "RunRequest":
+        if (self.source is None) == (self.items is None):
+            raise ValueError("give either source or items, and not both")
+        return self
+
+
+class RunStatus(WireModel):
+    """How far a run is. `state` ends as 'done' once labels, manifest and card are written."""
+
+    run_id: str
+    state: Literal["planned", "running", "finishing", "done", "cancelled", "failed"]
+    total: int
+    done: int
+    labelled: int
+    dropped: dict[str, int]
+    failed: dict[str, int]
+    chunks_total: int
+    chunks_done: int
+    attempts: int
+    rate_per_s: float | None = None
+    seconds_left: float | None = None
+    message: str = ""
+    output: str

@@ -1,0 +1,359 @@
+"""The HTTP frame that every service shares: probes, metrics, errors, request ids, timings.
+
+A service builds its engine, then calls `create_service` and adds its routes. Handlers are
+`async def`, decode in the decode pool and await a batcher; nothing blocks the event loop.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from unspoken import __version__
+from unspoken.batching import InferenceThread, MicroBatcher
+from unspoken.errors import (
+    Conflict,
+    DeadlineExceeded,
+    EngineFailure,
+    InvalidInput,
+    NotAnImage,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ServiceUnavailable,
+    TooLarge,
+    UnspokenError,
+)
+from unspoken.schemas import ErrorBody, ModelInfo
+from unspoken.settings import ServiceSettings
+
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+# The one table from the error tree to HTTP; the nearest class counts, anything else is 500.
+STATUS: dict[type[UnspokenError], int] = {
+    InvalidInput: 422,
+    NotAnImage: 415,
+    TooLarge: 413,
+    NotFound: 404,
+    Conflict: 409,
+    Overloaded: 429,
+    NotReady: 503,
+    DeadlineExceeded: 504,
+    ServiceUnavailable: 502,
+    EngineFailure: 500,
+}
+HANG_S = 300.0
+MAX_BODY_BYTES = 32 * 1024 * 1024
+REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
+ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (404, 413, 415, 422, 429, 503, 504)
+}
+
+_decode_pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+
+
+async def in_decode_pool(function: Callable[..., Result], *args: object) -> Result:
+    """Run Pillow and base64 work off the event loop, two at a time."""
+    return await asyncio.get_running_loop().run_in_executor(_decode_pool, function, *args)
+
+
+class Timings:
+    """Milliseconds of each stage of one request."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to `stage`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            took_ms = (time.perf_counter() - started) * 1000
+            self._stages[stage] = self._stages.get(stage, 0.0) + took_ms
+
+    def as_ms(self) -> dict[str, float]:
+        """Stage -> milliseconds, with the total since the start."""
+        total_ms = (time.perf_counter() - self._started) * 1000
+        return {stage: round(ms, 2) for stage, ms in {**self._stages, "total": total_ms}.items()}
+
+
+class _Health:
+    """What the probes ask: warmed up, draining, or dead."""
+
+    def __init__(self, thread: InferenceThread) -> None:
+        self.thread = thread
+        self.warm = False
+        self.draining = False
+        self.failure: str | None = None
+
+    def check_ready(self) -> None:
+        """Raise NotReady until the warm-up has run, and again from the drain on."""
+        if self.failure is not None:
+            raise NotReady(f"the warm-up failed: {self.failure}")
+        if self.draining:
+            raise NotReady("draining")
+        if not self.warm:
+            raise NotReady("loading")
+
+    def check_alive(self) -> None:
+        """Raise NotReady when the inference thread hangs."""
+        if self.thread.busy_s() > HANG_S:
+            raise NotReady(f"the inference thread has been busy for {self.thread.busy_s():.0f} s")
+
+
+class _QueueLengths:
+    """Prometheus collector: how many items wait for each batcher."""
+
+    def __init__(self, batchers: Sequence[MicroBatcher[Any, Any]]) -> None:
+        self._batchers = batchers
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read the queues at scrape time."""
+        waiting = GaugeMetricFamily(
+            "unspoken_queue_length", "Items that wait for a batch", labels=["batcher"]
+        )
+        for batcher in self._batchers:
+            waiting.add_metric([batcher.name], batcher.queue_length)
+        yield waiting
+
+
+class _BodyLimit:
+    """413 in our error shape; starlette's own limiter answers in plain text."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        error = TooLarge(f"the body is over {self._max_bytes} bytes")
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            await error_response(error)(scope, receive, send)
+            return
+        received = 0
+
+        async def count() -> Message:
+            # A chunked body announces no length: it is counted as it comes.
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, detail=error.message)
+            return message
+
+        await self._app(scope, count, send)
+
+
+def create_service(
+    name: str,
+    *,
+    description: str,
+    models: Callable[[], list[ModelInfo]],
+    batchers: Sequence[MicroBatcher[Any, Any]],
+    thread: InferenceThread,
+    warm_up: Callable[[], object],
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> FastAPI:
+    """A FastAPI app with the common routes; the caller adds its own.
+
+    warm_up: runs once on the inference thread; `/readyz` answers 503 until it has.
+    """
+    health = _Health(thread)
+
+    async def warm() -> None:
+        try:
+            await thread.run(warm_up)
+        except Exception as error:
+            health.failure = f"{type(error).__name__}: {error}"
+            logger.exception("service=%s warm-up failed", name)
+            raise
+        health.warm = True
+        logger.info("service=%s ready", name)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        for batcher in batchers:
+            await batcher.start()
+        warming = asyncio.create_task(warm(), name=f"warm-up-{name}")
+        yield
+        health.draining = True
+        warming.cancel()
+        for batcher in batchers:
+            await batcher.close()
+
+    app = FastAPI(
+        title=f"Unspoken {name}",
+        description=description,
+        version=__version__,
+        lifespan=lifespan,
+        responses=ERROR_REPLIES,
+    )
+    _add_probes(app, health=health, models=models)
+    _add_metrics(app, name=name, batchers=batchers)
+    _add_errors(app)
+    app.add_middleware(_BodyLimit, max_bytes=max_body_bytes)
+    return app
+
+
+def _add_probes(app: FastAPI, *, health: _Health, models: Callable[[], list[ModelInfo]]) -> None:
+    @app.get("/livez", tags=["probes"])
+    async def livez() -> dict[str, str]:
+        """Alive: the event loop answers and the inference thread does not hang."""
+        health.check_alive()
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["probes"])
+    async def readyz() -> dict[str, str]:
+        """Ready: the models have answered a warm-up, and the process does not drain."""
+        health.check_ready()
+        return {"status": "ready"}
+
+    @app.get("/v1/models", tags=["probes"])
+    async def list_models() -> list[ModelInfo]:
+        """Which weights answer here."""
+        return models()
+
+
+def _add_metrics(app: FastAPI, *, name: str, batchers: Sequence[MicroBatcher[Any, Any]]) -> None:
+    registry = CollectorRegistry()
+    registry.register(_QueueLengths(batchers))
+    requests = Counter(
+        "unspoken_requests", "Requests", ["service", "route", "status"], registry=registry
+    )
+    seconds = Histogram(
+        "unspoken_request_seconds", "Time of a request", ["service", "route"], registry=registry
+    )
+
+    @app.middleware("http")
+    async def observe(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        sent = request.headers.get("X-Request-Id", "")
+        request.state.request_id = sent if REQUEST_ID.match(sent) else uuid.uuid4().hex
+        started = time.perf_counter()
+        response = await call_next(request)
+        took_s = time.perf_counter() - started
+        route = getattr(request.scope.get("route"), "path", "unknown")
+        requests.labels(name, route, response.status_code).inc()
+        seconds.labels(name, route).observe(took_s)
+        response.headers["X-Request-Id"] = request.state.request_id
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if route not in ("/livez", "/readyz", "/metrics"):
+            logger.info(
+                "service=%s request=%s route=%s status=%d took_ms=%.1f",
+                name,
+                request.state.request_id,
+                route,
+                response.status_code,
+                took_s * 1000,
+            )
+        return response
+
+    @app.get("/metrics", tags=["probes"], include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(UnspokenError)
+    async def on_unspoken(_request: Request, error: UnspokenError) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation(_request: Request, error: RequestValidationError) -> JSONResponse:
+        # The input itself is left out: it may be a whole picture.
+        problems = [
+            {"where": ".".join(str(part) for part in problem["loc"]), "problem": problem["msg"]}
+            for problem in error.errors()[:20]
+        ]
+        first = problems[0] if problems else {"where": "body", "problem": "invalid"}
+        return error_response(
+            InvalidInput(f"{first['where']}: {first['problem']}", details={"problems": problems})
+        )
+
+    @app.exception_handler(HTTPException)
+    async def on_http(_request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
+            error.status_code, "invalid_input"
+        )
+        body = ErrorBody(error=code, message=str(error.detail))
+        return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+        logger.error("route=%s unexpected error", request.url.path, exc_info=error)
+        return JSONResponse(
+            ErrorBody(error="internal", message="an unexpected error; see the log").model_dump(),
+            status_code=500,
+        )
+
+
+def status_of(error: UnspokenError) -> int:
+    """HTTP status of an error by the nearest class in the table."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def error_response(error: UnspokenError) -> JSONResponse:
+    """The reply for an error, with Retry-After where coming back helps."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    elif isinstance(error, NotReady):
+        headers["Retry-After"] = "5"
+    body = ErrorBody(error=error.code, message=error.message, details=error.details)
+    return JSONResponse(body.model_dump(mode="json"), status_code=status_of(error), headers=headers)
+
+
+def configure_logging(level: str) -> None:
+    """Log lines with time, level and logger name, on standard error."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvicorn.Config:
+    """How every service listens: one process, our own access log, 30 s to drain."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=log_level.lower(),
+        access_log=False,
+        timeout_graceful_shutdown=30,
+        server_header=False,
+    )
+
+
+def serve(app: FastAPI, settings: ServiceSettings) -> None:
+    """Listen until SIGTERM, then drain."""
+    configure_logging(settings.log_level)
+    config = uvicorn_config(
+        app, host=settings.host, port=settings.port, log_level=settings.log_level
+    )
+    uvicorn.Server(config).run()

@@ -1,0 +1,79 @@
+"""Settings of a process: read once from the environment, frozen, handed down as values.
+
+Only `__main__` files and the stack build these; nothing else reads the environment.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from unspoken.errors import InvalidConfig
+
+
+def default_cache_dir() -> Path:
+    """Where converted weights are kept: XDG's cache folder, `unspoken` in it."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "unspoken"
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """This process's environment with changes, for a child process."""
+    return {**os.environ, **changes}
+
+
+class ProcessSettings(BaseSettings):
+    """What every process has. A subclass names its own prefix."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    profile: str = Field("small", validation_alias=AliasChoices("UNSPOKEN_PROFILE", "profile"))
+    """Which entry of models.yaml is used: small, base, thesis, or a user's own."""
+    models_file: Path | None = Field(
+        None, validation_alias=AliasChoices("UNSPOKEN_MODELS_FILE", "models_file")
+    )
+    """A models.yaml of one's own; the one in the project otherwise."""
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        validation_alias=AliasChoices("UNSPOKEN_CACHE_DIR", "cache_dir"),
+    )
+    log_level: str = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
+
+
+class ServiceSettings(ProcessSettings):
+    """What every HTTP service has."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    trusted_bind: bool = Field(
+        default=False, validation_alias=AliasChoices("UNSPOKEN_TRUSTED_BIND", "trusted_bind")
+    )
+    """The network around this process is closed (compose): any address may be bound."""
+    num_threads: Annotated[int, Field(ge=1)] = Field(
+        default_factory=lambda: max(1, (os.cpu_count() or 2) // 2)
+    )
+    """torch threads of the inference thread."""
+    max_queue: Annotated[int, Field(ge=1)] = 64
+    """Requests that wait; one more is answered 429."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+
+    @model_validator(mode="after")
+    def _loopback_unless_trusted(self) -> "ServiceSettings":
+        if not self.trusted_bind and not _is_loopback(self.host):
+            raise InvalidConfig(
+                f"{self.host} is not a loopback address; set UNSPOKEN_TRUSTED_BIND=1 only where "
+                "the network around this process is closed"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
