@@ -29,7 +29,7 @@ GRID = 48
 
 def paint_background(rng: np.random.Generator, *, size_px: int, theme: str) -> np.ndarray:
     """One background -> (H, W, 3) float32 in [0, 255]."""
-    upper, lower = rng.uniform(40, 225, (2, 3))
+    upper, lower = rng.uniform(40, 225, (2, 1)) + rng.uniform(-70, 70, (2, 3)) * rng.random((2, 1))
     if theme in PALETTES and rng.random() < PALETTE_P:
         upper, lower = np.array(PALETTES[theme], float) + rng.uniform(-30, 30, (2, 3))
     # From the upper to the lower colour: a sharp horizon, or a gradient in any direction.

@@ -110,7 +110,7 @@ class CaptionConfig:
     """Probabilities of a caption, each in [0, 1]."""
 
     whole_p: float = 0.45  # for each kind of whole in the scene
-    part_p: float = 0.03  # for each part
+    part_p: float = 0.03  # for each kind of part
     synonym_p: float = 0.25
     brand_p: float = 0.2  # a caption calls one of its things by a brand only
     noise_p: float = 0.2
@@ -216,10 +216,11 @@ def _spoken_words(
             word = _pick(synonyms[label], rng)
         words.append(plural(word) if count > 1 else with_article(word))
         named.append(label)
-    for each in scene.objects:
-        if each.is_part and each.label not in named and rng.random() < config.part_p:
-            words.append(with_article(each.label))
-            named.append(each.label)
+    parts = dict.fromkeys(each.label for each in scene.objects if each.is_part)
+    for label in parts:
+        if label not in named and rng.random() < config.part_p:
+            words.append(with_article(label))
+            named.append(label)
     return words, tuple(named)
 
 

@@ -119,7 +119,7 @@ def _parse_layer(layer: int | list[float]) -> Layer:
 
 def _cut_layer(shown: np.ndarray, layer: Layer, *, centres: np.ndarray) -> np.ndarray:
     """Where a layer shows in the layer map (H, W), inside its box if it has one: (H, W) bool."""
-    mask = shown == layer.index
+    mask: np.ndarray = shown == layer.index
     if layer.box is not None:
         x0, y0, x1, y1 = layer.box
         mask &= ((centres >= x0) & (centres < x1))[None, :]
@@ -128,7 +128,7 @@ def _cut_layer(shown: np.ndarray, layer: Layer, *, centres: np.ndarray) -> np.nd
 
 
 def _draw_layer_map(codepoint: str, *, size_px: int) -> tuple[np.ndarray, float]:
-    """Which layer shows at each pixel, (size_px, size_px) int64 with -1 for none; the view-box side."""
+    """Which layer shows at each pixel: (size_px, size_px) int64, -1 for none; the view-box side."""
     root = _read_svg(codepoint)
     root.set("shape-rendering", "crispEdges")  # each pixel shows one shape's colour, unmixed
     for index, shape in enumerate(_shapes(root)):

@@ -107,7 +107,12 @@ def write_world(
     write_sa1b(out / "sa1b", scenes, seed=seed)
     sheet = [
         compose_sample(
-            world, index, seed=seed, scene_config=scene_config, caption_config=caption_config
+            world,
+            index,
+            seed=seed,
+            scenes_per_shard=scenes_per_shard,
+            scene_config=scene_config,
+            caption_config=caption_config,
         )
         for index in range(min(num_scenes, SHEET_SCENES))
     ]
@@ -135,15 +140,13 @@ def write_shards(
     for shard, first in enumerate(range(0, num_scenes, scenes_per_shard)):
         indices = range(first, min(first + scenes_per_shard, num_scenes))
         samples = (
-            _with_key(
-                compose_sample(
-                    world,
-                    index,
-                    seed=seed,
-                    scene_config=scene_config,
-                    caption_config=caption_config,
-                ),
-                f"{shard:05d}{index - first:04d}",  # img2dataset: the shard, then the place in it
+            compose_sample(
+                world,
+                index,
+                seed=seed,
+                scenes_per_shard=scenes_per_shard,
+                scene_config=scene_config,
+                caption_config=caption_config,
             )
             for index in indices
         )
@@ -156,23 +159,25 @@ def compose_sample(
     index: int,
     *,
     seed: int,
+    scenes_per_shard: int = 1000,
     scene_config: SceneConfig = DEFAULT_SCENES,
     caption_config: CaptionConfig = DEFAULT_CAPTIONS,
 ) -> CaptionedScene:
-    """The captioned scene at a place of the stream that `seed` gives."""
+    """The captioned scene at place `index` of the stream that `seed` gives.
+
+    Its key is img2dataset's: five digits of the shard and at least four of the place in it.
+    """
     scene_seed = stream_seed(seed, SHARD_STREAM, index)
     scene = compose_scene(world, seed=scene_seed, config=scene_config)
     caption = write_caption(scene, world.classes, seed=scene_seed, config=caption_config)
+    shard, place = divmod(index, scenes_per_shard)
+    scene = replace(scene, key=f"{shard:05d}{place:04d}")
     return CaptionedScene(scene=scene, caption=caption, jpeg=encode_jpeg(scene.image))
 
 
 def stream_seed(seed: int, stream: int, index: int) -> int:
     """A scene's own seed; unlike `seed + index`, streams of neighbouring seeds share no scene."""
     return int(np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)[0])
-
-
-def _with_key(sample: CaptionedScene, key: str) -> CaptionedScene:
-    return replace(sample, scene=replace(sample.scene, key=key))
 
 
 def _write_shard(out: Path, name: str, samples: Iterator[CaptionedScene], *, seed: int) -> Path:

@@ -38,8 +38,8 @@ class BackboneConfig:
     """The first stage of a recipe."""
 
     data: DataConfig = DataConfig(seed=500_000_000, batch_size=16)
-    sizes_px: tuple[int, ...] = (128, 112, 160, 128, 144)
-    lr: float = 2e-3
+    sizes_px: tuple[int, ...] = (128, 112, 144, 128)
+    lr: float = 1.2e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
     num_workers: int = 2

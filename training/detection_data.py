@@ -52,7 +52,7 @@ class DetectionBatch(NamedTuple):
     prompt: Prompt
     labels: list[Tensor]  # B of (N,) long: index of the phrase
     boxes: list[Tensor]  # B of (N, 4) float: cx, cy, w, h in [0, 1]
-    judged: Tensor  # (B, P) bool: padding and phrases without truth here are False
+    judged: Tensor  # (B, P) bool: False for padding and where another box may be right unknown
 
 
 class PointBatch(NamedTuple):
@@ -183,19 +183,24 @@ class DetectionDataset(Dataset[DetectionBatch]):
             self.source.scene(first + i, size_px=self.size_px)
             for i in range(self.config.batch_size)
         ]
-        rows, labels = [], []
+        rows, labels, named = [], [], []
         for scene in scenes:
             names = self._names(scene, rng)
+            named.append(names)
             rows.append([self._tokens(self._say(name, rng)) for name in names])
             index = {name: i for i, name in enumerate(names)}
             labels.append(torch.tensor([index[each.label] for each in scene.objects]))
         prompt = assemble_prompt(rows, tokenizer=self.tokenizer)
+        judged = prompt.phrase_maps.any(-1)
+        for b, (scene, names) in enumerate(zip(scenes, named, strict=True)):
+            unknown = unknown_part_labels(scene)
+            judged[b, [i for i, name in enumerate(names) if name in unknown]] = False
         return DetectionBatch(
             pixels=to_pixels([s.image for s in scenes], mean=self.mean, std=self.std),
             prompt=prompt,
             labels=labels,
             boxes=[boxes_cxcywh_norm(scene) for scene in scenes],
-            judged=prompt.phrase_maps.any(-1),
+            judged=judged,
         )
 
     def _names(self, scene: Scene, rng: np.random.Generator) -> list[str]:

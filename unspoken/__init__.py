@@ -1,3 +1,3 @@
-"""What the rooms share: schemas, ports, errors, pictures, phrases, runs, and the HTTP frame of every service."""
+"""What the rooms share: schemas, ports, errors, pictures, phrases, runs, the HTTP frame."""
 
 __version__ = "0.1.0"

@@ -155,15 +155,21 @@ class _BodyLimit:
         received = 0
 
         async def count() -> Message:
-            # A chunked body announces no length: it is counted as it comes.
+            # A chunked body announces no length: it is counted as it comes, then cut.
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise HTTPException(413, detail=error.message)
+                return {"type": "http.disconnect"}
             return message
 
-        await self._app(scope, count, send)
+        async def forward(message: Message) -> None:
+            if received <= self._max_bytes:
+                await send(message)
+
+        await self._app(scope, count, forward)
+        if received > self._max_bytes:
+            await error_response(error)(scope, receive, send)
 
 
 def create_service(

@@ -55,7 +55,7 @@ class SmallDetectorConfig:
     ffn_dim: int = 512
     encoder_layers: int = 2
     decoder_layers: int = 3
-    num_queries: int = 60
+    num_queries: int = 100
     num_feature_levels: int = 4
     max_text_len: int = 256
 
@@ -277,4 +277,5 @@ def _architecture(config: SmallDetectorConfig, text_config: BertConfig) -> MMGro
         max_text_len=config.max_text_len,
         dropout=0.0,
         fusion_droppath=0.0,
+        embedding_init_target=False,  # queries start from what the encoder saw, labels included
     )

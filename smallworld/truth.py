@@ -1,0 +1,162 @@
+"""Boxes against the truth of a small world: precision and recall at IoU .5, named and implied apart.
+
+An annotation is right when an object of its label, or of a label that the label is a synonym of,
+overlaps it by IoU of at least .5. A part name that the picture's truth cannot judge counts neither
+for nor against. An object is named when the caption speaks its label or a synonym of it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from smallworld.glyphs import load_classes
+from unspoken.boxes import box_iou
+
+MIN_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class TruthObject:
+    """One visible whole or part; its box is xyxy in pixels."""
+
+    label: str
+    box_xyxy: tuple[float, float, float, float]
+    is_part: bool
+
+
+@dataclass(frozen=True)
+class SceneTruth:
+    """What one picture shows, what its caption says of it, and what nobody can judge."""
+
+    key: str
+    objects: tuple[TruthObject, ...]
+    named: frozenset[str]
+    unjudged_parts: frozenset[str]
+    droppable: bool
+
+
+@dataclass(frozen=True)
+class JudgedBox:
+    """An annotation to judge: `label` and its alternates, xyxy in pixels, named or implied."""
+
+    labels: tuple[str, ...]
+    box_xyxy: tuple[float, float, float, float]
+    named: bool
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many annotations were right of those judged, and objects found of those there."""
+
+    right: int = 0
+    judged: int = 0
+    found: int = 0
+    objects: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.right + other.right,
+            self.judged + other.judged,
+            self.found + other.found,
+            self.objects + other.objects,
+        )
+
+    @property
+    def precision(self) -> float | None:
+        """Right annotations of those judged; None where none was."""
+        return self.right / self.judged if self.judged else None
+
+    @property
+    def recall(self) -> float | None:
+        """Objects found of those there; None where there were none."""
+        return self.found / self.objects if self.objects else None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Counts of named and of implied boxes and objects."""
+
+    named: Counts = Counts()
+    implied: Counts = Counts()
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(self.named + other.named, self.implied + other.implied)
+
+    def figures(self) -> dict[str, float | None]:
+        """The four figures of a summary, to three places."""
+        values = {
+            "named_precision": self.named.precision,
+            "named_recall": self.named.recall,
+            "implied_precision": self.implied.precision,
+            "implied_recall": self.implied.recall,
+        }
+        return {name: None if v is None else round(v, 3) for name, v in values.items()}
+
+
+def read_truth_files(folder: Path) -> dict[str, SceneTruth]:
+    """Key -> truth, of every `*.truth.jsonl` in a folder of shards."""
+    truths = {}
+    for path in sorted(folder.glob("*.truth.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            truths[record["key"]] = SceneTruth(
+                key=record["key"],
+                objects=tuple(
+                    TruthObject(each["label"], tuple(each["box_xyxy"]), each["is_part"])
+                    for each in record["objects"]
+                ),
+                named=frozenset(record["named"]),
+                unjudged_parts=frozenset(record["unjudged_parts"]),
+                droppable=record["droppable"],
+            )
+    return truths
+
+
+def load_synonyms() -> dict[str, str]:
+    """Every noun and synonym of the world's classes -> the noun."""
+    return {word: each.noun for each in load_classes() for word in (each.noun, *each.synonyms)}
+
+
+def judge(boxes: Sequence[JudgedBox], truth: SceneTruth, *, synonyms: Mapping[str, str]) -> Score:
+    """Judge one picture's annotations against its truth."""
+    found = [False] * len(truth.objects)
+    named, implied = Counts(), Counts()
+    truth_boxes = np.array([each.box_xyxy for each in truth.objects]).reshape(-1, 4)
+    for box in boxes:
+        labels = {synonyms.get(label, label) for label in box.labels}
+        overlaps = box_iou(np.array([box.box_xyxy]), truth_boxes)[0]
+        hits = [
+            index
+            for index, each in enumerate(truth.objects)
+            if each.label in labels and overlaps[index] >= MIN_IOU
+        ]
+        for index in hits:
+            found[index] = True
+        if not hits and synonyms.get(box.labels[0], box.labels[0]) in truth.unjudged_parts:
+            continue
+        count = Counts(right=int(bool(hits)), judged=1)
+        if box.named:
+            named += count
+        else:
+            implied += count
+    for each, was_found in zip(truth.objects, found, strict=True):
+        count = Counts(found=int(was_found), objects=1)
+        if each.label in truth.named:
+            named += count
+        else:
+            implied += count
+    return Score(named, implied)
+
+
+def judge_all(
+    boxes_by_key: Mapping[str, Iterable[JudgedBox]], truths: Mapping[str, SceneTruth]
+) -> Score:
+    """Judge every picture that has an entry in `boxes_by_key`; dropped pictures have none."""
+    synonyms = load_synonyms()
+    total = Score()
+    for key, boxes in boxes_by_key.items():
+        total += judge(list(boxes), truths[key], synonyms=synonyms)
+    return total

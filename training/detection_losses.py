@@ -1,0 +1,337 @@
+"""What the small detector is taught: both stages, phrases as wholes, and who is present at all.
+
+The library's own loss is not used. It offsets label maps by the wrong count, so a batch of more than
+one picture learns wrong labels, and it never trains the first stage, whose boxes it detaches.
+Here every location of the encoder answers for boxes of its own size (`first_stage_loss`), and every
+decoder layer for what it is matched with (`decoder_loss`). A box may be found by several queries:
+the service suppresses duplicates a label, so nothing is gained by forbidding them, and much time.
+
+Legend: B pictures, Q queries, T tokens of a prompt, P phrases, N objects, A locations of all levels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision.ops import box_convert, box_iou, generalized_box_iou
+from transformers import MMGroundingDinoForObjectDetection
+
+from training.detection_data import DetectionBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the terms, and who answers for which box."""
+
+    label_weight: float = 2.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    alignment_weight: float = 1.0  # which of the picture's phrases a location shows
+    presence_weight: float = 1.0  # whether a phrase is in the picture at all
+    focal_alpha: float = 0.35
+    focal_gamma: float = 2.0
+    duplicate_iou: float = 0.65  # a query this near a box is right too, though not matched to it
+    cells_a_side: float = 2.2  # a box belongs to the level where it spans about so many cells
+    core: float = 0.2  # a location this near the centre, in sides, answers for the box
+    halo: float = 0.35  # up to here it is neither right nor wrong
+
+
+class StageOutput(NamedTuple):
+    """What one stage says: token logits and boxes of its queries or locations."""
+
+    logits: Tensor  # (B, Q, T), -inf where the padding is
+    boxes: Tensor  # (B, Q, 4) cx, cy, w, h in [0, 1]
+
+
+class DetectorOutput(NamedTuple):
+    """First stage (a query a location) and every layer of the decoder."""
+
+    encoder: StageOutput
+    layers: list[StageOutput]
+    cells: Tensor  # (A, 3): x, y and width of each location's cell, in [0, 1]
+
+
+class PhraseLabels(NamedTuple):
+    """How phrases and tokens belong together in a batch."""
+
+    maps: Tensor  # (B, P, T) float: which tokens are the phrase's
+    weights: Tensor  # (B, P, T): the same, divided by the phrase's length
+    judged: Tensor  # (B, P) bool
+
+
+def run_detector(
+    model: MMGroundingDinoForObjectDetection, batch: DetectionBatch
+) -> DetectorOutput:
+    """Both stages with every decoder layer; the library's forward returns only the last one."""
+    prompt = batch.prompt
+    output = model.model(
+        pixel_values=batch.pixels,
+        input_ids=prompt.input_ids,
+        attention_mask=prompt.attention_mask,
+    )
+    num_tokens = prompt.input_ids.shape[1]
+    layers = []
+    for index in range(output.intermediate_hidden_states.shape[1]):
+        hidden = output.intermediate_hidden_states[:, index]
+        reference = (
+            output.init_reference_points
+            if index == 0
+            else output.intermediate_reference_points[:, index - 1]
+        )
+        logits = model.class_embed[index](
+            vision_hidden_state=hidden,
+            text_hidden_state=output.encoder_last_hidden_state_text,
+            text_token_mask=prompt.attention_mask.bool(),
+        )
+        offsets = model.bbox_embed[index](hidden)
+        boxes = (offsets + torch.special.logit(reference, eps=1e-5)).sigmoid()
+        layers.append(StageOutput(logits[..., :num_tokens], boxes))
+    encoder = StageOutput(
+        output.enc_outputs_class[..., :num_tokens], output.enc_outputs_coord_logits.sigmoid()
+    )
+    cells = location_cells(batch.pixels.shape[-1], num_levels=model.config.num_feature_levels)
+    return DetectorOutput(encoder=encoder, layers=layers, cells=cells)
+
+
+def location_cells(size_px: int, *, num_levels: int) -> Tensor:
+    """Centre and width of every cell of the strides 8, 16, 32, ...: (A, 3) in [0, 1]."""
+    rows = []
+    for level in range(num_levels):
+        num = -(-size_px // 2 ** (3 + level))
+        axis = (torch.arange(num) + 0.5) / num
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        width = torch.full((num * num,), 2 ** (3 + level) / size_px)
+        rows.append(torch.stack([x.flatten(), y.flatten(), width], dim=1))
+    return torch.cat(rows)
+
+
+def detection_loss(
+    output: DetectorOutput, batch: DetectionBatch, *, config: LossConfig
+) -> dict[str, Tensor]:
+    """All terms by name, weighted; their sum is what is minimised."""
+    maps = batch.prompt.phrase_maps.float()
+    labels = PhraseLabels(
+        maps=maps,
+        weights=maps / maps.sum(-1, keepdim=True).clamp(min=1),
+        judged=batch.judged,
+    )
+    terms = first_stage_loss(output, batch, labels=labels, config=config)
+    for index, layer in enumerate(output.layers):
+        for name, value in decoder_loss(layer, batch, labels=labels, config=config).items():
+            terms[f"decoder_{index}_{name}"] = value
+    last = output.layers[-1]
+    terms["presence"] = config.presence_weight * presence_loss(last, batch, labels=labels)
+    return terms
+
+
+def first_stage_loss(
+    output: DetectorOutput, batch: DetectionBatch, *, labels: PhraseLabels, config: LossConfig
+) -> dict[str, Tensor]:
+    """Locations in the core of a box of their size carry its label and its box."""
+    stage, cells = output.encoder, output.cells
+    num_phrases = labels.maps.shape[1]
+    targets = torch.zeros(*stage.logits.shape[:2], num_phrases)  # (B, A, P)
+    counted = labels.judged[:, None].expand_as(targets).clone()
+    picture, place, wanted, phrase = [], [], [], []
+    for b, (boxes, names) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
+        if not len(boxes):
+            continue
+        distance = ((cells[:, None, :2] - boxes[:, :2]) / boxes[:, 2:]).abs().amax(-1)  # (A, N)
+        side = boxes[:, 2:].prod(-1).sqrt()
+        octave = torch.log2(side[None] / (config.cells_a_side * cells[:, 2:]))  # (A, N)
+        lowest, highest = octave.amin(), octave.amax()
+        fits = octave.abs() < 1
+        # A box smaller (larger) than any level is the business of the finest (coarsest) one.
+        fits |= (octave < 0) & (cells[:, 2:] == cells[:, 2].min())
+        fits |= (octave > 0) & (cells[:, 2:] == cells[:, 2].max())
+        assert lowest <= highest, "boxes have an extent"
+        nearest = distance.masked_fill(~fits, 9.0).argmin(0)  # (N,)
+        core = fits & (distance < config.core)
+        core[nearest, torch.arange(len(boxes))] = True
+        area = boxes[:, 2:].prod(-1).expand(len(cells), -1).masked_fill(~core, 9.0)
+        smallest, owner = area.min(1)
+        hit = smallest < 9
+        near = (distance < config.halo) | core  # (A, N): neither right nor wrong
+        ignored = torch.zeros(len(cells), num_phrases, dtype=torch.bool)
+        for n, name in enumerate(names.tolist()):
+            ignored[:, name] |= near[:, n]
+        counted[b] &= ~ignored
+        places = hit.nonzero()[:, 0]
+        targets[b, places, names[owner[hit]]] = 1
+        counted[b, places, names[owner[hit]]] = True
+        picture.append(torch.full_like(places, b))
+        place.append(places)
+        wanted.append(boxes[owner[hit]])
+        phrase.append(names[owner[hit]])
+    picture_index, place_index = torch.cat(picture), torch.cat(place)
+    num_hits = len(place_index)
+    terms = _box_terms(
+        stage.boxes[picture_index, place_index], torch.cat(wanted), config=config, count=num_hits
+    )
+    terms["label"] = config.label_weight * _label_loss(
+        stage.logits, targets, counted, labels=labels, config=config, count=num_hits
+    )
+    scores = stage.logits[picture_index, place_index].masked_fill(  # (hits, T)
+        batch.prompt.attention_mask[picture_index] == 0, 0.0
+    )
+    by_phrase = torch.einsum("kt,kpt->kp", scores, labels.weights[picture_index])
+    by_phrase = by_phrase.masked_fill(~labels.maps[picture_index].any(-1), -1e4)
+    terms["alignment"] = config.alignment_weight * F.cross_entropy(by_phrase, torch.cat(phrase))
+    return {f"encoder_{name}": value for name, value in terms.items()}
+
+
+def decoder_loss(
+    stage: StageOutput, batch: DetectionBatch, *, labels: PhraseLabels, config: LossConfig
+) -> dict[str, Tensor]:
+    """Hungarian matching, and every query that is as good as the matched one counts as well."""
+    targets = torch.zeros(*stage.logits.shape[:2], labels.maps.shape[1])  # (B, Q, P)
+    counted = labels.judged[:, None].expand_as(targets).clone()
+    scores = _mean_sigmoid(stage.logits.detach(), labels)
+    picture, query, wanted = [], [], []
+    for b, (boxes, names) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
+        if not len(boxes):
+            continue
+        found = stage.boxes[b].detach()
+        corners, truth = _corners(found), _corners(boxes)
+        overlap = box_iou(corners, truth)  # (Q, N)
+        cost = (
+            2.0 * _focal_cost(scores[b][:, names])
+            + config.l1_weight * torch.cdist(found, boxes, p=1)
+            - config.giou_weight * generalized_box_iou(corners, truth)
+        )
+        owner = torch.where(overlap.amax(1) >= config.duplicate_iou, overlap.argmax(1), -1)
+        matched, chosen = linear_sum_assignment(cost.numpy())
+        owner[torch.as_tensor(matched)] = torch.as_tensor(chosen)
+        queries = (owner >= 0).nonzero()[:, 0]
+        # Another label of the same extent (the shell of an egg) is right too.
+        close = overlap >= config.duplicate_iou  # (Q, N)
+        for n, name in enumerate(names.tolist()):
+            targets[b, close[:, n], name] = 1
+        targets[b, queries, names[owner[queries]]] = 1
+        picture.append(torch.full_like(queries, b))
+        query.append(queries)
+        wanted.append(boxes[owner[queries]])
+    counted |= targets > 0
+    picture_index, query_index = torch.cat(picture), torch.cat(query)
+    count = len(query_index)
+    terms = _box_terms(
+        stage.boxes[picture_index, query_index], torch.cat(wanted), config=config, count=count
+    )
+    terms["label"] = config.label_weight * _label_loss(
+        stage.logits, targets, counted, labels=labels, config=config, count=count
+    )
+    return terms
+
+
+def presence_loss(stage: StageOutput, batch: DetectionBatch, *, labels: PhraseLabels) -> Tensor:
+    """Cross entropy of a phrase's best query: the threshold asks just this question."""
+    scores = _mean_logits(stage.logits, batch, labels)  # (B, Q, P)
+    best = scores.amax(1)
+    present = torch.zeros_like(best)
+    for b, names in enumerate(batch.labels):
+        present[b, names] = 1
+    losses = F.binary_cross_entropy_with_logits(best, present, reduction="none")
+    counted = labels.judged | (present > 0)
+    return losses[counted].mean()
+
+
+def _label_loss(
+    logits: Tensor,
+    targets: Tensor,
+    counted: Tensor,
+    *,
+    labels: PhraseLabels,
+    config: LossConfig,
+    count: int,
+) -> Tensor:
+    """Focal loss of every token, a phrase counting as one however long it is."""
+    wanted = torch.bmm(targets, labels.maps)  # (B, Q, T)
+    weights = torch.bmm(counted.float(), labels.weights)  # (B, Q, T)
+    logits = logits.masked_fill(torch.isinf(logits), 0.0)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    wrong = (logits.sigmoid() - wanted).abs()
+    alpha = torch.where(wanted > 0, config.focal_alpha, 1 - config.focal_alpha)
+    return (weights * alpha * wrong**config.focal_gamma * cross_entropy).sum() / max(count, 1)
+
+
+def _box_terms(
+    boxes: Tensor, wanted: Tensor, *, config: LossConfig, count: int
+) -> dict[str, Tensor]:
+    giou = generalized_box_iou_pairs(_corners(boxes), _corners(wanted))
+    return {
+        "l1": config.l1_weight * (boxes - wanted).abs().sum() / max(count, 1),
+        "giou": config.giou_weight * (1 - giou).sum() / max(count, 1),
+    }
+
+
+def generalized_box_iou_pairs(first: Tensor, second: Tensor) -> Tensor:
+    """GIoU of pairs of corner boxes: (K, 4), (K, 4) -> (K,)."""
+    inner = (torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2]))
+    overlap = inner.clamp(min=0).prod(-1)
+    union = _area(first) + _area(second) - overlap
+    outer = torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])
+    hull = outer.prod(-1)
+    return overlap / union.clamp(min=1e-7) - (hull - union) / hull.clamp(min=1e-7)
+
+
+def _area(corners: Tensor) -> Tensor:
+    return (corners[:, 2:] - corners[:, :2]).prod(-1)
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    return box_convert(boxes, "cxcywh", "xyxy")
+
+
+def _mean_sigmoid(logits: Tensor, labels: PhraseLabels) -> Tensor:
+    """(B, Q, T) -> (B, Q, P)."""
+    return torch.bmm(logits.sigmoid(), labels.weights.transpose(1, 2))
+
+
+def _mean_logits(logits: Tensor, batch: DetectionBatch, labels: PhraseLabels) -> Tensor:
+    """(B, Q, T) -> (B, Q, P)."""
+    finite = logits.masked_fill(batch.prompt.attention_mask[:, None] == 0, 0.0)
+    return torch.bmm(finite, labels.weights.transpose(1, 2))
+
+
+def _focal_cost(scores: Tensor) -> Tensor:
+    """Cost of giving a query a label that it scores so: (Q, N)."""
+    scores = scores.clamp(1e-6, 1 - 1e-6)
+    right = 0.25 * (1 - scores) ** 2 * -scores.log()
+    wrong = 0.75 * scores**2 * -(1 - scores).log()
+    return right - wrong
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Sum of the terms."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def share_right(output: DetectorOutput, batch: DetectionBatch) -> float:
+    """Share of objects whose last-layer query at IoU .5 scores its phrase above all others."""
+    maps = batch.prompt.phrase_maps.float()
+    labels = PhraseLabels(maps, maps / maps.sum(-1, keepdim=True).clamp(min=1), batch.judged)
+    scores = _mean_sigmoid(output.layers[-1].logits.detach(), labels)
+    right = count = 0
+    for b, (boxes, names) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
+        if not len(boxes):
+            continue
+        overlap = box_iou(_corners(output.layers[-1].boxes[b].detach()), _corners(boxes))
+        best = overlap.argmax(0)  # (N,)
+        right += int((scores[b, best].argmax(-1) == names).sum())
+        count += len(names)
+    return right / max(count, 1)
+
+
+__all__: Sequence[str] = (
+    "DetectorOutput",
+    "LossConfig",
+    "StageOutput",
+    "detection_loss",
+    "run_detector",
+    "share_right",
+    "total",
+)

@@ -1,0 +1,263 @@
+"""Runs as folders: what was asked, how far it is, and the verbs on it.
+
+RUNS_DIR/RUN_ID/
+  run.json      what was asked; never changed. A run exists once this file does.
+  source/       the shard that inline items were written to (only where there are some)
+  plan.json     the immutable plan (plan.py), written by the dispatcher
+  status.json   how far the dispatcher saw the run
+  cancelled     a mark: nobody starts another chunk
+  attempts/, leases/   who works on what (ledger.py)
+  dataset/      shards with their commit records; at the end labels, manifest and card
+"""
+
+import io
+import json
+import re
+import secrets
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.images import MAX_BYTES, decode_base64
+from unspoken.runs.files import json_sha256, sync_folder, write_json
+from unspoken.schemas import InlineItem, RunRequest, RunStatus, WireModel
+
+_FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+INLINE_SHARD = "00000.tar"
+
+
+class Run(WireModel):
+    """The content of run.json."""
+
+    run_id: str
+    source: str | None
+    """Relative to the data folder; None when the items came inline, into `source/`."""
+    box_threshold: float | None = None
+    num_decoys: int = 4
+    chunk_size: int = 8
+    retry_of: str | None = None
+    """The run whose failed rows, and no others, this one takes up again."""
+    request_sha256: str
+    created_s: float = Field(description="seconds since 1970")
+
+
+def create_run(
+    data_dir: Path, runs_dir: Path, request: RunRequest, *, run_id: str | None = None
+) -> RunStatus:
+    """Write a new run's folder; the dispatcher takes it from there.
+
+    `run_id` is for a caller that chose the folder's name itself and is not bound to the wire's
+    alphabet. The same request under the same id answers the run that exists. Raises InvalidInput,
+    NotFound (no such source), Conflict (the id belongs to another request).
+    """
+    chosen = run_id or request.run_id or _new_run_id()
+    _check_name(chosen)
+    digest = json_sha256(request.model_dump(mode="json", exclude={"run_id"}))
+    if (runs_dir / chosen / "run.json").is_file():
+        return _existing(runs_dir, chosen, request_sha256=digest)
+    if request.source is not None:
+        resolve_source(data_dir, request.source)
+    run = Run(
+        run_id=chosen,
+        source=request.source,
+        box_threshold=request.box_threshold,
+        num_decoys=request.num_decoys,
+        chunk_size=request.chunk_size,
+        request_sha256=digest,
+        created_s=time.time(),
+    )
+    draft = _new_draft(runs_dir, chosen)
+    try:
+        if request.items is not None:
+            _write_items(draft / "source", request.items)
+        return _publish(runs_dir, draft, run)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read_run(runs_dir: Path, run_id: str) -> Run:
+    """run.json of a run. Raises NotFound."""
+    path = runs_dir / _check_name(run_id) / "run.json"
+    try:
+        return Run.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"there is no run {run_id!r}") from error
+    except ValidationError as error:
+        raise NotFound(f"run {run_id!r} has a run.json that is not ours: {error}") from error
+
+
+def read_status(runs_dir: Path, run_id: str) -> RunStatus:
+    """How far a run is, as its dispatcher last saw it. Raises NotFound."""
+    run = read_run(runs_dir, run_id)
+    folder = runs_dir / run_id
+    try:
+        status = RunStatus.model_validate_json((folder / "status.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        status = RunStatus(
+            run_id=run.run_id,
+            state="planned",
+            total=0,
+            done=0,
+            labelled=0,
+            dropped={},
+            failed={},
+            chunks_total=0,
+            chunks_done=0,
+            attempts=0,
+            message="waits for the dispatcher",
+            output="",
+        )
+    if status.state not in ("done", "failed") and is_cancelled(folder):
+        status = status.model_copy(update={"state": "cancelled", "seconds_left": None})
+    return status.model_copy(update={"output": str(folder / "dataset")})
+
+
+def write_status(runs_dir: Path, status: RunStatus) -> None:
+    """Keep what the dispatcher saw."""
+    write_json(runs_dir / status.run_id / "status.json", status.model_dump(mode="json"))
+
+
+def list_runs(runs_dir: Path) -> list[RunStatus]:
+    """All runs, the newest first; folders that are no runs are passed over."""
+    return [read_status(runs_dir, run.run_id) for run in reversed(created_runs(runs_dir))]
+
+
+def created_runs(runs_dir: Path) -> list[Run]:
+    """run.json of every run, the oldest first."""
+    runs = []
+    for path in runs_dir.glob("*/run.json"):
+        if not _FOLDER_NAME.match(path.parent.name):
+            continue
+        try:
+            runs.append(read_run(runs_dir, path.parent.name))
+        except NotFound:
+            continue
+    return sorted(runs, key=lambda run: (run.created_s, run.run_id))
+
+
+def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
+    """Start no further chunk of a run; what is committed stays. Raises NotFound."""
+    status = read_status(runs_dir, run_id)
+    if status.state in ("done", "failed", "cancelled"):
+        return status
+    (runs_dir / run_id / "cancelled").touch()
+    sync_folder(runs_dir / run_id)
+    return read_status(runs_dir, run_id)
+
+
+def is_cancelled(run_dir: Path) -> bool:
+    """Whether the run was cancelled."""
+    return (run_dir / "cancelled").exists()
+
+
+def retry_failed(runs_dir: Path, run_id: str) -> RunStatus:
+    """A new run of just the rows that failed. Raises NotFound, Conflict, InvalidInput."""
+    status = read_status(runs_dir, run_id)
+    if status.state not in ("done", "cancelled"):
+        raise Conflict(f"run {run_id!r} is {status.state}: its failures are known when it ends")
+    if not sum(status.failed.values()):
+        raise InvalidInput(f"run {run_id!r} has no failed rows")
+    parent = read_run(runs_dir, run_id)
+    chosen = f"{run_id[:48]}-retry-{secrets.token_hex(3)}"
+    run = parent.model_copy(
+        update={"run_id": chosen, "retry_of": run_id, "created_s": time.time()}
+    )
+    draft = _new_draft(runs_dir, chosen)
+    try:
+        if parent.source is None:
+            shutil.copytree(runs_dir / run_id / "source", draft / "source")
+        return _publish(runs_dir, draft, run)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def resolve_source(data_dir: Path, source: str) -> Path:
+    """The source's real path, which lies in the data folder. Raises InvalidInput, NotFound."""
+    root = data_dir.resolve()
+    if "\0" in source:
+        raise InvalidInput("source has a zero byte")
+    path = (root / source).resolve()
+    if not path.is_relative_to(root):
+        raise InvalidInput(f"source {source!r} is not inside the data folder")
+    if not path.exists():
+        raise NotFound(f"source {source!r} is not in the data folder")
+    return path
+
+
+def source_root(data_dir: Path, runs_dir: Path, run: Run) -> Path:
+    """Folder that the run's pictures may be read from, and none outside it."""
+    return data_dir.resolve() if run.source is not None else runs_dir / run.run_id / "source"
+
+
+def _new_run_id() -> str:
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+
+
+def _check_name(run_id: str) -> str:
+    if not _FOLDER_NAME.match(run_id):
+        raise InvalidInput(f"{run_id!r} is no name for a run: letters, digits, '.', '_' and '-'")
+    return run_id
+
+
+def _existing(runs_dir: Path, run_id: str, *, request_sha256: str) -> RunStatus:
+    if read_run(runs_dir, run_id).request_sha256 != request_sha256:
+        raise Conflict(f"run {run_id!r} exists and asks for something else")
+    return read_status(runs_dir, run_id)
+
+
+def _new_draft(runs_dir: Path, run_id: str) -> Path:
+    draft = runs_dir / f".{run_id}.{secrets.token_hex(4)}.draft"
+    draft.mkdir(parents=True)
+    return draft
+
+
+def _publish(runs_dir: Path, draft: Path, run: Run) -> RunStatus:
+    """Rename the finished draft: a run is seen whole or not at all."""
+    for name in ("attempts", "leases", "dataset"):
+        (draft / name).mkdir()
+    write_json(draft / "run.json", run.model_dump(mode="json"))
+    try:
+        draft.rename(runs_dir / run.run_id)
+    except OSError as error:
+        if (runs_dir / run.run_id / "run.json").is_file():
+            return _existing(runs_dir, run.run_id, request_sha256=run.request_sha256)
+        raise Conflict(f"the folder {run.run_id!r} exists and is not empty") from error
+    sync_folder(runs_dir)
+    return read_status(runs_dir, run.run_id)
+
+
+def _write_items(folder: Path, items: list[InlineItem]) -> None:
+    """The items as an img2dataset shard: KEY.jpg, KEY.txt, KEY.json each."""
+    keys = [item.key or f"{index:06d}" for index, item in enumerate(items)]
+    if len(set(keys)) < len(keys):
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        raise InvalidInput(f"items have repeated keys: {', '.join(repeated[:5])}")
+    folder.mkdir()
+    with tarfile.open(folder / INLINE_SHARD, "w") as tar:
+        for index, (key, item) in enumerate(zip(keys, items, strict=True)):
+            try:
+                encoded = decode_base64(item.image.base64)
+            except InvalidInput as error:
+                raise type(error)(f"items[{index}]: {error.message}") from error
+            if not 0 < len(encoded) <= MAX_BYTES:
+                raise InvalidInput(f"items[{index}]: the picture has {len(encoded)} bytes")
+            columns = {"key": key, "caption": item.caption, "status": "success"}
+            _add_member(tar, f"{key}.{_extension(encoded)}", encoded)
+            _add_member(tar, f"{key}.txt", item.caption.encode())
+            _add_member(tar, f"{key}.json", json.dumps(columns).encode())
+
+
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _extension(encoded: bytes) -> str:
+    if encoded.startswith(b"\x89PNG"):
+        return "png"
+    return "webp" if encoded[8:12] == b"WEBP" else "jpg"
