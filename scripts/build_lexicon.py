@@ -14,6 +14,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from unspoken.lexicon import PLURAL_ONLY
+
 # WordNet's lexicographer files that hold visible things.
 ANIMAL, ARTIFACT, BODY, FOOD, OBJECT, PHENOMENON, PLANT, SUBSTANCE = 5, 6, 8, 13, 17, 19, 20, 27
 VISIBLE_FILES = {ANIMAL, ARTIFACT, BODY, FOOD, OBJECT, PLANT}
@@ -31,6 +33,7 @@ abstract_art way facility computer_circuit memory data_structure explosive
 
 # Of the files that are mostly invisible: what a photo shows all the same.
 PICKED = """
+plant animal vehicle food furniture machine tool fruit vegetable
 mug orange saw bear duck whale book newspaper magazine watch television sink shower tie bat racket
 kite gift present pepper burger wine beer light park field forest building city village town
 skyscraper road bridge tunnel path sidewalk pavement curb lawn meadow yard garden farm barn shed
@@ -42,8 +45,8 @@ plug socket battery switch lamp lantern torch candle match_stick fan heater stov
 kettle pan lid tray bowl plate cup saucer straw napkin jar bottle can_opener box basket bag case
 toy puzzle dice card_game puppet balloon ball bow arrow sword shield helmet mask glove boot rocket
 robot satellite telescope microscope magnet scale thermometer syringe pill bandage crutch
-seal ram crane jay ray perch sole skate swift fly tick hen rooster calf cub puppy kitten lamb duckling
-chick foal pony bull ox mole turkey crab ant bee wasp moth worm snail slug
+seal ram crane jay ray perch sole skate swift fly tick hen rooster calf cub puppy kitten lamb
+duckling chick foal pony bull ox mole turkey crab ant bee wasp moth worm snail slug
 date fig lime mint sage rose pink_rose iris lily palm pine oak maple willow elm fir bush hedge vine
 ivy moss fern reed cactus mushroom toast roast pie cake cookie candy chocolate honey jam butter
 cream yogurt pasta noodle rice bean pea nut chip steak ham bacon sausage fish shrimp lobster egg
@@ -74,8 +77,9 @@ pickup suv taillight sunroof hubcap license_plate number_plate traffic_light sto
 street_light crosswalk roundabout billboard fire_hydrant parking_meter trash_can wind_turbine
 solar_panel ceiling_fan light_bulb light_switch power_line utility_pole picture_frame
 coffee_table dining_table coffee_cup wine_glass water_bottle cutting_board frying_pan hot_dog
-french_fries ice_cream cupcake donut doughnut smoothie burrito taco sushi ramen avocado kiwi zucchini
-teddy_bear christmas_tree palm_tree pine_tree tree_trunk flower_pot hot_air_balloon tail beak
+french_fries ice_cream cupcake donut doughnut smoothie burrito taco sushi ramen avocado kiwi
+zucchini teddy_bear christmas_tree palm_tree pine_tree tree_trunk flower_pot hot_air_balloon tail
+beak
 wing feather hoof paw claw fin gill antler horn mane whisker trunk tusk snout muzzle shell scale
 petal stem leaf branch twig root thorn bark bud seed pod stalk wheel tire window windshield
 headlight bumper door handle hinge lid spout knob drawer shelf leg arm seat cushion armrest
@@ -112,11 +116,32 @@ room floor_cover drug medicine dose antibiotic heroin cocaine marijuana cannabis
 prime number gross million issue edition reproduction record recording tape disk disc album
 interior exterior outside inside threshold attic_x margin pass release trap game kill quarry
 fauna wildlife creature beast pet stray male female mate young offspring stocker
+landing crossing serving filling opening dressing clearing turning boarding setting sitting
+standing parking listing shooting running riding walking ages prides ways facing
 moment memory software program code web net network circuit signal bug virus base assembly plant
 drive press stop finish go out up down in on at no as it us so who he she they we be is am are
 was were an the of or and to for by with from
 """
-ADDED_PLURALS = {"people": "person", "men": "man", "women": "woman", "children": "child"}
+ADDED_GROUPS = """
+bicycle bike
+television tv
+glasses eyeglasses spectacles
+trousers pants
+smartphone cellphone mobile_phone
+headphones earphones
+suv sport_utility
+doughnut donut
+sidewalk pavement
+trash_can garbage_can dustbin
+license_plate number_plate
+"""
+ADDED_PLURALS = {
+    "people": "person",
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "woods": "forest",
+}
 
 
 @dataclass(frozen=True)
@@ -167,6 +192,13 @@ def read_shares(wordnet: Path) -> tuple[dict[tuple[str, int], int], dict[str, in
         if rest.startswith("1:"):
             of_sense[lemma, int(offset)] = int(tags)
     return of_sense, of_lemma
+
+
+def is_plural(lemma: str, words: set[str]) -> bool:
+    """Whether this is only the plural of another word: "eggs", and not "glasses" or "bus"."""
+    if lemma in PLURAL_ONLY or lemma in PICKED.split() or not lemma.endswith("s"):
+        return False
+    return lemma[:-1] in words or (lemma.endswith("es") and lemma[:-2] in words)
 
 
 def invisible_synsets(first_sense: dict[str, int], senses: dict[int, Sense]) -> set[int]:
@@ -230,8 +262,12 @@ def choose_groups(wordnet: Path, senses: dict[int, Sense]) -> list[tuple[str, ..
         floor = MIN_COMPOUND_COUNT if "_" in lemma else MIN_COUNT[sense.file]
         if sense.count >= floor or tagged >= 2:
             groups[things[0]].append(lemma)
-    chosen = [tuple(sorted(lemmas, key=lambda w: -of_lemma[w])) for lemmas in groups.values()]
-    return sorted(chosen + [(lemma,) for lemma in picked - placed])
+    words = {lemma for lemmas in groups.values() for lemma in lemmas} | picked
+    chosen = [
+        tuple(sorted((w for w in lemmas if not is_plural(w, words)), key=lambda w: -of_lemma[w]))
+        for lemmas in groups.values()
+    ]
+    return sorted([group for group in chosen if group] + [(word,) for word in picked - placed])
 
 
 def irregular_plurals(wordnet: Path, known: set[str]) -> dict[str, str]:
@@ -253,6 +289,7 @@ def main() -> None:
     wordnet = arguments.data / "wordnet-3.0"
     senses = read_senses(wordnet, arguments.data / "wordnet_ic" / "ic-bnc.dat")
     groups = choose_groups(wordnet, senses)
+    groups = sorted([*groups, *(tuple(line.split()) for line in ADDED_GROUPS.split("\n") if line)])
     known = {lemma for group in groups for lemma in group}
     notice = [f"# {line}".rstrip() for line in (wordnet / "LICENSE").read_text().splitlines()]
     header = [

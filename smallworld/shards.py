@@ -89,6 +89,8 @@ def write_world(
     """
     if num_scenes < 1:
         raise InvalidInput(f"num_scenes must be at least 1, got {num_scenes}")
+    if seed < 0:
+        raise InvalidInput(f"seed must not be negative, got {seed}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Conflict(f"{out} already holds something; name a new or an empty folder")
     world = World.load(styles, split)

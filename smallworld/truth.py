@@ -1,4 +1,4 @@
-"""Boxes against the truth of a small world: precision and recall at IoU .5, named and implied apart.
+"""Boxes against the truth of a small world: precision and recall at IoU .5, named and implied.
 
 An annotation is right when an object of its label, or of a label that the label is a synonym of,
 overlaps it by IoU of at least .5. A part name that the picture's truth cannot judge counts neither

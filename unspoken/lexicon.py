@@ -9,20 +9,30 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of a block of text: how the lists below are written."""
+    return frozenset(text.split())
+
+
 # These name one thing though they look like plurals; "glass" and "stair" are other things.
-PLURAL_ONLY = frozenset(
-    "glasses sunglasses eyeglasses goggles scissors trousers pants jeans shorts tights leggings "
-    "pajamas stairs binoculars pliers tweezers tongs shears headphones earphones earbuds overalls "
-    "sneakers dungarees clippers spectacles".split()
+PLURAL_ONLY = words(
+    """
+    glasses sunglasses eyeglasses goggles scissors trousers pants jeans shorts tights leggings
+    pajamas stairs binoculars pliers tweezers tongs shears headphones earphones earbuds overalls
+    sneakers dungarees clippers spectacles
+    """
 )
 
 # Regions without a shape of their own: detected, but no instances to train on.
-STUFF = frozenset(
-    "sky cloud fog mist smoke steam sunlight shadow rain snow ice grass lawn meadow field foliage "
-    "moss hay straw sand soil mud dirt gravel clay ground floor ceiling wall road street highway "
-    "path pavement sidewalk asphalt concrete water sea ocean river lake pond stream waterfall beach "
-    "shore coast mountain hill valley desert forest wood city park garden horizon carpet rug tile "
-    "brick stone rock dust fabric cloth metal plastic marble granite".split()
+STUFF = words(
+    """
+    sky cloud fog mist smoke steam sunlight shadow rain snow ice grass lawn meadow field foliage
+    moss hay straw sand soil mud dirt gravel clay ground floor ceiling wall road street highway
+    path pavement sidewalk asphalt concrete water sea ocean river lake pond stream waterfall
+    beach shore coast mountain hill valley desert forest wood city park garden horizon carpet
+    rug tile brick stone rock dust fabric cloth metal plastic marble granite
+    """
 )
 
 _REGULAR_PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))
@@ -99,7 +109,4 @@ def parse_lexicon(lines: Iterable[str]) -> Lexicon:
 def load_lexicon() -> Lexicon:
     """The lexicon that comes with the package; read once a process."""
     text = files("unspoken").joinpath("data/nouns.txt").read_text(encoding="utf-8")
-    lexicon = parse_lexicon(text.splitlines())
-    for word in PLURAL_ONLY | STUFF:
-        lexicon.synonyms.setdefault(word, frozenset({word}))  # type: ignore[attr-defined]
-    return lexicon
+    return parse_lexicon([*text.splitlines(), *sorted(PLURAL_ONLY | STUFF)])

@@ -277,5 +277,4 @@ def _architecture(config: SmallDetectorConfig, text_config: BertConfig) -> MMGro
         max_text_len=config.max_text_len,
         dropout=0.0,
         fusion_droppath=0.0,
-        embedding_init_target=False,  # queries start from what the encoder saw, labels included
     )

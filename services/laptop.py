@@ -1,0 +1,99 @@
+"""All services in one process on one inference thread: three models do not fight for two cores.
+
+Each app has its own port and its own lifespan; a mounted sub-app's lifespan would never run.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Sequence
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from services.detector import app as detector_app
+from services.detector.engine import build_engine as build_detector
+from services.detector.settings import DetectorSettings
+from services.gateway import app as gateway_app
+from services.gateway.settings import GatewaySettings
+from services.llm import app as llm_app
+from services.llm.engine import build_engine as build_llm
+from services.llm.settings import LlmSettings
+from services.segmenter import app as segmenter_app
+from services.segmenter.engine import build_engine as build_segmenter
+from services.segmenter.settings import SegmenterSettings
+from unspoken.batching import InferenceThread
+from unspoken.server import configure_logging, uvicorn_config
+from unspoken.settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+
+class _QuietServer(uvicorn.Server):
+    """One of several in a process: signals are the process's business, not each server's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
+    """Load every model and make the four apps; settings come from the environment."""
+    llm, detector = LlmSettings(), DetectorSettings()
+    segmenter, gateway = SegmenterSettings(), GatewaySettings()
+    num_threads = detector.num_threads
+    thread = InferenceThread(name="cpu", initializer=lambda: torch.set_num_threads(num_threads))
+    return [
+        (llm_app.create_app(build_llm(llm), thread=thread, max_queue=llm.max_queue), llm),
+        (
+            detector_app.create_app(
+                build_detector(detector), thread=thread, max_queue=detector.max_queue
+            ),
+            detector,
+        ),
+        (
+            segmenter_app.create_app(
+                build_segmenter(segmenter), thread=thread, max_queue=segmenter.max_queue
+            ),
+            segmenter,
+        ),
+        (gateway_app.create_app(gateway), gateway),
+    ]
+
+
+async def serve_all(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:
+    """Listen on every port until SIGTERM or Ctrl-C, then drain all."""
+    servers = [
+        _QuietServer(
+            uvicorn_config(
+                app, host=settings.host, port=settings.port, log_level=settings.log_level
+            )
+        )
+        for app, settings in apps
+    ]
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    running = [asyncio.create_task(server.serve()) for server in servers]
+    # A port that is taken ends its server alone: then all must go, so that somebody notices.
+    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    stop()
+    await asyncio.gather(*running)
+
+
+def main() -> None:
+    """Load the weights, then listen: a process that answers is a process that can work."""
+    apps = build_apps()
+    configure_logging(apps[0][1].log_level)
+    asyncio.run(serve_all(apps))
+
+
+if __name__ == "__main__":
+    main()

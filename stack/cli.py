@@ -1,0 +1,246 @@
+"""The command line: `unspoken VERB`. Errors are one line that says what to do, and exit code 1."""
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from stack.demo import run_demo
+from stack.labelling import Runs, describe, follow, local_source, running_stack
+from stack.launcher import StackConfig
+from unspoken.errors import Conflict, InvalidInput, UnspokenError
+from unspoken.runs.export import export_coco
+from unspoken.runs.store import list_runs, read_status
+from unspoken.schemas import RunRequest, RunStatus
+from unspoken.settings import ProcessSettings
+
+app = typer.Typer(
+    help="Captions in, labelled detection dataset out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+weights_app = typer.Typer(help="Weights of the profiles in models.yaml.", no_args_is_help=True)
+export_app = typer.Typer(help="Datasets in the formats of other tools.", no_args_is_help=True)
+train_app = typer.Typer(help="Train the models of the project.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+app.add_typer(export_app, name="export")
+app.add_typer(train_app, name="train")
+
+console = Console(stderr=True)
+Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
+Url = Annotated[str | None, typer.Option("--url", help="Gateway of a stack that runs already.")]
+
+
+class Style(StrEnum):
+    """Art styles of the small world."""
+
+    twemoji = "twemoji"
+    fluent = "fluent"
+    noto = "noto"
+
+
+@app.command()
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="New or earlier demo folder.")] = Path("demo-out"),
+    images: Annotated[int, typer.Option(min=1, max=10_000)] = 48,
+    seed: Annotated[int, typer.Option(help="Scenes of the demo; no training used these.")] = 7001,
+    exit_: Annotated[bool, typer.Option("--exit", help="End when the dataset is done.")] = False,
+) -> None:
+    """Compose captioned pictures, label them through the whole stack, show what was found."""
+    run_demo(out, num_images=images, seed=seed, stay=not exit_, console=console)
+
+
+@app.command()
+def up(
+    *,
+    folder: Folder = Path("unspoken-data"),
+    port: Annotated[int, typer.Option(help="The gateway's port; the others follow.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Chunks at a time.")] = 2,
+    broker_url: Annotated[str | None, typer.Option(help="A Redis that runs already.")] = None,
+) -> None:
+    """Run all services, the dispatcher and a worker on this machine until Ctrl-C."""
+    names = ("gateway", "llm", "detector", "segmenter")
+    config = StackConfig(
+        folder=folder,
+        data_dir=folder / "data",
+        runs_dir=folder / "runs",
+        ports={name: port + index for index, name in enumerate(names)},
+        broker_url=broker_url,
+        worker_concurrency=workers,
+    )
+    with running_stack(config, console) as stack:
+        for name, url in stack.urls.items():
+            console.print(f"{name:10} {url}   docs: {url}/docs")
+        console.print(f"data folder {config.data_dir}; runs in {config.runs_dir}; Ctrl-C ends")
+        stack.watch()
+
+
+@app.command()
+def label(
+    source: Annotated[str, typer.Argument(help="Folder of shards, or a table of image paths.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Workspace that the run goes to.")],
+    url: Url = None,
+    name: Annotated[str, typer.Option(help="The run's name in the workspace.")] = "labels",
+    box_threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    decoys: Annotated[int, typer.Option(min=0, max=32, help="Absent phrases per picture.")] = 4,
+    chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
+) -> None:
+    """Label captioned pictures; the same command again goes on where a killed run stopped."""
+    data_dir, below = (out, source) if url else local_source(Path(source))
+    request = RunRequest(
+        source=below,
+        run_id=name,
+        box_threshold=box_threshold,
+        num_decoys=decoys,
+        chunk_size=chunk_size,
+    )
+    if url:
+        runs = Runs(url)
+        created = runs.create(request)
+        _finish(follow(lambda: runs.read(created.run_id), console))
+        return
+    config = _any_ports(out, data_dir=data_dir)
+    with running_stack(config, console) as stack:
+        runs = Runs(stack.urls["gateway"])
+        created = runs.create(request)
+        _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(help="A run; all when absent.")] = None,
+    *,
+    folder: Folder = Path("unspoken-data"),
+    url: Url = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
+) -> None:
+    """How far runs are: of a workspace on this machine, or of a gateway."""
+    if run is None:
+        found = Runs(url).list() if url else list_runs(folder / "runs")
+        for each in found:
+            typer.echo(describe(each))
+        if not found:
+            console.print("no runs")
+        return
+
+    def read() -> RunStatus:
+        return Runs(url).read(run) if url else read_status(folder / "runs", run)
+
+    typer.echo(describe(follow(read, console) if watch else read()))
+
+
+@app.command()
+def retry(
+    run: Annotated[str, typer.Argument(help="A run that has ended.")],
+    *,
+    folder: Folder = Path("unspoken-data"),
+    source: Annotated[
+        str | None, typer.Option(help="What the run labelled, where it was no inline run.")
+    ] = None,
+    url: Url = None,
+) -> None:
+    """Label again just the pictures that failed, as a new run."""
+    if url:
+        runs = Runs(url)
+        created = runs.retry_failed(run)
+        _finish(follow(lambda: runs.read(created.run_id), console))
+        return
+    data_dir = local_source(Path(source))[0] if source else folder / "data"
+    with running_stack(_any_ports(folder, data_dir=data_dir), console) as stack:
+        runs = Runs(stack.urls["gateway"])
+        created = runs.retry_failed(run)
+        _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
+
+
+@app.command()
+def world(
+    *,
+    out: Annotated[Path, typer.Option(help="New or empty folder.")],
+    scenes: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: Annotated[int, typer.Option()] = 0,
+    styles: Annotated[list[Style] | None, typer.Option("--style", help="Repeat for more.")] = None,
+) -> None:
+    """Write a small world: img2dataset shards, an SA-1B folder, and a sheet to look at."""
+    # Rendering needs the art packages; the other verbs do not.
+    from smallworld.shards import write_world
+
+    chosen = tuple(str(style) for style in styles or (Style.twemoji, Style.fluent))
+    with console.status(f"composing {scenes} scenes"):
+        tars = write_world(out, num_scenes=scenes, seed=seed, styles=chosen)
+    typer.echo(f"{len(tars)} shards in {out / 'shards'}; look at {out / 'contact-sheet.jpg'}")
+
+
+@export_app.command("coco")
+def export_coco_command(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or its dataset folder.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+) -> None:
+    """Write a finished run's kept boxes as COCO instances JSON."""
+    typer.echo(f"wrote {export_coco(run, out)}")
+
+
+@weights_app.command("fetch")
+def fetch_weights(
+    profile: Annotated[str, typer.Argument(help="A profile of models.yaml: small, base, thesis.")],
+) -> None:
+    """Download what a profile's models need, and check hashes; nothing is fetched at run time."""
+    from unspoken.weights import fetch_profile_with_progress
+
+    fetch_profile_with_progress(profile, settings=ProcessSettings(), console=console)
+
+
+@train_app.command("detector")
+def train_detector(
+    *,
+    out: Annotated[Path, typer.Option(help="Checkpoints, metrics and weights go here.")],
+    recipe: Annotated[str, typer.Option(help="A recipe of training/detector.py.")] = (
+        "small-detector"
+    ),
+    minutes: Annotated[float | None, typer.Option(help="Length; the recipe's when absent.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+) -> None:
+    """Train the small Grounding-DINO on the small world."""
+    from training.detector import train
+
+    train(recipe, out=out, minutes=minutes, resume=resume)
+
+
+def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:
+    """A stack for one command: it must not meet another one on its ports."""
+    ports = dict.fromkeys(("gateway", "llm", "detector", "segmenter"), 0)
+    return StackConfig(folder=folder, data_dir=data_dir, runs_dir=folder / "runs", ports=ports)
+
+
+def _finish(ended: RunStatus) -> None:
+    typer.echo(describe(ended))
+    typer.echo(f"dataset: {ended.output}")
+    if ended.state != "done":
+        raise Conflict(f"the run is {ended.state}: {ended.message or 'see the dispatcher log'}")
+
+
+def main() -> None:
+    """Run the command line."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("stopped")
+        sys.exit(130)
+    except InvalidInput as error:
+        console.print(f"[red]not possible:[/red] {error.message}")
+        sys.exit(2)
+    except UnspokenError as error:
+        console.print(f"[red]{error.code}:[/red] {error.message}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The main job on one machine: captioned pictures in, labelled dataset out, judged and drawn.
+
+The pictures come from the small world, so what they truly show is known: the summary says how many
+of the boxes are right, for what captions name and for what they leave unspoken.
+"""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from smallworld.shards import write_shards
+from smallworld.truth import JudgedBox, judge_all, read_truth_files
+from smallworld.world import World
+from stack.drawing import draw_rows
+from stack.labelling import Runs, describe, follow, running_stack
+from stack.launcher import StackConfig
+from unspoken.errors import Conflict
+from unspoken.runs.files import write_json
+from unspoken.runs.rows import Row
+from unspoken.runs.shards import iter_rows
+from unspoken.schemas import RunRequest, RunStatus
+
+RUN_ID = "demo"
+MARK = ".unspoken-demo"
+SHOWN_LABELS = 15
+
+
+def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Console) -> None:
+    """Compose, label, judge, draw; `stay` keeps the stack up until Ctrl-C.
+
+    Writes out/summary.json, out/pictures/ and out/runs/demo/dataset/. Raises Conflict where `out`
+    holds something that is not an earlier demo.
+    """
+    _clear(out)
+    data_dir = out / "data"
+    with console.status(f"composing {num_images} captioned pictures"):
+        write_shards(data_dir / "shards", World.load(), num_scenes=num_images, seed=seed)
+    ports = {} if stay else dict.fromkeys(("gateway", "llm", "detector", "segmenter"), 0)
+    config = StackConfig(folder=out, data_dir=data_dir, runs_dir=out / "runs")
+    if ports:
+        config = StackConfig(folder=out, data_dir=data_dir, runs_dir=out / "runs", ports=ports)
+    with running_stack(config, console) as stack:
+        runs = Runs(stack.urls["gateway"])
+        started = time.monotonic()
+        runs.create(RunRequest(source="shards", run_id=RUN_ID))
+        status = follow(lambda: runs.read(RUN_ID), console, each_poll=stack.revive)
+        seconds = time.monotonic() - started
+        if status.state != "done":
+            raise Conflict(f"{describe(status)}; logs in {stack.logs_dir}")
+        _report(out, status, seconds=seconds, console=console)
+        if stay:
+            console.print("the stack stays up; Ctrl-C ends it:")
+            for name, url in stack.urls.items():
+                console.print(f"  {name:10} {url}/docs")
+            stack.watch()
+
+
+def summarise(
+    rows: Sequence[Row], status: RunStatus, shards: Path, *, seconds: float
+) -> dict[str, object]:
+    """The content of summary.json: counts of the run, and its boxes judged by the truth."""
+    labelled = [row for row in rows if row.status == "labelled"]
+    kept = [annotation for row in labelled for annotation in row.kept]
+    boxes = {
+        row.key: [
+            JudgedBox(
+                labels=(each.label, *(alt.label for alt in each.alt_labels)),
+                box_xyxy=each.box,
+                named=each.named,
+            )
+            for each in row.kept
+        ]
+        for row in labelled
+    }
+    return {
+        "images": len(rows),
+        "labelled": len(labelled),
+        "dropped": status.dropped,
+        "failed": sum(status.failed.values()),
+        "annotations": len(kept),
+        "distinct_labels": len({each.label for each in kept}),
+        "implied_annotations": sum(not each.named for each in kept),
+        "seconds": round(seconds, 1),
+        **judge_all(boxes, read_truth_files(shards)).figures(),
+    }
+
+
+def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -> None:
+    rows = list(iter_rows(out / "runs" / RUN_ID / "dataset"))
+    summary = summarise(rows, status, out / "data" / "shards", seconds=seconds)
+    write_json(out / "summary.json", summary)
+    pictures = draw_rows(rows, out / "data" / "shards", out / "pictures")
+    console.print(_label_table(rows))
+    facts = Table(title="summary", show_header=False)
+    for name, value in summary.items():
+        facts.add_row(name, str(value))
+    console.print(facts)
+    console.print(f"pictures with boxes   {out / 'pictures'} ({len(pictures)}), e.g. {pictures[0]}")
+    console.print(f"dataset and its card  {out / 'runs' / RUN_ID / 'dataset'}")
+    console.print(f"summary               {out / 'summary.json'}")
+
+
+def _label_table(rows: Sequence[Row]) -> Table:
+    """How often each label was named by the caption, and how often only implied."""
+    kept = [annotation for row in rows for annotation in row.kept]
+    named = Counter(each.label for each in kept if each.named)
+    implied = Counter(each.label for each in kept if not each.named)
+    table = Table(title="what captions named, and what was implied and found")
+    table.add_column("label")
+    table.add_column("named", justify="right")
+    table.add_column("implied", justify="right")
+    for label, _ in (named + implied).most_common(SHOWN_LABELS):
+        table.add_row(label, str(named[label] or ""), str(implied[label] or ""))
+    rest = len(named + implied) - SHOWN_LABELS
+    if rest > 0:
+        table.caption = f"and {rest} other labels"
+    return table
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo. Raises Conflict rather than touch anything else."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).exists():
+            raise Conflict(f"{out} holds something that is no demo; name another folder with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()

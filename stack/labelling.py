@@ -1,0 +1,128 @@
+"""Labelling from the command line: a workspace folder, a run in it, and a bar that shows how far.
+
+A workspace holds data/, runs/, redis/ and logs/. Runs are followed over HTTP, so that a stack on
+this machine and one elsewhere are asked in the same way.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from stack.launcher import Stack, StackConfig
+from unspoken.clients import connect, error_of
+from unspoken.errors import InvalidInput, ServiceUnavailable
+from unspoken.schemas import RunRequest, RunStatus
+
+POLL_S = 0.5
+ENDED = ("done", "cancelled", "failed")
+
+
+class Runs:
+    """The gateway's run routes. Raises the errors of unspoken.errors."""
+
+    def __init__(self, url: str) -> None:
+        self._http = connect(url, timeout_s=60)
+
+    def create(self, request: RunRequest) -> RunStatus:
+        """Queue a run."""
+        return self._status("POST", "/runs", json=request.model_dump(exclude_none=True))
+
+    def read(self, run_id: str) -> RunStatus:
+        """How far a run is."""
+        return self._status("GET", f"/runs/{run_id}")
+
+    def list(self) -> list[RunStatus]:
+        """All runs, the newest first."""
+        return [RunStatus.model_validate(each) for each in self._request("GET", "/runs").json()]
+
+    def retry_failed(self, run_id: str) -> RunStatus:
+        """Queue a new run of just the failures."""
+        return self._status("POST", f"/runs/{run_id}/retry-failed")
+
+    def _status(self, method: str, path: str, **arguments: object) -> RunStatus:
+        return RunStatus.model_validate_json(self._request(method, path, **arguments).content)
+
+    def _request(self, method: str, path: str, **arguments: object) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **arguments)  # type: ignore[arg-type]
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(
+                f"no gateway answers at {self._http.base_url}: {error}; start one with "
+                "`unspoken up` or name another with --url"
+            ) from error
+        if not response.is_success:
+            raise error_of(response)
+        return response
+
+
+@contextmanager
+def running_stack(config: StackConfig, console: Console) -> Iterator[Stack]:
+    """Start the stack and wait until it is ready, with a line that says what is awaited."""
+    with (
+        Stack(config) as stack,
+        console.status("starting Redis, services, dispatcher and worker") as line,
+    ):
+        stack.wait_ready(on_wait=lambda names: line.update(f"loading: {', '.join(names)}"))
+        line.stop()
+        yield stack
+
+
+def follow(
+    read: Callable[[], RunStatus], console: Console, *, each_poll: Callable[[], None] = lambda: None
+) -> RunStatus:
+    """Show a run's progress until it ends."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pictures"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("planning", total=None)
+        while True:
+            status = read()
+            each_poll()
+            progress.update(
+                bar, description=status.state, total=status.total or None, completed=status.done
+            )
+            if status.state in ENDED:
+                return status
+            time.sleep(POLL_S)
+
+
+def describe(status: RunStatus) -> str:
+    """One line about a run."""
+    counts = f"{status.done} of {status.total} pictures, {status.labelled} labelled"
+    for word, reasons in (("dropped", status.dropped), ("failed", status.failed)):
+        if reasons:
+            told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+            counts += f", {sum(reasons.values())} {word} ({told})"
+    tail = f"; {status.message}" if status.message else ""
+    return f"{status.run_id}: {status.state}, {counts}{tail}"
+
+
+def local_source(source: Path) -> tuple[Path, str]:
+    """(data folder, source below it) for a path on this machine. Raises InvalidInput.
+
+    A folder of shards is its own data folder; a table's pictures lie in the table's folder.
+    """
+    path = source.expanduser().resolve()
+    if path.is_dir():
+        return path, "."
+    if path.is_file():
+        return path.parent, path.name
+    raise InvalidInput(f"{source} is neither a folder of shards nor a table of image paths")

@@ -1,0 +1,287 @@
+"""From a language model's raw line to clean noun phrases, and from a caption to its own nouns.
+
+The grammar is closed: a phrase that comes out is one to three lower-case latin words of at most
+30 characters whose head is a known visible thing, in the singular. Everything else is refused
+with a reason. The order of the steps is the order of this file.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unspoken.lexicon import STUFF, Lexicon, words
+from unspoken.schemas import RejectedCandidate
+
+MAX_PHRASES = 40
+MAX_PHRASE_CHARS = 30
+MAX_PHRASE_WORDS = 3
+MAX_RAW_CHARS = 4000
+MAX_RAW_ITEMS = 80
+
+# What captions and language models say about pictures rather than about things in them (OWLv2's
+# list and LAION's alt texts).
+GENERIC_WORDS = words(
+    """
+    image photo photograph photography picture background wallpaper stock shutterstock getty
+    alamy video vector download free clipart illustration drawing graphic template design
+    pattern texture art artwork print icon logo view scene closeup close-up shot footage clip
+    file format resolution isolated copy space copyspace object thing item stuff none nothing
+    something anything other others etc unknown various color colour size style type kind
+    caption answer example
+    """
+)
+STOP_WORDS = words(
+    """
+    a an the this that these those some any no not of in on at to from by with without for and
+    or but as is are was were be been being am do does did done has have had can could will
+    would shall should may might must it its he his him she her they them their we us our you
+    your i me my who what which when where why how all both each few more most many much several
+    such own same so than too very just only over under up down out off above below into onto
+    near next behind between through during before after again here there then once one two
+    three four five six seven eight nine ten
+    """
+)
+# "pair of glasses" is about glasses; "cup of coffee" is about the cup.
+PARTITIVES = words(
+    """
+    pair group piece slice bunch set kind sort type number couple lot row pile stack bit part
+    crowd collection series variety plenty majority
+    """
+)
+# Also colours and materials: before another noun they only describe it.
+MODIFIERS = words(
+    """
+    orange gold silver bronze copper rose peach lime mint cream chocolate ivory coral wood glass
+    stone brick leather plastic metal paper cotton silk wool velvet denim marble granite
+    concrete rubber diamond pearl steel light ice water
+    """
+)
+NEGATIONS = frozenset({"no", "without"})
+
+_SPLIT = re.compile(r"[,;/|•·]|\s-\s|(?<!\d)\.\s")
+_NUMBERING = re.compile(r"^\s*(?:[-*•·]+|\(?\d{1,3}[.):]|[a-z][.)]\s)\s*")
+_LEADING = re.compile(
+    r"^(?:(?:a|an|the|some|his|her|its|their|this|that|these|those|several|many|few|one|two|three|"
+    r"four|five|six|seven|eight|nine|ten|and|or|also|other|various|multiple)\s+|\d{1,3}\s+)+"
+)
+_CLAUSE = re.compile(
+    r"\s+(?:with|of|on|in|at|from|for|by|near|under|over|behind|beside|inside|that|which|who|is|are|"
+    r"to|as|like)\s+.*$"
+)
+_PARTITIVE = re.compile(rf"^(?:{'|'.join(sorted(PARTITIVES))})s?\s+of\s+(?=\S)")
+_URL = re.compile(r"https?:|www\.|\.(?:com|net|org|io|jpe?g|png|gif|webp|svg|pdf|html?)\b|@")
+_GRAMMAR = re.compile(r"^[a-z]+(?:[-'][a-z]+)*(?: [a-z]+(?:[-'][a-z]+)*){0,2}$")
+_WORD = re.compile(r"[a-z]+(?:[-'][a-z]+)*")
+_CLAUSE_END = re.compile(r"[,.;:!?()\[\]|/]")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A phrase that passed; `rank` is its place in the model's list, 0 first."""
+
+    text: str
+    rank: int
+    stuff: bool
+
+
+@dataclass(frozen=True)
+class ParsedPhrases:
+    """What one raw answer gave, in the model's order, and what was refused."""
+
+    candidates: tuple[Candidate, ...]
+    rejected: tuple[RejectedCandidate, ...]
+
+
+def parse_phrases(raw_text: str, *, template: str, lexicon: Lexicon) -> ParsedPhrases:
+    """The phrases of one raw answer. Never raises: whatever the text, the grammar holds.
+
+    template: goes into the refusals' records.
+    """
+    candidates: dict[str, Candidate] = {}
+    rejected: list[RejectedCandidate] = []
+    for rank, raw in enumerate(split_items(raw_text, lexicon)):
+        text = clean_item(raw)
+        reason = rejection_of(text, lexicon)
+        if reason is None:
+            text = singular_phrase(text, lexicon)
+            reason = _repeats(text, candidates)
+        if reason is None and len(candidates) >= MAX_PHRASES:
+            reason = "over the cap"
+        if reason is None:
+            stuff = is_stuff(text, lexicon)
+            candidates[text] = Candidate(text=text, rank=rank, stuff=stuff)
+        else:
+            rejected.append(RejectedCandidate(raw=raw[:100], reason=reason, template=template))
+    return ParsedPhrases(candidates=tuple(candidates.values()), rejected=tuple(rejected))
+
+
+def split_items(raw_text: str, lexicon: Lexicon) -> list[str]:
+    """The items of the answer's first line, at most MAX_RAW_ITEMS of them."""
+    answer = raw_text[:MAX_RAW_CHARS].split("Caption:")[0].lstrip()
+    line = answer.split("\n", 1)[0]
+    items: list[str] = []
+    for item in _SPLIT.split(line):
+        items += _split_and(item, lexicon)
+    return [item.strip() for item in items if item.strip()][:MAX_RAW_ITEMS]
+
+
+def clean_item(raw: str) -> str:
+    """Lower-case, without numbering, quotes, articles, counts and trailing clauses."""
+    text = unicodedata.normalize("NFKC", raw).lower().replace("\u2019", "'").replace("_", " ")
+    text = _NUMBERING.sub("", text)
+    text = " ".join(text.strip(" \"'`*()[]{}<>.:!?").split(" "))
+    text = re.sub(r" {2,}", " ", text)
+    text = _LEADING.sub("", text)
+    text = _PARTITIVE.sub("", text)
+    text = _LEADING.sub("", text)
+    return _CLAUSE.sub("", text).strip()
+
+
+def rejection_of(text: str, lexicon: Lexicon) -> str | None:
+    """Why a cleaned item is no phrase; None when it is one."""
+    for reason, holds in _REFUSALS:
+        if holds(text):
+            return reason
+    if not lexicon.knows(lexicon.head(singular_phrase(text, lexicon))):
+        return "unknown or abstract"
+    return None
+
+
+def singular_phrase(text: str, lexicon: Lexicon) -> str:
+    """The phrase with its last word in the singular."""
+    if lexicon.knows(text):
+        return text
+    *modifiers, last = text.split(" ")
+    return " ".join([*modifiers, lexicon.singular(last)])
+
+
+def is_stuff(text: str, lexicon: Lexicon) -> bool:
+    """Whether the head is an amorphous region: sky, grass, floor."""
+    return lexicon.head(text) in STUFF
+
+
+def caption_nouns(caption: str, lexicon: Lexicon) -> list[str]:
+    """The visible things that the caption names, in its order, each once, in the singular.
+
+    The longest known term counts ("dining table" is no "table" besides). Left out: a negated noun
+    ("no people"), and a colour or material right before another noun ("orange car").
+    """
+    found: dict[str, None] = {}
+    for clause in _clauses(caption):
+        negated = False
+        position = 0
+        while position < len(clause):
+            word = clause[position]
+            if word in NEGATIONS:
+                negated = True
+            term, length = _longest_term(clause, position, lexicon)
+            if not term:
+                # A negation reaches over adjectives only: "no people in the street".
+                negated = negated and (word in NEGATIONS or word not in STOP_WORDS)
+                position += 1
+                continue
+            describes = term in MODIFIERS and _longest_term(clause, position + 1, lexicon)[1] > 0
+            if not negated and not describes:
+                found.setdefault(term)
+            position += length
+    return list(found)[:MAX_PHRASES]
+
+
+def negated_nouns(caption: str, lexicon: Lexicon) -> set[str]:
+    """The things that the caption says are absent: "street without cars" -> {"car"}."""
+    absent: set[str] = set()
+    for clause in _clauses(caption):
+        for position, word in enumerate(clause):
+            if word not in NEGATIONS:
+                continue
+            for later in range(position + 1, len(clause)):
+                term, _ = _longest_term(clause, later, lexicon)
+                if term:
+                    absent.add(term)
+                    break
+                if clause[later] in STOP_WORDS and clause[later] not in ("any", "a", "the", "an"):
+                    break
+    return absent
+
+
+def is_named(phrase: str, caption: str, lexicon: Lexicon) -> bool:
+    """Whether the phrase's head, or a synonym of it, occurs in the caption."""
+    caption_words = _normalised_words(caption, lexicon)
+    head = lexicon.head(singular_phrase(phrase.lower(), lexicon))
+    text = f" {' '.join(caption_words)} "
+    return any(f" {synonym} " in text for synonym in lexicon.synonyms_of(head))
+
+
+def _normalised_words(caption: str, lexicon: Lexicon) -> list[str]:
+    text = unicodedata.normalize("NFKC", caption[:MAX_RAW_CHARS]).lower()
+    return [lexicon.singular(_bare(word)) for word in _WORD.findall(text)]
+
+
+def _clauses(caption: str) -> list[list[str]]:
+    text = unicodedata.normalize("NFKC", caption[:MAX_RAW_CHARS]).lower()
+    return [[_bare(w) for w in _WORD.findall(part)] for part in _CLAUSE_END.split(text)]
+
+
+def _bare(word: str) -> str:
+    return word.removesuffix("'s")
+
+
+def _longest_term(clause: list[str], position: int, lexicon: Lexicon) -> tuple[str, int]:
+    """The longest known term of one or two words that starts here, and its length; ("", 0)."""
+    for length in (2, 1):
+        *first, last = clause[position : position + length] or [""]
+        if len(first) + 1 < length or last in STOP_WORDS or not STOP_WORDS.isdisjoint(first):
+            continue
+        term = " ".join([*first, lexicon.singular(last)])
+        if lexicon.knows(term) and term not in GENERIC_WORDS:
+            return term, length
+    return "", 0
+
+
+def _split_and(item: str, lexicon: Lexicon) -> list[str]:
+    """Split "salt and pepper" but not "black and white cat": only between two things."""
+    parts = re.split(r"\s+(?:and|&)\s+", item.strip())
+    if all(rejection_of(clean_item(part), lexicon) is None for part in parts):
+        return parts
+    return [item]
+
+
+def _repeats(text: str, candidates: dict[str, Candidate]) -> str | None:
+    plain = text.replace("-", " ").replace(" ", "")
+    if any(plain == seen.replace("-", " ").replace(" ", "") for seen in candidates):
+        return "repeated"
+    return None
+
+
+def _has_control_character(text: str) -> bool:
+    return any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn") for char in text)
+
+
+def _is_non_latin(text: str) -> bool:
+    return any(char.isalpha() and not "a" <= char <= "z" for char in text)
+
+
+def _has_only_stop_words(text: str) -> bool:
+    return all(word in STOP_WORDS for word in text.split())
+
+
+def _is_generic(text: str) -> bool:
+    return any(
+        word in GENERIC_WORDS or word.removesuffix("s") in GENERIC_WORDS for word in text.split()
+    )
+
+
+# In the order in which they are asked; the first that holds is the reason.
+_REFUSALS: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    ("control character", _has_control_character),
+    ("too short", lambda text: len(text) < 2),
+    ("url", lambda text: _URL.search(text) is not None),
+    ("too long", lambda text: len(text) > MAX_PHRASE_CHARS),
+    ("too many words", lambda text: len(text.split()) > MAX_PHRASE_WORDS),
+    ("digits", lambda text: any(char.isdigit() for char in text)),
+    ("not latin", _is_non_latin),
+    ("malformed", lambda text: _GRAMMAR.match(text) is None),
+    ("only stop words", _has_only_stop_words),
+    ("generic", _is_generic),
+)

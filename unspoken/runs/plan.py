@@ -1,0 +1,164 @@
+"""The plan of a run: which rows of which file make which chunk. Written once, never changed.
+
+The same source and the same request give the same plan, to the byte: no clock, no random number.
+A chunk lies within one file, so a worker opens one file for it.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.runs.files import json_sha256, write_json
+from unspoken.schemas import ModelInfo, WireModel
+
+
+class ListedRow(NamedTuple):
+    """A row as the planner sees it: its place in the file, and a digest of what it says."""
+
+    row: int
+    sha256: str
+    offset: int = 0
+    """Byte of the file from which a reader may start for this row."""
+
+
+class Chunk(WireModel):
+    """Some rows of one file: what a worker takes at once."""
+
+    id: int
+    source: str
+    """The file, relative to the source's root."""
+    ranges: tuple[tuple[int, int], ...]
+    """Places in the file, ascending, as [start, stop) pairs: one pair but for a retry."""
+    rows_sha256: str
+    offset: int = 0
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The places one by one."""
+        return tuple(row for start, stop in self.ranges for row in range(start, stop))
+
+
+class LabelConfig(WireModel):
+    """Everything beside data and models that decides what a run writes."""
+
+    box_threshold: float | None = None
+    """A box counts from this score on; None: the detector's own default."""
+    implied_margin: float = 0.0
+    """Implied labels need this much more than named ones."""
+    store_fraction: float = 0.5
+    """Boxes are stored from this part of the threshold on, with `kept` false below it."""
+    num_decoys: int = 4
+    language: str = "en"
+    min_language_score: float = 0.7
+    """A caption that the classifier takes for another language is dropped from this score on."""
+    max_punsafe: float = 0.1
+    """LAION's `punsafe` column."""
+    max_unsafe: float = 0.5
+    """opennsfw's score, asked where the source has no column."""
+    min_image_side_px: int = 64
+    max_caption_chars: int = 1000
+    min_box_side_px: float = 4.0
+    min_box_area_share: float = 0.0005
+    max_box_area_share: float = 0.95
+    """A box over more of the picture than this is no thing; stuff may be as large."""
+    label_nms_iou: float = 0.5
+    merge_iou: float = 0.8
+    synonym_merge_iou: float = 0.7
+    max_boxes: int = 50
+    max_phrases: int = 40
+    detector_threads: int = 4
+
+
+class Plan(WireModel):
+    """The content of plan.json."""
+
+    run_id: str
+    config: LabelConfig
+    config_sha256: str
+    models: dict[str, ModelInfo]
+    """'llm', 'detector', 'text_encoder': who is to answer."""
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Inputs of the run."""
+        return sum(len(chunk.rows) for chunk in self.chunks)
+
+
+def make_plan(
+    run_id: str,
+    listing: Iterable[tuple[str, Iterable[ListedRow]]],
+    *,
+    chunk_size: int,
+    config: LabelConfig,
+    models: dict[str, ModelInfo],
+) -> Plan:
+    """Cut (file, its rows) pairs into chunks. Raises InvalidInput where there are no rows."""
+    chunks: list[Chunk] = []
+    for source, rows in listing:
+        for part in _parts(rows, chunk_size):
+            chunks.append(
+                Chunk(
+                    id=len(chunks),
+                    source=source,
+                    ranges=_ranges([row.row for row in part]),
+                    rows_sha256=rows_sha256(part),
+                    offset=part[0].offset,
+                )
+            )
+    if not chunks:
+        raise InvalidInput("the source has no rows to label")
+    return Plan(
+        run_id=run_id,
+        config=config,
+        config_sha256=json_sha256(config.model_dump(mode="json")),
+        models=models,
+        chunks=tuple(chunks),
+    )
+
+
+def rows_sha256(rows: Iterable[ListedRow]) -> str:
+    """One digest of several rows."""
+    return json_sha256([row.sha256 for row in rows])
+
+
+def write_plan(run_dir: Path, plan: Plan) -> None:
+    """Write plan.json once. Raises Conflict where another plan is there already."""
+    path = run_dir / "plan.json"
+    if path.exists():
+        if read_plan(run_dir) != plan:
+            raise Conflict(f"run {plan.run_id!r} has another plan already")
+        return
+    write_json(path, plan.model_dump(mode="json"))
+
+
+def read_plan(run_dir: Path) -> Plan:
+    """The plan of a run. Raises NotFound."""
+    try:
+        return Plan.model_validate_json((run_dir / "plan.json").read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise NotFound(f"run {run_dir.name!r} has no plan") from error
+
+
+def _ranges(rows: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    ranges: list[tuple[int, int]] = []
+    for row in rows:
+        if ranges and ranges[-1][1] == row:
+            ranges[-1] = (ranges[-1][0], row + 1)
+        else:
+            ranges.append((row, row + 1))
+    return tuple(ranges)
+
+
+def _parts(rows: Iterable[ListedRow], size: int) -> Iterator[list[ListedRow]]:
+    part: list[ListedRow] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part

@@ -1,0 +1,90 @@
+"""One row per input: what was proposed for its caption, what was found, or why there is nothing.
+
+`unspoken.runs.shards` holds the same fields as a parquet schema, each with its meaning and unit.
+"""
+
+from typing import Literal
+
+from unspoken.schemas import PhraseSource, WireModel
+
+Status = Literal["labelled", "dropped", "failed"]
+
+
+class Filter(WireModel):
+    """What one filter saw: where the value came from, and the value."""
+
+    name: str
+    source: str
+    value: str | None = None
+    score: float | None = None
+
+
+class Candidate(WireModel):
+    """A phrase that was asked of the detector, a decoy, or one that was rejected before."""
+
+    id: int
+    phrase: str
+    named: bool
+    stuff: bool
+    decoy: bool
+    sources: tuple[PhraseSource, ...]
+    rejected: str | None = None
+
+
+class AltLabel(WireModel):
+    """Another label that the detector gave to the same object."""
+
+    label: str
+    candidate_id: int
+    score: float
+
+
+class Annotation(WireModel):
+    """A box with its label; `kept` says whether it counts, `drop_reason` why it does not."""
+
+    id: int
+    box: tuple[float, float, float, float]
+    label: str
+    score: float
+    candidate_id: int
+    named: bool
+    stuff: bool
+    decoy: bool
+    alt_labels: tuple[AltLabel, ...] = ()
+    templates: tuple[str, ...] = ()
+    kept: bool
+    drop_reason: str | None = None
+
+
+class RawText(WireModel):
+    """The language model's own words for one template."""
+
+    template: str
+    text: str
+
+
+class Row(WireModel):
+    """One input of a run and what became of it."""
+
+    key: str
+    source_shard: str
+    source_member: str
+    source_row: int
+    url: str | None = None
+    caption: str
+    image_sha256: str | None = None
+    image_width: int | None = None
+    image_height: int | None = None
+    status: Status
+    reason: str | None = None
+    detail: str | None = None
+    filters: tuple[Filter, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+    raw_texts: tuple[RawText, ...] = ()
+    num_detector_chunks: int = 0
+
+    @property
+    def kept(self) -> tuple[Annotation, ...]:
+        """The annotations that count."""
+        return tuple(annotation for annotation in self.annotations if annotation.kept)
