@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from unspoken.runs.export import export_coco
 
 from stack.demo import run_demo
 from stack.labelling import Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
-from unspoken.runs.export import export_coco
 from unspoken.runs.store import list_runs, read_status
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.settings import ProcessSettings

@@ -1,4 +1,4 @@
-"""Labelled pictures for people: boxes of what the caption names in one colour, implied in another."""
+"""Labelled pictures for people: boxes of what captions name in green, implied ones in orange."""
 
 import io
 import tarfile

@@ -159,10 +159,7 @@ def train_backbone(
 ) -> None:
     """Train by the clock, with a checkpoint in `path` now and then; a killed run goes on from it."""
     dataset = PointDataset(
-        config.data,
-        sizes_px=config.sizes_px,
-        mean=detector.image_mean,
-        std=detector.image_std,
+        config.data, sizes_px=config.sizes_px, detector=detector
     )
     classifier = classifier.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(

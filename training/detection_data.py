@@ -19,12 +19,17 @@ from transformers import PreTrainedTokenizerBase
 from smallworld.scenes import (
     Scene,
     SceneConfig,
-    World,
     compose_scene,
     present_labels,
     unknown_part_labels,
 )
-from unspoken.model.grounding_dino import Prompt, assemble_prompt
+from smallworld.world import World
+from unspoken.model.grounding_dino import (
+    Prompt,
+    SmallDetectorConfig,
+    assemble_prompt,
+    prepare_pixels,
+)
 
 REFERENCE_PX = 192  # the size for which SceneConfig's pixel limits are written
 WORLD_STYLES = ("twemoji", "fluent")  # noto is held out: never trained on
@@ -122,14 +127,6 @@ def scene_config(size_px: int) -> SceneConfig:
     )
 
 
-def to_pixels(
-    images: Sequence[np.ndarray], *, mean: Sequence[float], std: Sequence[float]
-) -> Tensor:
-    """B pictures (H, W, 3) uint8 -> normalised (B, 3, H, W)."""
-    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    return (stacked - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-
-
 def boxes_cxcywh_norm(scene: Scene) -> Tensor:
     """Boxes of a scene's objects: (N, 4) cx, cy, w, h in [0, 1]."""
     height, width = scene.image.shape[:2]
@@ -158,20 +155,17 @@ def choose_absent(
 
 
 class DetectionDataset(Dataset[DetectionBatch]):
-    """Batch `n` for the detector. `size_px` is that of all its pictures."""
+    """Batch `n` for the detector, at its `image_size`."""
 
     def __init__(
         self,
         config: DataConfig,
         *,
-        size_px: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        detector: SmallDetectorConfig,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self.config = config
-        self.size_px = size_px
-        self.mean, self.std = mean, std
+        self.detector = detector
         self.tokenizer = tokenizer
         self.source = SceneSource(config)
         self._token_ids: dict[str, list[int]] = {}
@@ -179,8 +173,10 @@ class DetectionDataset(Dataset[DetectionBatch]):
     def __getitem__(self, number: int) -> DetectionBatch:
         rng = np.random.default_rng((self.config.seed, number, 2))
         first = number * self.config.batch_size
+        # Half drawn at the network's size, half resized to it as a served picture is.
+        sizes_px = (self.detector.image_size, REFERENCE_PX)
         scenes = [
-            self.source.scene(first + i, size_px=self.size_px)
+            self.source.scene(first + i, size_px=sizes_px[i % 2])
             for i in range(self.config.batch_size)
         ]
         rows, labels, named = [], [], []
@@ -196,7 +192,7 @@ class DetectionDataset(Dataset[DetectionBatch]):
             unknown = unknown_part_labels(scene)
             judged[b, [i for i, name in enumerate(names) if name in unknown]] = False
         return DetectionBatch(
-            pixels=to_pixels([s.image for s in scenes], mean=self.mean, std=self.std),
+            pixels=prepare_pixels([s.image for s in scenes], config=self.detector),
             prompt=prompt,
             labels=labels,
             boxes=[boxes_cxcywh_norm(scene) for scene in scenes],
@@ -234,12 +230,11 @@ class PointDataset(Dataset[PointBatch]):
     NUM_WHOLE, NUM_PART, NUM_BACKGROUND = 6, 3, 6
 
     def __init__(
-        self, config: DataConfig, *, sizes_px: Sequence[int], mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:  # fmt: skip
+        self, config: DataConfig, *, sizes_px: Sequence[int], detector: SmallDetectorConfig
+    ) -> None:
         self.config = config
         self.sizes_px = tuple(sizes_px)
-        self.mean, self.std = mean, std
+        self.detector = detector
         self.source = SceneSource(config)
         vocabulary = self.source.vocabulary
         self._wholes = {name: i for i, name in enumerate(vocabulary.wholes)}
@@ -256,7 +251,9 @@ class PointDataset(Dataset[PointBatch]):
                 for b, scene in enumerate(scenes) for t in [self._points(scene, rng)]]  # fmt: skip
         table = torch.from_numpy(np.concatenate(rows))  # (K, 5)
         return PointBatch(
-            pixels=to_pixels([s.image for s in scenes], mean=self.mean, std=self.std),
+            pixels=prepare_pixels(
+                [s.image for s in scenes], config=replace(self.detector, image_size=size_px)
+            ),
             picture=table[:, 0].long(),
             points=((table[:, 1:3] + 0.5) / size_px * 2 - 1).float(),
             whole=table[:, 3].long(),
@@ -308,7 +305,7 @@ def stream(
 
 
 def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # two cores: the step needs them more
 
 
 def _fewer_classes(world: World, *, num_classes: int) -> World:

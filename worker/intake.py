@@ -5,7 +5,6 @@ used as paths. A table's pictures must lie inside the root that the run may read
 """
 
 import csv
-import hashlib
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,6 +59,8 @@ def list_source(path: Path, *, root: Path) -> Iterator[tuple[str, Iterator[Liste
     `path`: a folder of tar shards, one tar, or one table. Raises InvalidInput.
     """
     for file in _source_files(path):
+        if not file.resolve().is_relative_to(root.resolve()):
+            raise InvalidInput(f"{file.name} leads out of the data folder")
         name = file.relative_to(root).as_posix()
         rows = _read_rows(file, name=name, root=root, with_pictures=False)
         yield name, (ListedRow(row.row, row.sha256, row.offset) for row in rows)
@@ -181,7 +182,7 @@ def _samples(stream: BinaryIO, *, offset: int, with_pictures: bool) -> Iterator[
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         # TarFile remembers every member: forget them, a shard may have a hundred thousand.
         while (member := tar.next()) is not None:
-            tar.members = []
+            tar.members = []  # type: ignore[attr-defined]
             if not member.isreg():
                 continue
             base = member.name.rsplit("/", 1)[-1]
@@ -199,7 +200,12 @@ def _samples(stream: BinaryIO, *, offset: int, with_pictures: bool) -> Iterator[
 
 
 def _take(
-    sample: _Sample, tar: tarfile.TarFile, member: tarfile.TarInfo, *, ending: str, with_pictures: bool
+    sample: _Sample,
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    *,
+    ending: str,
+    with_pictures: bool,
 ) -> None:
     if ending in PICTURE_ENDINGS:
         sample.picture_member, sample.picture_size = member.name, member.size
@@ -327,8 +333,3 @@ def _inside(root: Path, name: str) -> Path:
     if not file.is_relative_to(root.resolve()):
         raise Conflict(f"{name} is not inside the data folder")
     return file
-
-
-def picture_digest(encoded: bytes) -> str:
-    """sha256 of a picture's file, hex."""
-    return hashlib.sha256(encoded).hexdigest()

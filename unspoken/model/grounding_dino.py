@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -197,6 +199,23 @@ def assemble_prompt(
         input_ids[b, : len(flat)] = torch.tensor(flat)
         attention_mask[b, : len(flat)] = 1
     return Prompt(input_ids=input_ids, attention_mask=attention_mask, phrase_maps=maps)
+
+
+def prepare_pixels(images: Sequence[np.ndarray], *, config: SmallDetectorConfig) -> Tensor:
+    """Pictures (H, W, 3) uint8 of any sizes -> (B, 3, S, S), resized to the network's square.
+
+    The square does not keep the aspect ratio: boxes in [0, 1] need no bookkeeping.
+    """
+    size_wh = (config.image_size, config.image_size)
+    squares = [
+        image
+        if image.shape[:2] == size_wh
+        else np.asarray(Image.fromarray(image).resize(size_wh, Image.Resampling.BILINEAR))
+        for image in images
+    ]
+    pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (config.image_mean, config.image_std))
+    return (pixels - mean) / std
 
 
 def score_phrases(logits: Tensor, phrase_maps: Tensor) -> Tensor:

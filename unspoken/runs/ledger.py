@@ -23,6 +23,7 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import ValidationError
 
+from unspoken.errors import NotReady, Overloaded
 from unspoken.runs.files import file_sha256, sync_folder, write_atomically
 from unspoken.runs.rows import Row
 from unspoken.runs.shards import (
@@ -281,7 +282,11 @@ class Attempt:
         """Mark one item while it is worked on alone; the mark stays when the process ends badly."""
         mark = self.path.with_name(f"{self.path.name}.item-{item}")
         _create_exclusively(mark)
-        yield
+        try:
+            yield
+        except (Overloaded, NotReady):
+            mark.unlink(missing_ok=True)
+            raise
         mark.unlink(missing_ok=True)
 
 

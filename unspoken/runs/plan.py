@@ -40,6 +40,11 @@ class Chunk(WireModel):
         """The places one by one."""
         return tuple(row for start, stop in self.ranges for row in range(start, stop))
 
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        """(file, row) of every input: what a shard of this chunk must hold."""
+        return [(self.source, row) for row in self.rows]
+
 
 class LabelConfig(WireModel):
     """Everything beside data and models that decides what a run writes."""

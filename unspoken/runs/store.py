@@ -163,9 +163,7 @@ def retry_failed(runs_dir: Path, run_id: str) -> RunStatus:
         raise InvalidInput(f"run {run_id!r} has no failed rows")
     parent = read_run(runs_dir, run_id)
     chosen = f"{run_id[:48]}-retry-{secrets.token_hex(3)}"
-    run = parent.model_copy(
-        update={"run_id": chosen, "retry_of": run_id, "created_s": time.time()}
-    )
+    run = parent.model_copy(update={"run_id": chosen, "retry_of": run_id, "created_s": time.time()})
     draft = _new_draft(runs_dir, chosen)
     try:
         if parent.source is None:

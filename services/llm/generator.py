@@ -1,0 +1,184 @@
+"""Greedy answers of a causal language model, batched, with the few-shot prefix computed once.
+
+Legend: B prompts in the batch, P prefix tokens, S suffix tokens, V vocabulary.
+
+A batch is the prefix's keys and values repeated, then the suffixes, padded on the left: the pads
+stand between prefix and suffix, masked, and positions count only real tokens. So a row's answer
+does not depend on the rows beside it, but for the rounding of larger matrix products.
+"""
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer: its first line, cut before a repeated item."""
+
+    text: str
+    mean_logprob: float
+    tokens: tuple[int, ...]
+    gaps: tuple[float, ...]
+    """Per token: how far the best logit is above the second. Tells near ties."""
+
+
+@dataclass
+class _Row:
+    """A prompt whose answer is being written."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    logprob_sum: float = 0.0
+    text: str = ""
+    finished: bool = False
+
+
+class Generator:
+    """Writes one line for each prompt.
+
+    model: any Hugging Face causal model in eval mode. Not thread-safe: one inference thread.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_batch: int = 8,
+        max_new_tokens: int = 48,
+    ) -> None:
+        self.max_batch = max_batch
+        self.max_new_tokens = max_new_tokens
+        self._model = model
+        self._tokenizer = tokenizer
+        self._prefixes: dict[str, tuple[list[int], DynamicCache]] = {}
+        parameters = inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in parameters  # BLOOM counts by the mask instead
+        self._takes_logits_to_keep = "logits_to_keep" in parameters
+
+    @torch.inference_mode()
+    def generate(
+        self, suffixes: Sequence[str], *, prefix: str, keep_prefix: bool = True
+    ) -> list[Generation]:
+        """One answer per suffix, in order.
+
+        keep_prefix: False computes the prefix again in every batch; the same answers, slower.
+        """
+        encoded = [self._encode(suffix) for suffix in suffixes]
+        by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        answers: dict[int, Generation] = {}
+        for start in range(0, len(by_length), self.max_batch):
+            chosen = by_length[start : start + self.max_batch]
+            batch = [encoded[index] for index in chosen]
+            generations = self._answer(batch, prefix=prefix, keep_prefix=keep_prefix)
+            answers.update(zip(chosen, generations, strict=True))
+        return [answers[index] for index in range(len(encoded))]
+
+    def _encode(self, suffix: str) -> list[int]:
+        return list(self._tokenizer(suffix, add_special_tokens=False)["input_ids"])
+
+    def _prefix(self, prefix: str) -> tuple[list[int], DynamicCache]:
+        """Token ids and keys and values of the prefix, for one row."""
+        if prefix not in self._prefixes:
+            tokens = list(self._tokenizer(prefix)["input_ids"])
+            cache = DynamicCache(config=self._model.config)
+            ids = torch.tensor([tokens], device=self._model.device)
+            self._forward(ids, mask=torch.ones_like(ids), cache=cache)
+            self._prefixes[prefix] = (tokens, cache)
+        return self._prefixes[prefix]
+
+    def _answer(
+        self, batch: list[list[int]], *, prefix: str, keep_prefix: bool
+    ) -> list[Generation]:
+        prefix_tokens, prefix_cache = self._prefix(prefix)
+        num_prefix = len(prefix_tokens)
+        longest = max(len(tokens) for tokens in batch)
+        pads = [longest - len(tokens) for tokens in batch]
+        ids = torch.tensor([[0] * n + t for n, t in zip(pads, batch, strict=True)])
+        mask = torch.tensor([[0] * n + [1] * (longest - n) for n in pads])
+        mask = torch.cat([torch.ones(len(batch), num_prefix, dtype=torch.long), mask], dim=1)
+        if keep_prefix:
+            cache = copy.deepcopy(prefix_cache)
+            cache.batch_repeat_interleave(len(batch))
+        else:
+            cache = DynamicCache(config=self._model.config)
+            ids = torch.cat([torch.tensor([prefix_tokens] * len(batch)), ids], dim=1)
+        device = self._model.device
+        return self._decode(ids.to(device), mask=mask.to(device), cache=cache)
+
+    def _decode(self, ids: Tensor, *, mask: Tensor, cache: DynamicCache) -> list[Generation]:
+        """Write greedily until each row has ended; rows that have leave the batch."""
+        rows = [_Row(index) for index in range(len(ids))]
+        active = rows
+        for _ in range(self.max_new_tokens):
+            logits = self._forward(ids, mask=mask, cache=cache)  # (B, V)
+            top = logits.topk(2, dim=-1)
+            logprobs = top.values[:, 0] - logits.logsumexp(dim=-1)
+            gaps = top.values[:, 0] - top.values[:, 1]
+            chosen = top.indices[:, 0]
+            columns = zip(active, chosen.tolist(), logprobs.tolist(), gaps.tolist(), strict=True)
+            for row, token, logprob, gap in columns:
+                self._extend(row, token=token, logprob=logprob, gap=gap)
+            left = [place for place, row in enumerate(active) if not row.finished]
+            if not left:
+                break
+            if len(left) < len(active):
+                keep = torch.tensor(left, device=ids.device)
+                cache.batch_select_indices(keep)
+                chosen, mask = chosen[keep], mask[keep]
+                active = [active[place] for place in left]
+            ids = chosen[:, None]
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        return [_finished(row) for row in rows]
+
+    def _extend(self, row: _Row, *, token: int, logprob: float, gap: float) -> None:
+        row.tokens.append(token)
+        row.gaps.append(gap)
+        row.logprob_sum += logprob
+        if token == self._tokenizer.eos_token_id:
+            row.finished = True
+            return
+        text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+        row.text, row.finished = cut_answer(text)
+
+    def _forward(self, ids: Tensor, *, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits of the last position, (B, S) -> (B, V); `cache` grows by S."""
+        options: dict[str, object] = {}
+        if self._takes_positions:
+            positions = mask.cumsum(dim=-1) - 1
+            options["position_ids"] = positions.clamp(min=0)[:, -ids.shape[1] :]
+        if self._takes_logits_to_keep:
+            options["logits_to_keep"] = 1
+        output = self._model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
+        )
+        return output.logits[:, -1].float()
+
+
+def cut_answer(text: str) -> tuple[str, bool]:
+    """The answer so far, and whether it has ended: at a line's end or before a repeated item."""
+    line, newline, _ = text.partition("\n")
+    items = line.split(",")
+    complete = items if newline else items[:-1]
+    seen: set[str] = set()
+    for place, item in enumerate(complete):
+        if item.strip().lower() in seen:
+            return ",".join(items[:place]).strip(), True
+        seen.add(item.strip().lower())
+    return line.strip(), bool(newline)
+
+
+def _finished(row: _Row) -> Generation:
+    return Generation(
+        text=row.text,
+        mean_logprob=row.logprob_sum / max(1, len(row.tokens)),
+        tokens=tuple(row.tokens),
+        gaps=tuple(row.gaps),
+    )

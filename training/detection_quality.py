@@ -1,0 +1,117 @@
+"""How well a detector answers scenes whose truth is known: recall at a rate of false answers.
+
+A scene is asked for what it shows and for as many labels that it does not show, half of those from
+its own theme. A label that is shown counts as answered with the score of its best box at IoU .5; one
+that is not shown, with the score of its best box anywhere. The threshold is set on other scenes, so
+that a given share of absent labels gets a box.
+
+Legend: N boxes, P phrases of a question.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from smallworld.scenes import Scene, present_labels, unknown_part_labels
+from training.detection_data import Vocabulary, choose_absent
+
+HIT_IOU = 0.5
+FALSE_ANSWER_RATE = 0.10
+
+
+class Answer(NamedTuple):
+    """Boxes of one picture, each with the index of the phrase that was asked."""
+
+    boxes_xyxy: np.ndarray  # (N, 4) pixels of the picture
+    phrases: np.ndarray  # (N,) int
+    scores: np.ndarray  # (N,) in [0, 1]
+
+
+Ask = Callable[[np.ndarray, Sequence[str]], Answer]  # picture (H, W, 3) uint8, phrases
+
+
+@dataclass(frozen=True)
+class SceneScores:
+    """Best scores of a scene's phrases; 0 where no box answers."""
+
+    wholes: np.ndarray  # of wholes that are shown
+    parts: np.ndarray  # of parts that are shown
+    absent: np.ndarray  # of labels that are not
+
+
+class Share(NamedTuple):
+    """A share with its 95 % bootstrap interval over scenes."""
+
+    value: float
+    low: float
+    high: float
+
+
+def score_scenes(
+    scenes: Iterable[Scene], ask: Ask, *, vocabulary: Vocabulary, seed: int
+) -> list[SceneScores]:
+    """Ask each scene for its present labels and as many absent ones."""
+    return [
+        score_scene(scene, ask, vocabulary=vocabulary, rng=np.random.default_rng((seed, number)))
+        for number, scene in enumerate(scenes)
+    ]
+
+
+def score_scene(
+    scene: Scene, ask: Ask, *, vocabulary: Vocabulary, rng: np.random.Generator
+) -> SceneScores:
+    """One scene's scores; a part that is shown but not fully known is neither asked nor counted."""
+    wholes = {each.label for each in scene.objects if not each.is_part}
+    parts = present_labels(scene) - wholes - unknown_part_labels(scene)
+    present = sorted(wholes) + sorted(parts)
+    absent = choose_absent(
+        scene, vocabulary=vocabulary, count=len(present), theme_share=0.5, rng=rng
+    )
+    names = present + absent
+    order = rng.permutation(len(names))
+    answer = ask(scene.image, [names[i] for i in order])
+    best = np.zeros(len(names))
+    for place, index in enumerate(order):
+        mine = answer.phrases == place
+        boxes, scores = answer.boxes_xyxy[mine], answer.scores[mine]
+        if index < len(present):
+            truth = np.array([o.box_xyxy for o in scene.objects if o.label == names[index]], float)
+            scores = scores[(iou_matrix(boxes, truth) >= HIT_IOU).any(axis=1)]
+        best[index] = scores.max(initial=0.0)
+    return SceneScores(
+        wholes=best[: len(wholes)],
+        parts=best[len(wholes) : len(present)],
+        absent=best[len(present) :],
+    )
+
+
+def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """IoU of corner boxes: (N, 4), (M, 4) -> (N, M)."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    overlap = np.clip(high - low, 0, None).prod(-1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (first, second)]
+    return overlap / np.maximum(areas[0][:, None] + areas[1][None] - overlap, 1e-9)
+
+
+def choose_threshold(scores: Sequence[SceneScores], *, rate: float = FALSE_ANSWER_RATE) -> float:
+    """The lowest threshold that at most `rate` of the absent labels reach."""
+    absent = np.sort(np.concatenate([each.absent for each in scores]))[::-1]
+    allowed = int(rate * len(absent))
+    return float(np.nextafter(absent[allowed], 1.0)) if allowed < len(absent) else 0.0
+
+
+def share_above(
+    groups: Sequence[np.ndarray], *, threshold: float, num_draws: int = 1000, seed: int = 0
+) -> Share:
+    """Share of all scores that reach the threshold; scenes are what the bootstrap draws."""
+    hits = np.array([(scores >= threshold).sum() for scores in groups], float)
+    counts = np.array([len(scores) for scores in groups], float)
+    if counts.sum() == 0:
+        return Share(float("nan"), float("nan"), float("nan"))
+    draws = np.random.default_rng(seed).integers(len(groups), size=(num_draws, len(groups)))
+    shares = hits[draws].sum(1) / np.maximum(counts[draws].sum(1), 1)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return Share(float(hits.sum() / counts.sum()), float(low), float(high))

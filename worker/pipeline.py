@@ -1,0 +1,203 @@
+"""Labelling a chunk, as a pure function of its rows, the ports and the config.
+
+What is wrong with one item becomes its row; what is wrong with a service (busy, loading, gone, out
+of time) is raised, so that the chunk is done later and no good item is marked as failed.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from unspoken.errors import (
+    DeadlineExceeded,
+    NotReady,
+    Overloaded,
+    ServiceUnavailable,
+    UnspokenError,
+)
+from unspoken.images import Picture
+from unspoken.lexicon import load_lexicon
+from unspoken.ports import Detector, Prompter
+from unspoken.runs.plan import LabelConfig
+from unspoken.runs.rows import Candidate, RawText, Row
+from unspoken.schemas import Proposal
+from worker.decoys import pick_decoys
+from worker.filters import Classifiers, Verdict, apply_filters
+from worker.intake import SourceRow
+from worker.proposals import list_candidates, merge_detections
+
+logger = logging.getLogger(__name__)
+
+PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded)
+"""Errors of a service, not of an item."""
+PATIENCE_S = 30.0
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Whom the pipeline asks."""
+
+    prompter: Prompter
+    detector: Detector
+    classifiers: Classifiers
+
+
+@dataclass(frozen=True)
+class _Admitted:
+    """A row that passed the filters."""
+
+    row: SourceRow
+    verdict: Verdict
+    picture: Picture
+
+
+def label_chunk(rows: Sequence[SourceRow], ports: Ports, config: LabelConfig) -> list[Row]:
+    """One Row per input, in order. Raises the PASSING errors only."""
+    seen: set[str] = set()
+    finished: dict[int, Row] = {}
+    admitted: list[tuple[int, _Admitted]] = []
+    for index, row in enumerate(rows):
+        verdict = apply_filters(row, classifiers=ports.classifiers, config=config, seen=seen)
+        if verdict.reason is not None or verdict.picture is None:
+            finished[index] = _row(row, verdict, status="dropped", reason=verdict.reason)
+        else:
+            admitted.append((index, _Admitted(row, verdict, verdict.picture)))
+    proposals = _propose([item.verdict.caption for _, item in admitted], ports.prompter)
+    with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
+        jobs = [
+            pool.submit(_label, item, proposal, ports.detector, config)
+            for (_, item), proposal in zip(admitted, proposals, strict=True)
+        ]
+        try:
+            for (index, _), job in zip(admitted, jobs, strict=True):
+                finished[index] = job.result()
+        except PASSING:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [finished[index] for index in range(len(rows))]
+
+
+def failed_row(row: SourceRow, *, reason: str, detail: str) -> Row:
+    """The row of an item that could not be labelled at all."""
+    verdict = Verdict(" ".join(row.caption.split()), None, ())
+    return _row(row, verdict, status="failed", reason=reason, detail=detail)
+
+
+def _propose(captions: Sequence[str], prompter: Prompter) -> list[Proposal | UnspokenError]:
+    """One call for all captions; one by one where that fails: a bad caption stays alone."""
+    if not captions:
+        return []
+    try:
+        return list(_patiently(lambda: prompter.propose(captions)))
+    except PASSING:
+        raise
+    except UnspokenError as error:
+        if len(captions) == 1:
+            return [error]
+    return [answer for caption in captions for answer in _propose([caption], prompter)]
+
+
+def _label(
+    item: _Admitted, proposal: Proposal | UnspokenError, detector: Detector, config: LabelConfig
+) -> Row:
+    """A labelled row, or a failed one where the item itself is at fault."""
+    try:
+        if isinstance(proposal, UnspokenError):
+            raise proposal
+        return _detect(item, proposal, detector, config)
+    except PASSING:
+        raise
+    except UnspokenError as error:
+        logger.warning("failed key=%s reason=%s", item.row.key, error.code)
+        return _row(
+            item.row, item.verdict, status="failed", reason=error.code, detail=error.message
+        )
+
+
+def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: LabelConfig) -> Row:
+    lexicon = load_lexicon()
+    phrases = [phrase.text for phrase in proposal.phrases[: config.max_phrases]]
+    decoys = pick_decoys(
+        phrases,
+        caption=item.verdict.caption,
+        seed=item.picture.sha256,
+        count=config.num_decoys if phrases else 0,
+        lexicon=lexicon,
+    )
+    candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
+    threshold = config.box_threshold
+    if threshold is None:
+        threshold = _patiently(lambda: detector.box_threshold)
+    asked = [*phrases, *decoys]
+    result = _patiently(
+        lambda: detector.detect(
+            item.picture, asked, box_threshold=threshold * config.store_fraction
+        )
+    )
+    annotations = merge_detections(
+        result.detections,
+        candidates,
+        size_hw=item.picture.size_hw,
+        threshold=threshold,
+        config=config,
+        lexicon=lexicon,
+    )
+    row = _row(item.row, item.verdict, status="labelled", candidates=candidates)
+    return row.model_copy(
+        update={
+            "annotations": annotations,
+            "num_detector_chunks": result.num_chunks,
+            "raw_texts": tuple(
+                RawText(template=template, text=text)
+                for template, text in proposal.raw_texts.items()
+            ),
+        }
+    )
+
+
+def _row(
+    row: SourceRow,
+    verdict: Verdict,
+    *,
+    status: str,
+    reason: str | None = None,
+    detail: str | None = None,
+    candidates: tuple[Candidate, ...] = (),
+) -> Row:
+    picture = verdict.picture
+    url = row.columns.get("url")
+    return Row.model_validate(
+        {
+            "key": row.key,
+            "source_shard": row.shard,
+            "source_member": row.member,
+            "source_row": row.row,
+            "url": url if isinstance(url, str) else None,
+            "caption": verdict.caption,
+            "image_sha256": picture.sha256 if picture else None,
+            "image_width": picture.size_hw[1] if picture else None,
+            "image_height": picture.size_hw[0] if picture else None,
+            "status": status,
+            "reason": reason,
+            "detail": detail or verdict.detail,
+            "filters": verdict.filters,
+            "candidates": candidates,
+        }
+    )
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask again while the service is merely busy, for half a minute at most."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except Overloaded as error:
+            if time.monotonic() + error.retry_after_s > deadline:
+                raise
+            time.sleep(error.retry_after_s)

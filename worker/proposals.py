@@ -1,0 +1,165 @@
+"""From raw detections to annotations: hygiene, thresholds, and one object for one place.
+
+A box is never suppressed because it lies within another: a wheel lies within its car. Two labels on
+almost the same box are one object, the better one its label and the other an alternate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unspoken.boxes import box_area, box_iou
+from unspoken.lexicon import Lexicon
+from unspoken.runs.plan import LabelConfig
+from unspoken.runs.rows import AltLabel, Annotation, Candidate
+from unspoken.schemas import Detection, Proposal
+
+
+def list_candidates(
+    proposal: Proposal, decoys: Sequence[str], *, max_phrases: int
+) -> tuple[Candidate, ...]:
+    """Asked phrases first, decoys after them, rejected ones last; the id is the place."""
+    candidates: list[Candidate] = []
+
+    def add(phrase: str, **what: object) -> None:
+        fields = {"named": False, "stuff": False, "decoy": False, "sources": (), **what}
+        candidates.append(
+            Candidate.model_validate({"id": len(candidates), "phrase": phrase, **fields})
+        )
+
+    asked = proposal.phrases[:max_phrases]
+    for phrase in asked:
+        add(phrase.text, named=phrase.named, stuff=phrase.stuff, sources=phrase.sources)
+    for decoy in decoys:
+        add(decoy, decoy=True)
+    for phrase in proposal.phrases[max_phrases:]:
+        add(phrase.text, named=phrase.named, sources=phrase.sources, rejected="over_limit")
+    for rejected in proposal.rejected:
+        source = {"template": rejected.template}
+        add(rejected.raw, sources=(source,), rejected=rejected.reason)
+    return tuple(candidates)
+
+
+@dataclass
+class _Box:
+    """A detection on its way to an annotation."""
+
+    candidate: Candidate
+    score: float
+    xyxy: np.ndarray  # (4,) in pixels, within the picture
+    drop_reason: str | None = None
+    alt_labels: tuple[AltLabel, ...] = ()
+    merged: bool = False
+
+
+def merge_detections(
+    detections: Sequence[Detection],
+    candidates: Sequence[Candidate],
+    *,
+    size_hw: tuple[int, int],
+    threshold: float,
+    config: LabelConfig,
+    lexicon: Lexicon,
+) -> tuple[Annotation, ...]:
+    """Annotations of one picture, best first; each that does not count says why.
+
+    `detections[i].phrase_index` is the id of its candidate.
+    """
+    boxes = [_clip(detection, candidates, size_hw) for detection in detections]
+    boxes.sort(key=lambda box: (-box.score, box.candidate.id, *box.xyxy.tolist()))
+    for box in boxes:
+        box.drop_reason = _hygiene(box, size_hw, threshold=threshold, config=config)
+    _suppress_repeats([box for box in boxes if box.drop_reason is None], config)
+    _merge_labels([box for box in boxes if box.drop_reason is None], config, lexicon)
+    boxes = [box for box in boxes if not box.merged]
+    standing = [box for box in boxes if box.drop_reason is None]
+    for box in standing[config.max_boxes :]:
+        box.drop_reason = "over_limit"
+    return tuple(_annotation(index, box) for index, box in enumerate(boxes))
+
+
+def _clip(detection: Detection, candidates: Sequence[Candidate], size_hw: tuple[int, int]) -> _Box:
+    height, width = size_hw
+    xyxy = np.clip(np.asarray(detection.box.to_list()), 0, [width, height, width, height])
+    return _Box(candidates[detection.phrase_index], float(detection.score), xyxy)
+
+
+def _hygiene(
+    box: _Box, size_hw: tuple[int, int], *, threshold: float, config: LabelConfig
+) -> str | None:
+    height, width = size_hw
+    share = float(box_area(box.xyxy[None])[0]) / (height * width)
+    side_px = float((box.xyxy[2:] - box.xyxy[:2]).min())
+    needed = threshold + (0.0 if box.candidate.named else config.implied_margin)
+    if box.candidate.decoy:
+        return "decoy"
+    if side_px < config.min_box_side_px or share < config.min_box_area_share:
+        return "too_small"
+    if share > config.max_box_area_share and not box.candidate.stuff:
+        return "covers_image"
+    return "below_threshold" if box.score < needed else None
+
+
+def _suppress_repeats(boxes: Sequence[_Box], config: LabelConfig) -> None:
+    """Within one label, the best of several boxes on one place stands."""
+    kept: list[_Box] = []
+    for box in boxes:
+        rivals = [other for other in kept if other.candidate.id == box.candidate.id]
+        if any(_iou(box, other) >= config.label_nms_iou for other in rivals):
+            box.drop_reason = "repeated"
+        else:
+            kept.append(box)
+
+
+def _merge_labels(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> None:
+    """Across labels, boxes on one place become one object with alternates."""
+    kept: list[_Box] = []
+    for box in boxes:
+        home = _home_of(box, kept, config, lexicon)
+        if home is None:
+            kept.append(box)
+            continue
+        box.merged = True
+        alternate = AltLabel(
+            label=box.candidate.phrase, candidate_id=box.candidate.id, score=box.score
+        )
+        home.alt_labels = (*home.alt_labels, alternate)
+
+
+def _home_of(box: _Box, kept: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> _Box | None:
+    for other in kept:
+        if other.candidate.id == box.candidate.id:
+            continue
+        same = are_synonyms(box.candidate.phrase, other.candidate.phrase, lexicon)
+        if _iou(box, other) >= (config.synonym_merge_iou if same else config.merge_iou):
+            return other
+    return None
+
+
+def are_synonyms(first: str, second: str, lexicon: Lexicon) -> bool:
+    """Whether the heads of two phrases mean the same thing, or are the same."""
+    return lexicon.head(second) in lexicon.synonyms_of(lexicon.head(first))
+
+
+def _iou(first: _Box, second: _Box) -> float:
+    return float(box_iou(first.xyxy[None], second.xyxy[None])[0, 0])
+
+
+def _annotation(index: int, box: _Box) -> Annotation:
+    x0, y0, x1, y1 = box.xyxy.tolist()
+    candidate = box.candidate
+    return Annotation(
+        id=index,
+        box=(x0, y0, x1, y1),
+        label=candidate.phrase,
+        score=box.score,
+        candidate_id=candidate.id,
+        named=candidate.named,
+        stuff=candidate.stuff,
+        decoy=candidate.decoy,
+        alt_labels=box.alt_labels,
+        templates=tuple(dict.fromkeys(source.template for source in candidate.sources)),
+        kept=box.drop_reason is None,
+        drop_reason=box.drop_reason,
+    )
