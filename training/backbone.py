@@ -37,8 +37,10 @@ WHITENING = 0.25  # power of the spectrum taken out: 0 keeps MiniLM's angles, 0.
 class BackboneConfig:
     """The first stage of a recipe."""
 
-    data: DataConfig = DataConfig(seed=500_000_000, batch_size=16)
-    sizes_px: tuple[int, ...] = (128, 112, 144, 128)
+    data: DataConfig = DataConfig(
+        seed=500_000_000, batch_size=16, num_wholes=(6, 10)
+    )
+    sizes_px: tuple[int, ...] = (112, 128, 144)
     lr: float = 1.2e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100

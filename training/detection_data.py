@@ -47,6 +47,7 @@ class DataConfig:
     num_absent: int = 14  # phrases a picture that are not in it
     theme_share: float = 0.5  # of the absent ones, from the scene's own theme
     synonym_share: float = 0.25  # of the pictures whose phrases are said in other words
+    num_wholes: tuple[int, int] = (3, 7)
     max_classes: int | None = None  # the smoke recipe makes its world from fewer
 
 
@@ -112,16 +113,21 @@ class SceneSource:
         # The style's own stream: the scene's would correlate style with what is in the scene.
         is_twemoji = np.random.default_rng((seed, 1)).random() < self.config.twemoji_share
         style = "twemoji" if is_twemoji else "fluent"
-        return compose_scene(self._worlds[style], seed=seed, config=scene_config(size_px))
+        return compose_scene(
+            self._worlds[style],
+            seed=seed,
+            config=scene_config(size_px, num_wholes=self.config.num_wholes),
+        )
 
 
-def scene_config(size_px: int) -> SceneConfig:
+def scene_config(size_px: int, *, num_wholes: tuple[int, int]) -> SceneConfig:
     """Scenes of another size show the same things: limits in pixels go with the area."""
     default = SceneConfig()
     area = (size_px / REFERENCE_PX) ** 2
     return replace(
         default,
         size_px=size_px,
+        num_wholes=num_wholes,
         min_visible_px=round(default.min_visible_px * area),
         min_part_px=round(default.min_part_px * area),
     )

@@ -130,20 +130,13 @@ def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: Lab
         lexicon=lexicon,
     )
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
-    threshold = config.box_threshold
-    if threshold is None:
-        threshold = _patiently(lambda: detector.box_threshold)
     asked = [*phrases, *decoys]
-    result = _patiently(
-        lambda: detector.detect(
-            item.picture, asked, box_threshold=threshold * config.store_fraction
-        )
-    )
+    stored_from = config.box_threshold * config.store_fraction
+    result = _patiently(lambda: detector.detect(item.picture, asked, box_threshold=stored_from))
     annotations = merge_detections(
         result.detections,
         candidates,
         size_hw=item.picture.size_hw,
-        threshold=threshold,
         config=config,
         lexicon=lexicon,
     )

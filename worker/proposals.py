@@ -58,7 +58,6 @@ def merge_detections(
     candidates: Sequence[Candidate],
     *,
     size_hw: tuple[int, int],
-    threshold: float,
     config: LabelConfig,
     lexicon: Lexicon,
 ) -> tuple[Annotation, ...]:
@@ -69,7 +68,7 @@ def merge_detections(
     boxes = [_clip(detection, candidates, size_hw) for detection in detections]
     boxes.sort(key=lambda box: (-box.score, box.candidate.id, *box.xyxy.tolist()))
     for box in boxes:
-        box.drop_reason = _hygiene(box, size_hw, threshold=threshold, config=config)
+        box.drop_reason = _hygiene(box, size_hw, config=config)
     _suppress_repeats([box for box in boxes if box.drop_reason is None], config)
     _merge_labels([box for box in boxes if box.drop_reason is None], config, lexicon)
     boxes = [box for box in boxes if not box.merged]
@@ -85,13 +84,11 @@ def _clip(detection: Detection, candidates: Sequence[Candidate], size_hw: tuple[
     return _Box(candidates[detection.phrase_index], float(detection.score), xyxy)
 
 
-def _hygiene(
-    box: _Box, size_hw: tuple[int, int], *, threshold: float, config: LabelConfig
-) -> str | None:
+def _hygiene(box: _Box, size_hw: tuple[int, int], *, config: LabelConfig) -> str | None:
     height, width = size_hw
     share = float(box_area(box.xyxy[None])[0]) / (height * width)
     side_px = float((box.xyxy[2:] - box.xyxy[:2]).min())
-    needed = threshold + (0.0 if box.candidate.named else config.implied_margin)
+    needed = config.box_threshold + (0.0 if box.candidate.named else config.implied_margin)
     if box.candidate.decoy:
         return "decoy"
     if side_px < config.min_box_side_px or share < config.min_box_area_share:

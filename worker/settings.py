@@ -8,6 +8,8 @@ from pydantic_settings import SettingsConfigDict
 
 from unspoken.settings import ProcessSettings
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
 
 class WorkerSettings(ProcessSettings):
     """Where the broker, the services and the two folders are."""

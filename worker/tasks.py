@@ -15,7 +15,7 @@ from celery import Celery
 
 from unspoken.clients import DetectorClient, PrompterClient, connect
 from unspoken.errors import Conflict, NotFound, NotReady, Overloaded, UnspokenError
-from unspoken.runs.ledger import MAX_ATTEMPTS, Attempt, Ledger, Lease
+from unspoken.runs.ledger import MAX_ATTEMPTS, Attempt, Lease, Ledger
 from unspoken.runs.plan import Chunk, Plan, read_plan
 from unspoken.runs.rows import Row
 from unspoken.runs.store import is_cancelled, read_run, source_root
@@ -63,7 +63,7 @@ def connect_bench(settings: WorkerSettings) -> Bench:
 def register_tasks(app: Celery, bench: Callable[[], Bench]) -> None:
     """Give the app its task. `bench` is called in the process that works, not before a fork."""
 
-    @app.task(name=LABEL_TASK)
+    @app.task(name=LABEL_TASK)  # type: ignore[untyped-decorator]
     def label_chunks(run_id: str, chunk_ids: list[int]) -> None:
         for chunk_id in chunk_ids:
             try:
@@ -104,12 +104,14 @@ def _attempt(
     alone = ledger.num_attempts(chunk.id) >= MAX_ATTEMPTS
     attempt = ledger.begin_attempt(chunk.id)
     try:
-        rows = _label(chunk, plan, bench=bench, ledger=ledger, attempt=attempt if alone else None, root=root)
+        rows = _label(
+            chunk, plan, bench=bench, ledger=ledger, attempt=attempt if alone else None, root=root
+        )
     except (Overloaded, NotReady) as error:
         attempt.wait_instead()
         lease.rest(getattr(error, "retry_after_s", NOT_READY_REST_S))
         raise
-    models = {
+    models: dict[str, str] = {
         model.kind: f"{model.name}@{model.revision}"
         for model in (bench.ports.prompter.model, bench.ports.detector.model)
     }
@@ -140,6 +142,13 @@ def _label(
     except Conflict as error:
         return [
             failed_row(_missing(chunk, row), reason="source_changed", detail=error.message)
+            for row in chunk.rows
+        ]
+    except OSError as error:
+        if attempt is None:
+            raise
+        return [
+            failed_row(_missing(chunk, row), reason="unreadable", detail=str(error))
             for row in chunk.rows
         ]
     if attempt is None:

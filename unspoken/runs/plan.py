@@ -49,8 +49,8 @@ class Chunk(WireModel):
 class LabelConfig(WireModel):
     """Everything beside data and models that decides what a run writes."""
 
-    box_threshold: float | None = None
-    """A box counts from this score on; None: the detector's own default."""
+    box_threshold: float
+    """A box counts from this score on; where the request names none, the detector's own default."""
     implied_margin: float = 0.0
     """Implied labels need this much more than named ones."""
     store_fraction: float = 0.5

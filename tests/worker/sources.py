@@ -1,0 +1,62 @@
+"""Real sources on disk for the tests of runs and worker."""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+CAPTIONS = (
+    "A yellow taxi waits near the station",
+    "Brown horse stands beside the old barn",
+    "The white kitten sleeps under a table",
+    "Blue bicycle leaning against a brick wall",
+    "Fresh lemons piled in a wooden bowl",
+    "Two children play near the fountain",
+    "An empty bench facing the quiet harbour",
+    "Green tractor crossing the muddy field",
+    "A painter with a brush and a canvas",
+    "Red lantern hanging over the narrow street",
+    "Silver kettle standing on the black stove",
+    "A sailor repairs the torn fishing net",
+)
+
+
+def picture(seed: int, *, size: tuple[int, int] = (96, 80)) -> bytes:
+    """A JPEG of smooth noise; (width, height) in pixels."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(coarse).resize(size).save(encoded, "JPEG")
+    return encoded.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write_shard(
+    path: Path,
+    captions: Sequence[str],
+    *,
+    first_seed: int = 0,
+    columns: Sequence[dict[str, object]] | None = None,
+) -> None:
+    """An img2dataset shard with its parquet, every column in LAION's spelling."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with tarfile.open(path, "w") as tar:
+        for index, caption in enumerate(captions):
+            key = f"{path.stem}{index:05d}"
+            extra = columns[index] if columns else {"LANGUAGE": "en", "punsafe": 0.01}
+            add(tar, f"{key}.jpg", picture(first_seed + index))
+            add(tar, f"{key}.txt", caption.encode())
+            add(tar, f"{key}.json", json.dumps({"key": key, "status": "success"}).encode())
+            rows.append({"key": key, "status": "success", "URL": f"http://x/{key}", **extra})
+    pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".parquet"))

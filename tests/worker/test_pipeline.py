@@ -1,0 +1,85 @@
+import pytest
+
+from tests.fakes import FakeDetector, FakePrompter
+from tests.worker.sources import CAPTIONS, picture
+from unspoken.errors import EngineFailure, NotReady, Overloaded
+from unspoken.runs.plan import LabelConfig
+from worker.filters import Classifiers
+from worker.intake import SourceRow
+from worker.pipeline import Ports, label_chunk
+
+CONFIG = LabelConfig(box_threshold=0.3, detector_threads=2)
+CLASSIFIERS = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda p: 0.01)
+
+
+def ports(*, prompter=None, detector=None):
+    return Ports(prompter or FakePrompter(), detector or FakeDetector(), CLASSIFIERS)
+
+
+def source_rows(count):
+    return [
+        SourceRow(key=str(i), shard="s", member="m", row=i, caption=CAPTIONS[i], picture=picture(i))
+        for i in range(count)
+    ]
+
+
+def test_no_rows_ask_nobody():
+    prompter = FakePrompter()
+    assert label_chunk([], ports(prompter=prompter), CONFIG) == []
+    assert prompter.num_calls == 0
+
+
+def test_a_chunk_asks_once_for_all_captions_and_once_a_picture():
+    prompter, detector = FakePrompter(), FakeDetector()
+    rows = label_chunk(source_rows(6), ports(prompter=prompter, detector=detector), CONFIG)
+    assert [row.status for row in rows] == ["labelled"] * 6
+    assert (prompter.num_calls, detector.num_calls) == (1, 6)
+    assert all(sum(candidate.decoy for candidate in row.candidates) == 4 for row in rows)
+    assert any(annotation.kept for row in rows for annotation in row.annotations)
+    assert any(a.drop_reason == "below_threshold" for row in rows for a in row.annotations)
+
+
+def test_the_same_rows_give_the_same_answer():
+    assert label_chunk(source_rows(4), ports(), CONFIG) == label_chunk(
+        source_rows(4), ports(), CONFIG
+    )
+
+
+def test_one_bad_caption_fails_alone():
+    def refuse(captions):
+        if any("horse" in caption for caption in captions):
+            raise EngineFailure("no words for a horse")
+
+    rows = label_chunk(source_rows(4), ports(prompter=FakePrompter(before=refuse)), CONFIG)
+    assert [row.status for row in rows] == ["labelled", "failed", "labelled", "labelled"]
+    assert rows[1].reason == "engine_failure" and "horse" in rows[1].detail
+
+
+def test_one_bad_picture_fails_alone():
+    bad = source_rows(3)[1].picture
+
+    def refuse(asked, phrases):
+        if asked.encoded == bad:
+            raise EngineFailure("not this one")
+
+    rows = label_chunk(source_rows(3), ports(detector=FakeDetector(before=refuse)), CONFIG)
+    assert [row.status for row in rows] == ["labelled", "failed", "labelled"]
+
+
+def test_a_busy_service_is_asked_again_after_its_own_time():
+    answers = [Overloaded("full", retry_after_s=0.01)] * 3
+
+    def be_busy(asked, phrases):
+        if answers:
+            raise answers.pop()
+
+    rows = label_chunk(source_rows(2), ports(detector=FakeDetector(before=be_busy)), CONFIG)
+    assert [row.status for row in rows] == ["labelled"] * 2
+
+
+def test_a_service_that_is_not_ready_fails_no_item():
+    def loading(captions):
+        raise NotReady("loading")
+
+    with pytest.raises(NotReady):
+        label_chunk(source_rows(2), ports(prompter=FakePrompter(before=loading)), CONFIG)

@@ -1,0 +1,92 @@
+from unspoken.lexicon import load_lexicon
+from unspoken.runs.plan import LabelConfig
+from unspoken.schemas import Box, Detection, Phrase, PhraseSource, Proposal
+from worker.decoys import VOCABULARY, pick_decoys
+from worker.proposals import list_candidates, merge_detections
+
+CONFIG = LabelConfig(box_threshold=0.3, implied_margin=0.1, max_boxes=3)
+
+
+def merge(*found, named=("car", "wheel", "automobile"), decoys=("teapot",), size_hw=(100, 100)):
+    phrases = tuple(
+        Phrase(text=text, named=text != "wheel", sources=(PhraseSource(template="parts"),))
+        for text in named
+    )
+    candidates = list_candidates(Proposal(phrases=phrases), decoys, max_phrases=40)
+    names = [candidate.phrase for candidate in candidates]
+    detections = [
+        Detection(
+            phrase_index=names.index(phrase),
+            phrase=phrase,
+            score=score,
+            box=Box(x0=box[0], y0=box[1], x1=box[2], y1=box[3]),
+        )
+        for phrase, score, box in found
+    ]
+    return merge_detections(
+        detections, candidates, size_hw=size_hw, config=CONFIG, lexicon=load_lexicon()
+    )
+
+
+def reasons(annotations):
+    return [(a.label, a.drop_reason) for a in annotations]
+
+
+def test_no_detections_give_no_annotations():
+    assert merge() == ()
+
+
+def test_a_part_within_its_whole_stays():
+    annotations = merge(("car", 0.9, (10, 10, 90, 60)), ("wheel", 0.5, (20, 45, 35, 60)))
+    assert reasons(annotations) == [("car", None), ("wheel", None)]
+
+
+def test_two_labels_on_one_place_are_one_object_with_an_alternate():
+    (only,) = merge(("car", 0.6, (10, 10, 90, 60)), ("wheel", 0.9, (11, 10, 90, 60)))
+    assert only.label == "wheel" and [alt.label for alt in only.alt_labels] == ["car"]
+
+
+def test_synonyms_merge_on_less_overlap_than_others():
+    box, near = (0, 0, 80, 50), (0, 0, 60, 50)  # IoU .75
+    assert len(merge(("car", 0.9, box), ("automobile", 0.6, near))) == 1
+    assert len(merge(("car", 0.9, box), ("wheel", 0.6, near))) == 2
+
+
+def test_the_same_label_twice_on_one_place_counts_once():
+    annotations = merge(("car", 0.9, (10, 10, 60, 60)), ("car", 0.7, (12, 12, 62, 62)))
+    assert reasons(annotations) == [("car", None), ("car", "repeated")]
+
+
+def test_implied_labels_need_more_than_named_ones():
+    annotations = merge(("car", 0.32, (10, 10, 60, 60)), ("wheel", 0.35, (62, 62, 90, 90)))
+    assert sorted(reasons(annotations)) == [("car", None), ("wheel", "below_threshold")]
+
+
+def test_slivers_and_whole_pictures_do_not_count():
+    annotations = merge(("car", 0.9, (0, 0, 100, 100)), ("wheel", 0.8, (10, 10, 12, 60)))
+    assert reasons(annotations) == [("car", "covers_image"), ("wheel", "too_small")]
+
+
+def test_a_decoy_is_stored_and_never_kept_nor_an_alternate():
+    annotations = merge(("teapot", 0.95, (10, 10, 60, 60)), ("car", 0.9, (10, 10, 60, 60)))
+    assert reasons(annotations) == [("teapot", "decoy"), ("car", None)]
+    assert annotations[1].alt_labels == ()
+
+
+def test_boxes_are_cut_to_the_picture_and_to_the_limit():
+    found = [("car", 0.9 - i / 50, (20 * i - 9, 0, 20 * i + 9, 30)) for i in range(5)]
+    annotations = merge(*found)
+    assert annotations[0].box == (0, 0, 9, 30)
+    assert [a.kept for a in annotations] == [True, True, True, False, False]
+
+
+def test_decoys_are_the_same_each_time_and_unrelated_to_the_caption():
+    arguments = {"count": 12, "lexicon": load_lexicon()}
+    first = pick_decoys(["car"], caption="two dogs and a Horse", seed="a", **arguments)
+    assert first == pick_decoys(["car"], caption="two dogs and a Horse", seed="a", **arguments)
+    assert first != pick_decoys(["car"], caption="two dogs and a Horse", seed="b", **arguments)
+    many = pick_decoys(
+        ["car"], caption="two dogs and a Horse", seed="a", count=999, lexicon=load_lexicon()
+    )
+    assert not {"car", "dog", "horse"} & set(many)
+    assert len(many) > len(VOCABULARY) // 2

@@ -1,0 +1,170 @@
+"""The dataset card: what is in a dataset, what was left out and why, and pictures to look at."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from unspoken.errors import InvalidInput
+from unspoken.images import decode_picture
+from unspoken.runs.files import write_atomically
+from unspoken.runs.manifest import DatasetCounts
+from unspoken.runs.plan import Plan
+from unspoken.runs.rows import Row
+
+CARD_FILE = "README.md"
+SHEET_FILE = "contact-sheet.jpg"
+MAX_LABELS_LISTED = 200
+
+LoadPicture = Callable[[Row], bytes | None]
+
+_TILE_PX, _TEXT_PX, _COLUMNS, _MAX_TILES = 288, 34, 4, 24
+_NAMED, _IMPLIED = (20, 120, 220), (230, 100, 20)
+
+
+def write_card(dataset_dir: Path, plan: Plan, counts: DatasetCounts) -> None:
+    """Write README.md beside the shards."""
+    write_atomically(dataset_dir / CARD_FILE, render_card(plan, counts).encode())
+
+
+def render_card(plan: Plan, counts: DatasetCounts) -> str:
+    """The card as markdown."""
+    models = [f"`{model.name}` ({model.revision})" for model in plan.models.values()]
+    sections = [
+        f"# Dataset of run {plan.run_id}\n",
+        "Boxes for what captions say and for what they leave unspoken. A label is *named* where "
+        "its noun or a synonym occurs in the caption, else *implied*. Labels were proposed by a "
+        "language model and located by a detector; no person checked them. Fields and units: "
+        "docs/dataset-format.md of the project.\n",
+        f"Models: {', '.join(models)}. Boxes count from a score of "
+        f"{plan.config.box_threshold:.3g} on ({plan.config.implied_margin:+.3g} if implied).\n",
+        f"![contact sheet]({SHEET_FILE})\n\nBlue boxes are named, orange ones implied.\n",
+        "## Counts\n",
+        _table(
+            ("what", "number"),
+            [
+                ("rows", counts.rows),
+                ("labelled", counts.labelled),
+                ("dropped by a filter", counts.dropped.total()),
+                ("failed", counts.failed.total()),
+                ("annotations", counts.annotations),
+                ("of these implied", counts.label_implied.total()),
+                ("share implied", _share(counts.implied_share)),
+                ("distinct labels", len(counts.labels)),
+                ("phrases asked", counts.candidates_asked),
+                ("phrases found", counts.candidates_found),
+            ],
+        ),
+        _reasons("Dropped rows", counts.dropped),
+        _reasons("Failed rows", counts.failed),
+        _reasons("Rejected phrases", counts.rejected),
+        _reasons("Boxes not kept", counts.not_kept),
+        _decoys(counts),
+        _labels(counts),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _decoys(counts: DatasetCounts) -> str:
+    if not counts.decoys_asked:
+        return ""
+    return (
+        "## False answers\n\n"
+        f"{counts.decoys_asked.total()} decoys, phrases that nobody proposed, were asked beside "
+        f"the others; {counts.decoys_answered.total()} got a box: false-answer rate "
+        f"{_share(counts.false_answer_rate)}, from which the estimated share of false labels is "
+        f"{_share(counts.false_discovery_rate)}.\n"
+    )
+
+
+def _labels(counts: DatasetCounts) -> str:
+    """Each label with its histogram bar, and how it answered as a decoy elsewhere."""
+    only_decoys = sorted(set(counts.decoys_answered) - set(counts.labels))
+    labels = counts.labels + [label for label in only_decoys if counts.decoys_answered[label]]
+    most = max((_boxes(counts, label) for label in labels), default=0)
+    lines = []
+    for label in labels[:MAX_LABELS_LISTED]:
+        boxes, implied = _boxes(counts, label), counts.label_implied[label]
+        asked, answered = counts.decoys_asked[label], counts.decoys_answered[label]
+        bar = "#" * round(20 * boxes / most) if most else ""
+        share = _share(implied / boxes) if boxes else ""
+        false = f"{answered} of {asked}" if asked else ""
+        lines.append((label, boxes, bar, share, false))
+    more = len(labels) - len(lines)
+    rest = f"\n{more} more labels are in the shards.\n" if more > 0 else ""
+    header = ("label", "boxes", "", "implied share", "false answers as a decoy")
+    return "## Labels\n\n" + _table(header, lines) + rest
+
+
+def _boxes(counts: DatasetCounts, label: str) -> int:
+    return counts.label_named[label] + counts.label_implied[label]
+
+
+def _reasons(title: str, reasons: Mapping[str, int]) -> str:
+    if not reasons:
+        return ""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return f"## {title}\n\n" + _table(("reason", "number"), ordered)
+
+
+def _table(header: tuple[str, ...], lines: Iterable[tuple[object, ...]]) -> str:
+    rows = [header, tuple("---" for _ in header), *lines]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows) + "\n"
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def draw_contact_sheet(dataset_dir: Path, rows: Iterable[Row], load_picture: LoadPicture) -> int:
+    """Write contact-sheet.jpg of the first labelled rows -> how many it shows."""
+    tiles = list(islice(_tiles(rows, load_picture), _MAX_TILES))
+    height = _TILE_PX + _TEXT_PX
+    num_rows = max(1, -(-len(tiles) // _COLUMNS))
+    sheet = Image.new("RGB", (_COLUMNS * _TILE_PX, num_rows * height), "white")
+    for index, tile in enumerate(tiles):
+        sheet.paste(tile, (index % _COLUMNS * _TILE_PX, index // _COLUMNS * height))
+    encoded = io.BytesIO()
+    sheet.save(encoded, "JPEG", quality=90)
+    write_atomically(dataset_dir / SHEET_FILE, encoded.getvalue())
+    return len(tiles)
+
+
+def _tiles(rows: Iterable[Row], load_picture: LoadPicture) -> Iterable[Image.Image]:
+    for row in rows:
+        encoded = load_picture(row) if row.status == "labelled" else None
+        if encoded is None:
+            continue
+        try:
+            picture = Image.fromarray(decode_picture(encoded).pixels)
+        except InvalidInput:
+            continue
+        yield _draw_row(picture, row)
+
+
+def _draw_row(picture: Image.Image, row: Row) -> Image.Image:
+    scale = (_TILE_PX - 4) / max(picture.size)
+    small = picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    )
+    tile = Image.new("RGB", (_TILE_PX, _TILE_PX + _TEXT_PX), "white")
+    tile.paste(small, (2, 2))
+    draw = ImageDraw.Draw(tile)
+    font = ImageFont.load_default(11)
+    for annotation in row.kept:
+        x0, y0, x1, y1 = (2 + value * scale for value in annotation.box)
+        colour = _NAMED if annotation.named else _IMPLIED
+        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2)
+        text = f"{annotation.label} {annotation.score:.2f}"
+        draw.rectangle(draw.textbbox((x0 + 2, y0 + 1), text, font=font), fill=colour)
+        draw.text((x0 + 2, y0 + 1), text, fill="white", font=font)
+    for line, start in enumerate(range(0, min(len(row.caption), 96), 48)):
+        words = row.caption[start : start + 48].encode("latin-1", "replace").decode("latin-1")
+        draw.text((4, _TILE_PX + 2 + 14 * line), words, fill="black", font=font)
+    return tile

@@ -1,0 +1,70 @@
+"""A dataset in the shapes that other tools load. Only here are boxes x, y, width, height."""
+
+import json
+from pathlib import Path
+
+from unspoken.errors import InvalidInput, NotFound
+from unspoken.runs.files import write_atomically
+from unspoken.runs.rows import Annotation, Row
+from unspoken.runs.shards import iter_rows
+
+
+def export_coco(run_dir: Path, out: Path) -> dict[str, int]:
+    """Write kept annotations as COCO instances JSON -> how many images, annotations, categories.
+
+    `run_dir`: a run's folder, or its dataset folder. `file_name` is the picture's member in its
+    source shard. Raises NotFound where there are no committed shards, InvalidInput for `out`.
+    """
+    dataset_dir = run_dir / "dataset" if (run_dir / "dataset").is_dir() else run_dir
+    if out.is_dir() or not out.parent.is_dir():
+        raise InvalidInput(f"{out} must be a file in a folder that exists")
+    if not any(dataset_dir.glob("shard-*.json")):
+        raise NotFound(f"{run_dir} has no committed shards")
+    rows = [row for row in iter_rows(dataset_dir) if row.status == "labelled"]
+    labels = sorted({label for row in rows for each in row.kept for label in _labels(each)})
+    category_ids = {label: number for number, label in enumerate(labels, start=1)}
+    annotations: list[dict[str, object]] = []
+    for image_id, row in enumerate(rows, start=1):
+        for annotation in row.kept:
+            entry = _coco_annotation(annotation, category_ids)
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **entry})
+    coco = {
+        "info": {"description": "labels proposed by a language model, located by a detector"},
+        "licenses": [],
+        "images": [_coco_image(image_id, row) for image_id, row in enumerate(rows, start=1)],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": label} for label, number in category_ids.items()],
+    }
+    write_atomically(out, json.dumps(coco, ensure_ascii=False).encode())
+    return {"images": len(rows), "annotations": len(annotations), "categories": len(labels)}
+
+
+def _labels(annotation: Annotation) -> list[str]:
+    return [annotation.label, *(alt.label for alt in annotation.alt_labels)]
+
+
+def _coco_image(image_id: int, row: Row) -> dict[str, object]:
+    return {
+        "id": image_id,
+        "file_name": row.source_member,
+        "width": row.image_width,
+        "height": row.image_height,
+        "caption": row.caption,
+        "key": row.key,
+        "source_shard": row.source_shard,
+        "sha256": row.image_sha256,
+    }
+
+
+def _coco_annotation(annotation: Annotation, category_ids: dict[str, int]) -> dict[str, object]:
+    x0, y0, x1, y1 = annotation.box
+    return {
+        "category_id": category_ids[annotation.label],
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": (x1 - x0) * (y1 - y0),
+        "iscrowd": 0,
+        "segmentation": [],
+        "score": annotation.score,
+        "named": annotation.named,
+        "alt_category_ids": [category_ids[alt.label] for alt in annotation.alt_labels],
+    }

@@ -1,0 +1,174 @@
+"""What makes committed shards a dataset: counts, the vector of every label, and the manifest.
+
+labels.safetensors holds one tensor per distinct label, (768,) float32, of unit length.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from unspoken.ports import TextEncoder
+from unspoken.runs.files import file_sha256, write_atomically, write_json
+from unspoken.runs.plan import Plan
+from unspoken.runs.rows import Row
+from unspoken.runs.shards import FORMAT_VERSION, committed_records, iter_rows
+
+LABELS_FILE = "labels.safetensors"
+MANIFEST_FILE = "manifest.json"
+ENCODE_BATCH = 256
+
+
+@dataclass
+class DatasetCounts:
+    """Everything that the card and the manifest count, gathered in one pass over the rows."""
+
+    rows: int = 0
+    labelled: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    not_kept: Counter[str] = field(default_factory=Counter)
+    candidates_asked: int = 0
+    candidates_found: int = 0
+    label_named: Counter[str] = field(default_factory=Counter)
+    label_implied: Counter[str] = field(default_factory=Counter)
+    decoys_asked: Counter[str] = field(default_factory=Counter)
+    decoys_answered: Counter[str] = field(default_factory=Counter)
+    stored_labels: set[str] = field(default_factory=set)
+
+    @property
+    def annotations(self) -> int:
+        """Kept boxes."""
+        return self.label_named.total() + self.label_implied.total()
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of kept boxes, the most frequent first."""
+        both = self.label_named + self.label_implied
+        return sorted(both, key=lambda label: (-both[label], label))
+
+    @property
+    def implied_share(self) -> float | None:
+        """Part of the kept boxes that the caption does not name."""
+        return self.label_implied.total() / self.annotations if self.annotations else None
+
+    @property
+    def false_answer_rate(self) -> float | None:
+        """Part of the decoys that got a box at the run's threshold."""
+        asked = self.decoys_asked.total()
+        return self.decoys_answered.total() / asked if asked else None
+
+    @property
+    def false_discovery_rate(self) -> float | None:
+        """Estimate: how often a decoy is answered over how often a candidate is."""
+        if self.false_answer_rate is None or not self.candidates_found:
+            return None
+        return min(1.0, self.false_answer_rate / (self.candidates_found / self.candidates_asked))
+
+    def summary(self) -> dict[str, object]:
+        """The counts as JSON."""
+        return {
+            "rows": self.rows,
+            "labelled": self.labelled,
+            "dropped": dict(self.dropped),
+            "failed": dict(self.failed),
+            "annotations": self.annotations,
+            "implied_annotations": self.label_implied.total(),
+            "distinct_labels": len(self.labels),
+            "boxes_not_kept": dict(self.not_kept),
+            "phrases_asked": self.candidates_asked,
+            "phrases_found": self.candidates_found,
+            "phrases_rejected": dict(self.rejected),
+            "decoys_asked": self.decoys_asked.total(),
+            "decoys_answered": self.decoys_answered.total(),
+        }
+
+
+def count_dataset(rows: Iterable[Row], *, box_threshold: float) -> DatasetCounts:
+    """Count rows; a decoy is answered by a box at `box_threshold`."""
+    counts = DatasetCounts()
+    for row in rows:
+        counts.rows += 1
+        counts.labelled += row.status == "labelled"
+        counts.dropped.update([row.reason or "unknown"] if row.status == "dropped" else [])
+        counts.failed.update([row.reason or "unknown"] if row.status == "failed" else [])
+        _count_candidates(counts, row, box_threshold)
+        for annotation in row.annotations:
+            if annotation.decoy:
+                continue
+            labels = [annotation.label, *(alt.label for alt in annotation.alt_labels)]
+            counts.stored_labels.update(labels)
+            if annotation.kept:
+                side = counts.label_named if annotation.named else counts.label_implied
+                side[annotation.label] += 1
+            else:
+                counts.not_kept[annotation.drop_reason or "unknown"] += 1
+    return counts
+
+
+def _count_candidates(counts: DatasetCounts, row: Row, box_threshold: float) -> None:
+    reached = {a.candidate_id for a in row.annotations if a.score >= box_threshold}
+    reached |= {alt.candidate_id for a in row.kept for alt in a.alt_labels}
+    for candidate in row.candidates:
+        if candidate.rejected is not None:
+            counts.rejected[candidate.rejected] += 1
+        elif candidate.decoy:
+            counts.decoys_asked[candidate.phrase] += 1
+            counts.decoys_answered[candidate.phrase] += candidate.id in reached
+        else:
+            counts.candidates_asked += 1
+            counts.candidates_found += candidate.id in reached
+
+
+def write_labels(dataset_dir: Path, labels: Sequence[str], encoder: TextEncoder) -> None:
+    """Encode every label once. Raises the encoder's errors."""
+    names = sorted(labels)
+    vectors: dict[str, np.ndarray] = {}
+    for start in range(0, len(names), ENCODE_BATCH):
+        batch = names[start : start + ENCODE_BATCH]
+        embeddings = np.ascontiguousarray(encoder.encode_texts(batch), dtype=np.float32)  # (N, 768)
+        vectors.update(zip(batch, embeddings, strict=True))
+    model = encoder.model
+    metadata = {"model": model.name, "revision": model.revision}
+    write_atomically(dataset_dir / LABELS_FILE, save(vectors, metadata=metadata))
+
+
+def read_labels(dataset_dir: Path) -> dict[str, np.ndarray]:
+    """label -> (768,) float32 of unit length."""
+    vectors: dict[str, np.ndarray] = load_file(dataset_dir / LABELS_FILE)
+    return vectors
+
+
+def write_manifest(run_dir: Path, plan: Plan, counts: DatasetCounts) -> None:
+    """List the shards with their digests, and what made them; no clock in it."""
+    dataset_dir = run_dir / "dataset"
+    records = [record for _, record in committed_records(dataset_dir)]
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "run_id": plan.run_id,
+        "plan_sha256": file_sha256(run_dir / "plan.json"),
+        "config": plan.config.model_dump(mode="json"),
+        "config_sha256": plan.config_sha256,
+        "models": {kind: model.model_dump() for kind, model in plan.models.items()},
+        "models_seen": sorted({name for record in records for name in record.models.values()}),
+        "counts": counts.summary(),
+        "labels": {
+            "file": LABELS_FILE,
+            "sha256": file_sha256(dataset_dir / LABELS_FILE),
+            "num_labels": len(counts.stored_labels),
+        },
+        "shards": [
+            {"file": record.shard, "sha256": record.sha256, "num_rows": record.num_rows}
+            for record in records
+        ],
+    }
+    write_json(dataset_dir / MANIFEST_FILE, manifest)
+
+
+def count_run(run_dir: Path, plan: Plan) -> DatasetCounts:
+    """Counts over all committed shards of a run."""
+    return count_dataset(iter_rows(run_dir / "dataset"), box_threshold=plan.config.box_threshold)

@@ -1,0 +1,374 @@
+"""`python -m worker.dispatcher`: plans runs, rings for open chunks, and finishes datasets.
+
+It compares plan and commit records, tick by tick, and rings for a chunk that has neither a lease
+nor a record; so a lost message, an emptied Redis or a dead worker costs time and nothing else. All
+that it knows is on disk: it may be killed and started at any time, or run twice.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from unspoken.clients import DetectorClient, PrompterClient, TextEncoderClient, connect
+from unspoken.errors import NotFound, UnspokenError
+from unspoken.ports import Detector, Prompter, TextEncoder
+from unspoken.runs.card import draw_contact_sheet, write_card
+from unspoken.runs.ledger import Ledger
+from unspoken.runs.manifest import count_run, write_labels, write_manifest
+from unspoken.runs.plan import Chunk, LabelConfig, ListedRow, Plan, make_plan, read_plan, write_plan
+from unspoken.runs.rows import Row
+from unspoken.runs.shards import CommitRecord, iter_rows, read_record, record_name
+from unspoken.runs.store import (
+    Run,
+    created_runs,
+    is_cancelled,
+    read_status,
+    resolve_source,
+    source_root,
+    write_status,
+)
+from unspoken.schemas import RunStatus
+from worker.celery_app import LABEL_TASK, QUEUE, create_celery
+from worker.intake import list_source, read_chunk
+from worker.pipeline import PASSING
+from worker.settings import LOG_FORMAT, WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+# Enough in the queue that a worker never waits for the dispatcher, and never more than this.
+MIN_QUEUED, QUEUED_PER_LEASE = 4, 2
+# While the queue is not empty, a doorbell may still lie in it.
+PATIENCE_WITH_QUEUE = 30
+
+
+class Doorbell(Protocol):
+    """Tells workers that a chunk is open. Raises ConnectionError while nobody can be told."""
+
+    def ring(self, run_id: str, chunk_id: int) -> None:
+        """Put a message into the queue."""
+
+    def num_queued(self) -> int:
+        """Messages that no worker has taken yet."""
+
+
+@dataclass(frozen=True)
+class CeleryDoorbell:
+    """The doorbell as Celery messages over Redis."""
+
+    app: Celery
+
+    def ring(self, run_id: str, chunk_id: int) -> None:
+        """See Doorbell."""
+        try:
+            self.app.send_task(LABEL_TASK, args=[run_id, [chunk_id]], queue=QUEUE, retry=False)
+        except (OperationalError, RedisError, OSError) as error:
+            raise ConnectionError(f"the broker did not take a message: {error}") from error
+
+    def num_queued(self) -> int:
+        """See Doorbell."""
+        try:
+            with self.app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=2)
+                return int(connection.default_channel.client.llen(QUEUE))
+        except (OperationalError, RedisError, OSError) as error:
+            raise ConnectionError(f"the broker does not answer: {error}") from error
+
+
+@dataclass(frozen=True)
+class Services:
+    """Whom the dispatcher asks: two for their names and threshold, one for the labels' vectors."""
+
+    prompter: Prompter
+    detector: Detector
+    text_encoder: TextEncoder
+
+
+@dataclass
+class _Watch:
+    """What one run looks like from here; a cache of what is on disk."""
+
+    run: Run
+    ledger: Ledger
+    plan: Plan | None = None
+    records: dict[int, CommitRecord] = field(default_factory=dict)
+    rung_s: dict[int, float] = field(default_factory=dict)
+    started_s: float | None = None
+    done_at_start: int = 0
+    verified: bool = False
+    message: str = ""
+
+
+class Dispatcher:
+    """Drives all runs of a folder, or only those named."""
+
+    def __init__(
+        self,
+        *,
+        runs_dir: Path,
+        data_dir: Path,
+        services: Services,
+        doorbell: Doorbell,
+        lease_s: float = 20.0,
+        ring_again_s: float = 10.0,
+        only: frozenset[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runs_dir = runs_dir
+        self._data_dir = data_dir
+        self._services = services
+        self._doorbell = doorbell
+        self._lease_s = lease_s
+        self._ring_again_s = ring_again_s
+        self._only = only
+        self._clock = clock
+        self._watches: dict[str, _Watch] = {}
+        self._ended: set[str] = set()
+
+    def tick(self) -> bool:
+        """Look at every run once -> whether any is still under way."""
+        under_way = False
+        for watch in self._open_watches():
+            try:
+                status = self._advance(watch)
+            except (OSError, *PASSING) as error:
+                watch.message = f"waits: {error}"
+                status = self._status(watch, _open_state(watch))
+            except UnspokenError as error:
+                logger.exception("run %s failed", watch.run.run_id)
+                watch.message = str(error)
+                status = self._status(watch, "failed")
+            write_status(self._runs_dir, status)
+            if status.state in ("done", "failed", "cancelled"):
+                logger.info("run %s is %s", status.run_id, status.state)
+                del self._watches[status.run_id]
+                self._ended.add(status.run_id)
+            else:
+                under_way = True
+        return under_way
+
+    def run(self, *, tick_s: float, stop: threading.Event) -> None:
+        """Tick until told to stop."""
+        while not stop.is_set():
+            self.tick()
+            stop.wait(tick_s)
+
+    # ---- one run -------------------------------------------------------------------------
+
+    def _open_watches(self) -> list[_Watch]:
+        for run in created_runs(self._runs_dir):
+            if run.run_id in self._watches or run.run_id in self._ended:
+                continue
+            if self._only is not None and run.run_id not in self._only:
+                continue
+            if read_status(self._runs_dir, run.run_id).state in ("done", "failed"):
+                self._ended.add(run.run_id)
+                continue
+            ledger = Ledger(self._runs_dir / run.run_id, lease_s=self._lease_s)
+            self._watches[run.run_id] = _Watch(run, ledger)
+        return list(self._watches.values())
+
+    def _advance(self, watch: _Watch) -> RunStatus:
+        watch.message = ""
+        if is_cancelled(watch.ledger.run_dir):
+            return self._status(watch, "cancelled")
+        if watch.plan is None:
+            watch.plan = self._plan(watch.run)
+        leased = watch.ledger.leased_chunks()
+        self._read_records(watch, leased)
+        if watch.started_s is None:
+            watch.started_s, watch.done_at_start = self._clock(), len(watch.records)
+        if len(watch.records) < len(watch.plan.chunks):
+            self._ring(watch, watch.plan, leased)
+            return self._status(watch, "running")
+        if not self._verify(watch):
+            return self._status(watch, "running")
+        write_status(self._runs_dir, self._status(watch, "finishing"))
+        self._finish(watch, watch.plan)
+        return self._status(watch, "done")
+
+    def _plan(self, run: Run) -> Plan:
+        run_dir = self._runs_dir / run.run_id
+        try:
+            return read_plan(run_dir)
+        except NotFound:
+            logger.info("planning run %s", run.run_id)
+        detector = self._services.detector
+        threshold = detector.box_threshold if run.box_threshold is None else run.box_threshold
+        plan = make_plan(
+            run.run_id,
+            self._listing(run),
+            chunk_size=run.chunk_size,
+            config=LabelConfig(box_threshold=threshold, num_decoys=run.num_decoys),
+            models={
+                "llm": self._services.prompter.model,
+                "detector": detector.model,
+                "text_encoder": self._services.text_encoder.model,
+            },
+        )
+        write_plan(run_dir, plan)
+        return plan
+
+    def _listing(self, run: Run) -> Iterator[tuple[str, Iterable[ListedRow]]]:
+        root = source_root(self._data_dir, self._runs_dir, run)
+        path = root if run.source is None else resolve_source(self._data_dir, run.source)
+        listing = list_source(path, root=root)
+        if run.retry_of is None:
+            yield from listing
+            return
+        failed = {
+            (row.source_shard, row.source_row)
+            for row in iter_rows(self._runs_dir / run.retry_of / "dataset")
+            if row.status == "failed"
+        }
+        for name, rows in listing:
+            yield name, [row for row in rows if (name, row.row) in failed]
+
+    def _read_records(self, watch: _Watch, leased: frozenset[int]) -> None:
+        """Read new commit records; give one to a shard whose writer is gone."""
+        assert watch.plan is not None, "planned before"
+        for chunk_id in watch.ledger.orphans() - leased:
+            watch.ledger.adopt(chunk_id, keys=watch.plan.chunks[chunk_id].keys)
+        for chunk_id in watch.ledger.committed_chunks() - set(watch.records):
+            path = watch.ledger.dataset_dir / record_name(chunk_id)
+            try:
+                watch.records[chunk_id] = read_record(path)
+            except (FileNotFoundError, ValueError):
+                watch.ledger.verify(chunk_id)
+
+    def _ring(self, watch: _Watch, plan: Plan, leased: frozenset[int]) -> None:
+        queued = self._doorbell.num_queued()
+        room = max(MIN_QUEUED, QUEUED_PER_LEASE * len(leased)) - queued
+        patience_s = self._ring_again_s * (PATIENCE_WITH_QUEUE if queued else 1)
+        now_s = self._clock()
+        for chunk in plan.chunks:
+            if room <= 0:
+                return
+            if chunk.id in watch.records or chunk.id in leased:
+                continue
+            if now_s - watch.rung_s.get(chunk.id, -patience_s) < patience_s:
+                continue
+            self._doorbell.ring(watch.run.run_id, chunk.id)
+            watch.rung_s[chunk.id] = now_s
+            room -= 1
+
+    def _verify(self, watch: _Watch) -> bool:
+        """Once, before finishing: every shard is the one that its record names."""
+        for chunk_id in () if watch.verified else sorted(watch.records):
+            if not watch.ledger.verify(chunk_id):
+                del watch.records[chunk_id]
+                watch.rung_s.pop(chunk_id, None)
+        assert watch.plan is not None, "planned before"
+        watch.verified = len(watch.records) == len(watch.plan.chunks)
+        return watch.verified
+
+    def _finish(self, watch: _Watch, plan: Plan) -> None:
+        """Labels, contact sheet, manifest and card; each is written whole, so again is harmless."""
+        dataset_dir = watch.ledger.dataset_dir
+        watch.ledger.sweep()
+        counts = count_run(watch.ledger.run_dir, plan)
+        write_labels(dataset_dir, sorted(counts.stored_labels), self._services.text_encoder)
+        root = source_root(self._data_dir, self._runs_dir, watch.run)
+        chunks = {key: chunk for chunk in plan.chunks for key in chunk.keys}
+
+        @lru_cache(maxsize=1)
+        def read(chunk: Chunk) -> dict[int, bytes | None]:
+            sources = read_chunk(chunk, root=root, check=False)
+            return {source.row: source.picture for source in sources}
+
+        def load_picture(row: Row) -> bytes | None:
+            try:
+                return read(chunks[row.source_shard, row.source_row]).get(row.source_row)
+            except (UnspokenError, OSError):
+                return None
+
+        draw_contact_sheet(dataset_dir, iter_rows(dataset_dir), load_picture)
+        write_manifest(watch.ledger.run_dir, plan, counts)
+        write_card(dataset_dir, plan, counts)
+
+    def _status(self, watch: _Watch, state: str) -> RunStatus:
+        records = watch.records.values()
+        total = watch.plan.num_rows if watch.plan else 0
+        done = sum(record.num_rows for record in records)
+        rate_per_s = self._rate(watch, done)
+        return RunStatus.model_validate(
+            {
+                "run_id": watch.run.run_id,
+                "state": state,
+                "total": total,
+                "done": done,
+                "labelled": sum(record.labelled for record in records),
+                "dropped": _sum(record.dropped for record in records),
+                "failed": _sum(record.failed for record in records),
+                "chunks_total": len(watch.plan.chunks) if watch.plan else 0,
+                "chunks_done": len(watch.records),
+                "attempts": watch.ledger.total_attempts(),
+                "rate_per_s": rate_per_s,
+                "seconds_left": (total - done) / rate_per_s if rate_per_s else None,
+                "message": watch.message,
+                "output": "dataset",
+            }
+        )
+
+    def _rate(self, watch: _Watch, done: int) -> float | None:
+        if watch.started_s is None or watch.plan is None:
+            return None
+        sizes = {chunk_id: record.num_rows for chunk_id, record in watch.records.items()}
+        before = sum(list(sizes.values())[: watch.done_at_start])
+        elapsed_s = self._clock() - watch.started_s
+        return (done - before) / elapsed_s if done > before and elapsed_s > 0 else None
+
+
+def _open_state(watch: _Watch) -> str:
+    if watch.plan is None:
+        return "planned"
+    return "finishing" if len(watch.records) == len(watch.plan.chunks) else "running"
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in counts:
+        for reason, number in each.items():
+            total[reason] = total.get(reason, 0) + number
+    return total
+
+
+def connect_services(settings: WorkerSettings) -> Services:
+    """Clients of the three services."""
+    return Services(
+        prompter=PrompterClient(connect(settings.llm_url)),
+        detector=DetectorClient(connect(settings.detector_url)),
+        text_encoder=TextEncoderClient(connect(settings.segmenter_url)),
+    )
+
+
+def main() -> None:
+    """Dispatch until SIGTERM or SIGINT."""
+    settings = WorkerSettings()
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    settings.runs_dir.mkdir(parents=True, exist_ok=True)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    dispatcher = Dispatcher(
+        runs_dir=settings.runs_dir,
+        data_dir=settings.data_dir,
+        services=connect_services(settings),
+        doorbell=CeleryDoorbell(create_celery(settings.broker_url)),
+        lease_s=settings.lease_s,
+        ring_again_s=settings.ring_again_s,
+    )
+    dispatcher.run(tick_s=settings.tick_s, stop=stop)
+
+
+if __name__ == "__main__":
+    main()
