@@ -33,6 +33,7 @@ abstract_art way facility computer_circuit memory data_structure explosive
 
 # Of the files that are mostly invisible: what a photo shows all the same.
 PICKED = """
+speaker loudspeaker gear arch doorframe
 plant animal vehicle food furniture machine tool fruit vegetable
 mug orange saw bear duck whale book newspaper magazine watch television sink shower tie bat racket
 kite gift present pepper burger wine beer light park field forest building city village town
@@ -118,7 +119,7 @@ interior exterior outside inside threshold attic_x margin pass release trap game
 fauna wildlife creature beast pet stray male female mate young offspring stocker
 landing crossing serving filling opening dressing clearing turning boarding setting sitting
 standing parking listing shooting running riding walking ages prides ways facing
-moment memory software program code web net network circuit signal bug virus base assembly plant
+body_part moment memory software program code web net network circuit signal bug virus base assembly plant
 drive press stop finish go out up down in on at no as it us so who he she they we be is am are
 was were an the of or and to for by with from
 """
@@ -263,18 +264,30 @@ def choose_groups(wordnet: Path, senses: dict[int, Sense]) -> list[tuple[str, ..
         if sense.count >= floor or tagged >= 2:
             groups[things[0]].append(lemma)
     words = {lemma for lemmas in groups.values() for lemma in lemmas} | picked
+    words -= {plural for plural, singular in exceptions(wordnet) if singular in words - {plural}}
     chosen = [
-        tuple(sorted((w for w in lemmas if not is_plural(w, words)), key=lambda w: -of_lemma[w]))
+        tuple(
+            sorted(
+                (w for w in lemmas if w in words and not is_plural(w, words)),
+                key=lambda w: -of_lemma[w],
+            )
+        )
         for lemmas in groups.values()
     ]
     return sorted([group for group in chosen if group] + [(word,) for word in picked - placed])
 
 
+def exceptions(wordnet: Path) -> list[tuple[str, str]]:
+    """WordNet's irregular plurals: (plural, singular)."""
+    lines = (wordnet / "noun.exc").read_text().splitlines()
+    pairs = [(line.split()[0], line.split()[1]) for line in lines]
+    return [pair for pair in pairs if pair[0] != pair[1] and pair[0] not in PLURAL_ONLY]
+
+
 def irregular_plurals(wordnet: Path, known: set[str]) -> dict[str, str]:
     """Plural -> singular, for known singulars whose plural no rule undoes."""
     plurals = dict(ADDED_PLURALS)
-    for line in (wordnet / "noun.exc").read_text().splitlines():
-        plural, singular = line.split()[:2]
+    for plural, singular in exceptions(wordnet):
         if singular in known and plural not in known and "_" not in plural:
             plurals.setdefault(plural, singular)
     return plurals

@@ -1,12 +1,12 @@
 """First stage: a small convolutional network learns what every point of a scene shows.
 
 A detector that starts without knowing its classes learns boxes and no labels. So the backbone and
-the detector's input projections are first trained alone: features at random points of whole scenes,
-at each stride, answer with the text vector of the whole and of the part they lie in. The text side
+the detector's input projections are first trained alone: the mean feature of a few points of an
+object, at each stride, answers with the text vector of that whole or part. The text side
 is fixed: MiniLM's words through the first principal directions of the vocabulary, which become the
 detector's text projection. So pictures and words already agree when the detector starts.
 
-Legend: B pictures, K points, D width of the detector, C width of the text encoder.
+Legend: B pictures, G objects with K points each, D width of the detector, C width of the text encoder.
 """
 
 import logging
@@ -38,9 +38,9 @@ class BackboneConfig:
     """The first stage of a recipe."""
 
     data: DataConfig = DataConfig(
-        seed=500_000_000, batch_size=16, num_wholes=(6, 10)
+        seed=500_000_000, batch_size=32, num_wholes=(1, 1), object_side=(0.45, 0.9)
     )
-    sizes_px: tuple[int, ...] = (112, 128, 144)
+    sizes_px: tuple[int, ...] = (64, 64, 80)
     lr: float = 1.2e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
@@ -91,7 +91,7 @@ class PointClassifier(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(12.0)))
 
     def forward(self, batch: PointBatch) -> tuple[Tensor, Tensor]:
-        """Weighted loss, and the share of points on wholes named right at stride 16."""
+        """Weighted loss, and the share of wholes named right at stride 32."""
         losses = []
         right = torch.zeros(())
         whole_table = torch.cat([self.whole_words, F.normalize(self.nothing[:1], dim=-1)])
@@ -104,19 +104,19 @@ class PointClassifier(nn.Module):
             part_logits = vectors @ part_table.t()
             losses.append(WHOLE_WEIGHTS[level] * F.cross_entropy(whole_logits, batch.whole))
             losses.append(PART_WEIGHTS[level] * F.cross_entropy(part_logits, batch.part))
-            if level == 1:
-                on_whole = batch.whole < len(self.whole_words)
+            if level == 2:
+                on_whole = (batch.whole >= 0) & (batch.whole < len(self.whole_words))
                 right = (whole_logits.argmax(1) == batch.whole)[on_whole].float().mean()
         return torch.stack(losses).sum(), right
 
 
 def _sample(features: Tensor, batch: PointBatch) -> Tensor:
-    """Features at the points, bilinear: (B, D, h, w) -> (K, D)."""
+    """Mean feature of each object's points: (B, D, h, w) -> (G, D)."""
     height, width = features.shape[-2:]
     flat = features.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])  # (B * h * w, D)
-    x = ((batch.points[:, 0] + 1) / 2 * width).long().clamp(0, width - 1)
-    y = ((batch.points[:, 1] + 1) / 2 * height).long().clamp(0, height - 1)
-    return flat[(batch.picture * height + y) * width + x]
+    x = (batch.points[..., 0] * width).long()  # (G, K)
+    y = (batch.points[..., 1] * height).long()
+    return flat[(batch.picture[:, None] * height + y) * width + x].mean(1)
 
 
 def phrase_vectors(
@@ -192,7 +192,7 @@ def train_backbone(
         accuracy += (right.item() - accuracy) * max(0.03, 1 / step)
         if step % config.log_every == 0:
             logger.info(
-                "backbone: step %d, %.0f s, loss %.3f, points right %.3f",
+                "backbone: step %d, %.0f s, loss %.3f, wholes right %.3f",
                 step, spent_s, loss.item(), accuracy,
             )  # fmt: skip
         is_over = spent_s >= minutes * 60

@@ -3,7 +3,7 @@
 Batch `n` of a recipe is a function of the recipe's seed and `n` alone. So worker processes make
 batches in any order, and a run that was killed goes on with exactly the batch it would have met.
 
-Legend: B pictures, P phrases of a picture, N objects of a picture, K points of a batch.
+Legend: B pictures, P phrases of a picture, N objects of a picture, G objects of a batch with K points.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,6 +33,7 @@ from unspoken.model.grounding_dino import (
 
 REFERENCE_PX = 192  # the size for which SceneConfig's pixel limits are written
 WORLD_STYLES = ("twemoji", "fluent")  # noto is held out: never trained on
+UNKNOWN = -100  # cross_entropy leaves such rows out
 
 Batch = TypeVar("Batch", bound=tuple)
 
@@ -47,7 +48,8 @@ class DataConfig:
     num_absent: int = 14  # phrases a picture that are not in it
     theme_share: float = 0.5  # of the absent ones, from the scene's own theme
     synonym_share: float = 0.25  # of the pictures whose phrases are said in other words
-    num_wholes: tuple[int, int] = (3, 7)
+    num_wholes: tuple[int, int] = SceneConfig.num_wholes
+    object_side: tuple[float, float] = SceneConfig.object_side
     max_classes: int | None = None  # the smoke recipe makes its world from fewer
 
 
@@ -62,13 +64,13 @@ class DetectionBatch(NamedTuple):
 
 
 class PointBatch(NamedTuple):
-    """Pictures with points whose whole and part are known, for the backbone's pretraining."""
+    """Pictures with a few points in every object, for the backbone's pretraining."""
 
     pixels: Tensor  # (B, 3, H, W)
-    picture: Tensor  # (K,) long: which picture a point lies in
-    points: Tensor  # (K, 2) float: x, y in [-1, 1], as grid_sample takes them
-    whole: Tensor  # (K,) long: index of the noun; the number of nouns means background
-    part: Tensor  # (K,) long: index of the part; their number means none; -100 means unknown
+    picture: Tensor  # (G,) long: which picture an object lies in
+    points: Tensor  # (G, K, 2) float: x, y in [0, 1]
+    whole: Tensor  # (G,) long: index of the noun, their number for background; -100 for a part
+    part: Tensor  # (G,) long: index of the part, their number for background; -100 for a whole
 
 
 @dataclass(frozen=True)
@@ -116,18 +118,21 @@ class SceneSource:
         return compose_scene(
             self._worlds[style],
             seed=seed,
-            config=scene_config(size_px, num_wholes=self.config.num_wholes),
+            config=replace(
+                scene_config(size_px),
+                num_wholes=self.config.num_wholes,
+                object_side=self.config.object_side,
+            ),
         )
 
 
-def scene_config(size_px: int, *, num_wholes: tuple[int, int]) -> SceneConfig:
+def scene_config(size_px: int) -> SceneConfig:
     """Scenes of another size show the same things: limits in pixels go with the area."""
     default = SceneConfig()
     area = (size_px / REFERENCE_PX) ** 2
     return replace(
         default,
         size_px=size_px,
-        num_wholes=num_wholes,
         min_visible_px=round(default.min_visible_px * area),
         min_part_px=round(default.min_part_px * area),
     )
@@ -231,9 +236,9 @@ class DetectionDataset(Dataset[DetectionBatch]):
 
 
 class PointDataset(Dataset[PointBatch]):
-    """Batch `n` for the backbone: a few points of every whole, part and of the background."""
+    """Batch `n` for the backbone: a few points of every whole and part, and of the background."""
 
-    NUM_WHOLE, NUM_PART, NUM_BACKGROUND = 6, 3, 6
+    NUM_POINTS = 6
 
     def __init__(
         self, config: DataConfig, *, sizes_px: Sequence[int], detector: SmallDetectorConfig
@@ -253,45 +258,36 @@ class PointDataset(Dataset[PointBatch]):
         scenes = [
             self.source.scene(first + i, size_px=size_px) for i in range(self.config.batch_size)
         ]
-        rows = [np.concatenate([np.full((len(t), 1), b), t], axis=1)
-                for b, scene in enumerate(scenes) for t in [self._points(scene, rng)]]  # fmt: skip
-        table = torch.from_numpy(np.concatenate(rows))  # (K, 5)
+        rows = [row for b, scene in enumerate(scenes) for row in self._objects(b, scene, rng)]
+        picture, places, whole, part = zip(*rows, strict=True)
+        y, x = np.divmod(np.stack(places), size_px)
         return PointBatch(
             pixels=prepare_pixels(
                 [s.image for s in scenes], config=replace(self.detector, image_size=size_px)
             ),
-            picture=table[:, 0].long(),
-            points=((table[:, 1:3] + 0.5) / size_px * 2 - 1).float(),
-            whole=table[:, 3].long(),
-            part=table[:, 4].long(),
+            picture=torch.tensor(picture),
+            points=(torch.from_numpy(np.stack([x, y], axis=-1)).float() + 0.5) / size_px,
+            whole=torch.tensor(whole),
+            part=torch.tensor(part),
         )
 
-    def _points(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-        """(K, 4): x, y, index of the whole, index of the part."""
-        no_whole, no_part = len(self._wholes), len(self._parts)
-        height, width = scene.image.shape[:2]
-        wholes = np.full((height, width), no_whole)
-        parts = np.full((height, width), no_part)
-        judged = {each.parent for each in scene.objects if each.is_part}
-        for i, each in enumerate(scene.objects):
-            if not each.is_part:
-                wholes[each.mask] = self._wholes[each.label]
-                parts[each.mask] = no_part if i in judged else -100
-            elif each.label in self._parts:  # a later part lies on top
-                parts[each.mask] = self._parts[each.label]
-        masks = [(wholes == no_whole, self.NUM_BACKGROUND)]
-        masks += [
-            (each.mask, self.NUM_PART if each.is_part else self.NUM_WHOLE)
-            for each in scene.objects
-        ]
-        chosen = []
-        for mask, count in masks:
+    def _objects(
+        self, picture: int, scene: Scene, rng: np.random.Generator
+    ) -> Iterator[tuple[int, np.ndarray, int, int]]:
+        """Picture, places of points in the flat picture, index of the whole, of the part."""
+
+        def places(mask: np.ndarray) -> np.ndarray:
             inside = np.flatnonzero(mask)
-            if len(inside):
-                chosen.append(inside[rng.integers(len(inside), size=count)])
-        places = np.concatenate(chosen)
-        y, x = np.divmod(places, width)
-        return np.stack([x, y, wholes[y, x], parts[y, x]], axis=1)
+            return inside[rng.integers(len(inside), size=self.NUM_POINTS)]
+
+        background = ~np.any([each.mask for each in scene.objects], axis=0)
+        if background.any():
+            yield picture, places(background), len(self._wholes), len(self._parts)
+        for each in scene.objects:
+            if not each.is_part:
+                yield picture, places(each.mask), self._wholes[each.label], UNKNOWN
+            elif each.label in self._parts:
+                yield picture, places(each.mask), UNKNOWN, self._parts[each.label]
 
 
 def stream(

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -342,13 +343,15 @@ def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return total
 
 
-def connect_services(settings: WorkerSettings) -> Services:
-    """Clients of the three services."""
-    return Services(
-        prompter=PrompterClient(connect(settings.llm_url)),
-        detector=DetectorClient(connect(settings.detector_url)),
-        text_encoder=TextEncoderClient(connect(settings.segmenter_url)),
-    )
+@contextmanager
+def connect_services(settings: WorkerSettings) -> Iterator[Services]:
+    """Clients of the three services, closed at the end."""
+    with (
+        connect(settings.llm_url) as llm,
+        connect(settings.detector_url) as detector,
+        connect(settings.segmenter_url) as segmenter,
+    ):
+        yield Services(PrompterClient(llm), DetectorClient(detector), TextEncoderClient(segmenter))
 
 
 def main() -> None:
@@ -359,15 +362,16 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    dispatcher = Dispatcher(
-        runs_dir=settings.runs_dir,
-        data_dir=settings.data_dir,
-        services=connect_services(settings),
-        doorbell=CeleryDoorbell(create_celery(settings.broker_url)),
-        lease_s=settings.lease_s,
-        ring_again_s=settings.ring_again_s,
-    )
-    dispatcher.run(tick_s=settings.tick_s, stop=stop)
+    with connect_services(settings) as services:
+        dispatcher = Dispatcher(
+            runs_dir=settings.runs_dir,
+            data_dir=settings.data_dir,
+            services=services,
+            doorbell=CeleryDoorbell(create_celery(settings.broker_url)),
+            lease_s=settings.lease_s,
+            ring_again_s=settings.ring_again_s,
+        )
+        dispatcher.run(tick_s=settings.tick_s, stop=stop)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from services.llm.answer_line import cut_answer
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -159,20 +161,8 @@ class Generator:
         output = self._model(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
         )
-        return output.logits[:, -1].float()
-
-
-def cut_answer(text: str) -> tuple[str, bool]:
-    """The answer so far, and whether it has ended: at a line's end or before a repeated item."""
-    line, newline, _ = text.partition("\n")
-    items = line.split(",")
-    complete = items if newline else items[:-1]
-    seen: set[str] = set()
-    for place, item in enumerate(complete):
-        if item.strip().lower() in seen:
-            return ",".join(items[:place]).strip(), True
-        seen.add(item.strip().lower())
-    return line.strip(), bool(newline)
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
 
 
 def _finished(row: _Row) -> Generation:

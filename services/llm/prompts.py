@@ -1,6 +1,6 @@
-"""Few-shot prompts: a fixed block of worked examples, then the caption as data, then a cue.
+"""Few-shot prompts: a fixed block of worked examples, then the subject as data, then a cue.
 
-The block (`prefix`) is the same for all captions of a template, so that its keys and values are
+The block (`prefix`) is the same for all subjects of a template, so that its keys and values are
 computed once. A caption is one quoted line: line breaks and control characters are gone before
 the model sees it, so it cannot open a block of its own.
 """
@@ -19,15 +19,20 @@ MAX_CAPTION_CHARS = 400
 
 @dataclass(frozen=True)
 class Template:
-    """One way to ask. `prefix` + `suffix(caption)` is the prompt; the answer is one line."""
+    """One way to ask. `prefix` + `suffix(subject)` is the prompt; the answer is one line."""
 
     name: str
+    form: str
     prefix: str
-    cue: str
 
-    def suffix(self, caption: str) -> str:
-        """The caption's own part of the prompt; ends in a colon without a space."""
-        return f'Caption: "{quoted(caption)}"\n{self.cue}:'
+    @property
+    def asks_about_nouns(self) -> bool:
+        """Whether the subject is a noun of the caption rather than the caption."""
+        return "{a_noun}" in self.form
+
+    def suffix(self, subject: str) -> str:
+        """The part of the prompt that is the subject's own."""
+        return _fill(self.form, subject)
 
 
 def quoted(caption: str) -> str:
@@ -43,7 +48,14 @@ def quoted(caption: str) -> str:
 def load_templates() -> Mapping[str, Template]:
     """All templates of templates.yaml by name."""
     text = files("services.llm").joinpath("templates.yaml").read_text(encoding="utf-8")
-    return {name: _template(name, entry) for name, entry in yaml.safe_load(text).items()}
+    templates = {}
+    for name, entry in yaml.safe_load(text).items():
+        blocks = [
+            f"{_fill(entry['form'], subject)} {answer}{entry['separator']}"
+            for subject, answer in entry["examples"]
+        ]
+        templates[name] = Template(name=name, form=entry["form"], prefix="".join(blocks))
+    return templates
 
 
 def choose_templates(
@@ -60,12 +72,7 @@ def choose_templates(
     return [known[name] for name in chosen]
 
 
-def _template(name: str, entry: Mapping[str, object]) -> Template:
-    cue = str(entry["cue"])
-    examples = entry["examples"]
-    assert isinstance(examples, list), f"template {name} has a list of examples"
-    blocks = [
-        f'Caption: "{quoted(example["caption"])}"\n{cue}: {example["objects"]}\n\n'
-        for example in examples
-    ]
-    return Template(name=name, prefix="".join(blocks), cue=cue)
+def _fill(form: str, subject: str) -> str:
+    subject = quoted(subject)
+    article = "an" if subject[:1].lower() in tuple("aeiou") else "a"
+    return form.replace("{a_noun}", f"{article} {subject}").replace("{caption}", subject)

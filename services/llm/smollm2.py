@@ -5,7 +5,6 @@ rather than by transformers, which needs accelerate for it and takes 15 s.
 """
 
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -55,7 +54,7 @@ def converted_smollm2(gguf_path: Path, *, cache_dir: Path) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_dir))
     try:
         _convert(gguf_path, partial)
-        os.rename(partial, folder)
+        partial.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise

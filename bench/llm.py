@@ -1,0 +1,107 @@
+"""Batch 8 with the kept few-shot prefix against batch 1 without, on the default language model.
+
+Prints one JSON line. Time is this process's CPU time, since cores may be shared. In fp32 both ways
+write the same text, or part at a token where the two best logits are within NEAR_TIE_GAP.
+"""
+
+import json
+import time
+from collections.abc import Callable
+
+import torch
+
+from services.llm.engine import load_generator
+from services.llm.generator import Generation, Generator
+from services.llm.prompts import load_templates
+from unspoken.profiles import load_profile
+from unspoken.settings import default_cache_dir
+
+NEAR_TIE_GAP = 1e-3
+CAPTIONS = """
+Red London bus crossing Westminster Bridge in the rain
+Two cats asleep on a knitted blanket
+Vintage Leica M3 film camera with case, excellent condition
+Grandmother knitting by the fireplace
+Mountain bike leaning against a brick wall
+Bowl of ramen with egg and spring onion
+Surfer walking along the beach at dawn, Bali
+Abandoned lighthouse on a rocky island
+Men's Waterproof Hiking Boots - Brown, Size 44
+Blue parrot in a rainforest | HD Wallpaper
+School children waiting for the bus
+Wooden rowing boat on a misty lake
+1965 Ford Mustang convertible for sale, Nevada
+Close up of a honey bee on a sunflower
+Modern kitchen with marble island and bar stools
+Jazz saxophonist performing at a club in New Orleans
+Snow covered pine trees near Lake Tahoe
+Freshly baked sourdough bread on a wooden board
+Firefighter carrying a hose
+Antique typewriter on a desk with paper
+Hot air balloons over Cappadocia at sunrise
+Little girl blowing out birthday candles
+Cargo ship entering the port of Rotterdam
+Potted cactus on a window sill
+Airplane taking off from Heathrow
+Giraffe eating leaves in Kenya
+Street musician playing the violin in Prague
+Retro alarm clock on a bedside table
+Windmill and tulips, Holland
+Basketball player dunking during the final
+Gaming laptop with RGB keyboard, 16 GB
+Farm tractor ploughing a field
+""".strip().splitlines()
+
+
+def main() -> None:
+    """Run both ways and print the line."""
+    torch.set_num_threads(1)
+    entry = load_profile("small").llm
+    generator = load_generator(entry, cache_dir=default_cache_dir())
+    template = load_templates()["parts"]
+    suffixes = [template.suffix(caption) for caption in CAPTIONS]
+
+    def batched() -> list[Generation]:
+        return generator.generate(suffixes, prefix=template.prefix)
+
+    def one_by_one() -> list[Generation]:
+        return [answer_alone(generator, suffix, prefix=template.prefix) for suffix in suffixes]
+
+    generator.generate(suffixes[:1], prefix=template.prefix)  # warm-up; keeps the prefix
+    batched_s, fast = timed(batched)
+    alone_s, plain = timed(one_by_one)
+    pairs = [(a, b) for a, b in zip(fast, plain, strict=True) if a.text != b.text]
+    figures = {
+        "speedup": round(alone_s / batched_s, 2),
+        "same_text": round(1 - len(pairs) / len(fast), 4),
+        "different": len(pairs),
+        "near_ties": sum(part_at_near_tie(a, b) for a, b in pairs),
+        "batched_s": round(batched_s / len(fast), 3),
+        "alone_s": round(alone_s / len(fast), 3),
+        "captions": len(fast),
+    }
+    print(json.dumps({"bench": "llm", "figures": figures}))
+
+
+def answer_alone(generator: Generator, suffix: str, *, prefix: str) -> Generation:
+    """The usual way: one prompt, the whole few-shot block computed again."""
+    return generator.generate([suffix], prefix=prefix, keep_prefix=False)[0]
+
+
+def timed(run: Callable[[], list[Generation]]) -> tuple[float, list[Generation]]:
+    """CPU seconds and the answers."""
+    started = time.process_time()
+    answers = run()
+    return time.process_time() - started, answers
+
+
+def part_at_near_tie(a: Generation, b: Generation) -> bool:
+    """Whether two answers part at a token where the two best were as good as equal."""
+    for token_a, token_b, gap in zip(a.tokens, b.tokens, a.gaps, strict=False):
+        if token_a != token_b:
+            return gap < NEAR_TIE_GAP
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Raw answers of a Grounding-DINO -> detections of the phrases that were asked.
+
+A phrase's score in a box is the mean over its own tokens of the sigmoid logits (the original's
+`token_spans` path), never phrase decoding, which merges neighbours ("car taxi") and invents words
+("##van"). A box may carry several phrases: every one at or above the threshold is kept.
+
+Legend: Q queries (candidate boxes), T tokens of a chunk, P phrases of a chunk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.detector.packing import Chunk, PackedPhrase
+from unspoken.boxes import non_maximum_suppression
+from unspoken.schemas import Box, Detection
+
+
+@dataclass(frozen=True)
+class RawDetections:
+    """What a network says about one picture and one chunk.
+
+    token_scores: (Q, >= T) sigmoid of the logits; boxes_cxcywh_norm: (Q, 4) centre and extent in
+    parts of the picture.
+    """
+
+    token_scores: np.ndarray
+    boxes_cxcywh_norm: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig:
+    """Which boxes of a phrase survive."""
+
+    nms_iou: float = 0.55
+    """Two boxes of one phrase that overlap this much are one."""
+    max_boxes_per_phrase: int = 50
+
+
+def phrase_scores(token_scores: np.ndarray, phrases: Sequence[PackedPhrase]) -> np.ndarray:
+    """Mean over each phrase's own tokens: (Q, >= T) -> (Q, P)."""
+    columns = [
+        token_scores[:, slice(*phrase.token_span)].mean(axis=1, dtype=np.float64)
+        for phrase in phrases
+    ]
+    return np.stack(columns, axis=1)
+
+
+def boxes_to_pixels(boxes_cxcywh_norm: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
+    """(Q, 4) centre boxes in [0, 1] -> (Q, 4) corners in pixels, clipped to the picture."""
+    height, width = size_hw
+    center, extent = boxes_cxcywh_norm[:, :2], boxes_cxcywh_norm[:, 2:]
+    corners_norm = np.concatenate([center - extent / 2, center + extent / 2], axis=1)
+    return np.clip(corners_norm, 0, 1) * np.array([width, height, width, height], dtype=np.float64)
+
+
+def detections_of(
+    chunk: Chunk,
+    raw: RawDetections,
+    *,
+    asked: Sequence[str],
+    size_hw: tuple[int, int],
+    box_threshold: float,
+    config: ScoringConfig,
+) -> list[Detection]:
+    """Detections of one chunk, in no order; a phrase asked twice is answered twice.
+
+    asked: the request's phrases as they were written; size_hw: of the original picture in pixels.
+    """
+    boxes_xyxy = boxes_to_pixels(raw.boxes_cxcywh_norm, size_hw=size_hw)  # (Q, 4)
+    scores = phrase_scores(raw.token_scores, chunk.phrases)  # (Q, P)
+    has_area = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)  # (Q,)
+    detections: list[Detection] = []
+    for column, phrase in enumerate(chunk.phrases):
+        candidates = np.flatnonzero((scores[:, column] >= box_threshold) & has_area)
+        kept = candidates[
+            non_maximum_suppression(
+                boxes_xyxy[candidates], scores[candidates, column], iou_threshold=config.nms_iou
+            )[: config.max_boxes_per_phrase]
+        ]
+        for query in kept:
+            x0, y0, x1, y1 = (float(value) for value in boxes_xyxy[query])
+            box, score = Box(x0=x0, y0=y0, x1=x1, y1=y1), float(scores[query, column])
+            detections += [
+                Detection(phrase_index=index, phrase=asked[index], box=box, score=min(score, 1.0))
+                for index in phrase.asked_indices
+            ]
+    return detections
+
+
+def best_first(detections: Sequence[Detection]) -> tuple[Detection, ...]:
+    """By falling score; equal scores in the order asked, so that an answer is repeatable."""
+    return tuple(sorted(detections, key=lambda found: (-found.score, found.phrase_index)))

@@ -1,0 +1,1 @@
+"""The front door: labelling runs over HTTP. It only reads and writes run folders."""

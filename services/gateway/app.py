@@ -1,0 +1,127 @@
+"""The gateway's routes: runs are queued, followed, tried again and cancelled.
+
+`POST /runs` writes run.json and answers at once; the dispatcher, a process of its own, sees the
+file and does the rest. So the gateway needs no broker, and a restart of it loses nothing.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Body, FastAPI, Path, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from services.gateway.settings import GatewaySettings
+from unspoken.batching import InferenceThread
+from unspoken.errors import InvalidConfig
+from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
+from unspoken.schemas import RunRequest, RunStatus
+from unspoken.server import create_service, in_decode_pool
+
+ENDED = ("done", "cancelled", "failed")
+RunId = Annotated[str, Path(max_length=128)]
+NewRun = Annotated[
+    RunRequest,
+    Body(
+        openapi_examples={
+            "source": {"summary": "A folder of shards", "value": {"source": "shards"}},
+            "items": {
+                "summary": "A picture inline",
+                "value": {
+                    "items": [
+                        {
+                            "caption": "A red car in front of a house",
+                            "image": {"base64": "iVBORw0KGgo..."},
+                        }
+                    ]
+                },
+            },
+        }
+    ),
+]
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """The gateway over the folders that the settings name."""
+    data_dir, runs_dir = settings.data_dir, settings.runs_dir
+
+    def check_folders() -> None:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(runs_dir, os.W_OK):
+            raise InvalidConfig(f"the runs folder {runs_dir} cannot be written")
+
+    app = create_service(
+        "gateway",
+        description="Labelling runs: captioned pictures in, datasets of boxes out.",
+        models=lambda: [],
+        batchers=[],
+        thread=InferenceThread(name="gateway"),
+        warm_up=check_folders,
+        max_body_bytes=settings.max_body_mib * 1024 * 1024,
+    )
+
+    # Files are read and written in the small pool: a slow disk must not hold the event loop.
+    @app.post("/runs", status_code=202, tags=["runs"])
+    async def create(request: NewRun, response: Response) -> RunStatus:
+        """Queue a run of a source below the data folder, or of items sent inline."""
+        status = await in_decode_pool(create_run, data_dir, runs_dir, request)
+        response.headers["Location"] = f"/runs/{status.run_id}"
+        return status
+
+    @app.get("/runs", tags=["runs"])
+    async def list_all() -> list[RunStatus]:
+        """All runs, the newest first."""
+        return await in_decode_pool(list_runs, runs_dir)
+
+    @app.get("/runs/{run_id}", tags=["runs"])
+    async def read(run_id: RunId) -> RunStatus:
+        """How far a run is."""
+        return await in_decode_pool(read_status, runs_dir, run_id)
+
+    @app.get("/runs/{run_id}/events", tags=["runs"], response_class=EventSourceResponse)
+    async def events(run_id: RunId, request: Request) -> EventSourceResponse:
+        """The run's status as server-sent events, one a change, until the run has ended."""
+        first = await in_decode_pool(read_status, runs_dir, run_id)
+
+        async def look() -> RunStatus:
+            return await in_decode_pool(read_status, runs_dir, run_id)
+
+        return EventSourceResponse(
+            follow(first, look, is_gone=request.is_disconnected, poll_s=settings.poll_s)
+        )
+
+    @app.post("/runs/{run_id}/retry-failed", status_code=202, tags=["runs"])
+    async def retry(run_id: RunId, response: Response) -> RunStatus:
+        """Queue a new run of just the failures."""
+        status = await in_decode_pool(retry_failed, runs_dir, run_id)
+        response.headers["Location"] = f"/runs/{status.run_id}"
+        return status
+
+    @app.delete("/runs/{run_id}", tags=["runs"])
+    async def cancel(run_id: RunId) -> RunStatus:
+        """Start no further chunk of a run; what is committed stays."""
+        return await in_decode_pool(cancel_run, runs_dir, run_id)
+
+    return app
+
+
+async def follow(
+    first: RunStatus,
+    look: Callable[[], Awaitable[RunStatus]],
+    *,
+    is_gone: Callable[[], Awaitable[bool]],
+    poll_s: float,
+) -> AsyncIterator[ServerSentEvent]:
+    """Events of a run: its id is the number of rows done, so a reconnect knows where it was."""
+    status, told = first, ""
+    while True:
+        text = status.model_dump_json()
+        if text != told:
+            yield ServerSentEvent(text, event="status", id=str(status.done))
+            told = text
+        if status.state in ENDED or await is_gone():
+            return
+        await asyncio.sleep(poll_s)
+        status = await look()

@@ -1,0 +1,24 @@
+"""Settings of the gateway process, read once from GATEWAY_*."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from unspoken.settings import ServiceSettings
+
+
+class GatewaySettings(ServiceSettings):
+    """Where sources lie and where runs go."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_")
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    data_dir: Path = Path("data")
+    """A run's source is a path below this folder, and never outside it."""
+    runs_dir: Path = Path("runs")
+    max_body_mib: Annotated[int, Field(ge=1)] = 64
+    """Bound of a request with inline items."""
+    poll_s: Annotated[float, Field(gt=0)] = 0.5
+    """How often an event stream looks at its run."""

@@ -1,0 +1,31 @@
+"""Run the llm service: settings, then the engine, then listen."""
+
+import torch
+
+from services.llm.app import create_app
+from services.llm.engine import build_engine
+from services.llm.settings import LlmSettings
+from unspoken.batching import InferenceThread
+from unspoken.server import configure_logging, serve
+
+
+def main() -> None:
+    """Load the weights, then listen: a process that answers is a process that can work."""
+    settings = LlmSettings()
+    configure_logging(settings.log_level)
+    engine = build_engine(settings)
+    thread = InferenceThread(
+        name="llm", initializer=lambda: torch.set_num_threads(settings.num_threads)
+    )
+    app = create_app(
+        engine,
+        thread=thread,
+        max_batch=settings.max_batch,
+        max_queue=settings.max_queue,
+        request_timeout_s=settings.request_timeout_s,
+    )
+    serve(app, settings)
+
+
+if __name__ == "__main__":
+    main()

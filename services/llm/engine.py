@@ -1,0 +1,193 @@
+"""The prompter: asks a language model every template's prompts and parses what it answers.
+
+Captions that repeat, and nouns that come back in other captions, are asked once: answers are
+kept by template and prompt, the oldest out first.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from services.llm.generator import Generator
+from services.llm.openai_backend import OpenAICompleter
+from services.llm.parsing import Answer, TemplateAnswer, build_proposal
+from services.llm.prompts import Template, choose_templates, load_templates
+from services.llm.settings import LlmSettings
+from services.llm.smollm2 import converted_smollm2
+from unspoken.lexicon import STUFF, Lexicon, load_lexicon
+from unspoken.phrases import caption_nouns, parse_phrases
+from unspoken.profiles import ModelEntry, load_profile, resolve_files
+from unspoken.schemas import ModelInfo, Proposal
+
+MAX_NOUNS = 6
+
+logger = logging.getLogger(__name__)
+
+
+class Completer(Protocol):
+    """Writes the line that follows a prompt."""
+
+    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
+        """One answer per prompt `prefix + suffix`, in order."""
+
+
+class TransformersCompleter:
+    """A Hugging Face causal model in this process."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
+        """See Completer."""
+        generations = self._generator.generate(suffixes, prefix=prefix)
+        return [Answer(g.text, mean_logprob=g.mean_logprob) for g in generations]
+
+
+class PrompterEngine:
+    """The Prompter port over a completer. Not thread-safe: one inference thread."""
+
+    def __init__(
+        self,
+        completer: Completer,
+        *,
+        model: ModelInfo,
+        templates: Mapping[str, Template],
+        default_templates: Sequence[str],
+        lexicon: Lexicon,
+        cache_entries: int = 4096,
+    ) -> None:
+        choose_templates(default_templates, known=templates, default=())
+        self.model = model
+        self._completer = completer
+        self._templates = templates
+        self._default_templates = tuple(default_templates)
+        self._lexicon = lexicon
+        self._cache_entries = cache_entries
+        self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+
+    def propose(
+        self, captions: Sequence[str], *, templates: Sequence[str] | None = None
+    ) -> list[Proposal]:
+        """See unspoken.ports.Prompter."""
+        chosen = choose_templates(templates, known=self._templates, default=self._default_templates)
+        answers: dict[str, list[TemplateAnswer]] = {caption: [] for caption in captions}
+        for template in sorted(chosen, key=lambda template: template.asks_about_nouns):
+            subjects = {
+                caption: self._nouns(caption, answers[caption])
+                if template.asks_about_nouns
+                else [caption]
+                for caption in answers
+            }
+            answered = self._ask(template, (s for group in subjects.values() for s in group))
+            for caption, group in subjects.items():
+                for subject in group:
+                    noun = subject if template.asks_about_nouns else None
+                    answers[caption].append(TemplateAnswer(template.name, answered[subject], noun))
+        proposals = {
+            caption: build_proposal(caption, given, model=self.model.name, lexicon=self._lexicon)
+            for caption, given in answers.items()
+        }
+        return [proposals[caption] for caption in captions]
+
+    def _nouns(self, caption: str, answers: Sequence[TemplateAnswer]) -> list[str]:
+        """What to ask parts of: the caption's things, and what the model first saw in it.
+
+        The second is the kind of what the caption calls by a name: "car" for "Mustang".
+        """
+        nouns = [noun for noun in caption_nouns(caption, self._lexicon) if noun not in STUFF]
+        for answered in answers:
+            parsed = parse_phrases(answered.answer.text, template="", lexicon=self._lexicon)
+            nouns += [candidate.text for candidate in parsed.candidates[:1] if not candidate.stuff]
+        # "tabby cat" is asked about, "cat" is then not asked again.
+        compounds = {noun.split(" ")[-1] for noun in nouns if " " in noun}
+        return [noun for noun in dict.fromkeys(nouns) if noun not in compounds][:MAX_NOUNS]
+
+    def _ask(self, template: Template, subjects: Iterable[str]) -> dict[str, Answer]:
+        """Subject -> answer; the model is asked only what it was not asked before."""
+        suffixes = {subject: template.suffix(subject) for subject in subjects}
+        known = {
+            suffix: self._answers[template.name, suffix]
+            for suffix in dict.fromkeys(suffixes.values())
+            if (template.name, suffix) in self._answers
+        }
+        new = [suffix for suffix in dict.fromkeys(suffixes.values()) if suffix not in known]
+        if new:
+            completed = self._completer.complete(new, prefix=template.prefix)
+            known.update(zip(new, completed, strict=True))
+        for suffix, answer in known.items():
+            self._answers[template.name, suffix] = answer
+            self._answers.move_to_end((template.name, suffix))
+        while len(self._answers) > self._cache_entries:
+            self._answers.popitem(last=False)
+        return {subject: known[suffix] for subject, suffix in suffixes.items()}
+
+
+def load_generator(
+    entry: ModelEntry, *, cache_dir: Path, max_batch: int = 8, max_new_tokens: int = 48
+) -> Generator:
+    """Any Hugging Face causal model that a profile names; a GGUF is converted first.
+
+    Raises MissingWeights with the name of a file that is not there.
+    """
+    folder = resolve_files(entry, cache_dir=cache_dir)
+    gguf_files = [name for name in entry.files if name.endswith(".gguf")]
+    if gguf_files:
+        folder = converted_smollm2(folder / gguf_files[0], cache_dir=cache_dir)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, entry.dtype), local_files_only=True, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    logger.info("loaded llm=%s device=%s dtype=%s", entry.name, entry.device, entry.dtype)
+    return Generator(
+        model.to(entry.device).eval(),
+        tokenizer,
+        max_batch=max_batch,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def build_engine(settings: LlmSettings) -> PrompterEngine:
+    """The prompter that the settings name. Raises MissingWeights, InvalidConfig."""
+    match settings.backend:
+        case "transformers":
+            completer, model = _transformers_completer(settings)
+        case "openai":
+            completer, model = _openai_completer(settings)
+    return PrompterEngine(
+        completer,
+        model=model,
+        templates=load_templates(),
+        default_templates=settings.templates,
+        lexicon=load_lexicon(),
+        cache_entries=settings.cache_entries,
+    )
+
+
+def _transformers_completer(settings: LlmSettings) -> tuple[Completer, ModelInfo]:
+    entry = load_profile(settings.profile, models_file=settings.models_file).llm
+    generator = load_generator(
+        entry,
+        cache_dir=settings.cache_dir,
+        max_batch=settings.max_batch,
+        max_new_tokens=settings.max_new_tokens,
+    )
+    model = ModelInfo(name=entry.name, kind="llm", revision=entry.revision, device=entry.device)
+    return TransformersCompleter(generator), model
+
+
+def _openai_completer(settings: LlmSettings) -> tuple[Completer, ModelInfo]:
+    completer = OpenAICompleter(
+        base_url=settings.openai_base_url,
+        api_key=settings.openai_api_key.get_secret_value(),
+        model=settings.openai_model,
+        timeout_s=settings.openai_timeout_s,
+        max_parallel=settings.max_batch,
+        max_new_tokens=settings.max_new_tokens,
+    )
+    model = ModelInfo(name=settings.openai_model, kind="llm", revision="unknown", device="remote")
+    return completer, model

@@ -1,0 +1,124 @@
+import base64
+import tarfile
+
+import pytest
+
+from tests.worker.sources import picture
+from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.runs.store import (
+    cancel_run,
+    create_run,
+    list_runs,
+    read_run,
+    read_status,
+    retry_failed,
+    write_status,
+)
+from unspoken.schemas import ImageInput, InlineItem, RunRequest
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    (tmp_path / "data/in").mkdir(parents=True)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def runs_dir(tmp_path):
+    return tmp_path / "runs"
+
+
+def item(seed=1, **what):
+    image = ImageInput(base64=base64.b64encode(picture(seed)).decode())
+    return InlineItem(caption="A dog", image=image, **what)
+
+
+def test_no_runs_are_an_empty_list(runs_dir):
+    assert list_runs(runs_dir) == []
+
+
+def test_a_new_run_waits_for_the_dispatcher(data_dir, runs_dir):
+    status = create_run(data_dir, runs_dir, RunRequest(source="in"))
+    assert (status.state, status.done) == ("planned", 0)
+    assert list_runs(runs_dir) == [status] == [read_status(runs_dir, status.run_id)]
+
+
+def test_inline_items_become_a_source_shard(data_dir, runs_dir):
+    create_run(data_dir, runs_dir, RunRequest(items=[item(1, key="a"), item(2)], run_id="r"))
+    with tarfile.open(runs_dir / "r/source/00000.tar") as tar:
+        assert tar.getnames() == [
+            *("a.jpg", "a.txt", "a.json"),
+            *("000001.jpg", "000001.txt", "000001.json"),
+        ]
+
+
+def test_the_same_request_again_is_the_same_run_and_another_one_a_conflict(data_dir, runs_dir):
+    first = create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r"))
+    assert create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r")) == first
+    with pytest.raises(Conflict):
+        create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r", num_decoys=0))
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [("../x", InvalidInput), ("/etc", InvalidInput), ("none", NotFound), ("in\0", InvalidInput)],
+)
+def test_a_source_outside_the_data_folder_or_not_there_is_refused(
+    data_dir, runs_dir, source, error
+):
+    with pytest.raises(error):
+        create_run(data_dir, runs_dir, RunRequest(source=source))
+    assert list_runs(runs_dir) == []
+
+
+def test_a_link_out_of_the_data_folder_is_refused(data_dir, runs_dir, tmp_path):
+    (data_dir / "link").symlink_to(tmp_path)
+    with pytest.raises(InvalidInput, match="not inside"):
+        create_run(data_dir, runs_dir, RunRequest(source="link"))
+
+
+@pytest.mark.parametrize("image", ["%%%", ""])
+def test_an_inline_picture_that_is_no_base64_leaves_nothing_behind(data_dir, runs_dir, image):
+    bad = InlineItem(caption="A dog", image=ImageInput(base64=image))
+    with pytest.raises(InvalidInput, match=r"items\[1\]"):
+        create_run(data_dir, runs_dir, RunRequest(items=[item(), bad]))
+    assert list(runs_dir.iterdir()) == []
+
+
+def test_repeated_keys_are_refused(data_dir, runs_dir):
+    with pytest.raises(InvalidInput, match="repeated"):
+        create_run(data_dir, runs_dir, RunRequest(items=[item(key="a"), item(key="a")]))
+
+
+@pytest.mark.parametrize("run_id", ["nobody", "../data", "a/b", ""])
+def test_an_unknown_or_wandering_id_is_refused(data_dir, runs_dir, run_id):
+    runs_dir.mkdir()
+    with pytest.raises((NotFound, InvalidInput)):
+        read_status(runs_dir, run_id)
+
+
+def test_a_cancelled_run_stays_cancelled_whatever_the_dispatcher_saw(data_dir, runs_dir):
+    status = create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r"))
+    assert cancel_run(runs_dir, "r").state == "cancelled"
+    write_status(runs_dir, status.model_copy(update={"state": "running"}))
+    assert read_status(runs_dir, "r").state == "cancelled"
+
+
+def test_a_run_that_is_done_cannot_be_cancelled_any_more(data_dir, runs_dir):
+    status = create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r"))
+    write_status(runs_dir, status.model_copy(update={"state": "done"}))
+    assert cancel_run(runs_dir, "r").state == "done"
+
+
+def test_failures_are_retried_by_a_run_of_their_own(data_dir, runs_dir):
+    status = create_run(data_dir, runs_dir, RunRequest(items=[item()], run_id="r"))
+    with pytest.raises(Conflict, match="planned"):
+        retry_failed(runs_dir, "r")
+    write_status(runs_dir, status.model_copy(update={"state": "done"}))
+    with pytest.raises(InvalidInput, match="no failed"):
+        retry_failed(runs_dir, "r")
+    failed = {"engine_failure": 1}
+    write_status(runs_dir, status.model_copy(update={"state": "done", "failed": failed}))
+    again = retry_failed(runs_dir, "r")
+    assert read_run(runs_dir, again.run_id).retry_of == "r"
+    assert (runs_dir / again.run_id / "source/00000.tar").is_file()

@@ -1,0 +1,66 @@
+"""All three services in one small app over the fakes, on a real port."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
+from unspoken.images import decode_base64, decode_picture
+from unspoken.schemas import DetectRequest, ProposeRequest, TextEmbeddingsRequest
+
+
+def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
+    """One app; every model it names is the detector's, as each client reads the first."""
+    app, encoder = FastAPI(), FakeTextEncoder()
+
+    @app.get("/readyz")
+    def readyz():
+        return {"ready": True}
+
+    @app.get("/v1/models")
+    def models():
+        return [detector.model]
+
+    @app.post("/propose")
+    def propose(request: ProposeRequest):
+        proposals = prompter.propose(request.captions, templates=request.templates)
+        return {"proposals": proposals, "model": prompter.model, "timings_ms": {}}
+
+    @app.post("/detect")
+    def detect(request: DetectRequest):
+        picture = decode_picture(decode_base64(request.image.base64))
+        result = detector.detect(picture, request.phrases, box_threshold=request.box_threshold)
+        height, width = picture.size_hw
+        return {
+            "image": {"sha256": picture.sha256, "width": width, "height": height},
+            **result.model_dump(),
+            "box_threshold": detector.box_threshold,
+            "model": detector.model,
+            "timings_ms": {},
+        }
+
+    @app.post("/text-embeddings")
+    def encode(request: TextEmbeddingsRequest):
+        embeddings = encoder.encode_texts(request.phrases).tolist()
+        return {"embeddings": embeddings, "model": encoder.model, "timings_ms": {}}
+
+    return app
+
+
+@contextmanager
+def serve(app: FastAPI) -> Iterator[str]:
+    """Serve on a free loopback port -> its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,0 +1,287 @@
+"""Dispatcher and task together, on real folders; only the broker is a list."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
+from tests.worker.sources import CAPTIONS, write_shard
+from unspoken.errors import EngineFailure, NotReady, Overloaded, ServiceUnavailable
+from unspoken.runs.ledger import Ledger
+from unspoken.runs.manifest import read_labels
+from unspoken.runs.shards import iter_rows, shard_name
+from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
+from unspoken.schemas import RunRequest
+from worker.dispatcher import Dispatcher, Services
+from worker.filters import Classifiers
+from worker.pipeline import Ports
+from worker.tasks import Bench, label_one_chunk
+
+CLASSIFIERS = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda p: 0.01)
+
+
+@dataclass
+class ListDoorbell:
+    """A queue in memory; `lost` swallows messages, `down` refuses them."""
+
+    messages: list = field(default_factory=list)
+    rung: list = field(default_factory=list)
+    lost: bool = False
+    down: bool = False
+
+    def ring(self, run_id, chunk_id):
+        self.rung.append(chunk_id)
+        if not self.lost:
+            self.messages.append((run_id, chunk_id))
+
+    def num_queued(self):
+        if self.down:
+            raise ConnectionError("no broker")
+        return len(self.messages)
+
+
+class Stage:
+    """A data folder with a shard, a dispatcher, and a worker that answers the doorbell."""
+
+    def __init__(self, folder, *, prompter=None, detector=None, text_encoder=None):
+        self.data_dir, self.runs_dir = folder / "data", folder / "runs"
+        write_shard(self.data_dir / "in/00000.tar", CAPTIONS)
+        self.time_s = 0.0
+        self.doorbell = ListDoorbell()
+        self.ports = Ports(prompter or FakePrompter(), detector or FakeDetector(), CLASSIFIERS)
+        self.text_encoder = text_encoder or FakeTextEncoder()
+        self.ready = True
+        self.dispatcher = self.new_dispatcher()
+
+    def new_dispatcher(self):
+        services = Services(self.ports.prompter, self.ports.detector, self.text_encoder)
+        return Dispatcher(
+            runs_dir=self.runs_dir,
+            data_dir=self.data_dir,
+            services=services,
+            doorbell=self.doorbell,
+            lease_s=0.2,
+            clock=lambda: self.time_s,
+        )
+
+    def check_ready(self):
+        if not self.ready:
+            raise NotReady("loading")
+
+    def create(self, **what):
+        request = RunRequest(source="in", run_id="r", chunk_size=4, **what)
+        return create_run(self.data_dir, self.runs_dir, request)
+
+    def work(self):
+        """Answer all messages; what an attempt raises is only the attempt's end."""
+        bench = Bench(self.runs_dir, self.data_dir, 0.2, self.ports, self.check_ready)
+        while self.doorbell.messages:
+            run_id, chunk_id = self.doorbell.messages.pop(0)
+            try:
+                label_one_chunk(run_id, chunk_id, bench)
+            except (Overloaded, NotReady, ServiceUnavailable, KeyError):
+                continue
+
+    def tick(self, count=1):
+        for _ in range(count):
+            self.dispatcher.tick()
+            self.work()
+            self.time_s += 11.0
+        return read_status(self.runs_dir, "r")
+
+    def rows(self, run_id="r"):
+        return list(iter_rows(self.runs_dir / run_id / "dataset"))
+
+    @property
+    def ledger(self):
+        return Ledger(self.runs_dir / "r", lease_s=0.2)
+
+
+def test_a_run_ends_with_every_row_once_labels_manifest_and_card(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    status = stage.tick(3)
+    assert (status.state, status.done, status.chunks_done) == ("done", 12, 3)
+    assert [row.source_row for row in stage.rows()] == list(range(12))
+    dataset = tmp_path / "runs/r/dataset"
+    kept = {a.label for row in stage.rows() for a in row.kept}
+    assert kept and kept <= set(read_labels(dataset))
+    assert {"README.md", "contact-sheet.jpg", "manifest.json"} <= {
+        p.name for p in dataset.iterdir()
+    }
+    assert stage.doorbell.rung == [0, 1, 2]
+
+
+def test_the_same_run_elsewhere_has_the_same_shards_to_the_byte(tmp_path):
+    shards = []
+    for name in ("a", "b"):
+        stage = Stage(tmp_path / name)
+        stage.create()
+        stage.tick(3)
+        dataset = tmp_path / name / "runs/r/dataset"
+        shards.append([(dataset / shard_name(i)).read_bytes() for i in range(3)])
+        shards[-1].append((dataset / "manifest.json").read_bytes())
+    assert shards[0] == shards[1]
+
+
+def test_an_empty_folder_fails_the_run_with_what_is_missing(tmp_path):
+    stage = Stage(tmp_path)
+    (tmp_path / "data/empty").mkdir()
+    create_run(stage.data_dir, stage.runs_dir, RunRequest(source="empty", run_id="r"))
+    status = stage.tick()
+    assert status.state == "failed" and "no .tar shards" in status.message
+
+
+def test_lost_messages_are_rung_again(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.doorbell.lost = True
+    stage.tick(1)
+    stage.doorbell.lost = False
+    assert stage.tick(2).chunks_done == 3
+    assert stage.tick().state == "done"
+
+
+def test_the_queue_is_never_flooded(tmp_path):
+    stage = Stage(tmp_path)
+    create_run(stage.data_dir, stage.runs_dir, RunRequest(source="in", run_id="r", chunk_size=1))
+    for _ in range(5):
+        stage.dispatcher.tick()
+    assert len(stage.doorbell.messages) == 4
+
+
+def test_a_broker_that_is_away_is_waited_for(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.doorbell.down = True
+    status = stage.tick(2)
+    assert status.state == "running" and "no broker" in status.message
+    stage.doorbell.down = False
+    assert stage.tick(3).state == "done"
+
+
+def test_a_new_dispatcher_takes_up_where_the_last_one_died(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.tick(1)
+    stage.dispatcher = stage.new_dispatcher()
+    assert stage.tick(2).state == "done"
+    assert stage.doorbell.rung == [0, 1, 2]
+
+
+def test_a_shard_left_without_its_record_is_adopted_and_not_done_again(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.tick(1)
+    (tmp_path / "runs/r/dataset/shard-000001.json").unlink()
+    stage.dispatcher = stage.new_dispatcher()
+    assert stage.tick(2).state == "done"
+    assert stage.doorbell.rung == [0, 1, 2]
+
+
+def test_a_shard_that_changed_on_disk_is_done_again_before_the_end(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.tick(1)
+    (tmp_path / "runs/r/dataset/shard-000001.parquet").write_bytes(b"torn")
+    assert stage.tick(4).state == "done"
+    assert len(stage.rows()) == 12
+
+
+def test_a_service_that_is_not_ready_costs_no_attempt(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.ready = False
+    assert stage.tick(4).attempts == 0
+    stage.ready = True
+    assert stage.tick(3).state == "done"
+
+
+def test_an_item_that_ends_its_worker_is_a_row_with_that_reason(tmp_path):
+    calls = []
+
+    def die(captions):
+        if any("kitten" in caption for caption in captions):
+            calls.append(len(captions))
+            raise KeyError("as good as dead")
+
+    stage = Stage(tmp_path, prompter=FakePrompter(before=die))
+    stage.create()
+    status = stage.tick(9)
+    assert status.state == "done" and status.failed == {"poison": 1}
+    assert status.labelled == 11
+    assert calls == [4, 4, 4, 1, 1, 1]
+
+
+def test_failures_are_done_again_by_a_run_of_their_own(tmp_path):
+    broken = [True]
+
+    def refuse(picture, phrases):
+        if broken and "horse" in phrases:
+            raise EngineFailure("not now")
+
+    stage = Stage(tmp_path, detector=FakeDetector(before=refuse))
+    stage.create()
+    assert stage.tick(3).failed == {"engine_failure": 1}
+    broken.clear()
+    again = retry_failed(stage.runs_dir, "r")
+    stage.tick(3)
+    assert read_status(stage.runs_dir, again.run_id).state == "done"
+    rows = stage.rows(again.run_id)
+    assert [(row.source_row, row.status) for row in rows] == [(1, "labelled")]
+
+
+def test_a_cancelled_run_starts_no_further_chunk(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.dispatcher.tick()
+    cancel_run(stage.runs_dir, "r")
+    stage.work()
+    assert stage.tick(2).state == "cancelled"
+    assert stage.rows() == [] and not stage.ledger.total_attempts()
+
+
+def test_a_source_that_changed_makes_rows_with_that_reason(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.dispatcher.tick()
+    write_shard(tmp_path / "data/in/00000.tar", ["Another caption about a dog"] * 12)
+    stage.work()
+    assert stage.tick(2).failed == {"source_changed": 12}
+
+
+def test_labels_wait_for_a_text_encoder_that_is_away(tmp_path):
+    class Away(FakeTextEncoder):
+        away = True
+
+        def encode_texts(self, texts):
+            if self.away:
+                raise ServiceUnavailable("gone")
+            return super().encode_texts(texts)
+
+    encoder = Away()
+    stage = Stage(tmp_path, text_encoder=encoder)
+    stage.create()
+    assert stage.tick(3).state == "finishing"
+    encoder.away = False
+    assert stage.tick().state == "done"
+
+
+def test_folders_that_are_no_runs_are_passed_over(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    (stage.runs_dir / "other").mkdir()
+    (stage.runs_dir / "bad").mkdir()
+    (stage.runs_dir / "bad/run.json").write_text("{}")
+    assert stage.tick(3).state == "done"
+    assert [status.run_id for status in list_runs(stage.runs_dir)] == ["r"]
+
+
+@pytest.mark.parametrize("name", ["My_Out", "out.v2"])
+def test_a_caller_may_choose_the_folder_itself(tmp_path, name):
+    stage = Stage(tmp_path)
+    request = RunRequest(source="in/00000.tar", chunk_size=4)
+    create_run(stage.data_dir, stage.runs_dir, request, run_id=name)
+    stage.tick(3)
+    assert read_status(stage.runs_dir, name).output == str(stage.runs_dir / name / "dataset")
+    assert read_status(stage.runs_dir, name).state == "done"
