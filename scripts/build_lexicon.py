@@ -119,7 +119,8 @@ interior exterior outside inside threshold attic_x margin pass release trap game
 fauna wildlife creature beast pet stray male female mate young offspring stocker
 landing crossing serving filling opening dressing clearing turning boarding setting sitting
 standing parking listing shooting running riding walking ages prides ways facing
-body_part moment memory software program code web net network circuit signal bug virus base assembly plant
+body_part moment memory software program code web net network circuit signal bug virus base assembly
+plant
 drive press stop finish go out up down in on at no as it us so who he she they we be is am are
 was were an the of or and to for by with from
 """

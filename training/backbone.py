@@ -28,8 +28,8 @@ from unspoken.model.grounding_dino import PhraseMemory, SmallDetectorConfig
 logger = logging.getLogger(__name__)
 
 # How much each stride (8, 16, 32) must know of wholes and of parts: parts are small.
-WHOLE_WEIGHTS = (0.5, 1.0, 1.0)
-PART_WEIGHTS = (1.0, 1.0, 0.3)
+WHOLE_WEIGHTS = (0.2, 1.0, 1.0)
+PART_WEIGHTS = (0.5, 0.5, 0.1)
 WHITENING = 0.25  # power of the spectrum taken out: 0 keeps MiniLM's angles, 0.5 whitens
 
 
@@ -81,14 +81,14 @@ class PointClassifier(nn.Module):
             config.backbone, features_only=True, out_indices=(2, 3, 4), pretrained=False
         )
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, config.d_model, 1), nn.GroupNorm(32, config.d_model))
+            nn.Conv2d(channels, config.d_model, 1)
             for channels in self.backbone.feature_info.channels()
         )
         self.text_side = text_side
         self.register_buffer("whole_words", F.normalize(text_side(wholes), dim=-1))  # (W, D)
         self.register_buffer("part_words", F.normalize(text_side(parts), dim=-1))  # (P, D)
         self.nothing = nn.Parameter(torch.randn(2, config.d_model) * 0.1)  # no whole, no part
-        self.log_scale = nn.Parameter(torch.tensor(math.log(12.0)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(16.0)))
 
     def forward(self, batch: PointBatch) -> tuple[Tensor, Tensor]:
         """Weighted loss, and the share of wholes named right at stride 32."""
@@ -226,5 +226,5 @@ def start_detector_from(
     known = {name: trained[name.replace("_backbone.", "")] for name in state}
     target.load_state_dict(known)
     for level, projection in enumerate(classifier.projections):
-        model.model.input_proj_vision[level].load_state_dict(projection.state_dict())
+        model.model.input_proj_vision[level][0].load_state_dict(projection.state_dict())
     model.model.text_projection.load_state_dict(classifier.text_side.state_dict())

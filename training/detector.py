@@ -99,14 +99,14 @@ def recipe_named(name: str) -> DetectorRecipe:
             return DetectorRecipe(
                 name=name,
                 detector=SmallDetectorConfig(
-                    image_size=64, d_model=32, ffn_dim=32, encoder_layers=1, decoder_layers=2,
+                    image_size=96, d_model=32, ffn_dim=32, encoder_layers=1, decoder_layers=2,
                     num_queries=12, backbone="resnet10t",
                 ),
                 backbone=BackboneConfig(
                     data=replace(data, seed=500_000_000), sizes_px=(64,), num_workers=0
                 ),
                 data=data,
-                sizes_px=((0.0, 64),),
+                sizes_px=((0.0, 96),),
                 warmup_steps=4,
                 num_workers=0,
                 num_validation=4,

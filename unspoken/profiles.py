@@ -173,7 +173,7 @@ def read_lock(folder: Path) -> dict[str, str]:
     path = folder / LOCK_FILE
     try:
         return {str(name): str(digest) for name, digest in json.loads(path.read_bytes()).items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, AttributeError) as error:
         raise MissingWeights(f"{path} is not a lock of hashes: remove {folder}") from error

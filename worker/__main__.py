@@ -1,17 +1,16 @@
 """`python -m worker`: a Celery worker that labels chunks through the services."""
 
 import functools
-import logging
 
 from worker.celery_app import QUEUE, create_celery
-from worker.settings import LOG_FORMAT, WorkerSettings
+from worker.settings import WorkerSettings, configure_logging
 from worker.tasks import Bench, connect_bench, register_tasks
 
 
 def main() -> None:
     """Serve the queue until told to stop."""
     settings = WorkerSettings()
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    configure_logging(settings.log_level)
     app = create_celery(settings.broker_url)
 
     # Once per process that works: clients and sessions do not survive a fork.

@@ -42,7 +42,7 @@ from unspoken.schemas import RunStatus
 from worker.celery_app import LABEL_TASK, QUEUE, create_celery
 from worker.intake import list_source, read_chunk
 from worker.pipeline import PASSING
-from worker.settings import LOG_FORMAT, WorkerSettings
+from worker.settings import WorkerSettings, configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -357,7 +357,7 @@ def connect_services(settings: WorkerSettings) -> Iterator[Services]:
 def main() -> None:
     """Dispatch until SIGTERM or SIGINT."""
     settings = WorkerSettings()
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    configure_logging(settings.log_level)
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,5 +1,6 @@
 """Settings of worker and dispatcher, read once from WORKER_*."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,8 +8,6 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from unspoken.settings import ProcessSettings
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class WorkerSettings(ProcessSettings):
@@ -31,3 +30,11 @@ class WorkerSettings(ProcessSettings):
     """The dispatcher looks this often."""
     ring_again_s: Annotated[float, Field(gt=0)] = 10.0
     """A doorbell that nobody answered, though the queue is empty, was lost after so long."""
+
+
+def configure_logging(level: str) -> None:
+    """Log lines on standard error; httpx's line for every request is not among them."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -67,11 +67,8 @@ class Chunk:
 
 def normalise_phrase(phrase: str) -> str:
     """Lower case, punctuation as spaces, single spaces; "" when nothing is left."""
-    words = "".join(
-        " " if _separates(character) else character
-        for character in unicodedata.normalize("NFC", phrase).lower()
-    )
-    text = " ".join(words.split())
+    words = "".join(_readable(character) for character in unicodedata.normalize("NFC", phrase))
+    text = " ".join(words.lower().split())
     return text if any(character.isalnum() for character in text) else ""
 
 
@@ -141,6 +138,9 @@ def _check_pieces(pieces: Sequence[int], phrase: str, index: int, *, limit: int)
         )
 
 
-def _separates(character: str) -> bool:
+def _readable(character: str) -> str:
     category = unicodedata.category(character)
-    return (category[0] in "PSZ" and character not in _KEPT_PUNCTUATION) or category == "Cf"
+    if category == "Cf":  # soft hyphens and joiners stand inside words
+        return ""
+    separates = category[0] in "PSZ" and character not in _KEPT_PUNCTUATION
+    return " " if separates else character

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.detector.packing import Chunk, PackedPhrase
-from unspoken.boxes import non_maximum_suppression
+from unspoken.boxes import box_iou
 from unspoken.schemas import Box, Detection
 
 
@@ -52,7 +52,8 @@ def boxes_to_pixels(boxes_cxcywh_norm: np.ndarray, *, size_hw: tuple[int, int]) 
     height, width = size_hw
     center, extent = boxes_cxcywh_norm[:, :2], boxes_cxcywh_norm[:, 2:]
     corners_norm = np.concatenate([center - extent / 2, center + extent / 2], axis=1)
-    return np.clip(corners_norm, 0, 1) * np.array([width, height, width, height], dtype=np.float64)
+    boxes_xyxy: np.ndarray = np.clip(corners_norm, 0, 1) * np.array([width, height, width, height])
+    return boxes_xyxy
 
 
 def detections_of(
@@ -68,18 +69,16 @@ def detections_of(
 
     asked: the request's phrases as they were written; size_hw: of the original picture in pixels.
     """
-    boxes_xyxy = boxes_to_pixels(raw.boxes_cxcywh_norm, size_hw=size_hw)  # (Q, 4)
     scores = phrase_scores(raw.token_scores, chunk.phrases)  # (Q, P)
-    has_area = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)  # (Q,)
+    likely = (scores >= box_threshold).any(axis=1)  # (Q,)
+    scores = scores[likely]
+    boxes_xyxy = boxes_to_pixels(raw.boxes_cxcywh_norm[likely], size_hw=size_hw)
+    overlaps = box_iou(boxes_xyxy, boxes_xyxy)  # the boxes are those of every phrase
+    has_area = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
     detections: list[Detection] = []
     for column, phrase in enumerate(chunk.phrases):
-        candidates = np.flatnonzero((scores[:, column] >= box_threshold) & has_area)
-        kept = candidates[
-            non_maximum_suppression(
-                boxes_xyxy[candidates], scores[candidates, column], iou_threshold=config.nms_iou
-            )[: config.max_boxes_per_phrase]
-        ]
-        for query in kept:
+        alive = (scores[:, column] >= box_threshold) & has_area
+        for query in _keep_best(scores[:, column], overlaps, alive=alive, config=config):
             x0, y0, x1, y1 = (float(value) for value in boxes_xyxy[query])
             box, score = Box(x0=x0, y0=y0, x1=x1, y1=y1), float(scores[query, column])
             detections += [
@@ -92,3 +91,19 @@ def detections_of(
 def best_first(detections: Sequence[Detection]) -> tuple[Detection, ...]:
     """By falling score; equal scores in the order asked, so that an answer is repeatable."""
     return tuple(sorted(detections, key=lambda found: (-found.score, found.phrase_index)))
+
+
+def _keep_best(
+    scores: np.ndarray, overlaps: np.ndarray, *, alive: np.ndarray, config: ScoringConfig
+) -> list[int]:
+    """Greedy suppression within one phrase: rows of `scores` that stay, best first."""
+    left = np.where(alive, scores, -1.0)
+    kept: list[int] = []
+    while len(kept) < config.max_boxes_per_phrase and left.size:
+        best = int(left.argmax())
+        if left[best] < 0:
+            break
+        kept.append(best)
+        left[overlaps[best] >= config.nms_iou] = -1.0
+        left[best] = -1.0  # a box too thin to overlap itself must go as well
+    return kept

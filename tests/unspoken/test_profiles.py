@@ -24,7 +24,8 @@ def sha256(content: bytes) -> str:
 
 def models_file(folder: Path, *, source: str, digest: str | None = None) -> Path:
     """A models.yaml whose three models are one source with the file `weights.bin`."""
-    entry = f"{{name: tiny, source: '{source}', revision: r1, files: {{weights.bin: {digest or 'null'}}}}}"
+    files = f"{{weights.bin: {digest or 'null'}}}"
+    entry = f"{{name: tiny, source: '{source}', revision: r1, files: {files}}}"
     path = folder / "models.yaml"
     path.write_text(
         f"profiles:\n  tiny: {{llm: {entry}, detector: {entry}, text_encoder: {entry}}}\n"

@@ -97,7 +97,7 @@ def services(settings):
 def settings(broker, tmp_path):
     write_shard(tmp_path / "data/in/00000.tar", CAPTIONS)
     write_shard(tmp_path / "data/in/00001.tar", CAPTIONS, first_seed=100)
-    slow = FakeDetector(before=lambda picture, phrases: time.sleep(0.15))
+    slow = FakeDetector(before=lambda picture, phrases: time.sleep(0.3))
     with serve(create_app(FakePrompter(), slow)) as url:
         yield WorkerSettings(
             broker_url=f"redis+socket://{broker}",
@@ -130,11 +130,15 @@ def test_killed_workers_and_an_emptied_redis_lose_no_row_and_write_none_twice(
     log = tmp_path / "worker.log"
     ledger = Ledger(settings.runs_dir / "r", lease_s=settings.lease_s)
     with celery_worker(settings, log) as first:
-        drive(
-            dispatcher,
-            settings.runs_dir,
-            lambda status: status.chunks_done >= 2 and ledger.leased_chunks(),
-        )
+
+        def stopped_at_work(status):
+            os.killpg(first.pid, signal.SIGSTOP)
+            if status.chunks_done >= 2 and ledger.leased_chunks():
+                return True
+            os.killpg(first.pid, signal.SIGCONT)
+            return False
+
+        drive(dispatcher, settings.runs_dir, stopped_at_work)
         kill_group(first)
     assert ledger.leased_chunks()
     with celery_worker(settings, log):
@@ -144,7 +148,7 @@ def test_killed_workers_and_an_emptied_redis_lose_no_row_and_write_none_twice(
         status = drive(dispatcher, settings.runs_dir, lambda status: status.state == "done")
     app.close()
     rows = list(iter_rows(settings.runs_dir / "r/dataset"))
-    expected = [(f"0000{shard}.tar", row) for shard in range(2) for row in range(12)]
+    expected = [(f"in/0000{shard}.tar", row) for shard in range(2) for row in range(12)]
     assert [(row.source_shard, row.source_row) for row in rows] == expected
     assert {row.status for row in rows} == {"labelled"}
     assert status.attempts >= status.chunks_total == 8

@@ -1,5 +1,6 @@
 """Dispatcher and task together, on real folders; only the broker is a list."""
 
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -82,12 +83,12 @@ class Stage:
             except (Overloaded, NotReady, ServiceUnavailable, KeyError):
                 continue
 
-    def tick(self, count=1):
+    def tick(self, count=1, *, run_id="r"):
         for _ in range(count):
             self.dispatcher.tick()
             self.work()
             self.time_s += 11.0
-        return read_status(self.runs_dir, "r")
+        return read_status(self.runs_dir, run_id)
 
     def rows(self, run_id="r"):
         return list(iter_rows(self.runs_dir / run_id / "dataset"))
@@ -193,6 +194,7 @@ def test_a_service_that_is_not_ready_costs_no_attempt(tmp_path):
     stage.create()
     stage.ready = False
     assert stage.tick(4).attempts == 0
+    time.sleep(0.25)  # the chunks rest until then
     stage.ready = True
     assert stage.tick(3).state == "done"
 
@@ -282,6 +284,6 @@ def test_a_caller_may_choose_the_folder_itself(tmp_path, name):
     stage = Stage(tmp_path)
     request = RunRequest(source="in/00000.tar", chunk_size=4)
     create_run(stage.data_dir, stage.runs_dir, request, run_id=name)
-    stage.tick(3)
+    stage.tick(3, run_id=name)
     assert read_status(stage.runs_dir, name).output == str(stage.runs_dir / name / "dataset")
     assert read_status(stage.runs_dir, name).state == "done"

@@ -1,0 +1,183 @@
+"""`python -m bench.labelling`: the pipeline against the usual loop, on the same 48 pictures.
+
+The loop is what a script does: for each picture the language model is asked one prompt at a time,
+its few-shot prefix computed anew, and the detector makes one pass per phrase. It uses the same
+models, prompts, thresholds and merging, in this process, without any queue or HTTP. The pipeline is
+the whole stack as `unspoken demo` runs it: Redis, services over HTTP, dispatcher and worker.
+
+Figures: pictures per second of both (`loop_per_s`, `pipeline_per_s`), `speedup`, precision and
+recall of both by the truth with the worst shortfall of the pipeline (`worst_shortfall`), and
+`peak_gib`, the proportional set size of all processes of the stack at its highest.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+
+from services.detector.engine import build_engine as build_detector
+from services.detector.settings import DetectorSettings
+from services.llm.engine import PrompterEngine, load_generator
+from services.llm.generator import Generator
+from services.llm.parsing import Answer
+from services.llm.prompts import load_templates
+from services.llm.settings import LlmSettings
+from smallworld.truth import JudgedBox, judge_all, read_truth_files
+from unspoken.lexicon import load_lexicon
+from unspoken.ports import Detector
+from unspoken.profiles import load_profile
+from unspoken.runs.plan import LabelConfig, make_plan
+from unspoken.runs.rows import Annotation
+from unspoken.schemas import Detection, ModelInfo
+from worker.filters import Verdict, apply_filters, build_classifiers
+from worker.intake import SourceRow, list_source, read_chunk
+from worker.proposals import list_candidates, merge_detections
+
+NUM_IMAGES = 48
+SAMPLE_S = 0.5
+
+
+class LoneCompleter:
+    """One prompt a call, the whole prompt each time."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
+        """See services.llm.engine.Completer."""
+        answers = []
+        for suffix in suffixes:
+            (made,) = self._generator.generate([suffix], prefix=prefix, keep_prefix=False)
+            answers.append(Answer(made.text, mean_logprob=made.mean_logprob))
+        return answers
+
+
+def main() -> None:
+    """Run both and print one line."""
+    torch.set_num_threads(DetectorSettings().num_threads)
+    with tempfile.TemporaryDirectory(prefix="unspoken-bench-") as folder:
+        out = Path(folder) / "demo"
+        summary, peak_gib = run_pipeline(out)
+        shards = out / "data" / "shards"
+        loop_s, loop_figures = run_loop(shards)
+    pipeline_figures = {name: summary[name] for name in loop_figures}
+    shortfalls = [
+        loop_figures[name] - pipeline_figures[name]
+        for name in loop_figures
+        if loop_figures[name] is not None and pipeline_figures[name] is not None
+    ]
+    figures = {
+        "speedup": round(loop_s / summary["seconds"], 2),
+        "loop_per_s": round(NUM_IMAGES / loop_s, 3),
+        "pipeline_per_s": round(NUM_IMAGES / summary["seconds"], 3),
+        "worst_shortfall": round(max(shortfalls, default=0.0), 3),
+        "peak_gib": round(peak_gib, 2),
+        **{f"pipeline_{name}": value for name, value in pipeline_figures.items()},
+        **{f"loop_{name}": value for name, value in loop_figures.items()},
+    }
+    print(json.dumps({"bench": "labelling", "figures": figures}))
+
+
+def run_pipeline(out: Path) -> tuple[dict[str, float], float]:
+    """The demo's summary, and the stack's highest memory in GiB."""
+    command = [sys.executable, "-m", "stack.cli", "demo", "--images", str(NUM_IMAGES)]
+    process = subprocess.Popen([*command, "--out", str(out), "--exit"], stdout=sys.stderr)
+    peak = [0]
+    sampler = threading.Thread(target=_sample_memory, args=(process, peak))
+    sampler.start()
+    code = process.wait()
+    sampler.join()
+    if code:
+        raise SystemExit(f"the demo ended with {code}")
+    return json.loads((out / "summary.json").read_text()), peak[0] / 2**30
+
+
+def run_loop(shards: Path) -> tuple[float, dict[str, float | None]]:
+    """Seconds of the loop, without loading, and its figures against the truth."""
+    detector = build_detector(DetectorSettings())
+    prompter = _lone_prompter(LlmSettings())
+    config = LabelConfig(box_threshold=detector.box_threshold)
+    rows = _read_rows(shards, config=config)
+    prompter.propose(["a warm-up"])
+    boxes: dict[str, list[JudgedBox]] = {}
+    classifiers = build_classifiers()
+    started = time.monotonic()
+    for row in rows:
+        verdict = apply_filters(row, classifiers=classifiers, config=config, seen=set())
+        if verdict.reason is None and verdict.picture is not None:
+            kept = _label_alone(verdict, prompter=prompter, detector=detector, config=config)
+            boxes[row.key] = [
+                JudgedBox(
+                    labels=(each.label, *(alt.label for alt in each.alt_labels)),
+                    box_xyxy=each.box,
+                    named=each.named,
+                )
+                for each in kept
+            ]
+    seconds = time.monotonic() - started
+    return seconds, judge_all(boxes, read_truth_files(shards)).figures()
+
+
+def _label_alone(
+    verdict: Verdict, *, prompter: PrompterEngine, detector: Detector, config: LabelConfig
+) -> list[Annotation]:
+    """One picture: a detector pass per phrase."""
+    assert verdict.picture is not None, "the caller dropped rows without a picture"
+    (proposal,) = prompter.propose([verdict.caption])
+    candidates = list_candidates(proposal, (), max_phrases=config.max_phrases)
+    found: list[Detection] = []
+    for index, phrase in enumerate(proposal.phrases[: config.max_phrases]):
+        result = detector.detect(verdict.picture, [phrase.text])
+        found += [each.model_copy(update={"phrase_index": index}) for each in result.detections]
+    annotations = merge_detections(
+        found,
+        candidates,
+        size_hw=verdict.picture.size_hw,
+        config=config,
+        lexicon=load_lexicon(),
+    )
+    return [annotation for annotation in annotations if annotation.kept]
+
+
+def _lone_prompter(settings: LlmSettings) -> PrompterEngine:
+    entry = load_profile(settings.profile, models_file=settings.models_file).llm
+    generator = load_generator(entry, cache_dir=settings.cache_dir, max_batch=1)
+    return PrompterEngine(
+        LoneCompleter(generator),
+        model=ModelInfo(name=entry.name, kind="llm", revision=entry.revision),
+        templates=load_templates(),
+        default_templates=settings.templates,
+        lexicon=load_lexicon(),
+        cache_entries=0,
+    )
+
+
+def _read_rows(shards: Path, *, config: LabelConfig) -> list[SourceRow]:
+    listing = list_source(shards, root=shards)
+    plan = make_plan("loop", listing, chunk_size=NUM_IMAGES, config=config, models={})
+    return [row for chunk in plan.chunks for row in read_chunk(chunk, root=shards)]
+
+
+def _sample_memory(process: subprocess.Popen[bytes], peak: list[int]) -> None:
+    """Keep the highest sum of proportional set sizes of the process and all below it."""
+    while process.poll() is None:
+        total = 0
+        try:
+            root = psutil.Process(process.pid)
+            for each in [root, *root.children(recursive=True)]:
+                total += each.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue  # a child ended between listing and reading
+        peak[0] = max(peak[0], total)
+        time.sleep(SAMPLE_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Run the detector service: `python -m services.detector`."""
+
+import torch
+
+from services.detector.app import create_app
+from services.detector.engine import build_engine
+from services.detector.settings import DetectorSettings
+from unspoken.batching import InferenceThread
+from unspoken.server import serve
+
+
+def main() -> None:
+    """Load the weights, then listen: a process that answers is a process that can work."""
+    settings = DetectorSettings()
+    num_threads = settings.num_threads
+    thread = InferenceThread(
+        name="detector", initializer=lambda: torch.set_num_threads(num_threads)
+    )
+    app = create_app(
+        build_engine(settings),
+        thread=thread,
+        max_queue=settings.max_queue,
+        request_timeout_s=settings.request_timeout_s,
+    )
+    serve(app, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The detector in process: phrases packed into few text prompts, boxes scored by token span."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from services.detector.backend import Backend
+from services.detector.packing import pack_phrases
+from services.detector.scoring import ScoringConfig, best_first, detections_of
+from services.detector.settings import DetectorSettings
+from unspoken.errors import InvalidConfig
+from unspoken.images import Picture
+from unspoken.profiles import ModelEntry, load_profile, resolve_files
+from unspoken.schemas import Detection, DetectionResult, ModelInfo
+
+DEFAULT_BOX_THRESHOLD = 0.35
+"""Of the original's API, for weights that name none."""
+DEFAULT_SHORT_SIDE_PX = 800
+
+logger = logging.getLogger(__name__)
+
+
+class DetectorEngine:
+    """The port `unspoken.ports.Detector` over a backend; call it from one thread."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        model: ModelInfo,
+        box_threshold: float | None = None,
+        scoring: ScoringConfig | None = None,
+    ) -> None:
+        self._backend = backend
+        self._scoring = scoring or ScoringConfig()
+        self.model = model
+        chosen = (box_threshold, backend.box_threshold, DEFAULT_BOX_THRESHOLD)
+        self.box_threshold = next(value for value in chosen if value is not None)
+
+    def detect(
+        self, picture: Picture, phrases: Sequence[str], *, box_threshold: float | None = None
+    ) -> DetectionResult:
+        """Boxes whose score reaches the threshold, best first. Raises InvalidInput.
+
+        The picture is encoded once; a phrase stands in exactly one chunk.
+        """
+        threshold = self.box_threshold if box_threshold is None else box_threshold
+        chunks = pack_phrases(
+            phrases, self._backend.word_pieces, max_word_pieces=self._backend.max_word_pieces
+        )
+        if not chunks:
+            return DetectionResult(detections=(), num_chunks=0)
+        detections: list[Detection] = []
+        for chunk, raw in zip(chunks, self._backend.predict(picture.pixels, chunks), strict=True):
+            detections += detections_of(
+                chunk,
+                raw,
+                asked=phrases,
+                size_hw=picture.size_hw,
+                box_threshold=threshold,
+                config=self._scoring,
+            )
+        return DetectionResult(detections=best_first(detections), num_chunks=len(chunks))
+
+
+def build_engine(settings: DetectorSettings) -> DetectorEngine:
+    """Load the profile's detector. Raises InvalidConfig, MissingWeights."""
+    entry = load_profile(settings.profile, models_file=settings.models_file).detector
+    folder = resolve_files(entry, cache_dir=settings.cache_dir)
+    parts = {
+        role: resolve_files(part, cache_dir=settings.cache_dir)
+        for role, part in entry.parts.items()
+    }
+    engine = DetectorEngine(
+        _load_backend(entry, folder=folder, parts=parts, settings=settings),
+        model=ModelInfo(
+            name=entry.name, kind="detector", revision=entry.revision, device=entry.device
+        ),
+        box_threshold=settings.box_threshold,
+        scoring=ScoringConfig(
+            nms_iou=settings.nms_iou, max_boxes_per_phrase=settings.max_boxes_per_phrase
+        ),
+    )
+    logger.info(
+        "detector=%s revision=%s device=%s box_threshold=%.3f",
+        entry.name,
+        entry.revision,
+        entry.device,
+        engine.box_threshold,
+    )
+    return engine
+
+
+def _load_backend(
+    entry: ModelEntry, *, folder: Path, parts: Mapping[str, Path], settings: DetectorSettings
+) -> Backend:
+    """Each import is local, so that only the chosen code must be installed."""
+    short_side_px = settings.short_side_px or _short_side_px(entry)
+    match settings.backend or entry.options.get("backend", "transformers"):
+        case "transformers":
+            from services.detector import transformers_backend as hub
+
+            if hub.is_project_detector(folder):
+                return hub.load_project_detector(
+                    folder, text_encoder_dir=_text_encoder(parts, entry), device=entry.device
+                )
+            return hub.load_hub_detector(
+                folder, short_side_px=short_side_px, device=entry.device, dtype=entry.dtype
+            )
+        case "groundingdino":
+            from services.detector.groundingdino_backend import load_original_detector
+
+            return load_original_detector(
+                folder / _option(entry, "weights"),
+                text_encoder_dir=_text_encoder(parts, entry),
+                architecture=_option(entry, "architecture"),
+                short_side_px=short_side_px,
+                device=entry.device,
+            )
+        case other:
+            raise InvalidConfig(f"backend must be transformers or groundingdino, got {other!r}")
+
+
+def _text_encoder(parts: Mapping[str, Path], entry: ModelEntry) -> Path:
+    if "text_encoder" not in parts:
+        raise InvalidConfig(f"{entry.name} of models.yaml needs parts: text_encoder")
+    return parts["text_encoder"]
+
+
+def _option(entry: ModelEntry, name: str) -> str:
+    value = entry.options.get(name)
+    if not isinstance(value, str):
+        raise InvalidConfig(f"{entry.name} of models.yaml needs options: {name}, got {value!r}")
+    return value
+
+
+def _short_side_px(entry: ModelEntry) -> int:
+    value = entry.options.get("short_side_px", DEFAULT_SHORT_SIDE_PX)
+    if not isinstance(value, int) or not 64 <= value <= 2048:
+        raise InvalidConfig(f"short_side_px of {entry.name} must be 64 to 2048, got {value!r}")
+    return value

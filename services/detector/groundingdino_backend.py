@@ -1,0 +1,223 @@
+"""The original Grounding-DINO code (groundingdino-py 0.4.0), for checkpoints in its own format.
+
+The package is of 2023 and breaks in two places today: its wrapper around BERT calls methods that
+transformers 5 no longer has, and it unpickles checkpoints whatever is in them. Here a plain module
+takes the wrapper's place, and weights are read with `weights_only=True`. A checkpoint holds its
+BERT, so of the text encoder's folder only the config and the tokenizer are read.
+"""
+
+import importlib
+import pickle
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertConfig, BertModel, GroundingDinoImageProcessor
+from transformers.modeling_outputs import BaseModelOutput
+
+from services.detector.image_features import encoding_once
+from services.detector.packing import MAX_WORD_PIECES, Chunk
+from services.detector.scoring import RawDetections
+from services.detector.transformers_backend import resize_by
+from unspoken.errors import InvalidConfig, MissingWeights
+
+Architecture = Literal["swin_T_224_1k", "swin_B_384_22k"]
+"""The package's own names of its two published networks."""
+
+# In the published files, and of no use to the network of this package.
+IGNORED_WEIGHTS = frozenset({"label_enc.weight", "bert.embeddings.position_ids"})
+
+
+class PlainBert(nn.Module):
+    """BERT with a mask per pair of tokens, in the place of the package's `BertModelWarper`."""
+
+    def __init__(self, bert_model: BertModel) -> None:
+        super().__init__()
+        self.config = bert_model.config
+        self.embeddings = bert_model.embeddings
+        self.encoder = bert_model.encoder
+        self.pooler = bert_model.pooler  # unused; a checkpoint has its weights
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> BaseModelOutput:
+        """input_ids (B, T), attention_mask (B, T, T) bool -> hidden states (B, T, C)."""
+        hidden = self.embeddings(
+            input_ids=input_ids, token_type_ids=token_type_ids, position_ids=position_ids
+        )
+        forbidden = ~attention_mask[:, None].bool()  # (B, 1, T, T)
+        additive = torch.zeros_like(forbidden, dtype=hidden.dtype).masked_fill(
+            forbidden, torch.finfo(hidden.dtype).min
+        )
+        encoded = self.encoder(hidden, attention_mask=additive)
+        return BaseModelOutput(last_hidden_state=encoded[0])
+
+
+class GroundingDinoBackend:
+    """One network on one device; call it from one thread."""
+
+    box_threshold: float | None = None
+
+    def __init__(self, model: Any, *, tokenizer: Any, short_side_px: int, device: str) -> None:
+        self._model = model.to(device).eval().requires_grad_(requires_grad=False)
+        self._tokenizer = tokenizer
+        self._device = device
+        self._prepare = resize_by(GroundingDinoImageProcessor(), short_side_px=short_side_px)
+        self.max_word_pieces = MAX_WORD_PIECES
+        self._word_pieces = lru_cache(maxsize=65_536)(self._tokenize)
+
+    def word_pieces(self, text: str) -> Sequence[int]:
+        """See Backend."""
+        return self._word_pieces(text)
+
+    @torch.inference_mode()
+    def predict(self, pixels: np.ndarray, chunks: Sequence[Chunk]) -> list[RawDetections]:
+        """See Backend."""
+        pixel_values = self._prepare(pixels).to(self._device)
+        with encoding_once(self._model.backbone):
+            return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
+
+    def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
+        output = self._model(pixel_values, captions=[chunk.text_prompt])
+        return RawDetections(
+            token_scores=output["pred_logits"][0].sigmoid().cpu().numpy(),
+            boxes_cxcywh_norm=output["pred_boxes"][0].cpu().numpy(),
+        )
+
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def load_original_detector(
+    weights_path: Path,
+    *,
+    text_encoder_dir: Path,
+    architecture: str,
+    short_side_px: int,
+    device: str,
+) -> GroundingDinoBackend:
+    """A published `.pth` in the original network.
+
+    text_encoder_dir: `config.json` of the checkpoint's BERT, and its tokenizer. Raises
+    MissingWeights, and InvalidConfig when the package is absent or the weights do not fit.
+    """
+    for path in (weights_path, text_encoder_dir / "config.json"):
+        if not path.is_file():
+            raise MissingWeights(f"no file {path}")
+    tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
+    bert_config = BertConfig.from_pretrained(text_encoder_dir)
+    model = build_network(
+        architecture_of(architecture), bert_config=bert_config, tokenizer=tokenizer
+    )
+    load_weights(model, read_weights(weights_path), source=str(weights_path))
+    return GroundingDinoBackend(
+        model, tokenizer=tokenizer, short_side_px=short_side_px, device=device
+    )
+
+
+def build_network(
+    architecture: Architecture, *, bert_config: BertConfig, tokenizer: Any
+) -> nn.Module:
+    """The package's network with random weights. Raises InvalidConfig without the package."""
+    match architecture:
+        case "swin_T_224_1k":
+            recipe = "groundingdino.config.GroundingDINO_SwinT_OGC"
+        case "swin_B_384_22k":
+            recipe = "groundingdino.config.GroundingDINO_SwinB_cfg"
+    with _drawing_left_out(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecated names in a package that no longer changes
+        try:
+            module = importlib.import_module("groundingdino.models.GroundingDINO.groundingdino")
+            config = importlib.import_module(recipe)
+        except ModuleNotFoundError as error:
+            raise InvalidConfig(
+                f"the groundingdino backend needs groundingdino-py 0.4.0 ({error}): "
+                "pip install --no-deps --no-build-isolation -r requirements-groundingdino.txt"
+            ) from error
+        values = {name: value for name, value in vars(config).items() if not name.startswith("_")}
+        # Activation checkpointing only serves training.
+        values |= {"use_checkpoint": False, "use_transformer_ckpt": False}
+        language = SimpleNamespace(
+            get_tokenlizer=lambda _name: tokenizer,
+            get_pretrained_language_model=lambda _name: BertModel(bert_config),
+        )
+        with _replaced(module, BertModelWarper=PlainBert, get_tokenlizer=language):
+            network: nn.Module = module.build_groundingdino(SimpleNamespace(**values))
+    return network
+
+
+def architecture_of(name: str) -> Architecture:
+    """Check a name from models.yaml. Raises InvalidConfig."""
+    match name:
+        case "swin_T_224_1k" | "swin_B_384_22k":
+            return name
+        case _:
+            raise InvalidConfig(
+                f"architecture must be swin_T_224_1k or swin_B_384_22k, got {name!r}"
+            )
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a published checkpoint; nothing in the file is run. Raises InvalidConfig."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint.get("model", checkpoint)
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    except (RuntimeError, ValueError, AttributeError, EOFError, OSError) as error:
+        raise InvalidConfig(f"{path} is no checkpoint of tensors: {error}") from error
+    except pickle.UnpicklingError as error:
+        raise InvalidConfig(f"{path} holds more than tensors, it is not read: {error}") from error
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy a checkpoint into the network. Raises InvalidConfig unless every name fits."""
+    kept = {name: tensor for name, tensor in state.items() if name not in IGNORED_WEIGHTS}
+    try:
+        model.load_state_dict(kept, strict=True)
+    except RuntimeError as error:  # torch's only word for names and shapes that differ
+        raise InvalidConfig(f"{source} does not fit this Grounding-DINO: {error}") from error
+
+
+@contextmanager
+def _drawing_left_out() -> Iterator[None]:
+    """Import the network without what it never calls: drawing (opencv, matplotlib) and the reader
+    of config files (addict, yapf), which the package imports all the same."""
+    left_out = {
+        "groundingdino.util.visualizer": "COCOVisualizer",
+        "groundingdino.util.slconfig": "SLConfig",
+    }
+    added = []
+    for name, attribute in left_out.items():
+        if name not in sys.modules:
+            module = ModuleType(name)
+            setattr(module, attribute, None)
+            sys.modules[name] = module
+            added.append(name)
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
+
+
+@contextmanager
+def _replaced(module: ModuleType, **names: object) -> Iterator[None]:
+    """Give a module other globals for the length of the block."""
+    before = {name: getattr(module, name) for name in names}
+    vars(module).update(names)
+    try:
+        yield
+    finally:
+        vars(module).update(before)

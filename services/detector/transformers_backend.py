@@ -1,0 +1,159 @@
+"""Grounding-DINO and MM-Grounding-DINO as transformers runs them, from a folder of safetensors.
+
+Two kinds of folder: what the hub holds for `IDEA-Research/grounding-dino-tiny` and its kin
+(network, tokenizer, image processor), and our small detector, which stores no text encoder.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
+
+from services.detector.image_features import encoding_once
+from services.detector.packing import MAX_WORD_PIECES, Chunk
+from services.detector.scoring import RawDetections
+from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.model.grounding_dino import load_small_detector, prepare_pixels, remember_phrases
+
+LONG_TO_SHORT = 1333 / 800
+"""The published bound on the long side, for a short side of 800."""
+_SPARE_TOKENS = 6  # between our budget of 250 and the 256 that the network reads
+
+PreparePixels = Callable[[np.ndarray], Tensor]
+"""(H, W, 3) uint8 RGB -> (1, 3, h, w) float."""
+
+
+class TransformersBackend:
+    """One network on one device; call it from one thread."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        tokenizer: Any,
+        prepare: PreparePixels,
+        device: str,
+        box_threshold: float | None,
+    ) -> None:
+        self._model = model.to(device).eval().requires_grad_(requires_grad=False)
+        self._tokenizer = tokenizer
+        self._prepare = prepare
+        self._stop_id = tokenizer.convert_tokens_to_ids(".")
+        self.box_threshold = box_threshold
+        self.max_word_pieces = min(MAX_WORD_PIECES, model.config.max_text_len - _SPARE_TOKENS)
+        # Nouns repeat from picture to picture.
+        self._word_pieces = lru_cache(maxsize=65_536)(self._tokenize)
+
+    def word_pieces(self, text: str) -> Sequence[int]:
+        """See Backend."""
+        return self._word_pieces(text)
+
+    @torch.inference_mode()
+    def predict(self, pixels: np.ndarray, chunks: Sequence[Chunk]) -> list[RawDetections]:
+        """See Backend."""
+        weights = next(self._model.parameters())
+        pixel_values = self._prepare(pixels).to(device=weights.device, dtype=weights.dtype)
+        with encoding_once(self._model.model.backbone):
+            return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
+
+    def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
+        token_ids = chunk.token_ids(
+            cls_id=self._tokenizer.cls_token_id,
+            separator_id=self._stop_id,
+            sep_id=self._tokenizer.sep_token_id,
+        )
+        input_ids = torch.tensor([token_ids], device=pixel_values.device)  # (1, T)
+        output = self._model(pixel_values=pixel_values, input_ids=input_ids)
+        return RawDetections(
+            token_scores=output.logits[0].float().sigmoid().cpu().numpy(),  # padding -inf is 0
+            boxes_cxcywh_norm=output.pred_boxes[0].float().cpu().numpy(),
+        )
+
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def load_hub_detector(
+    folder: Path, *, short_side_px: int, device: str, dtype: str
+) -> TransformersBackend:
+    """A folder as the hub has it. Raises MissingWeights, InvalidConfig."""
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        if not (folder / name).is_file():
+            raise MissingWeights(f"no {name} in {folder}")
+    try:
+        model, report = AutoModelForZeroShotObjectDetection.from_pretrained(
+            folder, dtype=torch_dtype(dtype), use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        processor = AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidConfig(f"{folder} is no Grounding-DINO of transformers: {error}") from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise InvalidConfig(f"{folder / 'model.safetensors'} does not fit: {absent[:8]}")
+    return TransformersBackend(
+        model,
+        tokenizer=tokenizer,
+        prepare=resize_by(processor, short_side_px=short_side_px),
+        device=device,
+        box_threshold=None,
+    )
+
+
+def load_project_detector(
+    folder: Path, *, text_encoder_dir: Path, device: str
+) -> TransformersBackend:
+    """The small detector of `training.detector`. Raises MissingWeights, InvalidConfig."""
+    loaded = load_small_detector(folder, text_encoder_dir=text_encoder_dir)
+    if device == "cpu":
+        remember_phrases(loaded.model)
+    return TransformersBackend(
+        loaded.model,
+        tokenizer=loaded.tokenizer,
+        prepare=lambda pixels: prepare_pixels([pixels], config=loaded.config),
+        device=device,
+        box_threshold=loaded.config.box_threshold,
+    )
+
+
+def is_project_detector(folder: Path) -> bool:
+    """Whether `config.json` has our own block. Raises MissingWeights without a config."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise MissingWeights(f"no config.json in {folder}")
+    return "unspoken" in json.loads(path.read_text())
+
+
+def resize_by(processor: Any, *, short_side_px: int) -> PreparePixels:
+    """Prepare pictures with an image processor of transformers at a short side of our own."""
+    longest_px = round(short_side_px * LONG_TO_SHORT)
+    size = {"shortest_edge": short_side_px, "longest_edge": longest_px}
+
+    def prepare(pixels: np.ndarray) -> Tensor:
+        # The axis order is said: a picture three pixels high would be guessed wrong.
+        batch = processor(
+            images=[pixels], size=size, input_data_format="channels_last", return_tensors="pt"
+        )
+        prepared: Tensor = batch["pixel_values"]
+        return prepared
+
+    return prepare
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The type that models.yaml names. Raises InvalidConfig."""
+    match name:
+        case "float32":
+            return torch.float32
+        case "float16":
+            return torch.float16
+        case "bfloat16":
+            return torch.bfloat16
+        case _:
+            raise InvalidConfig(f"dtype must be float32, float16 or bfloat16, got {name!r}")

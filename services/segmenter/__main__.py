@@ -1,0 +1,30 @@
+"""Run the segmenter service: settings, then the engine, then listen."""
+
+import torch
+
+from services.segmenter.app import create_app
+from services.segmenter.engine import build_engine
+from services.segmenter.settings import SegmenterSettings
+from unspoken.batching import InferenceThread
+from unspoken.server import configure_logging, serve
+
+
+def main() -> None:
+    """Load the weights, then listen: a process that answers is a process that can work."""
+    settings = SegmenterSettings()
+    configure_logging(settings.log_level)
+    engine = build_engine(settings)
+    thread = InferenceThread(
+        name="segmenter", initializer=lambda: torch.set_num_threads(settings.num_threads)
+    )
+    app = create_app(
+        engine,
+        thread=thread,
+        max_queue=settings.max_queue,
+        request_timeout_s=settings.request_timeout_s,
+    )
+    serve(app, settings)
+
+
+if __name__ == "__main__":
+    main()

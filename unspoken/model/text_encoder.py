@@ -1,0 +1,138 @@
+"""Text towers: phrases to unit vectors of 768, the space that masks are aligned to.
+
+`LiftedMiniLM` is all-MiniLM-L6-v2 as an open_clip tower. Its 384 dimensions are lifted to 768 by a
+fixed orthonormal map, which leaves every cosine as it was: small weights, and the same shape as
+CLIP's. `OpenClipText` is the text tower of an open_clip model; the vision tower is neither built
+nor read.
+
+Legend: N texts, T tokens, W width of the tower, D = 768.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import _build_text_tower
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoTokenizer
+
+from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.schemas import EMBEDDING_DIM
+
+logger = logging.getLogger(__name__)
+
+LIFT_SEED = 768
+# A text has at most 256 characters, and so at most as many word pieces.
+MAX_TOKENS = 256
+
+
+class TextTower(Protocol):
+    """Texts in, unit vectors out."""
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """(N, D) float32 on the CPU, unit length along D."""
+
+
+class LiftedMiniLM:
+    """all-MiniLM-L6-v2 from a folder of Hugging Face's form, lifted to 768 dimensions."""
+
+    def __init__(self, folder: Path, *, device: str = "cpu", dtype: str = "float32") -> None:
+        tower = HFTextEncoder(
+            str(folder), output_dim=EMBEDDING_DIM, proj_type="linear", pooler_type="mean_pooler"
+        )
+        width = tower.proj.weight.shape[1]
+        with torch.no_grad():
+            tower.proj.weight.copy_(torch.from_numpy(orthonormal_lift(width)))
+        self._tower = tower.to(device=device, dtype=getattr(torch, dtype)).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self._device = device
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """See TextTower."""
+        tokens = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            return _unit(self._tower(tokens["input_ids"].to(self._device)))  # (N, T) -> (N, D)
+
+
+class OpenClipText:
+    """The text tower of an open_clip architecture, with weights from a file of the whole model."""
+
+    def __init__(
+        self, architecture: str, weights: Path, *, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
+        tower = open_clip_text_tower(architecture)
+        tower.load_state_dict(read_text_weights(weights, names=tower.state_dict()), strict=True)
+        self._tower = tower.to(device=device, dtype=getattr(torch, dtype)).eval()
+        self._tokenizer = open_clip.SimpleTokenizer(context_length=tower.context_length)
+        self._device = device
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """See TextTower. Tokens beyond the tower's context (77) are cut, as CLIP does."""
+        with torch.inference_mode():
+            return _unit(self._tower(self._tokenizer(list(texts)).to(self._device)))  # (N, D)
+
+
+def open_clip_text_tower(architecture: str) -> torch.nn.Module:
+    """The text tower of a model config that open_clip carries, untrained.
+
+    Raises InvalidConfig for an unknown architecture, one with a tower of its own on the hub, or
+    one whose text space has not 768 dimensions.
+    """
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise InvalidConfig(f"open_clip has no architecture {architecture!r}")
+    if config["embed_dim"] != EMBEDDING_DIM or "hf_model_name" in config["text_cfg"]:
+        raise InvalidConfig(
+            f"{architecture}: needs open_clip's own text tower of {EMBEDDING_DIM} dimensions"
+        )
+    tower: torch.nn.Module = _build_text_tower(
+        config["embed_dim"], config["text_cfg"], quick_gelu=config.get("quick_gelu", False)
+    )
+    return tower
+
+
+def read_text_weights(path: Path, *, names: Iterable[str]) -> dict[str, Tensor]:
+    """The text tower's tensors from a file of a whole CLIP model: safetensors, or .pt read safely.
+
+    They stand there under their own names or below `text.`. Raises MissingWeights with the names
+    that are not there.
+    """
+    with ExitStack() as stack:
+        if path.suffix == ".safetensors":
+            file = stack.enter_context(safe_open(path, framework="pt"))
+            known, read = set(file.keys()), file.get_tensor
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state = state.get("state_dict", state)
+            known, read = set(state), state.__getitem__
+        places = {name: name if name in known else f"text.{name}" for name in names}
+        missing = sorted(name for name, place in places.items() if place not in known)
+        if missing:
+            raise MissingWeights(
+                f"{path} has no weights for {', '.join(missing[:3])} ({len(missing)} missing)"
+            )
+        return {name: read(place) for name, place in places.items()}
+
+
+def orthonormal_lift(width: int) -> np.ndarray:
+    """(768, W) float32 with orthonormal columns, the same on every machine.
+
+    The stream of RandomState is frozen by numpy; the signs are fixed since LAPACKs differ in them.
+    """
+    noise = np.random.RandomState(LIFT_SEED).standard_normal((EMBEDDING_DIM, width))
+    q, r = np.linalg.qr(noise)  # (768, W), (W, W)
+    return np.asarray(q * np.sign(np.diag(r)), dtype=np.float32)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1).cpu()

@@ -1,0 +1,213 @@
+"""Fetching the weights of a profile from a hub: the only place that downloads any.
+
+Every file comes into a draft beside its place and is renamed once it is whole and its sha256 is
+right, so that a cut download leaves nothing that looks like weights. A second fetch loads nothing.
+Files whose hash models.yaml leaves open are trusted the first time: what came is written into the
+lock beside them, and from then on another content is refused.
+"""
+
+import contextlib
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+from pydantic import AliasChoices, Field
+
+from unspoken.errors import InvalidConfig, MissingWeights, ServiceUnavailable
+from unspoken.profiles import (
+    LOCK_FILE,
+    Profile,
+    WeightSource,
+    checked_sha256,
+    hub_folder,
+    read_lock,
+    resolve_files,
+    write_json,
+)
+from unspoken.settings import ProcessSettings
+
+logger = logging.getLogger(__name__)
+
+HUB_URL = "https://huggingface.co"
+_PIECE_BYTES = 1 << 20
+
+
+class WeightsSettings(ProcessSettings):
+    """Where weights are fetched from."""
+
+    hub_url: str = Field(HUB_URL, validation_alias=AliasChoices("UNSPOKEN_HUB_URL", "hub_url"))
+    """A hub that answers {hub_url}/{org/name}/resolve/{revision}/{file}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchProgress:
+    """How far one file is; `num_bytes` is None where the hub announces no length."""
+
+    file: str
+    received_bytes: int
+    num_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchReport:
+    """What a fetch did: files downloaded now, and files that were there and right."""
+
+    fetched: tuple[str, ...]
+    present: tuple[str, ...]
+    received_bytes: int
+
+
+def fetch_profile(
+    profile: Profile,
+    *,
+    cache_dir: Path,
+    hub_url: str = HUB_URL,
+    timeout_s: float = 60.0,
+    on_progress: Callable[[FetchProgress], None] | None = None,
+) -> FetchReport:
+    """Bring every hub file of a profile into the cache folder, then check all of its files.
+
+    timeout_s: how long the hub may be silent. on_progress: called for every piece that came.
+    Raises MissingWeights (not on the hub, another content, no room), ServiceUnavailable (the hub
+    does not answer, or the connection was cut: fetch again), InvalidConfig (no such hub URL).
+    """
+    if not hub_url.startswith(("https://", "http://")):
+        raise InvalidConfig(f"UNSPOKEN_HUB_URL must be an http(s) URL, got {hub_url!r}")
+    fetched: list[str] = []
+    present: list[str] = []
+    received_bytes = 0
+    with httpx.Client(timeout=timeout_s, follow_redirects=True) as http:
+        for source in profile.sources:
+            if not source.source.startswith("hub:"):
+                continue
+            folder = hub_folder(source, cache_dir=cache_dir)
+            for name, named_sha256 in source.files.items():
+                expected = named_sha256 or read_lock(folder).get(name)
+                label = f"{source.source.removeprefix('hub:')}/{name}"
+                if expected and _is_there(folder / name, expected, cache_dir=cache_dir):
+                    present.append(label)
+                    continue
+                wanted = _HubFile(
+                    url=_file_url(source, name, hub_url=hub_url),
+                    path=folder / name,
+                    label=label,
+                    expected_sha256=expected,
+                )
+                size, digest = _download(http, wanted, on_progress=on_progress)
+                _lock(folder, name, digest)
+                checked_sha256(folder / name, cache_dir=cache_dir)
+                logger.info("fetched file=%s bytes=%d sha256=%s", label, size, digest)
+                fetched.append(label)
+                received_bytes += size
+    for source in profile.sources:
+        resolve_files(source, cache_dir=cache_dir)
+    return FetchReport(
+        fetched=tuple(fetched), present=tuple(present), received_bytes=received_bytes
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HubFile:
+    url: str
+    path: Path
+    label: str
+    expected_sha256: str | None
+
+
+def _file_url(source: WeightSource, name: str, *, hub_url: str) -> str:
+    repository = source.source.removeprefix("hub:")
+    return f"{hub_url.rstrip('/')}/{quote(repository)}/resolve/{source.revision}/{quote(name)}"
+
+
+def _is_there(path: Path, expected_sha256: str, *, cache_dir: Path) -> bool:
+    return path.is_file() and checked_sha256(path, cache_dir=cache_dir) == expected_sha256
+
+
+def _download(
+    http: httpx.Client,
+    wanted: _HubFile,
+    *,
+    on_progress: Callable[[FetchProgress], None] | None,
+) -> tuple[int, str]:
+    """Size and sha256 of the file, which lies in its place afterwards."""
+    draft = wanted.path.with_name(f".{wanted.path.name}.{secrets.token_hex(4)}.part")
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        size, digest = _receive(http, wanted, draft, on_progress=on_progress)
+        if wanted.expected_sha256 not in (None, digest):
+            raise MissingWeights(
+                f"{wanted.url} has sha256 {digest}, expected {wanted.expected_sha256}: "
+                "nothing was kept. If the new content is wanted, change models.yaml, or remove "
+                f"{wanted.path.parent / LOCK_FILE}"
+            )
+        draft.replace(wanted.path)
+    except OSError as error:
+        raise MissingWeights(f"cannot write {wanted.path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+    return size, digest
+
+
+def _receive(
+    http: httpx.Client,
+    wanted: _HubFile,
+    draft: Path,
+    *,
+    on_progress: Callable[[FetchProgress], None] | None,
+) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    received = 0
+    try:
+        # identity: a hash is of the file itself, never of a packed transfer.
+        headers = {"Accept-Encoding": "identity"}
+        with http.stream("GET", wanted.url, headers=headers) as response:
+            _check_answer(response, wanted)
+            announced = response.headers.get("Content-Length", "")
+            num_bytes = int(announced) if announced.isdecimal() else None
+            with draft.open("wb") as file:
+                for piece in response.iter_bytes(_PIECE_BYTES):
+                    file.write(piece)
+                    digest.update(piece)
+                    received += len(piece)
+                    if on_progress is not None:
+                        on_progress(
+                            FetchProgress(
+                                file=wanted.label, received_bytes=received, num_bytes=num_bytes
+                            )
+                        )
+    except httpx.InvalidURL as error:
+        raise InvalidConfig(f"{wanted.url} is not a URL: {error}") from error
+    except httpx.HTTPError as error:
+        raise ServiceUnavailable(
+            f"{wanted.url} was cut after {received} bytes ({error or type(error).__name__}): "
+            "fetch again; the files that are complete are kept"
+        ) from error
+    return received, digest.hexdigest()
+
+
+def _check_answer(response: httpx.Response, wanted: _HubFile) -> None:
+    match response.status_code:
+        case 200:
+            return
+        case 401 | 403:
+            raise MissingWeights(f"{wanted.url} is not open to everyone ({response.status_code})")
+        case 404:
+            raise MissingWeights(
+                f"the hub has no {wanted.label} (404): {wanted.url}; "
+                "models.yaml names its source, revision and files"
+            )
+        case status if status == 429 or status >= 500:
+            raise ServiceUnavailable(f"{wanted.url} answered {status}: fetch again later")
+        case status:
+            raise MissingWeights(f"{wanted.url} answered {status}")
+
+
+def _lock(folder: Path, name: str, digest: str) -> None:
+    """Keep what came, beside it; read anew, since another fetch may have added a file."""
+    write_json(folder / LOCK_FILE, {**read_lock(folder), name: digest})
