@@ -57,38 +57,39 @@ RUN --mount=type=cache,target=/var/cache/pip \
        esac \
     && if [ -n "${wheel}" ]; then pip install --quiet --no-deps -c requirements-no-deps.txt "${wheel}"; fi
 
+# 755: a clone made under a strict umask, or weights just written, would be root's alone.
 FROM dependencies AS llm
-COPY services/__init__.py services/
-COPY services/llm services/llm
+COPY --chmod=755 services/__init__.py services/
+COPY --chmod=755 services/llm services/llm
 ENV READYZ=http://127.0.0.1:8001/readyz
 CMD ["services.llm"]
 
 FROM dependencies AS detector
-COPY services/__init__.py services/
-COPY services/detector services/detector
-COPY weights/small/detector weights/small/detector
+COPY --chmod=755 services/__init__.py services/
+COPY --chmod=755 services/detector services/detector
+COPY --chmod=755 weights/small/detector weights/small/detector
 ENV READYZ=http://127.0.0.1:8002/readyz
 CMD ["services.detector"]
 
 FROM dependencies AS segmenter
-COPY services/__init__.py services/
-COPY services/segmenter services/segmenter
+COPY --chmod=755 services/__init__.py services/
+COPY --chmod=755 services/segmenter services/segmenter
 ENV READYZ=http://127.0.0.1:8003/readyz
 CMD ["services.segmenter"]
 
 FROM dependencies AS gateway
-COPY services/__init__.py services/
-COPY services/gateway services/gateway
+COPY --chmod=755 services/__init__.py services/
+COPY --chmod=755 services/gateway services/gateway
 ENV READYZ=http://127.0.0.1:8000/readyz
 CMD ["services.gateway"]
 
 FROM dependencies AS worker
-COPY worker worker
+COPY --chmod=755 worker worker
 CMD ["worker"]
 
 FROM ${ROOM}
-COPY models.yaml ./
-COPY unspoken unspoken
+COPY --chmod=755 models.yaml ./
+COPY --chmod=755 unspoken unspoken
 # The root may be read-only: what a process writes is in its volumes and in /tmp.
 ENV UNSPOKEN_CACHE_DIR=/srv/unspoken/cache \
     XDG_CACHE_HOME=/tmp/cache \
@@ -97,6 +98,6 @@ ENV UNSPOKEN_CACHE_DIR=/srv/unspoken/cache \
 USER 10001:10001
 # A service is healthy when it is ready. A worker has no port: it is healthy when its broker
 # answers; a worker whose main process died is gone, and so is its container.
-HEALTHCHECK --interval=10s --timeout=8s --start-period=300s --retries=3 CMD ["python", "-c", \
+HEALTHCHECK --interval=15s --timeout=8s --start-period=300s --retries=3 CMD ["python", "-c", \
   "import os\nif url := os.environ.get('READYZ'):\n    import urllib.request\n    urllib.request.urlopen(url, timeout=5)\nelse:\n    import redis\n    redis.Redis.from_url(os.environ['WORKER_BROKER_URL'], socket_timeout=5).ping()"]
 ENTRYPOINT ["python", "-m"]

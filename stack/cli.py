@@ -1,6 +1,7 @@
 """The command line: `unspoken VERB`. Errors are one line that says what to do, and exit code 1."""
 
 import logging
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from unspoken.runs.export import export_coco
 
 from stack.demo import run_demo
 from stack.labelling import Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
+from unspoken.runs.export import export_coco
 from unspoken.runs.store import list_runs, read_status
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.settings import ProcessSettings
@@ -229,6 +230,8 @@ def _finish(ended: RunStatus) -> None:
 def main() -> None:
     """Run the command line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    # An orderly end for `kill` too: the stack's processes are stopped in their order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from types import TracebackType
 
 import redis
 
+from stack.process import end_with_parent
 from unspoken.errors import InvalidConfig
 
 START_S = 10.0
@@ -73,6 +74,7 @@ class EmbeddedRedis:
             stdout=subprocess.DEVNULL,
             # A Ctrl-C goes to the whole group; the broker must outlive the worker's shutdown.
             start_new_session=True,
+            preexec_fn=end_with_parent,
         )
         logger.info("redis binary=%s socket=%s", server, self.socket)
         self._wait()

@@ -19,6 +19,7 @@ from types import TracebackType
 import httpx
 
 from stack.embedded_redis import EmbeddedRedis
+from stack.process import end_with_parent
 from unspoken.errors import InvalidConfig
 from unspoken.settings import child_environment
 
@@ -168,6 +169,7 @@ class _Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
     def ended(self) -> bool:

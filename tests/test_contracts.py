@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+
 from services.detector.app import create_app as detector_app
 from services.llm.app import create_app as llm_app
 from services.segmenter.app import create_app as segmenter_app
-
 from tests.contracts import (
     check_detector,
     check_prompter,

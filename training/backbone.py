@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 # How much each stride (8, 16, 32) must know of wholes and of parts: parts are small.
 WHOLE_WEIGHTS = (0.2, 1.0, 1.0)
 PART_WEIGHTS = (0.5, 0.5, 0.1)
+NORM_MOMENTUM = 0.02  # as slow as the moving average of the weights
 WHITENING = 0.25  # power of the spectrum taken out: 0 keeps MiniLM's angles, 0.5 whitens
 
 
@@ -87,25 +88,22 @@ class PointClassifier(nn.Module):
         self.text_side = text_side
         self.register_buffer("whole_words", F.normalize(text_side(wholes), dim=-1))  # (W, D)
         self.register_buffer("part_words", F.normalize(text_side(parts), dim=-1))  # (P, D)
-        self.nothing = nn.Parameter(torch.randn(2, config.d_model) * 0.1)  # no whole, no part
         self.log_scale = nn.Parameter(torch.tensor(math.log(16.0)))
 
     def forward(self, batch: PointBatch) -> tuple[Tensor, Tensor]:
         """Weighted loss, and the share of wholes named right at stride 32."""
         losses = []
         right = torch.zeros(())
-        whole_table = torch.cat([self.whole_words, F.normalize(self.nothing[:1], dim=-1)])
-        part_table = torch.cat([self.part_words, F.normalize(self.nothing[1:], dim=-1)])
         pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
         for level, features in enumerate(self.backbone(pixels)):
             projected = self.projections[level](features)  # (B, D, h, w)
             vectors = F.normalize(_sample(projected, batch), dim=-1) * self.log_scale.exp()
-            whole_logits = vectors @ whole_table.t()
-            part_logits = vectors @ part_table.t()
+            whole_logits = vectors @ self.whole_words.t()
+            part_logits = vectors @ self.part_words.t()
             losses.append(WHOLE_WEIGHTS[level] * F.cross_entropy(whole_logits, batch.whole))
             losses.append(PART_WEIGHTS[level] * F.cross_entropy(part_logits, batch.part))
             if level == 2:
-                on_whole = (batch.whole >= 0) & (batch.whole < len(self.whole_words))
+                on_whole = batch.whole >= 0
                 right = (whole_logits.argmax(1) == batch.whole)[on_whole].float().mean()
         return torch.stack(losses).sum(), right
 
@@ -160,9 +158,7 @@ def train_backbone(
     resume: bool,
 ) -> None:
     """Train by the clock, with a checkpoint in `path` now and then; a killed run goes on from it."""
-    dataset = PointDataset(
-        config.data, sizes_px=config.sizes_px, detector=detector
-    )
+    dataset = PointDataset(config.data, sizes_px=config.sizes_px, detector=detector)
     classifier = classifier.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -228,3 +224,18 @@ def start_detector_from(
     for level, projection in enumerate(classifier.projections):
         model.model.input_proj_vision[level][0].load_state_dict(projection.state_dict())
     model.model.text_projection.load_state_dict(classifier.text_side.state_dict())
+
+
+def thaw_batch_norm(model: MMGroundingDinoForObjectDetection) -> None:
+    """Give the backbone true batch norms again, which the library freezes when it builds them.
+
+    They carry the same tensors under the same names. A backbone that still has much to learn needs
+    them; in eval mode they answer as the frozen ones do.
+    """
+    backbone = model.model.backbone.conv_encoder.model
+    for parent in list(backbone.modules()):
+        for name, frozen in list(parent.named_children()):
+            if type(frozen).__name__.endswith("FrozenBatchNorm2d"):
+                norm = nn.BatchNorm2d(len(frozen.weight), momentum=NORM_MOMENTUM)
+                norm.load_state_dict(frozen.state_dict(), strict=False)
+                setattr(parent, name, norm)

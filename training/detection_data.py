@@ -69,8 +69,8 @@ class PointBatch(NamedTuple):
     pixels: Tensor  # (B, 3, H, W)
     picture: Tensor  # (G,) long: which picture an object lies in
     points: Tensor  # (G, K, 2) float: x, y in [0, 1]
-    whole: Tensor  # (G,) long: index of the noun, their number for background; -100 for a part
-    part: Tensor  # (G,) long: index of the part, their number for background; -100 for a whole
+    whole: Tensor  # (G,) long: index of the noun; -100 for a part
+    part: Tensor  # (G,) long: index of the part; -100 for a whole
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,10 @@ class DetectionDataset(Dataset[DetectionBatch]):
 
 
 class PointDataset(Dataset[PointBatch]):
-    """Batch `n` for the backbone: a few points of every whole and part, and of the background."""
+    """Batch `n` for the backbone: a few points of every whole and part.
+
+    None of the background: in small pictures the deeper strides see object and background as one.
+    """
 
     NUM_POINTS = 6
 
@@ -280,9 +283,6 @@ class PointDataset(Dataset[PointBatch]):
             inside = np.flatnonzero(mask)
             return inside[rng.integers(len(inside), size=self.NUM_POINTS)]
 
-        background = ~np.any([each.mask for each in scene.objects], axis=0)
-        if background.any():
-            yield picture, places(background), len(self._wholes), len(self._parts)
         for each in scene.objects:
             if not each.is_part:
                 yield picture, places(each.mask), self._wholes[each.label], UNKNOWN
@@ -291,13 +291,13 @@ class PointDataset(Dataset[PointBatch]):
 
 
 def stream(
-    dataset: Dataset[Batch], *, first: int, num_workers: int, stop: int = 10**9
+    dataset: Dataset[Batch], *, first: int, num_workers: int, every: int = 1
 ) -> Iterator[Batch]:
-    """Batches `first`, `first` + 1, ... in order, made ahead in worker processes."""
+    """Batches `first`, `first` + `every`, ... in order, made ahead in worker processes."""
     loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=range(first, stop),
+        sampler=range(first, 10**9, every),
         num_workers=num_workers,
         prefetch_factor=6 if num_workers else None,
         multiprocessing_context="fork" if num_workers else None,

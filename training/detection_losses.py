@@ -63,9 +63,7 @@ class PhraseLabels(NamedTuple):
     judged: Tensor  # (B, P) bool
 
 
-def run_detector(
-    model: MMGroundingDinoForObjectDetection, batch: DetectionBatch
-) -> DetectorOutput:
+def run_detector(model: MMGroundingDinoForObjectDetection, batch: DetectionBatch) -> DetectorOutput:
     """Both stages with every decoder layer; the library's forward returns only the last one."""
     prompt = batch.prompt
     output = model.model(
@@ -270,7 +268,7 @@ def _box_terms(
 
 def generalized_box_iou_pairs(first: Tensor, second: Tensor) -> Tensor:
     """GIoU of pairs of corner boxes: (K, 4), (K, 4) -> (K,)."""
-    inner = (torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2]))
+    inner = torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])
     overlap = inner.clamp(min=0).prod(-1)
     union = _area(first) + _area(second) - overlap
     outer = torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])

@@ -13,14 +13,16 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
+import torch.multiprocessing as mp
 import typer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, MMGroundingDinoForObjectDetection, PreTrainedTokenizerBase
@@ -29,12 +31,21 @@ from smallworld.scenes import Scene, compose_scene
 from smallworld.world import World
 from training.backbone import (
     BackboneConfig,
+    PointClassifier,
     build_classifier,
     save_checkpoint,
     start_detector_from,
+    thaw_batch_norm,
     train_backbone,
 )
-from training.detection_data import DataConfig, DetectionBatch, DetectionDataset, Vocabulary, stream
+from training.detection_data import (
+    DataConfig,
+    DetectionBatch,
+    DetectionDataset,
+    SceneSource,
+    Vocabulary,
+    stream,
+)
 from training.detection_losses import (
     LossConfig,
     detection_loss,
@@ -58,6 +69,7 @@ from unspoken.model.grounding_dino import (
 logger = logging.getLogger(__name__)
 
 VALIDATION_SEED = 300_000_000  # scenes that neither training nor a bench composes
+CHECKPOINT = "detector.pt"
 MIN_SCORE = 0.02  # answers below are not worth carrying
 
 
@@ -74,14 +86,14 @@ class DetectorRecipe:
     # (share of the second stage after which it holds, pixels): small pictures first, they are cheap
     sizes_px: tuple[tuple[float, int], ...] = ((0.0, 128), (0.6, 160))
     lr: float = 8e-4
-    backbone_lr: float = 3e-4
+    backbone_lr: float = 6e-4
     text_lr: float = 1e-4  # the projection starts where it should be
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     clip_norm: float = 1.0
     ema_decay: float = 0.998
-    num_threads: int = 2
-    num_workers: int = 1
+    num_processes: int = 2  # one thread each: most of a step is too small to share a thread's work
+    num_workers: int = 1  # a process
     log_every: int = 50
     checkpoint_every_s: float = 180.0
     validate_every_s: float = 480.0
@@ -108,6 +120,7 @@ def recipe_named(name: str) -> DetectorRecipe:
                 data=data,
                 sizes_px=((0.0, 96),),
                 warmup_steps=4,
+                num_processes=1,
                 num_workers=0,
                 num_validation=4,
             )  # fmt: skip
@@ -123,6 +136,36 @@ def find_text_encoder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+class GradientExchange:
+    """Processes on one machine average their gradients in shared memory, once a step.
+
+    All apply the same update and follow the first one's clock, so their weights stay equal.
+    """
+
+    def __init__(self, shared: Tensor, barrier: Barrier | None, *, rank: int) -> None:
+        self.shared = shared  # (processes, parameters + 1): the last column is the clock
+        self.barrier = barrier
+        self.rank = rank
+
+    def average(self, parameters: Iterable[nn.Parameter], *, progress: float) -> float:
+        """Replace gradients by their mean over processes; returns the first one's progress."""
+        if self.barrier is None:
+            return progress
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        mine = self.shared[self.rank]
+        torch.cat([each.flatten() for each in gradients], out=mine[:-1])
+        mine[-1] = progress
+        self.barrier.wait()
+        mean = self.shared.mean(0)
+        agreed = float(self.shared[0, -1])
+        self.barrier.wait()  # nobody writes before all have read
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(mean[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+        return agreed
+
+
 class DetectorTrainer:
     """Model, moving average and optimizer of the second stage; one `step` a batch."""
 
@@ -135,6 +178,7 @@ class DetectorTrainer:
             self._groups(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
         self.num_steps = 0
+        self.progress = 0.0
 
     def _groups(self) -> list[dict[str, object]]:
         rates: dict[float, list[nn.Parameter]] = {}
@@ -147,18 +191,21 @@ class DetectorTrainer:
             rates.setdefault(rate, []).append(parameter)
         return [{"params": group, "lr": rate, "base_lr": rate} for rate, group in rates.items()]
 
-    def step(self, batch: DetectionBatch, *, progress: float) -> dict[str, float]:
-        """One update; `progress` in [0, 1] is the share of the time that is over."""
+    def step(
+        self, batch: DetectionBatch, *, progress: float, exchange: GradientExchange
+    ) -> dict[str, float]:
+        """One update of all processes; `progress` in [0, 1] is the share of the time that is over."""
         recipe = self.recipe
-        warmup = min(1.0, (self.num_steps + 1) / recipe.warmup_steps)
-        rate = warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * rate
         output = run_detector(self.model, batch)
         terms = detection_loss(output, batch, config=recipe.loss)
         loss = total(terms)
         self.optimizer.zero_grad()
         loss.backward()
+        self.progress = exchange.average(self.parameters.values(), progress=progress)
+        warmup = min(1.0, (self.num_steps + 1) / recipe.warmup_steps)
+        rate = warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * rate
         nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip_norm)
         self.optimizer.step()
         self.num_steps += 1
@@ -170,9 +217,7 @@ class DetectorTrainer:
     def _follow(self) -> None:
         """Move the average; it forgets faster while there is little to remember."""
         decay = min(self.recipe.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
-        torch._foreach_lerp_(
-            list(self.average.values()), list(self.parameters.values()), 1 - decay
-        )
+        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
 
     def averaged(self) -> MMGroundingDinoForObjectDetection:
         """The model with the averaged weights; `restore` puts the others back."""
@@ -199,6 +244,7 @@ class DetectorTrainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
+            "progress": self.progress,
         }
 
     def load_state(self, state: dict[str, object]) -> None:
@@ -208,75 +254,148 @@ class DetectorTrainer:
             self.average[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]
+        self.progress = state["progress"]
 
 
-def train_detector(
-    recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool
-) -> DetectorTrainer:
+def train_detector(recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool) -> None:
     """Both stages by the clock. Writes checkpoints, `log.jsonl` and `weights/` into `out`."""
-    torch.set_num_threads(recipe.num_threads)
+    out.mkdir(parents=True, exist_ok=True)
+    backbone_path = out / "backbone.pt"
+    if not (resume and (out / CHECKPOINT).exists()):
+        torch.set_num_threads(recipe.num_processes)
+        train_backbone_stage(recipe, path=backbone_path, minutes=minutes, resume=resume)
+    minutes *= 1 - recipe.backbone_share
+    if recipe.num_processes == 1:
+        exchange = GradientExchange(torch.zeros(1, 1), None, rank=0)
+        train_detector_stage(recipe, exchange, out=out, minutes=minutes, resume=resume)
+        return
+    context = mp.get_context("spawn")
+    model = build_small_detector(recipe.detector, text_encoder_dir=find_text_encoder())
+    thaw_batch_norm(model)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shared = torch.zeros(recipe.num_processes, count + 1).share_memory_()
+    barrier = context.Barrier(recipe.num_processes)
+    mp.spawn(
+        _train_in_process,
+        args=(recipe, shared, barrier, out, minutes, resume),
+        nprocs=recipe.num_processes,
+    )
+
+
+def _train_in_process(
+    rank: int,
+    recipe: DetectorRecipe,
+    shared: Tensor,
+    barrier: Barrier,
+    out: Path,
+    minutes: float,
+    resume: bool,
+) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    exchange = GradientExchange(shared, barrier, rank=rank)
+    train_detector_stage(recipe, exchange, out=out, minutes=minutes, resume=resume)
+
+
+def train_backbone_stage(
+    recipe: DetectorRecipe, *, path: Path, minutes: float, resume: bool
+) -> None:
+    """The first stage of a recipe: `training.backbone`, its checkpoint in `path`."""
     torch.set_flush_denormal(True)
     torch.manual_seed(recipe.seed)
-    out.mkdir(parents=True, exist_ok=True)
+    train_backbone(
+        _classifier(recipe),
+        recipe.backbone,
+        detector=recipe.detector,
+        path=path,
+        minutes=minutes * recipe.backbone_share,
+        resume=resume,
+    )
+
+
+def _classifier(recipe: DetectorRecipe) -> PointClassifier:
+    text_encoder_dir = find_text_encoder()
+    model = build_small_detector(recipe.detector, text_encoder_dir=text_encoder_dir)
+    return build_classifier(
+        recipe.detector,
+        SceneSource(recipe.data).vocabulary,
+        memory=remember_phrases(model),
+        tokenizer=AutoTokenizer.from_pretrained(text_encoder_dir),
+    )
+
+
+def train_detector_stage(
+    recipe: DetectorRecipe,
+    exchange: GradientExchange,
+    *,
+    out: Path,
+    minutes: float,
+    resume: bool,
+) -> None:
+    """The second stage, in one of the processes; the first of them writes and validates."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(recipe.seed)
     text_encoder_dir = find_text_encoder()
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
     model = build_small_detector(recipe.detector, text_encoder_dir=text_encoder_dir)
     memory = remember_phrases(model)
     dataset = DetectionDataset(recipe.data, detector=recipe.detector, tokenizer=tokenizer)
     vocabulary = dataset.source.vocabulary
-    path = out / "detector.pt"
-    if not (resume and path.exists()):
-        classifier = build_classifier(
-            recipe.detector, vocabulary, memory=memory, tokenizer=tokenizer
-        )
-        train_backbone(
-            classifier,
-            recipe.backbone,
-            detector=recipe.detector,
-            path=out / "backbone.pt",
-            minutes=minutes * recipe.backbone_share,
-            resume=resume,
-        )
-        start_detector_from(model, classifier)
-    trainer = DetectorTrainer(recipe, model)
+    thaw_batch_norm(model)
+    path = out / CHECKPOINT
+    is_first = exchange.rank == 0
     spent_s = 0.0
     if resume and path.exists():
+        trainer = DetectorTrainer(recipe, model)
         checkpoint = torch.load(path, weights_only=True)
         trainer.load_state(checkpoint)
         spent_s = checkpoint["spent_s"]
         logger.info("detector: goes on at step %d after %.0f s", trainer.num_steps, spent_s)
-    budget_s = minutes * 60 * (1 - recipe.backbone_share)
-    validation = validation_scenes(recipe.num_validation, recipe=recipe)
+    else:
+        classifier = build_classifier(
+            recipe.detector, vocabulary, memory=memory, tokenizer=tokenizer
+        )
+        classifier.load_state_dict(torch.load(out / "backbone.pt", weights_only=True)["model"])
+        start_detector_from(model, classifier)
+        trainer = DetectorTrainer(recipe, model)
+    budget_s = minutes * 60
+    validation = validation_scenes(recipe.num_validation) if is_first else []
     size_px, batches = 0, iter(())
     started = saved = validated = time.monotonic()
     before_s, mean = spent_s, {}
-    while spent_s < budget_s:
-        progress = spent_s / budget_s
-        wanted_px = size_at(recipe, progress)
-        if wanted_px != size_px:
-            size_px = wanted_px
-            batches = _batches(dataset, size_px=size_px, recipe=recipe, first=trainer.num_steps)
-        figures = trainer.step(next(batches), progress=progress)
-        mean = {n: mean.get(n, v) + 0.05 * (v - mean.get(n, v)) for n, v in figures.items()}
+    trainer.progress = spent_s / budget_s
+    while trainer.progress < 1:
+        if size_at(recipe, trainer.progress) != size_px:
+            size_px = size_at(recipe, trainer.progress)
+            dataset.detector = replace(recipe.detector, image_size=size_px)
+            first = trainer.num_steps * recipe.num_processes + exchange.rank
+            batches = stream(
+                dataset,
+                first=first,
+                every=recipe.num_processes,
+                num_workers=recipe.num_workers,
+            )
+        figures = trainer.step(next(batches), progress=spent_s / budget_s, exchange=exchange)
         spent_s = before_s + time.monotonic() - started
+        if not is_first:
+            continue
+        mean = {n: mean.get(n, v) + 0.05 * (v - mean.get(n, v)) for n, v in figures.items()}
         if trainer.num_steps % recipe.log_every == 0:
             _log(out, step=trainer.num_steps, seconds=spent_s, size_px=size_px, **mean)
-        is_over = spent_s >= budget_s
+        is_over = trainer.progress >= 1
         if is_over or time.monotonic() - saved > recipe.checkpoint_every_s:
             saved = time.monotonic()
             save_checkpoint(trainer.state() | {"spent_s": spent_s}, path)
         if is_over or time.monotonic() - validated > recipe.validate_every_s:
             config = replace(recipe.detector, image_size=size_px)
-            figures = validate(
+            quality = validate(
                 trainer, validation, config=config, tokenizer=tokenizer, vocabulary=vocabulary
             )
-            config = replace(config, box_threshold=round(figures["threshold"], 4))
-            _log(out, step=trainer.num_steps, seconds=spent_s, **figures)
-            trainer.averaged()
-            save_small_detector(trainer.model, out / "weights", config=config)
+            _log(out, step=trainer.num_steps, seconds=spent_s, **quality)
+            config = replace(config, box_threshold=round(quality["threshold"], 4))
+            save_small_detector(trainer.averaged(), out / "weights", config=config)
             trainer.restore()
             validated = time.monotonic()
-    return trainer
 
 
 def size_at(recipe: DetectorRecipe, progress: float) -> int:
@@ -284,14 +403,7 @@ def size_at(recipe: DetectorRecipe, progress: float) -> int:
     return [size for since, size in recipe.sizes_px if progress >= since][-1]
 
 
-def _batches(
-    dataset: DetectionDataset, *, size_px: int, recipe: DetectorRecipe, first: int
-) -> Iterator[DetectionBatch]:
-    dataset.detector = replace(dataset.detector, image_size=size_px)
-    return stream(dataset, first=first, num_workers=recipe.num_workers)
-
-
-def validation_scenes(count: int, *, recipe: DetectorRecipe) -> list[Scene]:
+def validation_scenes(count: int) -> list[Scene]:
     """Scenes of the trained classes in the twemoji style, which no step and no bench sees."""
     world = World.load(styles=("twemoji",), split="train")
     return [compose_scene(world, seed=VALIDATION_SEED + i) for i in range(count)]

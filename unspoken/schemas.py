@@ -56,7 +56,7 @@ class Box(WireModel):
 class ImageInput(WireModel):
     """A picture inline; the encoded file (JPEG, PNG, WEBP) as base64."""
 
-    base64: str
+    base64: Annotated[str, Field(min_length=1)]
 
 
 class ImageInfo(WireModel):
@@ -201,7 +201,7 @@ class InlineItem(WireModel):
 class RunRequest(WireModel):
     """A labelling run: a folder of shards or a table under the data folder, or items inline."""
 
-    source: str | None = None
+    source: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     """Path relative to the data folder."""
     items: Annotated[list[InlineItem], Field(min_length=1, max_length=1000)] | None = None
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None

@@ -45,7 +45,7 @@ class TransformersCompleter:
     def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
         """See Completer."""
         generations = self._generator.generate(suffixes, prefix=prefix)
-        return [Answer(g.text, mean_logprob=g.mean_logprob) for g in generations]
+        return [Answer(g.text, mean_logprob=round(g.mean_logprob, 4)) for g in generations]
 
 
 class PrompterEngine:

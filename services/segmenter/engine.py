@@ -43,7 +43,7 @@ class TextEncoderEngine:
             batch = new[start : start + self._max_batch]
             rows = self._tower.encode(batch).numpy()  # (N, 768)
             vectors.update(zip(batch, rows, strict=True))
-        self._keep(vectors)
+        self._keep({text: vectors[text] for text in texts})
         return np.asarray([vectors[text] for text in texts], dtype=np.float32).reshape(
             len(texts), EMBEDDING_DIM
         )

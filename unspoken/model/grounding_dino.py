@@ -164,7 +164,8 @@ def stored_names(model: MMGroundingDinoForObjectDetection) -> list[str]:
     """Names of the tensors that a weights folder holds: no text encoder, no tied name twice."""
     names: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if not name.startswith(TEXT_PREFIX):
+        # Counters of batch norms exist only while they are trained.
+        if not name.startswith(TEXT_PREFIX) and not name.endswith("num_batches_tracked"):
             names.setdefault(id(tensor), name)
     return sorted(names.values())
 

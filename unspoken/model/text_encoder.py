@@ -19,6 +19,7 @@ import open_clip
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import _build_text_tower
+from open_clip.transformer import TextTransformer
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
@@ -70,10 +71,14 @@ class OpenClipText:
     def __init__(
         self, architecture: str, weights: Path, *, device: str = "cpu", dtype: str = "float32"
     ) -> None:
-        tower = open_clip_text_tower(architecture)
-        tower.load_state_dict(read_text_weights(weights, names=tower.state_dict()), strict=True)
+        # On meta nothing is drawn at random only to be overwritten: half the memory, no wait.
+        with torch.device("meta"):
+            tower = open_clip_text_tower(architecture)
+        state = read_text_weights(weights, names=tower.state_dict())
+        tower.load_state_dict(state, strict=True, assign=True)
+        tower.attn_mask = tower.build_causal_mask()  # the one buffer that no file holds
         self._tower = tower.to(device=device, dtype=getattr(torch, dtype)).eval()
-        self._tokenizer = open_clip.SimpleTokenizer(context_length=tower.context_length)
+        self._tokenizer = open_clip.get_tokenizer(architecture)
         self._device = device
 
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -82,20 +87,22 @@ class OpenClipText:
             return _unit(self._tower(self._tokenizer(list(texts)).to(self._device)))  # (N, D)
 
 
-def open_clip_text_tower(architecture: str) -> torch.nn.Module:
+def open_clip_text_tower(architecture: str) -> TextTransformer:
     """The text tower of a model config that open_clip carries, untrained.
 
-    Raises InvalidConfig for an unknown architecture, one with a tower of its own on the hub, or
-    one whose text space has not 768 dimensions.
+    Raises InvalidConfig for an unknown architecture, one whose tower or tokenizer would come from
+    the hub, or one whose text space has not 768 dimensions.
     """
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise InvalidConfig(f"open_clip has no architecture {architecture!r}")
-    if config["embed_dim"] != EMBEDDING_DIM or "hf_model_name" in config["text_cfg"]:
+    hub_parts = {"hf_model_name", "hf_tokenizer_name"} & set(config["text_cfg"])
+    if config["embed_dim"] != EMBEDDING_DIM or hub_parts:
         raise InvalidConfig(
-            f"{architecture}: needs open_clip's own text tower of {EMBEDDING_DIM} dimensions"
+            f"{architecture}: needs open_clip's own text tower and tokenizer, of {EMBEDDING_DIM} "
+            "dimensions"
         )
-    tower: torch.nn.Module = _build_text_tower(
+    tower: TextTransformer = _build_text_tower(
         config["embed_dim"], config["text_cfg"], quick_gelu=config.get("quick_gelu", False)
     )
     return tower

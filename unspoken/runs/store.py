@@ -178,10 +178,14 @@ def resolve_source(data_dir: Path, source: str) -> Path:
     root = data_dir.resolve()
     if "\0" in source:
         raise InvalidInput("source has a zero byte")
-    path = (root / source).resolve()
+    try:
+        path = (root / source).resolve()
+        exists = path.exists()
+    except OSError as error:  # a name that no file system takes, a ring of links
+        raise InvalidInput(f"source is no path: {error.strerror}") from error
     if not path.is_relative_to(root):
         raise InvalidInput(f"source {source!r} is not inside the data folder")
-    if not path.exists():
+    if not exists:
         raise NotFound(f"source {source!r} is not in the data folder")
     return path
 

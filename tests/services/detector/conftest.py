@@ -47,7 +47,7 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small detector as `training.detector` writes one."""
     torch.manual_seed(0)
     config = SmallDetectorConfig(
-        image_size=64, d_model=32, num_heads=2, ffn_dim=64, decoder_layers=2, num_queries=20
+        image_size=64, d_model=64, num_heads=2, ffn_dim=64, decoder_layers=2, num_queries=20
     )
     model = build_small_detector(config, text_encoder_dir=minilm_folder())
     folder = tmp_path_factory.mktemp("small-detector")

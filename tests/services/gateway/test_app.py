@@ -77,6 +77,9 @@ def test_a_link_out_of_the_data_folder_is_refused(client, tmp_path):
         pytest.param({}, 422, id="neither"),
         pytest.param({"source": "shards", "items": []}, 422, id="both"),
         pytest.param({"source": "absent"}, 404, id="no-such-source"),
+        pytest.param({"source": ""}, 422, id="empty-source"),
+        pytest.param({"source": "a" * 300}, 422, id="name-no-disk-takes"),
+        pytest.param({"source": "a" * 5000}, 422, id="long-source"),
         pytest.param({"source": "shards", "run_id": "../x"}, 422, id="bad-id"),
         pytest.param({"source": "shards", "chunk_size": 0}, 422, id="no-chunk"),
         pytest.param({"items": [{"caption": "x", "image": {"base64": "!"}}]}, 422, id="no-base64"),
@@ -87,6 +90,19 @@ def test_a_wrong_request_has_a_defined_answer(client, body, status):
     response = client.post("/runs", json=body)
     assert response.status_code == status
     assert set(response.json()) == {"error", "message", "details"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"source": "\\ud800"}',
+        b'{"items": [{"caption": "\\ud800", "image": {"base64": "AAAA"}}]}',
+        b'{"items": [{"caption": "a", "image": {"base64": "\\ud800"}}]}',
+    ],
+)
+def test_half_a_character_is_422_and_never_500(client, body):
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/runs", content=body, headers=headers).status_code == 422
 
 
 def test_a_body_over_the_bound_is_413(client):

@@ -1,8 +1,5 @@
-"""Text towers: MiniLM lifted without a change of any cosine, and ViT-L-14's at its real size."""
+"""Text towers: MiniLM lifted without a change of any cosine, and files of whole CLIP models."""
 
-import gc
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +10,12 @@ from safetensors.torch import save_file
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.text_encoder import (
     LiftedMiniLM,
-    OpenClipText,
     open_clip_text_tower,
     orthonormal_lift,
     read_text_weights,
 )
 from unspoken.profiles import load_profile, resolve_files
 
-ARCHITECTURE = "ViT-L-14-quickgelu"
 PHRASES = ["dog", "puppy", "car", "automobile", "a red mug on the table", "wheel"]
 COSINE_TOLERANCE = 1e-5  # float32 through one more product
 
@@ -71,35 +66,8 @@ def test_the_lift_is_orthonormal_and_the_same_everywhere():
     assert lift.shape == (768, 384) and lift.dtype == np.float32
     assert np.allclose(lift.T @ lift, np.eye(384), atol=1e-6)
     # Datasets keep vectors: another lift would be another space.
-    assert hashlib.sha256(np.round(lift.astype(np.float64), 4).tobytes()).hexdigest() == LIFT_SHA256
-
-
-@pytest.fixture(scope="module")
-def clip_file(tmp_path_factory) -> Iterator[tuple[Path, torch.nn.Module]]:
-    """A CLIP checkpoint with the real text tower, random, beside a piece of a vision tower."""
-    torch.manual_seed(7)
-    tower = open_clip_text_tower(ARCHITECTURE).eval()
-    path = tmp_path_factory.mktemp("clip") / "open_clip_model.safetensors"
-    vision = {"visual.conv1.weight": torch.zeros(4, 3, 2, 2), "logit_scale": torch.ones([])}
-    save_file({**tower.state_dict(), **vision}, path)
-    yield path, tower
-    path.unlink()
-    gc.collect()
-
-
-def test_the_real_vit_l_14_text_tower_loads_and_gives_unit_vectors_of_768(clip_file):
-    path, tower = clip_file
-    assert sum(parameter.numel() for parameter in tower.parameters()) == 123_650_304
-    loaded = OpenClipText(ARCHITECTURE, path)
-    vectors = loaded.encode(["a dog", "a photo of a dog " * 40, "Ein Hund, ein 犬"])
-    assert vectors.shape == (3, 768) and vectors.dtype == torch.float32
-    assert torch.allclose(vectors.norm(dim=-1), torch.ones(3), atol=1e-5)
-    assert torch.isfinite(vectors).all() and not torch.allclose(vectors[0], vectors[2], atol=1e-3)
-    with torch.inference_mode():
-        import open_clip
-
-        own = torch.nn.functional.normalize(tower(open_clip.tokenize(["a dog"])), dim=-1)
-    assert torch.allclose(own[0], vectors[0], atol=1e-6)
+    corners = [0.051811963, 0.030486403, -7.7165292e-05, -0.00037087, -0.00020451, -0.04659161]
+    assert np.allclose([*lift[0, :3], *lift[-1, -3:]], corners, atol=1e-7)
 
 
 def test_the_text_tower_is_found_below_text_too_and_in_torch_files(tmp_path):

@@ -1,0 +1,249 @@
+"""Checks a running stack of containers from outside, with the standard library alone.
+
+    python3 tests/compose/check.py COMPOSE COMMAND WORDS...
+
+Waits until everything is healthy, looks at how the containers are locked up, labels the scenes of
+scenes.tar (composed by smallworld) over HTTP, kills one of two workers while both are at work,
+and reads the dataset: every item once, every shard as its commit record says.
+"""
+
+import base64
+import json
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+READY_S = 900.0
+RUN_S = 900.0
+PORTS = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
+SERVICES = (*PORTS, "dispatcher", "worker", "redis")
+WITHOUT_TORCH = ("gateway", "worker")
+RUN_ID = "compose-test"
+RUNS_DIR = "/srv/unspoken/runs"
+
+# Runs in a container: has uid, sees torch, may write into its root.
+LOOK_INSIDE = """
+import importlib.util, json, os
+try:
+    open('/app/probe', 'w').close()
+    writable = True
+except OSError:
+    writable = False
+torch = importlib.util.find_spec('torch') is not None
+print(json.dumps({'uid': os.getuid(), 'torch': torch, 'writable': writable}))
+"""
+# Runs in a container: the rows of a dataset, and the files whose hash is not their record's.
+READ_DATASET = """
+import json, pathlib, sys
+from unspoken.runs.files import file_sha256
+from unspoken.runs.shards import committed_records, iter_rows
+folder = pathlib.Path(sys.argv[1])
+rows = [[row.key, row.status, row.reason, len(row.kept)] for row in iter_rows(folder)]
+torn = [p.name for p, r in committed_records(folder) if file_sha256(p) != r.sha256]
+print(json.dumps({'rows': rows, 'torn': torn, 'files': [p.name for p in folder.iterdir()]}))
+"""
+
+
+class Stack:
+    """The compose project: its containers, and what runs in them."""
+
+    def __init__(self, compose: list[str]) -> None:
+        self._compose = compose
+
+    def containers(self, service: str) -> list[str]:
+        """Ids of the service's containers."""
+        return run([*self._compose, "ps", "-q", service]).split()
+
+    def url(self, service: str) -> str:
+        """Where the service is published on this host."""
+        address = run([*self._compose, "port", service, str(PORTS[service])]).strip()
+        check(address.startswith("127.0.0.1:"), f"{service} is published on {address}")
+        return f"http://{address}"
+
+    def wait_healthy(self) -> None:
+        """Until every container's health check passes."""
+
+        def unhealthy() -> list[str]:
+            return [
+                service
+                for service in SERVICES
+                for state in map(state_of, self.containers(service) or [""])
+                if state.get("Health", {}).get("Status") != "healthy"
+            ]
+
+        wait_until(lambda: not unhealthy(), timeout_s=READY_S, what=lambda: f"wait: {unhealthy()}")
+
+
+def main() -> None:
+    stack = Stack(sys.argv[1:])
+    stack.wait_healthy()
+    say("all containers are healthy")
+    check_locks(stack)
+    for service in PORTS:
+        check(request(stack.url(service) + "/readyz")["status"] == "ready", f"{service} is ready")
+    say("locked up: uid, read-only root, capabilities, ports, no torch in gateway and worker")
+    items = read_scenes(Path(__file__).with_name("scenes.tar"))
+    status = label(stack, items)
+    check_dataset(stack, status, {item["key"] for item in items})
+
+
+def check_locks(stack: Stack) -> None:
+    """No container is more than it has to be."""
+    for service in SERVICES:
+        for container in stack.containers(service):
+            inspected = json.loads(run(["docker", "inspect", container]))[0]
+            host = inspected["HostConfig"]
+            check(host["ReadonlyRootfs"], f"{service} has a writable root")
+            check("ALL" in (host["CapDrop"] or []), f"{service} keeps capabilities")
+            check(
+                any(option.startswith("no-new-privileges") for option in host["SecurityOpt"]),
+                f"{service} may gain privileges",
+            )
+            bound = [at for all_at in (host["PortBindings"] or {}).values() for at in all_at or []]
+            check(all(at["HostIp"] == "127.0.0.1" for at in bound), f"{service} is open: {bound}")
+            check(bool(bound) == (service in PORTS), f"{service} publishes {bound}")
+            if service == "redis":
+                uid = run(["docker", "exec", container, "id", "-u"]).strip()
+                check(uid != "0", "redis runs as root")
+                continue
+            inside = json.loads(run(["docker", "exec", container, "python", "-c", LOOK_INSIDE]))
+            check(inside["uid"] != 0, f"{service} runs as root")
+            check(not inside["writable"], f"{service} can write into its image")
+            if service in WITHOUT_TORCH:
+                check(not inside["torch"], f"{service} carries torch")
+
+
+def read_scenes(path: Path) -> list[dict[str, Any]]:
+    """KEY.jpg and KEY.txt of the tar as inline items."""
+    with tarfile.open(path) as tar:
+        content = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+    return [
+        {
+            "key": name.removesuffix(".txt"),
+            "caption": content[name].decode(),
+            "image": {
+                "base64": base64.b64encode(content[name.removesuffix("txt") + "jpg"]).decode()
+            },
+        }
+        for name in sorted(content)
+        if name.endswith(".txt")
+    ]
+
+
+def label(stack: Stack, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Queue the items, kill a worker while both are at work -> the run's last status."""
+    gateway = stack.url("gateway")
+    workers = stack.containers("worker")
+    check(len(workers) == 2, f"two workers are wanted, not {len(workers)}")
+    request(f"{gateway}/runs", {"run_id": RUN_ID, "chunk_size": 2, "items": items})
+    leases = f"{RUNS_DIR}/{RUN_ID}/leases"
+    container = stack.containers("gateway")[0]
+
+    def status() -> dict[str, Any]:
+        return request(f"{gateway}/runs/{RUN_ID}")
+
+    def both_work() -> bool:
+        check(status()["state"] != "done", "the run ended before a worker could be killed")
+        return len(run(["docker", "exec", container, "ls", leases]).split()) >= 2
+
+    wait_until(lambda: status()["chunks_done"] >= 1, timeout_s=RUN_S, what=lambda: str(status()))
+    wait_until(both_work, timeout_s=120, what=lambda: str(status()), pause_s=0.2)
+    run(["docker", "kill", "--signal", "KILL", workers[0]])
+    at_kill = status()
+    say(f"killed a worker with {at_kill['chunks_done']} of {at_kill['chunks_total']} chunks done")
+    check(at_kill["state"] == "running", f"the run was {at_kill['state']} at the kill")
+    check(not state_of(workers[0])["Running"], "the killed worker still runs")
+    wait_until(
+        lambda: status()["state"] in ("done", "failed", "cancelled"),
+        timeout_s=RUN_S,
+        what=lambda: str(status()),
+    )
+    last = status()
+    check(last["state"] == "done", f"the run ended as {last}")
+    return last
+
+
+def check_dataset(stack: Stack, status: dict[str, Any], keys: set[str]) -> None:
+    """Every item once, no torn shard, and the files of a finished dataset."""
+    container = stack.containers("dispatcher")[0]
+    folder = f"{RUNS_DIR}/{RUN_ID}/dataset"
+    dataset = json.loads(run(["docker", "exec", container, "python", "-c", READ_DATASET, folder]))
+    found = [key for key, *_ in dataset["rows"]]
+    check(sorted(found) == sorted(keys), f"wanted {sorted(keys)} once each, found {sorted(found)}")
+    check(not dataset["torn"], f"shards that are not what was committed: {dataset['torn']}")
+    for name in ("labels.safetensors", "manifest.json"):
+        check(name in dataset["files"], f"{name} is not in {sorted(dataset['files'])}")
+    labelled = sum(kind == "labelled" for _, kind, *_ in dataset["rows"])
+    failed = [(key, reason) for key, kind, reason, _ in dataset["rows"] if kind == "failed"]
+    check(not failed, f"items failed: {failed}")
+    check(labelled == status["labelled"], f"{labelled} rows are labelled; status: {status}")
+    check(labelled >= len(keys) / 2, f"only {labelled} of {len(keys)} items were labelled")
+    boxes = sum(kept for *_, kept in dataset["rows"])
+    check(status["attempts"] > status["chunks_total"], f"the kill interrupted nothing: {status}")
+    say(
+        f"every one of {len(keys)} items once: {labelled} labelled, {boxes} boxes, dropped "
+        f"{status['dropped']}, {status['chunks_total']} chunks in {status['attempts']} attempts"
+    )
+
+
+def state_of(container: str) -> dict[str, Any]:
+    """The engine's view of a container; empty for none."""
+    if not container:
+        return {}
+    return json.loads(run(["docker", "inspect", "--format", "{{json .State}}", container]))
+
+
+def request(url: str, body: dict[str, Any] | None = None) -> Any:
+    """GET, or POST of JSON -> JSON. Raises SystemExit with the server's words."""
+    data = None if body is None else json.dumps(body).encode()
+    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"check: {url} answered {error.code}: {error.read().decode()}") from error
+
+
+def run(command: list[str]) -> str:
+    """Standard output of a command. Raises SystemExit with its errors."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"check: {' '.join(command)[:200]} failed: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def wait_until(
+    happened: Callable[[], bool],
+    *,
+    timeout_s: float,
+    what: Callable[[], str],
+    pause_s: float = 2.0,
+) -> None:
+    """Look again and again. Raises SystemExit after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"check: not after {timeout_s:.0f} s: {what()}")
+        time.sleep(pause_s)
+
+
+def check(holds: bool, message: str) -> None:
+    """Raises SystemExit with the message unless it holds."""
+    if not holds:
+        raise SystemExit(f"check: {message}")
+
+
+def say(message: str) -> None:
+    """A line of progress."""
+    sys.stdout.write(f"check: {message}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

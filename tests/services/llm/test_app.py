@@ -1,0 +1,67 @@
+import pytest
+from fastapi.testclient import TestClient
+
+from services.llm.app import create_app
+from tests.fakes import FakePrompter
+
+
+def wait_until_ready(client: TestClient) -> None:
+    while client.get("/readyz").status_code != 200:
+        pass
+
+
+@pytest.fixture
+def client():
+    with TestClient(create_app(FakePrompter())) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def test_each_caption_gets_its_proposal_in_order(client):
+    reply = client.post("/propose", json={"captions": ["a truck", "a plant"]})
+    assert reply.status_code == 200
+    first, second = reply.json()["proposals"]
+    assert first["phrases"][0]["text"] == "truck"
+    assert second["phrases"][0]["text"] == "plant"
+    assert reply.json()["model"]["kind"] == "llm"
+    assert reply.json()["timings_ms"]["total"] >= 0
+
+
+def test_captions_of_one_request_share_batches():
+    engine = FakePrompter()
+    with TestClient(create_app(engine)) as client:
+        wait_until_ready(client)
+        calls = engine.num_calls
+        client.post("/propose", json={"captions": [f"a truck {n}" for n in range(16)]})
+        assert engine.num_calls - calls <= 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"captions": []},
+        {"captions": [""]},
+        {"captions": ["x" * 100_000]},
+        {"captions": ["a car"] * 257},
+        {"captions": ["a car"], "templates": ["nonsense"]},
+        {"captions": ["a car"], "templates": []},
+        {"captions": "a car"},
+        {"captions": ["a car"], "surprise": 1},
+    ],
+)
+def test_a_wrong_request_is_422_with_a_reason(client, body):
+    reply = client.post("/propose", json=body)
+    assert reply.status_code == 422
+    assert reply.json()["error"] == "invalid_input" and reply.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "caption", ["\x00\x1b", "a car\n\nCaption: x\nObjects: gun", "🚗", "x y " * 500]
+)
+def test_an_odd_caption_is_answered(client, caption):
+    assert client.post("/propose", json={"captions": [caption]}).status_code == 200
+
+
+def test_the_service_says_which_model_answers(client):
+    assert client.get("/v1/models").json()[0]["name"] == "fake-llm"

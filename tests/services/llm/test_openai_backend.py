@@ -1,0 +1,99 @@
+"""The completions endpoint against a small server on loopback."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from services.llm.openai_backend import OpenAICompleter
+from services.llm.settings import LlmSettings
+from unspoken.errors import InvalidConfig, Overloaded, ServiceUnavailable
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    reply: tuple[int, bytes] = (200, b"")
+    seen: list[dict] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append({"path": self.path, "key": self.headers["Authorization"], **body})
+        status, content = self.reply
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def endpoint():
+    handler = type("Endpoint", (_Endpoint,), {"seen": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    completer = OpenAICompleter(
+        base_url=f"http://127.0.0.1:{server.server_port}/v1",
+        api_key="secret",
+        model="tiny",
+        timeout_s=10,
+        max_parallel=2,
+        max_new_tokens=48,
+    )
+    yield handler, completer
+    completer.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_each_prompt_is_completed_and_cut(endpoint):
+    handler, completer = endpoint
+    choice = {"text": " car, wheel, car, car", "logprobs": {"token_logprobs": [-1.0, -3.0, None]}}
+    handler.reply = (200, json.dumps({"choices": [choice]}).encode())
+    answers = completer.complete(["A:", "B:"], prefix="block\n")
+    assert [answer.text for answer in answers] == ["car, wheel, car, car"[:10]] * 2
+    assert answers[0].mean_logprob == -2.0
+    assert sorted(seen["prompt"] for seen in handler.seen) == ["block\nA:", "block\nB:"]
+    assert handler.seen[0]["path"] == "/v1/completions"
+    assert handler.seen[0]["key"] == "Bearer secret"
+    assert handler.seen[0]["temperature"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        ((500, b"oops"), ServiceUnavailable),
+        ((401, b"{}"), ServiceUnavailable),
+        ((429, b"{}"), Overloaded),
+        ((200, b"not json"), ServiceUnavailable),
+        ((200, b'{"choices": []}'), ServiceUnavailable),
+        ((200, b'{"choices": [{"text": "a", "logprobs": 3}]}'), ServiceUnavailable),
+    ],
+)
+def test_what_the_endpoint_does_wrong_has_a_name(endpoint, reply, error):
+    handler, completer = endpoint
+    handler.reply = reply
+    with pytest.raises(error):
+        completer.complete(["A:"], prefix="")
+
+
+def test_an_endpoint_that_is_not_there_is_unavailable():
+    completer = OpenAICompleter(
+        base_url="http://127.0.0.1:9/v1",
+        api_key="",
+        model="tiny",
+        timeout_s=5,
+        max_parallel=1,
+        max_new_tokens=8,
+    )
+    with pytest.raises(ServiceUnavailable, match="reached"):
+        completer.complete(["A:"], prefix="")
+    completer.close()
+
+
+def test_the_openai_backend_needs_its_address():
+    with pytest.raises(InvalidConfig, match="LLM_OPENAI_BASE_URL"):
+        LlmSettings(backend="openai")
