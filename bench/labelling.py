@@ -69,9 +69,9 @@ def main() -> None:
         loop_s, loop_figures = run_loop(shards)
     pipeline_figures = {name: summary[name] for name in loop_figures}
     shortfalls = [
-        loop_figures[name] - pipeline_figures[name]
-        for name in loop_figures
-        if loop_figures[name] is not None and pipeline_figures[name] is not None
+        figure - pipeline_figures[name]
+        for name, figure in loop_figures.items()
+        if figure is not None and pipeline_figures[name] is not None
     ]
     figures = {
         "speedup": round(loop_s / summary["seconds"], 2),

@@ -9,15 +9,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.demo import run_demo
 from stack.labelling import Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
+from unspoken.profiles import load_profile
 from unspoken.runs.export import export_coco
 from unspoken.runs.store import list_runs, read_status
 from unspoken.schemas import RunRequest, RunStatus
-from unspoken.settings import ProcessSettings
+from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
 
 app = typer.Typer(
     help="Captions in, labelled detection dataset out.",
@@ -193,9 +195,27 @@ def fetch_weights(
     profile: Annotated[str, typer.Argument(help="A profile of models.yaml: small, base, thesis.")],
 ) -> None:
     """Download what a profile's models need, and check hashes; nothing is fetched at run time."""
-    from unspoken.weights import fetch_profile_with_progress
+    settings = WeightsSettings()
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=console
+    ) as progress:
+        bars: dict[str, TaskID] = {}
 
-    fetch_profile_with_progress(profile, settings=ProcessSettings(), console=console)
+        def show(now: FetchProgress) -> None:
+            if now.file not in bars:
+                bars[now.file] = progress.add_task(now.file, total=now.num_bytes)
+            progress.update(bars[now.file], completed=now.received_bytes)
+
+        report = fetch_profile(
+            load_profile(profile, models_file=settings.models_file),
+            cache_dir=settings.cache_dir,
+            hub_url=settings.hub_url,
+            on_progress=show,
+        )
+    typer.echo(
+        f"profile {profile}: {len(report.fetched)} files fetched, "
+        f"{len(report.present)} were there; all hashes are right"
+    )
 
 
 @train_app.command("detector")
@@ -205,13 +225,15 @@ def train_detector(
     recipe: Annotated[str, typer.Option(help="A recipe of training/detector.py.")] = (
         "small-detector"
     ),
-    minutes: Annotated[float | None, typer.Option(help="Length; the recipe's when absent.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time of all stages together.")] = 90,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
 ) -> None:
     """Train the small Grounding-DINO on the small world."""
-    from training.detector import train
+    # Training needs torch; the other verbs do not.
+    from training.detector import recipe_named
+    from training.detector import train_detector as train
 
-    train(recipe, out=out, minutes=minutes, resume=resume)
+    train(recipe_named(recipe), out=out, minutes=minutes, resume=resume)
 
 
 def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:
@@ -238,10 +260,10 @@ def main() -> None:
         console.print("stopped")
         sys.exit(130)
     except InvalidInput as error:
-        console.print(f"[red]not possible:[/red] {error.message}")
+        console.print(f"[red]not possible:[/red] {error.message}", soft_wrap=True)
         sys.exit(2)
     except UnspokenError as error:
-        console.print(f"[red]{error.code}:[/red] {error.message}")
+        console.print(f"[red]{error.code}:[/red] {error.message}", soft_wrap=True)
         sys.exit(1)
 
 

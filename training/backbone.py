@@ -42,7 +42,7 @@ class BackboneConfig:
         seed=500_000_000, batch_size=32, num_wholes=(1, 1), object_side=(0.45, 0.9)
     )
     sizes_px: tuple[int, ...] = (64, 64, 80)
-    lr: float = 1.2e-3
+    lr: float = 1e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
     num_workers: int = 2
@@ -163,19 +163,20 @@ def train_backbone(
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
-    step, spent_s = 0, 0.0
+    step, spent_s, first_step = 0, 0.0, 0
     if resume and path.exists():
         checkpoint = torch.load(path, weights_only=True)
         classifier.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        step, spent_s = checkpoint["step"], checkpoint["spent_s"]
+        step = first_step = checkpoint["step"]
+        spent_s = checkpoint["spent_s"]
         logger.info("backbone: goes on at step %d after %.0f s", step, spent_s)
     batches = stream(dataset, first=step, num_workers=config.num_workers)
     started = saved = time.monotonic()
     before_s, accuracy = spent_s, 0.0
     while spent_s < minutes * 60:
         progress = spent_s / (minutes * 60)
-        warmup = min(1.0, (step + 1) / config.warmup_steps)
+        warmup = min(1.0, (step - first_step + 1) / config.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * progress)))
         loss, right = classifier(next(batches))

@@ -11,6 +11,7 @@ MAX_TEXTS = 1000
 MAX_TEXT_CHARS = 256
 MAX_CAPTION_CHARS = 2000
 MAX_CAPTIONS = 256
+MAX_BASE64_CHARS = 64 * 1024 * 1024
 EMBEDDING_DIM = 768
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
@@ -56,7 +57,7 @@ class Box(WireModel):
 class ImageInput(WireModel):
     """A picture inline; the encoded file (JPEG, PNG, WEBP) as base64."""
 
-    base64: Annotated[str, Field(min_length=1)]
+    base64: Annotated[str, Field(max_length=MAX_BASE64_CHARS)]
 
 
 class ImageInfo(WireModel):

@@ -181,8 +181,8 @@ def resolve_source(data_dir: Path, source: str) -> Path:
     try:
         path = (root / source).resolve()
         exists = path.exists()
-    except OSError as error:  # a name that no file system takes, a ring of links
-        raise InvalidInput(f"source is no path: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:  # a name that no disk takes, a ring of links
+        raise InvalidInput("source is a path that cannot be followed") from error
     if not path.is_relative_to(root):
         raise InvalidInput(f"source {source!r} is not inside the data folder")
     if not exists:

@@ -66,6 +66,11 @@ def test_a_source_outside_the_data_folder_is_refused(client, source):
     assert client.post("/runs", json={"source": source}).status_code == 422
 
 
+def test_a_ring_of_links_is_refused(client, tmp_path):
+    (tmp_path / "data" / "ring").symlink_to("ring")
+    assert client.post("/runs", json={"source": "ring"}).status_code in (404, 422)
+
+
 def test_a_link_out_of_the_data_folder_is_refused(client, tmp_path):
     (tmp_path / "data" / "link").symlink_to("/etc")
     assert client.post("/runs", json={"source": "link"}).status_code == 422
