@@ -21,7 +21,7 @@ from unspoken.schemas import (
 
 
 class FakePrompter:
-    """Every word of the caption of four letters or more is named; 'wheel' is always implied."""
+    """Every word of the caption of three letters or more is named; 'wheel' is always implied."""
 
     model = ModelInfo(name="fake-llm", kind="llm", revision="0")
 
@@ -45,7 +45,7 @@ class FakePrompter:
 
     def _propose(self, caption: str) -> Proposal:
         words = [word.strip(".,!").lower() for word in caption.split()]
-        named = list(dict.fromkeys(w for w in words if len(w) >= 4 and w.isascii() and w.isalpha()))
+        named = list(dict.fromkeys(w for w in words if len(w) >= 3 and w.isascii() and w.isalpha()))
         phrases = [(text, True) for text in named[:8]]
         if "wheel" not in named:
             phrases.append(("wheel", False))

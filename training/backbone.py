@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import MMGroundingDinoForObjectDetection, PreTrainedTokenizerBase
 
 from training.detection_data import DataConfig, PointBatch, PointDataset, Vocabulary, stream
+from training.gradient_exchange import GradientExchange
 from unspoken.model.grounding_dino import PhraseMemory, SmallDetectorConfig
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class BackboneConfig:
     lr: float = 1e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
-    num_workers: int = 2
+    num_workers: int = 1  # a process
     checkpoint_every_s: float = 120.0
     log_every: int = 50
 
@@ -156,6 +157,8 @@ def train_backbone(
     path: Path,
     minutes: float,
     resume: bool,
+    exchange: GradientExchange,
+    num_processes: int,
 ) -> None:
     """Train by the clock, with a checkpoint in `path` now and then; a killed run goes on from it."""
     dataset = PointDataset(config.data, sizes_px=config.sizes_px, detector=detector)
@@ -171,28 +174,37 @@ def train_backbone(
         step = first_step = checkpoint["step"]
         spent_s = checkpoint["spent_s"]
         logger.info("backbone: goes on at step %d after %.0f s", step, spent_s)
-    batches = stream(dataset, first=step, num_workers=config.num_workers)
+    batches = stream(
+        dataset,
+        first=step * num_processes + exchange.rank,
+        every=num_processes,
+        num_workers=config.num_workers,
+    )
     started = saved = time.monotonic()
     before_s, accuracy = spent_s, 0.0
-    while spent_s < minutes * 60:
-        progress = spent_s / (minutes * 60)
-        warmup = min(1.0, (step - first_step + 1) / config.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * progress)))
+    budget_s = max(minutes * 60, 1e-3)
+    progress = spent_s / budget_s
+    while progress < 1:
         loss, right = classifier(next(batches))
         optimizer.zero_grad()
         loss.backward()
+        progress = exchange.average(classifier.parameters(), progress=spent_s / budget_s)
+        warmup = min(1.0, (step - first_step + 1) / config.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
         nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
         optimizer.step()
         step += 1
         spent_s = before_s + time.monotonic() - started
         accuracy += (right.item() - accuracy) * max(0.03, 1 / step)
+        if exchange.rank > 0:
+            continue
         if step % config.log_every == 0:
             logger.info(
                 "backbone: step %d, %.0f s, loss %.3f, wholes right %.3f",
                 step, spent_s, loss.item(), accuracy,
             )  # fmt: skip
-        is_over = spent_s >= minutes * 60
+        is_over = progress >= 1
         if is_over or time.monotonic() - saved > config.checkpoint_every_s:
             saved = time.monotonic()
             save_checkpoint(

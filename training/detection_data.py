@@ -60,6 +60,7 @@ class DetectionBatch(NamedTuple):
     prompt: Prompt
     labels: list[Tensor]  # B of (N,) long: index of the phrase
     boxes: list[Tensor]  # B of (N, 4) float: cx, cy, w, h in [0, 1]
+    classes: list[Tensor]  # B of (N,) long: index into the vocabulary's wholes, then parts
     judged: Tensor  # (B, P) bool: False for padding and where another box may be right unknown
 
 
@@ -179,6 +180,8 @@ class DetectionDataset(Dataset[DetectionBatch]):
         self.detector = detector
         self.tokenizer = tokenizer
         self.source = SceneSource(config)
+        vocabulary = self.source.vocabulary
+        self._classes = {n: i for i, n in enumerate((*vocabulary.wholes, *vocabulary.parts))}
         self._token_ids: dict[str, list[int]] = {}
 
     def __getitem__(self, number: int) -> DetectionBatch:
@@ -206,6 +209,7 @@ class DetectionDataset(Dataset[DetectionBatch]):
             pixels=prepare_pixels([s.image for s in scenes], config=self.detector),
             prompt=prompt,
             labels=labels,
+            classes=[torch.tensor([self._classes[o.label] for o in s.objects]) for s in scenes],
             boxes=[boxes_cxcywh_norm(scene) for scene in scenes],
             judged=judged,
         )

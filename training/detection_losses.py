@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 from transformers import MMGroundingDinoForObjectDetection
 
+from training.backbone import PART_WEIGHTS, WHOLE_WEIGHTS
 from training.detection_data import DetectionBatch
 
 
@@ -31,6 +32,7 @@ class LossConfig:
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     alignment_weight: float = 1.0  # which of the picture's phrases a location shows
+    class_weight: float = 1.0  # the first stage's question, asked of whole scenes
     presence_weight: float = 1.0  # whether a phrase is in the picture at all
     focal_alpha: float = 0.35
     focal_gamma: float = 2.0
@@ -52,7 +54,16 @@ class DetectorOutput(NamedTuple):
 
     encoder: StageOutput
     layers: list[StageOutput]
+    maps: list[Tensor]  # the backbone's projected features, (B, D, h, w) a stride
     cells: Tensor  # (A, 3): x, y and width of each location's cell, in [0, 1]
+
+
+class Words(NamedTuple):
+    """The vocabulary as the text projection stands now."""
+
+    vectors: Tensor  # (V, D) unit length: wholes, then parts
+    num_wholes: int
+    scale: float = 20.0
 
 
 class PhraseLabels(NamedTuple):
@@ -66,11 +77,18 @@ class PhraseLabels(NamedTuple):
 def run_detector(model: MMGroundingDinoForObjectDetection, batch: DetectionBatch) -> DetectorOutput:
     """Both stages with every decoder layer; the library's forward returns only the last one."""
     prompt = batch.prompt
+    maps: list[Tensor] = []
+    listeners = [
+        projection[0].register_forward_hook(lambda _, __, features: maps.append(features))
+        for projection in model.model.input_proj_vision[:3]
+    ]
     output = model.model(
         pixel_values=batch.pixels,
         input_ids=prompt.input_ids,
         attention_mask=prompt.attention_mask,
     )
+    for listener in listeners:
+        listener.remove()
     num_tokens = prompt.input_ids.shape[1]
     layers = []
     for index in range(output.intermediate_hidden_states.shape[1]):
@@ -92,7 +110,7 @@ def run_detector(model: MMGroundingDinoForObjectDetection, batch: DetectionBatch
         output.enc_outputs_class[..., :num_tokens], output.enc_outputs_coord_logits.sigmoid()
     )
     cells = location_cells(batch.pixels.shape[-1], num_levels=model.config.num_feature_levels)
-    return DetectorOutput(encoder=encoder, layers=layers, cells=cells)
+    return DetectorOutput(encoder=encoder, layers=layers, maps=maps, cells=cells)
 
 
 def location_cells(size_px: int, *, num_levels: int) -> Tensor:
@@ -108,7 +126,7 @@ def location_cells(size_px: int, *, num_levels: int) -> Tensor:
 
 
 def detection_loss(
-    output: DetectorOutput, batch: DetectionBatch, *, config: LossConfig
+    output: DetectorOutput, batch: DetectionBatch, *, words: Words, config: LossConfig
 ) -> dict[str, Tensor]:
     """All terms by name, weighted; their sum is what is minimised."""
     maps = batch.prompt.phrase_maps.float()
@@ -121,6 +139,7 @@ def detection_loss(
     for index, layer in enumerate(output.layers):
         for name, value in decoder_loss(layer, batch, labels=labels, config=config).items():
             terms[f"decoder_{index}_{name}"] = value
+    terms["class"] = config.class_weight * class_loss(output.maps, batch, words=words)
     last = output.layers[-1]
     terms["presence"] = config.presence_weight * presence_loss(last, batch, labels=labels)
     return terms
@@ -180,6 +199,39 @@ def first_stage_loss(
     by_phrase = by_phrase.masked_fill(~labels.maps[picture_index].any(-1), -1e4)
     terms["alignment"] = config.alignment_weight * F.cross_entropy(by_phrase, torch.cat(phrase))
     return {f"encoder_{name}": value for name, value in terms.items()}
+
+
+def class_loss(maps: Sequence[Tensor], batch: DetectionBatch, *, words: Words) -> Tensor:
+    """Which noun (or part) of the whole vocabulary the middle of each box shows, a stride.
+
+    The prompt holds some twenty phrases; here all of them stand against each other.
+    """
+    boxes = torch.cat(batch.boxes)  # (G, 4)
+    classes = torch.cat(batch.classes)  # (G,)
+    counts = torch.tensor([len(each) for each in batch.boxes])
+    picture = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    steps = torch.tensor([-0.22, 0.0, 0.22])
+    grid = torch.cartesian_prod(steps, steps)  # (9, 2)
+    points = boxes[:, None, :2] + grid[None] * boxes[:, None, 2:]  # (G, 9, 2)
+    is_part = classes >= words.num_wholes
+    losses = []
+    for level, features in enumerate(maps):
+        height, width = features.shape[-2:]
+        flat = features.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])
+        x = (points[..., 0] * width).long().clamp(0, width - 1)
+        y = (points[..., 1] * height).long().clamp(0, height - 1)
+        vectors = flat[(picture[:, None] * height + y) * width + x].mean(1)  # (G, D)
+        logits = words.scale * F.normalize(vectors, dim=-1) @ words.vectors.t()
+        of_wholes, of_parts = logits.split(
+            [words.num_wholes, logits.shape[1] - words.num_wholes], dim=1
+        )
+        losses.append(
+            WHOLE_WEIGHTS[level] * F.cross_entropy(of_wholes[~is_part], classes[~is_part])
+        )
+        if is_part.any():
+            wanted = classes[is_part] - words.num_wholes
+            losses.append(PART_WEIGHTS[level] * F.cross_entropy(of_parts[is_part], wanted))
+    return torch.stack(losses).sum()
 
 
 def decoder_loss(
@@ -328,6 +380,7 @@ __all__: Sequence[str] = (
     "DetectorOutput",
     "LossConfig",
     "StageOutput",
+    "Words",
     "detection_loss",
     "run_detector",
     "share_right",

@@ -23,6 +23,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, MMGroundingDinoForObjectDetection, PreTrainedTokenizerBase
@@ -33,6 +34,7 @@ from training.backbone import (
     BackboneConfig,
     PointClassifier,
     build_classifier,
+    phrase_vectors,
     save_checkpoint,
     start_detector_from,
     thaw_batch_norm,
@@ -48,12 +50,14 @@ from training.detection_data import (
 )
 from training.detection_losses import (
     LossConfig,
+    Words,
     detection_loss,
     run_detector,
     share_right,
     total,
 )
 from training.detection_quality import Answer, SceneScores, choose_threshold, score_scenes
+from training.gradient_exchange import GradientExchange
 from unspoken.errors import InvalidInput, MissingWeights
 from unspoken.model.grounding_dino import (
     TEXT_PREFIX,
@@ -136,41 +140,20 @@ def find_text_encoder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-class GradientExchange:
-    """Processes on one machine average their gradients in shared memory, once a step.
-
-    All apply the same update and follow the first one's clock, so their weights stay equal.
-    """
-
-    def __init__(self, shared: Tensor, barrier: Barrier | None, *, rank: int) -> None:
-        self.shared = shared  # (processes, parameters + 1): the last column is the clock
-        self.barrier = barrier
-        self.rank = rank
-
-    def average(self, parameters: Iterable[nn.Parameter], *, progress: float) -> float:
-        """Replace gradients by their mean over processes; returns the first one's progress."""
-        if self.barrier is None:
-            return progress
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        mine = self.shared[self.rank]
-        torch.cat([each.flatten() for each in gradients], out=mine[:-1])
-        mine[-1] = progress
-        self.barrier.wait()
-        mean = self.shared.mean(0)
-        agreed = float(self.shared[0, -1])
-        self.barrier.wait()  # nobody writes before all have read
-        start = 0
-        for gradient in gradients:
-            gradient.copy_(mean[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
-        return agreed
-
-
 class DetectorTrainer:
     """Model, moving average and optimizer of the second stage; one `step` a batch."""
 
-    def __init__(self, recipe: DetectorRecipe, model: MMGroundingDinoForObjectDetection) -> None:
+    def __init__(
+        self,
+        recipe: DetectorRecipe,
+        model: MMGroundingDinoForObjectDetection,
+        *,
+        word_vectors: Tensor,
+        num_wholes: int,
+    ) -> None:
         self.recipe = recipe
+        self.word_vectors = word_vectors  # (V, C): the text encoder's, before the projection
+        self.num_wholes = num_wholes
         self.model = model.train()
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
@@ -197,7 +180,9 @@ class DetectorTrainer:
         """One update of all processes; `progress` in [0, 1] is the share of the time that is over."""
         recipe = self.recipe
         output = run_detector(self.model, batch)
-        terms = detection_loss(output, batch, config=recipe.loss)
+        vectors = self.model.model.text_projection(self.word_vectors)
+        words = Words(F.normalize(vectors, dim=-1), self.num_wholes)
+        terms = detection_loss(output, batch, words=words, config=recipe.loss)
         loss = total(terms)
         self.optimizer.zero_grad()
         loss.backward()
@@ -345,8 +330,18 @@ def train_detector_stage(
     path = out / CHECKPOINT
     is_first = exchange.rank == 0
     spent_s = 0.0
+
+    def new_trainer() -> DetectorTrainer:
+        words = [*vocabulary.wholes, *vocabulary.parts]
+        return DetectorTrainer(
+            recipe,
+            model,
+            word_vectors=phrase_vectors(words, memory=memory, tokenizer=tokenizer),
+            num_wholes=len(vocabulary.wholes),
+        )
+
     if resume and path.exists():
-        trainer = DetectorTrainer(recipe, model)
+        trainer = new_trainer()
         checkpoint = torch.load(path, weights_only=True)
         trainer.load_state(checkpoint)
         spent_s = checkpoint["spent_s"]
@@ -357,7 +352,7 @@ def train_detector_stage(
         )
         classifier.load_state_dict(torch.load(out / "backbone.pt", weights_only=True)["model"])
         start_detector_from(model, classifier)
-        trainer = DetectorTrainer(recipe, model)
+        trainer = new_trainer()
     budget_s = minutes * 60
     validation = validation_scenes(recipe.num_validation) if is_first else []
     size_px, batches = 0, iter(())
