@@ -56,6 +56,8 @@ RUN --mount=type=cache,target=/var/cache/pip \
          *) wheel= ;; \
        esac \
     && if [ -n "${wheel}" ]; then pip install --quiet --no-deps -c requirements-no-deps.txt "${wheel}"; fi
+# Here, not at the end: an ENTRYPOINT takes back the CMD of the stage that it builds on.
+ENTRYPOINT ["python", "-m"]
 
 # 755: a clone made under a strict umask, or weights just written, would be root's alone.
 FROM dependencies AS llm
@@ -100,4 +102,3 @@ USER 10001:10001
 # answers; a worker whose main process died is gone, and so is its container.
 HEALTHCHECK --interval=15s --timeout=8s --start-period=300s --retries=3 CMD ["python", "-c", \
   "import os\nif url := os.environ.get('READYZ'):\n    import urllib.request\n    urllib.request.urlopen(url, timeout=5)\nelse:\n    import redis\n    redis.Redis.from_url(os.environ['WORKER_BROKER_URL'], socket_timeout=5).ping()"]
-ENTRYPOINT ["python", "-m"]

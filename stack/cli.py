@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from stack.demo import run_demo
 from stack.labelling import Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
+from stack.settings_table import settings_table
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
 from unspoken.runs.export import export_coco
@@ -178,6 +179,12 @@ def world(
     with console.status(f"composing {scenes} scenes"):
         tars = write_world(out, num_scenes=scenes, seed=seed, styles=chosen)
     typer.echo(f"{len(tars)} shards in {out / 'shards'}; look at {out / 'contact-sheet.jpg'}")
+
+
+@app.command("settings")
+def print_settings() -> None:
+    """Every setting of every process, with its default."""
+    typer.echo(settings_table(), nl=False)
 
 
 @export_app.command("coco")

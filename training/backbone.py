@@ -191,7 +191,9 @@ def train_backbone(
         progress = exchange.average(classifier.parameters(), progress=spent_s / budget_s)
         warmup = min(1.0, (step - first_step + 1) / config.warmup_steps)
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+            group["lr"] = (
+                config.lr * warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+            )
         nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
         optimizer.step()
         step += 1

@@ -43,7 +43,7 @@ class DataConfig:
     """What a batch is made of."""
 
     seed: int = 20_000_000  # first scene; far from the seeds of benches and tests
-    batch_size: int = 8
+    batch_size: int = 6  # a process
     twemoji_share: float = 0.95  # the rest is drawn in the fluent style
     num_absent: int = 14  # phrases a picture that are not in it
     theme_share: float = 0.5  # of the absent ones, from the scene's own theme

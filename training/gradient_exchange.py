@@ -16,7 +16,7 @@ class GradientExchange:
     """One process's end; `barrier` is None where there is only one."""
 
     def __init__(self, shared: Tensor, barrier: Barrier | None, *, rank: int) -> None:
-        self.shared = shared  # (processes, parameters + 1): the last column is the clock
+        self.shared = shared  # (processes, at least parameters + 1): the last column is the clock
         self.barrier = barrier
         self.rank = rank
 
@@ -27,7 +27,8 @@ class GradientExchange:
         parameters = list(parameters)
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         mine = self.shared[self.rank]
-        torch.cat([each.flatten() for each in gradients], out=mine[:-1])
+        flat = torch.cat([each.flatten() for each in gradients])
+        mine[: len(flat)] = flat
         mine[-1] = progress
         self.barrier.wait()
         mean = self.shared.mean(0)

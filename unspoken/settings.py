@@ -28,7 +28,9 @@ def child_environment(**changes: str) -> dict[str, str]:
 class ProcessSettings(BaseSettings):
     """What every process has. A subclass names its own prefix."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True
+    )
 
     profile: str = Field("small", validation_alias=AliasChoices("UNSPOKEN_PROFILE", "profile"))
     """Which entry of models.yaml is used: small, base, thesis, or a user's own."""
@@ -40,14 +42,18 @@ class ProcessSettings(BaseSettings):
         default_factory=default_cache_dir,
         validation_alias=AliasChoices("UNSPOKEN_CACHE_DIR", "cache_dir"),
     )
+    """Converted and fetched weights, and notes of checked hashes."""
     log_level: str = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
+    """DEBUG, INFO, WARNING or ERROR."""
 
 
 class ServiceSettings(ProcessSettings):
     """What every HTTP service has."""
 
     host: str = "127.0.0.1"
+    """Address to listen on: loopback only, unless the network is closed."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 for any free port."""
     trusted_bind: bool = Field(
         default=False, validation_alias=AliasChoices("UNSPOKEN_TRUSTED_BIND", "trusted_bind")
     )
@@ -59,6 +65,7 @@ class ServiceSettings(ProcessSettings):
     max_queue: Annotated[int, Field(ge=1)] = 64
     """Requests that wait; one more is answered 429."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """A request that took longer is answered 504."""
 
     @model_validator(mode="after")
     def _loopback_unless_trusted(self) -> "ServiceSettings":

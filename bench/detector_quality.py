@@ -1,0 +1,166 @@
+"""How well the small detector answers scenes that nothing was trained or chosen on.
+
+    python -m bench.detector_quality
+
+Scenes are asked through the detector's engine, so that what is measured is what is served. 500
+scenes set the threshold (a tenth of absent labels gets a box), 500 others a group are measured:
+
+known_recall        wholes of trained classes in the art style trained on (twemoji); bar .70
+other_style_recall  the same classes in a style never trained on (noto)
+held_out_recall     classes never trained on
+part_recall         parts, in the scenes of known_recall
+false_answer_rate   absent labels that get a box, in the same scenes; bar .10
+
+Each figure has a 95 % bootstrap interval over scenes, and that of random weights beside it.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from services.detector.engine import DetectorEngine
+from services.detector.transformers_backend import load_project_detector
+from smallworld.scenes import Scene, compose_scene
+from smallworld.world import Split, World
+from training.detection_data import Vocabulary
+from training.detection_quality import (
+    FALSE_ANSWER_RATE,
+    Answer,
+    Ask,
+    SceneScores,
+    Share,
+    choose_threshold,
+    score_scenes,
+    share_above,
+)
+from training.detector import find_text_encoder
+from unspoken.images import Picture
+from unspoken.model.grounding_dino import (
+    CONFIG_FILE,
+    build_small_detector,
+    read_detector_config,
+    save_small_detector,
+)
+from unspoken.schemas import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "small" / "detector"
+# First scene of each group: far apart, and far from those of training and of its validation.
+CALIBRATION_SEED = 610_000_000
+GROUP_SEEDS = {"known": 620_000_000, "other_style": 630_000_000, "held_out": 640_000_000}
+GROUPS: dict[str, tuple[str, Split]] = {
+    "known": ("twemoji", "train"),
+    "other_style": ("noto", "train"),
+    "held_out": ("twemoji", "held_out"),
+}
+MIN_SCORE = 0.01  # below any threshold that could be chosen
+
+
+def main(
+    weights: Annotated[Path, typer.Option(help="Folder of the detector.")] = WEIGHTS,
+    scenes: Annotated[int, typer.Option(help="Scenes a group.")] = 500,
+    random_scenes: Annotated[int, typer.Option(help="Scenes a group for random weights.")] = 100,
+    record_threshold: Annotated[
+        bool, typer.Option(help="Write the threshold into the folder's config.json.")
+    ] = False,
+) -> None:
+    """Print one JSON line; figures as [share, low, high]."""
+    torch.set_num_threads(2)
+    engine = load_engine(weights)
+    figures, threshold = measure(engine, num_scenes=scenes)
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_weights(Path(folder), like=weights)
+        random_figures, _ = measure(load_engine(Path(folder)), num_scenes=random_scenes)
+    if record_threshold:
+        write_threshold(weights, threshold)
+    line: dict[str, object] = {name: _rounded(share) for name, share in figures.items()}
+    line |= {f"random_{name}": _rounded(share) for name, share in random_figures.items()}
+    line |= {"box_threshold": round(threshold, 4), "scenes": scenes}
+    typer.echo(json.dumps({"bench": "detector_quality", "figures": line}))
+
+
+def load_engine(weights: Path) -> DetectorEngine:
+    """The engine that is served, with boxes of any score kept."""
+    backend = load_project_detector(weights, text_encoder_dir=find_text_encoder(), device="cpu")
+    model = ModelInfo(name="small-detector", kind="detector", revision="bench")
+    return DetectorEngine(backend, model=model, box_threshold=MIN_SCORE)
+
+
+def measure(engine: DetectorEngine, *, num_scenes: int) -> tuple[dict[str, Share], float]:
+    """All figures by name, and the threshold they were taken at."""
+
+    def scores_of(style: str, split: Split, seed: int) -> list[SceneScores]:
+        world = World.load(styles=(style,), split=split)
+        scenes = compose(world, first_seed=seed, count=num_scenes)
+        vocabulary = Vocabulary.of(world)
+        return score_scenes(scenes, ask_engine(engine), vocabulary=vocabulary, seed=seed)
+
+    threshold = choose_threshold(
+        scores_of("twemoji", "train", CALIBRATION_SEED), rate=FALSE_ANSWER_RATE
+    )
+    logger.info("threshold %.4f", threshold)
+    figures: dict[str, Share] = {}
+    for group, (style, split) in GROUPS.items():
+        scores = scores_of(style, split, GROUP_SEEDS[group])
+        figures[f"{group}_recall"] = share_above([s.wholes for s in scores], threshold=threshold)
+        if group == "known":
+            figures["part_recall"] = share_above([s.parts for s in scores], threshold=threshold)
+            figures["false_answer_rate"] = share_above(
+                [s.absent for s in scores], threshold=threshold
+            )
+    return figures, threshold
+
+
+def compose(world: World, *, first_seed: int, count: int) -> Iterator[Scene]:
+    """`count` scenes of a world."""
+    for number in range(count):
+        yield compose_scene(world, seed=first_seed + number)
+
+
+def ask_engine(engine: DetectorEngine) -> Ask:
+    """Ask the served engine as `training.detection_quality` asks."""
+
+    def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
+        picture = Picture(encoded=b"", sha256=sha256(image.tobytes()).hexdigest(), pixels=image)
+        found = engine.detect(picture, phrases, box_threshold=MIN_SCORE).detections
+        return Answer(
+            boxes_xyxy=np.array([each.box.to_list() for each in found]).reshape(-1, 4),
+            phrases=np.array([each.phrase_index for each in found], int),
+            scores=np.array([each.score for each in found]),
+        )
+
+    return ask
+
+
+def write_random_weights(folder: Path, *, like: Path) -> None:
+    """The same network as an untrained one."""
+    torch.manual_seed(0)
+    config = read_detector_config(like)
+    model = build_small_detector(config, text_encoder_dir=find_text_encoder())
+    save_small_detector(model, folder, config=config)
+
+
+def write_threshold(weights: Path, threshold: float) -> None:
+    """Record the default of the service beside the weights it was chosen for."""
+    path = weights / CONFIG_FILE
+    config = json.loads(path.read_text())
+    config["unspoken"]["box_threshold"] = round(threshold, 4)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _rounded(share: Share) -> list[float]:
+    return [round(value, 4) for value in share]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    typer.run(main)

@@ -1,0 +1,75 @@
+"""Named recipes of the small detector: everything that decides a run but its time and its folder.
+
+    python -m training.detector --recipe small-detector --out DIR --minutes 90
+
+Hardware: 2 CPU cores (AVX2), no accelerator; two processes of one thread. What it reaches: the
+model card, weights/small/detector/README.md. `smoke` is the same path in seconds, for tests.
+"""
+
+from dataclasses import dataclass, replace
+
+from training.backbone import BackboneConfig
+from training.detection_data import DataConfig
+from training.detection_losses import LossConfig
+from unspoken.errors import InvalidInput
+from unspoken.model.grounding_dino import SmallDetectorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorRecipe:
+    """Everything that decides what a run does, but for its time and its folder."""
+
+    name: str
+    detector: SmallDetectorConfig = SmallDetectorConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    backbone_share: float = 0.25  # of the run's minutes
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    # (share of the second stage after which it holds, pixels): small pictures first, they are cheap
+    sizes_px: tuple[tuple[float, int], ...] = ((0.0, 128), (0.65, 160))
+    lr: float = 8e-4
+    backbone_lr: float = 6e-4
+    text_lr: float = 1e-4  # the projection starts where it should be
+    weight_decay: float = 1e-4
+    warmup_steps: int = 60
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    num_processes: int = 2  # one thread each: most of a step is too small to share a thread's work
+    num_workers: int = 1  # a process
+    log_every: int = 50
+    checkpoint_every_s: float = 180.0
+    validate_every_s: float = 480.0
+    num_validation: int = 150
+    seed: int = 0
+
+
+def recipe_named(name: str) -> DetectorRecipe:
+    """The recipes there are. Raises InvalidInput for another name."""
+    match name:
+        case "small-detector":
+            return DetectorRecipe(name=name)
+        case "smoke":
+            data = DataConfig(batch_size=2, num_absent=3, max_classes=8, num_wholes=(1, 3))
+            return DetectorRecipe(
+                name=name,
+                detector=SmallDetectorConfig(
+                    image_size=96, d_model=32, ffn_dim=32, encoder_layers=1, decoder_layers=2,
+                    num_queries=12, backbone="resnet10t",
+                ),
+                backbone=BackboneConfig(
+                    data=replace(data, seed=500_000_000), sizes_px=(64,), num_workers=0
+                ),
+                data=data,
+                sizes_px=((0.0, 96),),
+                warmup_steps=4,
+                num_processes=1,
+                num_workers=0,
+                num_validation=4,
+            )  # fmt: skip
+        case _:
+            raise InvalidInput(f"recipe must be small-detector or smoke, got {name!r}")
+
+
+def size_at(recipe: DetectorRecipe, progress: float) -> int:
+    """Side of the pictures at this share of the second stage."""
+    return [size for since, size in recipe.sizes_px if progress >= since][-1]
