@@ -237,8 +237,8 @@ def train_detector(
 ) -> None:
     """Train the small Grounding-DINO on the small world."""
     # Training needs torch; the other verbs do not.
-    from training.detector import recipe_named
     from training.detector import train_detector as train
+    from training.detector_recipe import recipe_named
 
     train(recipe_named(recipe), out=out, minutes=minutes, resume=resume)
 
