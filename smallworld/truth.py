@@ -126,7 +126,8 @@ def judge(boxes: Sequence[JudgedBox], truth: SceneTruth, *, synonyms: Mapping[st
     named, implied = Counts(), Counts()
     truth_boxes = np.array([each.box_xyxy for each in truth.objects]).reshape(-1, 4)
     for box in boxes:
-        labels = {synonyms.get(label, label) for label in box.labels}
+        # A word may name a part and be a synonym of a whole ('flame'): both readings count.
+        labels = {*box.labels, *(synonyms.get(label, label) for label in box.labels)}
         overlaps = box_iou(np.array([box.box_xyxy]), truth_boxes)[0]
         hits = [
             index
@@ -135,7 +136,7 @@ def judge(boxes: Sequence[JudgedBox], truth: SceneTruth, *, synonyms: Mapping[st
         ]
         for index in hits:
             found[index] = True
-        if not hits and synonyms.get(box.labels[0], box.labels[0]) in truth.unjudged_parts:
+        if not hits and box.labels[0] in truth.unjudged_parts:
             continue
         count = Counts(right=int(bool(hits)), judged=1)
         if box.named:
