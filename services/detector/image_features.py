@@ -1,7 +1,7 @@
 """A picture goes through the image backbone once, however many chunks of phrases are asked.
 
 Both codes of Grounding-DINO hold the backbone as one module that answers (features, positions), and
-call it again for every text prompt. For Swin-T it is about a fifth of a forward pass.
+call it again for every text prompt.
 """
 
 from collections.abc import Iterator

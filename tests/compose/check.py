@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-READY_S = 900.0
-RUN_S = 900.0
+READY_S = 1200.0
+RUN_S = 1800.0
 PORTS = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
 SERVICES = (*PORTS, "dispatcher", "worker", "redis")
 WITHOUT_TORCH = ("gateway", "worker")

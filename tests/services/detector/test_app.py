@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from services.detector.app import create_app
+from services.detector.engine import DetectorEngine
 from tests.contracts import check_detector, picture_bytes
 from tests.fakes import FakeDetector
 from tests.services.detector.conftest import tiny_detector_engine
@@ -37,9 +38,15 @@ def client() -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
-def real(small_folder) -> Iterator[TestClient]:
-    """Over a real network of random weights."""
-    yield from serve(tiny_detector_engine(small_folder))
+def real_engine(small_folder) -> DetectorEngine:
+    """A real network of random weights."""
+    return tiny_detector_engine(small_folder)
+
+
+@pytest.fixture(scope="module")
+def real(real_engine) -> Iterator[TestClient]:
+    """Over a real network."""
+    yield from serve(real_engine)
 
 
 def detect(client: TestClient, encoded: bytes, phrases: list[str], **more):
@@ -77,10 +84,10 @@ def test_the_client_over_the_real_engine_holds_the_contract(real):
     check_detector(DetectorClient(real))
 
 
-def test_a_client_gets_what_the_engine_says(real, small_folder):
+def test_a_client_gets_what_the_engine_says(real, real_engine):
     picture = decode_picture(picture_bytes())
     phrases = ["car", "Dr. Pepper?", "car"]
-    expected = tiny_detector_engine(small_folder).detect(picture, phrases, box_threshold=0.0)
+    expected = real_engine.detect(picture, phrases, box_threshold=0.0)
     assert DetectorClient(real).detect(picture, phrases, box_threshold=0.0) == expected
 
 
