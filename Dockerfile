@@ -100,5 +100,5 @@ ENV UNSPOKEN_CACHE_DIR=/srv/unspoken/cache \
 USER 10001:10001
 # A service is healthy when it is ready. A worker has no port: it is healthy when its broker
 # answers; a worker whose main process died is gone, and so is its container.
-HEALTHCHECK --interval=15s --timeout=8s --start-period=300s --retries=3 CMD ["python", "-c", \
+HEALTHCHECK --interval=15s --timeout=8s --start-period=600s --retries=3 CMD ["python", "-c", \
   "import os\nif url := os.environ.get('READYZ'):\n    import urllib.request\n    urllib.request.urlopen(url, timeout=5)\nelse:\n    import redis\n    redis.Redis.from_url(os.environ['WORKER_BROKER_URL'], socket_timeout=5).ping()"]

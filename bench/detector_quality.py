@@ -69,6 +69,7 @@ def main(
     weights: Annotated[Path, typer.Option(help="Folder of the detector.")] = WEIGHTS,
     scenes: Annotated[int, typer.Option(help="Scenes a group.")] = 500,
     random_scenes: Annotated[int, typer.Option(help="Scenes a group for random weights.")] = 100,
+    *,
     record_threshold: Annotated[
         bool, typer.Option(help="Write the threshold into the folder's config.json.")
     ] = False,

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 import uvicorn
@@ -45,22 +46,28 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
     segmenter, gateway = SegmenterSettings(), GatewaySettings()
     num_threads = detector.num_threads
     thread = InferenceThread(name="cpu", initializer=lambda: torch.set_num_threads(num_threads))
+    llm_face = llm_app.create_app(build_llm(llm), thread=thread, **_limits(llm))
+    detector_face = detector_app.create_app(
+        build_detector(detector), thread=thread, **_limits(detector)
+    )
+    segmenter_face = segmenter_app.create_app(
+        build_segmenter(segmenter), thread=thread, **_limits(segmenter)
+    )
     return [
-        (llm_app.create_app(build_llm(llm), thread=thread, max_queue=llm.max_queue), llm),
-        (
-            detector_app.create_app(
-                build_detector(detector), thread=thread, max_queue=detector.max_queue
-            ),
-            detector,
-        ),
-        (
-            segmenter_app.create_app(
-                build_segmenter(segmenter), thread=thread, max_queue=segmenter.max_queue
-            ),
-            segmenter,
-        ),
+        (llm_face, llm),
+        (detector_face, detector),
+        (segmenter_face, segmenter),
         (gateway_app.create_app(gateway), gateway),
     ]
+
+
+class _Limits(TypedDict):
+    max_queue: int
+    request_timeout_s: float
+
+
+def _limits(settings: ServiceSettings) -> _Limits:
+    return {"max_queue": settings.max_queue, "request_timeout_s": settings.request_timeout_s}
 
 
 async def serve_all(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:

@@ -6,14 +6,14 @@ object, at each stride, answers with the text vector of that whole or part. The 
 is fixed: MiniLM's words through the first principal directions of the vocabulary, which become the
 detector's text projection. So pictures and words already agree when the detector starts.
 
-Legend: B pictures, G objects with K points each, D width of the detector, C width of the text encoder.
+Legend: B pictures, G objects with K points each, D width of the detector, C of the text encoder.
 """
 
 import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
@@ -35,13 +35,16 @@ NORM_MOMENTUM = 0.02  # as slow as the moving average of the weights
 WHITENING = 0.25  # power of the spectrum taken out: 0 keeps MiniLM's angles, 0.5 whitens
 
 
+def crops_config() -> DataConfig:
+    """Small pictures of one whole each: the cheapest way to learn what things are called."""
+    return DataConfig(seed=500_000_000, batch_size=32, num_wholes=(1, 1), object_side=(0.45, 0.9))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """The first stage of a recipe."""
 
-    data: DataConfig = DataConfig(
-        seed=500_000_000, batch_size=32, num_wholes=(1, 1), object_side=(0.45, 0.9)
-    )
+    data: DataConfig = field(default_factory=crops_config)
     sizes_px: tuple[int, ...] = (64, 64, 80)
     lr: float = 1e-3
     weight_decay: float = 0.02
@@ -160,7 +163,7 @@ def train_backbone(
     exchange: GradientExchange,
     num_processes: int,
 ) -> None:
-    """Train by the clock, with a checkpoint in `path` now and then; a killed run goes on from it."""
+    """Train by the clock, with a checkpoint in `path`; a killed run goes on from it."""
     dataset = PointDataset(config.data, sizes_px=config.sizes_px, detector=detector)
     classifier = classifier.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(

@@ -1,9 +1,9 @@
-"""Scenes of the small world as training batches: pictures, prompts, boxes, all from a step's number.
+"""Scenes of the small world as training batches, all of it from a step's number.
 
 Batch `n` of a recipe is a function of the recipe's seed and `n` alone. So worker processes make
 batches in any order, and a run that was killed goes on with exactly the batch it would have met.
 
-Legend: B pictures, P phrases of a picture, N objects of a picture, G objects of a batch with K points.
+Legend: B pictures, P phrases and N objects of a picture, G objects of a batch with K points each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -104,7 +104,7 @@ class SceneSource:
             world = _fewer_classes(world, num_classes=config.max_classes)
         self.config = config
         self.vocabulary = Vocabulary.of(world)
-        # One style a world; `part_labels` stays, so fluent scenes still know what they cannot judge.
+        # One style a world; `part_labels` stays: fluent scenes must know what they cannot judge.
         self._worlds = {
             style: replace(world, cutouts={style: cutouts})
             for style, cutouts in world.cutouts.items()

@@ -1,12 +1,12 @@
 """What the small detector is taught: both stages, phrases as wholes, and who is present at all.
 
-The library's own loss is not used. It offsets label maps by the wrong count, so a batch of more than
-one picture learns wrong labels, and it never trains the first stage, whose boxes it detaches.
+The library's own loss is not used. It offsets label maps by the wrong count, so a batch of several
+pictures learns wrong labels, and it never trains the first stage, whose boxes it detaches.
 Here every location of the encoder answers for boxes of its own size (`first_stage_loss`), and every
 decoder layer for what it is matched with (`decoder_loss`). A box may be found by several queries:
 the service suppresses duplicates a label, so nothing is gained by forbidding them, and much time.
 
-Legend: B pictures, Q queries, T tokens of a prompt, P phrases, N objects, A locations of all levels.
+Legend: B pictures, Q queries, T tokens of a prompt, P phrases, N objects, A locations (all levels).
 """
 
 from collections.abc import Sequence

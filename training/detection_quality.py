@@ -1,9 +1,9 @@
 """How well a detector answers scenes whose truth is known: recall at a rate of false answers.
 
 A scene is asked for what it shows and for as many labels that it does not show, half of those from
-its own theme. A label that is shown counts as answered with the score of its best box at IoU .5; one
-that is not shown, with the score of its best box anywhere. The threshold is set on other scenes, so
-that a given share of absent labels gets a box.
+its own theme. A label that is shown has the score of its best box at IoU .5; one that is not shown,
+that of its best box anywhere. The threshold is set on other scenes, so that a given share of absent
+labels gets a box.
 
 Legend: N boxes, P phrases of a question.
 """

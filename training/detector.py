@@ -95,7 +95,7 @@ def _run_in_process(
     barrier: Barrier,
     out: Path,
     minutes: float,
-    resume: bool,
+    resume: bool,  # noqa: FBT001 - mp.spawn passes by position
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     _prepare_process(recipe)
@@ -225,6 +225,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of checkpoints, log and weights.")],
     recipe: Annotated[str, typer.Option(help="small-detector, or smoke.")] = "small-detector",
     minutes: Annotated[float, typer.Option(help="Time of both stages together.")] = 90.0,
+    *,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
 ) -> None:
     """Train the small Grounding-DINO on the small world."""

@@ -6,7 +6,7 @@ Hardware: 2 CPU cores (AVX2), no accelerator; two processes of one thread. What 
 model card, weights/small/detector/README.md. `smoke` is the same path in seconds, for tests.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from training.backbone import BackboneConfig
 from training.detection_data import DataConfig
@@ -20,11 +20,11 @@ class DetectorRecipe:
     """Everything that decides what a run does, but for its time and its folder."""
 
     name: str
-    detector: SmallDetectorConfig = SmallDetectorConfig()
-    backbone: BackboneConfig = BackboneConfig()
+    detector: SmallDetectorConfig = field(default_factory=SmallDetectorConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
     backbone_share: float = 0.25  # of the run's minutes
-    data: DataConfig = DataConfig()
-    loss: LossConfig = LossConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     # (share of the second stage after which it holds, pixels): small pictures first, they are cheap
     sizes_px: tuple[tuple[float, int], ...] = ((0.0, 128), (0.65, 160))
     lr: float = 8e-4

@@ -68,7 +68,7 @@ class DetectorTrainer:
     def step(
         self, batch: DetectionBatch, *, progress: float, exchange: GradientExchange
     ) -> dict[str, float]:
-        """One update of all processes; `progress` in [0, 1] is the share of the time that is over."""
+        """One update of all processes; `progress` is the share of the time that is over."""
         recipe = self.recipe
         output = run_detector(self.model, batch)
         vectors = self.model.model.text_projection(self.word_vectors)

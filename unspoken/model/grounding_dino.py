@@ -63,7 +63,7 @@ class SmallDetectorConfig:
 
 
 class LoadedDetector(NamedTuple):
-    """A detector ready to answer: `model` in eval mode, its tokenizer, how pictures are prepared."""
+    """A detector ready to answer: its `model` in eval mode, its tokenizer, its sizes."""
 
     model: MMGroundingDinoForObjectDetection
     tokenizer: PreTrainedTokenizerBase
@@ -102,7 +102,7 @@ def load_text_encoder(text_encoder_dir: Path) -> BertModel:
     if not (text_encoder_dir / CONFIG_FILE).is_file():
         raise MissingWeights(f"no text encoder in {text_encoder_dir}")
     text_encoder = BertModel.from_pretrained(text_encoder_dir, add_pooling_layer=False).float()
-    return text_encoder.requires_grad_(False).eval()
+    return text_encoder.requires_grad_(requires_grad=False).eval()
 
 
 def save_small_detector(
