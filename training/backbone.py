@@ -22,7 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import MMGroundingDinoForObjectDetection, PreTrainedTokenizerBase
 
-from training.detection_data import DataConfig, PointBatch, PointDataset, Vocabulary, stream
+from training.detection_data import (
+    UNKNOWN,
+    DataConfig,
+    PointBatch,
+    PointDataset,
+    Vocabulary,
+    stream,
+)
 from training.gradient_exchange import GradientExchange
 from unspoken.model.grounding_dino import PhraseMemory, SmallDetectorConfig
 
@@ -57,6 +64,9 @@ class BackboneConfig:
 class TextSide(nn.Module):
     """The detector's text projection, set from the vocabulary's principal directions."""
 
+    weight: Tensor  # (D, C)
+    bias: Tensor  # (D,)
+
     def __init__(self, vectors: Tensor, *, width: int) -> None:
         super().__init__()
         mean = vectors.mean(0)
@@ -67,8 +77,8 @@ class TextSide(nn.Module):
         weight[:kept] = rows
         # Layer norms of the detector keep vectors near length sqrt(D): start there.
         weight *= math.sqrt(width) / ((vectors - mean) @ weight.t()).norm(dim=-1).mean()
-        self.register_buffer("weight", weight)  # (D, C)
-        self.register_buffer("bias", -weight @ mean)  # (D,)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", -weight @ mean)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(..., C) -> (..., D)."""
@@ -77,6 +87,9 @@ class TextSide(nn.Module):
 
 class PointClassifier(nn.Module):
     """Backbone and input projections; a point's score for a word is their cosine, scaled."""
+
+    whole_words: Tensor  # (W, D) unit length
+    part_words: Tensor  # (P, D) unit length
 
     def __init__(
         self, config: SmallDetectorConfig, *, text_side: TextSide, wholes: Tensor, parts: Tensor
@@ -90,25 +103,27 @@ class PointClassifier(nn.Module):
             for channels in self.backbone.feature_info.channels()
         )
         self.text_side = text_side
-        self.register_buffer("whole_words", F.normalize(text_side(wholes), dim=-1))  # (W, D)
-        self.register_buffer("part_words", F.normalize(text_side(parts), dim=-1))  # (P, D)
+        self.register_buffer("whole_words", F.normalize(text_side.forward(wholes), dim=-1))
+        self.register_buffer("part_words", F.normalize(text_side.forward(parts), dim=-1))
         self.log_scale = nn.Parameter(torch.tensor(math.log(16.0)))
 
     def forward(self, batch: PointBatch) -> tuple[Tensor, Tensor]:
         """Weighted loss, and the share of wholes named right at stride 32."""
         losses = []
         right = torch.zeros(())
+        is_whole = batch.whole != UNKNOWN
+        wholes = batch.whole[is_whole]
         pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
         for level, features in enumerate(self.backbone(pixels)):
             projected = self.projections[level](features)  # (B, D, h, w)
             vectors = F.normalize(_sample(projected, batch), dim=-1) * self.log_scale.exp()
-            whole_logits = vectors @ self.whole_words.t()
-            part_logits = vectors @ self.part_words.t()
-            losses.append(WHOLE_WEIGHTS[level] * F.cross_entropy(whole_logits, batch.whole))
-            losses.append(PART_WEIGHTS[level] * F.cross_entropy(part_logits, batch.part))
-            if level == 2:
-                on_whole = batch.whole >= 0
-                right = (whole_logits.argmax(1) == batch.whole)[on_whole].float().mean()
+            whole_logits = vectors[is_whole] @ self.whole_words.t()
+            losses.append(WHOLE_WEIGHTS[level] * F.cross_entropy(whole_logits, wholes))
+            right = (whole_logits.argmax(1) == wholes).float().mean()  # the last level's stays
+            if not is_whole.all():
+                part_logits = vectors[~is_whole] @ self.part_words.t()
+                parts_loss = F.cross_entropy(part_logits, batch.part[~is_whole])
+                losses.append(PART_WEIGHTS[level] * parts_loss)
         return torch.stack(losses).sum(), right
 
 
@@ -190,7 +205,7 @@ def train_backbone(
     while progress < 1:
         loss, right = classifier(next(batches))
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         progress = exchange.average(classifier.parameters(), progress=spent_s / budget_s)
         warmup = min(1.0, (step - first_step + 1) / config.warmup_steps)
         for group in optimizer.param_groups:

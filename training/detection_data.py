@@ -8,6 +8,7 @@ Legend: B pictures, P phrases and N objects of a picture, G objects of a batch w
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -33,9 +34,9 @@ from unspoken.model.grounding_dino import (
 
 REFERENCE_PX = 192  # the size for which SceneConfig's pixel limits are written
 WORLD_STYLES = ("twemoji", "fluent")  # noto is held out: never trained on
-UNKNOWN = -100  # cross_entropy leaves such rows out
+UNKNOWN = -100  # no index: what cross_entropy would leave out
 
-Batch = TypeVar("Batch", bound=tuple)
+Batch = TypeVar("Batch", "DetectionBatch", "PointBatch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +96,17 @@ class Vocabulary:
         )
 
 
+@cache
+def train_world() -> World:
+    """The trained classes in the trained styles; rendered once a process."""
+    return World.load(styles=WORLD_STYLES, split="train")
+
+
 class SceneSource:
     """Scenes by number, the art style drawn by `twemoji_share`; built once a process."""
 
     def __init__(self, config: DataConfig) -> None:
-        world = World.load(styles=WORLD_STYLES, split="train")
+        world = train_world()
         if config.max_classes is not None:
             world = _fewer_classes(world, num_classes=config.max_classes)
         self.config = config

@@ -222,9 +222,7 @@ def class_loss(maps: Sequence[Tensor], batch: DetectionBatch, *, words: Words) -
         y = (points[..., 1] * height).long().clamp(0, height - 1)
         vectors = flat[(picture[:, None] * height + y) * width + x].mean(1)  # (G, D)
         logits = words.scale * F.normalize(vectors, dim=-1) @ words.vectors.t()
-        of_wholes, of_parts = logits.split(
-            [words.num_wholes, logits.shape[1] - words.num_wholes], dim=1
-        )
+        of_wholes, of_parts = logits[:, : words.num_wholes], logits[:, words.num_wholes :]
         losses.append(
             WHOLE_WEIGHTS[level] * F.cross_entropy(of_wholes[~is_part], classes[~is_part])
         )
@@ -333,7 +331,8 @@ def _area(corners: Tensor) -> Tensor:
 
 
 def _corners(boxes: Tensor) -> Tensor:
-    return box_convert(boxes, "cxcywh", "xyxy")
+    corners: Tensor = box_convert(boxes, "cxcywh", "xyxy")
+    return corners
 
 
 def _mean_sigmoid(logits: Tensor, labels: PhraseLabels) -> Tensor:

@@ -93,7 +93,8 @@ def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     overlap = np.clip(high - low, 0, None).prod(-1)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (first, second)]
-    return overlap / np.maximum(areas[0][:, None] + areas[1][None] - overlap, 1e-9)
+    iou: np.ndarray = overlap / np.maximum(areas[0][:, None] + areas[1][None] - overlap, 1e-9)
+    return iou
 
 
 def choose_threshold(scores: Sequence[SceneScores], *, rate: float = FALSE_ANSWER_RATE) -> float:

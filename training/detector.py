@@ -10,17 +10,18 @@ from its last checkpoint with the optimizer, the step and so the very batch it w
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
+from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Annotated
 
 import torch
-import torch.multiprocessing as mp
 import typer
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from transformers import AutoTokenizer
 
 from training.backbone import (
@@ -32,7 +33,7 @@ from training.backbone import (
     thaw_batch_norm,
     train_backbone,
 )
-from training.detection_data import DetectionDataset, SceneSource, stream
+from training.detection_data import DetectionBatch, DetectionDataset, SceneSource, stream
 from training.detector_recipe import DetectorRecipe, recipe_named, size_at
 from training.detector_trainer import DetectorTrainer, validate, validation_scenes
 from training.gradient_exchange import GradientExchange
@@ -81,10 +82,12 @@ def _run_stage(
     thaw_batch_norm(model)
     # The classifier of the first stage is smaller: its gradients fill a part of each row.
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shared = torch.zeros(recipe.num_processes, count + 1).share_memory_()
-    barrier = mp.get_context("spawn").Barrier(recipe.num_processes)
+    shared = torch.zeros(recipe.num_processes, count + 1)
+    shared.share_memory_()  # type: ignore[no-untyped-call]
+    barrier = get_context("spawn").Barrier(recipe.num_processes)
     arguments = (stage, recipe, shared, barrier, out, minutes, resume)
-    mp.spawn(_run_in_process, args=arguments, nprocs=recipe.num_processes)
+    # Ends the others when one fails, and raises what it raised.
+    spawn(_run_in_process, args=arguments, nprocs=recipe.num_processes)
 
 
 def _run_in_process(
@@ -95,7 +98,7 @@ def _run_in_process(
     barrier: Barrier,
     out: Path,
     minutes: float,
-    resume: bool,  # noqa: FBT001 - mp.spawn passes by position
+    resume: bool,  # noqa: FBT001 - spawn passes by position
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     _prepare_process(recipe)
@@ -175,9 +178,11 @@ def train_detector_stage(
         trainer = new_trainer()
     budget_s = minutes * 60
     validation = validation_scenes(recipe.num_validation) if is_first else []
-    size_px, batches = 0, iter(())
+    size_px = 0
+    batches: Iterator[DetectionBatch] = iter(())
     started = saved = validated = time.monotonic()
-    before_s, mean = spent_s, {}
+    before_s = spent_s
+    mean: dict[str, float] = {}
     trainer.progress = spent_s / budget_s
     while trainer.progress < 1:
         if size_at(recipe, trainer.progress) != size_px:

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class DetectorTrainer:
         terms = detection_loss(output, batch, words=words, config=recipe.loss)
         loss = total(terms)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.progress = exchange.average(self.parameters.values(), progress=progress)
         warmup = min(1.0, (self.num_steps + 1) / recipe.warmup_steps)
         rate = warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
@@ -112,7 +113,7 @@ class DetectorTrainer:
             parameter.copy_(self.average[name])
             self.average[name].copy_(kept)
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint holds; the frozen text encoder is not in it."""
         weights = self.model.state_dict()
         return {
@@ -123,7 +124,7 @@ class DetectorTrainer:
             "progress": self.progress,
         }
 
-    def load_state(self, state: dict[str, object]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.model.load_state_dict(state["model"], strict=False)
         for name, tensor in state["average"].items():

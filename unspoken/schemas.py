@@ -80,6 +80,8 @@ class PhraseSource(WireModel):
     rank: int = 0
     """Position in the model's list, 0 first."""
     mean_logprob: float | None = None
+    part_of: str | None = None
+    """The noun whose parts were asked for; None where the template asks about the caption."""
 
 
 class Phrase(WireModel):

@@ -1,7 +1,8 @@
 """From raw detections to annotations: hygiene, thresholds, and one object for one place.
 
-A box is never suppressed because it lies within another: a wheel lies within its car. Two labels on
-almost the same box are one object, the better one its label and the other an alternate.
+A box is never suppressed because it lies within another: a wheel lies within its car; and a wheel
+that was proposed as a part of a car must lie within one. Two labels on almost the same box are one
+object, the better one its label and the other an alternate.
 """
 
 from collections.abc import Sequence
@@ -70,6 +71,7 @@ def merge_detections(
     for box in boxes:
         box.drop_reason = _hygiene(box, size_hw, config=config)
     _suppress_repeats([box for box in boxes if box.drop_reason is None], config)
+    _keep_parts_inside([box for box in boxes if box.drop_reason is None], config)
     _merge_labels([box for box in boxes if box.drop_reason is None], config, lexicon)
     boxes = [box for box in boxes if not box.merged]
     standing = [box for box in boxes if box.drop_reason is None]
@@ -107,6 +109,38 @@ def _suppress_repeats(boxes: Sequence[_Box], config: LabelConfig) -> None:
             box.drop_reason = "repeated"
         else:
             kept.append(box)
+
+
+def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:
+    """A part that only its whole implies is believed only where that whole was found."""
+    for box in boxes:
+        nouns = _wholes_of(box.candidate)
+        if not nouns:
+            continue
+        area = float(box_area(box.xyxy[None])[0])
+        homes = [other for other in boxes if other.candidate.phrase in nouns and other is not box]
+        shares = [_overlap(box, home) / area for home in homes if _is_larger(home, area)]
+        if max(shares, default=0.0) < config.min_part_inside:
+            box.drop_reason = "outside_its_whole"
+
+
+def _wholes_of(candidate: Candidate) -> frozenset[str]:
+    """Nouns that the candidate was said to be a part of; none where anything else proposed it."""
+    nouns = {source.part_of for source in candidate.sources}
+    if candidate.named or None in nouns:
+        return frozenset()
+    return frozenset(noun for noun in nouns if noun is not None)
+
+
+def _is_larger(home: _Box, area: float) -> bool:
+    return float(box_area(home.xyxy[None])[0]) > area
+
+
+def _overlap(first: _Box, second: _Box) -> float:
+    """Area in square pixels that two boxes share."""
+    low = np.maximum(first.xyxy[:2], second.xyxy[:2])
+    high = np.minimum(first.xyxy[2:], second.xyxy[2:])
+    return float(np.clip(high - low, 0, None).prod())
 
 
 def _merge_labels(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> None:

@@ -71,6 +71,7 @@ def build_proposal(
                     model=model,
                     rank=candidate.rank,
                     mean_logprob=answered.answer.mean_logprob,
+                    part_of=answered.noun,
                 )
             )
     phrases = [

@@ -7,9 +7,21 @@ from worker.proposals import list_candidates, merge_detections
 CONFIG = LabelConfig(box_threshold=0.3, implied_margin=0.1, max_boxes=3)
 
 
-def merge(*found, named=("car", "wheel", "automobile"), decoys=("teapot",), size_hw=(100, 100)):
+def merge(
+    *found,
+    named=("car", "wheel", "automobile"),
+    decoys=("teapot",),
+    size_hw=(100, 100),
+    part_of=None,
+):
+    source = PhraseSource(template="parts")
+    part_source = PhraseSource(template="noun_parts" if part_of else "parts", part_of=part_of)
     phrases = tuple(
-        Phrase(text=text, named=text != "wheel", sources=(PhraseSource(template="parts"),))
+        Phrase(
+            text=text,
+            named=text != "wheel",
+            sources=(part_source if text == "wheel" else source,),
+        )
         for text in named
     )
     candidates = list_candidates(Proposal(phrases=phrases), decoys, max_phrases=40)
@@ -39,6 +51,29 @@ def test_no_detections_give_no_annotations():
 def test_a_part_within_its_whole_stays():
     annotations = merge(("car", 0.9, (10, 10, 90, 60)), ("wheel", 0.5, (20, 45, 35, 60)))
     assert reasons(annotations) == [("car", None), ("wheel", None)]
+
+
+def test_a_part_that_its_whole_implied_is_believed_only_within_that_whole():
+    car, inside, outside = (10, 10, 70, 60), (20, 45, 35, 60), (72, 70, 90, 90)
+    annotations = merge(
+        ("car", 0.9, car), ("wheel", 0.6, inside), ("wheel", 0.5, outside), part_of="car"
+    )
+    assert reasons(annotations) == [
+        ("car", None),
+        ("wheel", None),
+        ("wheel", "outside_its_whole"),
+    ]
+    assert reasons(merge(("wheel", 0.6, inside), part_of="car")) == [("wheel", "outside_its_whole")]
+
+
+def test_a_whole_that_does_not_count_is_no_home_for_parts():
+    annotations = merge(
+        ("car", 0.2, (10, 10, 70, 60)), ("wheel", 0.6, (20, 45, 35, 60)), part_of="car"
+    )
+    assert reasons(annotations) == [
+        ("wheel", "outside_its_whole"),
+        ("car", "below_threshold"),
+    ]
 
 
 def test_two_labels_on_one_place_are_one_object_with_an_alternate():

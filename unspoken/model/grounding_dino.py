@@ -143,7 +143,7 @@ def read_detector_config(folder: Path) -> SmallDetectorConfig:
         raise InvalidConfig(
             f"{path}: block 'unspoken' must have {sorted(known)}, got {sorted(block)}"
         )
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in block.items()}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in block.items()}
     return SmallDetectorConfig(**values)
 
 

@@ -69,6 +69,8 @@ class LabelConfig(WireModel):
     min_box_area_share: float = 0.0005
     max_box_area_share: float = 0.95
     """A box over more of the picture than this is no thing; stuff may be as large."""
+    min_part_inside: float = 0.7
+    """A part that was asked of a noun must lie so far within a box of that noun."""
     label_nms_iou: float = 0.5
     merge_iou: float = 0.8
     synonym_merge_iou: float = 0.7

@@ -38,6 +38,7 @@ _SOURCE = pa.struct(
         _field("model", pa.string(), "language model that answered"),
         _field("rank", pa.int32(), "place in the model's list, 0 first"),
         _field("mean_logprob", pa.float32(), "mean log-probability of its tokens", unit="nats"),
+        _field("part_of", pa.string(), "noun whose parts were asked for; else null"),
     ]
 )
 _CANDIDATE = pa.struct(
@@ -74,7 +75,8 @@ _ANNOTATION = pa.struct(
         _field(
             "drop_reason",
             pa.string(),
-            "`decoy`, `below_threshold`, `too_small`, `covers_image`, `repeated`, `over_limit`",
+            "`decoy`, `below_threshold`, `too_small`, `covers_image`, `repeated`, "
+            "`outside_its_whole`, `over_limit`",
         ),
     ]
 )
