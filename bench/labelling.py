@@ -33,7 +33,7 @@ from smallworld.truth import JudgedBox, judge_all, read_truth_files
 from unspoken.lexicon import load_lexicon
 from unspoken.ports import Detector
 from unspoken.profiles import load_profile
-from unspoken.runs.plan import LabelConfig, make_plan
+from unspoken.runs.plan import LabelConfig, default_threshold, make_plan
 from unspoken.runs.rows import Annotation
 from unspoken.schemas import Detection, ModelInfo
 from worker.filters import Verdict, apply_filters, build_classifiers
@@ -103,7 +103,7 @@ def run_loop(shards: Path) -> tuple[float, dict[str, float | None]]:
     """Seconds of the loop, without loading, and its figures against the truth."""
     detector = build_detector(DetectorSettings())
     prompter = _lone_prompter(LlmSettings())
-    config = LabelConfig(box_threshold=detector.box_threshold)
+    config = LabelConfig(box_threshold=default_threshold(detector.box_threshold))
     rows = _read_rows(shards, config=config)
     prompter.propose(["a warm-up"])
     boxes: dict[str, list[JudgedBox]] = {}
@@ -134,7 +134,7 @@ def _label_alone(
     candidates = list_candidates(proposal, (), max_phrases=config.max_phrases)
     found: list[Detection] = []
     for index, phrase in enumerate(proposal.phrases[: config.max_phrases]):
-        result = detector.detect(verdict.picture, [phrase.text])
+        result = detector.detect(verdict.picture, [phrase.text], box_threshold=config.box_threshold)
         found += [each.model_copy(update={"phrase_index": index}) for each in result.detections]
     annotations = merge_detections(
         found,

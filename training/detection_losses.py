@@ -160,12 +160,10 @@ def first_stage_loss(
         distance = ((cells[:, None, :2] - boxes[:, :2]) / boxes[:, 2:]).abs().amax(-1)  # (A, N)
         side = boxes[:, 2:].prod(-1).sqrt()
         octave = torch.log2(side[None] / (config.cells_a_side * cells[:, 2:]))  # (A, N)
-        lowest, highest = octave.amin(), octave.amax()
         fits = octave.abs() < 1
         # A box smaller (larger) than any level is the business of the finest (coarsest) one.
         fits |= (octave < 0) & (cells[:, 2:] == cells[:, 2].min())
         fits |= (octave > 0) & (cells[:, 2:] == cells[:, 2].max())
-        assert lowest <= highest, "boxes have an extent"
         nearest = distance.masked_fill(~fits, 9.0).argmin(0)  # (N,)
         core = fits & (distance < config.core)
         core[nearest, torch.arange(len(boxes))] = True
@@ -373,15 +371,3 @@ def share_right(output: DetectorOutput, batch: DetectionBatch) -> float:
         right += int((scores[b, best].argmax(-1) == names).sum())
         count += len(names)
     return right / max(count, 1)
-
-
-__all__: Sequence[str] = (
-    "DetectorOutput",
-    "LossConfig",
-    "StageOutput",
-    "Words",
-    "detection_loss",
-    "run_detector",
-    "share_right",
-    "total",
-)

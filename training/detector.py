@@ -87,7 +87,7 @@ def _run_stage(
     barrier = get_context("spawn").Barrier(recipe.num_processes)
     arguments = (stage, recipe, shared, barrier, out, minutes, resume)
     # Ends the others when one fails, and raises what it raised.
-    spawn(_run_in_process, args=arguments, nprocs=recipe.num_processes)
+    spawn(_run_in_process, args=arguments, nprocs=recipe.num_processes)  # type: ignore[no-untyped-call]
 
 
 def _run_in_process(

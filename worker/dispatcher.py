@@ -26,7 +26,16 @@ from unspoken.ports import Detector, Prompter, TextEncoder
 from unspoken.runs.card import draw_contact_sheet, write_card
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import count_run, write_labels, write_manifest
-from unspoken.runs.plan import Chunk, LabelConfig, ListedRow, Plan, make_plan, read_plan, write_plan
+from unspoken.runs.plan import (
+    Chunk,
+    LabelConfig,
+    ListedRow,
+    Plan,
+    default_threshold,
+    make_plan,
+    read_plan,
+    write_plan,
+)
 from unspoken.runs.rows import Row
 from unspoken.runs.shards import CommitRecord, iter_rows, read_record, record_name
 from unspoken.runs.store import (
@@ -204,7 +213,9 @@ class Dispatcher:
         except NotFound:
             logger.info("planning run %s", run.run_id)
         detector = self._services.detector
-        threshold = detector.box_threshold if run.box_threshold is None else run.box_threshold
+        threshold = run.box_threshold
+        if threshold is None:
+            threshold = default_threshold(detector.box_threshold)
         plan = make_plan(
             run.run_id,
             self._listing(run),

@@ -105,10 +105,22 @@ def _suppress_repeats(boxes: Sequence[_Box], config: LabelConfig) -> None:
     kept: list[_Box] = []
     for box in boxes:
         rivals = [other for other in kept if other.candidate.id == box.candidate.id]
-        if any(_iou(box, other) >= config.label_nms_iou for other in rivals):
+        if any(_is_repeat(box, other, config) for other in rivals):
             box.drop_reason = "repeated"
         else:
             kept.append(box)
+
+
+def _is_repeat(box: _Box, better: _Box, config: LabelConfig) -> bool:
+    """The same place again, or a thing within its like: a car within a car is no second car.
+
+    Boxes of parts may lie within one another: the far wing of a bird behind the near one.
+    """
+    if _wholes_of(box.candidate):
+        return _iou(box, better) >= config.label_nms_iou
+    smaller = min(float(box_area(each.xyxy[None])[0]) for each in (box, better))
+    nested = _overlap(box, better) >= config.label_nested_share * smaller
+    return nested or _iou(box, better) >= config.label_nms_iou
 
 
 def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:

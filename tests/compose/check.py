@@ -185,6 +185,7 @@ def check_dataset(stack: Stack, status: dict[str, Any], keys: set[str]) -> None:
     check(labelled == status["labelled"], f"{labelled} rows are labelled; status: {status}")
     check(labelled >= len(keys) / 2, f"only {labelled} of {len(keys)} items were labelled")
     boxes = sum(kept for *_, kept in dataset["rows"])
+    check(boxes > 0, "no item has a box")
     check(status["attempts"] > status["chunks_total"], f"the kill interrupted nothing: {status}")
     say(
         f"every one of {len(keys)} items once: {labelled} labelled, {boxes} boxes, dropped "

@@ -143,7 +143,9 @@ def read_detector_config(folder: Path) -> SmallDetectorConfig:
         raise InvalidConfig(
             f"{path}: block 'unspoken' must have {sorted(known)}, got {sorted(block)}"
         )
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in block.items()}
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in block.items()
+    }
     return SmallDetectorConfig(**values)
 
 

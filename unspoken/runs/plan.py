@@ -14,6 +14,8 @@ from unspoken.errors import Conflict, InvalidInput, NotFound
 from unspoken.runs.files import json_sha256, write_json
 from unspoken.schemas import ModelInfo, WireModel
 
+DATASET_MARGIN = 0.06
+
 
 class ListedRow(NamedTuple):
     """A row as the planner sees it: its place in the file, and a digest of what it says."""
@@ -50,8 +52,8 @@ class LabelConfig(WireModel):
     """Everything beside data and models that decides what a run writes."""
 
     box_threshold: float
-    """A box counts from this score on; where the request names none, the detector's own default."""
-    implied_margin: float = 0.0
+    """A box counts from this score on; where a request names none, see `default_threshold`."""
+    implied_margin: float = 0.24
     """Implied labels need this much more than named ones."""
     store_fraction: float = 0.5
     """Boxes are stored from this part of the threshold on, with `kept` false below it."""
@@ -72,11 +74,21 @@ class LabelConfig(WireModel):
     min_part_inside: float = 0.7
     """A part that was asked of a noun must lie so far within a box of that noun."""
     label_nms_iou: float = 0.5
+    label_nested_share: float = 0.8
+    """Of two boxes of one thing's label, one that lies so far within the other is a repetition."""
     merge_iou: float = 0.8
     synonym_merge_iou: float = 0.7
     max_boxes: int = 50
     max_phrases: int = 40
     detector_threads: int = 4
+
+
+def default_threshold(detector_threshold: float) -> float:
+    """Threshold of a run that names none: over the detector's own, as a dataset wants precision.
+
+    Both margins were chosen on 155 small-world pictures (docs/decisions/0004).
+    """
+    return min(1.0, detector_threshold + DATASET_MARGIN)
 
 
 class Plan(WireModel):
