@@ -113,8 +113,17 @@ def save_small_detector(
     state = model.state_dict()
     weights = {name: state[name].half().contiguous() for name in stored_names(model)}
     save_file(weights, folder / WEIGHTS_FILE)
-    written = model.config.to_dict() | {"unspoken": asdict(config)}
+    written = _without_places(model.config.to_dict()) | {"unspoken": asdict(config)}
     (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+
+
+def _without_places(written: dict[str, Any]) -> dict[str, Any]:
+    """transformers notes where a config was read: the folder of this machine, and nobody's else."""
+    return {
+        name: _without_places(value) if isinstance(value, dict) else value
+        for name, value in written.items()
+        if name != "_name_or_path"
+    }
 
 
 def load_small_detector(folder: Path, *, text_encoder_dir: Path) -> LoadedDetector:

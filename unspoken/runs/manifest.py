@@ -133,7 +133,8 @@ def write_labels(dataset_dir: Path, labels: Sequence[str], encoder: TextEncoder)
         embeddings = np.ascontiguousarray(encoder.encode_texts(batch), dtype=np.float32)  # (N, 768)
         vectors.update(zip(batch, embeddings, strict=True))
     model = encoder.model
-    metadata = {"model": model.name, "revision": model.revision}
+    # One entry: safetensors writes several in an order that changes from one call to the next.
+    metadata = {"text_encoder": f"{model.name} {model.revision}"}
     write_atomically(dataset_dir / LABELS_FILE, save(vectors, metadata=metadata))
 
 
