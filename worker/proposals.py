@@ -114,13 +114,12 @@ def _suppress_repeats(boxes: Sequence[_Box], config: LabelConfig) -> None:
 def _is_repeat(box: _Box, better: _Box, config: LabelConfig) -> bool:
     """The same place again, or a thing within its like: a car within a car is no second car.
 
-    Boxes of parts may lie within one another: the far wing of a bird behind the near one.
+    Small boxes of one part scatter around it, so parts are held to less overlap than things.
     """
-    if _wholes_of(box.candidate):
-        return _iou(box, better) >= config.label_nms_iou
     smaller = min(float(box_area(each.xyxy[None])[0]) for each in (box, better))
     nested = _overlap(box, better) >= config.label_nested_share * smaller
-    return nested or _iou(box, better) >= config.label_nms_iou
+    limit = config.part_nms_iou if _wholes_of(box.candidate) else config.label_nms_iou
+    return nested or _iou(box, better) >= limit
 
 
 def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:

@@ -53,7 +53,7 @@ class LabelConfig(WireModel):
 
     box_threshold: float
     """A box counts from this score on; where a request names none, see `default_threshold`."""
-    implied_margin: float = 0.2
+    implied_margin: float = 0.25
     """Implied labels need this much more than named ones."""
     store_fraction: float = 0.5
     """Boxes are stored from this part of the threshold on, with `kept` false below it."""
@@ -74,8 +74,9 @@ class LabelConfig(WireModel):
     min_part_inside: float = 0.7
     """A part that was asked of a noun must lie so far within a box of that noun."""
     label_nms_iou: float = 0.5
+    part_nms_iou: float = 0.3
     label_nested_share: float = 0.8
-    """Of two boxes of one thing's label, one that lies so far within the other is a repetition."""
+    """Of two boxes of one label, one that lies so far within the other is a repetition."""
     merge_iou: float = 0.8
     synonym_merge_iou: float = 0.7
     max_boxes: int = 50
@@ -86,7 +87,7 @@ class LabelConfig(WireModel):
 def default_threshold(detector_threshold: float) -> float:
     """Threshold of a run that names none: over the detector's own, as a dataset wants precision.
 
-    Both margins were chosen on 115 small-world pictures (docs/decisions/0004).
+    Both margins were chosen on 270 small-world pictures (docs/decisions/0004).
     """
     return min(1.0, detector_threshold + DATASET_MARGIN)
 
