@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from smallworld.scenes import (
     Scene,
     SceneConfig,
+    SceneObject,
     compose_scene,
     present_labels,
     unknown_part_labels,
@@ -36,7 +37,7 @@ REFERENCE_PX = 192  # the size for which SceneConfig's pixel limits are written
 WORLD_STYLES = ("twemoji", "fluent")  # noto is held out: never trained on
 UNKNOWN = -100  # no index: what cross_entropy would leave out
 
-Batch = TypeVar("Batch", "DetectionBatch", "PointBatch")
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,11 @@ class DataConfig:
     seed: int = 20_000_000  # first scene; far from the seeds of benches and tests
     batch_size: int = 6  # a process
     twemoji_share: float = 0.95  # the rest is drawn in the fluent style
-    num_absent: int = 14  # phrases a picture that are not in it
+    num_absent: tuple[int, int] = (6, 22)  # phrases a picture that are not in it
     theme_share: float = 0.5  # of the absent ones, from the scene's own theme
+    part_share: float = 0.3  # of the absent ones, parts: what a language model invents most
+    few_share: float = 0.3  # of the pictures are asked for a few phrases only, present or not
+    few: tuple[int, int] = (1, 4)
     synonym_share: float = 0.25  # of the pictures whose phrases are said in other words
     num_wholes: tuple[int, int] = SceneConfig.num_wholes
     object_side: tuple[float, float] = SceneConfig.object_side
@@ -146,10 +150,10 @@ def scene_config(size_px: int) -> SceneConfig:
     )
 
 
-def boxes_cxcywh_norm(scene: Scene) -> Tensor:
-    """Boxes of a scene's objects: (N, 4) cx, cy, w, h in [0, 1]."""
-    height, width = scene.image.shape[:2]
-    boxes = torch.tensor([each.box_xyxy for each in scene.objects], dtype=torch.float32)
+def boxes_cxcywh_norm(objects: Sequence[SceneObject], *, size_hw: tuple[int, ...]) -> Tensor:
+    """Boxes of objects: (N, 4) cx, cy, w, h in [0, 1]."""
+    height, width = size_hw
+    boxes = torch.tensor([each.box_xyxy for each in objects], dtype=torch.float32)
     boxes = boxes.reshape(-1, 4) / torch.tensor([width, height, width, height])
     return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
 
@@ -161,13 +165,18 @@ def choose_absent(
     count: int,
     theme_share: float,
     rng: np.random.Generator,
+    part_share: float = 0.0,
 ) -> list[str]:
-    """Labels that are surely not in the scene, a share of them from its own theme."""
+    """Labels that are surely not in the scene: some from its theme, some parts, some anything."""
     taken = present_labels(scene) | unknown_part_labels(scene)
     theme = [noun for noun in vocabulary.themes.get(scene.theme, ()) if noun not in taken]
     anything = [n for n in (*vocabulary.wholes, *vocabulary.parts) if n not in taken]
     num_theme = min(len(theme), round(count * theme_share))
     chosen = [str(each) for each in rng.choice(theme, num_theme, replace=False)] if theme else []
+    if part_share:
+        parts = [name for name in vocabulary.parts if name not in taken]
+        num_parts = min(len(parts), round(count * part_share))
+        chosen += [str(each) for each in rng.choice(parts, num_parts, replace=False)]
     rest = [each for each in anything if each not in set(chosen)]
     num_rest = min(len(rest), count - len(chosen))
     return chosen + [str(each) for each in rng.choice(rest, num_rest, replace=False)]
@@ -201,12 +210,15 @@ class DetectionDataset(Dataset[DetectionBatch]):
             for i in range(self.config.batch_size)
         ]
         rows, labels, named = [], [], []
+        asked: list[list[SceneObject]] = []
         for scene in scenes:
-            names = self._names(scene, rng)
+            # The first picture is asked for all that it shows: a batch is never without a box.
+            names = self._names(scene, rng, may_be_few=bool(named))
             named.append(names)
             rows.append([self._tokens(self._say(name, rng)) for name in names])
             index = {name: i for i, name in enumerate(names)}
-            labels.append(torch.tensor([index[each.label] for each in scene.objects]))
+            asked.append([each for each in scene.objects if each.label in index])
+            labels.append(torch.tensor([index[each.label] for each in asked[-1]], dtype=torch.long))
         prompt = assemble_prompt(rows, tokenizer=self.tokenizer)
         judged = prompt.phrase_maps.any(-1)
         for b, (scene, names) in enumerate(zip(scenes, named, strict=True)):
@@ -216,22 +228,36 @@ class DetectionDataset(Dataset[DetectionBatch]):
             pixels=prepare_pixels([s.image for s in scenes], config=self.detector),
             prompt=prompt,
             labels=labels,
-            classes=[torch.tensor([self._classes[o.label] for o in s.objects]) for s in scenes],
-            boxes=[boxes_cxcywh_norm(scene) for scene in scenes],
+            classes=[
+                torch.tensor([self._classes[each.label] for each in objects], dtype=torch.long)
+                for objects in asked
+            ],
+            boxes=[
+                boxes_cxcywh_norm(objects, size_hw=scene.image.shape[:2])
+                for scene, objects in zip(scenes, asked, strict=True)
+            ],
             judged=judged,
         )
 
-    def _names(self, scene: Scene, rng: np.random.Generator) -> list[str]:
-        """Present and absent labels in random order."""
+    def _names(self, scene: Scene, rng: np.random.Generator, *, may_be_few: bool) -> list[str]:
+        """Present and absent labels in random order; now and then just a few of them.
+
+        Scores must not depend on how much else is asked: a script asks one phrase at a time, a
+        pipeline forty.
+        """
         absent = choose_absent(
             scene,
             vocabulary=self.source.vocabulary,
-            count=self.config.num_absent,
+            count=int(rng.integers(self.config.num_absent[0], self.config.num_absent[1] + 1)),
             theme_share=self.config.theme_share,
+            part_share=self.config.part_share,
             rng=rng,
         )
         names = sorted(present_labels(scene)) + absent
-        return [names[i] for i in rng.permutation(len(names))]
+        names = [names[i] for i in rng.permutation(len(names))]
+        is_few = rng.random() < self.config.few_share
+        few = int(rng.integers(self.config.few[0], self.config.few[1] + 1))
+        return names[:few] if is_few and may_be_few else names
 
     def _say(self, name: str, rng: np.random.Generator) -> str:
         """The noun, or now and then another word for it."""

@@ -36,7 +36,11 @@ class LossConfig:
     presence_weight: float = 1.0  # whether a phrase is in the picture at all
     focal_alpha: float = 0.35
     focal_gamma: float = 2.0
-    duplicate_iou: float = 0.65  # a query this near a box is right too, though not matched to it
+    duplicate_iou: float = 0.5  # a query this near a box is right too, though not matched to it
+    # A right label's target rises with the box's IoU, from 0 at the first to 1 at the second, so
+    # that a score says whether the box would count; what is matched has at least `min_quality`.
+    quality_iou: tuple[float, float] = (0.2, 0.7)
+    min_quality: float = 0.1
     cells_a_side: float = 2.2  # a box belongs to the level where it spans about so many cells
     core: float = 0.2  # a location this near the centre, in sides, answers for the box
     halo: float = 0.35  # up to here it is neither right nor wrong
@@ -233,7 +237,11 @@ def class_loss(maps: Sequence[Tensor], batch: DetectionBatch, *, words: Words) -
 def decoder_loss(
     stage: StageOutput, batch: DetectionBatch, *, labels: PhraseLabels, config: LossConfig
 ) -> dict[str, Tensor]:
-    """Hungarian matching, and every query that is as good as the matched one counts as well."""
+    """Hungarian matching, and every query that is as good as the matched one counts as well.
+
+    A label's target is the quality of the query's box (quality focal loss, arXiv:2006.04388): the
+    score then ranks by what a detection is judged by.
+    """
     targets = torch.zeros(*stage.logits.shape[:2], labels.maps.shape[1])  # (B, Q, P)
     counted = labels.judged[:, None].expand_as(targets).clone()
     scores = _mean_sigmoid(stage.logits.detach(), labels)
@@ -253,11 +261,13 @@ def decoder_loss(
         matched, chosen = linear_sum_assignment(cost.numpy())
         owner[torch.as_tensor(matched)] = torch.as_tensor(chosen)
         queries = (owner >= 0).nonzero()[:, 0]
-        # Another label of the same extent (the shell of an egg) is right too.
+        quality = box_quality(overlap, config=config)
         close = overlap >= config.duplicate_iou  # (Q, N)
+        close[queries, owner[queries]] = True
+        # Another label of the same extent (the shell of an egg) is right too.
         for n, name in enumerate(names.tolist()):
-            targets[b, close[:, n], name] = 1
-        targets[b, queries, names[owner[queries]]] = 1
+            column = targets[b, :, name]
+            targets[b, :, name] = torch.where(close[:, n], column.maximum(quality[:, n]), column)
         picture.append(torch.full_like(queries, b))
         query.append(queries)
         wanted.append(boxes[owner[queries]])
@@ -271,6 +281,12 @@ def decoder_loss(
         stage.logits, targets, counted, labels=labels, config=config, count=count
     )
     return terms
+
+
+def box_quality(overlap: Tensor, *, config: LossConfig) -> Tensor:
+    """IoU -> the target of a right label, in [min_quality, 1]."""
+    low, high = config.quality_iou
+    return ((overlap - low) / (high - low)).clamp(config.min_quality, 1.0)
 
 
 def presence_loss(stage: StageOutput, batch: DetectionBatch, *, labels: PhraseLabels) -> Tensor:

@@ -37,9 +37,11 @@ from training.detection_data import DetectionBatch, DetectionDataset, SceneSourc
 from training.detector_recipe import DetectorRecipe, recipe_named, size_at
 from training.detector_trainer import DetectorTrainer, validate, validation_scenes
 from training.gradient_exchange import GradientExchange
-from unspoken.errors import MissingWeights
+from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.grounding_dino import (
+    TEXT_PREFIX,
     build_small_detector,
+    load_small_detector,
     remember_phrases,
     save_small_detector,
 )
@@ -59,14 +61,38 @@ def find_text_encoder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def train_detector(recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool) -> None:
-    """Both stages by the clock. Writes checkpoints, `log.jsonl` and `weights/` into `out`."""
+def train_detector(
+    recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool, start: Path | None = None
+) -> None:
+    """Both stages by the clock. Writes checkpoints, `log.jsonl` and `weights/` into `out`.
+
+    start: a folder of trained weights, from which the second stage starts without the first.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    backbone_minutes = minutes * recipe.backbone_share
-    if not (resume and (out / CHECKPOINT).exists()):
-        _run_stage(train_backbone_stage, recipe, out=out, minutes=backbone_minutes, resume=resume)
-    rest = minutes - backbone_minutes
+    rest = minutes
+    if start is not None:
+        _start_from_weights(recipe, start, out=out, resume=resume)
+    else:
+        backbone_minutes = minutes * recipe.backbone_share
+        rest -= backbone_minutes
+        if not (resume and (out / CHECKPOINT).exists()):
+            _run_stage(
+                train_backbone_stage, recipe, out=out, minutes=backbone_minutes, resume=resume
+            )
     _run_stage(train_detector_stage, recipe, out=out, minutes=rest, resume=resume)
+
+
+def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path, resume: bool) -> None:
+    """Put the weights where the second stage looks for them. Raises MissingWeights."""
+    if resume and (out / CHECKPOINT).exists():
+        return
+    loaded = load_small_detector(start, text_encoder_dir=find_text_encoder())
+    wanted = replace(loaded.config, image_size=recipe.detector.image_size)
+    if replace(wanted, box_threshold=recipe.detector.box_threshold) != recipe.detector:
+        raise InvalidConfig(f"{start} has other sizes than the recipe {recipe.name}")
+    state = loaded.model.state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(TEXT_PREFIX)}
+    save_checkpoint({"detector": kept}, out / BACKBONE)
 
 
 def _run_stage(
@@ -170,11 +196,15 @@ def train_detector_stage(
         spent_s = checkpoint["spent_s"]
         logger.info("detector: goes on at step %d after %.0f s", trainer.num_steps, spent_s)
     else:
-        classifier = build_classifier(
-            recipe.detector, vocabulary, memory=memory, tokenizer=tokenizer
-        )
-        classifier.load_state_dict(torch.load(out / BACKBONE, weights_only=True)["model"])
-        start_detector_from(model, classifier)
+        first_stage = torch.load(out / BACKBONE, weights_only=True)
+        if "detector" in first_stage:
+            model.load_state_dict(first_stage["detector"], strict=False)
+        else:
+            classifier = build_classifier(
+                recipe.detector, vocabulary, memory=memory, tokenizer=tokenizer
+            )
+            classifier.load_state_dict(first_stage["model"])
+            start_detector_from(model, classifier)
         trainer = new_trainer()
     budget_s = minutes * 60
     validation = validation_scenes(recipe.num_validation) if is_first else []
@@ -228,14 +258,19 @@ def _log(out: Path, **figures: float) -> None:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of checkpoints, log and weights.")],
-    recipe: Annotated[str, typer.Option(help="small-detector, or smoke.")] = "small-detector",
+    recipe: Annotated[str, typer.Option(help="A name of training/detector_recipe.py.")] = (
+        "small-detector"
+    ),
     minutes: Annotated[float, typer.Option(help="Time of both stages together.")] = 90.0,
+    start: Annotated[
+        Path | None, typer.Option(help="Trained weights to start from, without the first stage.")
+    ] = None,
     *,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
 ) -> None:
     """Train the small Grounding-DINO on the small world."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train_detector(recipe_named(recipe), out=out, minutes=minutes, resume=resume)
+    train_detector(recipe_named(recipe), out=out, minutes=minutes, resume=resume, start=start)
 
 
 if __name__ == "__main__":

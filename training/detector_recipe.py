@@ -1,10 +1,11 @@
 """Named recipes of the small detector: everything that decides a run but its time and its folder.
 
     python -m training.detector --recipe small-detector --out DIR --minutes 90
+    python -m training.detector --recipe refine-detector --start DIR/weights --out DIR2 --minutes 52
 
 Hardware: 2 CPU cores (AVX2), no accelerator; two processes of one thread. Expected figures of
-`bench.detector_quality`: known_recall .90, part_recall .59, other_style_recall .48 at a
-false_answer_rate of .10 (weights/small/detector/README.md says how those weights came about).
+`bench.detector_quality` after both: known_recall .92, part_recall .57, other_style_recall .60 at a
+false_answer_rate of .09 (weights/small/detector/README.md says how those weights came about).
 `smoke` is the same path in seconds, for tests.
 """
 
@@ -50,8 +51,20 @@ def recipe_named(name: str) -> DetectorRecipe:
     match name:
         case "small-detector":
             return DetectorRecipe(name=name)
+        case "refine-detector":
+            return DetectorRecipe(
+                name=name,
+                detector=SmallDetectorConfig(image_size=192),
+                data=DataConfig(seed=40_000_000),
+                sizes_px=((0.0, 192),),
+                lr=5e-4,
+                backbone_lr=3e-4,
+                text_lr=5e-5,
+            )
         case "smoke":
-            data = DataConfig(batch_size=2, num_absent=3, max_classes=8, num_wholes=(1, 3))
+            data = DataConfig(
+                batch_size=2, num_absent=(3, 3), few_share=0.0, max_classes=8, num_wholes=(1, 3)
+            )
             return DetectorRecipe(
                 name=name,
                 detector=SmallDetectorConfig(
@@ -69,7 +82,8 @@ def recipe_named(name: str) -> DetectorRecipe:
                 num_validation=4,
             )  # fmt: skip
         case _:
-            raise InvalidInput(f"recipe must be small-detector or smoke, got {name!r}")
+            known = "small-detector, refine-detector or smoke"
+            raise InvalidInput(f"recipe must be {known}, got {name!r}")
 
 
 def size_at(recipe: DetectorRecipe, progress: float) -> int:

@@ -1,0 +1,176 @@
+"""`python -m bench.margins`: which boxes a dataset should keep, and whether company changes them.
+
+Small-world pictures of seeds that no demo uses are captioned, proposed for and detected in this
+process, once with all phrases of a picture asked together (as the pipeline does) and once a pass
+for each phrase. Then every pair of thresholds is applied to both and judged by the truth.
+
+Figures, for each `NAMED/IMPLIED` pair of score thresholds: precision and recall of named boxes,
+precision and count of implied ones, together and alone (`alone_...`). docs/decisions/0004 says what
+was chosen from them. `--work DIR` keeps pictures and proposals, so that other weights cost only
+their detections.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import torch
+import typer
+
+from services.detector.engine import DetectorEngine, build_engine
+from services.detector.settings import DetectorSettings
+from services.detector.transformers_backend import load_project_detector
+from services.llm.engine import build_engine as build_prompter
+from services.llm.settings import LlmSettings
+from smallworld.shards import write_shards
+from smallworld.truth import Counts, JudgedBox, Score, judge, load_synonyms, read_truth_files
+from smallworld.world import World
+from training.detector import find_text_encoder
+from unspoken.images import Picture
+from unspoken.lexicon import load_lexicon
+from unspoken.runs.plan import LabelConfig, make_plan
+from unspoken.runs.rows import Candidate
+from unspoken.schemas import Detection, ModelInfo, Proposal
+from worker.decoys import pick_decoys
+from worker.filters import apply_filters, build_classifiers
+from worker.intake import list_source, read_chunk
+from worker.proposals import list_candidates, merge_detections
+
+SEED = 9_400
+STORE_FROM = 0.1
+NAMED_FROM = (0.0, 0.03, 0.06)  # over the detector's own threshold
+IMPLIED_FROM = (0.1, 0.2, 0.25, 0.3, 0.35, 0.4)  # over that
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A picture that passed the filters, with its candidates."""
+
+    key: str
+    picture: Picture
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def asked(self) -> list[str]:
+        """Phrases and decoys, in the order of their ids."""
+        return [each.phrase for each in self.candidates if each.rejected is None]
+
+
+def main(
+    images: Annotated[int, typer.Option(help="Pictures.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the pictures.")] = SEED,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of a small detector; the profile's otherwise.")
+    ] = None,
+    work: Annotated[Path | None, typer.Option(help="Keep pictures and proposals here.")] = None,
+    *,
+    alone: Annotated[bool, typer.Option(help="Also one pass for each phrase.")] = True,
+) -> None:
+    """Print one JSON line."""
+    torch.set_num_threads(DetectorSettings().num_threads)
+    detector = _load_detector(weights)
+    with TemporaryDirectory(prefix="unspoken-bench-") as folder:
+        root = (work or Path(folder)) / f"margins-{seed}-{images}"
+        shards = root / "shards"
+        if not shards.exists():
+            write_shards(shards, World.load(("twemoji",)), num_scenes=images, seed=seed)
+        items = list(_items(root))
+        truths = read_truth_files(shards)
+    found = {"": [_detect(item, detector, together=True) for item in items]}
+    if alone:
+        found["alone_"] = [_detect(item, detector, together=False) for item in items]
+    synonyms, figures = load_synonyms(), {}
+    for named in NAMED_FROM:
+        for implied in IMPLIED_FROM:
+            config = LabelConfig(
+                box_threshold=detector.box_threshold + named, implied_margin=implied
+            )
+            line: dict[str, float | int | None] = {}
+            for prefix, detections in found.items():
+                score = Score()
+                for item, boxes in zip(items, detections, strict=True):
+                    kept = _kept(item, boxes, config)
+                    score += judge(kept, truths[item.key], synonyms=synonyms)
+                line |= {f"{prefix}{name}": value for name, value in score.figures().items()}
+                line[f"{prefix}implied_boxes"] = _judged(score.implied)
+            figures[f"{config.box_threshold:.3f}/{config.box_threshold + implied:.3f}"] = line
+    typer.echo(json.dumps({"bench": "margins", "figures": figures}))
+
+
+def _judged(counts: Counts) -> int:
+    return counts.judged
+
+
+def _load_detector(weights: Path | None) -> DetectorEngine:
+    if weights is None:
+        return build_engine(DetectorSettings())
+    backend = load_project_detector(weights, text_encoder_dir=find_text_encoder(), device="cpu")
+    return DetectorEngine(backend, model=ModelInfo(name="x", kind="detector", revision="bench"))
+
+
+def _items(root: Path) -> Iterator[_Item]:
+    """Pictures that the filters let through, proposed for once and kept beside the shards."""
+    config = LabelConfig(box_threshold=0.0)
+    shards, kept = root / "shards", root / "proposals.json"
+    listing = list_source(shards, root=shards)
+    plan = make_plan("margins", listing, chunk_size=10_000, config=config, models={})
+    classifiers, seen = build_classifiers(), set[str]()
+    passed = []
+    for chunk in plan.chunks:
+        for row in read_chunk(chunk, root=shards):
+            verdict = apply_filters(row, classifiers=classifiers, config=config, seen=seen)
+            if verdict.reason is None and verdict.picture is not None:
+                passed.append((row.key, verdict.caption, verdict.picture))
+    if not kept.exists():
+        prompter = build_prompter(LlmSettings())
+        proposals = prompter.propose([caption for _, caption, _ in passed])
+        kept.write_text(json.dumps([each.model_dump(mode="json") for each in proposals]))
+    lexicon = load_lexicon()
+    written = [Proposal.model_validate(each) for each in json.loads(kept.read_text())]
+    for (key, caption, picture), proposal in zip(passed, written, strict=True):
+        phrases = [phrase.text for phrase in proposal.phrases[: config.max_phrases]]
+        decoys = pick_decoys(
+            phrases,
+            caption=caption,
+            seed=picture.sha256,
+            count=config.num_decoys if phrases else 0,
+            lexicon=lexicon,
+        )
+        candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
+        yield _Item(key, picture, candidates)
+
+
+def _detect(item: _Item, detector: DetectorEngine, *, together: bool) -> list[Detection]:
+    if together:
+        return list(detector.detect(item.picture, item.asked, box_threshold=STORE_FROM).detections)
+    found: list[Detection] = []
+    for index, phrase in enumerate(item.asked):
+        result = detector.detect(item.picture, [phrase], box_threshold=STORE_FROM)
+        found += [each.model_copy(update={"phrase_index": index}) for each in result.detections]
+    return found
+
+
+def _kept(item: _Item, detections: Sequence[Detection], config: LabelConfig) -> list[JudgedBox]:
+    annotations = merge_detections(
+        detections,
+        item.candidates,
+        size_hw=item.picture.size_hw,
+        config=config,
+        lexicon=load_lexicon(),
+    )
+    return [
+        JudgedBox(
+            labels=(each.label, *(alt.label for alt in each.alt_labels)),
+            box_xyxy=each.box,
+            named=each.named,
+        )
+        for each in annotations
+        if each.kept
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)
