@@ -1,0 +1,216 @@
+"""The network against the segment-anything package, on the same random weights at ViT-B size."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from unspoken.errors import InvalidInput
+from unspoken.model.sam_config import ISOLATED, SemanticConfig, SemanticSamConfig, sam_config
+from unspoken.model.semantic_decoder import NUM_NEW_TOKENS
+from unspoken.model.semantic_sam import Prompts, SemanticSam, is_new
+
+PARITY = 1e-5  # two orders of summation in float32
+CELLS = 64
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Sam:
+    """The package's ViT-B; weights small enough that logits stay near one."""
+    torch.manual_seed(0)
+    return sam_model_registry["vit_b"]()
+
+
+def like(oracle: Sam, semantic: SemanticConfig = ISOLATED) -> SemanticSam:
+    torch.manual_seed(1)
+    model = SemanticSam(SemanticSamConfig(sam=sam_config("vit_b"), semantic=semantic))
+    missing, unexpected = model.load_state_dict(oracle.state_dict(), strict=False)
+    assert not unexpected
+    assert all(is_new(name) for name in missing)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def isolated(oracle: Sam) -> SemanticSam:
+    return like(oracle)
+
+
+@pytest.fixture(scope="module")
+def embeddings() -> Tensor:
+    """Two pictures as the decoder sees them: the encoder is the package's own class."""
+    return torch.randn(2, 256, CELLS, CELLS, generator=torch.Generator().manual_seed(2))
+
+
+def some_prompts(kind: str) -> Prompts:
+    generator = torch.Generator().manual_seed(3)
+    index = torch.tensor([0, 1, 1])
+    points = torch.rand(3, 2, 2, generator=generator) * 1000
+    boxes = torch.tensor([[100.0, 50, 400, 300], [5, 5, 1000, 900], [600, 10, 700, 90]])
+    masks = torch.randn(3, 1, 256, 256, generator=generator)
+    match kind:
+        case "point":
+            return Prompts(index, points=points[:, :1], point_labels=torch.ones(3, 1))
+        case "points":
+            return Prompts(index, points=points, point_labels=torch.tensor([[1, 0]] * 3))
+        case "box":
+            return Prompts(index, boxes=boxes)
+        case "box_and_points":
+            return Prompts(index, points=points, point_labels=torch.ones(3, 2), boxes=boxes)
+        case _:
+            return Prompts(index, boxes=boxes, mask_logits=masks)
+
+
+@torch.no_grad()
+def ask_package(
+    oracle: Sam, embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One prompt at a time, as the package's decoder takes one picture a call."""
+    for row, picture in enumerate(prompts.image_index.tolist()):
+        one = slice(row, row + 1)
+        points = None
+        if prompts.points is not None and prompts.point_labels is not None:
+            points = (prompts.points[one], prompts.point_labels[one])
+        sparse, dense = oracle.prompt_encoder(
+            points=points,
+            boxes=None if prompts.boxes is None else prompts.boxes[one],
+            masks=None if prompts.mask_logits is None else prompts.mask_logits[one],
+        )
+        yield oracle.mask_decoder(
+            image_embeddings=embeddings[picture : picture + 1],
+            image_pe=oracle.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+        )
+
+
+@pytest.mark.parametrize("multimask_output", [False, True], ids=["single", "multimask"])
+@pytest.mark.parametrize("kind", ["point", "points", "box", "box_and_points", "mask"])
+@torch.no_grad()
+def test_isolated_masks_are_those_of_the_package(
+    oracle: Sam,
+    isolated: SemanticSam,
+    embeddings: Tensor,
+    kind: str,
+    multimask_output: bool,
+) -> None:
+    prompts = some_prompts(kind)
+    output = isolated.decode(embeddings, prompts, multimask_output=multimask_output)
+    rows = list(ask_package(oracle, embeddings, prompts, multimask_output=multimask_output))
+    logits, quality = (torch.cat(each) for each in zip(*rows, strict=True))
+    scale = max(1.0, float(logits.abs().max()))
+    assert (output.mask_logits - logits).abs().max() < PARITY * scale
+    assert (output.iou_predictions - quality).abs().max() < PARITY
+    assert torch.equal(output.mask_logits > 0, logits > 0) or _nearly_all_agree(output, logits)
+
+
+def _nearly_all_agree(output: object, logits: Tensor) -> bool:
+    """Signs may differ only where a logit is zero to rounding."""
+    mine = output.mask_logits  # type: ignore[attr-defined]
+    differ = (mine > 0) != (logits > 0)
+    return bool((logits[differ].abs() < PARITY).all())
+
+
+@torch.no_grad()
+def test_image_embeddings_are_those_of_the_package(oracle: Sam, isolated: SemanticSam) -> None:
+    picture = torch.randint(0, 255, (3, 768, 1024), generator=torch.Generator().manual_seed(4))
+    mine = isolated.embed_images([picture])
+    theirs = oracle.image_encoder(oracle.preprocess(picture.float())[None])
+    assert (mine - theirs).abs().max() < PARITY
+
+
+@torch.no_grad()
+def test_the_new_tokens_cannot_move_isolated_masks_at_all(
+    isolated: SemanticSam, embeddings: Tensor
+) -> None:
+    prompts = some_prompts("box")
+    before = isolated.decode(embeddings, prompts, multimask_output=True)
+    kept = isolated.mask_decoder.semantic_tokens.weight.clone()
+    isolated.mask_decoder.semantic_tokens.weight.mul_(50)
+    after = isolated.decode(embeddings, prompts, multimask_output=True)
+    isolated.mask_decoder.semantic_tokens.weight.copy_(kept)
+    assert torch.equal(before.mask_logits, after.mask_logits)
+    assert torch.equal(before.iou_predictions, after.iou_predictions)
+    assert not torch.equal(before.mask_embedding, after.mask_embedding)
+
+
+@torch.no_grad()
+def test_joint_tokens_move_the_masks(
+    oracle: Sam, isolated: SemanticSam, embeddings: Tensor, record_property: object
+) -> None:
+    joint = like(oracle, SemanticConfig(token_attention="joint"))
+    prompts = some_prompts("point")
+    own = isolated.decode(embeddings, prompts, multimask_output=True).mask_logits
+    moved = joint.decode(embeddings, prompts, multimask_output=True).mask_logits
+    drift = float((moved - own).norm() / own.norm())
+    flipped = float(((moved > 0) != (own > 0)).float().mean())
+    record_property("joint_drift", f"{drift:.3f}, {flipped:.3f} of the pixels")  # type: ignore[operator]
+    assert drift > 1e-3
+
+
+@torch.no_grad()
+def test_the_order_of_the_new_tokens_means_nothing(
+    isolated: SemanticSam, embeddings: Tensor
+) -> None:
+    prompts = some_prompts("box")
+    decoder = isolated.mask_decoder
+    before = isolated.decode(embeddings, prompts, multimask_output=True)
+    order = torch.tensor([0, 3, 1, 2])
+    tokens = decoder.semantic_tokens.weight.clone()
+    decoder.semantic_tokens.weight.copy_(tokens[order])
+    heads = list(decoder.semantic_heads)
+    decoder.semantic_heads = torch.nn.ModuleList([heads[i] for i in order.tolist()])
+    after = isolated.decode(embeddings, prompts, multimask_output=True)
+    decoder.semantic_tokens.weight.copy_(tokens)
+    decoder.semantic_heads = torch.nn.ModuleList(heads)
+    difference = after.mask_embedding - before.mask_embedding[:, order[1:] - 1]
+    assert difference.abs().max() < PARITY
+
+
+@torch.no_grad()
+def test_every_mask_has_a_unit_vector_and_a_predicted_similarity(
+    isolated: SemanticSam, embeddings: Tensor
+) -> None:
+    output = isolated.decode(embeddings, some_prompts("box"), multimask_output=True)
+    assert output.mask_logits.shape == (3, 3, 256, 256)
+    assert output.mask_embedding.shape == (3, 3, 768)
+    assert output.similarity.shape == (3, 3)
+    assert torch.allclose(output.mask_embedding.norm(dim=-1), torch.ones(3, 3), atol=1e-5)
+
+
+def test_no_prompts_give_no_masks(isolated: SemanticSam, embeddings: Tensor) -> None:
+    none = Prompts(torch.zeros(0, dtype=torch.long), boxes=torch.zeros(0, 4))
+    output = isolated.decode(embeddings, none, multimask_output=False)
+    assert output.mask_logits.shape == (0, 1, 256, 256)
+
+
+def test_the_new_parts_are_as_large_as_the_design_says(isolated: SemanticSam) -> None:
+    sizes = {n: p.numel() for n, p in isolated.named_parameters() if is_new(n)}
+    assert sum(sizes.values()) == 1_280 + 1_315_840 + 132_612 + 1
+    assert NUM_NEW_TOKENS == 5
+
+
+@pytest.mark.parametrize(
+    ("train", "learns", "rests"),
+    [
+        ("new_only", "mask_decoder.semantic_tokens.weight", "mask_decoder.mask_tokens.weight"),
+        ("decoder", "mask_decoder.mask_tokens.weight", "image_encoder.pos_embed"),
+        ("decoder+encoder", "image_encoder.pos_embed", "prompt_encoder.no_mask_embed.weight"),
+        ("all", "prompt_encoder.no_mask_embed.weight", None),
+    ],
+)
+def test_only_what_the_switch_names_learns(train: str, learns: str, rests: str | None) -> None:
+    semantic = SemanticConfig(train=train)  # type: ignore[arg-type]
+    model = SemanticSam(SemanticSamConfig(sam=sam_config("tiny"), semantic=semantic))
+    names = model.choose_trained()
+    assert learns in names
+    assert rests not in names
+
+
+def test_a_picture_that_is_too_large_is_refused() -> None:
+    model = SemanticSam(SemanticSamConfig(sam=sam_config("tiny")))
+    with pytest.raises(InvalidInput, match="must fit 64 px, got 65 x 10"):
+        model.prepare([torch.zeros(3, 65, 10)])

@@ -1,0 +1,160 @@
+"""Sizes of a Semantic-SAM and its two switches; all of them stand in a checkpoint.
+
+`vit_b`, `vit_l` and `vit_h` are those of the segment-anything package (build_sam.py). A small one
+has the same parts at other sizes.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from unspoken.errors import InvalidConfig
+
+TokenAttention = Literal["isolated", "joint"]
+Train = Literal["new_only", "decoder", "decoder+encoder", "all"]
+
+NUM_MASKS = 4  # the single mask, and the three of an ambiguous prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamConfig:
+    """Sizes of SAM. Lengths are in pixels of the network's square input, or counts."""
+
+    name: str
+    image_size: int = 1024
+    patch_size: int = 16
+    encoder_width: int = 768
+    encoder_depth: int = 12
+    encoder_heads: int = 12
+    global_attention: tuple[int, ...] = (2, 5, 8, 11)
+    window_size: int = 14
+    decoder_width: int = 256
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp: int = 2048
+    iou_head_width: int = 256
+    mask_channels: int = 16
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise InvalidConfig(
+                f"image_size must be a multiple of patch_size {self.patch_size}, "
+                f"got {self.image_size}"
+            )
+
+    @property
+    def embedding_side(self) -> int:
+        """Cells of an image embedding along each axis."""
+        return self.image_size // self.patch_size
+
+    @property
+    def mask_side(self) -> int:
+        """Cells of low-resolution mask logits along each axis."""
+        return 4 * self.embedding_side
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticConfig:
+    """The five tokens.
+
+    token_attention: `isolated` tokens see everything and are seen by nothing, so SAM's own masks
+    are what they were; `joint` ones are simply five more tokens, as the thesis has it.
+    train: which weights learn: the new ones, with the rest of the decoder, with the image encoder
+    too, or all (a SAM from scratch).
+    """
+
+    text_dim: int = 768
+    token_attention: TokenAttention = "isolated"
+    train: Train = "new_only"
+    shared_head: bool = False
+
+
+ISOLATED = SemanticConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticSamConfig:
+    """Everything that decides the shape of a network and who learns in it."""
+
+    sam: SamConfig
+    semantic: SemanticConfig = ISOLATED
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, written: Any) -> "SemanticSamConfig":
+        """Read what `to_json` wrote. Raises InvalidConfig."""
+        try:
+            return cls(
+                sam=SamConfig(**_tuples(SamConfig, written["sam"])),
+                semantic=SemanticConfig(**_tuples(SemanticConfig, written["semantic"])),
+            )
+        except (KeyError, TypeError) as error:
+            raise InvalidConfig(f"this is no config of a Semantic-SAM: {error}") from error
+
+
+def sam_config(name: str) -> SamConfig:
+    """The sizes by name. Raises InvalidConfig for another."""
+    match name:
+        case "vit_b":
+            return SamConfig(name=name)
+        case "vit_l":
+            return SamConfig(
+                name=name,
+                encoder_width=1024,
+                encoder_depth=24,
+                encoder_heads=16,
+                global_attention=(5, 11, 17, 23),
+            )
+        case "vit_h":
+            return SamConfig(
+                name=name,
+                encoder_width=1280,
+                encoder_depth=32,
+                encoder_heads=16,
+                global_attention=(7, 15, 23, 31),
+            )
+        case "small":
+            return SamConfig(
+                name=name,
+                image_size=192,
+                patch_size=12,
+                encoder_width=160,
+                encoder_depth=6,
+                encoder_heads=5,
+                global_attention=(2, 5),
+                window_size=8,
+                decoder_width=128,
+                decoder_heads=4,
+                decoder_mlp=512,
+                iou_head_width=128,
+            )
+        case "tiny":
+            return SamConfig(
+                name=name,
+                image_size=64,
+                patch_size=8,
+                encoder_width=32,
+                encoder_depth=2,
+                encoder_heads=2,
+                global_attention=(1,),
+                window_size=4,
+                decoder_width=32,
+                decoder_heads=2,
+                decoder_mlp=64,
+                iou_head_width=32,
+                mask_channels=8,
+            )
+        case _:
+            raise InvalidConfig(f"a SAM is vit_b, vit_l, vit_h, small or tiny, got {name!r}")
+
+
+def _tuples(kind: type, written: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where a config has tuples."""
+    known = {field.name for field in fields(kind)}
+    if set(written) != known:
+        raise TypeError(f"{kind.__name__} has {sorted(known)}, got {sorted(written)}")
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in written.items()}

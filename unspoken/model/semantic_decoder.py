@@ -1,0 +1,157 @@
+"""SAM's mask decoder with five more tokens: a vector in text space for every mask.
+
+SAM's part is that of `segment_anything.modeling.mask_decoder` (Apache-2.0) with the same parameter
+names. Beside its IoU token and four mask tokens stand four `semantic_tokens`, one a mask, whose
+heads give unit vectors that are aligned with CLIP's text embeddings, and a `similarity_token` whose
+head predicts, for each mask, the cosine between that vector and the right label's embedding: how
+far the vector is to be trusted (science.md 1.2; HQ-SAM, arXiv:2306.01567, adds its token alike).
+
+Legend: N prompts, M masks a prompt (1 or 3), C decoder width, D text width, h x w embedding cells.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.mask_decoder import MLP
+from torch import Tensor, nn
+
+from unspoken.model.sam_config import NUM_MASKS, SemanticSamConfig
+from unspoken.model.token_transformer import TokenTransformer
+
+TOKEN_NOISE = 0.02
+LOGIT_SCALE_START = math.log(1 / 0.07)  # open_clip's
+MAX_LOGIT_SCALE = math.log(100.0)
+NUM_NEW_TOKENS = NUM_MASKS + 1
+NEW_PREFIXES = (
+    "semantic_tokens.",
+    "similarity_token.",
+    "semantic_heads.",
+    "similarity_head.",
+    "logit_scale",
+)
+"""Of the decoder's parameters, those that SAM does not have."""
+
+
+class DecoderOutput(NamedTuple):
+    """What the decoder says about N prompts with M masks each."""
+
+    mask_logits: Tensor  # (N, M, 4h, 4w), before the threshold
+    iou_predictions: Tensor  # (N, M), the model's guess of each mask's quality
+    mask_embedding: Tensor  # (N, M, D), unit length, in text space
+    similarity: Tensor  # (N, M), predicted cosine of that vector with the right label's
+
+
+class SemanticDecoder(nn.Module):
+    """One call for the prompts of many pictures: each says by index which picture it is about."""
+
+    def __init__(self, config: SemanticSamConfig) -> None:
+        super().__init__()
+        sam, semantic = config.sam, config.semantic
+        width = sam.decoder_width
+        self.is_isolated = semantic.token_attention == "isolated"
+        self.transformer = TokenTransformer(
+            depth=sam.decoder_depth,
+            width=width,
+            num_heads=sam.decoder_heads,
+            mlp_dim=sam.decoder_mlp,
+        )
+        self.iou_token = nn.Embedding(1, width)
+        self.mask_tokens = nn.Embedding(NUM_MASKS, width)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(width, width // 4, kernel_size=2, stride=2),
+            LayerNorm2d(width // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 4, width // 8, kernel_size=2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            MLP(width, width, width // 8, 3) for _ in range(NUM_MASKS)
+        )
+        self.iou_prediction_head = MLP(width, sam.iou_head_width, NUM_MASKS, 3)
+
+        self.semantic_tokens = nn.Embedding(NUM_MASKS, width)
+        self.similarity_token = nn.Embedding(1, width)
+        num_heads = 1 if semantic.shared_head else NUM_MASKS
+        self.semantic_heads = nn.ModuleList(
+            MLP(width, width, semantic.text_dim, 3) for _ in range(num_heads)
+        )
+        self.similarity_head = MLP(width, sam.iou_head_width, NUM_MASKS, 3)
+        # log of the factor on cosines before a softmax: of the loss, and of a served score
+        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
+        self.start_new_tokens()
+
+    @torch.no_grad()
+    def start_new_tokens(self) -> None:
+        """Start the new tokens as their counterparts: to be called again once SAM is loaded."""
+        noise = TOKEN_NOISE * torch.randn_like(self.mask_tokens.weight)
+        self.semantic_tokens.weight.copy_(self.mask_tokens.weight + noise)
+        self.similarity_token.weight.copy_(self.iou_token.weight)
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        *,
+        image_pe: Tensor,
+        image_index: Tensor,
+        sparse_prompts: Tensor,
+        dense_prompts: Tensor,
+        multimask_output: bool,
+    ) -> DecoderOutput:
+        """Answer N prompts.
+
+        image_embeddings: (B, C, h, w); image_pe: (1, C, h, w); image_index: (N,) long, which of the
+        B pictures a prompt is about; sparse_prompts: (N, S, C); dense_prompts: (N, C, h, w).
+        """
+        height, width = image_embeddings.shape[-2:]
+        tokens = self._tokens(sparse_prompts)  # (N, 5 + S + 5, C)
+        source = image_embeddings[image_index] + dense_prompts
+        hidden, features = self.transformer(
+            source.flatten(2).transpose(1, 2),
+            image_pe.flatten(2).transpose(1, 2),
+            tokens,
+            num_hidden=NUM_NEW_TOKENS if self.is_isolated else 0,
+        )
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        features = features.transpose(1, 2).unflatten(-1, (height, width))
+        semantic = hidden[:, -NUM_NEW_TOKENS:-1]  # (N, 4, C)
+        return DecoderOutput(
+            mask_logits=self._masks(hidden[:, 1 : 1 + NUM_MASKS], features)[:, chosen],
+            iou_predictions=self.iou_prediction_head(hidden[:, 0])[:, chosen],
+            mask_embedding=self._embed(semantic)[:, chosen],
+            similarity=self.similarity_head(hidden[:, -1])[:, chosen],
+        )
+
+    def scale(self) -> Tensor:
+        """The factor on cosines, at most 100."""
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+
+    def _tokens(self, sparse_prompts: Tensor) -> Tensor:
+        """IoU, masks, prompts as SAM has them, then the new ones: their order means nothing."""
+
+        def rows(*weights: Tensor) -> Tensor:
+            return torch.cat(weights).expand(len(sparse_prompts), -1, -1)
+
+        old = rows(self.iou_token.weight, self.mask_tokens.weight)
+        new = rows(self.semantic_tokens.weight, self.similarity_token.weight)
+        return torch.cat([old, sparse_prompts, new], dim=1)
+
+    def _masks(self, mask_tokens: Tensor, features: Tensor) -> Tensor:
+        """(N, 4, C) and (N, C, h, w) -> logits (N, 4, 4h, 4w)."""
+        upscaled = self.output_upscaling(features)  # (N, C / 8, 4h, 4w)
+        weights = torch.stack(
+            [mlp(mask_tokens[:, k]) for k, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )  # (N, 4, C / 8)
+        num_rows, _, height, width = upscaled.shape
+        logits: Tensor = (weights @ upscaled.flatten(2)).view(num_rows, NUM_MASKS, height, width)
+        return logits
+
+    def _embed(self, semantic: Tensor) -> Tensor:
+        """(N, 4, C) -> (N, 4, D), unit length, in float32."""
+        heads = list(self.semantic_heads)
+        if len(heads) == 1:
+            return F.normalize(heads[0](semantic).float(), dim=-1)
+        vectors = torch.stack([head(semantic[:, k]) for k, head in enumerate(heads)], dim=1)
+        return F.normalize(vectors.float(), dim=-1)

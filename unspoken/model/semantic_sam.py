@@ -1,0 +1,153 @@
+"""Semantic-SAM: SAM's encoders around the decoder with semantic tokens.
+
+The network is stateless: an image embedding is a value that the caller holds, so threads and
+pictures never meet on it. Image and prompt encoders are the segment-anything package's own classes.
+
+Legend: B pictures, N prompts of K points, S side of the square input, C decoder width, h cells.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder
+from torch import Tensor, nn
+
+from unspoken.errors import InvalidInput
+from unspoken.model.sam_config import SamConfig, SemanticSamConfig
+from unspoken.model.semantic_decoder import NEW_PREFIXES, DecoderOutput, SemanticDecoder
+
+
+class Prompts(NamedTuple):
+    """N prompts of one kind; coordinates in pixels of the network's square input.
+
+    Prompts with another number of points, or with and without a box, are different kinds: SAM pads
+    a missing box with a token that changes the answer, so they are asked in different calls.
+    """
+
+    image_index: Tensor  # (N,) long: the picture that each is about
+    points: Tensor | None = None  # (N, K, 2) x, y
+    point_labels: Tensor | None = None  # (N, K): 1 on the thing, 0 off it, -1 padding
+    boxes: Tensor | None = None  # (N, 4) xyxy
+    mask_logits: Tensor | None = None  # (N, 1, 4h, 4h): low-resolution logits of an earlier answer
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+
+class SemanticSam(nn.Module):
+    """Pictures -> embeddings -> masks with a vector in text space each."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: SemanticSamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = build_image_encoder(config.sam)
+        self.prompt_encoder = build_prompt_encoder(config.sam)
+        self.mask_decoder = SemanticDecoder(config)
+        mean, std = config.sam.pixel_mean, config.sam.pixel_std
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.pixel_mean.device
+
+    def embed_images(self, images: Sequence[Tensor]) -> Tensor:
+        """(3, H, W) pictures in 0 to 255, long side S -> (B, C, h, h)."""
+        return self.image_encoder(self.prepare(images))  # type: ignore[no-any-return]
+
+    def prepare(self, images: Sequence[Tensor]) -> Tensor:
+        """Normalise, and pad to the square at right and bottom: (B, 3, S, S)."""
+        side = self.config.sam.image_size
+        squares = []
+        for image in images:
+            height, width = image.shape[-2:]
+            if max(height, width) > side:
+                raise InvalidInput(f"a picture must fit {side} px, got {height} x {width}")
+            normal = (image.to(self.device).float() - self.pixel_mean) / self.pixel_std
+            squares.append(F.pad(normal, (0, side - width, 0, side - height)))
+        return torch.stack(squares)
+
+    def decode(
+        self, image_embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
+    ) -> DecoderOutput:
+        """Answer the prompts of many pictures in one call of the decoder."""
+        points = None
+        if prompts.points is not None:
+            assert prompts.point_labels is not None, "every point has a label"
+            points = (prompts.points, prompts.point_labels)
+        sparse, dense = self.prompt_encoder(
+            points=points, boxes=prompts.boxes, masks=prompts.mask_logits
+        )
+        output: DecoderOutput = self.mask_decoder(
+            image_embeddings,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            image_index=prompts.image_index,
+            sparse_prompts=sparse,
+            dense_prompts=dense,
+            multimask_output=multimask_output,
+        )
+        return output
+
+    def choose_trained(self) -> list[str]:
+        """Freeze what `train` does not name; the names of the parameters that learn."""
+        prefixes = trained_prefixes(self.config)
+        names = []
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(prefixes))
+            if parameter.requires_grad:
+                names.append(name)
+        return names
+
+
+def trained_prefixes(config: SemanticSamConfig) -> tuple[str, ...]:
+    """Starts of the names of the parameters that a network of this config trains."""
+    match config.semantic.train:
+        case "new_only":
+            return tuple(f"mask_decoder.{prefix}" for prefix in NEW_PREFIXES)
+        case "decoder":
+            return ("mask_decoder.",)
+        case "decoder+encoder":
+            return ("mask_decoder.", "image_encoder.")
+        case "all":
+            return ("",)
+
+
+def is_new(name: str) -> bool:
+    """Whether a parameter of the network is one that SAM does not have."""
+    return name.removeprefix("mask_decoder.").startswith(NEW_PREFIXES)
+
+
+def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
+    """The package's ViT at the config's sizes."""
+    return ImageEncoderViT(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.encoder_width,
+        depth=config.encoder_depth,
+        num_heads=config.encoder_heads,
+        mlp_ratio=4,
+        out_chans=config.decoder_width,
+        qkv_bias=True,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=config.window_size,
+        global_attn_indexes=config.global_attention,
+    )
+
+
+def build_prompt_encoder(config: SamConfig) -> PromptEncoder:
+    """The package's prompt encoder at the config's sizes."""
+    cells, side = config.embedding_side, config.image_size
+    return PromptEncoder(
+        embed_dim=config.decoder_width,
+        image_embedding_size=(cells, cells),
+        input_image_size=(side, side),
+        mask_in_chans=config.mask_channels,
+    )
