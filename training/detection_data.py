@@ -209,7 +209,8 @@ class DetectionDataset(Dataset[DetectionBatch]):
             self.source.scene(first + i, size_px=sizes_px[i % 2])
             for i in range(self.config.batch_size)
         ]
-        rows, labels, named = [], [], []
+        rows, labels = [], []
+        named: list[list[str]] = []
         asked: list[list[SceneObject]] = []
         for scene in scenes:
             # The first picture is asked for all that it shows: a batch is never without a box.

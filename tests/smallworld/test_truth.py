@@ -1,6 +1,18 @@
 """Judging boxes against a small world's truth."""
 
-from smallworld.truth import Counts, JudgedBox, SceneTruth, Score, TruthObject, judge
+from smallworld.truth import (
+    Counts,
+    JudgedBox,
+    SceneTruth,
+    Score,
+    TruthObject,
+    judge,
+    read_truth_files,
+)
+from tests.smallworld.tiny_world import tiny_world
+from tests.training.true_dataset import write_true_dataset
+from unspoken.runs.manifest import read_labels
+from unspoken.runs.shards import iter_rows
 
 CAR = TruthObject("car", (0, 0, 100, 50), is_part=False)
 WHEEL = TruthObject("wheel", (10, 30, 30, 50), is_part=True)
@@ -37,3 +49,18 @@ def test_a_part_name_that_nobody_can_judge_counts_neither_way():
 
 def test_what_is_not_there_at_all_is_wrong():
     assert score(JudgedBox(("dog",), (0, 0, 100, 50), named=False)).implied.judged == 1
+
+
+def test_the_dataset_of_the_truth_reads_as_a_worker_s(tmp_path):
+    folder = write_true_dataset(tmp_path, tiny_world(), num_scenes=6)
+    truths = read_truth_files(folder / "pictures")
+    rows = list(iter_rows(folder / "dataset"))
+    assert [row.key for row in rows] == list(truths)
+    for row in rows:
+        objects = truths[row.key].objects
+        assert [(each.label, each.box) for each in row.kept] == [
+            (each.label, each.box_xyxy) for each in objects
+        ]
+        assert {each.label for each in row.kept if each.named} <= truths[row.key].named
+    labels = {each.label for row in rows for each in row.kept}
+    assert set(read_labels(folder / "dataset")) == labels

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.profiles import ModelEntry
 from unspoken.schemas import EMBEDDING_DIM
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,32 @@ class TextTower(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """(N, D) float32 on the CPU, unit length along D."""
+
+
+def load_text_tower(entry: ModelEntry, folder: Path) -> TextTower:
+    """The tower that a profile's entry names. Raises InvalidConfig, MissingWeights."""
+    match entry.options.get("backend"):
+        case "lifted_minilm":
+            return LiftedMiniLM(folder, device=entry.device, dtype=entry.dtype)
+        case "open_clip":
+            return OpenClipText(
+                _option(entry, "architecture"),
+                folder / _option(entry, "weights"),
+                device=entry.device,
+                dtype=entry.dtype,
+            )
+        case backend:
+            raise InvalidConfig(
+                f"text encoder {entry.name}: backend must be lifted_minilm or open_clip, "
+                f"got {backend!r}"
+            )
+
+
+def _option(entry: ModelEntry, name: str) -> str:
+    value = entry.options.get(name)
+    if not isinstance(value, str):
+        raise InvalidConfig(f"text encoder {entry.name}: options.{name} must be a text")
+    return value
 
 
 class LiftedMiniLM:

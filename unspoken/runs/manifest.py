@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from unspoken.ports import TextEncoder
@@ -142,6 +143,13 @@ def read_labels(dataset_dir: Path) -> dict[str, np.ndarray]:
     """label -> (768,) float32 of unit length."""
     vectors: dict[str, np.ndarray] = load_file(dataset_dir / LABELS_FILE)
     return vectors
+
+
+def read_text_encoder(dataset_dir: Path) -> str:
+    """name@revision of the encoder whose vectors a dataset's labels have."""
+    with safe_open(dataset_dir / LABELS_FILE, framework="numpy") as file:
+        written = str((file.metadata() or {}).get("text_encoder", "unknown unknown"))
+    return "@".join(written.rsplit(" ", 1))
 
 
 def write_manifest(run_dir: Path, plan: Plan, counts: DatasetCounts) -> None:

@@ -1,0 +1,85 @@
+"""The dataset that a worker without faults would write: the truth of scenes as annotations.
+
+For measuring what training on true labels would reach. Read from the truth files beside a small
+world's shards; in the very format that a worker writes.
+"""
+
+import json
+from pathlib import Path
+
+from unspoken.ports import TextEncoder
+from unspoken.runs.files import file_sha256, write_json
+from unspoken.runs.manifest import write_labels
+from unspoken.runs.rows import Annotation, Candidate, Row
+from unspoken.runs.shards import (
+    CommitRecord,
+    count_rows,
+    record_name,
+    shard_name,
+    write_shard,
+)
+
+
+def write_true_dataset(
+    out: Path, shards: Path, encoder: TextEncoder, *, rows_a_shard: int = 256
+) -> None:
+    """Write `out` as a run's dataset folder; its pictures stay in `shards`."""
+    out.mkdir(parents=True)
+    rows = [row for path in sorted(shards.glob("*.truth.jsonl")) for row in _read(path)]
+    for chunk, start in enumerate(range(0, len(rows), rows_a_shard)):
+        part = rows[start : start + rows_a_shard]
+        path = out / shard_name(chunk)
+        write_shard(path, part)
+        record = CommitRecord(
+            shard=path.name,
+            sha256=file_sha256(path),
+            attempt=1,
+            models={"truth": "small world"},
+            **count_rows(part),
+        )
+        write_json(out / record_name(chunk), record.model_dump(mode="json"))
+    write_labels(out, sorted({each.label for row in rows for each in row.kept}), encoder)
+
+
+def _read(path: Path) -> list[Row]:
+    tar = path.name.removesuffix(".truth.jsonl") + ".tar"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_row(json.loads(line), tar=tar, place=place) for place, line in enumerate(lines)]
+
+
+def _row(record: dict[str, object], *, tar: str, place: int) -> Row:
+    objects: list[dict[str, object]] = record["objects"]  # type: ignore[assignment]
+    named = set(record["named"])  # type: ignore[call-overload]
+    candidates, annotations = [], []
+    for number, each in enumerate(objects):
+        label = str(each["label"])
+        fields = {"named": label in named, "stuff": False, "decoy": False}
+        candidates.append(
+            Candidate.model_validate({"id": number, "phrase": label, "sources": (), **fields})
+        )
+        annotations.append(
+            Annotation.model_validate(
+                {
+                    "id": number,
+                    "box": each["box_xyxy"],
+                    "label": label,
+                    "score": 1.0,
+                    "candidate_id": number,
+                    "kept": True,
+                    **fields,
+                }
+            )
+        )
+    size_hw: list[int] = record["size_hw"]  # type: ignore[assignment]
+    return Row(
+        key=str(record["key"]),
+        source_shard=tar,
+        source_member=f"{record['key']}.jpg",
+        source_row=place,
+        caption="",
+        image_width=size_hw[1],
+        image_height=size_hw[0],
+        status="labelled",
+        candidates=tuple(candidates),
+        annotations=tuple(annotations),
+    )

@@ -1,0 +1,20 @@
+"""Small captioned scenes with the dataset that a worker without faults would have made of them."""
+
+from pathlib import Path
+
+from smallworld.scenes import SceneConfig
+from smallworld.shards import write_shards
+from smallworld.true_dataset import write_true_dataset as write_dataset
+from smallworld.world import World
+from tests.fakes import FakeTextEncoder
+
+ROWS_A_SHARD = 4
+SCENES = SceneConfig(size_px=96)
+
+
+def write_true_dataset(folder: Path, world: World, *, num_scenes: int, seed: int = 5) -> Path:
+    """`folder/pictures` has the source shards, `folder/dataset` what a run would have made."""
+    pictures = folder / "pictures"
+    write_shards(pictures, world, num_scenes=num_scenes, seed=seed, scene_config=SCENES)
+    write_dataset(folder / "dataset", pictures, FakeTextEncoder(), rows_a_shard=ROWS_A_SHARD)
+    return folder

@@ -1,0 +1,75 @@
+"""SA-1B folders: `sa_*.jpg` beside `sa_*.json`, masks as COCO RLE, without any label.
+
+Every picture lends as many units as the next, so that no file is read before its turn: SA-1B has
+eleven million. A picture with fewer masks lends some of them twice.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from training.data.unit_order import UnitOrder, Units
+from unspoken.errors import InvalidInput, NotFound
+from unspoken.images import decode_picture
+
+MAX_AREA_SHARE = 0.9  # SA, section 'Training': such masks are left out
+
+
+class MaskedPicture(NamedTuple):
+    """A picture and the masks that were asked for."""
+
+    key: str
+    pixels: np.ndarray  # (H, W, 3) uint8
+    masks: np.ndarray  # (N, H, W) bool
+
+
+class MaskPictures:
+    """All pairs of picture and annotations below a folder."""
+
+    def __init__(self, folder: Path, *, masks_a_picture: int, seed: int) -> None:
+        self._files = sorted(path for path in folder.rglob("sa_*.json"))
+        if not self._files:
+            raise NotFound(f"no sa_*.json below {folder}: an SA-1B folder is wanted")
+        folders = {name: n for n, name in enumerate(sorted({p.parent for p in self._files}))}
+        self.order = UnitOrder(
+            np.full(len(self._files), masks_a_picture),
+            seed=seed,
+            files=np.array([folders[path.parent] for path in self._files]),
+        )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def load(self, asked: Units) -> MaskedPicture:
+        """The picture with the masks that stand at the asked units. Raises InvalidInput."""
+        path = self._files[asked.picture]
+        record = json.loads(path.read_bytes())
+        picture = path.with_name(record["image"]["file_name"])
+        pixels = decode_picture(picture.read_bytes()).pixels
+        annotations = [each for each in record["annotations"] if _is_usable(each, pixels)]
+        if not annotations:
+            raise InvalidInput(f"{path} has no mask to train on")
+        chosen = [annotations[unit % len(annotations)] for unit in asked.units]
+        masks = np.stack([decode_rle(each["segmentation"], source=path) for each in chosen])
+        if masks.shape[1:] != pixels.shape[:2]:
+            raise InvalidInput(f"{path}: masks of {masks.shape[1:]}, picture {pixels.shape[:2]}")
+        return MaskedPicture(path.stem, pixels, masks)
+
+
+def decode_rle(written: object, *, source: Path) -> np.ndarray:
+    """Compressed or plain COCO RLE -> (H, W) bool. Raises InvalidInput."""
+    if not isinstance(written, dict) or not {"size", "counts"} <= set(written):
+        raise InvalidInput(f"{source} has a segmentation that is no RLE")
+    counts, (height, width) = written["counts"], written["size"]
+    rle = coco_mask.frPyObjects(written, height, width) if isinstance(counts, list) else written
+    decoded: np.ndarray = coco_mask.decode(rle).astype(bool)
+    return decoded
+
+
+def _is_usable(annotation: dict[str, object], pixels: np.ndarray) -> bool:
+    area = annotation["area"]
+    height, width = pixels.shape[:2]
+    return isinstance(area, int | float) and 0 < area <= MAX_AREA_SHARE * height * width

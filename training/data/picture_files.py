@@ -1,0 +1,49 @@
+"""Pictures of a dataset's source: members of tar shards by their name, or files below a root.
+
+A tar is scanned for its headers once a process; after that any member is one seek away.
+"""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from unspoken.errors import NotFound
+from unspoken.images import decode_picture
+
+
+class PictureFiles:
+    """Reads pictures by the names that a generated dataset gives them."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._members: dict[str, dict[str, tuple[int, int]]] = {}
+
+    def read(self, shard: str, member: str) -> np.ndarray:
+        """Pixels (H, W, 3) uint8, EXIF orientation applied. Raises NotFound, NotAnImage."""
+        return decode_picture(self._encoded(shard, member)).pixels
+
+    def _encoded(self, shard: str, member: str) -> bytes:
+        if not shard.endswith(".tar"):
+            return self._inside(member).read_bytes()
+        if shard not in self._members:
+            self._members[shard] = self._scan(shard)
+        if member not in self._members[shard]:
+            raise NotFound(f"{shard} has no member {member!r}")
+        offset, size = self._members[shard][member]
+        with self._inside(shard).open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def _scan(self, shard: str) -> dict[str, tuple[int, int]]:
+        with tarfile.open(self._inside(shard)) as tar:
+            return {each.name: (each.offset_data, each.size) for each in tar if each.isfile()}
+
+    def _inside(self, name: str) -> Path:
+        root = self._root.resolve()
+        path = (root / name).resolve()
+        if not path.is_relative_to(root) or not path.is_file():
+            raise NotFound(
+                f"no file {name!r} below {self._root}: are these the dataset's pictures?"
+            )
+        return path

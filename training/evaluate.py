@@ -1,0 +1,192 @@
+"""Judge a Semantic-SAM: `unspoken evaluate WEIGHTS`, on the small world or a COCO-style folder.
+
+    unspoken evaluate OUT/weights.safetensors --world 500 --data RUN/dataset
+    unspoken evaluate W --coco instances.json --images DIR --sam sam_vit_b_01ec64.pth
+
+Figures go to a table and, with --out, to `evaluation.json` and `evaluation.png`, a grid of pictures
+with masks and the names that they were given. With --base the masks of another checkpoint are
+measured on the same prompts, and what is lost against it is given as `lost_...`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from smallworld.world import World
+from training.evaluation.measure import EncodeTexts, EvaluationConfig, Figures, measure
+from training.evaluation.naming import Group, group_labels
+from training.evaluation.picture_grid import write_grid
+from training.evaluation.pictures import TruePicture, coco_pictures, scene_pictures
+from unspoken.errors import InvalidInput
+from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights
+from unspoken.model.mask_bank import MaskBankConfig
+from unspoken.model.text_encoder import load_text_tower
+from unspoken.model.text_space import TextSpaceConfig
+from unspoken.profiles import load_profile, resolve_files
+from unspoken.runs.shards import iter_rows
+from unspoken.settings import ProcessSettings
+
+WORLD_SEED = 710_000_000
+"""First held-out scene: far from the seeds of every training and of every other bench."""
+GRID_PICTURES = 12
+MASK_FIGURES = ("box_miou", "box_boundary_miou", "click1_miou", "click3_miou", "click5_miou")
+
+
+def load_any(path: Path) -> LoadedSam:
+    """Weights of ours, or an official `.pth`."""
+    return load_official_sam(path) if path.suffix == ".pth" else load_weights(path)
+
+
+def text_encoder(settings: ProcessSettings) -> EncodeTexts:
+    """The profile's text tower."""
+    entry = load_profile(settings.profile, models_file=settings.models_file).text_encoder
+    tower = load_text_tower(entry, resolve_files(entry, cache_dir=settings.cache_dir))
+
+    def encode_texts(texts: Sequence[str]) -> np.ndarray:
+        vectors: np.ndarray = tower.encode(texts).numpy()
+        return vectors
+
+    return encode_texts
+
+
+def dataset_groups(dataset_dir: Path | None) -> dict[str, Group]:
+    """How often captions of a dataset name each of its labels."""
+    if dataset_dir is None:
+        return {}
+    kept = [each for row in iter_rows(dataset_dir) for each in row.kept]
+    named = Counter(each.label for each in kept if each.named)
+    return group_labels(named, {each.label for each in kept})
+
+
+def retention(figures: Figures, base: Figures) -> Figures:
+    """What of the base's masks is lost, in IoU."""
+    lost: Figures = {}
+    for name in MASK_FIGURES:
+        now, before = figures.get(name), base.get(name)
+        if now is not None and before is not None:
+            lost[f"lost_{name}"] = round(before - now, 4)
+    return lost
+
+
+def evaluate(
+    weights: Path,
+    pictures: Callable[[], Iterator[TruePicture]],
+    *,
+    vocabulary: list[str],
+    groups: dict[str, Group],
+    base: Path | None,
+    config: EvaluationConfig,
+    settings: ProcessSettings,
+) -> Figures:
+    """All figures of a checkpoint, and what it lost against `base`. Raises its readers' errors."""
+    encode_texts = text_encoder(settings)
+    figures = measure(
+        load_any(weights),
+        pictures(),
+        encode_texts=encode_texts,
+        vocabulary=vocabulary,
+        groups=groups,
+        config=config,
+    )
+    if base is not None:
+        before = measure(
+            load_any(base),
+            pictures(),
+            encode_texts=encode_texts,
+            vocabulary=vocabulary,
+            groups=groups,
+            config=EvaluationConfig(clicks=config.clicks),
+        )
+        figures |= retention(figures, before)
+    return figures
+
+
+def main(
+    weights: Annotated[Path, typer.Argument(help="Weights of ours, or an official .pth.")],
+    world: Annotated[
+        int | None, typer.Option(min=1, help="So many scenes of the small world.")
+    ] = None,
+    coco: Annotated[Path | None, typer.Option(help="COCO or LVIS instances JSON.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Its folder of pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Pictures of it at most.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Dataset trained on: groups classes by its captions.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="Checkpoint to measure losses against.")] = None,
+    text_queries: Annotated[
+        int, typer.Option(min=0, help="Ask so many pictures for every word, by the bank.")
+    ] = 50,
+    points_per_side: Annotated[
+        int | None, typer.Option(min=1, help="Of the bank's grid of points.")
+    ] = None,
+    score: Annotated[str, typer.Option(help="Of text queries: softmax or cosine.")] = "softmax",
+    out: Annotated[Path | None, typer.Option(help="Folder for JSON and pictures.")] = None,
+) -> None:
+    """Names, masks, retention and text queries of a Semantic-SAM, as a table and as JSON."""
+    if (world is None) == (coco is None):
+        raise InvalidInput("name either --world N or --coco FILE with --images DIR")
+    if score not in ("softmax", "cosine"):
+        raise InvalidInput(f"--score is softmax or cosine, got {score!r}")
+    pictures, vocabulary = _source(world=world, coco=coco, images=images, limit=limit)
+    settings = ProcessSettings()
+    figures = evaluate(
+        weights,
+        pictures,
+        vocabulary=vocabulary,
+        groups=dataset_groups(data),
+        base=base,
+        config=EvaluationConfig(
+            text_queries=text_queries,
+            bank=MaskBankConfig(points_per_side=points_per_side),
+            text_space=TextSpaceConfig(score="cosine" if score == "cosine" else "softmax"),
+        ),
+        settings=settings,
+    )
+    _print(figures)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+        some = [picture for picture, _ in zip(pictures(), range(GRID_PICTURES), strict=False)]
+        write_grid(
+            load_any(weights),
+            some,
+            encode_texts=text_encoder(settings),
+            vocabulary=vocabulary,
+            path=out / "evaluation.png",
+        )
+        typer.echo(f"wrote {out / 'evaluation.json'} and {out / 'evaluation.png'}")
+
+
+def _source(
+    *, world: int | None, coco: Path | None, images: Path | None, limit: int | None
+) -> tuple[Callable[[], Iterator[TruePicture]], list[str]]:
+    """Pictures, as often as they are asked for, and the words of their truth."""
+    if world is not None:
+        loaded = World.load(styles=("twemoji",), split="train")
+        words = sorted({*loaded.cutouts["twemoji"], *loaded.part_labels})
+        return lambda: scene_pictures(num_scenes=world, first_seed=WORLD_SEED), words
+    if coco is None or images is None:
+        raise InvalidInput("--coco needs the folder of its pictures: --images DIR")
+    categories = json.loads(coco.read_bytes())["categories"]
+    names = sorted({each["name"].replace("_", " ") for each in categories})
+    return lambda: coco_pictures(coco, images, limit=limit), names
+
+
+def _print(figures: Figures) -> None:
+    table = Table("figure", "value")
+    for name, value in figures.items():
+        table.add_row(name, "" if value is None else str(value))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    typer.run(main)

@@ -1,0 +1,130 @@
+"""Masks from boxes and clicks, as SAM is judged: mean IoU after 1, 3 and 5 clicks, and of boxes.
+
+The first click is the point of the mask that lies farthest from its boundary, each further one the
+same point of the error (Segment Anything, arXiv:2304.02643, appendix D.1). Boundary IoU is that of
+Cheng et al. (arXiv:2103.16562), with a band of 2 % of the picture's diagonal.
+
+Legend: N objects of one picture, H x W its size.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_erosion, distance_transform_edt
+from torch import Tensor
+
+from training.evaluation.pictures import TruePicture
+from unspoken.model.input_frame import InputFrame
+from unspoken.model.semantic_decoder import DecoderOutput
+from unspoken.model.semantic_sam import Prompts, SemanticSam
+
+CLICKS = (1, 3, 5)
+BAND = 0.02
+
+
+class MaskScores(NamedTuple):
+    """Scores of N objects, each an (N,) array."""
+
+    box_iou: np.ndarray
+    box_boundary_iou: np.ndarray
+    click_iou: dict[int, np.ndarray]
+    oracle_iou: np.ndarray
+    """Of the best of three masks after one click."""
+
+
+def score_masks(
+    model: SemanticSam,
+    image_embedding: Tensor,
+    frame: InputFrame,
+    picture: TruePicture,
+    *,
+    box_output: DecoderOutput,
+    clicks: bool = True,
+) -> MaskScores:
+    """Ask for each object by its box (already answered) and by clicks."""
+    truth = np.stack([each.mask for each in picture.objects])
+    by_box = _full_size(box_output.mask_logits[:, :1], frame)[:, 0]
+    scores = MaskScores(
+        box_iou=iou(by_box, truth),
+        box_boundary_iou=np.array([boundary_iou(a, b) for a, b in zip(by_box, truth, strict=True)]),
+        click_iou={},
+        oracle_iou=np.zeros(len(truth)),
+    )
+    return _click(model, image_embedding, frame, truth, scores) if clicks else scores
+
+
+def _click(
+    model: SemanticSam,
+    image_embedding: Tensor,
+    frame: InputFrame,
+    truth: np.ndarray,
+    scores: MaskScores,
+) -> MaskScores:
+    points = np.zeros((len(truth), 0, 2))
+    labels = np.zeros((len(truth), 0))
+    said = np.zeros_like(truth)
+    mask_logits: Tensor | None = None
+    by_clicks: dict[int, np.ndarray] = {}
+    oracle = scores.oracle_iou
+    for number in range(1, max(CLICKS) + 1):
+        places = [_farthest(a ^ b) for a, b in zip(truth, said, strict=True)]
+        on = [float(mask[int(y), int(x)]) for mask, (x, y) in zip(truth, places, strict=True)]
+        points = np.concatenate([points, np.array(places)[:, None]], axis=1)
+        labels = np.concatenate([labels, np.array(on)[:, None]], axis=1)
+        output = model.decode(
+            image_embedding,
+            Prompts(
+                torch.zeros(len(truth), dtype=torch.long),
+                points=frame.points_to_input(points),
+                point_labels=torch.from_numpy(labels).float(),
+                mask_logits=mask_logits,
+            ),
+            multimask_output=number == 1,
+        )
+        best = output.iou_predictions.argmax(1)
+        rows = torch.arange(len(best))
+        mask_logits = output.mask_logits[rows, best][:, None]
+        if number == 1:
+            every = _full_size(output.mask_logits, frame)  # (N, 3, H, W)
+            oracle = np.max([iou(every[:, k], truth) for k in range(every.shape[1])], axis=0)
+        said = _full_size(mask_logits, frame)[:, 0]
+        if number in CLICKS:
+            by_clicks[number] = iou(said, truth)
+    return scores._replace(click_iou=by_clicks, oracle_iou=oracle)
+
+
+def _full_size(mask_logits: Tensor, frame: InputFrame) -> np.ndarray:
+    masks: np.ndarray = (frame.logits_to_original(mask_logits.float()) > 0).numpy()
+    return masks
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """IoU of pairs of masks: (N, H, W) twice -> (N,)."""
+    overlap = (first & second).sum((-2, -1))
+    union = (first | second).sum((-2, -1))
+    shares: np.ndarray = overlap / np.maximum(union, 1)
+    return shares
+
+
+def boundary_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """IoU of the inner bands along the two masks' edges."""
+    width = max(1, round(BAND * float(np.hypot(*first.shape))))
+    a, b = _band(first, width), _band(second, width)
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def _band(mask: np.ndarray, width: int) -> np.ndarray:
+    padded = np.pad(mask, 1)  # the picture's own border is an edge as well
+    inner = binary_erosion(padded, structure=np.ones((3, 3)), iterations=width)[1:-1, 1:-1]
+    band: np.ndarray = mask & ~inner
+    return band
+
+
+def _farthest(region: np.ndarray) -> tuple[float, float]:
+    """x, y of the pixel of a region that lies farthest from its edge; the middle of nothing."""
+    if not region.any():
+        return region.shape[1] / 2, region.shape[0] / 2
+    distance = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), region.shape)
+    return float(x), float(y)

@@ -1,0 +1,111 @@
+"""Which label a mask's vector is nearest to, and whether the similarity head knows its trust.
+
+A prompt of the truth (box or click) isolates the naming from the finding. Accuracy is given over
+all objects and as the mean over classes, in groups of classes: those that captions of the training
+data name, seldom name, never name, and those that the data does not have at all.
+
+Legend: N objects, V words of the vocabulary.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from scipy.stats import rankdata, spearmanr
+
+Group = Literal["named", "seldom_named", "never_named", "held_out"]
+SELDOM = 10
+"""A label that captions name fewer times than this is seldom named."""
+
+
+@dataclass
+class Named:
+    """What was said of objects, gathered over pictures; lists of one entry an object."""
+
+    labels: list[str] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    """Place of the right word in the vocabulary's order, 0 the first."""
+    cosines: list[float] = field(default_factory=list)
+    """Of the vector with the right word's."""
+    similarity: list[float] = field(default_factory=list)
+    """What the head predicted that cosine to be."""
+
+    def add(
+        self,
+        labels: Sequence[str],
+        mask_embedding: np.ndarray,
+        similarity: np.ndarray,
+        *,
+        vocabulary: Mapping[str, int],
+        vectors: np.ndarray,
+    ) -> None:
+        """labels: N, all of the vocabulary; mask_embedding: (N, D); vectors: (V, D)."""
+        if not len(labels):
+            return
+        cosines = mask_embedding @ vectors.T  # (N, V)
+        right = cosines[np.arange(len(labels)), [vocabulary[label] for label in labels]]
+        self.labels += labels
+        self.ranks += [int(each) for each in (cosines > right[:, None]).sum(1)]
+        self.cosines += [float(each) for each in right]
+        self.similarity += [float(each) for each in similarity]
+
+    def figures(self, groups: Mapping[str, Group]) -> dict[str, float | int | None]:
+        """top1, top5, mean_per_class, and each of the groups that has objects; the head's two."""
+        right = np.array(self.ranks) == 0
+        figures: dict[str, float | int | None] = {
+            "objects": len(self.labels),
+            "top1": _mean(right),
+            "top5": _mean(np.array(self.ranks) < 5),
+            "mean_per_class": _mean(list(per_class(self.labels, right).values())),
+            "similarity_auroc": auroc(np.array(self.similarity), right),
+            "similarity_spearman": _spearman(self.similarity, self.cosines),
+            "mean_cosine": _mean(np.array(self.cosines)),
+        }
+        for group in ("named", "seldom_named", "never_named", "held_out"):
+            inside = np.array([groups.get(label, "held_out") == group for label in self.labels])
+            if inside.any():
+                figures[f"{group}_top1"] = _mean(right[inside])
+                figures[f"{group}_objects"] = int(inside.sum())
+        return figures
+
+
+def group_labels(named_counts: Mapping[str, int], labels: Iterable[str]) -> dict[str, Group]:
+    """labels: those that the training data has; named_counts: how often captions name each."""
+
+    def of(label: str) -> Group:
+        count = named_counts.get(label, 0)
+        if count == 0:
+            return "never_named"
+        return "seldom_named" if count < SELDOM else "named"
+
+    return {label: of(label) for label in labels}
+
+
+def per_class(labels: Sequence[str], right: np.ndarray) -> dict[str, float]:
+    """Share right of each label."""
+    counts = Counter(labels)
+    hits = Counter(label for label, hit in zip(labels, right, strict=True) if hit)
+    return {label: hits[label] / count for label, count in counts.items()}
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """Chance that a positive's score is above a negative's; None where one kind is missing."""
+    num_positive = int(positive.sum())
+    num_negative = len(positive) - num_positive
+    if not num_positive or not num_negative:
+        return None
+    ranks = rankdata(scores)
+    above = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
+    return round(float(above / (num_positive * num_negative)), 4)
+
+
+def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return round(float(spearmanr(first, second).statistic), 4)
+
+
+def _mean(values: np.ndarray | Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if len(values) else None

@@ -1,0 +1,124 @@
+"""Text queries judged as COCO judges masks: average precision over pictures and words.
+
+Every picture is asked for every word of the vocabulary, present or not; an answer is a mask with a
+score. pycocotools does the counting, so that a figure means what it means elsewhere.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from training.evaluation.pictures import TruePicture
+from unspoken.boxes import box_iou
+from unspoken.masks import encode_rle
+from unspoken.model.mask_bank import MaskBank
+from unspoken.model.text_space import TextQuery, TextSpace
+
+MAX_ANSWERS = 100  # a picture, the best of all words: COCO's limit
+NMS_IOU = 0.5
+
+
+class TextAnswer(NamedTuple):
+    """A mask for one word."""
+
+    label: str
+    rle: bytes
+    score: float
+
+
+Answers = Callable[[TruePicture], Sequence[TextAnswer]]
+
+
+def average_precision(
+    pictures: Iterable[TruePicture], answers: Answers, *, vocabulary: Sequence[str]
+) -> dict[str, float]:
+    """AP over IoU .5 to .95, and AP at .5, of masks, over the words that occur."""
+    category = {label: number for number, label in enumerate(vocabulary, start=1)}
+    images: list[dict[str, object]] = []
+    truth: list[dict[str, object]] = []
+    found: list[dict[str, object]] = []
+    for number, picture in enumerate(pictures, start=1):
+        height, width = picture.pixels.shape[:2]
+        images.append({"id": number, "height": height, "width": width})
+        for each in picture.objects:
+            if each.label in category:
+                truth.append(
+                    {
+                        "id": len(truth) + 1,
+                        "image_id": number,
+                        "category_id": category[each.label],
+                        "segmentation": _segmentation(encode_rle(each.mask[None])[0], picture),
+                        "area": int(each.mask.sum()),
+                        "bbox": _xywh(each.box_xyxy),
+                        "iscrowd": 0,
+                    }
+                )
+        best = sorted(answers(picture), key=lambda answer: -answer.score)[:MAX_ANSWERS]
+        found += [
+            {
+                "image_id": number,
+                "category_id": category[answer.label],
+                "segmentation": _segmentation(answer.rle, picture),
+                "score": answer.score,
+            }
+            for answer in best
+        ]
+    if not truth or not found:
+        return {"ap": 0.0, "ap50": 0.0}
+    return _count(images, truth, found, vocabulary=vocabulary)
+
+
+def _count(
+    images: list[dict[str, object]],
+    truth: list[dict[str, object]],
+    found: list[dict[str, object]],
+    *,
+    vocabulary: Sequence[str],
+) -> dict[str, float]:
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        coco = COCO()
+        coco.dataset = {
+            "images": images,
+            "annotations": truth,
+            "categories": [
+                {"id": number, "name": name} for number, name in enumerate(vocabulary, start=1)
+            ],
+        }
+        coco.createIndex()
+        judge = COCOeval(coco, coco.loadRes(found), iouType="segm")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return {"ap": round(float(judge.stats[0]), 4), "ap50": round(float(judge.stats[1]), 4)}
+
+
+def bank_answers(
+    bank: MaskBank, space: TextSpace, *, vocabulary: Sequence[str]
+) -> list[TextAnswer]:
+    """Each word's masks of a bank, not twice on one place."""
+    if not len(bank):
+        return []
+    scores = space.scores(bank.mask_embedding, [TextQuery(label) for label in vocabulary])
+    overlaps = box_iou(bank.boxes_xyxy, bank.boxes_xyxy)
+    answers = []
+    for label, row in zip(vocabulary, scores, strict=True):
+        kept: list[int] = []
+        for index in np.argsort(-row)[:MAX_ANSWERS]:
+            if not kept or overlaps[index, kept].max() <= NMS_IOU:
+                kept.append(int(index))
+                answers.append(TextAnswer(label, bank.rle[index], float(row[index])))
+    return answers
+
+
+def _segmentation(counts: bytes, picture: TruePicture) -> dict[str, object]:
+    return {"size": list(picture.pixels.shape[:2]), "counts": counts}
+
+
+def _xywh(box_xyxy: tuple[float, float, float, float]) -> list[float]:
+    x0, y0, x1, y1 = box_xyxy
+    return [x0, y0, x1 - x0, y1 - y0]

@@ -1,0 +1,50 @@
+"""Image embeddings on disk, one safetensors file a picture, for encoders that do not learn.
+
+The folder's name is a digest of the encoder's weights and of how pictures are made ready: with
+another encoder or another resize nothing is found, rather than something wrong. float16: 2 MiB a
+picture at SAM's size.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unspoken.model.checkpoint import state_sha256
+from unspoken.model.input_frame import PREPROCESSING
+from unspoken.model.semantic_sam import SemanticSam
+
+
+class KeptEmbeddings:
+    """Encodes a picture once, however many steps meet it."""
+
+    def __init__(self, root: Path, model: SemanticSam) -> None:
+        encoder = {n: t for n, t in model.state_dict().items() if n.startswith("image_encoder.")}
+        digest = hashlib.sha256(f"{state_sha256(encoder)} {PREPROCESSING}".encode()).hexdigest()
+        self._folder = root / digest[:32]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._model = model
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Tensor], keys: Sequence[str]) -> Tensor:
+        """(3, h, w) pictures with their keys -> (B, C, h, h); only new ones are encoded."""
+        rows: list[Tensor] = []
+        for image, key in zip(images, keys, strict=True):
+            path = self._path(key, image)
+            if not path.exists():
+                embedding = self._model.embed_images([image])[0].half().cpu().contiguous()
+                beside = path.with_suffix(".part")
+                save_file({"image_embedding": embedding}, beside)
+                beside.replace(path)
+            rows.append(load_file(path)["image_embedding"].float())
+        return torch.stack(rows).to(self._model.device)
+
+    def _path(self, key: str, image: Tensor) -> Path:
+        """By content too: two sources may use one key for two pictures."""
+        digest = hashlib.sha256(key.encode() + image.numpy().tobytes()).hexdigest()
+        folder = self._folder / digest[:2]
+        folder.mkdir(exist_ok=True)
+        return folder / f"{digest}.safetensors"

@@ -1,0 +1,93 @@
+"""SAM's loss on masks: 20 focal + 1 dice + 1 mean squared error of the predicted IoU.
+
+Of an ambiguous prompt's three masks only the one with the lowest focal + dice is taught, and only
+its IoU prediction (Segment Anything, arXiv:2304.02643, appendix A). Everything is computed on
+low-resolution logits, where the padding of the square counts for nothing.
+
+Legend: N prompts, M masks a prompt, s side of the mask logits.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unspoken.model.semantic_decoder import DecoderOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskLossConfig:
+    """Weights of the terms, and the focal loss's two numbers (RetinaNet's)."""
+
+    focal_weight: float = 20.0
+    dice_weight: float = 1.0
+    iou_weight: float = 1.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+
+
+class MaskLoss(NamedTuple):
+    """Weighted terms, and which of each prompt's masks they are about."""
+
+    terms: dict[str, Tensor]
+    best: Tensor  # (N,) long, in 0 .. M - 1
+    iou: Tensor  # (N, M) of the masks with the truth
+
+
+def mask_loss(
+    output: DecoderOutput, masks: Tensor, known: Tensor, *, config: MaskLossConfig
+) -> MaskLoss:
+    """masks, known: (N, s, s) bool. Terms are means over prompts."""
+    wanted = masks[:, None].float().expand_as(output.mask_logits)
+    inside = known[:, None]
+    focal = focal_loss(output.mask_logits, wanted, inside, config=config)  # (N, M)
+    dice = dice_loss(output.mask_logits, wanted, inside)
+    iou = mask_iou(output.mask_logits > 0, masks[:, None], inside)
+    quality = (output.iou_predictions - iou) ** 2
+    best = (config.focal_weight * focal + config.dice_weight * dice).argmin(dim=1)
+
+    def of_best(values: Tensor) -> Tensor:
+        return values.gather(1, best[:, None]).mean() if len(values) else values.sum()
+
+    return MaskLoss(
+        terms={
+            "focal": config.focal_weight * of_best(focal),
+            "dice": config.dice_weight * of_best(dice),
+            "iou": config.iou_weight * of_best(quality),
+        },
+        best=best,
+        iou=iou,
+    )
+
+
+def focal_loss(
+    mask_logits: Tensor, wanted: Tensor, inside: Tensor, *, config: MaskLossConfig
+) -> Tensor:
+    """Mean focal loss over the picture's cells: (N, M, s, s) -> (N, M)."""
+    cross_entropy = F.binary_cross_entropy_with_logits(mask_logits, wanted, reduction="none")
+    wrong = (mask_logits.sigmoid() - wanted).abs()
+    alpha = wanted * config.focal_alpha + (1 - wanted) * (1 - config.focal_alpha)
+    losses = alpha * wrong**config.focal_gamma * cross_entropy * inside
+    return losses.sum((-2, -1)) / inside.sum((-2, -1)).clamp(min=1)
+
+
+def dice_loss(mask_logits: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
+    """One minus the soft dice, smoothed by one: (N, M, s, s) -> (N, M)."""
+    probability = mask_logits.sigmoid() * inside
+    overlap = (probability * wanted).sum((-2, -1))
+    total = probability.sum((-2, -1)) + wanted.sum((-2, -1))
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
+def mask_iou(first: Tensor, second: Tensor, inside: Tensor) -> Tensor:
+    """IoU of bool masks over the picture's cells: (N, M, s, s) -> (N, M) float."""
+    overlap = (first & second & inside).sum((-2, -1))
+    union = ((first | second) & inside).sum((-2, -1))
+    return overlap.float() / union.clamp(min=1)
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Sum of weighted terms; zero where there are none."""
+    return torch.stack(list(terms.values())).sum() if terms else torch.zeros(())

@@ -1,0 +1,72 @@
+"""AdamW in groups: new weights, SAM's decoder and its encoder each at their own rate.
+
+Biases, norms, embeddings and the logit scale do not decay; the encoder's layers learn the slower
+the earlier they stand (layer decay: BEiT, arXiv:2106.08254).
+"""
+
+import math
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from training.sam_recipe import SamRecipe
+from unspoken.model.semantic_sam import SemanticSam, is_new
+
+_BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
+
+
+def build_optimizer(model: SemanticSam, recipe: SamRecipe) -> torch.optim.AdamW:
+    """Groups of the parameters that learn; each remembers its `base_lr`."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.ndim > 1 and not name.endswith(("pos_embed", "_token.weight"))
+        decay = recipe.weight_decay if decays and "_tokens." not in name else 0.0
+        groups.setdefault((learning_rate(name, model, recipe), decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay}
+            for (lr, decay), parameters in groups.items()
+        ],
+        betas=(0.9, 0.999),
+    )
+
+
+def learning_rate(name: str, model: SemanticSam, recipe: SamRecipe) -> float:
+    """The full rate of one parameter."""
+    if is_new(name):
+        return recipe.lr_new
+    if not name.startswith("image_encoder."):
+        return recipe.lr_decoder
+    depth = model.config.sam.encoder_depth
+    block = _BLOCK.match(name)
+    is_stem = name.startswith(("image_encoder.patch_embed", "image_encoder.pos_embed"))
+    layer = int(block.group(1)) + 1 if block else (0 if is_stem else depth + 1)
+    return recipe.lr_encoder * recipe.layer_decay ** (depth + 1 - layer)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, step: int, recipe: SamRecipe) -> float:
+    """Warm up, then half a cosine down to `final_lr_share` -> the factor on full rates."""
+    warmup = min(1.0, (step + 1) / recipe.warmup_steps)
+    progress = min(1.0, step / max(1, recipe.steps))
+    low = recipe.final_lr_share
+    factor = warmup * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return factor
+
+
+def clip_gradients(model: SemanticSam, recipe: SamRecipe) -> dict[str, float]:
+    """Clip new and old weights apart, so that loud new ones do not silence the old -> norms."""
+
+    def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
+        return float(nn.utils.clip_grad_norm_(list(parameters), limit))
+
+    learned = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    return {
+        "norm_new": clip((p for n, p in learned if is_new(n)), recipe.clip_new),
+        "norm_old": clip((p for n, p in learned if not is_new(n)), recipe.clip_old),
+    }

@@ -1,0 +1,147 @@
+"""Prompts as SAM is trained with: a first point or box, then clicks where the answer is wrong.
+
+`full` is SAM's: eleven answers a mask, of which two get no new prompt (arXiv:2304.02643, appendix
+A, 'Training algorithm'); `fast` is one answer, three corrections and one without a new prompt;
+`first` is the first answer alone.
+
+Legend: N units, K points so far, s side of the mask logits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.data.batches import MaskUnits
+from unspoken.model.sam_config import SamConfig
+from unspoken.model.semantic_decoder import DecoderOutput
+from unspoken.model.semantic_sam import Prompts
+
+Simulation = Literal["first", "fast", "full"]
+
+BOX_NOISE = 0.1  # of a side, at most MAX_BOX_NOISE of the input's
+MAX_BOX_NOISE = 20 / 1024
+_CORRECTIONS: dict[Simulation, int] = {"first": 0, "fast": 3, "full": 8}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One call of the decoder: what is asked, and whether three masks or one are wanted."""
+
+    prompts: Prompts
+    multimask_output: bool
+
+
+class _Asked(NamedTuple):
+    """The prompts so far of units of one kind."""
+
+    points: Tensor | None  # (N, K, 2)
+    point_labels: Tensor | None  # (N, K)
+    boxes: Tensor | None  # (N, 4)
+
+
+def jitter_boxes(boxes: Tensor, noise: Tensor, *, side: int) -> Tensor:
+    """Move each corner by a tenth of the box's side times the noise: (N, 4) xyxy -> (N, 4)."""
+    extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    limit = MAX_BOX_NOISE * side
+    moved = (boxes + (noise * BOX_NOISE * extent).clamp(-limit, limit)).clamp(0, side)
+    low = torch.minimum(moved[:, :2], moved[:, 2:])
+    return torch.cat([low, torch.maximum(moved[:, :2], moved[:, 2:])], dim=1)
+
+
+class PromptSimulation:
+    """A conversation about some masks: ask, hear the answer, click where it is wrong.
+
+    All of a batch start with a box, or all with a point: SAM pads a missing box with a token that
+    changes the answer.
+    """
+
+    def __init__(
+        self,
+        units: MaskUnits,
+        *,
+        sam: SamConfig,
+        simulation: Simulation,
+        starts_with_box: bool,
+        generator: torch.Generator,
+    ) -> None:
+        self._units = units
+        self._sam = sam
+        self._generator = generator
+        self._num_corrections = _CORRECTIONS[simulation]
+        self._plain = _plain_turns(simulation, self._num_corrections, generator)
+        if starts_with_box:
+            boxes = jitter_boxes(units.boxes, units.noise, side=sam.image_size)
+            self._asked = _Asked(None, None, boxes)
+        else:
+            ones = torch.ones(len(units.points), 1)
+            self._asked = _Asked(units.points[:, None], ones, None)
+        self._mask_logits: Tensor | None = None
+
+    def turns(self) -> Iterator[Turn]:
+        """The calls in order; `hear` each answer before the next one is drawn."""
+        # A box is not ambiguous: it asks for the single mask, as a served box does.
+        yield self._turn(multimask_output=self._asked.boxes is None)
+        for number in range(self._num_corrections + len(self._plain)):
+            if number not in self._plain:
+                self._click()
+            yield self._turn(multimask_output=False)
+
+    def hear(self, output: DecoderOutput) -> None:
+        """Keep the most trusted mask's logits: they are a prompt of the next turn."""
+        best = output.iou_predictions.argmax(1)
+        rows = torch.arange(len(best))
+        self._mask_logits = output.mask_logits[rows, best].detach()[:, None]  # (N, 1, s, s)
+
+    def _turn(self, *, multimask_output: bool) -> Turn:
+        asked = self._asked
+        prompts = Prompts(
+            image_index=self._units.image_index,
+            points=asked.points,
+            point_labels=asked.point_labels,
+            boxes=asked.boxes,
+            mask_logits=self._mask_logits,
+        )
+        return Turn(prompts, multimask_output)
+
+    def _click(self) -> None:
+        """One point more for each unit, somewhere in what is missing or too much."""
+        assert self._mask_logits is not None, "an answer was heard"
+        said = self._mask_logits[:, 0] > 0
+        wrong = (said != self._units.masks) & self._units.known
+        # Where all is right, any cell of the mask does.
+        nothing = ~wrong.flatten(1).any(1)
+        wrong[nothing] = (
+            self._units.masks[nothing]
+            | ~self._units.masks[nothing].flatten(1).any(1)[:, None, None]
+        )
+        weights = wrong.flatten(1).float()
+        chosen = torch.multinomial(weights, 1, generator=self._generator)[:, 0]  # (N,)
+        side = self._sam.mask_side
+        cell = self._sam.image_size / side
+        places = torch.stack([chosen % side, chosen // side], dim=1).float()
+        points = (places + 0.5) * cell - 0.5  # the prompt encoder adds the half again
+        labels = self._units.masks.flatten(1).gather(1, chosen[:, None]).float()
+        old = self._asked
+        if old.points is not None and old.point_labels is not None:
+            points_so_far = torch.cat([old.points, points[:, None]], dim=1)
+            labels = torch.cat([old.point_labels, labels], dim=1)
+        else:
+            points_so_far = points[:, None]
+        self._asked = _Asked(points_so_far, labels, old.boxes)
+
+
+def _plain_turns(
+    simulation: Simulation, num_corrections: int, generator: torch.Generator
+) -> frozenset[int]:
+    """Which of the turns after the first get no new prompt: one anywhere, one at the end."""
+    match simulation:
+        case "first":
+            return frozenset()
+        case "fast":
+            return frozenset({num_corrections})
+        case "full":
+            anywhere = int(torch.randint(num_corrections, (1,), generator=generator))
+            return frozenset({anywhere, num_corrections + 1})

@@ -1,0 +1,97 @@
+"""One process or many under `torchrun`: what they share of a step.
+
+Gradients are averaged after the backward pass; what a contrast needs of the others is gathered with
+its gradient. Then many ranks on shares of a batch do what one process does on the whole.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among `count`."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Mean over ranks, in place; a parameter without a gradient counts as zero."""
+        if self.count == 1:
+            return
+        learned = [each for each in parameters if each.requires_grad]
+        gradients = [
+            each.grad if each.grad is not None else torch.zeros_like(each) for each in learned
+        ]
+        flat = torch.cat([each.flatten() for each in gradients])
+        dist.all_reduce(flat)
+        flat /= self.count
+        start = 0
+        for parameter, gradient in zip(learned, gradients, strict=True):
+            stop = start + gradient.numel()
+            parameter.grad = flat[start:stop].view_as(gradient).clone()
+            start = stop
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks in order, with gradients: (N_r, ...) of each -> (N, ...)."""
+        if self.count == 1:
+            return rows
+        gathered: Tensor = _Gather.apply(rows, self.gather_objects(len(rows)), self.rank)
+        return gathered
+
+    def gather_objects(self, item: Item) -> list[Item]:
+        """One item of each rank, in order."""
+        if self.count == 1:
+            return [item]
+        items: list[Item] = [item] * self.count
+        dist.all_gather_object(items, item)
+        return items
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.count > 1:
+            dist.barrier()
+
+
+ONE_PROCESS = Ranks()
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of every rank; each row's gradient is the sum of what all ranks say of it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int], rank: int) -> Tensor:
+        """(N_r, ...) -> (N, ...)."""
+        ctx.own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """(N, ...) -> (N_r, ...)."""
+        summed = gradients[0].contiguous().clone()
+        dist.all_reduce(summed)
+        return summed[ctx.own], None, None
+
+
+def join_ranks() -> Ranks:
+    """The process group that torchrun asks for, gloo without an accelerator; else one process."""
+    if not dist.is_torchelastic_launched():
+        return Ranks()
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size())

@@ -1,0 +1,166 @@
+"""Named recipes of Semantic-SAM: functions that return everything that decides a run.
+
+| recipe | starts from | learns | data a step | command |
+|---|---|---|---|---|
+| small-sam | nothing | all | 128 masks | `unspoken train small-sam --sa1b DIR --out DIR` |
+| small-semantic | small-sam | decoder and encoder, joint | 32 masks : 128 boxes | `unspoken train small-semantic --start W --data DIR --pictures DIR --sa1b DIR --out DIR` |
+| readout | official SAM | new tokens, isolated | 128 boxes, kept embeddings | `unspoken train readout --sam PTH --data DIR --pictures DIR --out DIR` |
+| thesis | official SAM | decoder, joint | 32 masks : 128 boxes | `unspoken train thesis --sam PTH --data DIR --pictures DIR --sa1b DIR --out DIR` |
+| smoke | nothing | new tokens, isolated | 8 masks : 32 boxes | the tests' |
+
+Costs and figures that were measured stand at each recipe; docs/training.md says how to read them.
+"""  # noqa: E501 - a table
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from training.data.batches import BatchConfig
+from training.mask_losses import MaskLossConfig
+from training.prompting import Simulation
+from training.semantic_losses import SemanticLossConfig
+from unspoken.errors import InvalidInput
+from unspoken.model.sam_config import SemanticConfig, SemanticSamConfig, sam_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamRecipe:
+    """Everything that decides what a run does, but for its files."""
+
+    name: str
+    network: SemanticSamConfig
+    batch: BatchConfig
+    steps: int
+    simulation: Simulation = "fast"
+    simulate_every: int = 1
+    """Every so many steps the whole simulation runs, else the first answer only."""
+    point_share: float = 0.3
+    """Of the labelled boxes, those that are asked by a point in their mask."""
+    mask_loss: MaskLossConfig = field(default_factory=MaskLossConfig)
+    semantic_loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
+    text_center: Literal["none", "mean"] = "none"
+    extra_negatives: int = 0
+    """Labels that the step does not carry, drawn by frequency."""
+    lr_new: float = 5e-4
+    lr_decoder: float = 1e-5
+    lr_encoder: float = 3e-6
+    layer_decay: float = 0.9
+    weight_decay: float = 0.05
+    warmup_steps: int = 250
+    final_lr_share: float = 0.1
+    clip_new: float = 1.0
+    clip_old: float = 0.1
+    accumulate: int = 1
+    """Batches whose gradients make one step."""
+    ema_decay: float | None = None
+    keep_embeddings: bool = False
+    """Encode each picture once and keep its embedding: only where the encoder rests."""
+    bf16: Literal["auto", "never"] = "auto"
+    num_workers: int = 1
+    log_every: int = 20
+    checkpoint_every_s: float = 180.0
+    sample_every: int = 500
+    seed: int = 0
+
+
+def sam_recipe(name: str) -> SamRecipe:
+    """The recipes there are. Raises InvalidInput for another name."""
+    match name:
+        case "small-sam":
+            return small_sam()
+        case "small-semantic":
+            return small_semantic()
+        case "readout":
+            return readout()
+        case "thesis":
+            return thesis()
+        case "smoke":
+            return smoke()
+        case _:
+            known = "small-sam, small-semantic, readout, thesis or smoke"
+            raise InvalidInput(f"recipe must be {known}, got {name!r}")
+
+
+def small_sam() -> SamRecipe:
+    """A small SAM from nothing, on masks without labels."""
+    return SamRecipe(
+        name="small-sam",
+        network=SemanticSamConfig(sam=sam_config("small"), semantic=SemanticConfig(train="all")),
+        batch=BatchConfig(masks_a_step=128, boxes_a_step=0, masks_a_picture=8, seed=1),
+        steps=1800,
+        simulate_every=6,
+        lr_new=8e-4,
+        lr_decoder=8e-4,
+        lr_encoder=8e-4,
+        layer_decay=1.0,
+        weight_decay=0.02,
+        warmup_steps=100,
+        final_lr_share=0.02,
+        clip_old=1.0,
+        ema_decay=0.998,
+    )
+
+
+def small_semantic() -> SamRecipe:
+    """The small SAM learns labels from a dataset of the worker's own, 1 mask : 4 boxes."""
+    return SamRecipe(
+        name="small-semantic",
+        network=SemanticSamConfig(
+            sam=sam_config("small"),
+            semantic=SemanticConfig(token_attention="joint", train="decoder+encoder"),
+        ),
+        batch=BatchConfig(masks_a_step=32, boxes_a_step=128, seed=2),
+        steps=1500,
+        simulate_every=4,
+        lr_new=1e-3,
+        lr_decoder=3e-4,
+        lr_encoder=3e-4,
+        layer_decay=1.0,
+        warmup_steps=60,
+        final_lr_share=0.02,
+        clip_old=1.0,
+        ema_decay=0.998,
+    )
+
+
+def readout() -> SamRecipe:
+    """New tokens beside an official SAM that stays what it is, on kept embeddings."""
+    return SamRecipe(
+        name="readout",
+        network=SemanticSamConfig(sam=sam_config("vit_b")),
+        batch=BatchConfig(masks_a_step=0, boxes_a_step=128, boxes_a_picture=6, seed=3),
+        steps=10_000,
+        keep_embeddings=True,
+    )
+
+
+def thesis() -> SamRecipe:
+    """The thesis: joint attention, the whole decoder learns, 1 SA-1B mask : 4 generated boxes."""
+    return SamRecipe(
+        name="thesis",
+        network=SemanticSamConfig(
+            sam=sam_config("vit_h"),
+            semantic=SemanticConfig(token_attention="joint", train="decoder"),
+        ),
+        batch=BatchConfig(masks_a_step=32, boxes_a_step=128, masks_a_picture=8, seed=4),
+        # A quarter of the contrast: it starts an order above the mask losses (science.md 2.2).
+        semantic_loss=SemanticLossConfig(contrast_weight=0.25),
+        steps=20_000,
+        keep_embeddings=False,
+    )
+
+
+def smoke() -> SamRecipe:
+    """Seconds, for tests: the loss falls, and isolated masks stay what they were."""
+    base = readout()
+    return replace(
+        base,
+        name="smoke",
+        network=SemanticSamConfig(sam=sam_config("tiny")),
+        batch=BatchConfig(masks_a_step=8, boxes_a_step=32, masks_a_picture=4, seed=5),
+        steps=80,
+        lr_new=8e-3,
+        warmup_steps=4,
+        num_workers=0,
+        log_every=5,
+        sample_every=20,
+    )

@@ -1,0 +1,292 @@
+"""Run a recipe: data in, checkpoints, metrics, sample pictures and weights out.
+
+    python -m training.train small-sam --sa1b DIR --out DIR
+    torchrun --nproc-per-node 2 -m training.train small-semantic --start W --data DIR ...
+
+`OUT/checkpoint.pt` is replaced atomically every few minutes; the same command goes on from it, at
+the very batch it would have met. `OUT/metrics.jsonl` has a line every few steps, `OUT/samples/`
+pictures, and `OUT/weights.safetensors` at the end is what a segmenter serves; for a run that
+started from a SAM, `OUT/delta.safetensors` holds only what differs from it.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from training.data.batches import TrainBatch, TrainData
+from training.data.box_pictures import BoxPictures
+from training.data.mask_pictures import MaskPictures
+from training.detection_data import stream
+from training.kept_embeddings import KeptEmbeddings
+from training.label_book import LabelBook
+from training.ranks import ONE_PROCESS, Ranks, join_ranks
+from training.sam_recipe import SamRecipe, sam_recipe
+from training.sam_trainer import SamTrainer
+from training.sample_pictures import draw_samples
+from unspoken.errors import InvalidConfig
+from unspoken.model.checkpoint import (
+    LoadedSam,
+    SemanticInfo,
+    load_official_sam,
+    load_weights,
+    save_delta,
+    save_weights,
+)
+from unspoken.model.semantic_sam import SemanticSam
+from unspoken.runs.manifest import read_text_encoder
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, METRICS, WEIGHTS, DELTA = (
+    "checkpoint.pt",
+    "metrics.jsonl",
+    "weights.safetensors",
+    "delta.safetensors",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFiles:
+    """Where a run reads and writes.
+
+    data: a run's dataset folder, whose pictures lie below `pictures`; sa1b: an SA-1B folder; sam:
+    an official checkpoint, or start: weights of ours, else the network starts from nothing;
+    named_only: of the dataset, only boxes of what captions name.
+    """
+
+    out: Path
+    data: Path | None = None
+    pictures: Path | None = None
+    sa1b: Path | None = None
+    sam: Path | None = None
+    start: Path | None = None
+    named_only: bool = False
+
+
+def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -> Path:
+    """Train to the recipe's last step, from the checkpoint in `out` where there is one.
+
+    Returns the file of the final weights. Raises InvalidConfig, NotFound, MissingWeights.
+    """
+    files.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    loaded = _load(recipe, files)
+    base = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    mask_pictures, box_pictures = _open_data(recipe, files)
+    book = None
+    if box_pictures is not None:
+        book = LabelBook(
+            box_pictures.vectors,
+            box_pictures.label_counts,
+            center=recipe.text_center == "mean",
+            config=recipe.semantic_loss,
+        )
+    model = loaded.model
+    if torch.cuda.is_available():
+        model = model.to(f"cuda:{ranks.rank % torch.cuda.device_count()}")
+    kept = KeptEmbeddings(files.out / "embeddings", model) if recipe.keep_embeddings else None
+    trainer = SamTrainer(recipe, model, book=book, ranks=ranks, embeddings=kept)
+    path = files.out / CHECKPOINT
+    if path.exists():
+        trainer.load_state(torch.load(path, map_location="cpu", weights_only=True))
+        logger.info("goes on at step %d", trainer.num_steps)
+    data = TrainData(
+        recipe.batch,
+        sam=recipe.network.sam,
+        mask_pictures=mask_pictures,
+        box_pictures=box_pictures,
+        rank=ranks.rank,
+        num_ranks=ranks.count,
+    )
+    _run(trainer, data, files)
+    if ranks.is_first:
+        _write_weights(trainer, files, base=base, info=_info(recipe, files, loaded.info, book))
+    ranks.barrier()
+    return files.out / WEIGHTS
+
+
+def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
+    """The network to start from, with the recipe's switches."""
+    match files.sam, files.start:
+        case None, None:
+            return LoadedSam(model=SemanticSam(recipe.network), info=SemanticInfo())
+        case Path() as sam, None:
+            config = recipe.network.sam if recipe.network.sam.image_size != 1024 else None
+            return load_official_sam(sam, semantic=recipe.network.semantic, config=config)
+        case None, Path() as start:
+            found = load_weights(start)
+            if found.model.config.sam != recipe.network.sam:
+                raise InvalidConfig(
+                    f"{start} is a {found.model.config.sam.name}, "
+                    f"{recipe.name} trains a {recipe.network.sam.name}"
+                )
+            model = SemanticSam(recipe.network)
+            model.load_state_dict(found.model.state_dict())
+            if not found.info.semantic_trained:
+                model.mask_decoder.start_new_tokens()
+            return LoadedSam(model=model, info=found.info)
+        case _:
+            raise InvalidConfig("name an official SAM or weights of ours, not both")
+
+
+def _open_data(
+    recipe: SamRecipe, files: TrainFiles
+) -> tuple[MaskPictures | None, BoxPictures | None]:
+    batch = recipe.batch
+    mask_pictures = box_pictures = None
+    if batch.masks_a_step:
+        if files.sa1b is None:
+            raise InvalidConfig(f"{recipe.name} learns from masks: name an SA-1B folder (--sa1b)")
+        mask_pictures = MaskPictures(
+            files.sa1b, masks_a_picture=batch.masks_a_picture, seed=batch.seed
+        )
+    if batch.boxes_a_step:
+        if files.data is None or files.pictures is None:
+            raise InvalidConfig(
+                f"{recipe.name} learns from a generated dataset: name its folder (--data) and the "
+                "folder of its pictures (--pictures)"
+            )
+        box_pictures = BoxPictures(
+            files.data,
+            pictures=files.pictures,
+            boxes_a_picture=batch.boxes_a_picture,
+            seed=batch.seed,
+            named_only=files.named_only,
+        )
+    return mask_pictures, box_pictures
+
+
+def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
+    """Steps until the recipe's last, with metrics, samples and checkpoints on the way."""
+    recipe, ranks = trainer.recipe, trainer.ranks
+    batches: Iterator[TrainBatch] = stream(
+        data, first=trainer.num_steps * recipe.accumulate, num_workers=recipe.num_workers
+    )
+    saved, sums, started = time.monotonic(), dict[str, float](), time.monotonic()
+    first_step = trainer.num_steps
+    while trainer.num_steps < recipe.steps:
+        taken = [next(batches) for _ in range(recipe.accumulate)]
+        figures = trainer.step(taken)
+        if not ranks.is_first:
+            continue
+        sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+        step = trainer.num_steps
+        if step % recipe.log_every == 0 or step == recipe.steps:
+            count = (step - first_step) % recipe.log_every or recipe.log_every
+            a_step = (time.monotonic() - started) / (step - first_step)
+            means = {name: value / count for name, value in sums.items()}
+            _log(files.out, step=step, steps=recipe.steps, seconds_a_step=a_step, figures=means)
+            sums = {}
+        if step % recipe.sample_every == 0:
+            trainer.swap_average()
+            draw_samples(trainer.model, taken[0], files.out / "samples" / f"step-{step:06d}.png")
+            trainer.swap_average()
+        if time.monotonic() - saved > recipe.checkpoint_every_s or step == recipe.steps:
+            save_checkpoint(trainer.state(), files.out / CHECKPOINT)
+            saved = time.monotonic()
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write beside, then rename: a kill in between leaves the older checkpoint whole."""
+    beside = path.with_suffix(".part")
+    torch.save(state, beside)
+    beside.replace(path)
+
+
+def _info(
+    recipe: SamRecipe, files: TrainFiles, before: SemanticInfo, book: LabelBook | None
+) -> SemanticInfo:
+    """What the trained vectors mean."""
+    history = {
+        **before.history,
+        recipe.name: {"steps": recipe.steps, "mix": _mix(recipe)},
+    }
+    if book is None or files.data is None:
+        return replace(before, history=history)
+    return SemanticInfo(
+        semantic_trained=True,
+        text_encoder=read_text_encoder(files.data),
+        text_templates=("{}",),  # the dataset's vectors are those of the bare labels
+        text_mean=book.mean,
+        history=history,
+    )
+
+
+def _mix(recipe: SamRecipe) -> str:
+    return f"{recipe.batch.masks_a_step}:{recipe.batch.boxes_a_step}"
+
+
+def _write_weights(
+    trainer: SamTrainer, files: TrainFiles, *, base: dict[str, Tensor], info: SemanticInfo
+) -> None:
+    trainer.swap_average()
+    model = trainer.model.eval()
+    save_weights(model, files.out / WEIGHTS, info=info)
+    if files.sam is not None or files.start is not None:
+        save_delta(model, files.out / DELTA, base=base, info=info)
+    trainer.swap_average()
+
+
+def _log(
+    out: Path, *, step: int, steps: int, seconds_a_step: float, figures: dict[str, float]
+) -> None:
+    row = {"step": step, "seconds_a_step": round(seconds_a_step, 3)}
+    row |= {name: round(value, 5) for name, value in figures.items()}
+    with (out / METRICS).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    left_s = (steps - step) * seconds_a_step
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    logger.info("step %d of %d, %.0f s left: %s", step, steps, left_s, shown)
+
+
+def main(
+    recipe: Annotated[str, typer.Argument(help="A name of training/sam_recipe.py.")],
+    out: Annotated[Path, typer.Option(help="Folder of checkpoint, metrics and weights.")],
+    data: Annotated[Path | None, typer.Option(help="A run's dataset folder.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="What the dataset's source names are relative to.")
+    ] = None,
+    sa1b: Annotated[Path | None, typer.Option(help="SA-1B folder.")] = None,
+    sam: Annotated[Path | None, typer.Option(help="Official sam_vit_*.pth to start from.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Weights of ours to start from.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="Masks to boxes, as 1:4; the step keeps its size.")
+    ] = None,
+    *,
+    named_only: Annotated[
+        bool, typer.Option("--named-only", help="Only boxes of what captions name.")
+    ] = False,
+) -> None:
+    """Train Semantic-SAM; the same command again goes on where a killed run stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    chosen = sam_recipe(recipe)
+    if steps is not None:
+        chosen = replace(chosen, steps=steps)
+    if mix is not None:
+        chosen = replace(chosen, batch=chosen.batch.mixed(mix))
+    files = TrainFiles(
+        out=out,
+        data=data,
+        pictures=pictures,
+        sa1b=sa1b,
+        sam=sam,
+        start=start,
+        named_only=named_only,
+    )
+    ranks = join_ranks()
+    if ranks.count > 1 and not torch.cuda.is_available():
+        torch.set_num_threads(max(1, torch.get_num_threads() // ranks.count))
+    train(chosen, files, ranks=ranks)
+
+
+if __name__ == "__main__":
+    typer.run(main)
