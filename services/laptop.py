@@ -23,7 +23,8 @@ from services.llm import app as llm_app
 from services.llm.engine import build_engine as build_llm
 from services.llm.settings import LlmSettings
 from services.segmenter import app as segmenter_app
-from services.segmenter.engine import build_engine as build_segmenter
+from services.segmenter.engine import build_engine as build_text_encoder
+from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
 from unspoken.server import configure_logging, uvicorn_config
@@ -44,14 +45,23 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
     """Load every model and make the four apps; settings come from the environment."""
     llm, detector = LlmSettings(), DetectorSettings()
     segmenter, gateway = SegmenterSettings(), GatewaySettings()
+    if segmenter.detector_url is None:
+        # Over HTTP even here: its own queue stands before the one inference thread.
+        segmenter = segmenter.model_copy(update={"detector_url": f"http://{_address(detector)}"})
+    if "segmenter_url" not in gateway.model_fields_set:
+        gateway = gateway.model_copy(update={"segmenter_url": f"http://{_address(segmenter)}"})
     num_threads = detector.num_threads
     thread = InferenceThread(name="cpu", initializer=lambda: torch.set_num_threads(num_threads))
     llm_face = llm_app.create_app(build_llm(llm), thread=thread, **_limits(llm))
     detector_face = detector_app.create_app(
         build_detector(detector), thread=thread, **_limits(detector)
     )
+    text_encoder = build_text_encoder(segmenter)
     segmenter_face = segmenter_app.create_app(
-        build_segmenter(segmenter), thread=thread, **_limits(segmenter)
+        text_encoder,
+        segmenter=build_segmenter(segmenter, text_encoder),
+        thread=thread,
+        **_limits(segmenter),
     )
     return [
         (llm_face, llm),
@@ -59,6 +69,12 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
         (segmenter_face, segmenter),
         (gateway_app.create_app(gateway), gateway),
     ]
+
+
+def _address(settings: ServiceSettings) -> str:
+    """Where a service of this process can be reached from here."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 class _Limits(TypedDict):

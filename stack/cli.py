@@ -14,7 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from stack.demo import run_demo
 from stack.labelling import Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
+from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
+from stack.training_verbs import PASS_ON, run_evaluate, run_train
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
 from unspoken.runs.export import export_coco
@@ -30,14 +32,20 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Weights of the profiles in models.yaml.", no_args_is_help=True)
 export_app = typer.Typer(help="Datasets in the formats of other tools.", no_args_is_help=True)
-train_app = typer.Typer(help="Train the models of the project.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 app.add_typer(export_app, name="export")
-app.add_typer(train_app, name="train")
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
 Url = Annotated[str | None, typer.Option("--url", help="Gateway of a stack that runs already.")]
+
+
+class Way(StrEnum):
+    """How text queries are answered."""
+
+    auto = "auto"
+    bank = "bank"
+    detector = "detector"
 
 
 class Style(StrEnum):
@@ -164,11 +172,43 @@ def retry(
 
 
 @app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="A picture: JPEG, PNG or WEBP.")],
+    texts: Annotated[list[str], typer.Argument(help="What to look for.")],
+    *,
+    url: Annotated[
+        str | None, typer.Option("--url", help="A gateway or segmenter; else in this process.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the overlay and the JSON.")] = Path(),
+    method: Annotated[Way, typer.Option(help="bank, detector, or what is ready.")] = Way.auto,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Masks of a text at most.")] = 20,
+) -> None:
+    """Find what texts name in a picture: an overlay picture with the masks, and the reply."""
+    with reached_segmenter(url) as segmenter:
+        reply = segment_file(
+            image,
+            texts,
+            out=out,
+            segmenter=segmenter,
+            method=method.value,
+            threshold=threshold,
+            top_k=top_k,
+        )
+    for line in describe_reply(reply):
+        typer.echo(line)
+    typer.echo(f"wrote {out / image.stem}-masks.png and the same as .json")
+
+
+@app.command()
 def world(
     *,
     out: Annotated[Path, typer.Option(help="New or empty folder.")],
     scenes: Annotated[int, typer.Option(min=1)] = 1000,
     seed: Annotated[int, typer.Option()] = 0,
+    unlabelled: Annotated[
+        int | None, typer.Option(min=0, help="Pictures of the SA-1B folder; a quarter otherwise.")
+    ] = None,
     styles: Annotated[list[Style] | None, typer.Option("--style", help="Repeat for more.")] = None,
 ) -> None:
     """Write a small world: img2dataset shards, an SA-1B folder, and a sheet to look at."""
@@ -177,7 +217,7 @@ def world(
 
     chosen = tuple(str(style) for style in styles or (Style.twemoji, Style.fluent))
     with console.status(f"composing {scenes} scenes"):
-        tars = write_world(out, num_scenes=scenes, seed=seed, styles=chosen)
+        tars = write_world(out, num_scenes=scenes, seed=seed, num_sa1b=unlabelled, styles=chosen)
     typer.echo(f"{len(tars)} shards in {out / 'shards'}; look at {out / 'contact-sheet.jpg'}")
 
 
@@ -225,22 +265,16 @@ def fetch_weights(
     )
 
 
-@train_app.command("detector")
-def train_detector(
-    *,
-    out: Annotated[Path, typer.Option(help="Checkpoints, metrics and weights go here.")],
-    recipe: Annotated[str, typer.Option(help="A recipe of training/detector.py.")] = (
-        "small-detector"
-    ),
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time of all stages together.")] = 90,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
-) -> None:
-    """Train the small Grounding-DINO on the small world."""
-    # Training needs torch; the other verbs do not.
-    from training.detector import train_detector as train
-    from training.detector_recipe import recipe_named
+@app.command("train", context_settings=PASS_ON, add_help_option=False)
+def train_command(context: typer.Context) -> None:
+    """Train Semantic-SAM by a recipe, or `detector`; --help after it tells more."""
+    run_train(context.args)
 
-    train(recipe_named(recipe), out=out, minutes=minutes, resume=resume)
+
+@app.command("evaluate", context_settings=PASS_ON, add_help_option=False)
+def evaluate_command(context: typer.Context) -> None:
+    """Judge a Semantic-SAM: names, masks, what was kept of SAM, text queries."""
+    run_evaluate(context.args)
 
 
 def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:

@@ -121,6 +121,8 @@ class Stack:
             WORKER_BROKER_URL=broker_url,
             WORKER_CONCURRENCY=str(self.config.worker_concurrency),
             **{f"WORKER_{name.upper()}_URL": self.urls[name] for name in SERVICES[:3]},
+            SEGMENTER_DETECTOR_URL=self.urls["detector"],
+            GATEWAY_SEGMENTER_URL=self.urls["segmenter"],
             REMAP_SIGTERM="SIGQUIT",
         )
         for name, module in (

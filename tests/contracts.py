@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unspoken.errors import InvalidInput
+from unspoken.errors import InvalidInput, NotFound
 from unspoken.images import decode_picture
-from unspoken.ports import Detector, Prompter, TextEncoder
+from unspoken.masks import decode_rle
+from unspoken.ports import Detector, Prompter, Segmenter, TextEncoder
+from unspoken.segment_schemas import RleMask, SegmentQuestion
 
 
 def picture_bytes(*, size: tuple[int, int] = (96, 64)) -> bytes:
@@ -70,3 +72,39 @@ def check_text_encoder(encoder: TextEncoder) -> None:
     assert np.allclose(vectors[0], vectors[2], atol=1e-5)
     assert not np.allclose(vectors[0], vectors[1], atol=1e-2)
     assert encoder.model.kind == "text_encoder"
+
+
+def check_segmenter(segmenter: Segmenter) -> None:
+    """A result per query, in order, by picture, by id and by name; masks of the picture's size."""
+    picture = decode_picture(picture_bytes())
+    with pytest.raises(NotFound, match="send it again"):
+        segmenter.read_image("never sent")
+    added = segmenter.add_image(picture, name="mine")
+    assert (added.width, added.height, added.sha256) == (96, 64, picture.sha256)
+    assert segmenter.read_image(added.id).id == segmenter.read_image("mine").id == added.id
+    box = {"x0": 8, "y0": 8, "x1": 60, "y1": 50}
+    question = SegmentQuestion.model_validate(
+        {
+            "queries": [
+                {"boxes": [box]},
+                {"boxes": [box], "threshold": 1.0},
+                {"points": [{"x": 9, "y": 9}]},
+            ]
+        }
+    )
+    replies = [segmenter.segment(image, question) for image in (picture, added.id, "mine")]
+    assert replies[0].results == replies[1].results == replies[2].results
+    assert [result.query_index for result in replies[0].results] == [0, 1, 2]
+    assert replies[1].cache.hit and replies[0].image.id == added.id
+    for result in replies[0].results:
+        scores = [instance.score for instance in result.instances]
+        assert scores == sorted(scores, reverse=True)
+        for instance in result.instances:
+            assert isinstance(instance.mask, RleMask) and instance.mask.size == (64, 96)
+            mask = decode_rle([instance.mask.counts.encode()], (64, 96))[0]
+            assert mask.sum() == instance.area > 0
+    assert segmenter.segment(picture, SegmentQuestion(queries=())).results == []
+    outside = {"queries": [{"boxes": [{"x0": 900, "y0": 900, "x1": 950, "y1": 950}]}]}
+    with pytest.raises(InvalidInput, match="outside"):
+        segmenter.segment(picture, SegmentQuestion.model_validate(outside))
+    assert segmenter.model.kind == "segmenter"

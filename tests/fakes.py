@@ -3,11 +3,15 @@
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from services.segmenter.embedding_cache import EmbeddingCache, public_id
+from services.segmenter.stages import MISS, BankSteps, Detected, Plan, StagedSegmenter
 from unspoken.errors import InvalidInput
 from unspoken.images import Picture
+from unspoken.masks import encode_rle
 from unspoken.schemas import (
     EMBEDDING_DIM,
     Box,
@@ -18,6 +22,17 @@ from unspoken.schemas import (
     PhraseSource,
     Proposal,
 )
+from unspoken.segment_schemas import (
+    CacheState,
+    Instance,
+    QueryResult,
+    RleMask,
+    SegmentedImage,
+    SegmentQuery,
+    SegmentQuestion,
+    SegmentReply,
+)
+from unspoken.timings import Timings
 
 
 class FakePrompter:
@@ -94,6 +109,118 @@ class FakeDetector:
                 found.append(Detection(phrase_index=index, phrase=phrase, box=box, score=score))
         found.sort(key=lambda detection: -detection.score)
         return DetectionResult(detections=tuple(found), num_chunks=1 if phrases else 0)
+
+
+@dataclass(eq=False)
+class FakeHeld:
+    """A picture that the fake segmenter holds."""
+
+    id: str
+    sha256: str
+    size_hw: tuple[int, int]
+    bank_ready: bool = False
+    num_bytes: int = 1000
+
+
+class FakeSegmenter(StagedSegmenter[FakeHeld]):
+    """One instance a query, placed and scored by the hash of picture and text."""
+
+    model = ModelInfo(name="fake-segmenter", kind="segmenter", revision="0")
+
+    def __init__(self, *, before: Callable[[Picture], None] | None = None) -> None:
+        super().__init__(EmbeddingCache[FakeHeld](capacity_mib=1))
+        self.num_embedded = 0
+        self._before = before
+
+    def image_id(self, content_sha256: str) -> str:
+        return public_id(content_sha256, weights_sha256="0", preprocessing="0", dtype="0")
+
+    def embed(self, picture: Picture) -> FakeHeld:
+        if self._before is not None:
+            self._before(picture)
+        self.num_embedded += 1
+        held = FakeHeld(self.image_id(picture.sha256), picture.sha256, picture.size_hw)
+        self.cache.put(held)
+        return held
+
+    def plan(self, held: FakeHeld, question: SegmentQuestion) -> Plan[FakeHeld]:
+        height, width = held.size_hw
+        for query in question.queries:
+            if any(box.x0 >= width or box.y0 >= height for box in query.boxes):
+                raise InvalidInput("the box is outside of the picture")
+        needs_bank = question.method == "bank" and not held.bank_ready
+        way = "bank" if question.method == "auto" else question.method
+        only_prompts = bool(question.queries) and all(q.is_prompted for q in question.queries)
+        return Plan(
+            held=held,
+            question=question,
+            way="prompts" if only_prompts else way,
+            needs_bank=needs_bank,
+        )
+
+    def bank_steps(self, held: FakeHeld) -> BankSteps:
+        return FakeSteps(held)
+
+    def detect(self, plan: Plan[FakeHeld]) -> Detected:
+        return Detected(DetectionResult(detections=(), num_chunks=0), 0.3)
+
+    def answer(self, plan: Plan[FakeHeld], detected: Detected | None) -> SegmentReply:
+        height, width = plan.held.size_hw
+        results = [
+            QueryResult(
+                query_index=index,
+                text=query.text,
+                instances=self._instances(query, plan.held, plan.question.output.mask),
+            )
+            for index, query in enumerate(plan.question.queries)
+        ]
+        return SegmentReply(
+            image=SegmentedImage(id=plan.held.id, width=width, height=height),
+            model=self.model,
+            method=plan.way,
+            cache=MISS,
+            results=results,
+            timings_ms={},
+        )
+
+    def render(self, answer: SegmentReply, *, cache: CacheState, timings: Timings) -> bytes:
+        changes = {"cache": cache, "timings_ms": timings.as_ms()}
+        return answer.model_copy(update=changes).model_dump_json().encode()
+
+    def warm_up(self) -> None:
+        pass
+
+    def _instances(self, query: SegmentQuery, held: FakeHeld, form: str) -> list[Instance]:
+        height, width = held.size_hw
+        digest = hashlib.sha256(held.sha256.encode() + (query.text or "").encode()).digest()
+        x0, y0 = digest[0] * width // 512, digest[1] * height // 512
+        score = digest[2] / 255
+        if score < (query.threshold or 0):
+            return []
+        mask = np.zeros((height, width), dtype=bool)
+        mask[y0 : y0 + height // 3 + 1, x0 : x0 + width // 3 + 1] = True
+        (counts,) = encode_rle(mask[None])
+        return [
+            Instance(
+                box=Box(x0=x0, y0=y0, x1=x0 + width // 3 + 1, y1=y0 + height // 3 + 1),
+                score=score,
+                predicted_iou=0.9,
+                similarity=0.5,
+                area=int(mask.sum()),
+                mask=RleMask(size=held.size_hw, counts=counts.decode()) if form == "rle" else None,
+            )
+        ]
+
+
+class FakeSteps:
+    """A bank that is ready at once."""
+
+    def __init__(self, held: FakeHeld) -> None:
+        self._held = held
+
+    def step(self) -> bool:
+        self._held.bank_ready = True
+        return True
 
 
 class FakeTextEncoder:

@@ -16,10 +16,11 @@ from services.segmenter.app import create_app as segmenter_app
 from tests.contracts import (
     check_detector,
     check_prompter,
+    check_segmenter,
     check_text_encoder,
 )
-from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
-from unspoken.clients import DetectorClient, PrompterClient, TextEncoderClient
+from tests.fakes import FakeDetector, FakePrompter, FakeSegmenter, FakeTextEncoder
+from unspoken.clients import DetectorClient, PrompterClient, SegmenterClient, TextEncoderClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable
 from unspoken.images import decode_picture
 
@@ -57,6 +58,17 @@ def test_text_encoders_hold_the_contract(over_http):
         check_text_encoder(fake)
         return
     with served(segmenter_app(fake)) as http:
+        check_text_encoder(TextEncoderClient(http))
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["fake", "client"])
+def test_segmenters_hold_the_contract(over_http):
+    fake = FakeSegmenter()
+    if not over_http:
+        check_segmenter(fake)
+        return
+    with served(segmenter_app(FakeTextEncoder(), segmenter=fake)) as http:
+        check_segmenter(SegmenterClient(http))
         check_text_encoder(TextEncoderClient(http))
 
 

@@ -6,11 +6,12 @@ a service that does not answer is ServiceUnavailable.
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
+from urllib.parse import quote
 
 import httpx
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from unspoken.errors import (
     Conflict,
@@ -36,9 +37,11 @@ from unspoken.schemas import (
     ProposeReply,
     TextEmbeddingsReply,
 )
+from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
 
 Reply = TypeVar("Reply", bound=BaseModel)
 
+_MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 _BY_STATUS: Mapping[int, type[UnspokenError]] = {
     404: NotFound,
     409: Conflict,
@@ -58,7 +61,9 @@ def connect(base_url: str, *, timeout_s: float = 180.0) -> httpx.Client:
 
 
 class _ServiceClient:
-    """What the three clients share: one httpx client, and the model's name asked once."""
+    """What the clients share: one httpx client, and the model's name asked once."""
+
+    _kind: ClassVar[str]
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
@@ -69,8 +74,19 @@ class _ServiceClient:
         """Which weights answer at the other end."""
         if self._model is None:
             response = self._request("GET", "/v1/models")
-            self._model = ModelInfo.model_validate(response.json()[0])
+            self._model = self._of_kind(response.content)
         return self._model
+
+    def _of_kind(self, content: bytes) -> ModelInfo:
+        """A service may serve several models; this client speaks to one of them."""
+        try:
+            models = _MODELS.validate_json(content)
+        except ValidationError as error:
+            raise ServiceUnavailable(f"/v1/models answered something else: {error}") from error
+        for model in models:
+            if model.kind == self._kind:
+                return model
+        raise ServiceUnavailable(f"no {self._kind} is served there")
 
     def check_ready(self) -> None:
         """Raise NotReady or ServiceUnavailable unless the service is ready."""
@@ -98,6 +114,8 @@ class _ServiceClient:
 class PrompterClient(_ServiceClient):
     """The llm service."""
 
+    _kind = "llm"
+
     def propose(
         self, captions: Sequence[str], *, templates: Sequence[str] | None = None
     ) -> list[Proposal]:
@@ -114,6 +132,7 @@ class PrompterClient(_ServiceClient):
 class DetectorClient(_ServiceClient):
     """The detector service."""
 
+    _kind = "detector"
     _box_threshold: float | None = None
 
     @property
@@ -145,6 +164,8 @@ class DetectorClient(_ServiceClient):
 class TextEncoderClient(_ServiceClient):
     """The text-encoder routes of the segmenter service."""
 
+    _kind = "text_encoder"
+
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See unspoken.ports.TextEncoder."""
         parts: list[list[float]] = []
@@ -152,6 +173,32 @@ class TextEncoderClient(_ServiceClient):
             body = {"phrases": list(texts[start : start + MAX_TEXTS])}
             parts += self._post("/text-embeddings", TextEmbeddingsReply, json=body).embeddings
         return np.asarray(parts, dtype=np.float32).reshape(len(texts), -1)
+
+
+class SegmenterClient(_ServiceClient):
+    """The routes of pictures and masks: of a segmenter service, or of a gateway before it."""
+
+    _kind = "segmenter"
+
+    def add_image(self, picture: Picture, *, name: str | None = None) -> ImageReply:
+        """See unspoken.ports.Segmenter."""
+        image = {"base64": _base64(picture)} | ({} if name is None else {"name": name})
+        return self._post("/images", ImageReply, json={"image": image})
+
+    def read_image(self, image_id: str) -> ImageReply:
+        """See unspoken.ports.Segmenter."""
+        response = self._request("GET", f"/images/{quote(image_id)}")
+        return ImageReply.model_validate_json(response.content)
+
+    def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
+        """See unspoken.ports.Segmenter."""
+        sent = {"id": image} if isinstance(image, str) else {"base64": _base64(image)}
+        asked = question.model_dump(mode="json", exclude_none=True, exclude={"image"})
+        return self._post("/segment", SegmentReply, json={**asked, "image": sent})
+
+
+def _base64(picture: Picture) -> str:
+    return base64.b64encode(picture.encoded).decode("ascii")
 
 
 def error_of(response: httpx.Response) -> UnspokenError:

@@ -7,6 +7,7 @@ import numpy as np
 
 from unspoken.images import Picture
 from unspoken.schemas import DetectionResult, ModelInfo, Proposal
+from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
 
 
 class Prompter(Protocol):
@@ -51,3 +52,24 @@ class TextEncoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(N, 768) float32, unit length along the last axis."""
+
+
+class Segmenter(Protocol):
+    """A picture and queries in, masks out."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which weights answer."""
+
+    def add_image(self, picture: Picture, *, name: str | None = None) -> ImageReply:
+        """Embed a picture ahead; the answer has its id. `name`: an alias of the caller's own."""
+
+    def read_image(self, image_id: str) -> ImageReply:
+        """What is known of a picture by its id or name. Raises NotFound."""
+
+    def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
+        """One result per query, in order; `image` is a picture or the id or name of a held one.
+
+        Raises NotFound for an unknown id, InvalidInput for prompts outside of the picture, Conflict
+        for a method that these weights or this service cannot do.
+        """

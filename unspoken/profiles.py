@@ -29,7 +29,7 @@ from unspoken.errors import InvalidConfig, MissingWeights
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["llm", "detector", "text_encoder"]
+Kind = Literal["llm", "detector", "text_encoder", "segmenter"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 LOCK_FILE = "unspoken-lock.json"
 MODELS_FILE = "models.yaml"
@@ -51,7 +51,8 @@ class ModelEntry(WeightSource):
     """One model of a profile.
 
     options: what this kind of model needs beside its files, as models.yaml gives it.
-    parts: further folders that the model reads, by their role ('text_encoder' of a detector).
+    parts: further folders that the model reads, by their role ('text_encoder' of a detector, the
+    'delta' of a segmenter's trained tokens).
     """
 
     kind: Kind
@@ -64,18 +65,24 @@ class ModelEntry(WeightSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The models that work together under one name."""
+    """The models that work together under one name; not every profile has a segmenter."""
 
     name: str
     llm: ModelEntry
     detector: ModelEntry
     text_encoder: ModelEntry
+    segmenter: ModelEntry | None = None
 
     @property
     def sources(self) -> tuple[WeightSource, ...]:
         """Every folder of files that the profile reads."""
-        entries = (self.llm, self.detector, self.text_encoder)
-        return tuple(source for entry in entries for source in (entry, *entry.parts.values()))
+        entries = (self.llm, self.detector, self.text_encoder, self.segmenter)
+        return tuple(
+            source
+            for entry in entries
+            if entry is not None
+            for source in (entry, *entry.parts.values())
+        )
 
 
 def load_profile(name: str, *, models_file: Path | None = None) -> Profile:
@@ -103,6 +110,11 @@ def load_profile(name: str, *, models_file: Path | None = None) -> Profile:
         llm=_entry("llm", chosen.llm, profile=name),
         detector=_entry("detector", chosen.detector, profile=name),
         text_encoder=_entry("text_encoder", chosen.text_encoder, profile=name),
+        segmenter=(
+            None
+            if chosen.segmenter is None
+            else _entry("segmenter", chosen.segmenter, profile=name)
+        ),
     )
 
 
@@ -260,6 +272,7 @@ class _WrittenProfile(_Written):
     llm: _WrittenEntry
     detector: _WrittenEntry
     text_encoder: _WrittenEntry
+    segmenter: _WrittenEntry | None = None
 
 
 class _ModelsFile(BaseModel):

@@ -1,4 +1,4 @@
-"""The HTTP frame that every service shares: probes, metrics, errors, request ids, timings.
+"""The HTTP frame that every service shares: probes, metrics, errors, request ids.
 
 A service builds its engine, then calls `create_service` and adds its routes. Handlers are
 `async def`, decode in the decode pool and await a batcher; nothing blocks the event loop.
@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import uvicorn
@@ -71,29 +71,6 @@ _decode_pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
 async def in_decode_pool(function: Callable[..., Result], *args: object) -> Result:
     """Run Pillow and base64 work off the event loop, two at a time."""
     return await asyncio.get_running_loop().run_in_executor(_decode_pool, function, *args)
-
-
-class Timings:
-    """Milliseconds of each stage of one request."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self._stages: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to `stage`."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            took_ms = (time.perf_counter() - started) * 1000
-            self._stages[stage] = self._stages.get(stage, 0.0) + took_ms
-
-    def as_ms(self) -> dict[str, float]:
-        """Stage -> milliseconds, with the total since the start."""
-        total_ms = (time.perf_counter() - self._started) * 1000
-        return {stage: round(ms, 2) for stage, ms in {**self._stages, "total": total_ms}.items()}
 
 
 class _Health:
@@ -181,10 +158,12 @@ def create_service(
     thread: InferenceThread,
     warm_up: Callable[[], object],
     max_body_bytes: int = MAX_BODY_BYTES,
+    on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """A FastAPI app with the common routes; the caller adds its own.
 
     warm_up: runs once on the inference thread; `/readyz` answers 503 until it has.
+    on_close: awaited after the last request, before the batchers end.
     """
     health = _Health(thread)
 
@@ -206,6 +185,8 @@ def create_service(
         yield
         health.draining = True
         warming.cancel()
+        if on_close is not None:
+            await on_close()
         for batcher in batchers:
             await batcher.close()
 

@@ -2,16 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.errors import InvalidInput
@@ -25,9 +21,10 @@ from unspoken.schemas import (
     ImageInfo,
     ImageInput,
 )
-from unspoken.server import Timings, create_service, in_decode_pool
+from unspoken.server import create_service, in_decode_pool
+from unspoken.timings import Timings
+from unspoken.uploads import Upload, read_upload, validated
 
-MAX_FIELD_BYTES = 4 * 1024 * 1024
 _EXAMPLE_PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
 )
@@ -100,28 +97,14 @@ def create_app(
 
 
 async def _read_question(request: Request) -> _Question:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    match kind:
-        case "multipart/form-data":
-            try:
-                form = await request.form(
-                    max_files=1, max_fields=MAX_TEXTS + 8, max_part_size=MAX_FIELD_BYTES
-                )
-            except HTTPException as error:
-                raise InvalidInput(f"the form is not readable: {error.detail}") from error
-            try:
-                encoded = await _read_image(form)
-                return await in_decode_pool(_question_of_form, encoded, _fields(form))
-            finally:
-                await form.close()
-        case "application/json" | "":
-            return await in_decode_pool(_question_of_json, await request.body())
-        case _:
-            raise InvalidInput(f"send application/json or multipart/form-data, got {kind!r}")
+    upload = await read_upload(request, max_fields=MAX_TEXTS + 8)
+    if upload.body is not None:
+        return await in_decode_pool(_question_of_json, upload.body)
+    return await in_decode_pool(_question_of_form, upload)
 
 
 def _question_of_json(body: bytes) -> _Question:
-    asked = _validated(body)
+    asked = validated(DetectRequest, body)
     return _Question(
         picture=decode_picture(decode_base64(asked.image.base64)),
         phrases=asked.phrases,
@@ -129,32 +112,23 @@ def _question_of_json(body: bytes) -> _Question:
     )
 
 
-def _question_of_form(encoded: bytes, fields: Mapping[str, list[str]]) -> _Question:
+def _question_of_form(upload: Upload) -> _Question:
     """Validated by the same model as JSON: the picture's text is only a place holder."""
-    unknown = sorted(set(fields) - {"phrases", "box_threshold"})
-    if unknown:
-        raise InvalidInput(f"unknown fields: {', '.join(unknown[:8])}")
+    if upload.file is None:
+        raise InvalidInput("the form has no file named image")
+    upload.refuse_unknown({"phrases", "box_threshold"})
     written: dict[str, object] = {
         "image": {"base64": ""},
-        "phrases": _listed_phrases(fields.get("phrases", [])),
+        "phrases": _listed_phrases(upload.fields.get("phrases", [])),
     }
-    if any(fields.get("box_threshold", [])):
-        written["box_threshold"] = fields["box_threshold"][-1]
-    asked = _validated(written)
+    if any(upload.fields.get("box_threshold", [])):
+        written["box_threshold"] = upload.fields["box_threshold"][-1]
+    asked = validated(DetectRequest, written)
     return _Question(
-        picture=decode_picture(encoded), phrases=asked.phrases, box_threshold=asked.box_threshold
+        picture=decode_picture(upload.file),
+        phrases=asked.phrases,
+        box_threshold=asked.box_threshold,
     )
-
-
-def _validated(written: bytes | dict[str, object]) -> DetectRequest:
-    try:
-        if isinstance(written, bytes):
-            return DetectRequest.model_validate_json(written)
-        return DetectRequest.model_validate(written)
-    except ValidationError as error:
-        raise RequestValidationError(
-            error.errors(include_input=False, include_context=False, include_url=False)
-        ) from error
 
 
 def _listed_phrases(values: list[str]) -> list[str]:
@@ -165,21 +139,6 @@ def _listed_phrases(values: list[str]) -> list[str]:
         return _PHRASES.validate_json(values[0])
     except ValidationError as error:
         raise InvalidInput("phrases must be a JSON list of texts, or a repeated field") from error
-
-
-async def _read_image(form: FormData) -> bytes:
-    image = form.get("image")
-    if not isinstance(image, UploadFile):
-        raise InvalidInput("the form has no file named image")
-    return await image.read()
-
-
-def _fields(form: FormData) -> dict[str, list[str]]:
-    fields: dict[str, list[str]] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, str):
-            fields.setdefault(name, []).append(value)
-    return fields
 
 
 def _blank_picture() -> Picture:

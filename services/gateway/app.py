@@ -1,4 +1,4 @@
-"""The gateway's routes: runs are queued, followed, tried again and cancelled.
+"""The gateway's routes: runs are queued, followed, tried again and cancelled; masks are passed on.
 
 `POST /runs` writes run.json and answers at once; the dispatcher, a process of its own, sees the
 file and does the rest. So the gateway needs no broker, and a restart of it loses nothing.
@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Body, FastAPI, Path, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from services.gateway.passing import Passing, passing_router
 from services.gateway.settings import GatewaySettings
 from unspoken.batching import InferenceThread
 from unspoken.errors import InvalidConfig
@@ -42,9 +43,13 @@ NewRun = Annotated[
 ]
 
 
-def create_app(settings: GatewaySettings) -> FastAPI:
-    """The gateway over the folders that the settings name."""
+def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> FastAPI:
+    """The gateway over the folders that the settings name.
+
+    passing: the way to the segmenter; the settings' own when absent.
+    """
     data_dir, runs_dir = settings.data_dir, settings.runs_dir
+    passing = passing or Passing(settings.segmenter_url, timeout_s=settings.segmenter_timeout_s)
 
     def check_folders() -> None:
         runs_dir.mkdir(parents=True, exist_ok=True)
@@ -54,13 +59,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     app = create_service(
         "gateway",
-        description="Labelling runs: captioned pictures in, datasets of boxes out.",
+        description="Captioned pictures in, datasets of boxes out; pictures in, masks out.",
         models=lambda: [],
         batchers=[],
         thread=InferenceThread(name="gateway"),
         warm_up=check_folders,
         max_body_bytes=settings.max_body_mib * 1024 * 1024,
+        on_close=passing.close,
     )
+    app.include_router(passing_router(passing))
 
     # Files are read and written in the small pool: a slow disk must not hold the event loop.
     @app.post("/runs", status_code=202, tags=["runs"])

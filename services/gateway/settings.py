@@ -10,7 +10,7 @@ from unspoken.settings import ServiceSettings
 
 
 class GatewaySettings(ServiceSettings):
-    """Where sources lie and where runs go."""
+    """Where sources lie, where runs go, and who makes masks."""
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_")
 
@@ -20,5 +20,9 @@ class GatewaySettings(ServiceSettings):
     runs_dir: Path = Path("runs")
     max_body_mib: Annotated[int, Field(ge=1)] = 64
     """Bound of a request with inline items."""
+    segmenter_url: str = "http://127.0.0.1:8003"
+    """Where /segment and /images are passed on to."""
+    segmenter_timeout_s: Annotated[float, Field(gt=0)] = 180.0
+    """The segmenter's first byte must come within this time."""
     poll_s: Annotated[float, Field(gt=0)] = 0.5
     """How often an event stream looks at its run."""

@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.ports import Prompter
 from unspoken.schemas import Proposal, ProposeReply, ProposeRequest
-from unspoken.server import Timings, create_service
+from unspoken.server import create_service
+from unspoken.timings import Timings
 
 MAX_BATCH = 8
 

@@ -1,1 +1,1 @@
-"""Texts to vectors of CLIP's text space; masks for texts come to live here as well."""
+"""Pictures and queries to masks; texts to vectors of CLIP's text space."""

@@ -4,6 +4,7 @@ import torch
 
 from services.segmenter.app import create_app
 from services.segmenter.engine import build_engine
+from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
 from unspoken.server import configure_logging, serve
@@ -19,6 +20,7 @@ def main() -> None:
     )
     app = create_app(
         engine,
+        segmenter=build_segmenter(settings, engine),
         thread=thread,
         max_queue=settings.max_queue,
         request_timeout_s=settings.request_timeout_s,

@@ -1,12 +1,20 @@
-"""The HTTP face of the text encoder: `POST /text-embeddings`, phrases in, unit vectors out."""
+"""The HTTP face of the segmenter: texts to unit vectors, and pictures with queries to masks.
+
+`POST /text-embeddings` is here; `/segment` and `/images` are in segment_routes.py.
+"""
+
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Response
 
+from services.segmenter.segment_routes import SegmentFlow, segment_router
+from services.segmenter.stages import StagedSegmenter
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.ports import TextEncoder
 from unspoken.schemas import TextEmbeddingsReply, TextEmbeddingsRequest
-from unspoken.server import Timings, create_service, in_decode_pool
+from unspoken.server import create_service, in_decode_pool
+from unspoken.timings import Timings
 
 MAX_REQUESTS_A_BATCH = 8
 # Eight decimals keep a float32 of a unit vector to 5e-9 and halve the reply.
@@ -16,11 +24,12 @@ DECIMALS = 8
 def create_app(
     engine: TextEncoder,
     *,
+    segmenter: StagedSegmenter[Any] | None = None,
     thread: InferenceThread | None = None,
     max_queue: int = 64,
     request_timeout_s: float = 120.0,
 ) -> FastAPI:
-    """The service over any TextEncoder.
+    """The service over any TextEncoder, and a segmenter where the profile has one.
 
     thread: the device's inference thread; one of its own when none is shared.
     """
@@ -38,14 +47,29 @@ def create_app(
         max_batch=MAX_REQUESTS_A_BATCH,
         max_queue=max_queue,
     )
+    batchers: list[MicroBatcher[Any, Any]] = [batcher]
+    flow = None
+    if segmenter is not None:
+        flow = SegmentFlow(
+            segmenter, thread=thread, max_queue=max_queue, request_timeout_s=request_timeout_s
+        )
+        batchers += flow.batchers
+
+    def warm_up() -> None:
+        engine.encode_texts(["a photo of a car"])
+        if segmenter is not None:
+            segmenter.warm_up()
+
     app = create_service(
         "segmenter",
-        description="Encodes phrases as unit vectors of CLIP's text space.",
-        models=lambda: [engine.model],
-        batchers=[batcher],
+        description="Masks for texts, boxes and points; phrases as vectors of CLIP's text space.",
+        models=lambda: [engine.model, *([] if segmenter is None else [segmenter.model])],
+        batchers=batchers,
         thread=thread,
-        warm_up=lambda: engine.encode_texts(["a photo of a car"]),
+        warm_up=warm_up,
+        on_close=None if flow is None else flow.close,
     )
+    app.include_router(segment_router(flow))
 
     @app.post("/text-embeddings", tags=["text encoder"], response_model=TextEmbeddingsReply)
     async def text_embeddings(request: TextEmbeddingsRequest) -> Response:

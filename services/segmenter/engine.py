@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.segmenter.settings import SegmenterSettings
-from unspoken.errors import InvalidConfig
-from unspoken.model.text_encoder import LiftedMiniLM, OpenClipText, TextTower
-from unspoken.profiles import ModelEntry, load_profile, resolve_files
+from unspoken.model.text_encoder import TextTower, load_text_tower
+from unspoken.profiles import load_profile, resolve_files
 from unspoken.schemas import EMBEDDING_DIM, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -61,22 +60,7 @@ def build_engine(settings: SegmenterSettings) -> TextEncoderEngine:
     """The text encoder of the profile. Raises MissingWeights, InvalidConfig."""
     entry = load_profile(settings.profile, models_file=settings.models_file).text_encoder
     folder = resolve_files(entry, cache_dir=settings.cache_dir)
-    tower: TextTower
-    match entry.options.get("backend"):
-        case "lifted_minilm":
-            tower = LiftedMiniLM(folder, device=entry.device, dtype=entry.dtype)
-        case "open_clip":
-            tower = OpenClipText(
-                _option(entry, "architecture"),
-                folder / _option(entry, "weights"),
-                device=entry.device,
-                dtype=entry.dtype,
-            )
-        case backend:
-            raise InvalidConfig(
-                f"text encoder {entry.name}: backend must be lifted_minilm or open_clip, "
-                f"got {backend!r}"
-            )
+    tower = load_text_tower(entry, folder)
     logger.info("loaded text_encoder=%s device=%s dtype=%s", entry.name, entry.device, entry.dtype)
     return TextEncoderEngine(
         tower,
@@ -86,10 +70,3 @@ def build_engine(settings: SegmenterSettings) -> TextEncoderEngine:
         max_batch=settings.text_batch,
         cache_entries=settings.text_cache_entries,
     )
-
-
-def _option(entry: ModelEntry, name: str) -> str:
-    value = entry.options.get(name)
-    if not isinstance(value, str):
-        raise InvalidConfig(f"text encoder {entry.name}: options.{name} must be a text")
-    return value

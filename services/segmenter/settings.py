@@ -1,6 +1,7 @@
 """Settings of the segmenter service, read once from SEGMENTER_*."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -9,7 +10,7 @@ from unspoken.settings import ServiceSettings
 
 
 class SegmenterSettings(ServiceSettings):
-    """How texts are encoded."""
+    """How texts are encoded, and which masks are made of pictures."""
 
     model_config = SettingsConfigDict(env_prefix="SEGMENTER_")
 
@@ -18,3 +19,17 @@ class SegmenterSettings(ServiceSettings):
     """Texts in one pass of the text tower."""
     text_cache_entries: Annotated[int, Field(ge=0)] = 16_384
     """Vectors kept by text, 3 kB each: labels come back in picture after picture."""
+    weights: Path | None = None
+    """A Semantic-SAM of one's own instead of the profile's segmenter; a delta goes on top of it."""
+    detector_url: str | None = None
+    """The detector service, for text queries before a bank is ready; none when absent."""
+    cache_mib: Annotated[float, Field(gt=0)] = 512.0
+    """Memory of the pictures that are held: embedding, file and bank of each."""
+    bank_points_per_side: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Clicks along each side of a picture for its bank; 16 for small networks, else 32."""
+    bank_behind: bool = True
+    """Build a picture's bank behind the first answer of the detector."""
+    score: Literal["softmax", "cosine"] | None = None
+    """What a text's score is; the weights' own choice when absent, else softmax."""
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Lowest score of a text query that names none; the weights' own when absent, else .5."""

@@ -4,7 +4,9 @@
 
 Waits until everything is healthy, looks at how the containers are locked up, labels the scenes of
 scenes.tar (composed by smallworld) over HTTP, kills one of two workers while both are at work,
-and reads the dataset: every item once, every shard as its commit record says.
+and reads the dataset: every item once, every shard as its commit record says. Then it trains the
+smoke recipe on that dataset in the training container, lets a segmenter serve the result, and asks
+it for words over HTTP.
 """
 
 import base64
@@ -26,6 +28,7 @@ SERVICES = (*PORTS, "dispatcher", "worker", "redis")
 WITHOUT_TORCH = ("gateway", "worker")
 RUN_ID = "compose-test"
 RUNS_DIR = "/srv/unspoken/runs"
+TRAINED = f"{RUNS_DIR}/trained"
 
 # Runs in a container: has uid, sees torch, may write into its root.
 LOOK_INSIDE = """
@@ -66,6 +69,11 @@ class Stack:
         check(address.startswith("127.0.0.1:"), f"{service} is published on {address}")
         return f"http://{address}"
 
+    def compose(self, *words: str, **environment: str) -> str:
+        """A compose command's output."""
+        settings = [f"{name}={value}" for name, value in environment.items()]
+        return run(["env", *settings, *self._compose, *words])
+
     def wait_healthy(self) -> None:
         """Until every container's health check passes."""
 
@@ -91,6 +99,8 @@ def main() -> None:
     items = read_scenes(Path(__file__).with_name("scenes.tar"))
     status = label(stack, items)
     check_dataset(stack, status, {item["key"] for item in items})
+    train_and_serve(stack)
+    check_segment(stack, items[0])
 
 
 def check_locks(stack: Stack) -> None:
@@ -191,6 +201,39 @@ def check_dataset(stack: Stack, status: dict[str, Any], keys: set[str]) -> None:
         f"every one of {len(keys)} items once: {labelled} labelled, {boxes} boxes, dropped "
         f"{status['dropped']}, {status['chunks_total']} chunks in {status['attempts']} attempts"
     )
+
+
+def train_and_serve(stack: Stack) -> None:
+    """The smoke recipe on the run's own dataset, and a segmenter with its weights."""
+    folder = f"{RUNS_DIR}/{RUN_ID}"
+    stack.compose(
+        *("--profile", "training", "run", "--rm", "training", "smoke", "--mix", "0:1"),
+        *("--data", f"{folder}/dataset", "--pictures", f"{folder}/source"),
+        *("--out", TRAINED),
+    )
+    say("trained the smoke recipe in its container")
+    stack.compose("up", "--detach", "segmenter", SEGMENTER_WEIGHTS=f"{TRAINED}/weights.safetensors")
+    stack.wait_healthy()
+
+
+def check_segment(stack: Stack, item: dict[str, Any]) -> None:
+    """Boxes and words through the gateway, answered by the weights just trained."""
+    asked = {
+        "image": item["image"],
+        "queries": [{"text": "car"}, {"text": "wheel", "boxes": [[10, 10, 90, 90]]}],
+        "output": {"mask": "rle"},
+        "method": "bank",
+    }
+    reply = request(stack.url("gateway") + "/segment", asked)
+    check(reply["method"] == "bank", f"the bank was asked for: {reply['method']}")
+    check(len(reply["results"]) == 2, f"two queries, {len(reply['results'])} results")
+    check(not reply["cache"]["hit"], "nobody asked for this picture before")
+    again = request(
+        stack.url("gateway") + "/segment", {**asked, "image": {"id": reply["image"]["id"]}}
+    )
+    check(again["cache"]["hit"], "the same picture is asked for by its id")
+    check(again["results"] == reply["results"], "the same question has the same answer")
+    say(f"asked for words over HTTP, answered by {reply['model']['name']}")
 
 
 def state_of(container: str) -> dict[str, Any]:

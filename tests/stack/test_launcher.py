@@ -68,7 +68,18 @@ def test_every_verb_has_a_help_text():
     text = subprocess.run(
         [sys.executable, "-m", "stack.cli", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    for verb in ("demo", "up", "label", "status", "retry", "export", "weights", "world", "train"):
+    for verb in (
+        "demo",
+        "up",
+        "label",
+        "status",
+        "retry",
+        "export",
+        "weights",
+        "world",
+        "train",
+        "segment",
+    ):
         assert verb in text
 
 

@@ -23,7 +23,8 @@ from unspoken.errors import (
     UnspokenError,
 )
 from unspoken.schemas import ProposeRequest
-from unspoken.server import Timings, create_service
+from unspoken.server import create_service
+from unspoken.timings import Timings
 
 ERRORS: list[tuple[UnspokenError, int]] = [
     (InvalidInput("x"), 422),

@@ -14,7 +14,7 @@ from unspoken.schemas import DetectRequest, ProposeRequest, TextEmbeddingsReques
 
 
 def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
-    """One app; every model it names is the detector's, as each client reads the first."""
+    """One app; each client finds the model of its kind."""
     app, encoder = FastAPI(), FakeTextEncoder()
 
     @app.get("/readyz")
@@ -23,7 +23,7 @@ def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
 
     @app.get("/v1/models")
     def models():
-        return [detector.model]
+        return [prompter.model, detector.model, encoder.model]
 
     @app.post("/propose")
     def propose(request: ProposeRequest):

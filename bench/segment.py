@@ -1,0 +1,362 @@
+"""`python -m bench.segment`: what text queries cost on a warm picture, and against the usual loop.
+
+Weights are random. Random networks draw noise, which no filter would keep: the bench lets clicks
+draw discs instead, at the cost of drawing them, and gives one in four masks of the warm bank a
+vector near a text that is asked (`hits_of_100` of a request), the others no meaning. Everything
+else is real: the service over HTTP on this machine, the text encoder, the network's work.
+
+Figures of the warm picture, medians over HTTP: milliseconds of one query and of a hundred with
+cached texts and no masks by the picture's id (`query_1_ms`, `query_100_ms`, their ratio
+`queries_100_over_1`), the same ratio where each request sends the picture again (`..._sent`), with
+texts never seen (`..._uncached`), and with run lengths in the reply (`..._rle`).
+
+At the real sizes (ViT-B, Swin-T): `warm_over_loop`, how many times as long the usual loop takes for
+a request of ten texts (detector and SAM anew) as a warm request; `cold_over_parts`, CPU time until
+a bank is ready over that of the encoder and of its clicks decoded one by one.
+"""
+
+import argparse
+import base64
+import contextlib
+import io
+import itertools
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+import torch
+import uvicorn
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection
+from transformers import GroundingDinoImageProcessor as ImageProcessor
+
+from services.detector.engine import DetectorEngine
+from services.detector.transformers_backend import TransformersBackend, resize_by
+from services.segmenter.answering import SegmentConfig
+from services.segmenter.app import create_app
+from services.segmenter.embedding_cache import EmbeddingCache
+from services.segmenter.engine import build_engine as build_text_encoder
+from services.segmenter.held_picture import HeldPicture
+from services.segmenter.segment_engine import SegmentEngine
+from services.segmenter.settings import SegmenterSettings
+from unspoken.batching import InferenceThread
+from unspoken.images import Picture, decode_picture
+from unspoken.masks import encode_rle, rle_areas, rle_boxes
+from unspoken.model.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.input_frame import InputFrame
+from unspoken.model.mask_bank import MaskBank, MaskBankConfig, grid_points
+from unspoken.model.sam_config import SemanticSamConfig, sam_config
+from unspoken.model.semantic_decoder import DecoderOutput
+from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.text_space import TextSpace, background_words
+from unspoken.ports import TextEncoder
+from unspoken.profiles import load_profile, resolve_files
+from unspoken.schemas import ModelInfo
+from unspoken.server import uvicorn_config
+from unspoken.settings import default_cache_dir
+
+SIZE_WH = (640, 480)
+NUM_MASKS = 144
+NUM_ROUNDS = 40
+NUM_LOOP_TEXTS = 10
+NUM_LONE_CLICKS = 8
+BANK_SIDE = (
+    16  # clicks along each side: a quarter of the published number, at a quarter of the time
+)
+SHORT_SIDE_PX = 480  # the detector's, as operations.md advises for a CPU
+EVERY_MASK = MaskBankConfig(predicted_iou_threshold=-100, points_per_side=BANK_SIDE)
+TEXTS = background_words()[:100]
+
+
+class DrawingSam(SemanticSam):
+    """Does all its work, then a click draws discs and a box an ellipse."""
+
+    def decode(
+        self, image_embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
+    ) -> DecoderOutput:
+        """See SemanticSam."""
+        output = super().decode(image_embeddings, prompts, multimask_output=multimask_output)
+        sam = self.config.sam
+        if prompts.boxes is not None:
+            low, high = prompts.boxes[:, :2], prompts.boxes[:, 2:]
+            middle, radius = (low + high) / 2, (high - low) / 2 + 1
+        else:
+            assert prompts.points is not None, "a prompt is a box or a click"
+            # Clicks on one thing draw the same: 64 things in three sizes.
+            thing = sam.image_size / 8
+            middle = ((prompts.points[:, 0] / thing).floor() + 0.5) * thing
+            radius = torch.full_like(middle, thing / 3)
+        grown = (1.0,) if output.mask_logits.shape[1] == 1 else (0.6, 1.0, 1.6)
+        cells = (torch.arange(sam.mask_side) + 0.5) * sam.image_size / sam.mask_side
+        squares = ((cells - middle[..., None]) / radius[..., None]) ** 2  # (N, 2, side)
+        distance = (squares[:, 0, None, :] + squares[:, 1, :, None]).sqrt()
+        logits = torch.stack([(growth - distance) * 100 for growth in grown], dim=1)
+        return output._replace(mask_logits=logits)
+
+
+class Served(NamedTuple):
+    """An engine behind HTTP with one picture whose bank is drawn."""
+
+    http: httpx.Client
+    engine: SegmentEngine
+    image_id: str
+
+    def ask(self, texts: Sequence[str], *, mask: str = "none", sent: bool = False) -> float:
+        """Seconds of one request of these texts; its body is made before."""
+        picture = base64.b64encode(street().encoded).decode()
+        body = {
+            "image": {"base64": picture} if sent else {"id": self.image_id},
+            "queries": [{"text": text} for text in texts],
+            "method": "bank",
+            "output": {"mask": mask},
+        }
+        content = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        started = time.perf_counter()
+        response = self.http.post("/segment", content=content, headers=headers)
+        took_s = time.perf_counter() - started
+        response.raise_for_status()
+        return took_s
+
+
+def main() -> None:
+    """Print the line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only-warm", action="store_true", help="no network at its real size")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    texts = build_text_encoder(SegmenterSettings())
+    figures = warm_figures(texts)
+    if not arguments.only_warm:
+        figures |= real_size_figures(texts)
+    print(json.dumps({"bench": "segment", "figures": figures}))
+
+
+def warm_figures(texts: TextEncoder) -> dict[str, float]:
+    """One query and a hundred on a picture whose bank is there."""
+    new_texts = (f"{word} number {number}" for number in itertools.count() for word in TEXTS)
+    with serve(build_engine("small", texts), texts) as served:
+        served.ask(TEXTS)
+        served.ask(TEXTS, mask="rle")
+        words = itertools.cycle(TEXTS)
+        one, many = alternate(lambda: served.ask([next(words)]), lambda: served.ask(TEXTS))
+        one_rle, many_rle = alternate(
+            lambda: served.ask([next(words)], mask="rle"), lambda: served.ask(TEXTS, mask="rle")
+        )
+        one_sent, many_sent = alternate(
+            lambda: served.ask([next(words)], sent=True), lambda: served.ask(TEXTS, sent=True)
+        )
+        one_new, many_new = alternate(
+            lambda: served.ask([next(new_texts)]),
+            lambda: served.ask(list(itertools.islice(new_texts, 100))),
+        )
+        hits = count_hits(served)
+    return {
+        "query_1_ms": round(one * 1000, 2),
+        "query_100_ms": round(many * 1000, 2),
+        "queries_100_over_1": round(many / one, 2),
+        "queries_100_over_1_sent": round(many_sent / one_sent, 2),
+        "queries_100_over_1_uncached": round(many_new / one_new, 2),
+        "queries_100_over_1_rle": round(many_rle / one_rle, 2),
+        "masks": NUM_MASKS,
+        "hits_of_100": hits,
+    }
+
+
+def real_size_figures(texts: TextEncoder) -> dict[str, float]:
+    """ViT-B and Swin-T: the usual loop, a cold bank and its parts, a warm request."""
+    engine = build_engine("vit_b", texts)
+    network, picture = engine.network, street()
+    frame = InputFrame.of(picture.size_hw, network.config.sam)
+    image = frame.to_input(picture.pixels)
+    with torch.inference_mode():
+        encoder_s = min(cpu_s(lambda: network.embed_images([image])) for _ in range(2))
+        embedding = network.embed_images([image])
+        points = frame.points_to_input(grid_points(BANK_SIDE, picture.size_hw))
+        lone = [cpu_s(partial(click, network, embedding, point)) for point in points[::32]]
+    clicks = len(points)
+    parts_s = encoder_s + clicks * statistics.median(lone[-NUM_LONE_CLICKS:])
+    cold_s = cpu_s(lambda: build_bank(engine, picture))
+    bank = held_bank(engine, picture)
+    asked = TEXTS[:NUM_LOOP_TEXTS]
+    loop_s = usual_loop_s(network, picture, asked)
+    with serve(engine, texts) as served:
+        served.ask(asked, mask="rle")
+        warm_s = statistics.median(served.ask(asked, mask="rle") for _ in range(NUM_ROUNDS))
+    return {
+        "encoder_s": round(encoder_s, 2),
+        "click_ms": round(statistics.median(lone) * 1000, 1),
+        "clicks": clicks,
+        "bank_masks": len(bank),
+        "cold_s": round(cold_s, 2),
+        "cold_over_parts": round(cold_s / parts_s, 3),
+        "loop_s": round(loop_s, 2),
+        "warm_ms": round(warm_s * 1000, 2),
+        "warm_over_loop": round(loop_s / warm_s),
+    }
+
+
+def build_engine(size: str, texts: TextEncoder) -> SegmentEngine:
+    """Random weights of this size, which say of themselves that they are trained."""
+    torch.manual_seed(0)
+    network = DrawingSam(SemanticSamConfig(sam=sam_config(size))).eval()
+    network.requires_grad_(requires_grad=False)
+    network.mask_decoder.logit_scale.fill_(np.log(50))
+    loaded = LoadedSam(model=network, info=SemanticInfo(semantic_trained=True))
+    return SegmentEngine(
+        loaded,
+        model=ModelInfo(name=f"random {size}", kind="segmenter", revision="0"),
+        weights_sha256="0" * 64,
+        text_space=TextSpace.of(loaded, texts.encode_texts),
+        cache=EmbeddingCache[HeldPicture](64),
+        config=SegmentConfig(bank=EVERY_MASK),
+    )
+
+
+@contextlib.contextmanager
+def serve(engine: SegmentEngine, texts: TextEncoder) -> Iterator[Served]:
+    """The engine on a free port of the loopback, with a picture whose bank is drawn."""
+    thread = InferenceThread(name="bench", initializer=lambda: torch.set_num_threads(1))
+    app = create_app(texts, segmenter=engine, thread=thread)
+    server = uvicorn.Server(uvicorn_config(app, host="127.0.0.1", port=0, log_level="warning"))
+    running = threading.Thread(target=server.run)
+    running.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            while http.get("/readyz").status_code != 200:
+                time.sleep(0.1)
+            held = engine.embed(street())
+            engine.keep_bank(held, drawn_bank(texts, held.size_hw))
+            yield Served(http, engine, held.id)
+    finally:
+        server.should_exit = True
+        running.join()
+
+
+def drawn_bank(texts: TextEncoder, size_hw: tuple[int, int]) -> MaskBank:
+    """Discs on a grid; one in four has a vector near that of some text."""
+    height, width = size_hw
+    side = round(NUM_MASKS**0.5)
+    y, x = np.mgrid[:height, :width]
+    rle: list[bytes] = []
+    for middle_x, middle_y in grid_points(side, size_hw):
+        disc = (x - middle_x) ** 2 + (y - middle_y) ** 2 < (width / side / 2) ** 2
+        rle += encode_rle(disc[None])
+    generator = np.random.default_rng(0)
+    words = generator.choice(len(TEXTS), NUM_MASKS)
+    vectors = texts.encode_texts(TEXTS)[words]
+    vectors[generator.permutation(NUM_MASKS)[NUM_MASKS // 4 :]] = 0
+    vectors = vectors + generator.normal(scale=0.02, size=vectors.shape)
+    ones = np.full(NUM_MASKS, 0.9, dtype=np.float32)
+    return MaskBank(
+        size_hw=size_hw,
+        rle=tuple(rle),
+        boxes_xyxy=rle_boxes(rle, size_hw),
+        areas=rle_areas(rle, size_hw),
+        predicted_iou=ones,
+        stability_score=ones,
+        similarity=ones,
+        mask_embedding=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("f4"),
+    )
+
+
+def build_bank(engine: SegmentEngine, picture: Picture) -> None:
+    """From the picture to a bank that is ready."""
+    held = engine.embed(picture)
+    steps = engine.bank_steps(held)
+    while not steps.step():
+        pass
+
+
+def held_bank(engine: SegmentEngine, picture: Picture) -> MaskBank:
+    """The bank that was built."""
+    wire = engine.find(engine.image_id(picture.sha256)).bank
+    assert wire is not None, "it was built"
+    return wire.bank
+
+
+def click(network: SemanticSam, embedding: Tensor, point: Tensor) -> None:
+    """One click decoded alone."""
+    prompts = Prompts(torch.zeros(1, dtype=torch.long), point.view(1, 1, 2), torch.ones(1, 1))
+    SemanticSam.decode(network, embedding, prompts, multimask_output=True)
+
+
+def usual_loop_s(network: SemanticSam, picture: Picture, texts: Sequence[str]) -> float:
+    """Seconds of one request as a script serves it: detector, encoder, a mask for every box."""
+    detector = random_detector()
+    frame = InputFrame.of(picture.size_hw, network.config.sam)
+
+    def serve_once() -> None:
+        found = detector.detect(picture, texts, box_threshold=0.0).detections[: len(texts)]
+        boxes = frame.boxes_to_input(np.array([each.box.to_list() for each in found]))
+        prompts = Prompts(torch.zeros(len(boxes), dtype=torch.long), boxes=boxes)
+        with torch.inference_mode():
+            embedding = network.embed_images([frame.to_input(picture.pixels)])
+            output = network.decode(embedding, prompts, multimask_output=False)
+            masks = frame.logits_to_original(output.mask_logits)[:, 0] > 0
+        encode_rle(masks.numpy())
+
+    started = time.perf_counter()
+    serve_once()
+    return time.perf_counter() - started
+
+
+def random_detector() -> DetectorEngine:
+    """Grounding-DINO with a Swin-T and a BERT at their published sizes."""
+    entry = load_profile("small").text_encoder  # its vocabulary is that of bert-base-uncased
+    folder = resolve_files(entry, cache_dir=default_cache_dir())
+    torch.manual_seed(0)
+    backend = TransformersBackend(
+        GroundingDinoForObjectDetection(GroundingDinoConfig()),
+        tokenizer=AutoTokenizer.from_pretrained(str(folder), local_files_only=True),
+        prepare=resize_by(ImageProcessor(), short_side_px=SHORT_SIDE_PX),
+        device="cpu",
+        box_threshold=None,
+    )
+    return DetectorEngine(
+        backend, model=ModelInfo(name="random Swin-T", kind="detector", revision="0")
+    )
+
+
+@cache
+def street() -> Picture:
+    """Smooth noise as a JPEG of some 100 kB: the weights are random and ask for no picture."""
+    noise = np.random.default_rng(1).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize(SIZE_WH).save(buffer, format="JPEG", quality=90)
+    return decode_picture(buffer.getvalue())
+
+
+def count_hits(served: Served) -> int:
+    """Instances of a request of a hundred texts."""
+    queries = [{"text": text} for text in TEXTS]
+    body = {"image": {"id": served.image_id}, "queries": queries, "method": "bank"}
+    results = served.http.post("/segment", json=body).json()["results"]
+    return sum(len(result["instances"]) for result in results)
+
+
+def alternate(one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
+    """Medians of both, taken in turn: what else the machine does meets both alike."""
+    pairs = [(one(), other()) for _ in range(NUM_ROUNDS)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def cpu_s(run: Callable[[], object]) -> float:
+    """CPU seconds of this process: cores may be shared."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+if __name__ == "__main__":
+    main()

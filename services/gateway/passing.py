@@ -1,0 +1,114 @@
+"""`/segment` and `/images` passed on to the segmenter: bodies stream through and are not read here.
+
+What the segmenter answers is answered, errors too: their shape is the same. One that cannot be
+reached is a 502, one that does not answer in time a 504.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
+
+from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable
+from unspoken.schemas import ErrorBody
+
+# What a hop may not hand on (RFC 9110, 7.6.1), and what the server writes itself.
+_OWN_HEADERS = {
+    *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
+    *("transfer-encoding", "upgrade", "host", "date", "server"),
+    *("x-request-id", "x-content-type-options"),
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (409, 502)}
+
+
+class Passing:
+    """Owns the connections to one service.
+
+    transport: stands in for the network where it is given.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            trust_env=False,
+            transport=transport,
+        )
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._http.aclose()
+
+    async def pass_on(self, request: Request) -> Response:
+        """The service's answer. Raises ServiceUnavailable, DeadlineExceeded."""
+        path = request.url.path
+        passed = self._http.build_request(
+            request.method,
+            httpx.URL(path=quote(path), query=request.url.query.encode()),
+            headers=_handed_on(request),
+            content=request.stream() if request.method == "POST" else None,
+        )
+        try:
+            answer = await self._http.send(passed, stream=True)
+        except ClientDisconnect as error:
+            # The caller has gone, or the body was cut at its bound, which then answers 413.
+            raise InvalidInput("the body ended before its end") from error
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"the segmenter did not answer {path} in time") from error
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(
+                f"the segmenter could not be reached for {path}: {error}"
+            ) from error
+        headers = {
+            name: value for name, value in answer.headers.items() if name not in _OWN_HEADERS
+        }
+        return StreamingResponse(
+            _raw(answer),
+            status_code=answer.status_code,
+            headers=headers,
+            background=BackgroundTask(answer.aclose),
+        )
+
+
+def passing_router(passing: Passing) -> APIRouter:
+    """The segmenter's routes, as the gateway shows them."""
+    router = APIRouter(tags=["segmenter"], responses=_ERRORS)
+
+    @router.post("/segment")
+    async def segment(request: Request) -> Response:
+        """Masks for texts, boxes and points: see the segmenter's `POST /segment`."""
+        return await passing.pass_on(request)
+
+    @router.post("/images")
+    async def add_image(request: Request) -> Response:
+        """Embed a picture ahead: see the segmenter's `POST /images`."""
+        return await passing.pass_on(request)
+
+    @router.get("/images/{image_id:path}")
+    async def read_image(request: Request) -> Response:
+        """Whether a picture is held: see the segmenter's `GET /images/{id}`."""
+        return await passing.pass_on(request)
+
+    return router
+
+
+def _handed_on(request: Request) -> dict[str, str]:
+    headers = {name: value for name, value in request.headers.items() if name not in _OWN_HEADERS}
+    return {**headers, "x-request-id": request.state.request_id}
+
+
+async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """The body as it came, compressed or not."""
+    async for piece in answer.aiter_raw():
+        yield piece

@@ -1,0 +1,191 @@
+"""The ways in which queries are answered: by the bank, by the detector's boxes, by prompts.
+
+Each gives what its queries found, by the query's place in the request, and touches nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from services.segmenter.held_picture import HeldPicture
+from services.segmenter.prompting import Prompt, Prompted, cut_box, decode_prompts, prompts_of
+from services.segmenter.rendering import Found, WireBank
+from services.segmenter.selection import beaten_by_negatives, select
+from services.segmenter.stages import Detected, Plan
+from unspoken.model.mask_bank import MaskBankConfig
+from unspoken.model.semantic_sam import SemanticSam
+from unspoken.model.text_space import TextQuery, TextSpace
+from unspoken.schemas import DetectionResult
+from unspoken.segment_schemas import SegmentQuery
+from unspoken.timings import Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig:
+    """How the engine answers."""
+
+    bank: MaskBankConfig = field(default_factory=MaskBankConfig)
+    score_threshold: float = 0.5
+    """Lowest score of a text query by the bank that names no threshold."""
+    bank_behind: bool = True
+    """Whether a picture's bank is built behind the first answer of the detector."""
+    encoder_dtype: str = "float32"
+
+
+class Answering:
+    """Only the inference thread calls this."""
+
+    def __init__(
+        self, network: SemanticSam, text_space: TextSpace, *, config: SegmentConfig
+    ) -> None:
+        self._network = network
+        self._text_space = text_space
+        self._config = config
+
+    def by_bank(
+        self, plan: Plan[HeldPicture], places: Sequence[int], timings: Timings
+    ) -> dict[int, Found]:
+        """One product of all texts with all masks."""
+        masks = plan.held.bank
+        assert masks is not None, "the bank was built before"
+        queries = [plan.question.queries[place] for place in places]
+        default = self._config.score_threshold
+        with timings.measure("score"):
+            scores = self._text_space.scores(
+                masks.bank.mask_embedding,
+                [_text_query(query) for query in queries],
+                rivals=masks.rivals,
+            )
+            thresholds = [default if q.threshold is None else q.threshold for q in queries]
+            selected = select(
+                scores,
+                np.asarray(thresholds),
+                boxes_xyxy=masks.bank.boxes_xyxy,
+                top_k=plan.question.output.top_k,
+                nms_iou=plan.question.nms_iou,
+            )
+        return {
+            place: Found(masks, indices, values)
+            for place, (indices, values) in zip(places, selected, strict=True)
+        }
+
+    def by_detector(
+        self,
+        plan: Plan[HeldPicture],
+        places: Sequence[int],
+        detected: Detected,
+        timings: Timings,
+    ) -> dict[int, Found]:
+        """The detector's boxes as prompts, with its scores.
+
+        It has applied the lowest of all thresholds: each query's own is applied here.
+        """
+        queries = [plan.question.queries[place] for place in places]
+        found = _Boxes(detected.result, plan.held.size_hw)
+        with timings.measure("decode_masks"):
+            prompted = self._decode(plan, found.prompts({query.text or "" for query in queries}))
+        masks = WireBank(prompted.bank)
+        row_of = {int(owner): row for row, owner in enumerate(prompted.owners)}
+        answers = {}
+        with timings.measure("score"):
+            for place, query in zip(places, queries, strict=True):
+                lowest = detected.box_threshold if query.threshold is None else query.threshold
+                rows = [
+                    (row_of[index], float(found.scores[index]))
+                    for index in found.unbeaten(query)
+                    if index in row_of and found.scores[index] >= lowest
+                ]
+                answers[place] = _found(plan, masks, rows)
+        return answers
+
+    def by_prompts(
+        self, plan: Plan[HeldPicture], places: Sequence[int], timings: Timings
+    ) -> dict[int, Found]:
+        """Boxes and points, scored by the query's text, else by the predicted IoU."""
+        if not places:
+            return {}
+        queries = {place: plan.question.queries[place] for place in places}
+        prompts = [
+            prompt
+            for place, query in queries.items()
+            for prompt in prompts_of(query, owner=place, size_hw=plan.held.size_hw)
+        ]
+        with timings.measure("decode_masks"):
+            prompted = self._decode(plan, prompts)
+        masks = WireBank(prompted.bank)
+        answers = {}
+        with timings.measure("score"):
+            with_text = {place: query for place, query in queries.items() if query.text is not None}
+            scores = self._text_space.scores(
+                prompted.bank.mask_embedding, [_text_query(query) for query in with_text.values()]
+            )
+            by_text = dict(zip(with_text, scores, strict=True))
+            for place, query in queries.items():
+                own = by_text.get(place, prompted.bank.predicted_iou)
+                rows = [
+                    (int(row), float(own[row]))
+                    for row in np.flatnonzero(prompted.owners == place)
+                    if own[row] >= (query.threshold or 0.0)
+                ]
+                answers[place] = _found(plan, masks, rows)
+        return answers
+
+    def _decode(self, plan: Plan[HeldPicture], prompts: Sequence[Prompt]) -> Prompted:
+        return decode_prompts(
+            self._network, plan.held.embedding, plan.held.frame, prompts, config=self._config.bank
+        )
+
+
+class _Boxes:
+    """The detector's boxes inside the picture, by phrase."""
+
+    def __init__(self, detections: DetectionResult, size_hw: tuple[int, int]) -> None:
+        boxes: list[tuple[float, float, float, float]] = []
+        scores: list[float] = []
+        self._by_phrase: dict[str, list[int]] = {}
+        for detection in detections.detections:
+            x0, y0, x1, y1 = detection.box.to_list()
+            box = cut_box((x0, y0, x1, y1), size_hw)
+            if box is not None:
+                self._by_phrase.setdefault(detection.phrase, []).append(len(boxes))
+                boxes.append(box)
+                scores.append(detection.score)
+        self._boxes = boxes
+        self._boxes_xyxy = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+        self.scores = np.array(scores, dtype=np.float64)
+
+    def prompts(self, phrases: set[str]) -> list[Prompt]:
+        """A prompt for each box of these phrases; its owner is the box's number."""
+        chosen = sorted(index for phrase in phrases for index in self._by_phrase.get(phrase, []))
+        return [Prompt(index, box=self._boxes[index]) for index in chosen]
+
+    def unbeaten(self, query: SegmentQuery) -> list[int]:
+        """Numbers of the boxes of a query that none of its negatives claims."""
+        mine = np.array(self._by_phrase.get(query.text or "", []), dtype=np.int64)
+        negatives = [n for text in query.negative for n in self._by_phrase.get(text, [])]
+        theirs = np.array(negatives, dtype=np.int64)
+        beaten = beaten_by_negatives(
+            self._boxes_xyxy[mine], self.scores[mine], self._boxes_xyxy[theirs], self.scores[theirs]
+        )
+        numbers: list[int] = mine[~beaten].tolist()
+        return numbers
+
+
+def _found(plan: Plan[HeldPicture], masks: WireBank, rows: list[tuple[int, float]]) -> Found:
+    """The instances of one query from its own rows and scores."""
+    if not rows:
+        return Found(masks, [], [])
+    indices = np.array([row for row, _ in rows])
+    ((places, values),) = select(
+        np.array([[score for _, score in rows]]),
+        np.zeros(1),
+        boxes_xyxy=masks.bank.boxes_xyxy[indices],
+        top_k=plan.question.output.top_k,
+        nms_iou=plan.question.nms_iou,
+    )
+    return Found(masks, indices[places].tolist(), values)
+
+
+def _text_query(query: SegmentQuery) -> TextQuery:
+    return TextQuery(query.text or "", query.negative)

@@ -1,0 +1,171 @@
+"""Boxes and points of queries as prompts of the decoder: decoded by kind, put back in order.
+
+Prompts of one kind go through the decoder together. One click alone is ambiguous and gives three
+masks; everything else gives one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unspoken.errors import InvalidInput
+from unspoken.model.input_frame import InputFrame
+from unspoken.model.mask_bank import MaskBank, MaskBankConfig, bank_of_output, empty_bank
+from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.segment_schemas import SegmentQuery
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt in pixels of the picture: `owner` is the query, or whatever the caller counts."""
+
+    owner: int
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float, int], ...] = ()
+
+    @property
+    def kind(self) -> tuple[bool, int]:
+        """Prompts of one kind fit into one call."""
+        return self.box is not None, len(self.points)
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether it could mean a thing or a part of it."""
+        return self.box is None and len(self.points) == 1
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """Masks of prompts: row i belongs to `owners[i]`."""
+
+    bank: MaskBank
+    owners: np.ndarray
+
+
+def prompts_of(query: SegmentQuery, *, owner: int, size_hw: tuple[int, int]) -> list[Prompt]:
+    """The prompts of a query. Raises InvalidInput for what lies outside of the picture."""
+    height, width = size_hw
+    for point in query.points:
+        if not (0 <= point.x <= width and 0 <= point.y <= height):
+            raise InvalidInput(
+                f"queries.{owner}: the point ({point.x}, {point.y}) is outside of the picture of "
+                f"{width} x {height}"
+            )
+    points = tuple((point.x, point.y, point.label) for point in query.points)
+    if not query.boxes:
+        return [Prompt(owner, points=points)] if points else []
+    prompts = []
+    for box in query.boxes:
+        inside = cut_box((box.x0, box.y0, box.x1, box.y1), size_hw)
+        if inside is None:
+            raise InvalidInput(
+                f"queries.{owner}: the box {(box.x0, box.y0, box.x1, box.y1)} is outside of the "
+                f"picture of {width} x {height}"
+            )
+        prompts.append(Prompt(owner, box=inside, points=points))
+    return prompts
+
+
+def cut_box(
+    box: tuple[float, float, float, float], size_hw: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
+    """The part of a box that lies in the picture; None where there is none."""
+    height, width = size_hw
+    x0, y0 = max(0.0, box[0]), max(0.0, box[1])
+    x1, y1 = min(float(width), box[2]), min(float(height), box[3])
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+@torch.inference_mode()
+def decode_prompts(
+    model: SemanticSam,
+    image_embedding: Tensor,
+    frame: InputFrame,
+    prompts: Sequence[Prompt],
+    *,
+    config: MaskBankConfig,
+) -> Prompted:
+    """Masks of all prompts, those of one owner in order; empty ones are left out.
+
+    image_embedding: (1, C, cells, cells).
+    """
+    embedding = image_embedding.to(model.device).float()
+    batch = config.batch_of(model.config.sam, model.device)
+    banks: list[MaskBank] = []
+    owners: list[int] = []
+    in_order = sorted(range(len(prompts)), key=lambda place: (prompts[place].kind, place))
+    for _, places in groupby(in_order, key=lambda place: prompts[place].kind):
+        group = [prompts[place] for place in places]
+        for start in range(0, len(group), batch):
+            chunk = group[start : start + batch]
+            is_ambiguous = chunk[0].is_ambiguous
+            output = model.decode(
+                embedding, _tensors(chunk, frame, model.device), multimask_output=is_ambiguous
+            )
+            banks.append(bank_of_output(output, frame))
+            owners += [prompt.owner for prompt in chunk for _ in range(3 if is_ambiguous else 1)]
+    if not banks:
+        return Prompted(
+            empty_bank(frame.original_size_hw, model.config.semantic.text_dim),
+            np.zeros(0, dtype=np.int64),
+        )
+    return _without_empty(join_banks(banks), np.asarray(owners, dtype=np.int64))
+
+
+def join_banks(banks: Sequence[MaskBank]) -> MaskBank:
+    """Banks of one picture, one after another."""
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(bank, name) for bank in banks])
+
+    return MaskBank(
+        size_hw=banks[0].size_hw,
+        rle=tuple(each for bank in banks for each in bank.rle),
+        boxes_xyxy=joined("boxes_xyxy"),
+        areas=joined("areas"),
+        predicted_iou=joined("predicted_iou"),
+        stability_score=joined("stability_score"),
+        similarity=joined("similarity"),
+        mask_embedding=joined("mask_embedding"),
+    )
+
+
+def _without_empty(bank: MaskBank, owners: np.ndarray) -> Prompted:
+    shown = np.flatnonzero(bank.areas)
+    if len(shown) == len(bank):
+        return Prompted(bank, owners)
+    return Prompted(
+        MaskBank(
+            size_hw=bank.size_hw,
+            rle=tuple(bank.rle[index] for index in shown),
+            boxes_xyxy=bank.boxes_xyxy[shown],
+            areas=bank.areas[shown],
+            predicted_iou=bank.predicted_iou[shown],
+            stability_score=bank.stability_score[shown],
+            similarity=bank.similarity[shown],
+            mask_embedding=bank.mask_embedding[shown],
+        ),
+        owners[shown],
+    )
+
+
+def _tensors(prompts: Sequence[Prompt], frame: InputFrame, device: torch.device) -> Prompts:
+    """Prompts of one kind in the network's pixels."""
+    points = labels = boxes = None
+    if prompts[0].points:
+        clicks = np.array([prompt.points for prompt in prompts], dtype=np.float64)  # (N, K, 3)
+        points = frame.points_to_input(clicks[..., :2]).to(device)
+        labels = torch.from_numpy(clicks[..., 2]).float().to(device)
+    if prompts[0].box is not None:
+        corners = np.array([prompt.box for prompt in prompts], dtype=np.float64)
+        boxes = frame.boxes_to_input(corners).to(device)
+    return Prompts(
+        image_index=torch.zeros(len(prompts), dtype=torch.long, device=device),
+        points=points,
+        point_labels=labels,
+        boxes=boxes,
+    )

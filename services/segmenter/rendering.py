@@ -1,0 +1,136 @@
+"""Answers as JSON, written once a mask: a hundred queries find the same masks again and again.
+
+What does not depend on the query (box, area, mask ...) is one text for each mask, kept with the
+bank where it is small. A reply is these texts and the scores joined, and no object is made for an
+instance.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from unspoken.mask_polygons import mask_polygons
+from unspoken.masks import mask_png
+from unspoken.model.mask_bank import MaskBank
+from unspoken.model.text_space import Rivals
+from unspoken.schemas import ModelInfo
+from unspoken.segment_schemas import CacheState, MaskForm, SegmentOutput, SegmentQuery
+from unspoken.timings import Timings
+
+KEPT_FORMS = ("none", "rle")
+VECTOR_DECIMALS = 8
+
+
+class WireBank:
+    """A bank with the JSON of its masks."""
+
+    def __init__(self, bank: MaskBank, rivals: Rivals | None = None) -> None:
+        self.bank = bank
+        self.rivals = rivals
+        self._kept: dict[tuple[int, MaskForm], str] = {}
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the bank, and of the texts: run lengths once more, 256 bytes for the rest."""
+        background = 0 if self.rivals is None else self.rivals.num_bytes
+        runs = sum(len(each) for each in self.bank.rle)
+        return self.bank.num_bytes + runs + 512 * len(self.bank) + background
+
+    def text_of(self, index: int, output: SegmentOutput) -> str:
+        """Everything about a mask but its score, without the braces."""
+        text = self._kept.get((index, output.mask))
+        if text is None:
+            text = self._write(index, output.mask)
+            if output.mask in KEPT_FORMS:
+                self._kept[index, output.mask] = text
+        if output.embedding:
+            vector = self.bank.mask_embedding[index].astype(np.float64)
+            text += f', "embedding": {json.dumps(np.round(vector, VECTOR_DECIMALS).tolist())}'
+        return text
+
+    def _write(self, index: int, form: MaskForm) -> str:
+        x0, y0, x1, y1 = self.bank.boxes_xyxy[index].tolist()
+        about = {
+            "box": {"x0": x0, "y0": y0, "x1": x1, "y1": y1},
+            "predicted_iou": round(float(self.bank.predicted_iou[index]), 4),
+            "similarity": round(float(self.bank.similarity[index]), 4),
+            "area": int(self.bank.areas[index]),
+            "mask": self._mask(index, form),
+        }
+        return json.dumps(about)[1:-1]
+
+    def _mask(self, index: int, form: MaskForm) -> dict[str, object] | None:
+        if form == "none":
+            return None
+        drawn: dict[str, object] = {"format": form, "size": list(self.bank.size_hw)}
+        if form == "rle":
+            return {**drawn, "counts": self.bank.rle[index].decode("ascii")}
+        mask = self.bank.masks([index])[0]
+        if form == "polygon":
+            return {**drawn, "polygons": mask_polygons(mask)}
+        return {**drawn, "data": mask_png(mask)}
+
+
+class Found(NamedTuple):
+    """What one query found, best first."""
+
+    masks: WireBank
+    indices: list[int]
+    scores: list[float]
+
+
+class Answer(NamedTuple):
+    """Everything that a reply says, not yet written."""
+
+    image_id: str
+    size_hw: tuple[int, int]
+    model: ModelInfo
+    way: str
+    queries: Sequence[SegmentQuery]
+    output: SegmentOutput
+    found: list[Found]  # one a query
+    stages_ms: dict[str, float]
+
+
+def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
+    """The answer as a SegmentReply in JSON."""
+    timings.add(answer.stages_ms)
+    with timings.measure("render"):
+        texts: dict[tuple[int, int], str] = {}
+        results = ", ".join(
+            _result(index, query.text, found, answer.output, texts)
+            for index, (query, found) in enumerate(zip(answer.queries, answer.found, strict=True))
+        )
+    height, width = answer.size_hw
+    head = json.dumps(
+        {
+            "image": {"id": answer.image_id, "width": width, "height": height},
+            "model": answer.model.model_dump(),
+            "method": answer.way,
+            "cache": cache.model_dump(),
+            "timings_ms": timings.as_ms(),
+        }
+    )
+    return f'{head[:-1]}, "results": [{results}]}}'.encode()
+
+
+def _result(
+    query_index: int,
+    text: str | None,
+    found: Found,
+    output: SegmentOutput,
+    texts: dict[tuple[int, int], str],
+) -> str:
+    head = f'{{"query_index": {query_index}, "text": {json.dumps(text)}, "instances": ['
+    if not found.indices:
+        return head + "]}"
+    instances = []
+    for index, score in zip(found.indices, found.scores, strict=True):
+        key = (id(found.masks), index)
+        about = texts.get(key)
+        if about is None:
+            about = texts[key] = found.masks.text_of(index, output)
+        instances.append(f'{{"score": {score:.4f}, {about}}}')
+    return head + ", ".join(instances) + "]}"

@@ -1,0 +1,237 @@
+"""The Segmenter port over a Semantic-SAM: embeddings and banks are kept, queries are products.
+
+Only the inference thread touches the network and the texts' vectors. See services/segmenter/stages.
+"""
+
+import hashlib
+import logging
+from contextlib import nullcontext
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from services.segmenter.answering import Answering, SegmentConfig
+from services.segmenter.embedding_cache import EmbeddingCache, public_id
+from services.segmenter.held_picture import HeldPicture
+from services.segmenter.prompting import prompts_of
+from services.segmenter.rendering import Answer, WireBank, render
+from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter, Way
+from unspoken.errors import Conflict, InvalidInput
+from unspoken.images import Picture, decode_picture
+from unspoken.model.checkpoint import LoadedSam
+from unspoken.model.input_frame import PREPROCESSING, InputFrame
+from unspoken.model.mask_bank import MaskBank, MaskBankBuilder
+from unspoken.model.text_space import TextQuery, TextSpace
+from unspoken.ports import Detector
+from unspoken.schemas import MAX_TEXTS, ModelInfo
+from unspoken.segment_schemas import CacheState, SegmentQuery, SegmentQuestion
+from unspoken.timings import Timings
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentEngine(StagedSegmenter[HeldPicture]):
+    """weights_sha256: digest of what the network was loaded from; stands in every picture's id."""
+
+    embedding_dtype: ClassVar[torch.dtype] = torch.float16
+
+    def __init__(
+        self,
+        loaded: LoadedSam,
+        *,
+        model: ModelInfo,
+        weights_sha256: str,
+        text_space: TextSpace,
+        cache: EmbeddingCache[HeldPicture],
+        detector: Detector | None = None,
+        config: SegmentConfig,
+    ) -> None:
+        super().__init__(cache)
+        self.network = loaded.model
+        self._is_trained = loaded.info.semantic_trained
+        self._model = model
+        self._weights_sha256 = weights_sha256
+        self._text_space = text_space
+        self._detector = detector
+        self._config = config
+        self._answering = Answering(loaded.model, text_space, config=config)
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which weights answer."""
+        return self._model
+
+    def image_id(self, content_sha256: str) -> str:
+        """See StagedSegmenter."""
+        return public_id(
+            content_sha256,
+            weights_sha256=self._weights_sha256,
+            preprocessing=PREPROCESSING,
+            dtype=f"{self._config.encoder_dtype}, kept as float16",
+        )
+
+    def embed(self, picture: Picture) -> HeldPicture:
+        """See StagedSegmenter."""
+        held = self._encode(picture)
+        self.cache.put(held)
+        return held
+
+    @torch.inference_mode()
+    def _encode(self, picture: Picture) -> HeldPicture:
+        frame = InputFrame.of(picture.size_hw, self.network.config.sam)
+        device, dtype = self.network.device.type, getattr(torch, self._config.encoder_dtype)
+        with nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype):
+            embedding = self.network.embed_images([frame.to_input(picture.pixels)])
+        return HeldPicture(
+            id=self.image_id(picture.sha256),
+            sha256=picture.sha256,
+            size_hw=picture.size_hw,
+            encoded=picture.encoded,
+            embedding=embedding.to(device="cpu", dtype=self.embedding_dtype),
+            frame=frame,
+        )
+
+    def plan(self, held: HeldPicture, question: SegmentQuestion) -> Plan[HeldPicture]:
+        """See StagedSegmenter."""
+        texts = []
+        for index, query in enumerate(question.queries):
+            if not query.is_prompted:
+                texts.append(query)
+                continue
+            prompts_of(query, owner=index, size_hw=held.size_hw)
+            if query.text is not None and not self._is_trained:
+                raise self._untrained(f"queries.{index}: a text scores masks")
+        if question.method == "bank" and not self._is_trained:
+            raise self._untrained("method 'bank' scores texts")
+        # A bank that is asked for by name is built, be it for later queries only.
+        is_bank = question.method == "bank"
+        way = self._way(held, question) if texts or is_bank else "prompts"
+        phrases: tuple[str, ...] = ()
+        if way == "detector":
+            phrases = tuple(
+                dict.fromkeys(text for q in texts for text in (q.text or "", *q.negative))
+            )
+            if len(phrases) > MAX_TEXTS:
+                raise InvalidInput(
+                    f"the detector takes at most {MAX_TEXTS} distinct texts with the negatives, "
+                    f"got {len(phrases)}"
+                )
+        return Plan(
+            held=held,
+            question=question,
+            way=way,
+            needs_bank=way == "bank" and held.bank is None,
+            wants_bank=(
+                way == "detector"
+                and question.method == "auto"
+                and self._is_trained
+                and self._config.bank_behind
+            ),
+            phrases=phrases,
+        )
+
+    def bank_steps(self, held: HeldPicture) -> BankSteps:
+        """See StagedSegmenter."""
+        builder = MaskBankBuilder(self.network, held.embedding, held.frame, self._config.bank)
+        return _KeepingSteps(self, held, builder)
+
+    def detect(self, plan: Plan[HeldPicture]) -> Detected:
+        """See StagedSegmenter."""
+        assert self._detector is not None, "a plan without a detector asks for no phrases"
+        thresholds = [query.threshold for query in plan.question.queries if not query.is_prompted]
+        named = [threshold for threshold in thresholds if threshold is not None]
+        default = self._detector.box_threshold
+        if len(named) < len(thresholds):
+            named.append(default)
+        result = self._detector.detect(
+            decode_picture(plan.held.encoded), plan.phrases, box_threshold=min(named)
+        )
+        return Detected(result, default)
+
+    def answer(self, plan: Plan[HeldPicture], detected: Detected | None) -> Answer:
+        """See StagedSegmenter."""
+        timings = Timings()
+        queries = plan.question.queries
+        prompted = [place for place, query in enumerate(queries) if query.is_prompted]
+        of_text = [place for place, query in enumerate(queries) if not query.is_prompted]
+        found = self._answering.by_prompts(plan, prompted, timings)
+        if plan.way == "bank":
+            found |= self._answering.by_bank(plan, of_text, timings)
+        elif of_text:
+            assert detected is not None, "the detector was asked before"
+            found |= self._answering.by_detector(plan, of_text, detected, timings)
+        return Answer(
+            image_id=plan.held.id,
+            size_hw=plan.held.size_hw,
+            model=self._model,
+            way=plan.way,
+            queries=queries,
+            output=plan.question.output,
+            found=[found[place] for place in range(len(queries))],
+            stages_ms=timings.stages_ms(),
+        )
+
+    def render(self, answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
+        """See StagedSegmenter."""
+        return render(answer, cache=cache, timings=timings)
+
+    def warm_up(self) -> None:
+        """See StagedSegmenter."""
+        pixels = np.full((64, 64, 3), 255, dtype=np.uint8)
+        picture = Picture(encoded=b"", sha256=hashlib.sha256(b"").hexdigest(), pixels=pixels)
+        held = self._encode(picture)
+        box = SegmentQuery.model_validate({"boxes": [{"x0": 8, "y0": 8, "x1": 48, "y1": 48}]})
+        self.answer(self.plan(held, SegmentQuestion(queries=(box,))), None)
+        if self._is_trained:
+            self._text_space.scores(np.zeros((1, 768), dtype=np.float32), [TextQuery("thing")])
+
+    def keep_bank(self, held: HeldPicture, bank: MaskBank) -> None:
+        """Give a picture the bank that was built for it. Inference thread."""
+        held.bank = WireBank(bank, self._text_space.rivals_of(bank.mask_embedding))
+        self.cache.weigh_again(held)
+        logger.info("bank image=%s masks=%d", held.id[:16], len(bank))
+
+    def _way(self, held: HeldPicture, question: SegmentQuestion) -> Way:
+        """Bank or detector, for queries of text alone."""
+        match question.method:
+            case "bank":
+                return "bank"
+            case "detector":
+                if self._detector is None:
+                    raise Conflict(
+                        "method 'detector' is not possible: this service knows no detector "
+                        "(SEGMENTER_DETECTOR_URL)",
+                        details={"setting": "SEGMENTER_DETECTOR_URL"},
+                    )
+                return "detector"
+            case "auto":
+                if self._is_trained and (held.bank is not None or self._detector is None):
+                    return "bank"
+                if self._detector is None:
+                    raise self._untrained("there is no detector (SEGMENTER_DETECTOR_URL), a text")
+                return "detector"
+
+    def _untrained(self, what: str) -> Conflict:
+        return Conflict(
+            f"{what}, but the semantic head of {self._model.name} is not trained",
+            details={"semantic_trained": False, "model": self._model.name},
+        )
+
+
+class _KeepingSteps:
+    """Builds a bank and hands it to the engine with the last step."""
+
+    def __init__(self, engine: SegmentEngine, held: HeldPicture, builder: MaskBankBuilder) -> None:
+        self._engine = engine
+        self._held = held
+        self._builder = builder
+
+    def step(self) -> bool:
+        """See BankSteps."""
+        if self._held.bank is not None:
+            return True
+        if not self._builder.step():
+            return False
+        self._engine.keep_bank(self._held, self._builder.bank)
+        return True

@@ -1,0 +1,237 @@
+"""`POST /segment`, `POST /images` and `GET /images/{id}` over the stages of a segmenter.
+
+A picture is encoded once, however many ask at once; a bank is built in steps between which other
+requests are served. Nothing here reaches torch.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from fastapi import APIRouter, Header, Path, Request, Response
+
+from services.segmenter.single_flight import SingleFlight
+from services.segmenter.stages import HIT, MISS, BankSteps, Detected, Plan, StagedSegmenter
+from services.segmenter.wire_requests import (
+    IMAGES_BODY,
+    SEGMENT_BODY,
+    Asked,
+    read_image,
+    read_question,
+)
+from unspoken.batching import InferenceThread, MicroBatcher
+from unspoken.errors import Conflict, DeadlineExceeded, UnspokenError
+from unspoken.images import Picture, decode_picture
+from unspoken.schemas import ErrorBody
+from unspoken.segment_schemas import (
+    MAX_IMAGE_NAME_CHARS,
+    CacheState,
+    ImageReply,
+    SegmentQuestion,
+    SegmentReply,
+)
+from unspoken.server import in_decode_pool
+from unspoken.timings import Timings
+
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+# Requests that wait for the detector hold no place where it, in one process, decodes its pictures.
+DETECTIONS_AT_ONCE = 8
+MAX_BANKS_BEHIND = 8
+_MORE_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (409, 502)
+}
+ImageId = Annotated[str, Path(max_length=MAX_IMAGE_NAME_CHARS)]
+
+
+class Work(NamedTuple):
+    """What `answer` needs."""
+
+    plan: Plan[Any]
+    detected: Detected | None
+
+
+class SegmentFlow:
+    """The way of a request through the stages; owns the batchers."""
+
+    def __init__(
+        self,
+        segmenter: StagedSegmenter[Any],
+        *,
+        thread: InferenceThread,
+        max_queue: int,
+        request_timeout_s: float,
+    ) -> None:
+        def batcher(
+            name: str, run: Callable[[Any], Any], *, queue: int = max_queue
+        ) -> MicroBatcher[Any, Any]:
+            # One picture at a time: neither the encoder nor the decoder gains from more on a CPU.
+            return MicroBatcher(
+                lambda items: [run(item) for item in items],
+                name=name,
+                thread=thread,
+                max_batch=1,
+                max_queue=queue,
+            )
+
+        self.segmenter = segmenter
+        self._embedding: MicroBatcher[Picture, Any] = batcher("embed", segmenter.embed)
+        self._answering: MicroBatcher[Work, Any] = batcher(
+            "segment", lambda work: segmenter.answer(work.plan, work.detected)
+        )
+        self._building: MicroBatcher[BankSteps, bool] = batcher(
+            "bank", lambda steps: steps.step(), queue=max_queue + MAX_BANKS_BEHIND
+        )
+        self.batchers: list[MicroBatcher[Any, Any]] = [
+            self._embedding,
+            self._answering,
+            self._building,
+        ]
+        self._embeds: SingleFlight[Any] = SingleFlight()
+        self._banks: SingleFlight[None] = SingleFlight()
+        self._detecting = ThreadPoolExecutor(DETECTIONS_AT_ONCE, thread_name_prefix="detect")
+        self._timeout_s = request_timeout_s
+
+    def check_room(self) -> None:
+        """Raise Overloaded or NotReady before a body is read for nothing."""
+        self._embedding.check_room()
+        self._answering.check_room()
+
+    async def close(self) -> None:
+        """Stop what was built behind, and let no thread stay."""
+        await self._banks.close()
+        self._detecting.shutdown(wait=False)
+
+    async def hold(self, asked: Asked, timings: Timings) -> tuple[Any, CacheState]:
+        """The picture of a request: held already, or encoded now. Raises NotFound."""
+        if asked.encoded is None:
+            return self.segmenter.find(asked.image_id or ""), HIT
+        encoded = asked.encoded
+        held, state = await in_decode_pool(self.segmenter.find_encoded, encoded), HIT
+        if held is None:
+            with timings.measure("decode"):
+                picture = await in_decode_pool(decode_picture, encoded)
+            with timings.measure("encode"):
+                held = await self._embeds.run(
+                    picture.sha256,
+                    lambda: self._embedding.submit(picture, timeout_s=self._timeout_s),
+                )
+            state = MISS
+        if asked.name is not None:
+            self.segmenter.cache.give_name(asked.name, held)
+        return held, state
+
+    async def answer(self, held: Any, question: SegmentQuestion, timings: Timings) -> Any:
+        """Masks and scores, not yet written."""
+        plan = self.segmenter.plan(held, question)
+        if plan.needs_bank:
+            with timings.measure("bank"):
+                await self._wait_for_bank(held)
+        detected = None
+        if plan.phrases:
+            with timings.measure("detect"):
+                detected = await self._off_thread(self.segmenter.detect, plan)
+        answer = await self._answering.submit(Work(plan, detected), timeout_s=self._timeout_s)
+        if plan.wants_bank:
+            self.build_behind(held)
+        return answer
+
+    def build_behind(self, held: Any) -> None:
+        """Start building a picture's bank, unless enough are under way: the next request may."""
+        is_needed = not held.bank_ready and held.id not in self._banks
+        if is_needed and len(self._banks) < MAX_BANKS_BEHIND:
+            self._banks.launch(held.id, lambda: self._build_quietly(held))
+
+    async def _wait_for_bank(self, held: Any) -> None:
+        """Raise DeadlineExceeded where it takes longer than a request may; the work goes on."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._banks.run(held.id, lambda: self._build(held))
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the bank of this picture was not ready within {self._timeout_s:.0f} s; it is "
+                "being built: ask again"
+            ) from error
+
+    async def _build(self, held: Any) -> None:
+        steps = self.segmenter.bank_steps(held)
+        while not await self._building.submit(steps, timeout_s=self._timeout_s):
+            pass
+
+    async def _build_quietly(self, held: Any) -> None:
+        try:
+            await self._build(held)
+        except UnspokenError as error:
+            logger.warning("no bank behind image=%s: %s", held.id[:16], error.message)
+            raise
+
+    async def _off_thread(self, function: Callable[[Plan[Any]], Result], plan: Plan[Any]) -> Result:
+        loop = asyncio.get_running_loop()
+        waiting: Awaitable[Result] = loop.run_in_executor(self._detecting, function, plan)
+        return await waiting
+
+
+def segment_router(flow: SegmentFlow | None) -> APIRouter:
+    """The routes; each says so where the profile has no segmenter."""
+    router = APIRouter(tags=["segmenter"], responses=_MORE_ERRORS)
+
+    def served() -> SegmentFlow:
+        if flow is None:
+            raise Conflict(
+                "this profile has no segmenter: choose one that has (UNSPOKEN_PROFILE), or give "
+                "weights (SEGMENTER_WEIGHTS)"
+            )
+        return flow
+
+    @router.post(
+        "/segment", response_model=SegmentReply, openapi_extra={"requestBody": SEGMENT_BODY}
+    )
+    async def segment(request: Request) -> Response:
+        """Masks for texts, boxes and points; results in the order of the queries.
+
+        No hit is an empty list. An id that is not held (any more) is 404: send the picture again.
+        """
+        flow, timings = served(), Timings()
+        flow.check_room()
+        with timings.measure("decode"):
+            asked, question = await read_question(request)
+        held, state = await flow.hold(asked, timings)
+        answer = await flow.answer(held, question, timings)
+
+        def render() -> bytes:
+            return flow.segmenter.render(answer, cache=state, timings=timings)
+
+        return Response(await in_decode_pool(render), media_type="application/json")
+
+    @router.post("/images", openapi_extra={"requestBody": IMAGES_BODY})
+    async def add_image(request: Request, response: Response) -> ImageReply:
+        """Embed a picture ahead: 201 with its id, or 200 where it was held already."""
+        flow, timings = served(), Timings()
+        flow.check_room()
+        with timings.measure("decode"):
+            asked = await read_image(request)
+        held, state = await flow.hold(asked, timings)
+        response.status_code = 200 if state.hit else 201
+        response.headers["Location"] = f"/images/{held.id}"
+        response.headers["ETag"] = f'"{held.id}"'
+        return flow.segmenter.describe(held, is_cached=state.hit, name=asked.name, timings=timings)
+
+    @router.get("/images/{image_id:path}", response_model=ImageReply)
+    async def read(
+        image_id: ImageId, if_none_match: Annotated[str | None, Header()] = None
+    ) -> Response:
+        """Whether a picture is held: 200, or 304 with its ETag, or 404."""
+        flow = served()
+        held = flow.segmenter.find(image_id)
+        tag = f'"{held.id}"'
+        headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+        known = {each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")}
+        if known & {tag, "*"}:
+            return Response(status_code=304, headers=headers)
+        reply = flow.segmenter.describe(held, is_cached=True)
+        return Response(reply.model_dump_json(), media_type="application/json", headers=headers)
+
+    return router

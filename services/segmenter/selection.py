@@ -1,0 +1,58 @@
+"""Which masks a query answers: over its threshold, best first, not twice, and not too many."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from unspoken.boxes import box_iou
+
+NEGATIVE_IOU = 0.5
+
+
+def select(
+    scores: np.ndarray,
+    thresholds: np.ndarray,
+    *,
+    boxes_xyxy: np.ndarray,
+    top_k: int,
+    nms_iou: float | None,
+) -> list[tuple[list[int], list[float]]]:
+    """(Q, N) scores and (Q,) thresholds -> for each query its indices and their scores."""
+    rows, columns = np.nonzero(scores >= thresholds[:, None])
+    values = scores[rows, columns]
+    order = np.lexsort((columns, -values, rows))
+    columns, values = columns[order], values[order]
+    indices, best = columns.tolist(), values.tolist()
+    ends = np.searchsorted(rows, np.arange(len(scores) + 1)).tolist()
+    overlaps = None if nms_iou is None else box_iou(boxes_xyxy, boxes_xyxy)
+    selected = []
+    for start, end in pairwise(ends):
+        if overlaps is None or nms_iou is None:
+            last = min(end, start + top_k)
+            selected.append((indices[start:last], best[start:last]))
+            continue
+        kept = unlike(columns[start:end], overlaps, nms_iou)[:top_k]
+        selected.append(([indices[start + n] for n in kept], [best[start + n] for n in kept]))
+    return selected
+
+
+def unlike(indices: np.ndarray, overlaps: np.ndarray, nms_iou: float) -> list[int]:
+    """Places of the masks, best first, that no better one overlaps more than `nms_iou`."""
+    kept: list[int] = []
+    for place, index in enumerate(indices):
+        if not kept or overlaps[index, indices[kept]].max() <= nms_iou:
+            kept.append(place)
+    return kept
+
+
+def beaten_by_negatives(
+    boxes_xyxy: np.ndarray,
+    scores: np.ndarray,
+    negative_boxes_xyxy: np.ndarray,
+    negative_scores: np.ndarray,
+) -> np.ndarray:
+    """(N,) bool: boxes where a negative text has a box of at least their score."""
+    if not len(boxes_xyxy) or not len(negative_boxes_xyxy):
+        return np.zeros(len(boxes_xyxy), dtype=bool)
+    overlaps = box_iou(boxes_xyxy, negative_boxes_xyxy) >= NEGATIVE_IOU
+    return np.asarray((overlaps & (negative_scores[None] >= scores[:, None])).any(1))

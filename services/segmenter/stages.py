@@ -1,0 +1,178 @@
+"""The Segmenter port cut into stages, each with the place where it may run.
+
+A service runs them apart: torch on the inference thread, the detector's answer awaited off it (in
+one process the detector needs that very thread), rendering in a pool. In process they run in order.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+from services.segmenter.embedding_cache import EmbeddingCache, Held
+from unspoken.errors import NotFound
+from unspoken.images import Picture
+from unspoken.schemas import DetectionResult, ModelInfo
+from unspoken.segment_schemas import CacheState, ImageReply, SegmentQuestion, SegmentReply
+from unspoken.timings import Timings
+
+Entry = TypeVar("Entry", bound=Held)
+Way = Literal["bank", "detector", "prompts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Generic[Entry]):
+    """How a question about a picture will be answered."""
+
+    held: Entry
+    question: SegmentQuestion
+    way: Way
+    needs_bank: bool = False
+    """The bank must be built first."""
+    wants_bank: bool = False
+    """The bank should be built behind the answer."""
+    phrases: tuple[str, ...] = ()
+    """What the detector is asked for."""
+
+
+class Detected(NamedTuple):
+    """What the detector said. Its threshold is asked with it: where the answer is made, on the
+    inference thread, a detector of the same process could not reply.
+    """
+
+    result: DetectionResult
+    box_threshold: float
+
+
+class BankSteps(Protocol):
+    """A bank that is being built."""
+
+    def step(self) -> bool:
+        """Do a piece of it on the inference thread; True when it is done and kept."""
+
+
+class StagedSegmenter(ABC, Generic[Entry]):
+    """See unspoken.ports.Segmenter; `cache` holds its pictures."""
+
+    def __init__(self, cache: EmbeddingCache[Entry]) -> None:
+        self.cache = cache
+
+    @property
+    @abstractmethod
+    def model(self) -> ModelInfo:
+        """Which weights answer."""
+
+    # ---- the stages --------------------------------------------------------------------------
+
+    @abstractmethod
+    def image_id(self, content_sha256: str) -> str:
+        """The public id of a picture by the digest of its file. Any thread."""
+
+    @abstractmethod
+    def embed(self, picture: Picture) -> Entry:
+        """Encode a picture and keep it. Inference thread."""
+
+    @abstractmethod
+    def plan(self, held: Entry, question: SegmentQuestion) -> Plan[Entry]:
+        """Decide how to answer. Any thread, quick. Raises InvalidInput, Conflict."""
+
+    @abstractmethod
+    def bank_steps(self, held: Entry) -> BankSteps:
+        """Start building a picture's bank. Any thread."""
+
+    @abstractmethod
+    def detect(self, plan: Plan[Entry]) -> Detected:
+        """Ask the detector for the plan's phrases. Blocks; never on the inference thread."""
+
+    @abstractmethod
+    def answer(self, plan: Plan[Entry], detected: Detected | None) -> Any:
+        """Masks and scores. Inference thread. The answer is for `render`."""
+
+    @abstractmethod
+    def render(self, answer: Any, *, cache: CacheState, timings: Timings) -> bytes:
+        """The answer as a SegmentReply in JSON. Any thread."""
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Run every part once. Inference thread."""
+
+    # ---- the port ----------------------------------------------------------------------------
+
+    def add_image(self, picture: Picture, *, name: str | None = None) -> ImageReply:
+        """See unspoken.ports.Segmenter."""
+        timings = Timings()
+        held = self.cache.get(self.image_id(picture.sha256))
+        is_cached = held is not None
+        if held is None:
+            with timings.measure("encode"):
+                held = self.embed(picture)
+        if name is not None:
+            self.cache.give_name(name, held)
+        return self.describe(held, name=name, is_cached=is_cached, timings=timings)
+
+    def read_image(self, image_id: str) -> ImageReply:
+        """See unspoken.ports.Segmenter."""
+        return self.describe(self.find(image_id), is_cached=True)
+
+    def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
+        """See unspoken.ports.Segmenter."""
+        timings = Timings()
+        held, state = self._hold(image, timings)
+        plan = self.plan(held, question)
+        if plan.needs_bank:
+            with timings.measure("bank"):
+                steps = self.bank_steps(held)
+                while not steps.step():
+                    pass
+        detected = None
+        if plan.phrases:
+            with timings.measure("detect"):
+                detected = self.detect(plan)
+        answer = self.answer(plan, detected)
+        return SegmentReply.model_validate_json(self.render(answer, cache=state, timings=timings))
+
+    def find(self, id_or_name: str) -> Entry:
+        """A picture that is held. Raises NotFound."""
+        held = self.cache.get(id_or_name)
+        if held is None:
+            raise NotFound(f"no picture {id_or_name!r} is held here (any more): send it again")
+        return held
+
+    def describe(
+        self,
+        held: Entry,
+        *,
+        is_cached: bool,
+        name: str | None = None,
+        timings: Timings | None = None,
+    ) -> ImageReply:
+        """What is said about a picture that is held."""
+        height, width = held.size_hw
+        return ImageReply(
+            id=held.id,
+            sha256=held.sha256,
+            width=width,
+            height=height,
+            name=name,
+            cached=is_cached,
+            bank_ready=held.bank_ready,
+            model=self.model,
+            timings_ms={} if timings is None else timings.as_ms(),
+        )
+
+    def find_encoded(self, encoded: bytes) -> Entry | None:
+        """The held picture of a file, looked up before anything is decoded."""
+        return self.cache.get(self.image_id(hashlib.sha256(encoded).hexdigest()))
+
+    def _hold(self, image: Picture | str, timings: Timings) -> tuple[Entry, CacheState]:
+        if isinstance(image, str):
+            return self.find(image), HIT
+        held = self.cache.get(self.image_id(image.sha256))
+        if held is not None:
+            return held, HIT
+        with timings.measure("encode"):
+            return self.embed(image), MISS
+
+
+HIT = CacheState(hit=True, tier="memory")
+MISS = CacheState(hit=False, tier="none")

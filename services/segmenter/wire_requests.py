@@ -1,0 +1,163 @@
+"""Requests about pictures, as JSON or as a form: both are validated by the same models."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from unspoken.errors import InvalidInput
+from unspoken.images import decode_base64
+from unspoken.segment_schemas import ImageRequest, SegmentImage, SegmentQuestion, SegmentRequest
+from unspoken.server import in_decode_pool
+from unspoken.uploads import Upload, read_upload, validated
+
+MAX_FIELDS = 16
+_JSON_FIELDS = ("queries", "output", "nms_iou")
+_EXAMPLE_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)
+
+
+class Asked(NamedTuple):
+    """Which picture a request is about: the file itself, or the id of one that is held."""
+
+    encoded: bytes | None
+    image_id: str | None
+    name: str | None
+
+
+async def read_question(request: Request) -> tuple[Asked, SegmentQuestion]:
+    """The body of `POST /segment`."""
+    return await in_decode_pool(_question, await read_upload(request, max_fields=MAX_FIELDS))
+
+
+async def read_image(request: Request) -> Asked:
+    """The body of `POST /images`. Raises InvalidInput for an id: there is nothing to embed."""
+    return await in_decode_pool(_image, await read_upload(request, max_fields=MAX_FIELDS))
+
+
+def _question(upload: Upload) -> tuple[Asked, SegmentQuestion]:
+    if upload.body is not None:
+        asked = validated(SegmentRequest, upload.body)
+        return _asked(asked.image), asked
+    upload.refuse_unknown({"image_id", "name", "method", *_JSON_FIELDS})
+    written: dict[str, object] = {
+        name: _json_field(name, value) for name in _JSON_FIELDS if (value := upload.last(name))
+    }
+    if (method := upload.last("method")) is not None:
+        written["method"] = method
+    image = _form_image(upload)
+    # Through JSON, as a body would come: Python's own types are held to other rules.
+    question = validated(SegmentQuestion, json.dumps(written).encode())
+    return image, question
+
+
+def _image(upload: Upload) -> Asked:
+    if upload.body is not None:
+        asked = _asked(validated(ImageRequest, upload.body).image)
+    else:
+        upload.refuse_unknown({"name"})
+        asked = _form_image(upload)
+    if asked.encoded is None:
+        raise InvalidInput("send the picture itself; GET /images/{id} tells whether one is held")
+    return asked
+
+
+def _form_image(upload: Upload) -> Asked:
+    """The picture of a form: its text is only a place holder where the file is sent."""
+    has_file = upload.file is not None
+    image_id, name = upload.last("image_id"), upload.last("name")
+    if not has_file and image_id is None:
+        raise InvalidInput("the form has no file named image and no image_id")
+    written = {"base64": "" if has_file else None, "id": image_id, "name": name}
+    image = validated(SegmentImage, dict(written))
+    return Asked(upload.file, image.id, image.name)
+
+
+def _asked(image: SegmentImage) -> Asked:
+    encoded = None if image.base64 is None else decode_base64(image.base64)
+    return Asked(encoded, image.id, image.name)
+
+
+def _json_field(name: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"the field {name} must be JSON") from error
+
+
+# ---- OpenAPI ---------------------------------------------------------------------------------
+
+
+def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's schema with every reference in its place: OpenAPI knows no `$defs` of ours."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            if "$ref" in node:
+                return resolve(parts[str(node["$ref"]).rpartition("/")[2]])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(each) for each in node] if isinstance(node, list) else node
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
+
+
+_QUERIES = [
+    {"text": "car", "negative": ["truck"], "threshold": 0.4},
+    {"text": "wheel", "boxes": [{"x0": 10, "y0": 40, "x1": 60, "y1": 90}]},
+    {"points": [{"x": 30, "y": 30}, {"x": 5, "y": 5, "label": 0}]},
+]
+SEGMENT_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": inlined_schema(SegmentRequest),
+            "example": {
+                "image": {"base64": _EXAMPLE_PNG},
+                "queries": _QUERIES[:1],
+                "method": "auto",
+                "output": {"mask": "rle", "embedding": False, "top_k": 20},
+            },
+        },
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["queries"],
+                "properties": {
+                    "image": {"type": "string", "format": "binary"},
+                    "image_id": {"type": "string", "description": "instead of a file"},
+                    "name": {"type": "string"},
+                    "queries": {"type": "string", "description": "the JSON list of queries"},
+                    "method": {"type": "string", "enum": ["auto", "bank", "detector"]},
+                    "output": {"type": "string", "description": "a JSON object"},
+                    "nms_iou": {"type": "number"},
+                },
+            },
+            "example": {"queries": json.dumps(_QUERIES), "output": json.dumps({"mask": "polygon"})},
+        },
+    },
+}
+IMAGES_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": inlined_schema(ImageRequest),
+            "example": {"image": {"base64": _EXAMPLE_PNG, "name": "street"}},
+        },
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {
+                    "image": {"type": "string", "format": "binary"},
+                    "name": {"type": "string"},
+                },
+            },
+        },
+    },
+}

@@ -1,0 +1,51 @@
+"""`unspoken train` and `unspoken evaluate`: handed on to training's own command lines.
+
+Training needs torch and more; the other verbs start without any of it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import typer
+
+from unspoken.errors import InvalidConfig
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Settings of a command that leaves its arguments to another."""
+
+
+def run_train(arguments: Sequence[str]) -> None:
+    """`detector ...` trains the small detector, anything else names a recipe of Semantic-SAM."""
+    _check_installed()
+    if arguments[:1] == ["detector"]:
+        from training.detector import main as train_detector
+
+        _hand_on(train_detector, arguments[1:], name="unspoken train detector")
+        return
+    from training.train import main as train
+
+    _hand_on(train, arguments, name="unspoken train")
+
+
+def run_evaluate(arguments: Sequence[str]) -> None:
+    """See training.evaluate."""
+    _check_installed()
+    from training.evaluate import main as evaluate
+
+    _hand_on(evaluate, arguments, name="unspoken evaluate")
+
+
+def _hand_on(command: Callable[..., None], arguments: Sequence[str], *, name: str) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    app(list(arguments), prog_name=name, standalone_mode=False)
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("scipy", "segment_anything", "torch") if find_spec(name) is None]
+    if missing:
+        raise InvalidConfig(
+            f"training needs {', '.join(missing)}: pip install 'unspoken[training]'"
+        )

@@ -1,0 +1,27 @@
+"""The segment benchmark's own parts, at the tiniest size: what it draws and what it asks."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.segment import NUM_MASKS, TEXTS, build_engine, count_hits, drawn_bank, serve, street
+from tests.fakes import FakeTextEncoder
+
+
+def test_a_bank_is_drawn_that_one_text_in_some_finds():
+    bank = drawn_bank(FakeTextEncoder(), (48, 64))
+    assert len(bank) == NUM_MASKS and (bank.areas > 0).all()
+    assert np.allclose(np.linalg.norm(bank.mask_embedding, axis=1), 1, atol=1e-5)
+    cosines = bank.mask_embedding @ FakeTextEncoder().encode_texts(TEXTS).T
+    assert (cosines.max(1) > 0.6).sum() == NUM_MASKS // 4
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_warm_picture_is_asked_over_http(sent):
+    torch.manual_seed(0)
+    engine, texts = build_engine("tiny", FakeTextEncoder()), FakeTextEncoder()
+    with serve(engine, texts) as served:
+        assert served.ask(TEXTS, mask="rle", sent=sent) > 0
+        assert 0 < count_hits(served) <= NUM_MASKS
+    held = engine.find(engine.image_id(street().sha256))
+    assert held.bank is not None

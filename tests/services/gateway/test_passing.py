@@ -1,0 +1,99 @@
+"""The gateway's `/segment` and `/images`: what the segmenter says, byte for byte, errors too."""
+
+import base64
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from services.gateway.app import create_app
+from services.gateway.passing import Passing
+from services.gateway.settings import GatewaySettings
+from services.segmenter.app import create_app as segmenter_app
+from tests.contracts import check_segmenter, picture_bytes
+from tests.fakes import FakeSegmenter, FakeTextEncoder
+from tests.worker.service import serve
+from unspoken.clients import SegmenterClient
+
+PNG = picture_bytes()
+IMAGE = {"base64": base64.b64encode(PNG).decode()}
+
+
+@pytest.fixture
+def segmenter() -> Iterator[str]:
+    with serve(segmenter_app(FakeTextEncoder(), segmenter=FakeSegmenter())) as url:
+        yield url
+
+
+def gateway(tmp_path, *, url: str = "http://segmenter", transport=None) -> TestClient:
+    settings = GatewaySettings(
+        data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", segmenter_url=url, max_body_mib=1
+    )
+    passing = None if transport is None else Passing(url, timeout_s=5, transport=transport)
+    return TestClient(create_app(settings, passing=passing), raise_server_exceptions=False)
+
+
+def test_a_client_of_the_gateway_is_a_client_of_the_segmenter(tmp_path, segmenter):
+    with gateway(tmp_path, url=segmenter) as client:
+        http = client
+        models = httpx.get(f"{segmenter}/v1/models", trust_env=False).json()
+        assert models[1]["kind"] == "segmenter"
+        remote = SegmenterClient(http)
+        remote._model = FakeSegmenter.model
+        check_segmenter(remote)
+
+
+def test_forms_errors_and_etags_come_through(tmp_path, segmenter):
+    with gateway(tmp_path, url=segmenter) as client:
+        created = client.post("/images", files={"image": PNG}, data={"name": "a b"})
+        assert created.status_code == 201 and created.headers["ETag"]
+        known = client.get("/images/a b", headers={"If-None-Match": created.headers["ETag"]})
+        assert known.status_code == 304
+        form = client.post("/segment", files={"image": PNG}, data={"queries": '[{"text": "car"}]'})
+        assert form.status_code == 200 and form.json()["results"][0]["text"] == "car"
+        missing = client.get("/images/nobody", headers={"X-Request-Id": "mine"})
+        assert missing.status_code == 404 and "send it again" in missing.json()["message"]
+        assert missing.headers.get_list("X-Request-Id") == ["mine"]
+        bad = client.post("/segment", json={"image": IMAGE, "queries": [{}]})
+        assert bad.status_code == 422 and bad.json()["error"] == "invalid_input"
+        for name in ("%00", "%0a", "..%2f..%2fruns", "%3fx=1", "é"):
+            assert client.get(f"/images/{name}").status_code in (404, 422)
+
+
+def test_a_body_over_the_gateways_bound_is_413_announced_or_not(tmp_path, segmenter):
+    with gateway(tmp_path, url=segmenter) as client:
+        large = b"x" * (2 * 1024 * 1024)
+        assert client.post("/segment", content=large).status_code == 413
+
+        def pieces() -> Iterator[bytes]:
+            for _ in range(32):
+                yield large[: 128 * 1024]
+
+        assert client.post("/segment", content=pieces()).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        pytest.param(httpx.ConnectError("refused"), 502, "service_unavailable", id="down"),
+        pytest.param(httpx.ReadTimeout("slow"), 504, "deadline_exceeded", id="slow"),
+    ],
+)
+def test_a_segmenter_that_does_not_answer_is_told_apart(tmp_path, raised, status, code):
+    def fail(_request: httpx.Request) -> httpx.Response:
+        raise raised
+
+    with gateway(tmp_path, transport=httpx.MockTransport(fail)) as client:
+        response = client.post("/segment", json={"image": IMAGE, "queries": []})
+        assert response.status_code == status and response.json()["error"] == code
+
+
+def test_a_full_segmenters_retry_after_comes_through(tmp_path):
+    def full(_request: httpx.Request) -> httpx.Response:
+        body = {"error": "overloaded", "message": "full", "details": {}}
+        return httpx.Response(429, json=body, headers={"Retry-After": "7", "Connection": "close"})
+
+    with gateway(tmp_path, transport=httpx.MockTransport(full)) as client:
+        response = client.post("/segment", json={})
+        assert response.status_code == 429 and response.headers["Retry-After"] == "7"

@@ -1,0 +1,254 @@
+"""`/segment` and `/images` over HTTP, on the real network at its tiniest."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from pycocotools import mask as coco
+
+from services.segmenter.app import create_app
+from tests.contracts import check_segmenter, picture_bytes
+from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
+from tests.services.segmenter.tiny import tiny_engine
+from unspoken.clients import SegmenterClient
+from unspoken.images import Picture
+
+PNG = picture_bytes()
+IMAGE = {"base64": base64.b64encode(PNG).decode()}
+BOX = {"x0": 10, "y0": 10, "x1": 50, "y1": 40}
+QUERIES = [{"text": "car", "threshold": 0}, {"text": "wheel", "boxes": [BOX]}]
+
+
+@contextmanager
+def served(segmenter, **limits: object) -> Iterator[TestClient]:
+    app = create_app(FakeTextEncoder(), segmenter=segmenter, **limits)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with served(tiny_engine()) as client:
+        yield client
+
+
+def results(response) -> list[dict[str, object]]:
+    assert response.status_code == 200, response.text
+    return response.json()["results"]
+
+
+def test_the_engine_behind_http_holds_the_contract():
+    with served(tiny_engine()) as http:
+        check_segmenter(SegmenterClient(http))
+
+
+def test_a_reply_says_what_was_done_and_how_long_it_took(client):
+    body = {"image": IMAGE, "queries": QUERIES, "method": "bank"}
+    reply = client.post("/segment", json=body).json()
+    assert reply["image"] | {"id": ""} == {"id": "", "width": 96, "height": 64}
+    assert reply["model"]["kind"] == "segmenter" and reply["method"] == "bank"
+    assert [each["text"] for each in reply["results"]] == ["car", "wheel"]
+    stages = reply["timings_ms"]
+    assert {"decode", "decode_masks", "score", "render", "total"} <= set(stages)
+    assert stages["total"] >= max(stages.values())
+    again = client.post("/segment", json={**body, "image": {"id": reply["image"]["id"]}}).json()
+    assert again["cache"] == {"hit": True, "tier": "memory"}
+    assert again["results"] == reply["results"]
+    assert [model["kind"] for model in client.get("/v1/models").json()] == [
+        "text_encoder",
+        "segmenter",
+    ]
+
+
+def test_a_form_is_answered_as_json_is(client):
+    options = {"method": "bank", "output": {"mask": "polygon", "top_k": 3}, "nms_iou": 0.5}
+    by_json = client.post("/segment", json={"image": IMAGE, "queries": QUERIES, **options})
+    fields = {
+        "queries": json.dumps(QUERIES),
+        "method": "bank",
+        "output": json.dumps(options["output"]),
+        "nms_iou": "0.5",
+    }
+    by_form = client.post("/segment", files={"image": PNG}, data=fields)
+    assert results(by_form) == results(by_json)
+    held = {"image_id": (None, by_json.json()["image"]["id"])}
+    by_id = client.post("/segment", files=held, data=fields)
+    assert results(by_id) == results(by_json)
+    sent = client.post("/images", files={"image": PNG}, data={"name": "of a form"})
+    assert sent.json()["name"] == "of a form"
+
+
+def test_rle_loads_in_pycocotools(client):
+    response = client.post("/segment", json={"image": IMAGE, "queries": [{"boxes": [BOX]}]})
+    (instance,) = results(response)[0]["instances"]
+    assert coco.decode(instance["mask"]).shape == (64, 96)
+    assert coco.area(instance["mask"]) == instance["area"]
+
+
+def test_a_picture_is_embedded_ahead_named_and_found_again():
+    with served(tiny_engine()) as client:
+        created = client.post("/images", json={"image": {**IMAGE, "name": "street 1"}})
+        reply = created.json()
+        assert created.status_code == 201 and not reply["cached"] and not reply["bank_ready"]
+        assert created.headers["Location"] == f"/images/{reply['id']}"
+        assert client.post("/images", json={"image": IMAGE}).status_code == 200
+        for name in (reply["id"], "street 1"):
+            found = client.get(f"/images/{name}")
+            assert found.status_code == 200 and found.json()["id"] == reply["id"]
+            assert found.headers["ETag"] == f'"{reply["id"]}"'
+            known = client.get(
+                f"/images/{name}", headers={"If-None-Match": f'"x", {found.headers["ETag"]}'}
+            )
+            assert known.status_code == 304 and known.content == b""
+            other = client.get(f"/images/{name}", headers={"If-None-Match": '"x"'})
+            assert other.status_code == 200
+        by_name = client.post("/segment", json={"image": {"id": "street 1"}, "queries": []})
+        assert by_name.json()["image"]["id"] == reply["id"]
+
+
+def test_two_pictures_under_one_name_are_two_pictures():
+    with served(tiny_engine()) as client:
+        ids = []
+        for size in ((96, 64), (64, 96)):
+            encoded = base64.b64encode(picture_bytes(size=size)).decode()
+            reply = client.post("/images", json={"image": {"base64": encoded, "name": "mine"}})
+            ids.append(reply.json()["id"])
+        assert ids[0] != ids[1]
+        assert client.get("/images/mine").json()["id"] == ids[1]
+        assert client.get(f"/images/{ids[0]}").status_code == 200
+
+
+def test_an_unknown_id_is_404_and_says_to_send_the_picture_again(client):
+    for response in (
+        client.get("/images/" + "0" * 64),
+        client.post("/segment", json={"image": {"id": "nobody's"}, "queries": QUERIES}),
+        client.post("/segment", json={"image": {"id": "0" * 64}, "queries": QUERIES}),
+    ):
+        if response.status_code != 404:
+            assert response.status_code == 422 and "id" in response.json()["message"]
+            continue
+        assert response.json()["error"] == "not_found"
+        assert "send it again" in response.json()["message"]
+
+
+def test_a_picture_that_had_to_go_is_404():
+    with served(tiny_engine(cache_mib=0.001)) as client:
+        first = client.post("/images", json={"image": IMAGE}).json()["id"]
+        other = base64.b64encode(picture_bytes(size=(64, 96))).decode()
+        client.post("/images", json={"image": {"base64": other}})
+        assert client.get(f"/images/{first}").status_code == 404
+
+
+def test_a_picture_is_encoded_once_however_many_ask_at_once():
+    gate = threading.Event()
+
+    def wait(_picture: Picture) -> None:
+        gate.wait(10)
+
+    fake = FakeSegmenter(before=wait)
+    with served(fake) as client, ThreadPoolExecutor(24) as pool:
+        asking = [
+            pool.submit(client.post, "/segment", json={"image": IMAGE, "queries": QUERIES})
+            for _ in range(24)
+        ]
+        time.sleep(0.3)
+        gate.set()
+        assert {each.result().status_code for each in asking} == {200}
+    assert fake.num_embedded == 1
+
+
+def test_the_bank_is_built_behind_the_detectors_answer():
+    engine = tiny_engine(detector=FakeDetector())
+    with served(engine) as client:
+        body = {"image": IMAGE, "queries": [{"text": "car", "threshold": 0}]}
+        first = client.post("/segment", json=body).json()
+        assert first["method"] == "detector" and "detect" in first["timings_ms"]
+        deadline = time.monotonic() + 30
+        while not client.get(f"/images/{first['image']['id']}").json()["bank_ready"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert client.post("/segment", json=body).json()["method"] == "bank"
+
+
+def test_a_bank_that_takes_too_long_is_504_and_is_there_later():
+    engine = tiny_engine()
+    slow = engine.bank_steps
+
+    def slowly(held):
+        steps = slow(held)
+        time.sleep(0.4)
+        return steps
+
+    engine.bank_steps = slowly
+    with served(engine, request_timeout_s=0.3) as client:
+        image_id = client.post("/images", json={"image": IMAGE}).json()["id"]
+        body = {"image": {"id": image_id}, "queries": [], "method": "bank"}
+        late = client.post("/segment", json=body)
+        assert late.status_code == 504 and "ask again" in late.json()["message"]
+        deadline = time.monotonic() + 30
+        while not client.get(f"/images/{image_id}").json()["bank_ready"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert client.post("/segment", json=body).json()["method"] == "bank"
+
+
+def test_no_bank_is_built_behind_where_that_is_switched_off():
+    with served(tiny_engine(detector=FakeDetector(), bank_behind=False)) as client:
+        reply = client.post("/segment", json={"image": IMAGE, "queries": QUERIES[:1]}).json()
+        time.sleep(0.1)
+        assert not client.get(f"/images/{reply['image']['id']}").json()["bank_ready"]
+
+
+def test_no_hit_is_an_empty_list(client):
+    body = {"image": IMAGE, "queries": [{"text": "car", "threshold": 1}], "method": "bank"}
+    assert results(client.post("/segment", json=body))[0]["instances"] == []
+    assert results(client.post("/segment", json={"image": IMAGE, "queries": []})) == []
+
+
+def test_a_thousand_texts_are_one_request(client):
+    queries = [{"text": f"thing {number}"} for number in range(1000)]
+    body = {"image": IMAGE, "queries": queries, "method": "bank", "output": {"mask": "none"}}
+    found = results(client.post("/segment", json=body))
+    assert [each["query_index"] for each in found] == list(range(1000))
+
+
+def test_an_untrained_head_is_a_clear_conflict():
+    with served(tiny_engine(trained=False)) as client:
+        body = {"image": IMAGE, "queries": [{"text": "car"}], "method": "bank"}
+        response = client.post("/segment", json=body)
+        assert response.status_code == 409 and response.json()["error"] == "conflict"
+        assert response.json()["details"]["semantic_trained"] is False
+
+
+def test_a_profile_without_a_segmenter_says_so_and_still_encodes_texts():
+    with served(None) as client:
+        for response in (
+            client.post("/segment", json={"image": IMAGE, "queries": QUERIES}),
+            client.post("/images", json={"image": IMAGE}),
+            client.get("/images/x"),
+        ):
+            assert response.status_code == 409
+            assert "no segmenter" in response.json()["message"]
+        assert client.post("/text-embeddings", json={"phrases": ["car"]}).status_code == 200
+
+
+def test_the_routes_are_documented_with_examples(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    content = paths["/segment"]["post"]["requestBody"]["content"]
+    assert content["application/json"]["example"]["queries"]
+    assert "$ref" not in json.dumps(content) and "multipart/form-data" in content
+    assert "SegmentReply" in str(paths["/segment"]["post"]["responses"]["200"])
+    assert {"404", "409", "429"} <= set(paths["/segment"]["post"]["responses"])
+
+
+def test_the_embedding_of_a_mask_is_a_unit_vector(client):
+    body = {"image": IMAGE, "queries": [{"boxes": [BOX]}], "output": {"embedding": True}}
+    vector = results(client.post("/segment", json=body))[0]["instances"][0]["embedding"]
+    assert len(vector) == 768 and np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)

@@ -1,0 +1,100 @@
+"""A segmenter's engine over the real network at its tiniest, with random weights."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from services.segmenter.answering import SegmentConfig
+from services.segmenter.embedding_cache import EmbeddingCache
+from services.segmenter.held_picture import HeldPicture
+from services.segmenter.segment_engine import SegmentEngine
+from tests.fakes import FakeTextEncoder
+from unspoken.images import Picture
+from unspoken.model.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.mask_bank import MaskBankConfig
+from unspoken.model.sam_config import SemanticSamConfig, sam_config
+from unspoken.model.semantic_decoder import DecoderOutput
+from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.text_space import TextSpace, TextSpaceConfig
+from unspoken.ports import Detector
+from unspoken.schemas import ModelInfo
+from unspoken.segment_schemas import SegmentQuestion
+
+# Random weights predict no IoU worth a filter: every mask stays that no other overlaps.
+BANK = MaskBankConfig(points_per_side=4, predicted_iou_threshold=-100, stability_threshold=0)
+MODEL = ModelInfo(name="tiny-segmenter", kind="segmenter", revision="0")
+
+
+class DiscSam(SemanticSam):
+    """The real network, whose random weights draw noise: so clicks draw discs, boxes ellipses."""
+
+    def decode(
+        self, image_embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
+    ) -> DecoderOutput:
+        output = super().decode(image_embeddings, prompts, multimask_output=multimask_output)
+        side, scale = (
+            self.config.sam.mask_side,
+            self.config.sam.image_size / self.config.sam.mask_side,
+        )
+        if prompts.boxes is not None:
+            low, high = prompts.boxes[:, :2], prompts.boxes[:, 2:]
+            middle, radius = (low + high) / 2, (high - low) / 2
+        else:
+            assert prompts.points is not None
+            middle = prompts.points[:, 0]
+            radius = torch.full_like(middle, 7.0)
+        growth = torch.tensor([0.6, 1.0, 1.6])[: output.mask_logits.shape[1]]
+        if output.mask_logits.shape[1] == 1:
+            growth = torch.ones(1)
+        cells = (torch.arange(side) + 0.5) * scale
+        x = (cells[None, :] - middle[:, :1]) / radius[:, :1]  # (N, side)
+        y = (cells[None, :] - middle[:, 1:]) / radius[:, 1:]
+        distance = (x[:, None, :] ** 2 + y[:, :, None] ** 2).sqrt()  # (N, side, side)
+        logits = (growth.view(1, -1, 1, 1) - distance[:, None]) * 10
+        return output._replace(mask_logits=logits)
+
+
+def tiny_sam(*, trained: bool = True, seed: int = 0, **info: object) -> LoadedSam:
+    """Random weights, masks as of DiscSam; `trained` is what the checkpoint says of them."""
+    torch.manual_seed(seed)
+    model = DiscSam(SemanticSamConfig(sam=sam_config("tiny"))).eval()
+    return LoadedSam(model=model, info=SemanticInfo(semantic_trained=trained, **info))
+
+
+class CountingEngine(SegmentEngine):
+    """Counts pictures that were encoded."""
+
+    num_embedded = 0
+
+    def embed(self, picture: Picture) -> HeldPicture:
+        self.num_embedded += 1
+        return super().embed(picture)
+
+
+def tiny_engine(
+    *,
+    trained: bool = True,
+    detector: Detector | None = None,
+    cache_mib: float = 8,
+    score: str = "softmax",
+    **changes: object,
+) -> CountingEngine:
+    """An engine over `tiny_sam` and the fake text encoder."""
+    loaded = tiny_sam(trained=trained)
+    return CountingEngine(
+        loaded,
+        model=MODEL,
+        weights_sha256="0" * 64,
+        text_space=TextSpace.of(
+            loaded, FakeTextEncoder().encode_texts, TextSpaceConfig(score=score)
+        ),
+        cache=EmbeddingCache(cache_mib),
+        detector=detector,
+        config=replace(SegmentConfig(bank=BANK), **changes),
+    )
+
+
+def question(*queries: dict[str, object], **rest: object) -> SegmentQuestion:
+    """A question as JSON would write it."""
+    return SegmentQuestion.model_validate({"queries": queries, **rest})

@@ -1,0 +1,221 @@
+"""Scores of texts for masks: how near a text's vector is to a mask's, weighed against other words.
+
+`softmax`: the text's share among itself, the query's negatives and a fixed background vocabulary.
+`cosine`: the bare cosine, nothing where a negative is nearer. With either a text's score depends on
+nothing but the query and the mask, and never on the other queries of a request.
+
+Legend: N masks, Q queries, K distinct texts, B background words, D text width.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from unspoken.lexicon import load_lexicon
+from unspoken.model.checkpoint import LoadedSam, SemanticInfo
+
+Score = Literal["softmax", "cosine"]
+
+
+@cache
+def background_words() -> tuple[str, ...]:
+    """The vocabulary that comes with the package."""
+    text = files("unspoken").joinpath("data/background.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return tuple(dict.fromkeys(" ".join(lines).split()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpaceConfig:
+    """How texts are scored."""
+
+    score: Score = "softmax"
+    background: tuple[str, ...] = field(default_factory=background_words)
+    cache_entries: int = 16_384
+    """Vectors of texts that are kept."""
+
+
+class TextQuery(NamedTuple):
+    """A text, and texts that a mask must not be instead."""
+
+    text: str
+    negatives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _KnownText:
+    """A text's vector, and the places of the background words that mean the text itself."""
+
+    vector: np.ndarray  # (D,) float32, unit length
+    own_words: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The background's share of the softmax for N masks: each word's, and sums without one."""
+
+    powers: np.ndarray  # (B, N)
+    without: np.ndarray  # (B + 1, N): the sum over all words but this one; the last row: over all
+
+    @classmethod
+    def of(cls, powers: np.ndarray) -> "Rivals":
+        """Sums from both ends: total less one would leave rounding where that one is most of it."""
+        nothing = np.zeros((1, powers.shape[1]), dtype=powers.dtype)
+        before = np.concatenate([nothing, powers.cumsum(0)])  # (B + 1, N)
+        after = np.concatenate([powers[::-1].cumsum(0)[::-1][1:], nothing, nothing])[: len(before)]
+        return cls(powers, before + after)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it holds."""
+        return self.powers.nbytes + self.without.nbytes
+
+    def against(self, own_words: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """(Q, N): for each query the sum over the words that are not its own."""
+        last = len(self.powers)
+        sums = self.without[[words[0] if words else last for words in own_words]]
+        for row, words in enumerate(own_words):
+            if len(words) > 1:
+                sums[row] = np.delete(self.powers, words, axis=0).sum(0)
+        return np.asarray(sums)
+
+
+class TextSpace:
+    """The space that a network's masks and texts share. Not thread-safe: one inference thread."""
+
+    def __init__(
+        self,
+        encode_texts: Callable[[Sequence[str]], np.ndarray],
+        *,
+        info: SemanticInfo,
+        scale: float,
+        config: TextSpaceConfig = TextSpaceConfig(),
+    ) -> None:
+        self.config = config
+        self._encode_texts = encode_texts
+        self._templates = info.text_templates
+        self._mean = None if info.text_mean is None else info.text_mean.float().cpu().numpy()
+        self._scale = scale
+        self._known: OrderedDict[str, _KnownText] = OrderedDict()
+        self._background: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        loaded: LoadedSam,
+        encode_texts: Callable[[Sequence[str]], np.ndarray],
+        config: TextSpaceConfig = TextSpaceConfig(),
+    ) -> "TextSpace":
+        """The space of a loaded network."""
+        scale = float(loaded.model.mask_decoder.scale().detach())
+        return cls(encode_texts, info=loaded.info, scale=scale, config=config)
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """(K, D) float32, unit length: the targets that masks of these labels are trained to."""
+        if not texts:
+            return np.zeros((0, 0), dtype=np.float32)
+        return np.stack([known.vector for known in self._learn(texts)])
+
+    def rivals_of(self, mask_embedding: np.ndarray) -> Rivals | None:
+        """What the background says of (N, D): to be kept with the masks, the same for all texts."""
+        if self.config.score == "cosine" or not len(mask_embedding):
+            return None
+        if self._background is None:
+            self._background = self._embed(self.config.background)
+        if not len(self._background):
+            return Rivals.of(np.zeros((0, len(mask_embedding)), dtype=np.float32))
+        return Rivals.of(self._power(_product(self._background, mask_embedding)))
+
+    def scores(
+        self,
+        mask_embedding: np.ndarray,
+        queries: Sequence[TextQuery],
+        *,
+        rivals: Rivals | None = None,
+    ) -> np.ndarray:
+        """(N, D) and Q queries -> (Q, N) in [0, 1]. rivals: `rivals_of` these masks, if kept."""
+        if not queries or not len(mask_embedding):
+            return np.zeros((len(queries), len(mask_embedding)), dtype=np.float32)
+        known = self._learn([query.text for query in queries])
+        cosines = _product(np.stack([each.vector for each in known]), mask_embedding)  # (Q, N)
+        negatives = self._negative_cosines(mask_embedding, queries)
+        if self.config.score == "cosine":
+            for row, nearest in negatives.items():
+                cosines[row] = np.where(nearest.max(0) >= cosines[row], 0, cosines[row])
+            return np.asarray(cosines.clip(0, 1))
+        rivals = rivals or self.rivals_of(mask_embedding)
+        assert rivals is not None, "softmax has rivals"
+        against = rivals.against([each.own_words for each in known])
+        for row, others in negatives.items():
+            against[row] += self._power(others).sum(0)
+        wanted = self._power(cosines)
+        return np.asarray(wanted / np.maximum(wanted + against, 1e-38), dtype=np.float32)
+
+    def _power(self, cosines: np.ndarray) -> np.ndarray:
+        """Softmax's exponentials, less a factor that all have: cosines are at most one."""
+        return np.asarray(np.exp(self._scale * (cosines - 1)))
+
+    def _negative_cosines(
+        self, mask_embedding: np.ndarray, queries: Sequence[TextQuery]
+    ) -> dict[int, np.ndarray]:
+        """Query's index -> (its negatives, N), for those that have any."""
+        texts = list(dict.fromkeys(text for query in queries for text in query.negatives))
+        if not texts:
+            return {}
+        cosines = _product(self.vectors(texts), mask_embedding)
+        place = {text: index for index, text in enumerate(texts)}
+        return {
+            row: cosines[[place[text] for text in query.negatives]]
+            for row, query in enumerate(queries)
+            if query.negatives
+        }
+
+    def _learn(self, texts: Sequence[str]) -> list[_KnownText]:
+        """Vectors of texts in order, from the kept ones where possible."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        fresh = {}
+        if new:
+            vectors = self._embed(new)
+            fresh = {
+                text: _KnownText(vector.copy(), self._own_words(text))
+                for text, vector in zip(new, vectors, strict=True)
+            }
+        known = [fresh.get(text) or self._known[text] for text in texts]
+        self._known.update(fresh)
+        for text in texts:
+            self._known.move_to_end(text)
+        while len(self._known) > self.config.cache_entries:
+            self._known.popitem(last=False)
+        return known
+
+    def _embed(self, texts: Sequence[str]) -> np.ndarray:
+        """(K, D): the mean over the templates, less the text mean, made unit length again."""
+        if not texts:
+            return np.zeros((0, 0), dtype=np.float32)
+        filled = [template.replace("{}", text) for text in texts for template in self._templates]
+        vectors = self._encode_texts(filled).reshape(len(texts), len(self._templates), -1)
+        targets = _unit(vectors.mean(1))
+        return targets if self._mean is None else _unit(targets - self._mean)
+
+    def _own_words(self, text: str) -> tuple[int, ...]:
+        """Places of the background words that the text is, or is a synonym or a plural of."""
+        lexicon = load_lexicon()
+        head = lexicon.head(" ".join(lexicon.singular(word) for word in text.lower().split()))
+        same = lexicon.synonyms_of(head) | {text.lower()}
+        return tuple(n for n, word in enumerate(self.config.background) if word in same)
+
+
+def _product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(K, D), (N, D) -> (K, N), on torch's threads: numpy's own would fight them for the cores."""
+    return np.asarray((torch.from_numpy(first) @ torch.from_numpy(second).T).numpy())
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)

@@ -1,0 +1,83 @@
+"""Requests with a picture, as JSON or as multipart form: one reading for every service."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from unspoken.errors import InvalidInput
+
+MAX_FIELD_BYTES = 4 * 1024 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A request's body: `body` where it is JSON; the file `image` and the fields where a form."""
+
+    body: bytes | None = None
+    file: bytes | None = None
+    fields: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def last(self, name: str) -> str | None:
+        """A field's last value; None where it is absent or empty."""
+        values = self.fields.get(name) or [""]
+        return values[-1] or None
+
+    def refuse_unknown(self, known: set[str]) -> None:
+        """Raise InvalidInput for fields that nobody reads."""
+        unknown = sorted(set(self.fields) - known)
+        if unknown:
+            raise InvalidInput(f"unknown fields: {', '.join(unknown[:8])}")
+
+
+async def read_upload(request: Request, *, max_fields: int) -> Upload:
+    """Read the body whole. Raises InvalidInput for another content type or a broken form."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    match kind:
+        case "multipart/form-data":
+            try:
+                form = await request.form(
+                    max_files=1, max_fields=max_fields, max_part_size=MAX_FIELD_BYTES
+                )
+            except HTTPException as error:
+                raise InvalidInput(f"the form is not readable: {error.detail}") from error
+            try:
+                return Upload(file=await _read_image(form), fields=_fields(form))
+            finally:
+                await form.close()
+        case "application/json" | "":
+            return Upload(body=await request.body())
+        case _:
+            raise InvalidInput(f"send application/json or multipart/form-data, got {kind!r}")
+
+
+def validated(model: type[Model], written: bytes | dict[str, object]) -> Model:
+    """Validate JSON, or the same from a form's fields; errors never quote the input."""
+    try:
+        if isinstance(written, bytes):
+            return model.model_validate_json(written)
+        return model.model_validate(written)
+    except ValidationError as error:
+        raise RequestValidationError(
+            error.errors(include_input=False, include_context=False, include_url=False)
+        ) from error
+
+
+async def _read_image(form: FormData) -> bytes | None:
+    image = form.get("image")
+    return await image.read() if isinstance(image, UploadFile) else None
+
+
+def _fields(form: FormData) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            fields.setdefault(name, []).append(value)
+    return fields
