@@ -17,6 +17,7 @@ from rich.table import Table
 from smallworld.shards import write_shards
 from smallworld.truth import JudgedBox, judge_all, read_truth_files
 from smallworld.world import World
+from stack.demo_queries import ask_for_words
 from stack.drawing import draw_rows
 from stack.labelling import Runs, describe, follow, running_stack
 from stack.launcher import StackConfig
@@ -36,7 +37,8 @@ SHOWN_LABELS = 15
 def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Console) -> None:
     """Compose, label, judge, draw; `stay` keeps the stack up until Ctrl-C.
 
-    Writes out/summary.json, out/pictures/ and out/runs/demo/dataset/. Raises Conflict where `out`
+    Writes out/summary.json, out/pictures/, out/queries/ and out/runs/demo/dataset/. Raises Conflict
+    where `out`
     holds something that is not an earlier demo.
     """
     _clear(out)
@@ -55,7 +57,10 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
         seconds = time.monotonic() - started
         if status.state != "done":
             raise Conflict(f"{describe(status)}; logs in {stack.logs_dir}")
-        _report(out, status, seconds=seconds, console=console)
+        rows = _report(out, status, seconds=seconds, console=console)
+        ask_for_words(
+            rows, data_dir / "shards", out / "queries", url=stack.urls["gateway"], console=console
+        )
         if stay:
             console.print("the stack stays up; Ctrl-C ends it:")
             for name, url in stack.urls.items():
@@ -93,7 +98,7 @@ def summarise(
     }
 
 
-def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -> None:
+def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -> list[Row]:
     rows = list(iter_rows(out / "runs" / RUN_ID / "dataset"))
     summary = summarise(rows, status, out / "data" / "shards", seconds=seconds)
     write_json(out / "summary.json", summary)
@@ -106,6 +111,7 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     console.print(f"pictures with boxes   {out / 'pictures'} ({len(pictures)}), e.g. {pictures[0]}")
     console.print(f"dataset and its card  {out / 'runs' / RUN_ID / 'dataset'}")
     console.print(f"summary               {out / 'summary.json'}")
+    return rows
 
 
 def _label_table(rows: Sequence[Row]) -> Table:

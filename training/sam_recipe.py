@@ -86,7 +86,7 @@ def small_sam() -> SamRecipe:
         name="small-sam",
         network=SemanticSamConfig(sam=sam_config("small"), semantic=SemanticConfig(train="all")),
         batch=BatchConfig(masks_a_step=128, boxes_a_step=0, masks_a_picture=8, seed=1),
-        steps=1800,
+        steps=1300,
         simulate_every=6,
         lr_new=8e-4,
         lr_decoder=8e-4,
