@@ -38,8 +38,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     """Compose, label, judge, draw; `stay` keeps the stack up until Ctrl-C.
 
     Writes out/summary.json, out/pictures/, out/queries/ and out/runs/demo/dataset/. Raises Conflict
-    where `out`
-    holds something that is not an earlier demo.
+    where `out` holds something that is not an earlier demo.
     """
     _clear(out)
     data_dir = out / "data"

@@ -170,21 +170,21 @@ def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
     batches: Iterator[TrainBatch] = stream(
         data, first=trainer.num_steps * recipe.accumulate, num_workers=recipe.num_workers
     )
-    saved, sums, started = time.monotonic(), dict[str, float](), time.monotonic()
-    first_step = trainer.num_steps
+    saved = started = time.monotonic()
+    first_step, num_summed, sums = trainer.num_steps, 0, dict[str, float]()
     while trainer.num_steps < recipe.steps:
         taken = [next(batches) for _ in range(recipe.accumulate)]
         figures = trainer.step(taken)
         if not ranks.is_first:
             continue
         sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+        num_summed += 1
         step = trainer.num_steps
         if step % recipe.log_every == 0 or step == recipe.steps:
-            count = (step - first_step) % recipe.log_every or recipe.log_every
             a_step = (time.monotonic() - started) / (step - first_step)
-            means = {name: value / count for name, value in sums.items()}
+            means = {name: value / num_summed for name, value in sums.items()}
             _log(files.out, step=step, steps=recipe.steps, seconds_a_step=a_step, figures=means)
-            sums = {}
+            sums, num_summed = {}, 0
         if step % recipe.sample_every == 0:
             trainer.swap_average()
             draw_samples(trainer.model, taken[0], files.out / "samples" / f"step-{step:06d}.png")
