@@ -21,11 +21,20 @@ from unspoken.runs.shards import (
 
 
 def write_true_dataset(
-    out: Path, shards: Path, encoder: TextEncoder, *, rows_a_shard: int = 256
+    out: Path,
+    shards: Path,
+    encoder: TextEncoder,
+    *,
+    rows_a_shard: int = 256,
+    with_parts: bool = True,
 ) -> None:
     """Write `out` as a run's dataset folder; its pictures stay in `shards`."""
     out.mkdir(parents=True)
-    rows = [row for path in sorted(shards.glob("*.truth.jsonl")) for row in _read(path)]
+    rows = [
+        row
+        for path in sorted(shards.glob("*.truth.jsonl"))
+        for row in _read(path, with_parts=with_parts)
+    ]
     for chunk, start in enumerate(range(0, len(rows), rows_a_shard)):
         part = rows[start : start + rows_a_shard]
         path = out / shard_name(chunk)
@@ -41,14 +50,18 @@ def write_true_dataset(
     write_labels(out, sorted({each.label for row in rows for each in row.kept}), encoder)
 
 
-def _read(path: Path) -> list[Row]:
+def _read(path: Path, *, with_parts: bool) -> list[Row]:
     tar = path.name.removesuffix(".truth.jsonl") + ".tar"
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [_row(json.loads(line), tar=tar, place=place) for place, line in enumerate(lines)]
+    return [
+        _row(json.loads(line), tar=tar, place=place, with_parts=with_parts)
+        for place, line in enumerate(lines)
+    ]
 
 
-def _row(record: dict[str, object], *, tar: str, place: int) -> Row:
-    objects: list[dict[str, object]] = record["objects"]  # type: ignore[assignment]
+def _row(record: dict[str, object], *, tar: str, place: int, with_parts: bool) -> Row:
+    everything: list[dict[str, object]] = record["objects"]  # type: ignore[assignment]
+    objects = [each for each in everything if with_parts or not each["is_part"]]
     named = set(record["named"])  # type: ignore[call-overload]
     candidates, annotations = [], []
     for number, each in enumerate(objects):

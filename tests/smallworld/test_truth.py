@@ -52,7 +52,7 @@ def test_what_is_not_there_at_all_is_wrong():
 
 
 def test_the_dataset_of_the_truth_reads_as_a_worker_s(tmp_path):
-    folder = write_true_dataset(tmp_path, tiny_world(), num_scenes=6)
+    folder = write_true_dataset(tmp_path, tiny_world(), num_scenes=6, with_parts=True)
     truths = read_truth_files(folder / "pictures")
     rows = list(iter_rows(folder / "dataset"))
     assert [row.key for row in rows] == list(truths)

@@ -12,9 +12,17 @@ ROWS_A_SHARD = 4
 SCENES = SceneConfig(size_px=96)
 
 
-def write_true_dataset(folder: Path, world: World, *, num_scenes: int, seed: int = 5) -> Path:
+def write_true_dataset(
+    folder: Path, world: World, *, num_scenes: int, seed: int = 5, with_parts: bool = False
+) -> Path:
     """`folder/pictures` has the source shards, `folder/dataset` what a run would have made."""
     pictures = folder / "pictures"
     write_shards(pictures, world, num_scenes=num_scenes, seed=seed, scene_config=SCENES)
-    write_dataset(folder / "dataset", pictures, FakeTextEncoder(), rows_a_shard=ROWS_A_SHARD)
+    write_dataset(
+        folder / "dataset",
+        pictures,
+        FakeTextEncoder(),
+        rows_a_shard=ROWS_A_SHARD,
+        with_parts=with_parts,
+    )
     return folder
