@@ -29,6 +29,7 @@ WITHOUT_TORCH = ("gateway", "worker")
 RUN_ID = "compose-test"
 RUNS_DIR = "/srv/unspoken/runs"
 TRAINED = f"{RUNS_DIR}/trained"
+BOX = {"x0": 10, "y0": 10, "x1": 90, "y1": 90}
 
 # Runs in a container: has uid, sees torch, may write into its root.
 LOOK_INSIDE = """
@@ -220,7 +221,7 @@ def check_segment(stack: Stack, item: dict[str, Any]) -> None:
     """Boxes and words through the gateway, answered by the weights just trained."""
     asked = {
         "image": item["image"],
-        "queries": [{"text": "car"}, {"text": "wheel", "boxes": [[10, 10, 90, 90]]}],
+        "queries": [{"text": "car"}, {"text": "wheel", "boxes": [BOX]}],
         "output": {"mask": "rle"},
         "method": "bank",
     }
