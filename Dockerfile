@@ -77,6 +77,7 @@ CMD ["services.detector"]
 FROM dependencies AS segmenter
 COPY --chmod=755 services/__init__.py services/
 COPY --chmod=755 services/segmenter services/segmenter
+COPY --chmod=755 weights/small/segmenter weights/small/segmenter
 ENV READYZ=http://127.0.0.1:8003/readyz
 CMD ["services.segmenter"]
 
