@@ -29,7 +29,12 @@ class ProcessSettings(BaseSettings):
     """What every process has. A subclass names its own prefix."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        # Compose hands on what nobody set as an empty text: that is not set.
+        env_ignore_empty=True,
     )
 
     profile: str = Field("small", validation_alias=AliasChoices("UNSPOKEN_PROFILE", "profile"))

@@ -168,3 +168,8 @@ def test_vectors_of_another_text_encoder_are_refused(tmp_path):
     path = weights(tmp_path, text_encoder="clip@openai")
     with pytest.raises(InvalidConfig, match=r"clip@openai.*fake-text-encoder@0"):
         build_segmenter(settings(tmp_path, weights=path), ENCODER)
+
+
+def test_an_empty_variable_is_one_that_nobody_set(monkeypatch):
+    monkeypatch.setenv("SEGMENTER_WEIGHTS", "")
+    assert SegmenterSettings().weights is None
