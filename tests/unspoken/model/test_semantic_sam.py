@@ -114,12 +114,20 @@ def _nearly_all_agree(output: object, logits: Tensor) -> bool:
     return bool((logits[differ].abs() < PARITY).all())
 
 
-@torch.no_grad()
-def test_image_embeddings_are_those_of_the_package(oracle: Sam, isolated: SemanticSam) -> None:
+def test_pictures_are_made_ready_as_the_package_makes_them(
+    oracle: Sam, isolated: SemanticSam
+) -> None:
     picture = torch.randint(0, 255, (3, 768, 1024), generator=torch.Generator().manual_seed(4))
-    mine = isolated.embed_images([picture])
-    theirs = oracle.image_encoder(oracle.preprocess(picture.float())[None])
-    assert (mine - theirs).abs().max() < PARITY
+    assert torch.equal(isolated.prepare([picture]), oracle.preprocess(picture.float())[None])
+
+
+def test_the_encoders_are_the_package_s_own(oracle: Sam, isolated: SemanticSam) -> None:
+    assert type(isolated.image_encoder) is type(oracle.image_encoder)
+    assert type(isolated.prompt_encoder) is type(oracle.prompt_encoder)
+    theirs = oracle.state_dict()
+    own = {name: tensor for name, tensor in isolated.state_dict().items() if not is_new(name)}
+    assert set(own) == set(theirs)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in own.items())
 
 
 @torch.no_grad()
