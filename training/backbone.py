@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import MMGroundingDinoForObjectDetection, PreTrainedTokenizerBase
 
+from training.checkpoint_file import save_checkpoint
 from training.detection_data import (
     UNKNOWN,
     DataConfig,
@@ -236,13 +237,6 @@ def train_backbone(
                 },
                 path,
             )
-
-
-def save_checkpoint(content: dict[str, object], path: Path) -> None:
-    """Write beside, then rename: a kill in between leaves the older checkpoint whole."""
-    beside = path.with_suffix(".part")
-    torch.save(content, beside)
-    beside.replace(path)
 
 
 def start_detector_from(

@@ -28,11 +28,11 @@ from training.backbone import (
     PointClassifier,
     build_classifier,
     phrase_vectors,
-    save_checkpoint,
     start_detector_from,
     thaw_batch_norm,
     train_backbone,
 )
+from training.checkpoint_file import save_checkpoint
 from training.detection_data import DetectionBatch, DetectionDataset, SceneSource, stream
 from training.detector_recipe import DetectorRecipe, recipe_named, size_at
 from training.detector_trainer import DetectorTrainer, validate, validation_scenes

@@ -10,7 +10,6 @@ Legend: N prompts, M masks a prompt, s side of the mask logits.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -86,8 +85,3 @@ def mask_iou(first: Tensor, second: Tensor, inside: Tensor) -> Tensor:
     overlap = (first & second & inside).sum((-2, -1))
     union = ((first | second) & inside).sum((-2, -1))
     return overlap.float() / union.clamp(min=1)
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    """Sum of weighted terms; zero where there are none."""
-    return torch.stack(list(terms.values())).sum() if terms else torch.zeros(())

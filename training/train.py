@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
+from training.checkpoint_file import save_checkpoint
 from training.data.batches import TrainBatch, TrainData
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
@@ -192,13 +193,6 @@ def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
         if time.monotonic() - saved > recipe.checkpoint_every_s or step == recipe.steps:
             save_checkpoint(trainer.state(), files.out / CHECKPOINT)
             saved = time.monotonic()
-
-
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write beside, then rename: a kill in between leaves the older checkpoint whole."""
-    beside = path.with_suffix(".part")
-    torch.save(state, beside)
-    beside.replace(path)
 
 
 def _info(
