@@ -198,7 +198,8 @@ def train_detector_stage(
     else:
         first_stage = torch.load(out / BACKBONE, weights_only=True)
         if "detector" in first_stage:
-            model.load_state_dict(first_stage["detector"], strict=False)
+            _, strangers = model.load_state_dict(first_stage["detector"], strict=False)
+            assert not strangers, "the weights were held to the recipe's sizes when they were read"
         else:
             classifier = build_classifier(
                 recipe.detector, vocabulary, memory=memory, tokenizer=tokenizer
@@ -243,8 +244,8 @@ def train_detector_stage(
             )
             _log(out, step=trainer.num_steps, seconds=spent_s, **quality)
             config = replace(config, box_threshold=round(quality["threshold"], 4))
-            save_small_detector(trainer.averaged(), out / "weights", config=config)
-            trainer.restore()
+            with trainer.averaged() as averaged:
+                save_small_detector(averaged, out / "weights", config=config)
             validated = time.monotonic()
 
 

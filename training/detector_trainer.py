@@ -4,7 +4,8 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from training.detection_losses import Words, detection_loss, run_detector, share
 from training.detection_quality import Answer, SceneScores, choose_threshold, score_scenes
 from training.detector_recipe import DetectorRecipe
 from training.gradient_exchange import GradientExchange
+from training.moving_average import MovingAverage
 from unspoken.model.grounding_dino import (
     TEXT_PREFIX,
     SmallDetectorConfig,
@@ -48,7 +50,7 @@ class DetectorTrainer:
         self.num_wholes = num_wholes
         self.model = model.train()
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.average = MovingAverage(self.parameters, decay=recipe.ema_decay)
         self.optimizer = torch.optim.AdamW(
             self._groups(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
@@ -86,39 +88,23 @@ class DetectorTrainer:
         nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip_norm)
         self.optimizer.step()
         self.num_steps += 1
-        self._follow()
+        self.average.follow(self.num_steps)
         figures = {name: value.item() for name, value in terms.items()}
         return figures | {"loss": loss.item(), "right": share_right(output, batch)}
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average; it forgets faster while there is little to remember."""
-        decay = min(self.recipe.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
-        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
-
-    def averaged(self) -> MMGroundingDinoForObjectDetection:
-        """The model with the averaged weights; `restore` puts the others back."""
-        self._swap()
-        return self.model.eval()
-
-    def restore(self) -> None:
-        """Undo `averaged`."""
-        self._swap()
+    @contextmanager
+    def averaged(self) -> Iterator[MMGroundingDinoForObjectDetection]:
+        """The model in eval mode with the averaged weights, inside the block."""
+        with self.average.in_place():
+            yield self.model.eval()
         self.model.train()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, parameter in self.parameters.items():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.average[name])
-            self.average[name].copy_(kept)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds; the frozen text encoder is not in it."""
         weights = self.model.state_dict()
         return {
             "model": {n: t for n, t in weights.items() if not n.startswith(TEXT_PREFIX)},
-            "average": self.average,
+            "average": self.average.weights,
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
             "progress": self.progress,
@@ -127,8 +113,7 @@ class DetectorTrainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.model.load_state_dict(state["model"], strict=False)
-        for name, tensor in state["average"].items():
-            self.average[name].copy_(tensor)
+        self.average.load(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]
         self.progress = state["progress"]
@@ -149,13 +134,12 @@ def validate(
     vocabulary: Vocabulary,
 ) -> dict[str, float]:
     """Recall of wholes and parts at the threshold that a tenth of absent labels reaches."""
-    model = trainer.averaged()
+    with trainer.averaged() as model:
 
-    def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
-        return answer(model, image, phrases, config=config, tokenizer=tokenizer)
+        def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
+            return answer(model, image, phrases, config=config, tokenizer=tokenizer)
 
-    scores = score_scenes(scenes, ask, vocabulary=vocabulary, seed=VALIDATION_SEED)
-    trainer.restore()
+        scores = score_scenes(scenes, ask, vocabulary=vocabulary, seed=VALIDATION_SEED)
     threshold = choose_threshold(scores)
 
     def recall(groups: list[np.ndarray]) -> float:

@@ -76,7 +76,7 @@ class PromptSimulation:
             boxes = jitter_boxes(units.boxes, units.noise, side=sam.image_size)
             self._asked = _Asked(None, None, boxes)
         else:
-            ones = torch.ones(len(units.points), 1)
+            ones = torch.ones(len(units.points), 1, device=units.points.device)
             self._asked = _Asked(units.points[:, None], ones, None)
         self._mask_logits: Tensor | None = None
 
@@ -92,7 +92,7 @@ class PromptSimulation:
     def hear(self, output: DecoderOutput) -> None:
         """Keep the most trusted mask's logits: they are a prompt of the next turn."""
         best = output.iou_predictions.argmax(1)
-        rows = torch.arange(len(best))
+        rows = torch.arange(len(best), device=best.device)
         self._mask_logits = output.mask_logits[rows, best].detach()[:, None]  # (N, 1, s, s)
 
     def _turn(self, *, multimask_output: bool) -> Turn:
@@ -118,7 +118,9 @@ class PromptSimulation:
             | ~self._units.masks[nothing].flatten(1).any(1)[:, None, None]
         )
         weights = wrong.flatten(1).float()
-        chosen = torch.multinomial(weights, 1, generator=self._generator)[:, 0]  # (N,)
+        # Drawn on the CPU: the same clicks on every device.
+        drawn = torch.multinomial(weights.cpu(), 1, generator=self._generator)[:, 0]
+        chosen = drawn.to(weights.device)  # (N,)
         side = self._sam.mask_side
         cell = self._sam.image_size / side
         places = torch.stack([chosen % side, chosen // side], dim=1).float()

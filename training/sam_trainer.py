@@ -18,6 +18,7 @@ from training.data.batches import BoxUnits, MaskUnits, TrainBatch
 from training.kept_embeddings import KeptEmbeddings
 from training.label_book import LabelBook
 from training.mask_losses import mask_loss
+from training.moving_average import MovingAverage
 from training.optimizer import build_optimizer, clip_gradients, set_rates
 from training.prompting import PromptSimulation, jitter_boxes
 from training.ranks import ONE_PROCESS, Ranks
@@ -56,11 +57,7 @@ class SamTrainer:
         model.choose_trained()
         self.learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = build_optimizer(model, recipe)
-        self.average = (
-            {n: p.detach().clone() for n, p in self.learned.items()}
-            if recipe.ema_decay is not None
-            else None
-        )
+        self.average = MovingAverage(self.learned, decay=recipe.ema_decay)
         self.num_steps = 0
 
     def step(self, batches: list[TrainBatch]) -> dict[str, float]:
@@ -77,12 +74,13 @@ class SamTrainer:
         figures |= clip_gradients(self.model, self.recipe)
         self.optimizer.step()
         self.num_steps += 1
-        self._follow()
+        self.average.follow(self.num_steps)
         return figures
 
     def loss(self, batch: TrainBatch, *, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch, and its terms by name (means over their own samples)."""
         num_masks, num_boxes = self.recipe.batch.masks_a_step, self.recipe.batch.boxes_a_step
+        batch = batch.to(self.model.device)
         with self._autocast():
             image_embeddings = self._embed(batch)
         terms: dict[str, Tensor] = {}
@@ -149,7 +147,7 @@ class SamTrainer:
         return semantic_loss(
             self.ranks.gather(torch.cat([said.mask_embedding for said in spoken])),
             self.ranks.gather(torch.cat([said.similarity for said in spoken])),
-            self.book.collect(everybody, extra=extra),
+            self.book.collect(everybody, extra=extra).to(self.model.device),
             scale=self.model.mask_decoder.scale(),
             config=self.recipe.semantic_loss,
         )
@@ -188,13 +186,13 @@ class SamTrainer:
                 Prompts(
                     index,
                     points=((points + 0.5) * cell - 0.5)[:, None],
-                    point_labels=torch.ones(len(points), 1),
+                    point_labels=torch.ones(len(points), 1, device=points.device),
                 ),
                 multimask_output=True,
             )
         overlap = extent_iou(output.mask_logits.detach() > 0, boxes / cell)  # (N, M)
         best = overlap.argmax(1) if len(overlap) else overlap.new_zeros(0, dtype=torch.long)
-        rows = torch.arange(len(best))
+        rows = torch.arange(len(best), device=best.device)
         usable = (has_mask & (overlap[rows, best] >= MIN_POINT_IOU)).nonzero()[:, 0]
         return _Spoken(
             output.mask_embedding[usable, best[usable]],
@@ -209,29 +207,11 @@ class SamTrainer:
             return nullcontext()
         return torch.autocast(device, dtype=torch.bfloat16)
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average; it forgets faster while there is little to remember."""
-        if self.average is None or self.recipe.ema_decay is None:
-            return
-        decay = min(self.recipe.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
-        torch._foreach_lerp_(list(self.average.values()), list(self.learned.values()), 1 - decay)
-
-    @torch.no_grad()
-    def swap_average(self) -> None:
-        """Put the averaged weights into the model, or the others back."""
-        if self.average is None:
-            return
-        for name, parameter in self.learned.items():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.average[name])
-            self.average[name].copy_(kept)
-
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         return {
             "model": self.model.state_dict(),
-            "average": self.average,
+            "average": self.average.weights,
             "optimizer": self.optimizer.state_dict(),
             "num_steps": self.num_steps,
         }
@@ -239,9 +219,7 @@ class SamTrainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            for name, tensor in state["average"].items():
-                self.average[name].copy_(tensor)
+        self.average.load(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.num_steps = state["num_steps"]
 
@@ -261,7 +239,7 @@ def pick_points(mask_logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
 
 def extent_iou(masks: Tensor, boxes: Tensor) -> Tensor:
     """IoU of each mask's extent with its unit's box, in cells: (N, M, s, s), (N, 4) -> (N, M)."""
-    overlap = torch.zeros(masks.shape[:2])
+    overlap = torch.zeros(masks.shape[:2], device=masks.device)
     for row, box in enumerate(boxes):
         filled = masks[row].flatten(1).any(1)
         if filled.any():

@@ -24,13 +24,13 @@ def draw_samples(model: SemanticSam, batch: TrainBatch, path: Path) -> None:
     kept = index >= 0
     output = model.decode(
         model.embed_images(images),
-        Prompts(index[kept], boxes=batch.masks.boxes[kept]),
+        Prompts(index[kept].to(model.device), boxes=batch.masks.boxes[kept].to(model.device)),
         multimask_output=False,
     )
     side = model.config.sam.image_size
     logits = torch.nn.functional.interpolate(
         output.mask_logits.float(), (side, side), mode="bilinear", align_corners=False
-    )[:, 0]
+    )[:, 0].cpu()
     tiles = []
     for place, image in enumerate(images):
         height, width = image.shape[-2:]

@@ -39,6 +39,11 @@ class Labels(NamedTuple):
     right: Tensor  # (N, U) bool: the label of a mask, and its alternates
     ignored: Tensor  # (N, U) bool: neither right nor wrong
 
+    def to(self, device: torch.device) -> "Labels":
+        """The tensors on a device."""
+        vectors, right, ignored = (each.to(device) for each in self[1:])
+        return Labels(self.names, vectors, right, ignored)
+
 
 def collect_labels(
     masks: Sequence[Sequence[str]],

@@ -92,7 +92,8 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
         )
     model = loaded.model
     if torch.cuda.is_available():
-        model = model.to(f"cuda:{ranks.rank % torch.cuda.device_count()}")
+        torch.cuda.set_device(ranks.rank % torch.cuda.device_count())
+        model = model.cuda()
     kept = KeptEmbeddings(files.out / "embeddings", model) if recipe.keep_embeddings else None
     trainer = SamTrainer(recipe, model, book=book, ranks=ranks, embeddings=kept)
     path = files.out / CHECKPOINT
@@ -187,9 +188,9 @@ def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
             _log(files.out, step=step, steps=recipe.steps, seconds_a_step=a_step, figures=means)
             sums, num_summed = {}, 0
         if step % recipe.sample_every == 0:
-            trainer.swap_average()
-            draw_samples(trainer.model, taken[0], files.out / "samples" / f"step-{step:06d}.png")
-            trainer.swap_average()
+            path = files.out / "samples" / f"step-{step:06d}.png"
+            with trainer.average.in_place():
+                draw_samples(trainer.model, taken[0], path)
         if time.monotonic() - saved > recipe.checkpoint_every_s or step == recipe.steps:
             save_checkpoint(trainer.state(), files.out / CHECKPOINT)
             saved = time.monotonic()
@@ -221,12 +222,11 @@ def _mix(recipe: SamRecipe) -> str:
 def _write_weights(
     trainer: SamTrainer, files: TrainFiles, *, base: dict[str, Tensor], info: SemanticInfo
 ) -> None:
-    trainer.swap_average()
-    model = trainer.model.eval()
-    save_weights(model, files.out / WEIGHTS, info=info)
-    if files.sam is not None or files.start is not None:
-        save_delta(model, files.out / DELTA, base=base, info=info)
-    trainer.swap_average()
+    with trainer.average.in_place():
+        model = trainer.model.eval()
+        save_weights(model, files.out / WEIGHTS, info=info)
+        if files.sam is not None or files.start is not None:
+            save_delta(model, files.out / DELTA, base=base, info=info)
 
 
 def _log(

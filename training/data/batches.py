@@ -76,6 +76,19 @@ class TrainBatch(NamedTuple):
     masks: MaskUnits
     boxes: BoxUnits
 
+    def to(self, device: torch.device) -> "TrainBatch":
+        """The units on a device; pictures stay until the encoder takes them."""
+        boxes = self.boxes
+        return self._replace(
+            masks=MaskUnits(*(each.to(device) for each in self.masks)),
+            boxes=boxes._replace(
+                image_index=boxes.image_index.to(device),
+                boxes=boxes.boxes.to(device),
+                noise=boxes.noise.to(device),
+                draws=boxes.draws.to(device),
+            ),
+        )
+
 
 class TrainData(Dataset[TrainBatch]):
     """Batches by number for one rank."""
