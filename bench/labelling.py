@@ -32,7 +32,14 @@ from services.llm.generator import Generator
 from services.llm.parsing import Answer
 from services.llm.prompts import load_templates
 from services.llm.settings import LlmSettings
-from smallworld.truth import JudgedBox, SceneTruth, Score, judge, load_synonyms, read_truth_files
+from smallworld.truth import (
+    JudgedBox,
+    Score,
+    judge_each,
+    judged_boxes,
+    read_truth_files,
+    total_score,
+)
 from unspoken.lexicon import load_lexicon
 from unspoken.ports import Detector
 from unspoken.profiles import load_profile
@@ -72,9 +79,12 @@ def main() -> None:
         shards = out / "data" / "shards"
         loop_s, loop_boxes = run_loop(shards)
         truths = read_truth_files(shards)
-        loop = score_pictures(loop_boxes, truths)
-        pipeline = score_pictures(pipeline_boxes(out), truths)
-    loop_figures, pipeline_figures = total(loop).figures(), total(pipeline).figures()
+        loop = judge_each(loop_boxes, truths)
+        pipeline = judge_each(pipeline_boxes(out), truths)
+    loop_figures, pipeline_figures = (
+        total_score(loop.values()).figures(),
+        total_score(pipeline.values()).figures(),
+    )
     figures = {
         "speedup": round(loop_s / summary["seconds"], 2),
         "loop_per_s": round(NUM_IMAGES / loop_s, 3),
@@ -106,44 +116,33 @@ def pipeline_boxes(out: Path) -> dict[str, list[JudgedBox]]:
     """Kept boxes of the demo's dataset by picture."""
     (dataset,) = out.glob("runs/*/dataset")
     rows = iter_rows(dataset)
-    return {row.key: _judged(row.kept) for row in rows if row.status == "labelled"}
-
-
-def score_pictures(
-    boxes: Mapping[str, Sequence[JudgedBox]], truths: Mapping[str, SceneTruth]
-) -> dict[str, Score]:
-    """Counts of each picture; a picture without boxes still has objects to be found."""
-    synonyms = load_synonyms()
-    return {key: judge(each, truths[key], synonyms=synonyms) for key, each in boxes.items()}
-
-
-def total(scores: Mapping[str, Score]) -> Score:
-    """Counts of all pictures."""
-    return sum(scores.values(), Score())
+    return {row.key: judged_boxes(row.kept) for row in rows if row.status == "labelled"}
 
 
 def shortfall(loop: Mapping[str, Score], pipeline: Mapping[str, Score]) -> float:
     """By how much the pipeline's worst figure is below the loop's; negative where none is."""
-    theirs, ours = total(loop).figures(), total(pipeline).figures()
-    return max(
-        (value - mine for name, value in theirs.items() if value and (mine := ours[name])),
-        default=0.0,
-    )
+    theirs, ours = total_score(loop.values()).figures(), total_score(pipeline.values()).figures()
+    gaps = [
+        value - mine
+        for name, value in theirs.items()
+        if value is not None and (mine := ours[name]) is not None
+    ]
+    return max(gaps, default=0.0)
 
 
 def shortfall_interval(
     loop: Mapping[str, Score], pipeline: Mapping[str, Score], *, num_draws: int = 1000
 ) -> list[float]:
     """95 % of the worst figure's shortfall, over draws of the pictures that both labelled."""
-    theirs, ours = total(loop).figures(), total(pipeline).figures()
+    theirs, ours = total_score(loop.values()).figures(), total_score(pipeline.values()).figures()
     worst = max(theirs, key=lambda name: (theirs[name] or 0.0) - (ours[name] or 0.0))
     keys = sorted(set(loop) & set(pipeline))
     rng = np.random.default_rng(0)
     gaps = []
     for _ in range(num_draws):
         drawn = [keys[i] for i in rng.integers(len(keys), size=len(keys))]
-        first = sum((loop[key] for key in drawn), Score()).figures()[worst]
-        second = sum((pipeline[key] for key in drawn), Score()).figures()[worst]
+        first = total_score(loop[key] for key in drawn).figures()[worst]
+        second = total_score(pipeline[key] for key in drawn).figures()[worst]
         if first is not None and second is not None:
             gaps.append(first - second)
     low, high = np.quantile(gaps, [0.025, 0.975])
@@ -164,19 +163,8 @@ def run_loop(shards: Path) -> tuple[float, dict[str, list[JudgedBox]]]:
         verdict = apply_filters(row, classifiers=classifiers, config=config, seen=set())
         if verdict.reason is None and verdict.picture is not None:
             kept = _label_alone(verdict, prompter=prompter, detector=detector, config=config)
-            boxes[row.key] = _judged(kept)
+            boxes[row.key] = judged_boxes(kept)
     return time.monotonic() - started, boxes
-
-
-def _judged(annotations: Sequence[Annotation]) -> list[JudgedBox]:
-    return [
-        JudgedBox(
-            labels=(each.label, *(alt.label for alt in each.alt_labels)),
-            box_xyxy=each.box,
-            named=each.named,
-        )
-        for each in annotations
-    ]
 
 
 def _label_alone(

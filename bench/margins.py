@@ -26,7 +26,7 @@ from services.detector.transformers_backend import load_project_detector
 from services.llm.engine import build_engine as build_prompter
 from services.llm.settings import LlmSettings
 from smallworld.shards import write_shards
-from smallworld.truth import Counts, JudgedBox, Score, judge, load_synonyms, read_truth_files
+from smallworld.truth import JudgedBox, judge_each, judged_boxes, read_truth_files, total_score
 from smallworld.world import World
 from training.detector import find_text_encoder
 from unspoken.images import Picture
@@ -82,7 +82,7 @@ def main(
     found = {"": [_detect(item, detector, together=True) for item in items]}
     if alone:
         found["alone_"] = [_detect(item, detector, together=False) for item in items]
-    synonyms, figures = load_synonyms(), {}
+    figures = {}
     for named in NAMED_FROM:
         for implied in IMPLIED_FROM:
             config = LabelConfig(
@@ -90,18 +90,15 @@ def main(
             )
             line: dict[str, float | int | None] = {}
             for prefix, detections in found.items():
-                score = Score()
-                for item, boxes in zip(items, detections, strict=True):
-                    kept = _kept(item, boxes, config)
-                    score += judge(kept, truths[item.key], synonyms=synonyms)
+                kept = {
+                    item.key: _kept(item, boxes, config)
+                    for item, boxes in zip(items, detections, strict=True)
+                }
+                score = total_score(judge_each(kept, truths).values())
                 line |= {f"{prefix}{name}": value for name, value in score.figures().items()}
-                line[f"{prefix}implied_boxes"] = _judged(score.implied)
+                line[f"{prefix}implied_boxes"] = score.implied.judged
             figures[f"{config.box_threshold:.3f}/{config.box_threshold + implied:.3f}"] = line
     typer.echo(json.dumps({"bench": "margins", "figures": figures}))
-
-
-def _judged(counts: Counts) -> int:
-    return counts.judged
 
 
 def _load_detector(weights: Path | None) -> DetectorEngine:
@@ -161,15 +158,7 @@ def _kept(item: _Item, detections: Sequence[Detection], config: LabelConfig) -> 
         config=config,
         lexicon=load_lexicon(),
     )
-    return [
-        JudgedBox(
-            labels=(each.label, *(alt.label for alt in each.alt_labels)),
-            box_xyxy=each.box,
-            named=each.named,
-        )
-        for each in annotations
-        if each.kept
-    ]
+    return judged_boxes(each for each in annotations if each.kept)
 
 
 if __name__ == "__main__":

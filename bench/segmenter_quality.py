@@ -14,7 +14,7 @@ true_labels_top1    the ceiling: trained on the truth's labels (where such weigh
 named_only_top1     trained on what captions name, without implied boxes (where such are given)
 
 Further weights of the recipes are named with `--true-labels`, `--named-only`, `--mixed`, `--unmixed`.
-The last two give `retention_mixed` and `retention_unmixed`: box mIoU lost against the small SAM.
+With `--sam` come `retention_own`, `_mixed` and `_unmixed`: box mIoU less the small SAM's, below 0 if lost.
 """  # noqa: E501 - names of options
 
 import json
@@ -28,7 +28,8 @@ from smallworld.world import World
 from training.evaluate import WORLD_SEED, dataset_groups, load_any, text_encoder
 from training.evaluation.measure import EvaluationConfig, Figures, measure
 from training.evaluation.pictures import scene_pictures
-from unspoken.model.checkpoint import LoadedSam, SemanticInfo, with_info
+from unspoken.model.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.semantic_sam import is_new
 from unspoken.settings import ProcessSettings
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "small" / "segmenter" / "model.safetensors"
@@ -112,18 +113,12 @@ def _untrained(loaded: LoadedSam) -> LoadedSam:
     model = type(loaded.model)(loaded.model.config)
     trained = loaded.model.state_dict()
     fresh = model.state_dict()
-    new = ("semantic_", "similarity_", "logit_scale")
     model.load_state_dict(
-        {
-            name: fresh[name] if name.removeprefix("mask_decoder.").startswith(new) else tensor
-            for name, tensor in trained.items()
-        }
+        {name: fresh[name] if is_new(name) else tensor for name, tensor in trained.items()}
     )
     model.mask_decoder.start_new_tokens()
-    return with_info(
-        LoadedSam(model=model.eval(), info=SemanticInfo()),
-        text_templates=loaded.info.text_templates,
-    )
+    info = SemanticInfo(text_templates=loaded.info.text_templates)
+    return LoadedSam(model=model.eval(), info=info)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 
 from smallworld.glyphs import load_classes
 from unspoken.boxes import box_iou
+from unspoken.runs.rows import Annotation
 
 MIN_IOU = 0.5
 
@@ -152,12 +153,26 @@ def judge(boxes: Sequence[JudgedBox], truth: SceneTruth, *, synonyms: Mapping[st
     return Score(named, implied)
 
 
-def judge_all(
-    boxes_by_key: Mapping[str, Iterable[JudgedBox]], truths: Mapping[str, SceneTruth]
-) -> Score:
+def judged_boxes(annotations: Iterable[Annotation]) -> list[JudgedBox]:
+    """A dataset's annotations as boxes to judge; an alternate label counts as the label."""
+    return [
+        JudgedBox(
+            labels=(each.label, *(alternate.label for alternate in each.alt_labels)),
+            box_xyxy=each.box,
+            named=each.named,
+        )
+        for each in annotations
+    ]
+
+
+def judge_each(
+    boxes_by_key: Mapping[str, Sequence[JudgedBox]], truths: Mapping[str, SceneTruth]
+) -> dict[str, Score]:
     """Judge every picture that has an entry in `boxes_by_key`; dropped pictures have none."""
     synonyms = load_synonyms()
-    total = Score()
-    for key, boxes in boxes_by_key.items():
-        total += judge(list(boxes), truths[key], synonyms=synonyms)
-    return total
+    return {key: judge(b, truths[key], synonyms=synonyms) for key, b in boxes_by_key.items()}
+
+
+def total_score(scores: Iterable[Score]) -> Score:
+    """The counts of all pictures together."""
+    return sum(scores, Score())

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smallworld.shards import write_shards
-from smallworld.truth import JudgedBox, judge_all, read_truth_files
+from smallworld.truth import judge_each, judged_boxes, read_truth_files, total_score
 from smallworld.world import World
 from stack.demo_queries import ask_for_words
 from stack.drawing import draw_rows
@@ -73,17 +73,8 @@ def summarise(
     """The content of summary.json: counts of the run, and its boxes judged by the truth."""
     labelled = [row for row in rows if row.status == "labelled"]
     kept = [annotation for row in labelled for annotation in row.kept]
-    boxes = {
-        row.key: [
-            JudgedBox(
-                labels=(each.label, *(alt.label for alt in each.alt_labels)),
-                box_xyxy=each.box,
-                named=each.named,
-            )
-            for each in row.kept
-        ]
-        for row in labelled
-    }
+    boxes = {row.key: judged_boxes(row.kept) for row in labelled}
+    scores = judge_each(boxes, read_truth_files(shards))
     return {
         "images": len(rows),
         "labelled": len(labelled),
@@ -93,7 +84,7 @@ def summarise(
         "distinct_labels": len({each.label for each in kept}),
         "implied_annotations": sum(not each.named for each in kept),
         "seconds": round(seconds, 1),
-        **judge_all(boxes, read_truth_files(shards)).figures(),
+        **total_score(scores.values()).figures(),
     }
 
 

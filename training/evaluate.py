@@ -1,7 +1,7 @@
 """Judge a Semantic-SAM: `unspoken evaluate WEIGHTS`, on the small world or a COCO-style folder.
 
     unspoken evaluate OUT/weights.safetensors --world 500 --data RUN/dataset
-    unspoken evaluate W --coco instances.json --images DIR --sam sam_vit_b_01ec64.pth
+    unspoken evaluate W --coco instances.json --images DIR --base sam_vit_b_01ec64.pth
 
 Figures go to a table and, with --out, to `evaluation.json` and `evaluation.png`, a grid of pictures
 with masks and the names that they were given. With --base the masks of another checkpoint are

@@ -8,7 +8,8 @@
 | thesis | official SAM | decoder, joint | 32 masks : 128 boxes | `unspoken train thesis --sam PTH --data DIR --pictures DIR --sa1b DIR --out DIR` |
 | smoke | nothing | new tokens, isolated | 8 masks : 32 boxes | the tests' |
 
-Costs and figures that were measured stand at each recipe; docs/training.md says how to read them.
+Cost and figures stand at the recipes that have been run; `readout`, `thesis` and `small-semantic` have
+not been run to their end.
 """  # noqa: E501 - a table
 
 from dataclasses import dataclass, field, replace
@@ -81,7 +82,11 @@ def sam_recipe(name: str) -> SamRecipe:
 
 
 def small_sam() -> SamRecipe:
-    """A small SAM from nothing, on masks without labels."""
+    """A small SAM from nothing, on masks without labels.
+
+    About 1.5 s a step on two busy AVX-512 cores (bf16, two processes of one thread): 35 minutes.
+    `bench.segmenter_quality` of weights/small/segmenter: box_miou .50, wholes .75, parts .38.
+    """
     return SamRecipe(
         name="small-sam",
         network=SemanticSamConfig(sam=sam_config("small"), semantic=SemanticConfig(train="all")),

@@ -171,11 +171,6 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def with_info(loaded: LoadedSam, **changes: Any) -> LoadedSam:
-    """The same network, with other words about it."""
-    return replace(loaded, info=replace(loaded.info, **changes))
-
-
 def _size_of(state: Mapping[str, Any], path: Path) -> SamConfig:
     """Width and depth of the encoder say which official SAM a file is."""
     positions = state.get("image_encoder.pos_embed")
