@@ -37,6 +37,7 @@ class _Row:
     shard: str
     member: str
     size_hw: tuple[int, int]
+    sha256: str | None
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
     labels: tuple[tuple[str, ...], ...]
 
@@ -71,14 +72,15 @@ class BoxPictures:
     def load(self, asked: Units) -> BoxedPicture:
         """The picture with the boxes at the asked units. Raises NotFound, InvalidInput."""
         row = self._rows[asked.picture]
-        pixels = self._files.read(row.shard, row.member)
-        if pixels.shape[:2] != row.size_hw:
+        picture = self._files.read(row.shard, row.member)
+        if picture.size_hw != row.size_hw or row.sha256 not in (None, picture.sha256):
             raise InvalidInput(
-                f"{row.key}: the picture is {pixels.shape[:2]}, it was labelled as {row.size_hw}"
+                f"{row.key}: the picture of {picture.size_hw} is not the one of {row.size_hw} that "
+                "was labelled: its file changed"
             )
         return BoxedPicture(
             key=row.key,
-            pixels=pixels,
+            pixels=picture.pixels,
             boxes_xyxy=np.array([row.boxes_xyxy[unit] for unit in asked.units]),
             labels=tuple(row.labels[unit] for unit in asked.units),
         )
@@ -98,6 +100,7 @@ def _read_rows(dataset_dir: Path, *, named_only: bool) -> tuple[list[_Row], list
                     shard=row.source_shard,
                     member=row.source_member,
                     size_hw=(row.image_height, row.image_width),
+                    sha256=row.image_sha256,
                     boxes_xyxy=tuple(each.box for each in kept),
                     labels=tuple(
                         (each.label, *(alt.label for alt in each.alt_labels)) for each in kept

@@ -6,10 +6,8 @@ A tar is scanned for its headers once a process; after that any member is one se
 import tarfile
 from pathlib import Path
 
-import numpy as np
-
 from unspoken.errors import NotFound
-from unspoken.images import decode_picture
+from unspoken.images import Picture, decode_picture
 
 
 class PictureFiles:
@@ -19,9 +17,9 @@ class PictureFiles:
         self._root = root
         self._members: dict[str, dict[str, tuple[int, int]]] = {}
 
-    def read(self, shard: str, member: str) -> np.ndarray:
-        """Pixels (H, W, 3) uint8, EXIF orientation applied. Raises NotFound, NotAnImage."""
-        return decode_picture(self._encoded(shard, member)).pixels
+    def read(self, shard: str, member: str) -> Picture:
+        """The decoded picture, EXIF orientation applied. Raises NotFound, NotAnImage."""
+        return decode_picture(self._encoded(shard, member))
 
     def _encoded(self, shard: str, member: str) -> bytes:
         if not shard.endswith(".tar"):

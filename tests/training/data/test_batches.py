@@ -1,6 +1,7 @@
 """Batches by number: exact counts, the network's frame, and the same for one rank and for two."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,14 @@ def test_a_folder_without_masks_is_named(tmp_path: Path):
         MaskPictures(tmp_path, masks_a_picture=1, seed=0)
 
 
-def test_pictures_of_another_size_than_labelled_are_refused(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("change", [{"size_hw": (50, 50)}, {"sha256": "ab" * 32}])
+def test_a_picture_that_changed_since_it_was_labelled_is_refused(
+    folder: Path, change: dict[str, object]
+):
     boxes = BoxPictures(folder / "dataset", pictures=folder / "pictures", boxes_a_picture=8, seed=4)
-    boxes._rows[0] = type(boxes._rows[0])(**{**boxes._rows[0].__dict__, "size_hw": (50, 50)})
-    with pytest.raises(InvalidInput, match="it was labelled as"):
+    boxes.load(Units(0, (0,)))
+    boxes._rows[0] = replace(boxes._rows[0], **change)
+    with pytest.raises(InvalidInput, match="its file changed"):
         boxes.load(Units(0, (0,)))
 
 
