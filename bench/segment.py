@@ -13,6 +13,8 @@ texts never seen (`..._uncached`), and with run lengths in the reply (`..._rle`)
 At the real sizes (ViT-B, Swin-T): `warm_over_loop`, how many times as long the usual loop takes for
 a request of ten texts (detector and SAM anew) as a warm request; `cold_over_parts`, CPU time until
 a bank is ready over that of the encoder and of its clicks decoded one by one.
+
+With the profile's own weights: the figures of `bench.text_queries`.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection
 from transformers import GroundingDinoImageProcessor as ImageProcessor
 
+from bench.text_queries import text_query_figures
 from services.detector.engine import DetectorEngine
 from services.detector.transformers_backend import TransformersBackend, resize_by
 from services.segmenter.answering import SegmentConfig
@@ -136,6 +139,7 @@ def main() -> None:
     figures = warm_figures(texts)
     if not arguments.only_warm:
         figures |= real_size_figures(texts)
+        figures |= text_query_figures(SegmenterSettings())
     print(json.dumps({"bench": "segment", "figures": figures}))
 
 

@@ -7,6 +7,8 @@ trained on. Objects are prompted by their true box, and their mask's vector is c
 known noun.
 
 box_miou            IoU of the masks with the truth, wholes and parts; bar .80
+grid_miou           the same for masks whose logits are the truth's shares of the network's cells:
+                    what its grid alone would let it reach
 top1                wholes whose vector is nearest to their own noun, of the known nouns; bar .60
 held_out_top1       the same for classes never trained on, among known and held-out nouns
 untrained_top1      the floor: the same network before it met a label
@@ -21,14 +23,17 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 
 from smallworld.world import World
+from training.data.batches import low_resolution
 from training.evaluate import WORLD_SEED, dataset_groups, load_any, text_encoder
 from training.evaluation.measure import EvaluationConfig, Figures, measure
 from training.evaluation.pictures import scene_pictures
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.input_frame import InputFrame
 from unspoken.model.semantic_sam import is_new
 from unspoken.settings import ProcessSettings
 
@@ -56,6 +61,7 @@ def main(
         "box_miou": figures["box_miou"],
         "top1": figures["box_top1"],
         "scenes": scenes,
+        "grid_miou": bench.grid(loaded),
         **{name: value for name, value in figures.items() if name != "box_miou"},
         "held_out_top1": bench.held_out(loaded)["box_top1"],
         "untrained_top1": bench.known(_untrained(loaded))["box_top1"],
@@ -92,6 +98,18 @@ class _Bench:
             groups=self._groups,
             config=EvaluationConfig(clicks=clicks),
         )
+
+    def grid(self, loaded: LoadedSam) -> float:
+        """IoU with the truth of its own shares of cells, brought back to pixels."""
+        sam = loaded.model.config.sam
+        found = []
+        for picture in scene_pictures(num_scenes=self._scenes, first_seed=WORLD_SEED, style=STYLE):
+            frame = InputFrame.of(picture.pixels.shape[:2], sam)
+            for each in picture.objects:
+                share = low_resolution(torch.from_numpy(each.mask), frame, sam)
+                drawn = frame.logits_to_original(share[None, None] - 0.5)[0, 0].numpy() > 0
+                found.append((drawn & each.mask).sum() / (drawn | each.mask).sum())
+        return round(float(np.mean(found)), 4)
 
     def held_out(self, loaded: LoadedSam) -> Figures:
         """Classes never trained on, among all nouns."""

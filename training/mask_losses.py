@@ -2,7 +2,8 @@
 
 Of an ambiguous prompt's three masks only the one with the lowest focal + dice is taught, and only
 its IoU prediction (Segment Anything, arXiv:2304.02643, appendix A). Everything is computed on
-low-resolution logits, where the padding of the square counts for nothing.
+low-resolution logits, where the padding of the square counts for nothing. The truth of a logit is
+how much of its cell is on the thing; both losses are lowest where the probability is that share.
 
 Legend: N prompts, M masks a prompt, s side of the mask logits.
 """
@@ -38,12 +39,12 @@ class MaskLoss(NamedTuple):
 def mask_loss(
     output: DecoderOutput, masks: Tensor, known: Tensor, *, config: MaskLossConfig
 ) -> MaskLoss:
-    """masks, known: (N, s, s) bool. Terms are means over prompts."""
-    wanted = masks[:, None].float().expand_as(output.mask_logits)
+    """masks: (N, s, s) shares, known: (N, s, s) bool. Terms are means over prompts."""
+    wanted = masks[:, None].expand_as(output.mask_logits)
     inside = known[:, None]
     focal = focal_loss(output.mask_logits, wanted, inside, config=config)  # (N, M)
     dice = dice_loss(output.mask_logits, wanted, inside)
-    iou = mask_iou(output.mask_logits > 0, masks[:, None], inside)
+    iou = mask_iou(output.mask_logits > 0, masks[:, None] > 0.5, inside)
     quality = (output.iou_predictions - iou) ** 2
     best = (config.focal_weight * focal + config.dice_weight * dice).argmin(dim=1)
 
@@ -73,10 +74,14 @@ def focal_loss(
 
 
 def dice_loss(mask_logits: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
-    """One minus the soft dice, smoothed by one: (N, M, s, s) -> (N, M)."""
+    """One minus the soft dice, smoothed by one: (N, M, s, s) -> (N, M).
+
+    With V-Net's squares (arXiv:1606.04797, section 3): without them a cell that is half covered is
+    best answered by one or by nought.
+    """
     probability = mask_logits.sigmoid() * inside
     overlap = (probability * wanted).sum((-2, -1))
-    total = probability.sum((-2, -1)) + wanted.sum((-2, -1))
+    total = (probability**2).sum((-2, -1)) + (wanted**2).sum((-2, -1))
     return 1 - (2 * overlap + 1) / (total + 1)
 
 

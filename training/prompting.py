@@ -21,8 +21,7 @@ from unspoken.model.semantic_sam import Prompts
 
 Simulation = Literal["first", "fast", "full"]
 
-BOX_NOISE = 0.1  # of a side, at most MAX_BOX_NOISE of the input's
-MAX_BOX_NOISE = 20 / 1024
+MAX_BOX_NOISE = 20 / 1024  # of the input's side
 _CORRECTIONS: dict[Simulation, int] = {"first": 0, "fast": 3, "full": 8}
 
 
@@ -42,11 +41,11 @@ class _Asked(NamedTuple):
     boxes: Tensor | None  # (N, 4)
 
 
-def jitter_boxes(boxes: Tensor, noise: Tensor, *, side: int) -> Tensor:
-    """Move each corner by a tenth of the box's side times the noise: (N, 4) xyxy -> (N, 4)."""
+def jitter_boxes(boxes: Tensor, noise: Tensor, *, share: float, side: int) -> Tensor:
+    """Move each corner by a share of the box's side times the noise: (N, 4) xyxy -> (N, 4)."""
     extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     limit = MAX_BOX_NOISE * side
-    moved = (boxes + (noise * BOX_NOISE * extent).clamp(-limit, limit)).clamp(0, side)
+    moved = (boxes + (noise * share * extent).clamp(-limit, limit)).clamp(0, side)
     low = torch.minimum(moved[:, :2], moved[:, 2:])
     return torch.cat([low, torch.maximum(moved[:, :2], moved[:, 2:])], dim=1)
 
@@ -65,15 +64,17 @@ class PromptSimulation:
         sam: SamConfig,
         simulation: Simulation,
         starts_with_box: bool,
+        box_noise: float,
         generator: torch.Generator,
     ) -> None:
         self._units = units
+        self._masks = units.masks > 0.5
         self._sam = sam
         self._generator = generator
         self._num_corrections = _CORRECTIONS[simulation]
         self._plain = _plain_turns(simulation, self._num_corrections, generator)
         if starts_with_box:
-            boxes = jitter_boxes(units.boxes, units.noise, side=sam.image_size)
+            boxes = jitter_boxes(units.boxes, units.noise, share=box_noise, side=sam.image_size)
             self._asked = _Asked(None, None, boxes)
         else:
             ones = torch.ones(len(units.points), 1, device=units.points.device)
@@ -110,12 +111,11 @@ class PromptSimulation:
         """One point more for each unit, somewhere in what is missing or too much."""
         assert self._mask_logits is not None, "an answer was heard"
         said = self._mask_logits[:, 0] > 0
-        wrong = (said != self._units.masks) & self._units.known
+        wrong = (said != self._masks) & self._units.known
         # Where all is right, any cell of the mask does.
         nothing = ~wrong.flatten(1).any(1)
         wrong[nothing] = (
-            self._units.masks[nothing]
-            | ~self._units.masks[nothing].flatten(1).any(1)[:, None, None]
+            self._masks[nothing] | ~self._masks[nothing].flatten(1).any(1)[:, None, None]
         )
         weights = wrong.flatten(1).float()
         # Drawn on the CPU: the same clicks on every device.
@@ -125,7 +125,7 @@ class PromptSimulation:
         cell = self._sam.image_size / side
         places = torch.stack([chosen % side, chosen // side], dim=1).float()
         points = (places + 0.5) * cell - 0.5  # the prompt encoder adds the half again
-        labels = self._units.masks.flatten(1).gather(1, chosen[:, None]).float()
+        labels = self._masks.flatten(1).gather(1, chosen[:, None]).float()
         old = self._asked
         if old.points is not None and old.point_labels is not None:
             points_so_far = torch.cat([old.points, points[:, None]], dim=1)

@@ -6,12 +6,14 @@ among the samples is their weight. A sample is one prompted mask or one labelled
 Legend: B pictures, N units of one kind, M masks a prompt, D width of the text space.
 """
 
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.ops import box_iou, masks_to_boxes
 
 from training.data.batches import BoxUnits, MaskUnits, TrainBatch
@@ -59,6 +61,8 @@ class SamTrainer:
         self.optimizer = build_optimizer(model, recipe)
         self.average = MovingAverage(self.learned, decay=recipe.ema_decay)
         self.num_steps = 0
+        if recipe.compile_decoder and shutil.which("g++"):
+            model.mask_decoder.compile()
 
     def step(self, batches: list[TrainBatch]) -> dict[str, float]:
         """One update from `accumulate` batches -> figures by name."""
@@ -66,7 +70,8 @@ class SamTrainer:
         self.optimizer.zero_grad()
         figures: dict[str, float] = {}
         for batch in batches:
-            loss, terms = self.loss(batch, number=self.num_steps)
+            with _attention(self.model.device.type):
+                loss, terms = self.loss(batch, number=self.num_steps)
             torch.autograd.backward(loss / len(batches))
             for name, value in (terms | {"loss": loss}).items():
                 figures[name] = figures.get(name, 0.0) + float(value.detach()) / len(batches)
@@ -114,6 +119,7 @@ class SamTrainer:
             sam=self.model.config.sam,
             simulation=recipe.simulation if is_whole else "first",
             starts_with_box=number % 2 == 0,
+            box_noise=recipe.box_noise,
             generator=_generator(recipe.seed, number, self.ranks.rank),
         )
         answers: list[dict[str, Tensor]] = []
@@ -155,7 +161,10 @@ class SamTrainer:
     def _ask_boxes(self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor) -> _Spoken:
         """A box asks for the single mask, whose token gets the label (science.md O3)."""
         boxes = jitter_boxes(
-            units.boxes[chosen], units.noise[chosen], side=self.model.config.sam.image_size
+            units.boxes[chosen],
+            units.noise[chosen],
+            share=self.recipe.box_noise,
+            side=self.model.config.sam.image_size,
         )
         with self._autocast():
             output = self.model.decode(
@@ -253,6 +262,11 @@ def _generator(*numbers: int) -> torch.Generator:
     """The random stream that these numbers name."""
     seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed >> 1))
+
+
+def _attention(device: str) -> AbstractContextManager[Any]:
+    """On processors the fused kernel is slow backwards where queries are few and keys many."""
+    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
 def _has_bf16(device: str) -> bool:

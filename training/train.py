@@ -1,7 +1,7 @@
 """Run a recipe: data in, checkpoints, metrics, sample pictures and weights out.
 
     python -m training.train small-sam --sa1b DIR --out DIR
-    torchrun --nproc-per-node 2 -m training.train small-semantic --start W --data DIR ...
+    torchrun --nproc-per-node 2 -m -- training.train small-semantic --start W --data DIR ...
 
 `OUT/checkpoint.pt` is replaced atomically every few minutes; the same command goes on from it, at
 the very batch it would have met. `OUT/metrics.jsonl` has a line every few steps, `OUT/samples/`
@@ -41,6 +41,7 @@ from unspoken.model.checkpoint import (
     save_delta,
     save_weights,
 )
+from unspoken.model.regrid import regrid
 from unspoken.model.semantic_sam import SemanticSam
 from unspoken.runs.manifest import read_text_encoder
 
@@ -125,13 +126,10 @@ def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
             return load_official_sam(sam, semantic=recipe.network.semantic, config=config)
         case None, Path() as start:
             found = load_weights(start)
-            if found.model.config.sam != recipe.network.sam:
-                raise InvalidConfig(
-                    f"{start} is a {found.model.config.sam.name}, "
-                    f"{recipe.name} trains a {recipe.network.sam.name}"
-                )
             model = SemanticSam(recipe.network)
-            model.load_state_dict(found.model.state_dict())
+            model.load_state_dict(
+                regrid(found.model.state_dict(), old=found.model.config.sam, new=recipe.network.sam)
+            )
             if not found.info.semantic_trained:
                 model.mask_decoder.start_new_tokens()
             return LoadedSam(model=model, info=found.info)

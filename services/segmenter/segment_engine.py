@@ -48,13 +48,14 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         config: SegmentConfig,
     ) -> None:
         super().__init__(cache)
+        self.loaded = loaded
         self.network = loaded.model
         self._is_trained = loaded.info.semantic_trained
         self._model = model
         self._weights_sha256 = weights_sha256
-        self._text_space = text_space
+        self.text_space = text_space
         self._detector = detector
-        self._config = config
+        self.config = config
         self._answering = Answering(loaded.model, text_space, config=config)
 
     @property
@@ -68,7 +69,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             content_sha256,
             weights_sha256=self._weights_sha256,
             preprocessing=PREPROCESSING,
-            dtype=f"{self._config.encoder_dtype}, kept as float16",
+            dtype=f"{self.config.encoder_dtype}, kept as float16",
         )
 
     def embed(self, picture: Picture) -> HeldPicture:
@@ -80,7 +81,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
     @torch.inference_mode()
     def _encode(self, picture: Picture) -> HeldPicture:
         frame = InputFrame.of(picture.size_hw, self.network.config.sam)
-        device, dtype = self.network.device.type, getattr(torch, self._config.encoder_dtype)
+        device, dtype = self.network.device.type, getattr(torch, self.config.encoder_dtype)
         with nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype):
             embedding = self.network.embed_images([frame.to_input(picture.pixels)])
         return HeldPicture(
@@ -126,14 +127,14 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
                 way == "detector"
                 and question.method == "auto"
                 and self._is_trained
-                and self._config.bank_behind
+                and self.config.bank_behind
             ),
             phrases=phrases,
         )
 
     def bank_steps(self, held: HeldPicture) -> BankSteps:
         """See StagedSegmenter."""
-        builder = MaskBankBuilder(self.network, held.embedding, held.frame, self._config.bank)
+        builder = MaskBankBuilder(self.network, held.embedding, held.frame, self.config.bank)
         return _KeepingSteps(self, held, builder)
 
     def detect(self, plan: Plan[HeldPicture]) -> Detected:
@@ -184,11 +185,11 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         box = SegmentQuery.model_validate({"boxes": [{"x0": 8, "y0": 8, "x1": 48, "y1": 48}]})
         self.answer(self.plan(held, SegmentQuestion(queries=(box,))), None)
         if self._is_trained:
-            self._text_space.scores(np.zeros((1, 768), dtype=np.float32), [TextQuery("thing")])
+            self.text_space.scores(np.zeros((1, 768), dtype=np.float32), [TextQuery("thing")])
 
     def keep_bank(self, held: HeldPicture, bank: MaskBank) -> None:
         """Give a picture the bank that was built for it. Inference thread."""
-        held.bank = WireBank(bank, self._text_space.rivals_of(bank.mask_embedding))
+        held.bank = WireBank(bank, self.text_space.rivals_of(bank.mask_embedding))
         self.cache.weigh_again(held)
         logger.info("bank image=%s masks=%d", held.id[:16], len(bank))
 

@@ -17,8 +17,8 @@ def answer(mask_logits: torch.Tensor, iou: torch.Tensor | None = None) -> Decode
 
 
 def square(low: int, high: int) -> torch.Tensor:
-    mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
-    mask[:, low:high, low:high] = True
+    mask = torch.zeros(1, SIDE, SIDE)
+    mask[:, low:high, low:high] = 1
     return mask
 
 
@@ -26,7 +26,7 @@ EVERYWHERE = torch.ones(1, SIDE, SIDE, dtype=torch.bool)
 
 
 def logits_of(mask: torch.Tensor) -> torch.Tensor:
-    return (mask.float() * 2 - 1)[:, None] * 30
+    return (mask * 2 - 1)[:, None] * 30
 
 
 def test_a_perfect_mask_with_a_perfect_guess_costs_nothing():
@@ -52,6 +52,19 @@ def test_only_the_best_of_three_masks_is_taught():
     assert (quality.grad[0] != 0).tolist() == [False, True, False]
 
 
+def test_a_cell_that_is_half_covered_is_best_answered_by_a_half():
+    truth = square(2, 6)
+    truth[:, :, 2] *= 0.5
+
+    def cost(half: float) -> float:
+        logits = logits_of(truth.round())
+        logits[0, 0, 2:6, 2] = half
+        loss = mask_loss(answer(logits), truth, EVERYWHERE, config=CONFIG)
+        return float(loss.terms["focal"] + loss.terms["dice"])
+
+    assert cost(0.0) < min(cost(-2.0), cost(2.0)) < min(cost(-30.0), cost(30.0))
+
+
 def test_what_lies_in_the_padding_counts_for_nothing():
     truth, known = square(1, 3), EVERYWHERE.clone()
     known[:, 5:] = False
@@ -66,6 +79,6 @@ def test_what_lies_in_the_padding_counts_for_nothing():
 
 def test_no_prompts_give_a_loss_of_zero():
     nothing = torch.zeros(0, 3, SIDE, SIDE)
-    empty = torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
-    loss = mask_loss(answer(nothing), empty, empty, config=CONFIG)
+    empty = torch.zeros(0, SIDE, SIDE)
+    loss = mask_loss(answer(nothing), empty, empty > 0, config=CONFIG)
     assert float(torch.stack(list(loss.terms.values())).sum()) == 0

@@ -13,13 +13,13 @@ SIDE = SAM.mask_side
 
 
 def units() -> MaskUnits:
-    masks = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
-    masks[0, 4:12, 4:12] = True
-    masks[1, 20:30, 2:8] = True
+    masks = torch.zeros(2, SIDE, SIDE)
+    masks[0, 4:12, 4:12] = 1
+    masks[1, 20:30, 2:8] = 1
     return MaskUnits(
         image_index=torch.tensor([0, 0]),
         masks=masks,
-        known=torch.ones_like(masks),
+        known=torch.ones_like(masks, dtype=torch.bool),
         boxes=torch.tensor([[8.0, 8, 24, 24], [4, 40, 16, 60]]),
         points=torch.tensor([[10.0, 10], [6, 50]]),
         noise=torch.zeros(2, 4),
@@ -32,6 +32,7 @@ def talk(simulation: str, *, starts_with_box: bool, said: torch.Tensor) -> list:
         sam=SAM,
         simulation=simulation,
         starts_with_box=starts_with_box,
+        box_noise=0.1,
         generator=torch.Generator().manual_seed(0),
     )
     turns = []
@@ -68,7 +69,7 @@ def test_clicks_fall_on_what_is_missing_as_positive_points():
     assert (last.point_labels == 1).all()
     cells = ((last.points + 0.5) / (SAM.image_size / SIDE)).long()
     for unit in range(2):
-        assert all(units().masks[unit, y, x] for x, y in cells[unit].tolist())
+        assert all(units().masks[unit, y, x] == 1 for x, y in cells[unit].tolist())
 
 
 def test_clicks_on_what_is_too_much_are_negative():
@@ -78,7 +79,7 @@ def test_clicks_on_what_is_too_much_are_negative():
 
 
 def test_a_right_answer_is_still_clicked_inside_the_mask():
-    right = units().masks.float() * 10 - 5
+    right = units().masks * 10 - 5
     turns = talk("fast", starts_with_box=True, said=right)
     assert (turns[-1].prompts.point_labels == 1).all()
 
@@ -92,7 +93,7 @@ def test_the_turn_without_a_new_prompt_gets_the_last_answer():
 
 def test_jittered_boxes_stay_in_the_picture_and_near_the_box():
     boxes = torch.tensor([[0.0, 0, 60, 60]])
-    moved = jitter_boxes(boxes, torch.tensor([[-5.0, 5, 100, -100]]), side=64)
+    moved = jitter_boxes(boxes, torch.tensor([[-5.0, 5, 100, -100]]), share=0.1, side=64)
     assert (moved >= 0).all()
     assert (moved <= 64).all()
     assert (moved - boxes).abs().max() <= 64 * 20 / 1024

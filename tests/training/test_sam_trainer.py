@@ -215,7 +215,9 @@ def test_rates_warm_up_and_fall_to_their_last_share() -> None:
     assert set_rates(optimizer, 100, recipe) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("name", ["small-sam", "small-semantic", "readout", "thesis", "smoke"])
+@pytest.mark.parametrize(
+    "name", ["small-sam-coarse", "small-sam", "small-semantic", "readout", "thesis", "smoke"]
+)
 def test_every_recipe_is_named_after_itself(name: str) -> None:
     assert sam_recipe(name).name == name
 

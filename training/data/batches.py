@@ -51,7 +51,7 @@ class MaskUnits(NamedTuple):
     """Masks to be found again from prompts."""
 
     image_index: Tensor  # (N,) long
-    masks: Tensor  # (N, s, s) bool: True where most of a logit's cell is on the thing
+    masks: Tensor  # (N, s, s) float: how much of a logit's cell is on the thing, 0 to 1
     known: Tensor  # (N, s, s) bool: False where the square is padding
     boxes: Tensor  # (N, 4) xyxy, of the network's frame
     points: Tensor  # (N, 2) x, y: a random pixel of the mask
@@ -147,7 +147,7 @@ class TrainData(Dataset[TrainBatch]):
         side = self._sam.mask_side
         return MaskUnits(
             image_index=torch.tensor(index, dtype=torch.long),
-            masks=_stack([row.mask for row in rows], (side, side), torch.bool),
+            masks=_stack([row.mask for row in rows], (side, side), torch.float32),
             known=_stack([row.known for row in rows], (side, side), torch.bool),
             boxes=_stack([row.box for row in rows], (4,), torch.float32),
             points=_stack([row.point for row in rows], (2,), torch.float32),
@@ -201,7 +201,7 @@ def _mask_row(
     point = np.array([columns[chosen], rows[chosen]], float)
     return _MaskRow(
         mask=low_resolution(torch.from_numpy(mask), frame, sam),
-        known=low_resolution(torch.ones(mask.shape, dtype=torch.bool), frame, sam),
+        known=low_resolution(torch.ones(mask.shape, dtype=torch.bool), frame, sam) > 0.5,
         box=frame.boxes_to_input(box[None])[0],
         point=frame.points_to_input(point),
         noise=torch.from_numpy(rng.normal(size=4)),
@@ -209,11 +209,15 @@ def _mask_row(
 
 
 def low_resolution(mask: Tensor, frame: InputFrame, sam: SamConfig) -> Tensor:
-    """(H, W) bool in a picture's pixels -> (s, s) bool: cells that are mostly on the thing."""
+    """(H, W) bool in a picture's pixels -> (s, s) float: how much of each cell is on the thing.
+
+    Shares and not bits: logits are interpolated before they are a mask, so that a cell's share says
+    where in it the edge runs (docs/decisions/0006).
+    """
     height, width = frame.input_size_hw
     resized = F.interpolate(mask[None, None].float(), (height, width), mode="area")
     square = F.pad(resized, (0, sam.image_size - width, 0, sam.image_size - height))
-    return F.interpolate(square, (sam.mask_side, sam.mask_side), mode="area")[0, 0] > 0.5
+    return F.interpolate(square, (sam.mask_side, sam.mask_side), mode="area")[0, 0]
 
 
 def _stack(rows: Sequence[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

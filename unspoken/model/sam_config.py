@@ -33,6 +33,8 @@ class SamConfig:
     decoder_mlp: int = 2048
     iou_head_width: int = 256
     mask_channels: int = 16
+    draws_boxes: bool = False
+    """Whether a box without a mask prompt is drawn as one: see docs/decisions/0006."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -121,7 +123,7 @@ def sam_config(name: str) -> SamConfig:
             return SamConfig(
                 name=name,
                 image_size=192,
-                patch_size=12,
+                patch_size=8,
                 encoder_width=160,
                 encoder_depth=6,
                 encoder_heads=5,
@@ -131,6 +133,7 @@ def sam_config(name: str) -> SamConfig:
                 decoder_heads=4,
                 decoder_mlp=512,
                 iou_head_width=128,
+                draws_boxes=True,
             )
         case "tiny":
             return SamConfig(
@@ -155,6 +158,6 @@ def sam_config(name: str) -> SamConfig:
 def _tuples(kind: type, written: dict[str, Any]) -> dict[str, Any]:
     """JSON has lists where a config has tuples."""
     known = {field.name for field in fields(kind)}
-    if set(written) != known:
+    if not set(written) <= known:  # a file of an earlier version lacks what was added since
         raise TypeError(f"{kind.__name__} has {sorted(known)}, got {sorted(written)}")
     return {name: tuple(v) if isinstance(v, list) else v for name, v in written.items()}

@@ -19,6 +19,8 @@ from unspoken.errors import InvalidInput
 from unspoken.model.sam_config import SamConfig, SemanticSamConfig
 from unspoken.model.semantic_decoder import NEW_PREFIXES, DecoderOutput, SemanticDecoder
 
+BOX_LOGIT = 4.0  # of a mask of which the network is sure
+
 
 class Prompts(NamedTuple):
     """N prompts of one kind; coordinates in pixels of the network's square input.
@@ -82,9 +84,10 @@ class SemanticSam(nn.Module):
         if prompts.points is not None:
             assert prompts.point_labels is not None, "every point has a label"
             points = (prompts.points, prompts.point_labels)
-        sparse, dense = self.prompt_encoder(
-            points=points, boxes=prompts.boxes, masks=prompts.mask_logits
-        )
+        mask_logits = prompts.mask_logits
+        if mask_logits is None and prompts.boxes is not None and self.config.sam.draws_boxes:
+            mask_logits = draw_boxes(prompts.boxes, self.config.sam)
+        sparse, dense = self.prompt_encoder(points=points, boxes=prompts.boxes, masks=mask_logits)
         output: DecoderOutput = self.mask_decoder(
             image_embeddings,
             image_pe=self.prompt_encoder.get_dense_pe(),
@@ -104,6 +107,25 @@ class SemanticSam(nn.Module):
             if parameter.requires_grad:
                 names.append(name)
         return names
+
+
+def draw_boxes(boxes: Tensor, config: SamConfig) -> Tensor:
+    """(N, 4) xyxy -> (N, 1, 4h, 4h): logits of BOX_LOGIT inside, below zero outside, cells shared.
+
+    A corner's encoding tells a small network only roughly where a box of a few pixels lies.
+    """
+    side = config.mask_side
+    cell = config.image_size / side
+    low = torch.arange(side, device=boxes.device) * cell  # (s,) where each cell begins
+
+    def covered(start: Tensor, end: Tensor) -> Tensor:
+        inside = torch.minimum(end[:, None], low + cell) - torch.maximum(start[:, None], low)
+        return inside.clamp(min=0) / cell  # (N, s)
+
+    share = (
+        covered(boxes[:, 1], boxes[:, 3])[:, :, None] * covered(boxes[:, 0], boxes[:, 2])[:, None]
+    )
+    return BOX_LOGIT * (2 * share[:, None] - 1)
 
 
 def trained_prefixes(config: SemanticSamConfig) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def test_masks_and_boxes_lie_in_the_frame_of_the_network(folder: Path):
     for mask, box, point in zip(
         batch.masks.masks, batch.masks.boxes, batch.masks.points, strict=True
     ):
-        rows, columns = mask.nonzero(as_tuple=True)
+        rows, columns = (mask > 0.5).nonzero(as_tuple=True)
         if len(rows):
             assert box[0] - cell <= columns.min() * cell
             assert columns.max() * cell <= box[2]
@@ -103,6 +103,17 @@ def test_a_wide_picture_is_padded_below_and_the_padding_is_unknown(tmp_path: Pat
     assert batch.masks.known[0, :half].all()
     assert not batch.masks.known[0, half:].any()
     assert torch.equal(batch.masks.boxes[0], torch.tensor([16.0, 8, 48, 24]))
+
+
+def test_a_cell_on_the_edge_says_how_much_of_it_is_covered(tmp_path: Path):
+    mask = np.zeros((64, 64), bool)
+    mask[8:20, 8:21] = True  # 12 rows, 13 columns: half a cell of 2 pixels sticks out
+    write_one_sa1b(tmp_path, mask)
+    masks = MaskPictures(tmp_path, masks_a_picture=1, seed=0)
+    config = BatchConfig(masks_a_step=1, boxes_a_step=0)
+    found = TrainData(config, sam=SAM, mask_pictures=masks, box_pictures=None)[0].masks.masks[0]
+    assert found.sum() == 12 * 13 / 4
+    assert (found[4:10, 10] == 0.5).all()
 
 
 def test_ranks_must_divide_the_step(folder: Path):

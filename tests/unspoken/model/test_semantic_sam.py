@@ -1,6 +1,7 @@
 """The network against the segment-anything package, on the same random weights at ViT-B size."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from unspoken.errors import InvalidInput
 from unspoken.model.sam_config import ISOLATED, SemanticConfig, SemanticSamConfig, sam_config
 from unspoken.model.semantic_decoder import NUM_NEW_TOKENS
-from unspoken.model.semantic_sam import Prompts, SemanticSam, is_new
+from unspoken.model.semantic_sam import BOX_LOGIT, Prompts, SemanticSam, draw_boxes, is_new
 
 PARITY = 1e-5  # two orders of summation in float32
 CELLS = 64
@@ -222,3 +223,27 @@ def test_a_picture_that_is_too_large_is_refused() -> None:
     model = SemanticSam(SemanticSamConfig(sam=sam_config("tiny")))
     with pytest.raises(InvalidInput, match="must fit 64 px, got 65 x 10"):
         model.prepare([torch.zeros(3, 65, 10)])
+
+
+def test_a_drawn_box_covers_its_cells_by_their_share() -> None:
+    config = sam_config("tiny")
+    cell = config.image_size / config.mask_side
+    box = torch.tensor([[2.0, 3, 4.5, 5]]) * cell
+    share = (draw_boxes(box, config)[0, 0] / BOX_LOGIT + 1) / 2
+    assert share.sum() == pytest.approx(2.5 * 2)
+    assert share[3:5, 2:4].eq(1).all()
+    assert share[3:5, 4].eq(0.5).all()
+
+
+def test_a_network_that_draws_boxes_answers_as_if_the_drawing_were_sent() -> None:
+    torch.manual_seed(0)
+    plain = sam_config("tiny")
+    network = SemanticSam(SemanticSamConfig(sam=replace(plain, draws_boxes=True))).eval()
+    picture = torch.rand(1, plain.decoder_width, plain.embedding_side, plain.embedding_side)
+    box = torch.tensor([[8.0, 8, 30, 40]])
+    index = torch.zeros(1, dtype=torch.long)
+    drawing = Prompts(index, boxes=box, mask_logits=draw_boxes(box, plain))
+    with torch.no_grad():
+        drawn = network.decode(picture, Prompts(index, boxes=box), multimask_output=False)
+        sent = network.decode(picture, drawing, multimask_output=False)
+    assert torch.equal(drawn.mask_logits, sent.mask_logits)
