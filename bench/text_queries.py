@@ -9,7 +9,7 @@ bank_ap, bank_ap50          the bank's masks, scored as the profile says
 bank_cosine_ap, _ap50       the same masks, scored by the bare cosine
 bank_softmax_ap, _ap50      the same masks, scored by the softmax with the background
 bank_recall                 of the truth's objects, those with a mask of IoU .5 in the bank
-bank_masks                  a picture
+masks_a_bank                on average
 detector_ap, detector_ap50  the detector's boxes with their scores, each box's mask by the segmenter
 
 `python -m bench.segment` prints these figures too.
@@ -75,7 +75,7 @@ def text_query_figures(
     figures: dict[str, float] = {"scenes": num_scenes, "words": len(vocabulary)}
     banks = {picture.key: bank_of(segmenter, picture) for picture in pictures}
     figures["bank_recall"] = round(bank_recall(pictures, banks), 4)
-    figures["bank_masks"] = round(float(np.mean([len(bank) for bank in banks.values()])), 1)
+    figures["masks_a_bank"] = round(float(np.mean([len(bank) for bank in banks.values()])), 1)
     served = segmenter.text_space.config.score
     for score in SCORES:
         space = TextSpace.of(segmenter.loaded, texts.encode_texts, TextSpaceConfig(score=score))
