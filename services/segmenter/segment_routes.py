@@ -115,14 +115,18 @@ class SegmentFlow:
             with timings.measure("decode"):
                 picture = await in_decode_pool(decode_picture, encoded)
             with timings.measure("encode"):
-                held = await self._embeds.run(
-                    picture.sha256,
-                    lambda: self._embedding.submit(picture, timeout_s=self._timeout_s),
-                )
+                held = await self._embeds.run(picture.sha256, lambda: self._embed(picture))
             state = MISS
         if asked.name is not None:
             self.segmenter.cache.give_name(asked.name, held)
         return held, state
+
+    async def _embed(self, picture: Picture) -> Any:
+        """Encode a picture, unless a flight that landed while this one was decoded has done it."""
+        held = self.segmenter.cache.get(self.segmenter.image_id(picture.sha256))
+        if held is not None:
+            return held
+        return await self._embedding.submit(picture, timeout_s=self._timeout_s)
 
     async def answer(self, held: Any, question: SegmentQuestion, timings: Timings) -> Any:
         """Masks and scores, not yet written."""

@@ -18,7 +18,7 @@ from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
 from unspoken.clients import SegmenterClient
-from unspoken.images import Picture
+from unspoken.images import Picture, decode_picture
 
 PNG = picture_bytes()
 IMAGE = {"base64": base64.b64encode(PNG).decode()}
@@ -160,6 +160,30 @@ def test_a_picture_is_encoded_once_however_many_ask_at_once():
         ]
         time.sleep(0.3)
         gate.set()
+        assert {each.result().status_code for each in asking} == {200}
+    assert fake.num_embedded == 1
+
+
+def test_a_picture_that_was_encoded_while_another_request_decoded_it_is_not_encoded_again(
+    monkeypatch,
+):
+    decoded = threading.Barrier(2, timeout=10)
+    fake = FakeSegmenter()
+
+    def decode_slowly(encoded: bytes) -> Picture:
+        if decoded.wait() == 0:  # both have missed the cache: one of them goes on first
+            deadline = time.monotonic() + 10
+            while not fake.num_embedded and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.1)
+        return decode_picture(encoded)
+
+    monkeypatch.setattr("services.segmenter.segment_routes.decode_picture", decode_slowly)
+    with served(fake) as client, ThreadPoolExecutor(2) as pool:
+        asking = [
+            pool.submit(client.post, "/segment", json={"image": IMAGE, "queries": QUERIES})
+            for _ in range(2)
+        ]
         assert {each.result().status_code for each in asking} == {200}
     assert fake.num_embedded == 1
 
