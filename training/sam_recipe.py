@@ -92,7 +92,7 @@ def sam_recipe(name: str) -> SamRecipe:
 def small_sam_coarse() -> SamRecipe:
     """A small SAM from nothing on patches of 12 pixels, which cost half as much as those of 8.
 
-    About 1 s a step on two AVX-512 cores (bf16, two processes of one thread): 22 minutes.
+    `small_sam` has the cost of a step; docs/decisions/0006 compares the two.
     """
     fine = small_sam()
     return replace(

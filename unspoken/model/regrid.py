@@ -20,7 +20,7 @@ from unspoken.model.sam_config import SamConfig
 def regrid(state: Mapping[str, Tensor], *, old: SamConfig, new: SamConfig) -> dict[str, Tensor]:
     """A state dict of `old` as one of `new`.
 
-    Raises InvalidConfig where they differ in the shape of anything but the grid.
+    Raises InvalidConfig where they differ in more than the grid and whether boxes are drawn.
     """
     free = {"image_size", "patch_size", "draws_boxes"}
     if replace(old, **{name: getattr(new, name) for name in free}) != new:
