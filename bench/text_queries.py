@@ -3,7 +3,8 @@
     python -m bench.text_queries
 
 Each scene is asked for every noun of the trained classes and for every part that any of the scenes
-shows, present in it or not, as a dataset's builder asks. COCO's mask AP counts the answers (pycocotools, 100 a picture).
+shows, present in it or not, as a dataset's builder asks. COCO's mask AP
+counts the answers (pycocotools, 100 a picture).
 
 bank_ap, bank_ap50          the bank's masks, scored as the profile says
 bank_cosine_ap, _ap50       the same masks, scored by the bare cosine
