@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from training.sam_recipe import SamRecipe
+from unspoken.model.conv_stem import MIX_PREFIX
 from unspoken.model.semantic_sam import SemanticSam, is_new
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
@@ -37,7 +38,9 @@ def build_optimizer(model: SemanticSam, recipe: SamRecipe) -> torch.optim.AdamW:
 
 def learning_rate(name: str, model: SemanticSam, recipe: SamRecipe) -> float:
     """The full rate of one parameter."""
-    if is_new(name):
+    if name.endswith("logit_scale"):
+        return recipe.lr_scale
+    if is_new(name) or name.startswith(MIX_PREFIX):
         return recipe.lr_new
     if not name.startswith("image_encoder."):
         return recipe.lr_decoder

@@ -6,13 +6,13 @@
 `OUT/checkpoint.pt` is replaced atomically every few minutes; the same command goes on from it, at
 the very batch it would have met. `OUT/metrics.jsonl` has a line every few steps, `OUT/samples/`
 pictures, and `OUT/weights.safetensors` at the end is what a segmenter serves; for a run that
-started from a SAM, `OUT/delta.safetensors` holds only what differs from it.
+started from a SAM of the same sizes, `OUT/delta.safetensors` holds only what differs from it.
 """
 
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,7 @@ from training.data.batches import TrainBatch, TrainData
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
 from training.detection_data import stream
+from training.detector_stem import read_stem
 from training.kept_embeddings import KeptEmbeddings
 from training.label_book import LabelBook
 from training.ranks import ONE_PROCESS, Ranks, join_ranks
@@ -38,11 +39,14 @@ from unspoken.model.checkpoint import (
     SemanticInfo,
     load_official_sam,
     load_weights,
+    read_header,
     save_delta,
     save_weights,
 )
+from unspoken.model.conv_stem import MIX_PREFIX
 from unspoken.model.regrid import regrid
-from unspoken.model.semantic_sam import SemanticSam
+from unspoken.model.sam_config import SemanticSamConfig
+from unspoken.model.semantic_sam import SemanticSam, is_new
 from unspoken.runs.manifest import read_text_encoder
 
 logger = logging.getLogger(__name__)
@@ -61,7 +65,8 @@ class TrainFiles:
 
     data: a run's dataset folder, whose pictures lie below `pictures`; sa1b: an SA-1B folder; sam:
     an official checkpoint, or start: weights of ours, else the network starts from nothing;
-    named_only: of the dataset, only boxes of what captions name.
+    stem: the small detector's folder, whose backbone becomes the stem of a network that starts with
+    one; named_only: of the dataset, only boxes of what captions name.
     """
 
     out: Path
@@ -70,6 +75,7 @@ class TrainFiles:
     sa1b: Path | None = None
     sam: Path | None = None
     start: Path | None = None
+    stem: Path | None = None
     named_only: bool = False
 
 
@@ -95,6 +101,8 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.rank % torch.cuda.device_count())
         model = model.cuda()
+    if recipe.keep_embeddings and recipe.network.sam.stem != "none":
+        raise InvalidConfig("no embeddings are kept where a stem's mixes learn")
     kept = KeptEmbeddings(files.out / "embeddings", model) if recipe.keep_embeddings else None
     trainer = SamTrainer(recipe, model, book=book, ranks=ranks, embeddings=kept)
     path = files.out / CHECKPOINT
@@ -120,21 +128,43 @@ def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
     """The network to start from, with the recipe's switches."""
     match files.sam, files.start:
         case None, None:
-            return LoadedSam(model=SemanticSam(recipe.network), info=SemanticInfo())
+            model = SemanticSam(recipe.network)
+            if recipe.network.sam.stem != "none":
+                model.load_state_dict(_with_stem(model.state_dict(), files.stem))
+            return LoadedSam(model=model, info=SemanticInfo())
         case Path() as sam, None:
             config = recipe.network.sam if recipe.network.sam.image_size != 1024 else None
             return load_official_sam(sam, semantic=recipe.network.semantic, config=config)
         case None, Path() as start:
             found = load_weights(start)
             model = SemanticSam(recipe.network)
-            model.load_state_dict(
-                regrid(found.model.state_dict(), old=found.model.config.sam, new=recipe.network.sam)
-            )
+            old, new = found.model.config.sam, recipe.network.sam
+            state = regrid(found.model.state_dict(), old=old, new=new)
+            if not found.info.semantic_trained:  # then its new tensors mean nothing
+                state = {name: tensor for name, tensor in state.items() if not is_new(name)}
+            if new.stem != old.stem:
+                state = _with_stem(state, files.stem)
+            _fill(model, state, source=start)
             if not found.info.semantic_trained:
                 model.mask_decoder.start_new_tokens()
             return LoadedSam(model=model, info=found.info)
         case _:
             raise InvalidConfig("name an official SAM or weights of ours, not both")
+
+
+def _fill(model: SemanticSam, state: Mapping[str, Tensor], *, source: Path) -> None:
+    """Load what there is; only new tensors and a stem's mixes may be missing."""
+    missing, surprises = model.load_state_dict(state, strict=False)
+    wrong = surprises + [n for n in missing if not (is_new(n) or n.startswith(MIX_PREFIX))]
+    if wrong:
+        raise InvalidConfig(f"{source} does not fit the recipe: {sorted(wrong)[:8]}")
+
+
+def _with_stem(state: Mapping[str, Tensor], detector_dir: Path | None) -> dict[str, Tensor]:
+    """Weights with a detector's stem, not yet mixed in."""
+    if detector_dir is None:
+        raise InvalidConfig("this network has a stem: name the small detector's folder (--stem)")
+    return {**state, **read_stem(detector_dir)}
 
 
 def _open_data(
@@ -223,8 +253,16 @@ def _write_weights(
     with trainer.average.in_place():
         model = trainer.model.eval()
         save_weights(model, files.out / WEIGHTS, info=info)
-        if files.sam is not None or files.start is not None:
+        if _has_base(trainer.recipe, files):
             save_delta(model, files.out / DELTA, base=base, info=info)
+
+
+def _has_base(recipe: SamRecipe, files: TrainFiles) -> bool:
+    """Whether the weights that the run started from are a file that others have as it is."""
+    if files.start is None:
+        return files.sam is not None
+    started = SemanticSamConfig.from_json(read_header(files.start)["config"])
+    return started.sam == recipe.network.sam
 
 
 def _log(
@@ -249,6 +287,9 @@ def main(
     sa1b: Annotated[Path | None, typer.Option(help="SA-1B folder.")] = None,
     sam: Annotated[Path | None, typer.Option(help="Official sam_vit_*.pth to start from.")] = None,
     start: Annotated[Path | None, typer.Option(help="Weights of ours to start from.")] = None,
+    stem: Annotated[
+        Path | None, typer.Option(help="The small detector's folder, for a network with a stem.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
     mix: Annotated[
         str | None, typer.Option(help="Masks to boxes, as 1:4; the step keeps its size.")
@@ -272,6 +313,7 @@ def main(
         sa1b=sa1b,
         sam=sam,
         start=start,
+        stem=stem,
         named_only=named_only,
     )
     ranks = join_ranks()

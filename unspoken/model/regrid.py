@@ -20,9 +20,10 @@ from unspoken.model.sam_config import SamConfig
 def regrid(state: Mapping[str, Tensor], *, old: SamConfig, new: SamConfig) -> dict[str, Tensor]:
     """A state dict of `old` as one of `new`.
 
-    Raises InvalidConfig where they differ in more than the grid and whether boxes are drawn.
+    A stem that `new` alone has is not in it. Raises InvalidConfig where they differ in more than
+    grid, stem and whether boxes are drawn.
     """
-    free = {"image_size", "patch_size", "draws_boxes"}
+    free = {"image_size", "patch_size", "draws_boxes", "stem"}
     if replace(old, **{name: getattr(new, name) for name in free}) != new:
         raise InvalidConfig(
             f"weights of a {old.name} cannot start a {new.name}: only the grid may differ"

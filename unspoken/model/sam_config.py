@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from unspoken.errors import InvalidConfig
 
+Stem = Literal["none", "resnet10t"]
 TokenAttention = Literal["isolated", "joint"]
 Train = Literal["new_only", "decoder", "decoder+encoder", "all"]
 
@@ -35,6 +36,8 @@ class SamConfig:
     mask_channels: int = 16
     draws_boxes: bool = False
     """Whether a box without a mask prompt is drawn as one: see docs/decisions/0006."""
+    stem: Stem = "none"
+    """Whether a resting convolutional stem stands beside the patches: docs/decisions/0007."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -44,6 +47,8 @@ class SamConfig:
                 f"image_size must be a multiple of patch_size {self.patch_size}, "
                 f"got {self.image_size}"
             )
+        if self.stem != "none" and self.patch_size != 8:
+            raise InvalidConfig(f"a stem has cells of 8 pixels, patches have {self.patch_size}")
 
     @property
     def embedding_side(self) -> int:
@@ -70,6 +75,8 @@ class SemanticConfig:
     token_attention: TokenAttention = "isolated"
     train: Train = "new_only"
     shared_head: bool = False
+    pools_masks: bool = False
+    """Whether a mask's vector also hears the mean embedding in it: docs/decisions/0007."""
 
 
 ISOLATED = SemanticConfig()
@@ -134,6 +141,7 @@ def sam_config(name: str) -> SamConfig:
                 decoder_mlp=512,
                 iou_head_width=128,
                 draws_boxes=True,
+                stem="resnet10t",
             )
         case "tiny":
             return SamConfig(

