@@ -40,8 +40,10 @@ def learning_rate(name: str, model: SemanticSam, recipe: SamRecipe) -> float:
     """The full rate of one parameter."""
     if name.endswith("logit_scale"):
         return recipe.lr_scale
-    if is_new(name) or name.startswith(MIX_PREFIX):
+    if is_new(name):
         return recipe.lr_new
+    if name.startswith(MIX_PREFIX):
+        return recipe.lr_mix
     if not name.startswith("image_encoder."):
         return recipe.lr_decoder
     depth = model.config.sam.encoder_depth

@@ -47,6 +47,8 @@ class SamRecipe:
     lr_new: float = 5e-4
     lr_scale: float = 5e-4
     """Of the logarithm of the factor on cosines: at the others' rate it lags behind them."""
+    lr_mix: float = 5e-4
+    """Of the mixes of a stem's features, where there is one."""
     lr_decoder: float = 1e-5
     lr_encoder: float = 3e-6
     layer_decay: float = 0.9
@@ -119,7 +121,7 @@ def small_sam() -> SamRecipe:
         simulate_every=10,
         box_noise=0.05,
         compile_decoder=True,
-        lr_new=2e-3,
+        lr_mix=2e-3,
         lr_decoder=6e-4,
         lr_encoder=6e-4,
         layer_decay=1.0,
@@ -146,15 +148,14 @@ def small_semantic() -> SamRecipe:
         # A third of the contrast: at its peak it cost the masks a tenth of their IoU.
         semantic_loss=SemanticLossConfig(contrast_weight=0.3),
         extra_negatives=128,
-        steps=1000,
+        steps=240,
         simulate_every=8,
         box_noise=0.05,
         lr_new=3e-3,
         lr_scale=2e-2,
-        lr_decoder=5e-4,
-        lr_encoder=3e-4,
-        layer_decay=1.0,
-        warmup_steps=40,
+        lr_mix=3e-4,
+        lr_decoder=1.5e-4,
+        warmup_steps=30,
         final_lr_share=0.02,
         clip_old=1.0,
         ema_decay=0.995,

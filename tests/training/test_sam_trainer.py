@@ -207,6 +207,13 @@ def test_early_layers_of_the_encoder_learn_slowest() -> None:
     assert learning_rate("mask_decoder.similarity_token.weight", model, recipe) == recipe.lr_new
 
 
+def test_the_factor_on_cosines_and_a_stems_mixes_have_rates_of_their_own() -> None:
+    recipe = replace(JOINT, lr_scale=0.3, lr_mix=0.2)
+    model = SemanticSam(recipe.network)
+    assert learning_rate("mask_decoder.logit_scale", model, recipe) == 0.3
+    assert learning_rate("image_encoder.mix_4.weight", model, recipe) == 0.2
+
+
 def test_rates_warm_up_and_fall_to_their_last_share() -> None:
     recipe = replace(RECIPE, steps=100, warmup_steps=10, final_lr_share=0.1)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
