@@ -48,8 +48,9 @@ from unspoken.runs.rows import Annotation
 from unspoken.runs.shards import iter_rows
 from unspoken.schemas import Detection, ModelInfo
 from worker.filters import Verdict, apply_filters, build_classifiers
-from worker.intake import SourceRow, list_source, read_chunk
+from worker.intake import list_source, read_chunk
 from worker.proposals import list_candidates, merge_detections
+from worker.readers.row import SourceRow
 
 NUM_IMAGES = 48
 SAMPLE_S = 0.5

@@ -202,10 +202,12 @@ class InlineItem(WireModel):
 
 
 class RunRequest(WireModel):
-    """A labelling run: a folder of shards or a table under the data folder, or items inline."""
+    """A labelling run: a source under the data folder, or items inline."""
 
     source: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """Path relative to the data folder."""
+    """Path relative to the data folder: a folder of tar shards or of pictures, a tar, a table."""
+    pictures: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Folder below the data folder that a table's picture paths are seen from; else its own."""
     items: Annotated[list[InlineItem], Field(min_length=1, max_length=1000)] | None = None
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -216,6 +218,8 @@ class RunRequest(WireModel):
     def _one_source(self) -> "RunRequest":
         if (self.source is None) == (self.items is None):
             raise ValueError("give either source or items, and not both")
+        if self.pictures is not None and self.source is None:
+            raise ValueError("pictures is the folder of a source's pictures: give source too")
         return self
 
 

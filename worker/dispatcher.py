@@ -42,6 +42,7 @@ from unspoken.runs.store import (
     Run,
     created_runs,
     is_cancelled,
+    picture_folder,
     read_status,
     resolve_source,
     source_root,
@@ -233,7 +234,8 @@ class Dispatcher:
     def _listing(self, run: Run) -> Iterator[tuple[str, Iterable[ListedRow]]]:
         root = source_root(self._data_dir, self._runs_dir, run)
         path = root if run.source is None else resolve_source(self._data_dir, run.source)
-        listing = list_source(path, root=root)
+        pictures = picture_folder(self._data_dir, run)
+        listing = list_source(path, root=root, pictures=pictures)
         if run.retry_of is None:
             yield from listing
             return
@@ -290,11 +292,12 @@ class Dispatcher:
         counts = count_run(watch.ledger.run_dir, plan)
         write_labels(dataset_dir, sorted(counts.stored_labels), self._services.text_encoder)
         root = source_root(self._data_dir, self._runs_dir, watch.run)
+        pictures = picture_folder(self._data_dir, watch.run)
         chunks = {key: chunk for chunk in plan.chunks for key in chunk.keys}
 
         @lru_cache(maxsize=1)
         def read(chunk: Chunk) -> dict[int, bytes | None]:
-            sources = read_chunk(chunk, root=root, check=False)
+            sources = read_chunk(chunk, root=root, pictures=pictures, check=False)
             return {source.row: source.picture for source in sources}
 
         def load_picture(row: Row) -> bytes | None:

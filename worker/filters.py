@@ -14,7 +14,7 @@ from unspoken.errors import InvalidInput
 from unspoken.images import Picture, decode_picture
 from unspoken.runs.plan import LabelConfig
 from unspoken.runs.rows import Filter
-from worker.intake import Columns, SourceRow
+from worker.readers.row import Columns, SourceRow
 
 DetectLanguage = Callable[[str], tuple[str, float]]
 """A text -> (language code, probability)."""

@@ -26,8 +26,8 @@ from unspoken.runs.rows import Candidate, RawText, Row
 from unspoken.schemas import Proposal
 from worker.decoys import pick_decoys
 from worker.filters import Classifiers, Verdict, apply_filters
-from worker.intake import SourceRow
 from worker.proposals import list_candidates, merge_detections
+from worker.readers.row import SourceRow
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@ import pytest
 from tests.worker.sources import picture
 from unspoken.runs.plan import LabelConfig
 from worker.filters import apply_filters, build_classifiers
-from worker.intake import SourceRow
+from worker.readers.row import SourceRow
 
 CONFIG = LabelConfig(box_threshold=0.3)
 

@@ -36,6 +36,8 @@ class Run(WireModel):
     run_id: str
     source: str | None
     """Relative to the data folder; None when the items came inline, into `source/`."""
+    pictures: str | None = None
+    """Folder that a table's picture paths are seen from; its own when None."""
     box_threshold: float | None = None
     num_decoys: int = 4
     chunk_size: int = 8
@@ -61,9 +63,12 @@ def create_run(
         return _existing(runs_dir, chosen, request_sha256=digest)
     if request.source is not None:
         resolve_source(data_dir, request.source)
+    if request.pictures is not None and not resolve_source(data_dir, request.pictures).is_dir():
+        raise InvalidInput(f"pictures {request.pictures!r} is no folder")
     run = Run(
         run_id=chosen,
         source=request.source,
+        pictures=request.pictures,
         box_threshold=request.box_threshold,
         num_decoys=request.num_decoys,
         chunk_size=request.chunk_size,
@@ -193,6 +198,11 @@ def resolve_source(data_dir: Path, source: str) -> Path:
 def source_root(data_dir: Path, runs_dir: Path, run: Run) -> Path:
     """Folder that the run's pictures may be read from, and none outside it."""
     return data_dir.resolve() if run.source is not None else runs_dir / run.run_id / "source"
+
+
+def picture_folder(data_dir: Path, run: Run) -> Path | None:
+    """Folder that the paths of the run's table are seen from; None for the table's own."""
+    return None if run.pictures is None else resolve_source(data_dir, run.pictures)
 
 
 def _new_run_id() -> str:
