@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.demo import run_demo
+from stack.filter_options import parse_filters
 from stack.labelling import LocalSource, Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
@@ -111,6 +112,13 @@ def label(
     box_threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     decoys: Annotated[int, typer.Option(min=0, max=32, help="Absent phrases per picture.")] = 4,
     chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="NAME=VALUE or NAME=off; repeat for more."),
+    ] = None,
+    blocklist: Annotated[
+        Path | None, typer.Option(help="Words that no caption may hold, one a line.")
+    ] = None,
 ) -> None:
     """Label captioned pictures; the same command again goes on where a killed run stopped."""
     there = LocalSource(out, source, pictures) if url else _local(source, pictures)
@@ -121,6 +129,7 @@ def label(
         box_threshold=box_threshold,
         num_decoys=decoys,
         chunk_size=chunk_size,
+        filters=parse_filters(filters or (), blocklist=blocklist),
     )
     if url:
         runs = Runs(url)

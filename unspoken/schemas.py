@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from unspoken.filter_config import FilterConfig
+
 MAX_TEXTS = 1000
 MAX_TEXT_CHARS = 256
 MAX_CAPTION_CHARS = 2000
@@ -213,6 +215,7 @@ class RunRequest(WireModel):
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
     chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    filters: FilterConfig = FilterConfig()
 
     @model_validator(mode="after")
     def _one_source(self) -> "RunRequest":

@@ -50,6 +50,7 @@ from unspoken.runs.store import (
 )
 from unspoken.schemas import RunStatus
 from worker.celery_app import LABEL_TASK, QUEUE, create_celery
+from worker.filters import duplicate_finder
 from worker.intake import list_source, read_chunk
 from worker.pipeline import PASSING
 from worker.settings import WorkerSettings, configure_logging
@@ -221,7 +222,9 @@ class Dispatcher:
             run.run_id,
             self._listing(run),
             chunk_size=run.chunk_size,
-            config=LabelConfig(box_threshold=threshold, num_decoys=run.num_decoys),
+            config=LabelConfig(
+                box_threshold=threshold, num_decoys=run.num_decoys, **run.filters.model_dump()
+            ),
             models={
                 "llm": self._services.prompter.model,
                 "detector": detector.model,
@@ -235,16 +238,17 @@ class Dispatcher:
         root = source_root(self._data_dir, self._runs_dir, run)
         path = root if run.source is None else resolve_source(self._data_dir, run.source)
         pictures = picture_folder(self._data_dir, run)
-        listing = list_source(path, root=root, pictures=pictures)
         if run.retry_of is None:
-            yield from listing
+            is_duplicate = duplicate_finder(run.filters)
+            yield from list_source(path, root=root, pictures=pictures, is_duplicate=is_duplicate)
             return
+        # What failed was no duplicate, and what was one is not among the failed rows.
         failed = {
             (row.source_shard, row.source_row)
             for row in iter_rows(self._runs_dir / run.retry_of / "dataset")
             if row.status == "failed"
         }
-        for name, rows in listing:
+        for name, rows in list_source(path, root=root, pictures=pictures):
             yield name, [row for row in rows if (name, row.row) in failed]
 
     def _read_records(self, watch: _Watch, leased: frozenset[int]) -> None:

@@ -5,7 +5,8 @@ pictures, a table of picture paths (parquet, CSV, JSONL), or COCO's captions JSO
 the root that the run may read from are opened, and nothing is ever unpacked or written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from unspoken.errors import Conflict, InvalidInput
@@ -13,7 +14,7 @@ from unspoken.runs.plan import Chunk, ListedRow, rows_sha256
 from worker.readers.coco_captions import coco_rows
 from worker.readers.folders import folder_rows, picture_folders
 from worker.readers.picture_file import PICTURE_ENDINGS
-from worker.readers.row import SourceRow, Span
+from worker.readers.row import EVERY_ROW, SourceRow, Span
 from worker.readers.tables import check_table, table_rows
 from worker.readers.tar_shards import tar_rows
 
@@ -21,46 +22,58 @@ TABLE_ENDINGS = (".parquet", ".csv", ".jsonl")
 
 
 def list_source(
-    path: Path, *, root: Path, pictures: Path | None = None
+    path: Path,
+    *,
+    root: Path,
+    pictures: Path | None = None,
+    is_duplicate: Callable[[SourceRow], bool] | None = None,
 ) -> Iterator[tuple[str, Iterator[ListedRow]]]:
     """Files (or folders of pictures) of a source in order, each with its rows.
 
-    pictures: folder that a table's paths are seen from; the table's own when absent. The pictures
-    themselves are not read. Raises InvalidInput.
+    pictures: folder that a table's paths are seen from; the table's own when absent. is_duplicate:
+    asked of every row with its picture; when absent no picture is read. Raises InvalidInput.
     """
+    span = Span(pictures_of=() if is_duplicate is None else EVERY_ROW)
     for file in _source_files(path):
         if not file.resolve().is_relative_to(root.resolve()):
             raise InvalidInput(f"{file.name} leads out of the data folder")
         if file.suffix in TABLE_ENDINGS and file.is_file():
             check_table(file)
         name = file.relative_to(root).as_posix()
-        rows = _read_rows(file, name=name, root=root, pictures=pictures, span=Span())
-        yield name, (ListedRow(row.row, row.sha256, row.offset) for row in rows)
+        rows = _read_rows(file, name=name, root=root, pictures=pictures, span=span)
+        yield name, (_listed(row, is_duplicate) for row in rows)
 
 
 def read_chunk(
     chunk: Chunk, *, root: Path, pictures: Path | None = None, check: bool = True
 ) -> list[SourceRow]:
-    """A chunk's rows with their pictures, in the plan's order.
+    """A chunk's rows with their pictures, in the plan's order; of duplicates without.
 
     Raises Conflict where the source is no longer what was planned, OSError where a disk is away.
     """
     file = _inside(root, chunk.source)
     wanted = chunk.rows
-    span = Span(first_row=wanted[0], offset=chunk.offset, pictures_of=frozenset(wanted))
+    pictures_of = frozenset(wanted) - frozenset(chunk.duplicates)
+    span = Span(first_row=wanted[0], offset=chunk.offset, pictures_of=pictures_of)
     found: list[SourceRow] = []
     try:
         for row in _read_rows(file, name=chunk.source, root=root, pictures=pictures, span=span):
-            if row.row in span.pictures_of:
+            if row.row in chunk.duplicates:
+                found.append(replace(row, problem="duplicate"))
+            elif row.row in pictures_of:
                 found.append(row)
             if row.row >= wanted[-1]:
                 break
     except (InvalidInput, FileNotFoundError) as error:
         raise Conflict(f"{chunk.source} cannot be read any more: {error}") from error
-    listed = [ListedRow(row.row, row.sha256) for row in found]
-    if check and rows_sha256(listed) != chunk.rows_sha256:
+    if check and rows_sha256(map(_listed, found)) != chunk.rows_sha256:
         raise Conflict(f"{chunk.source} has changed since the run was planned")
     return found
+
+
+def _listed(row: SourceRow, is_duplicate: Callable[[SourceRow], bool] | None = None) -> ListedRow:
+    duplicate = is_duplicate is not None and is_duplicate(row)
+    return ListedRow(row.row, row.sha256, row.offset, duplicate)
 
 
 def _source_files(path: Path) -> Iterator[Path]:

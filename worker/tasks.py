@@ -21,7 +21,7 @@ from unspoken.runs.plan import Chunk, Plan, read_plan
 from unspoken.runs.rows import Row
 from unspoken.runs.store import is_cancelled, picture_folder, read_run, source_root
 from worker.celery_app import LABEL_TASK
-from worker.filters import build_classifiers
+from worker.classifiers import build_classifiers
 from worker.intake import read_chunk
 from worker.pipeline import PASSING, Ports, failed_row, label_chunk
 from worker.readers.row import SourceRow
@@ -177,30 +177,7 @@ def _label_alone(
             continue
         with attempt.item(index):
             rows += label_chunk([source], bench.ports, plan.config)
-    return _drop_duplicates(rows)
-
-
-def _drop_duplicates(rows: Sequence[Row]) -> list[Row]:
-    """One by one, no row saw the pictures before it: apply that filter to the whole chunk."""
-    seen: set[str] = set()
-    result = []
-    for row in rows:
-        if row.status == "labelled" and row.image_sha256 in seen:
-            row = row.model_copy(
-                update={
-                    "status": "dropped",
-                    "reason": "duplicate",
-                    "detail": "the same picture came earlier in this chunk",
-                    "candidates": (),
-                    "annotations": (),
-                    "raw_texts": (),
-                    "num_detector_chunks": 0,
-                }
-            )
-        elif row.image_sha256 is not None:
-            seen.add(row.image_sha256)
-        result.append(row)
-    return result
+    return rows
 
 
 def _missing(chunk: Chunk, row: int) -> SourceRow:

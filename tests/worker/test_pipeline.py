@@ -4,7 +4,7 @@ from tests.fakes import FakeDetector, FakePrompter
 from tests.worker.sources import CAPTIONS, picture
 from unspoken.errors import EngineFailure, NotReady, Overloaded
 from unspoken.runs.plan import LabelConfig
-from worker.filters import Classifiers
+from worker.classifiers import Classifiers
 from worker.pipeline import Ports, label_chunk
 from worker.readers.row import SourceRow
 

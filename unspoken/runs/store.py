@@ -22,6 +22,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.filter_config import FilterConfig
 from unspoken.images import MAX_BYTES, decode_base64
 from unspoken.runs.files import json_sha256, sync_folder, write_json
 from unspoken.schemas import InlineItem, RunRequest, RunStatus, WireModel
@@ -41,6 +42,7 @@ class Run(WireModel):
     box_threshold: float | None = None
     num_decoys: int = 4
     chunk_size: int = 8
+    filters: FilterConfig = FilterConfig()
     retry_of: str | None = None
     """The run whose failed rows, and no others, this one takes up again."""
     request_sha256: str
@@ -72,6 +74,7 @@ def create_run(
         box_threshold=request.box_threshold,
         num_decoys=request.num_decoys,
         chunk_size=request.chunk_size,
+        filters=request.filters,
         request_sha256=digest,
         created_s=time.time(),
     )

@@ -1,5 +1,6 @@
 """A row as its source has it: what every reader gives, and what it is asked for."""
 
+import sys
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +33,9 @@ class SourceRow:
     def sha256(self) -> str:
         """Digest of what the source says, without the picture's bytes."""
         return json_sha256([self.key, self.member, self.row, self.caption, self.size])
+
+
+EVERY_ROW = range(sys.maxsize)
 
 
 @dataclass(frozen=True)
