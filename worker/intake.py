@@ -40,6 +40,10 @@ def list_source(
         if file.suffix in TABLE_ENDINGS and file.is_file():
             check_table(file)
         name = file.relative_to(root).as_posix()
+        if _writable(name) != name:
+            raise InvalidInput(
+                f"the name {_writable(name)!r} is not UTF-8: a dataset cannot say it"
+            )
         rows = _read_rows(file, name=name, root=root, pictures=pictures, span=span)
         yield name, (_listed(row, is_duplicate) for row in rows)
 
@@ -93,6 +97,12 @@ def _source_files(path: Path) -> Iterator[Path]:
 def _read_rows(
     file: Path, *, name: str, root: Path, pictures: Path | None, span: Span
 ) -> Iterator[SourceRow]:
+    return map(_sayable, _reader(file, name=name, root=root, pictures=pictures, span=span))
+
+
+def _reader(
+    file: Path, *, name: str, root: Path, pictures: Path | None, span: Span
+) -> Iterator[SourceRow]:
     if file.is_dir():
         return folder_rows(file, name=name, root=root, span=span)
     pictures = pictures or file.parent
@@ -105,6 +115,31 @@ def _read_rows(
             return table_rows(file, name=name, root=root, pictures=pictures, span=span)
     endings = ", ".join((".tar", *TABLE_ENDINGS, ".json"))
     raise InvalidInput(f"{file.name!r} is no source: a folder, or one of {endings}")
+
+
+def _sayable(row: SourceRow) -> SourceRow:
+    """The row without what UTF-8 cannot say: half characters of JSON, or of a name on disk.
+
+    A picture with such a name is given up, since no dataset could say which one it is.
+    """
+    columns = {
+        name: _writable(value) if isinstance(value, str) else value
+        for name, value in row.columns.items()
+    }
+    member = _writable(row.member)
+    problem = row.problem if member == row.member else "bad_row"
+    return replace(
+        row,
+        key=_writable(row.key),
+        member=member,
+        caption=_writable(row.caption),
+        columns=columns,
+        problem=problem,
+    )
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _inside(root: Path, name: str) -> Path:

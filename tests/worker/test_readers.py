@@ -135,6 +135,7 @@ BAD_LINES = {
         json.dumps({"path": "x" * 5000, "text": "a dog"}),
         json.dumps({"path": "loop", "text": "a dog"}),
         json.dumps({"path": "", "text": ["a dog"]}),
+        '{"path": "\\ud800.jpg", "text": "half a character \\ud800", "key": "\\udfff"}',
     ],
     "t.csv": [
         "only-one",
@@ -234,6 +235,17 @@ def test_hostile_side_files_of_a_tar_stop_no_row(tmp_path):
     rows = read_all(tmp_path, root=tmp_path)
     assert [row.key for row in rows] == ["a", "b", "c"]
     assert [row.caption for row in rows[:2]] == ["", ""] and "a dog" in rows[2].caption
+
+
+def test_half_characters_are_replaced_and_stop_no_row(tmp_path):
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        add(tar, "a.jpg", picture(1))
+        add(tar, "a.json", b'{"caption": "half \\ud800 a dog", "url": "\\udfff"}')
+        add(tar, "b\udcff.jpg", picture(2))
+        add(tar, "b\udcff.txt", b"a dog whose picture cannot be named")
+    first, second = read_all(tmp_path, root=tmp_path)
+    assert (first.caption, first.columns["url"], first.problem) == ("half ? a dog", "?", None)
+    assert (second.key, second.member, second.problem) == ("b?", "b?.jpg", "bad_row")
 
 
 def test_training_finds_the_picture_of_every_kind_of_source(tmp_path):
