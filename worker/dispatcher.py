@@ -194,7 +194,7 @@ class Dispatcher:
         if is_cancelled(watch.ledger.run_dir):
             return self._status(watch, "cancelled")
         if watch.plan is None:
-            watch.plan = self._plan(watch.run)
+            watch.plan = self._plan(watch)
         leased = watch.ledger.leased_chunks()
         self._read_records(watch, leased)
         if watch.started_s is None:
@@ -208,12 +208,15 @@ class Dispatcher:
         self._finish(watch, watch.plan)
         return self._status(watch, "done")
 
-    def _plan(self, run: Run) -> Plan:
-        run_dir = self._runs_dir / run.run_id
+    def _plan(self, watch: _Watch) -> Plan:
+        run, run_dir = watch.run, watch.ledger.run_dir
         try:
             return read_plan(run_dir)
         except NotFound:
             logger.info("planning run %s", run.run_id)
+        watch.message = "reads the source, to plan"
+        write_status(self._runs_dir, self._status(watch, "planned"))
+        watch.message = ""
         detector = self._services.detector
         threshold = run.box_threshold
         if threshold is None:
@@ -242,7 +245,7 @@ class Dispatcher:
             is_duplicate = duplicate_finder(run.filters)
             yield from list_source(path, root=root, pictures=pictures, is_duplicate=is_duplicate)
             return
-        # What failed was no duplicate, and what was one is not among the failed rows.
+        # Duplicates were dropped by the first run: none of them is among the failed rows.
         failed = {
             (row.source_shard, row.source_row)
             for row in iter_rows(self._runs_dir / run.retry_of / "dataset")
