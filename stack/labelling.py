@@ -133,7 +133,7 @@ def local_source(source: Path, *, pictures: Path | None = None) -> LocalSource:
     """
     path = source.expanduser().resolve()
     if not path.exists():
-        raise InvalidInput(f"there is no {source}")
+        raise InvalidInput(f"{source} is neither a folder of pictures nor a table of their paths")
     data_dir = path if path.is_dir() else path.parent
     if pictures is None:
         return LocalSource(data_dir, path.relative_to(data_dir).as_posix())

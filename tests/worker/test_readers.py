@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -235,6 +236,21 @@ def test_hostile_side_files_of_a_tar_stop_no_row(tmp_path):
     rows = read_all(tmp_path, root=tmp_path)
     assert [row.key for row in rows] == ["a", "b", "c"]
     assert [row.caption for row in rows[:2]] == ["", ""] and "a dog" in rows[2].caption
+
+
+def test_a_picture_that_may_not_be_read_is_a_row_and_stops_no_other(tmp_path, monkeypatch):
+    write_pictures(tmp_path, 2)
+    write_table(tmp_path / "t.csv", [{"path": f"{i}.jpg", "text": "a dog"} for i in range(2)])
+    read_bytes = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "0.jpg":
+            raise PermissionError(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # the tests may run as root, who may all
+    rows = read_all(tmp_path / "t.csv", root=tmp_path)
+    assert [row.problem for row in rows] == ["unreadable", None]
 
 
 def test_half_characters_are_replaced_and_stop_no_row(tmp_path):

@@ -205,7 +205,7 @@ def source_root(data_dir: Path, runs_dir: Path, run: Run) -> Path:
 
 def picture_folder(data_dir: Path, run: Run) -> Path | None:
     """Folder that the paths of the run's table are seen from; None for the table's own."""
-    return None if run.pictures is None else resolve_source(data_dir, run.pictures)
+    return None if run.pictures is None else data_dir.resolve() / run.pictures
 
 
 def _new_run_id() -> str:
