@@ -47,9 +47,11 @@ from unspoken.runs.plan import LabelConfig, default_threshold, make_plan
 from unspoken.runs.rows import Annotation
 from unspoken.runs.shards import iter_rows
 from unspoken.schemas import Detection, ModelInfo
-from worker.filters import Verdict, apply_filters, build_classifiers
-from worker.intake import SourceRow, list_source, read_chunk
+from worker.classifiers import build_classifiers
+from worker.filters import Verdict, apply_filters
+from worker.intake import list_source, read_chunk
 from worker.proposals import list_candidates, merge_detections
+from worker.readers.row import SourceRow
 
 NUM_IMAGES = 48
 SAMPLE_S = 0.5
@@ -160,7 +162,7 @@ def run_loop(shards: Path) -> tuple[float, dict[str, list[JudgedBox]]]:
     classifiers = build_classifiers()
     started = time.monotonic()
     for row in rows:
-        verdict = apply_filters(row, classifiers=classifiers, config=config, seen=set())
+        verdict = apply_filters(row, classifiers=classifiers, config=config)
         if verdict.reason is None and verdict.picture is not None:
             kept = _label_alone(verdict, prompter=prompter, detector=detector, config=config)
             boxes[row.key] = judged_boxes(kept)

@@ -34,8 +34,9 @@ from unspoken.lexicon import load_lexicon
 from unspoken.runs.plan import LabelConfig, make_plan
 from unspoken.runs.rows import Candidate
 from unspoken.schemas import Detection, ModelInfo, Proposal
+from worker.classifiers import build_classifiers
 from worker.decoys import pick_decoys
-from worker.filters import apply_filters, build_classifiers
+from worker.filters import apply_filters, duplicate_finder
 from worker.intake import list_source, read_chunk
 from worker.proposals import list_candidates, merge_detections
 
@@ -112,13 +113,13 @@ def _items(root: Path) -> Iterator[_Item]:
     """Pictures that the filters let through, proposed for once and kept beside the shards."""
     config = LabelConfig(box_threshold=0.0)
     shards, kept = root / "shards", root / "proposals.json"
-    listing = list_source(shards, root=shards)
+    listing = list_source(shards, root=shards, is_duplicate=duplicate_finder(config))
     plan = make_plan("margins", listing, chunk_size=10_000, config=config, models={})
-    classifiers, seen = build_classifiers(), set[str]()
+    classifiers = build_classifiers()
     passed = []
     for chunk in plan.chunks:
         for row in read_chunk(chunk, root=shards):
-            verdict = apply_filters(row, classifiers=classifiers, config=config, seen=seen)
+            verdict = apply_filters(row, classifiers=classifiers, config=config)
             if verdict.reason is None and verdict.picture is not None:
                 passed.append((row.key, verdict.caption, verdict.picture))
     if not kept.exists():

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.demo import run_demo
-from stack.labelling import Runs, describe, follow, local_source, running_stack
+from stack.filter_options import parse_filters
+from stack.labelling import LocalSource, Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
@@ -38,6 +39,11 @@ app.add_typer(export_app, name="export")
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
 Url = Annotated[str | None, typer.Option("--url", help="Gateway of a stack that runs already.")]
+
+Pictures = Annotated[
+    str | None,
+    typer.Option(help="Folder that a table's paths are seen from; its own otherwise."),
+]
 
 
 class Way(StrEnum):
@@ -95,30 +101,42 @@ def up(
 
 @app.command()
 def label(
-    source: Annotated[str, typer.Argument(help="Folder of shards, or a table of image paths.")],
+    source: Annotated[
+        str, typer.Argument(help="Tar shards, a folder of pictures with captions, or a table.")
+    ],
     *,
     out: Annotated[Path, typer.Option(help="Workspace that the run goes to.")],
+    pictures: Pictures = None,
     url: Url = None,
     name: Annotated[str, typer.Option(help="The run's name in the workspace.")] = "labels",
     box_threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     decoys: Annotated[int, typer.Option(min=0, max=32, help="Absent phrases per picture.")] = 4,
     chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="NAME=VALUE or NAME=off; repeat for more."),
+    ] = None,
+    blocklist: Annotated[
+        Path | None, typer.Option(help="Words that no caption may hold, one a line.")
+    ] = None,
 ) -> None:
     """Label captioned pictures; the same command again goes on where a killed run stopped."""
-    data_dir, below = (out, source) if url else local_source(Path(source))
+    there = LocalSource(out, source, pictures) if url else _local(source, pictures)
     request = RunRequest(
-        source=below,
+        source=there.source,
+        pictures=there.pictures,
         run_id=name,
         box_threshold=box_threshold,
         num_decoys=decoys,
         chunk_size=chunk_size,
+        filters=parse_filters(filters or (), blocklist=blocklist),
     )
     if url:
         runs = Runs(url)
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console))
         return
-    config = _any_ports(out, data_dir=data_dir)
+    config = _any_ports(out, data_dir=there.data_dir)
     with running_stack(config, console) as stack:
         runs = Runs(stack.urls["gateway"])
         created = runs.create(request)
@@ -156,6 +174,7 @@ def retry(
     source: Annotated[
         str | None, typer.Option(help="What the run labelled, where it was no inline run.")
     ] = None,
+    pictures: Pictures = None,
     url: Url = None,
 ) -> None:
     """Label again just the pictures that failed, as a new run."""
@@ -164,7 +183,7 @@ def retry(
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console))
         return
-    data_dir = local_source(Path(source))[0] if source else folder / "data"
+    data_dir = _local(source, pictures).data_dir if source else folder / "data"
     with running_stack(_any_ports(folder, data_dir=data_dir), console) as stack:
         runs = Runs(stack.urls["gateway"])
         created = runs.retry_failed(run)
@@ -275,6 +294,10 @@ def train_command(context: typer.Context) -> None:
 def evaluate_command(context: typer.Context) -> None:
     """Judge a Semantic-SAM: names, masks, what was kept of SAM, text queries."""
     run_evaluate(context.args)
+
+
+def _local(source: str, pictures: str | None) -> LocalSource:
+    return local_source(Path(source), pictures=Path(pictures) if pictures else None)
 
 
 def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:

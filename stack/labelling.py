@@ -4,10 +4,12 @@ A workspace holds data/, runs/, redis/ and logs/. Runs are followed over HTTP, s
 this machine and one elsewhere are asked in the same way.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 from rich.console import Console
@@ -115,14 +117,29 @@ def describe(status: RunStatus) -> str:
     return f"{status.run_id}: {status.state}, {counts}{tail}"
 
 
-def local_source(source: Path) -> tuple[Path, str]:
-    """(data folder, source below it) for a path on this machine. Raises InvalidInput.
+class LocalSource(NamedTuple):
+    """A source on this machine: the data folder of its run, and what lies where below it."""
 
-    A folder of shards is its own data folder; a table's pictures lie in the table's folder.
+    data_dir: Path
+    source: str
+    pictures: str | None = None
+
+
+def local_source(source: Path, *, pictures: Path | None = None) -> LocalSource:
+    """Where a source on this machine is. Raises InvalidInput.
+
+    A folder is its own data folder. A table's pictures lie below its own folder, or in
+    `pictures`; then the data folder is the nearest one that holds both.
     """
     path = source.expanduser().resolve()
-    if path.is_dir():
-        return path, "."
-    if path.is_file():
-        return path.parent, path.name
-    raise InvalidInput(f"{source} is neither a folder of shards nor a table of image paths")
+    if not path.exists():
+        raise InvalidInput(f"{source} is neither a folder of pictures nor a table of their paths")
+    data_dir = path if path.is_dir() else path.parent
+    if pictures is None:
+        return LocalSource(data_dir, path.relative_to(data_dir).as_posix())
+    folder = pictures.expanduser().resolve()
+    if not folder.is_dir():
+        raise InvalidInput(f"{pictures} is no folder of pictures")
+    data_dir = Path(os.path.commonpath([data_dir, folder]))
+    below = [each.relative_to(data_dir).as_posix() for each in (path, folder)]
+    return LocalSource(data_dir, *below)

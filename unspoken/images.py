@@ -10,6 +10,8 @@ import binascii
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,14 +47,33 @@ def decode_picture(encoded: bytes) -> Picture:
     """Read an encoded picture. Raises NotAnImage, TooLarge."""
     if len(encoded) > MAX_BYTES:
         raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")
+    with _told_damage():
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        _check_header(image)
+        image.seek(0)
+        image.load()
+        rgb = _to_rgb(ImageOps.exif_transpose(image))
+    pixels = np.asarray(rgb)
+    return Picture(encoded=encoded, sha256=hashlib.sha256(encoded).hexdigest(), pixels=pixels)
+
+
+def read_size_hw(encoded: bytes) -> tuple[int, int]:
+    """(height, width) in pixels as the header says, before EXIF orientation; decodes no pixel.
+
+    Raises NotAnImage, TooLarge.
+    """
+    with _told_damage():
+        width, height = Image.open(io.BytesIO(encoded), formats=FORMATS).size
+    return height, width
+
+
+@contextmanager
+def _told_damage() -> Iterator[None]:
+    """Pillow's many errors as ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-            _check_header(image)
-            image.seek(0)
-            image.load()
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            yield
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise TooLarge(f"the picture is a decompression bomb: {error}") from error
         except UnidentifiedImageError as error:
@@ -60,8 +81,6 @@ def decode_picture(encoded: bytes) -> Picture:
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError) as error:
             # Pillow's readers raise all of these for damaged files.
             raise NotAnImage(f"the picture is damaged: {error}") from error
-    pixels = np.asarray(rgb)
-    return Picture(encoded=encoded, sha256=hashlib.sha256(encoded).hexdigest(), pixels=pixels)
 
 
 def decode_base64(text: str) -> bytes:

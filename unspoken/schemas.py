@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from unspoken.filter_config import FilterConfig
+
 MAX_TEXTS = 1000
 MAX_TEXT_CHARS = 256
 MAX_CAPTION_CHARS = 2000
@@ -202,20 +204,25 @@ class InlineItem(WireModel):
 
 
 class RunRequest(WireModel):
-    """A labelling run: a folder of shards or a table under the data folder, or items inline."""
+    """A labelling run: a source under the data folder, or items inline."""
 
     source: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """Path relative to the data folder."""
+    """Path relative to the data folder: a folder of tar shards or of pictures, a tar, a table."""
+    pictures: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Folder below the data folder that a table's picture paths are seen from; else its own."""
     items: Annotated[list[InlineItem], Field(min_length=1, max_length=1000)] | None = None
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
     chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    filters: FilterConfig = FilterConfig()
 
     @model_validator(mode="after")
     def _one_source(self) -> "RunRequest":
         if (self.source is None) == (self.items is None):
             raise ValueError("give either source or items, and not both")
+        if self.pictures is not None and self.source is None:
+            raise ValueError("pictures is the folder of a source's pictures: give source too")
         return self
 
 

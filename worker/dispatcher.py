@@ -42,6 +42,7 @@ from unspoken.runs.store import (
     Run,
     created_runs,
     is_cancelled,
+    picture_folder,
     read_status,
     resolve_source,
     source_root,
@@ -49,6 +50,7 @@ from unspoken.runs.store import (
 )
 from unspoken.schemas import RunStatus
 from worker.celery_app import LABEL_TASK, QUEUE, create_celery
+from worker.filters import duplicate_finder
 from worker.intake import list_source, read_chunk
 from worker.pipeline import PASSING
 from worker.settings import WorkerSettings, configure_logging
@@ -192,7 +194,7 @@ class Dispatcher:
         if is_cancelled(watch.ledger.run_dir):
             return self._status(watch, "cancelled")
         if watch.plan is None:
-            watch.plan = self._plan(watch.run)
+            watch.plan = self._plan(watch)
         leased = watch.ledger.leased_chunks()
         self._read_records(watch, leased)
         if watch.started_s is None:
@@ -206,12 +208,15 @@ class Dispatcher:
         self._finish(watch, watch.plan)
         return self._status(watch, "done")
 
-    def _plan(self, run: Run) -> Plan:
-        run_dir = self._runs_dir / run.run_id
+    def _plan(self, watch: _Watch) -> Plan:
+        run, run_dir = watch.run, watch.ledger.run_dir
         try:
             return read_plan(run_dir)
         except NotFound:
             logger.info("planning run %s", run.run_id)
+        watch.message = "reads the source, to plan"
+        write_status(self._runs_dir, self._status(watch, "planned"))
+        watch.message = ""
         detector = self._services.detector
         threshold = run.box_threshold
         if threshold is None:
@@ -220,7 +225,9 @@ class Dispatcher:
             run.run_id,
             self._listing(run),
             chunk_size=run.chunk_size,
-            config=LabelConfig(box_threshold=threshold, num_decoys=run.num_decoys),
+            config=LabelConfig(
+                box_threshold=threshold, num_decoys=run.num_decoys, **run.filters.model_dump()
+            ),
             models={
                 "llm": self._services.prompter.model,
                 "detector": detector.model,
@@ -233,16 +240,18 @@ class Dispatcher:
     def _listing(self, run: Run) -> Iterator[tuple[str, Iterable[ListedRow]]]:
         root = source_root(self._data_dir, self._runs_dir, run)
         path = root if run.source is None else resolve_source(self._data_dir, run.source)
-        listing = list_source(path, root=root)
+        pictures = picture_folder(self._data_dir, run)
         if run.retry_of is None:
-            yield from listing
+            is_duplicate = duplicate_finder(run.filters)
+            yield from list_source(path, root=root, pictures=pictures, is_duplicate=is_duplicate)
             return
+        # Duplicates were dropped by the first run: none of them is among the failed rows.
         failed = {
             (row.source_shard, row.source_row)
             for row in iter_rows(self._runs_dir / run.retry_of / "dataset")
             if row.status == "failed"
         }
-        for name, rows in listing:
+        for name, rows in list_source(path, root=root, pictures=pictures):
             yield name, [row for row in rows if (name, row.row) in failed]
 
     def _read_records(self, watch: _Watch, leased: frozenset[int]) -> None:
@@ -290,11 +299,12 @@ class Dispatcher:
         counts = count_run(watch.ledger.run_dir, plan)
         write_labels(dataset_dir, sorted(counts.stored_labels), self._services.text_encoder)
         root = source_root(self._data_dir, self._runs_dir, watch.run)
+        pictures = picture_folder(self._data_dir, watch.run)
         chunks = {key: chunk for chunk in plan.chunks for key in chunk.keys}
 
         @lru_cache(maxsize=1)
         def read(chunk: Chunk) -> dict[int, bytes | None]:
-            sources = read_chunk(chunk, root=root, check=False)
+            sources = read_chunk(chunk, root=root, pictures=pictures, check=False)
             return {source.row: source.picture for source in sources}
 
         def load_picture(row: Row) -> bytes | None:

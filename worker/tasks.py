@@ -8,6 +8,7 @@ an item that ends its process, or outlasts a service's patience, becomes a row w
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -18,12 +19,16 @@ from unspoken.errors import Conflict, NotFound, NotReady, Overloaded, UnspokenEr
 from unspoken.runs.ledger import MAX_ATTEMPTS, Attempt, Lease, Ledger
 from unspoken.runs.plan import Chunk, Plan, read_plan
 from unspoken.runs.rows import Row
-from unspoken.runs.store import is_cancelled, read_run, source_root
+from unspoken.runs.store import is_cancelled, picture_folder, read_run, source_root
 from worker.celery_app import LABEL_TASK
-from worker.filters import build_classifiers
-from worker.intake import SourceRow, read_chunk
+from worker.classifiers import build_classifiers
+from worker.intake import read_chunk
 from worker.pipeline import PASSING, Ports, failed_row, label_chunk
+from worker.readers.row import SourceRow
 from worker.settings import WorkerSettings
+
+ReadRows = Callable[[], Sequence[SourceRow]]
+"""Reads a chunk's rows. Raises Conflict, OSError."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,19 +98,24 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
         chunk = plan.chunks[chunk_id]
         if chunk_id in ledger.orphans() and ledger.adopt(chunk_id, keys=chunk.keys):
             return True
-        root = source_root(bench.data_dir, bench.runs_dir, run)
-        return _attempt(chunk, plan, bench=bench, ledger=ledger, lease=lease, root=root)
+        read = partial(
+            read_chunk,
+            chunk,
+            root=source_root(bench.data_dir, bench.runs_dir, run),
+            pictures=picture_folder(bench.data_dir, run),
+        )
+        return _attempt(chunk, plan, bench=bench, ledger=ledger, lease=lease, read=read)
 
 
 def _attempt(
-    chunk: Chunk, plan: Plan, *, bench: Bench, ledger: Ledger, lease: Lease, root: Path
+    chunk: Chunk, plan: Plan, *, bench: Bench, ledger: Ledger, lease: Lease, read: ReadRows
 ) -> bool:
     _check_ready(bench, lease)
     alone = ledger.num_attempts(chunk.id) >= MAX_ATTEMPTS
     attempt = ledger.begin_attempt(chunk.id)
     try:
         rows = _label(
-            chunk, plan, bench=bench, ledger=ledger, attempt=attempt if alone else None, root=root
+            chunk, plan, bench=bench, ledger=ledger, attempt=attempt if alone else None, read=read
         )
     except (Overloaded, NotReady) as error:
         attempt.wait_instead()
@@ -134,11 +144,11 @@ def _label(
     bench: Bench,
     ledger: Ledger,
     attempt: Attempt | None,
-    root: Path,
+    read: ReadRows,
 ) -> list[Row]:
     """The chunk's rows: all at once, or one at a time where an `attempt` to mark them is given."""
     try:
-        sources = read_chunk(chunk, root=root)
+        sources = read()
     except Conflict as error:
         return [
             failed_row(_missing(chunk, row), reason="source_changed", detail=error.message)
@@ -167,30 +177,7 @@ def _label_alone(
             continue
         with attempt.item(index):
             rows += label_chunk([source], bench.ports, plan.config)
-    return _drop_duplicates(rows)
-
-
-def _drop_duplicates(rows: Sequence[Row]) -> list[Row]:
-    """One by one, no row saw the pictures before it: apply that filter to the whole chunk."""
-    seen: set[str] = set()
-    result = []
-    for row in rows:
-        if row.status == "labelled" and row.image_sha256 in seen:
-            row = row.model_copy(
-                update={
-                    "status": "dropped",
-                    "reason": "duplicate",
-                    "detail": "the same picture came earlier in this chunk",
-                    "candidates": (),
-                    "annotations": (),
-                    "raw_texts": (),
-                    "num_detector_chunks": 0,
-                }
-            )
-        elif row.image_sha256 is not None:
-            seen.add(row.image_sha256)
-        result.append(row)
-    return result
+    return rows
 
 
 def _missing(chunk: Chunk, row: int) -> SourceRow:

@@ -1,5 +1,6 @@
 """Real sources on disk for the tests of runs and worker."""
 
+import csv
 import io
 import json
 import tarfile
@@ -60,3 +61,53 @@ def write_shard(
             add(tar, f"{key}.json", json.dumps({"key": key, "status": "success"}).encode())
             rows.append({"key": key, "status": "success", "URL": f"http://x/{key}", **extra})
     pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".parquet"))
+
+
+def write_folder(folder: Path, captions: Sequence[str], *, first_seed: int = 0) -> None:
+    """An img2dataset folder, with the parquet beside it: what write_shard writes, unpacked."""
+    folder.mkdir(parents=True)
+    rows = []
+    for index, caption in enumerate(captions):
+        key = f"{folder.name}{index:05d}"
+        (folder / f"{key}.jpg").write_bytes(picture(first_seed + index))
+        (folder / f"{key}.txt").write_text(caption)
+        (folder / f"{key}.json").write_text(json.dumps({"key": key, "status": "success"}))
+        rows.append({"key": key, "URL": f"http://x/{key}", "LANGUAGE": "en", "punsafe": 0.01})
+    pq.write_table(pa.Table.from_pylist(rows), folder.with_name(f"{folder.name}.parquet"))
+
+
+def write_pictures(folder: Path, count: int) -> list[str]:
+    """Pictures alone -> their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{index}.jpg" for index in range(count)]
+    for index, name in enumerate(names):
+        (folder / name).write_bytes(picture(index))
+    return names
+
+
+def write_table(table: Path, rows: Sequence[dict[str, object]]) -> None:
+    """A table of the kind that its ending names; a parquet has row groups of three."""
+    match table.suffix:
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), table, row_group_size=3)
+        case ".csv":
+            with table.open("w", newline="", encoding="utf-8-sig") as text:
+                writer = csv.DictWriter(text, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+        case ".jsonl":
+            table.write_text("\n".join(json.dumps(row) for row in rows))
+
+
+def write_coco(file: Path, captions: Sequence[Sequence[str]]) -> None:
+    """COCO captions: several captions a picture, out of order as COCO has them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    numbered = [(image, caption) for image, each in enumerate(captions) for caption in each]
+    content = {
+        "images": [{"id": 100 + i, "file_name": f"{i}.jpg"} for i in range(len(captions))],
+        "annotations": [
+            {"id": number, "image_id": 100 + image, "caption": caption}
+            for number, (image, caption) in enumerate(reversed(numbered))
+        ],
+    }
+    file.write_text(json.dumps(content))

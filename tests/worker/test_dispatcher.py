@@ -1,20 +1,29 @@
 """Dispatcher and task together, on real folders; only the broker is a list."""
 
+import tarfile
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
-from tests.worker.sources import CAPTIONS, write_shard
+from tests.worker.sources import (
+    CAPTIONS,
+    write_coco,
+    write_pictures,
+    write_shard,
+    write_table,
+)
 from unspoken.errors import EngineFailure, NotReady, Overloaded, ServiceUnavailable
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import read_labels
 from unspoken.runs.shards import iter_rows, shard_name
 from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
 from unspoken.schemas import RunRequest
+from worker.classifiers import Classifiers
 from worker.dispatcher import Dispatcher, Services
-from worker.filters import Classifiers
 from worker.pipeline import Ports
 from worker.tasks import Bench, label_one_chunk
 
@@ -131,6 +140,61 @@ def test_an_empty_folder_fails_the_run_with_what_is_missing(tmp_path):
     create_run(stage.data_dir, stage.runs_dir, RunRequest(source="empty", run_id="r"))
     status = stage.tick()
     assert status.state == "failed" and "no .tar shards" in status.message
+
+
+def test_a_picture_that_came_before_in_the_run_is_dropped_and_counted(tmp_path):
+    stage = Stage(tmp_path)
+    write_shard(stage.data_dir / "in/00001.tar", CAPTIONS[:2], first_seed=11)
+    stage.create()
+    assert stage.tick(3).dropped == {"duplicate": 1}
+    assert [row.reason for row in stage.rows()[-2:]] == ["duplicate", None]
+
+
+def test_the_filters_of_a_request_are_those_of_its_run(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create(filters={"min_caption_words": 7, "language": None})
+    few = sum(len(caption.split()) < 7 for caption in CAPTIONS)
+    status = stage.tick(3)
+    assert status.dropped == {"caption_too_short": few} and 0 < few < len(CAPTIONS)
+
+
+def test_a_table_of_pictures_elsewhere_is_labelled_and_shown_on_the_sheet(tmp_path):
+    stage = Stage(tmp_path)
+    write_coco(stage.data_dir / "coco/notes/captions.json", [[each] for each in CAPTIONS[:3]])
+    write_pictures(stage.data_dir / "coco/val", 3)
+    request = RunRequest(source="coco/notes/captions.json", pictures="coco/val", run_id="r")
+    create_run(stage.data_dir, stage.runs_dir, request)
+    assert stage.tick(3).labelled == 3
+    assert [row.source_member for row in stage.rows()] == [f"coco/val/{i}.jpg" for i in range(3)]
+    tile = np.asarray(Image.open(tmp_path / "runs/r/dataset/contact-sheet.jpg"))[:288, :288]
+    assert (tile != 255).mean() > 0.3
+
+
+def test_a_folder_of_pictures_that_is_gone_makes_rows_with_that_reason(tmp_path):
+    stage = Stage(tmp_path)
+    write_table(stage.data_dir / "t.csv", [{"path": "0.jpg", "text": CAPTIONS[0]}])
+    write_pictures(stage.data_dir / "pics", 1)
+    request = RunRequest(source="t.csv", pictures="pics", run_id="r")
+    create_run(stage.data_dir, stage.runs_dir, request)
+    stage.dispatcher.tick()
+    (stage.data_dir / "pics").rename(stage.data_dir / "elsewhere")
+    stage.work()
+    assert stage.tick(2).failed == {"source_changed": 1}
+
+
+def test_rows_of_a_torn_shard_have_failed_and_are_done_again_once_it_is_whole(tmp_path):
+    stage = Stage(tmp_path)
+    shard = stage.data_dir / "in/00000.tar"
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        last = max(member.offset_data for member in tar)
+    shard.write_bytes(whole[: last + 5])
+    stage.create()
+    assert stage.tick(3).failed == {"torn_shard": 1}
+    shard.write_bytes(whole)
+    again = retry_failed(stage.runs_dir, "r")
+    stage.tick(3)
+    assert [(row.source_row, row.status) for row in stage.rows(again.run_id)] == [(11, "labelled")]
 
 
 def test_lost_messages_are_rung_again(tmp_path):

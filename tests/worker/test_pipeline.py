@@ -4,9 +4,9 @@ from tests.fakes import FakeDetector, FakePrompter
 from tests.worker.sources import CAPTIONS, picture
 from unspoken.errors import EngineFailure, NotReady, Overloaded
 from unspoken.runs.plan import LabelConfig
-from worker.filters import Classifiers
-from worker.intake import SourceRow
+from worker.classifiers import Classifiers
 from worker.pipeline import Ports, label_chunk
+from worker.readers.row import SourceRow
 
 CONFIG = LabelConfig(box_threshold=0.3, detector_threads=2)
 CLASSIFIERS = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda p: 0.01)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.filter_config import FilterConfig
 from unspoken.runs.files import json_sha256, write_json
 from unspoken.schemas import ModelInfo, WireModel
 
@@ -24,6 +25,8 @@ class ListedRow(NamedTuple):
     sha256: str
     offset: int = 0
     """Byte of the file from which a reader may start for this row."""
+    duplicate: bool = False
+    """Its picture came before in the run."""
 
 
 class Chunk(WireModel):
@@ -36,6 +39,8 @@ class Chunk(WireModel):
     """Places in the file, ascending, as [start, stop) pairs: one pair but for a retry."""
     rows_sha256: str
     offset: int = 0
+    duplicates: tuple[int, ...] = ()
+    """Those of its rows whose picture came before in the run."""
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -48,8 +53,8 @@ class Chunk(WireModel):
         return [(self.source, row) for row in self.rows]
 
 
-class LabelConfig(WireModel):
-    """Everything beside data and models that decides what a run writes."""
+class LabelConfig(FilterConfig):
+    """Everything beside data and models that decides what a run writes: filters, then boxes."""
 
     box_threshold: float
     """A box counts from this score on; where a request names none, see `default_threshold`."""
@@ -58,15 +63,6 @@ class LabelConfig(WireModel):
     store_fraction: float = 0.5
     """Boxes are stored from this part of the threshold on, with `kept` false below it."""
     num_decoys: int = 4
-    language: str = "en"
-    min_language_score: float = 0.7
-    """A caption that the classifier takes for another language is dropped from this score on."""
-    max_punsafe: float = 0.1
-    """LAION's `punsafe` column."""
-    max_unsafe: float = 0.5
-    """opennsfw's score, asked where the source has no column."""
-    min_image_side_px: int = 64
-    max_caption_chars: int = 1000
     min_box_side_px: float = 4.0
     min_box_area_share: float = 0.0005
     max_box_area_share: float = 0.95
@@ -127,6 +123,7 @@ def make_plan(
                     ranges=_ranges([row.row for row in part]),
                     rows_sha256=rows_sha256(part),
                     offset=part[0].offset,
+                    duplicates=tuple(row.row for row in part if row.duplicate),
                 )
             )
     if not chunks:

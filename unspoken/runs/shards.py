@@ -25,10 +25,10 @@ def _field(name: str, kind: pa.DataType, about: str, *, unit: str = "") -> pa.Fi
 
 _FILTER = pa.struct(
     [
-        _field("name", pa.string(), "`language` or `safety`"),
+        _field("name", pa.string(), "`language`, `safety`, `watermark` or `similarity`"),
         _field("source", pa.string(), "column of the source, or the classifier that was asked"),
         _field("value", pa.string(), "language code or rating, where there is one"),
-        _field("score", pa.float32(), "probability of that language, or of unsafe", unit="0 to 1"),
+        _field("score", pa.float32(), "the column's or the classifier's score"),
     ]
 )
 _SOURCE = pa.struct(

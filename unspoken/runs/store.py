@@ -22,6 +22,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.filter_config import FilterConfig
 from unspoken.images import MAX_BYTES, decode_base64
 from unspoken.runs.files import json_sha256, sync_folder, write_json
 from unspoken.schemas import InlineItem, RunRequest, RunStatus, WireModel
@@ -36,9 +37,12 @@ class Run(WireModel):
     run_id: str
     source: str | None
     """Relative to the data folder; None when the items came inline, into `source/`."""
+    pictures: str | None = None
+    """Folder that a table's picture paths are seen from; its own when None."""
     box_threshold: float | None = None
     num_decoys: int = 4
     chunk_size: int = 8
+    filters: FilterConfig = FilterConfig()
     retry_of: str | None = None
     """The run whose failed rows, and no others, this one takes up again."""
     request_sha256: str
@@ -61,12 +65,16 @@ def create_run(
         return _existing(runs_dir, chosen, request_sha256=digest)
     if request.source is not None:
         resolve_source(data_dir, request.source)
+    if request.pictures is not None and not resolve_source(data_dir, request.pictures).is_dir():
+        raise InvalidInput(f"pictures {request.pictures!r} is no folder")
     run = Run(
         run_id=chosen,
         source=request.source,
+        pictures=request.pictures,
         box_threshold=request.box_threshold,
         num_decoys=request.num_decoys,
         chunk_size=request.chunk_size,
+        filters=request.filters,
         request_sha256=digest,
         created_s=time.time(),
     )
@@ -193,6 +201,11 @@ def resolve_source(data_dir: Path, source: str) -> Path:
 def source_root(data_dir: Path, runs_dir: Path, run: Run) -> Path:
     """Folder that the run's pictures may be read from, and none outside it."""
     return data_dir.resolve() if run.source is not None else runs_dir / run.run_id / "source"
+
+
+def picture_folder(data_dir: Path, run: Run) -> Path | None:
+    """Folder that the paths of the run's table are seen from; None for the table's own."""
+    return None if run.pictures is None else data_dir.resolve() / run.pictures
 
 
 def _new_run_id() -> str:

@@ -1,0 +1,46 @@
+"""Where a source on this machine is, seen from its run."""
+
+import pytest
+
+from stack.labelling import local_source
+from tests.worker.sources import write_coco, write_pictures
+from unspoken.errors import InvalidInput
+from unspoken.runs.store import create_run, picture_folder, read_run
+from unspoken.schemas import RunRequest
+
+
+def test_a_folder_is_its_own_data_folder_and_a_table_lies_in_its(tmp_path):
+    (tmp_path / "table.csv").write_text("path,text\n")
+    assert local_source(tmp_path) == (tmp_path, ".", None)
+    assert local_source(tmp_path / "table.csv") == (tmp_path, "table.csv", None)
+
+
+def test_pictures_elsewhere_make_the_nearest_common_folder_the_data_folder(tmp_path):
+    write_coco(tmp_path / "coco/annotations/captions.json", [["A dog"]])
+    write_pictures(tmp_path / "coco/val", 1)
+    found = local_source(
+        tmp_path / "coco/annotations/captions.json", pictures=tmp_path / "coco/val"
+    )
+    assert found == (tmp_path / "coco", "annotations/captions.json", "val")
+    request = RunRequest(source=found.source, pictures=found.pictures, run_id="r")
+    create_run(found.data_dir, tmp_path / "runs", request)
+    run = read_run(tmp_path / "runs", "r")
+    assert picture_folder(found.data_dir, run) == tmp_path / "coco/val"
+
+
+@pytest.mark.parametrize("pictures", ["nowhere", "table.csv"])
+def test_what_is_not_there_is_said_before_anything_starts(tmp_path, pictures):
+    (tmp_path / "table.csv").write_text("path,text\n")
+    with pytest.raises(InvalidInput):
+        local_source(tmp_path / "nothing.csv")
+    with pytest.raises(InvalidInput, match="no folder of pictures"):
+        local_source(tmp_path / "table.csv", pictures=tmp_path / pictures)
+
+
+@pytest.mark.parametrize("pictures", ["..", "in/table.csv"])
+def test_a_request_for_pictures_outside_the_data_folder_is_refused(tmp_path, pictures):
+    (tmp_path / "data/in").mkdir(parents=True)
+    (tmp_path / "data/in/table.csv").write_text("path,text\n")
+    request = RunRequest(source="in/table.csv", pictures=pictures)
+    with pytest.raises(InvalidInput):
+        create_run(tmp_path / "data", tmp_path / "runs", request)

@@ -1,0 +1,48 @@
+"""A picture that is a file of its own: found from a source's words, never outside the root."""
+
+import errno
+from pathlib import Path
+from typing import NamedTuple
+
+from unspoken.images import MAX_BYTES
+
+PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+
+# What a path itself is to blame for; other errors are a disk's, and may pass.
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EINVAL)
+
+
+class PictureFile(NamedTuple):
+    """`member`: its path from the root, or the source's own words where it is not there."""
+
+    member: str
+    size: int = 0
+    content: bytes | None = None
+    problem: str | None = None
+
+
+def find_picture(path: str, *, folder: Path, root: Path, read: bool) -> PictureFile:
+    """The picture at `path`, seen from `folder`; its content only where `read`.
+
+    What is wrong with it is its `problem`; an OSError of the disk, which may pass, is raised.
+    """
+    root = root.resolve()
+    try:
+        real = (folder / path).resolve()
+        if not real.is_relative_to(root):
+            return PictureFile(path, problem="outside_data_folder")
+        if not path or not real.is_file():
+            return PictureFile(path, problem="no_picture")
+    except (RuntimeError, ValueError):  # a ring of links, a zero byte
+        return PictureFile(path, problem="no_picture")
+    except OSError as error:
+        if error.errno not in _BAD_PATH:
+            raise
+        return PictureFile(path, problem="no_picture")
+    member, size = real.relative_to(root).as_posix(), real.stat().st_size
+    if size > MAX_BYTES:
+        return PictureFile(member, size, problem="picture_too_large")
+    try:
+        return PictureFile(member, size, real.read_bytes() if read else None)
+    except PermissionError:
+        return PictureFile(member, size, problem="unreadable")
