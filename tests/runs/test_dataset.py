@@ -1,7 +1,5 @@
 """Shards, plan, manifest, card, export and the page that describes them."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from tests.runs.rows import labelled_row, plan, unlabelled_row
 from tests.worker.sources import picture
 from unspoken.errors import Conflict, InvalidInput, NotFound
 from unspoken.runs.card import draw_contact_sheet, render_card
-from unspoken.runs.export import export_coco
+from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import (
     count_dataset,
@@ -159,21 +157,6 @@ def test_the_contact_sheet_draws_boxes_where_the_picture_can_be_read(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "contact-sheet.jpg")).astype(int)
     blue = (abs(pixels - np.array((20, 120, 220))).sum(axis=2) < 60).sum()
     assert blue > 300
-
-
-def test_the_export_loads_in_pycocotools(run_dir, tmp_path):
-    from pycocotools.coco import COCO
-
-    assert export_coco(run_dir, tmp_path / "coco.json") == {
-        "images": 2,
-        "annotations": 4,
-        "categories": 3,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(tmp_path / "coco.json"))
-    (car,) = coco.loadCats(coco.getCatIds(catNms=["car"]))
-    first = coco.loadAnns(coco.getAnnIds(imgIds=[1], catIds=[car["id"]]))[0]
-    assert first["bbox"] == [10, 10, 80, 50] and first["area"] == 4000
 
 
 def test_an_export_of_nothing_says_so(tmp_path):

@@ -101,8 +101,7 @@ def count_dataset(rows: Iterable[Row], *, box_threshold: float) -> DatasetCounts
         for annotation in row.annotations:
             if annotation.decoy:
                 continue
-            labels = [annotation.label, *(alt.label for alt in annotation.alt_labels)]
-            counts.stored_labels.update(labels)
+            counts.stored_labels.update(annotation.all_labels)
             if annotation.kept:
                 side = counts.label_named if annotation.named else counts.label_implied
                 side[annotation.label] += 1

@@ -91,7 +91,9 @@ SCHEMA = pa.schema(
     [
         _field("key", pa.string(), "the sample's name in its source"),
         _field("source_shard", pa.string(), "file of the source, relative to its root"),
-        _field("source_member", pa.string(), "picture: member of that tar, or path from the root"),
+        _field(
+            "source_member", pa.string(), "picture: member of that tar, or path from that table"
+        ),
         _field("source_row", pa.int64(), "place in that file, 0 first", unit="rows"),
         _field("url", pa.string(), "where the picture came from, if the source says so"),
         _field("caption", pa.string(), "caption, blanks folded"),

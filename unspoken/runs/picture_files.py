@@ -1,4 +1,4 @@
-"""Pictures of a dataset's source: members of tar shards by their name, or files below a root.
+"""Pictures of a dataset's source: members of tar shards by their name, or files beside a table.
 
 A tar is scanned for its headers once a process; after that any member is one seek away.
 """
@@ -23,7 +23,8 @@ class PictureFiles:
 
     def _encoded(self, shard: str, member: str) -> bytes:
         if not shard.endswith(".tar"):
-            return self._inside(member).read_bytes()
+            # As intake has it: a table's paths start at the table's own folder.
+            return self._inside((Path(shard).parent / member).as_posix()).read_bytes()
         if shard not in self._members:
             self._members[shard] = self._scan(shard)
         if member not in self._members[shard]:
