@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.demo import run_demo
-from stack.export_verbs import export_app
+from stack.export_verbs import export_app, report
 from stack.labelling import Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
@@ -33,6 +33,7 @@ app = typer.Typer(
 weights_app = typer.Typer(help="Weights of the profiles in models.yaml.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 app.add_typer(export_app, name="export")
+app.command("report")(report)
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]

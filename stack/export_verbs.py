@@ -1,4 +1,4 @@
-"""`unspoken export FORMAT`: a finished run's dataset in the formats of other tools."""
+"""`unspoken export FORMAT` and `unspoken report`: a finished run for other tools and for people."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,7 @@ import typer
 from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.exports.hugging_face import export_hugging_face
 from unspoken.runs.exports.label_studio import export_label_studio
+from unspoken.runs.exports.report import PAGE_FILE, write_report
 from unspoken.runs.exports.webdataset import export_webdataset
 
 export_app = typer.Typer(help="Datasets in the formats of other tools.", no_args_is_help=True)
@@ -57,6 +58,12 @@ def label_studio(
 ) -> None:
     """Write pictures, tasks with the boxes as predictions, and a labelling config."""
     _tell(out, export_label_studio(run, out, pictures=pictures, url_prefix=url_prefix))
+
+
+def report(run: Run, *, out: OutFolder, pictures: Pictures = None) -> None:
+    """Write a page of the labelled pictures, with filters by label, source, score and kind."""
+    counts = write_report(run, out, pictures=pictures)
+    _tell(out / PAGE_FILE, counts)
 
 
 def _tell(out: Path, written: dict[str, int]) -> None:
