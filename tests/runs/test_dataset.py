@@ -12,7 +12,13 @@ from tests.fakes import FakeTextEncoder
 from tests.runs.rows import labelled_row, plan, unlabelled_row
 from tests.worker.sources import picture
 from unspoken.errors import Conflict, InvalidInput, NotFound
-from unspoken.runs.card import draw_contact_sheet, render_card
+from unspoken.runs.card import (
+    BESIDE_CARD,
+    SHEET_FILE,
+    draw_contact_sheet,
+    render_card,
+    write_card,
+)
 from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import (
@@ -147,6 +153,17 @@ def test_the_card_says_what_was_dropped_found_and_falsely_answered(run_dir):
     assert "| wheel | 2 | #################### | 100.0% |  |" in card
     assert "| teapot | 0 |  |  | 2 of 2 |" in card
     assert "false-answer rate 50.0%" in card
+
+
+def test_everything_that_the_card_shows_lies_beside_it(run_dir):
+    counts = count_run(run_dir, plan())
+    write_card(run_dir / "dataset", plan(), counts)
+    card = (run_dir / "dataset/README.md").read_text(encoding="utf-8")
+    assert counts.labels_per_picture == {2: 2}
+    assert "| labels per labelled picture, mean | 2.0 |" in card
+    for name in BESIDE_CARD:
+        assert f"]({name})" in card
+        assert (run_dir / "dataset" / name).is_file() or name == SHEET_FILE
 
 
 def test_the_contact_sheet_draws_boxes_where_the_picture_can_be_read(tmp_path):
