@@ -30,6 +30,7 @@ from stack.labelling import Runs, describe, follow, running_stack
 from stack.launcher import StackConfig
 from unspoken.errors import Conflict
 from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
+from unspoken.runs.exports.report import PAGE_FILE, write_report
 from unspoken.runs.files import write_atomically, write_json
 from unspoken.runs.manifest import count_dataset
 from unspoken.runs.plan import read_plan
@@ -47,7 +48,8 @@ SHOWN_LABELS = 15
 def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Console) -> None:
     """Compose, label, judge, draw; `stay` keeps the stack up until Ctrl-C.
 
-    Writes out/summary.json, out/bias.md, out/pictures/, out/queries/ and out/runs/demo/dataset/.
+    Writes out/summary.json, out/bias.md, out/report/, out/pictures/, out/queries/ and
+    out/runs/demo/dataset/.
     Raises Conflict where `out` holds something that is not an earlier demo.
     """
     _clear(out)
@@ -116,6 +118,7 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     threshold = read_plan(out / "runs" / RUN_ID).config.box_threshold
     bias = bias_page(rows, out / "data" / "shards", box_threshold=threshold)
     write_atomically(out / BIAS_FILE, bias.encode())
+    write_report(out / "runs" / RUN_ID, out / "report", pictures=out / "data")
     pictures = draw_rows(rows, out / "data" / "shards", out / "pictures")
     console.print(_label_table(rows))
     facts = Table(title="summary", show_header=False)
@@ -125,6 +128,7 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     console.print(f"pictures with boxes   {out / 'pictures'} ({len(pictures)}), e.g. {pictures[0]}")
     console.print(f"dataset and its card  {out / 'runs' / RUN_ID / 'dataset'}")
     console.print(f"summary               {out / 'summary.json'}")
+    console.print(f"a page to look at     {out / 'report' / PAGE_FILE}")
     console.print(f"proposed in vain      {out / BIAS_FILE}")
     return rows
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.runs.rows import annotation, candidate, labelled_row
 from unspoken.runs import bias
-from unspoken.runs.bias import BiasCounts, chance_rate, least_share_there
+from unspoken.runs.bias import BiasCounts, chance_rate, share_there
 from unspoken.runs.bias_page import render_bias_page
 from unspoken.runs.manifest import count_dataset
 from unspoken.schemas import PhraseSource
@@ -95,7 +95,7 @@ def test_rare_pairs_are_forgotten_before_they_fill_the_memory(monkeypatch):
     [(10, 10, 0.0, 1.0), (10, 5, 0.5, 0.0), (10, 1, 0.5, 0.0), (10, 7, 0.4, 0.5), (3, 3, 1.0, 0.0)],
 )
 def test_chance_is_taken_off_what_was_found(proposed, found, chance, share):
-    assert least_share_there(proposed, found, chance=chance) == pytest.approx(share)
+    assert share_there(proposed, found, chance=chance) == pytest.approx(share)
 
 
 def test_a_label_with_few_decoys_has_the_rate_of_all():

@@ -87,8 +87,8 @@ def test_a_large_picture_is_shown_smaller_and_its_boxes_stay_in_its_own_pixels(r
 def test_the_page_tells_what_was_asked_in_vain_and_what_was_rejected(report):
     (first, second, *_) = records(report)
     assert [box["label"] for box in first["boxes"]] == ["car", "wheel"]
-    assert first["not_found"] == [] and first["rejected"] == ["photo (generic)"]
-    assert second["not_found"] == ["wheel"]
+    assert first["unboxed"] == [] and first["rejected"] == ["photo: generic"]
+    assert second["unboxed"] == ["wheel: implied, from parts"]
 
 
 def test_a_report_goes_into_a_new_folder_only(report):

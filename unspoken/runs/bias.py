@@ -1,9 +1,10 @@
 """What the language model proposes against what is there: per label, and per label of a caption.
 
 Nobody knows what a picture shows. A detector's answers tell, once corrected by how often it
-answers a decoy of that label: of the pictures for which a label was proposed, the share that shows
-it is at least (found - chance) / (1 - chance). A missed object makes it more. Where the truth is
-known, it is counted beside that.
+answers a decoy of that label: of the pictures for which a label was proposed, about
+(found - chance) / (1 - chance) show it. Objects that the detector misses make it more, likenesses
+of what was proposed, which no decoy is, make it less. Where the truth is known, it is counted
+beside that.
 """
 
 from collections import Counter
@@ -88,8 +89,8 @@ def chance_rate(asked: int, answered: int, *, overall: float) -> float:
     return (answered + PRIOR_DECOYS * overall) / (asked + PRIOR_DECOYS)
 
 
-def least_share_there(proposed: int, found: int, *, chance: float) -> float:
-    """Share of the pictures it was proposed for that show a label, if the detector misses none."""
+def share_there(proposed: int, found: int, *, chance: float) -> float:
+    """Estimate: share of the pictures that a label was proposed for and that show it."""
     if chance >= 1:
         return 0.0
     return max(0.0, (found / proposed - chance) / (1 - chance))

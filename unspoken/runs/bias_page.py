@@ -1,6 +1,6 @@
 """The page on bias beside the card: which labels and which pairs the model proposes in vain."""
 
-from unspoken.runs.bias import Pair, chance_rate, least_share_there
+from unspoken.runs.bias import Pair, chance_rate, share_there
 from unspoken.runs.manifest import DatasetCounts
 from unspoken.runs.markdown import percent, table
 
@@ -14,12 +14,13 @@ _ABOUT = """# What the language model over-proposes
 A language model names what usually goes with a caption, not what this picture shows. Below, a
 picture counts once for each label that the model proposed for it.
 
-* *found*: the detector gave it a box at the run's threshold;
+* *found*: the detector gave it a box at the run's threshold, before the margin of implied boxes;
 * *by chance*: how often the detector answers this label as a decoy, where nobody proposed it; few
   decoys of one label are drawn towards the rate of all;
-* *there, at least*: found, less what chance explains. An object that the detector misses is there
-  all the same, so a rare thing or a word that it does not know looks worse than it is;
-* *in vain, at most*: pictures for which it was proposed and is not there, by the same reckoning.
+* *there, about*: found, less what chance explains. It is too low for a word that the detector does
+  not know, since an object that it misses is there all the same; too high where the picture has
+  something like it, which deceives a detector more often than a decoy does;
+* *in vain, about*: pictures for which it was proposed and is not there, by the same reckoning.
 """
 
 
@@ -43,8 +44,8 @@ def _labels(counts: DatasetCounts) -> str:
     worst = sorted(in_vain, key=lambda label: (-in_vain[label], label))
     lines = [_label_line(counts, label, in_vain[label]) for label in worst[:MAX_LABELS]]
     header: tuple[str, ...] = (
-        "label", "proposed for", "of pictures", "found", "by chance", "there, at least",
-        "in vain, at most", "implied share of its boxes",
+        "label", "proposed for", "of pictures", "found", "by chance", "there, about",
+        "in vain, about", "implied share of its boxes",
     )  # fmt: skip
     if bias.judged:
         header = (*header, "there, by the truth")
@@ -65,7 +66,7 @@ def _label_line(counts: DatasetCounts, label: str, in_vain: float) -> tuple[obje
         percent(proposed / bias.pictures),
         percent(found / proposed),
         percent(chance if counts.decoys_asked else None),
-        percent(least_share_there(proposed, found, chance=chance)),
+        percent(share_there(proposed, found, chance=chance)),
         round(in_vain),
         percent(implied / boxes if boxes else None),
     )
@@ -88,14 +89,14 @@ def _pairs(counts: DatasetCounts) -> str:
     lines = []
     for pair in worst:
         proposed, found = bias.pair_proposed[pair], bias.pair_found[pair]
-        there = least_share_there(proposed, found, chance=_chance(counts, pair[1]))
+        there = share_there(proposed, found, chance=_chance(counts, pair[1]))
         of_noun = proposed / bias.named[pair[0]]
         lift = f"{bias.lift(pair):.1f}"
         shares = (percent(of_noun), lift, percent(found / proposed), percent(there))
         lines.append((*pair, proposed, *shares, round(in_vain[pair])))
     header = (
         "the caption names", "the model adds", "for", "of pictures of that noun", "times as often",
-        "found", "there, at least", "in vain, at most",
+        "found", "there, about", "in vain, about",
     )  # fmt: skip
     about = (
         "What the model adds to a noun of the caption. *Times as often*: as it adds that label to "
@@ -113,13 +114,13 @@ def _chance(counts: DatasetCounts, label: str) -> float:
 
 
 def _in_vain(counts: DatasetCounts, label: str) -> float:
-    """Pictures for which the model proposed a label that is not there, at most."""
+    """Pictures for which the model proposed a label that is not there, about."""
     proposed, found = counts.bias.proposed[label], counts.bias.found[label]
-    there = least_share_there(proposed, found, chance=_chance(counts, label))
+    there = share_there(proposed, found, chance=_chance(counts, label))
     return proposed * (1 - there)
 
 
 def _pair_in_vain(counts: DatasetCounts, pair: Pair) -> float:
     proposed, found = counts.bias.pair_proposed[pair], counts.bias.pair_found[pair]
-    there = least_share_there(proposed, found, chance=_chance(counts, pair[1]))
+    there = share_there(proposed, found, chance=_chance(counts, pair[1]))
     return proposed * (1 - there)

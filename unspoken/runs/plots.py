@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 WIDTH_PX, HEIGHT_PX = 560, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 16, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 28, 16, 44
 _INK, _DOT = "#333", "#1f5fa8"
 # More dots than this lie on one another.
 MAX_DOTS = 2000

@@ -73,7 +73,7 @@ function card(row, boxes) {
   picture.append(image, ...boxes.map((box) => drawn(box, row)));
   picture.addEventListener("click", () => made.classList.toggle("wide"));
   made.append(picture, element("p", "", row.caption), element("small", "", row.key));
-  made.append(phrases("asked and not found", row.not_found), phrases("not asked", row.rejected));
+  made.append(phrases("asked and without a box", row.unboxed), phrases("not asked", row.rejected));
   return made;
 }
 

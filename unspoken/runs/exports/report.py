@@ -21,7 +21,7 @@ from unspoken.runs.exports.source import (
     labelled_rows,
 )
 from unspoken.runs.files import whole_folder
-from unspoken.runs.rows import Annotation, Row
+from unspoken.runs.rows import Annotation, Candidate, Row
 
 PAGE_FILE = "index.html"
 PICTURES_DIR = "pictures"
@@ -80,8 +80,8 @@ def _as_data(value: object) -> str:
 
 
 def _describe(row: Row, *, picture: str) -> dict[str, object]:
-    found = {each.candidate_id for each in row.kept}
-    found |= {alt.candidate_id for each in row.kept for alt in each.alt_labels}
+    boxed = {each.candidate_id for each in row.kept}
+    boxed |= {alt.candidate_id for each in row.kept for alt in each.alt_labels}
     asked = [each for each in row.candidates if each.rejected is None and not each.decoy]
     return {
         "key": row.key,
@@ -91,11 +91,18 @@ def _describe(row: Row, *, picture: str) -> dict[str, object]:
         "height": row.image_height,
         # The largest first, so that parts lie on top of their wholes.
         "boxes": [_box(each) for each in sorted(row.kept, key=lambda each: -_area(each.box))],
-        "not_found": [each.phrase for each in asked if each.id not in found],
-        "rejected": [
-            f"{each.phrase} ({each.rejected})" for each in row.candidates if each.rejected
+        "unboxed": [
+            _phrase(each, what="named" if each.named else "implied")
+            for each in asked
+            if each.id not in boxed
         ],
+        "rejected": [_phrase(each, what=each.rejected) for each in row.candidates if each.rejected],
     }
+
+
+def _phrase(candidate: Candidate, *, what: str) -> str:
+    sources = dict.fromkeys(source.template for source in candidate.sources)
+    return f"{candidate.phrase}: {', '.join([what, *(f'from {source}' for source in sources)])}"
 
 
 def _box(annotation: Annotation) -> dict[str, object]:
