@@ -121,6 +121,14 @@ def load_synonyms() -> dict[str, str]:
     return {word: each.noun for each in load_classes() for word in (each.noun, *each.synonyms)}
 
 
+def shows(truth: SceneTruth, label: str, *, synonyms: Mapping[str, str]) -> bool | None:
+    """Whether a picture shows a label or what it is a synonym of; None where nobody can judge."""
+    meant = {label, synonyms.get(label, label)}
+    if any(each.label in meant for each in truth.objects):
+        return True
+    return None if label in truth.unjudged_parts else False
+
+
 def judge(boxes: Sequence[JudgedBox], truth: SceneTruth, *, synonyms: Mapping[str, str]) -> Score:
     """Judge one picture's annotations against its truth."""
     found = [False] * len(truth.objects)

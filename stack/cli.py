@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.demo import run_demo
+from stack.export_verbs import export_app, report
 from stack.filter_options import parse_filters
 from stack.labelling import LocalSource, Runs, describe, follow, local_source, running_stack
 from stack.launcher import StackConfig
@@ -20,7 +21,6 @@ from stack.settings_table import settings_table
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
-from unspoken.runs.export import export_coco
 from unspoken.runs.store import list_runs, read_status
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
@@ -32,9 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 weights_app = typer.Typer(help="Weights of the profiles in models.yaml.", no_args_is_help=True)
-export_app = typer.Typer(help="Datasets in the formats of other tools.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 app.add_typer(export_app, name="export")
+app.command("report")(report)
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
@@ -244,16 +244,6 @@ def world(
 def print_settings() -> None:
     """Every setting of every process, with its default."""
     typer.echo(settings_table(), nl=False)
-
-
-@export_app.command("coco")
-def export_coco_command(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or its dataset folder.")],
-    *,
-    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
-) -> None:
-    """Write a finished run's kept boxes as COCO instances JSON."""
-    typer.echo(f"wrote {export_coco(run, out)}")
 
 
 @weights_app.command("fetch")

@@ -15,14 +15,25 @@ from rich.console import Console
 from rich.table import Table
 
 from smallworld.shards import write_shards
-from smallworld.truth import judge_each, judged_boxes, read_truth_files, total_score
+from smallworld.truth import (
+    judge_each,
+    judged_boxes,
+    load_synonyms,
+    read_truth_files,
+    shows,
+    total_score,
+)
 from smallworld.world import World
 from stack.demo_queries import ask_for_words
 from stack.drawing import draw_rows
 from stack.labelling import Runs, describe, follow, running_stack
 from stack.launcher import StackConfig
 from unspoken.errors import Conflict
-from unspoken.runs.files import write_json
+from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
+from unspoken.runs.exports.report import PAGE_FILE, write_report
+from unspoken.runs.files import write_atomically, write_json
+from unspoken.runs.manifest import count_dataset
+from unspoken.runs.plan import read_plan
 from unspoken.runs.rows import Row
 from unspoken.runs.shards import iter_rows
 from unspoken.schemas import RunRequest, RunStatus
@@ -37,8 +48,9 @@ SHOWN_LABELS = 15
 def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Console) -> None:
     """Compose, label, judge, draw; `stay` keeps the stack up until Ctrl-C.
 
-    Writes out/summary.json, out/pictures/, out/queries/ and out/runs/demo/dataset/. Raises Conflict
-    where `out` holds something that is not an earlier demo.
+    Writes out/summary.json, out/bias.md, out/report/, out/pictures/, out/queries/ and
+    out/runs/demo/dataset/.
+    Raises Conflict where `out` holds something that is not an earlier demo.
     """
     _clear(out)
     data_dir = out / "data"
@@ -88,10 +100,25 @@ def summarise(
     }
 
 
+def bias_page(rows: Sequence[Row], shards: Path, *, box_threshold: float) -> str:
+    """The dataset's page on bias, with what the truth says beside what the detector does."""
+    truths, synonyms = read_truth_files(shards), load_synonyms()
+    counts = count_dataset(
+        rows,
+        box_threshold=box_threshold,
+        is_there=lambda row, label: shows(truths[row.key], label, synonyms=synonyms),
+    )
+    return render_bias_page(counts)
+
+
 def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -> list[Row]:
     rows = list(iter_rows(out / "runs" / RUN_ID / "dataset"))
     summary = summarise(rows, status, out / "data" / "shards", seconds=seconds)
     write_json(out / "summary.json", summary)
+    threshold = read_plan(out / "runs" / RUN_ID).config.box_threshold
+    bias = bias_page(rows, out / "data" / "shards", box_threshold=threshold)
+    write_atomically(out / BIAS_FILE, bias.encode())
+    write_report(out / "runs" / RUN_ID, out / "report", pictures=out / "data")
     pictures = draw_rows(rows, out / "data" / "shards", out / "pictures")
     console.print(_label_table(rows))
     facts = Table(title="summary", show_header=False)
@@ -101,6 +128,8 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     console.print(f"pictures with boxes   {out / 'pictures'} ({len(pictures)}), e.g. {pictures[0]}")
     console.print(f"dataset and its card  {out / 'runs' / RUN_ID / 'dataset'}")
     console.print(f"summary               {out / 'summary.json'}")
+    console.print(f"a page to look at     {out / 'report' / PAGE_FILE}")
+    console.print(f"proposed in vain      {out / BIAS_FILE}")
     return rows
 
 

@@ -1,7 +1,5 @@
 """Shards, plan, manifest, card, export and the page that describes them."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -14,8 +12,14 @@ from tests.fakes import FakeTextEncoder
 from tests.runs.rows import labelled_row, plan, unlabelled_row
 from tests.worker.sources import picture
 from unspoken.errors import Conflict, InvalidInput, NotFound
-from unspoken.runs.card import draw_contact_sheet, render_card
-from unspoken.runs.export import export_coco
+from unspoken.runs.card import (
+    BESIDE_CARD,
+    SHEET_FILE,
+    draw_contact_sheet,
+    render_card,
+    write_card,
+)
+from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import (
     count_dataset,
@@ -151,6 +155,17 @@ def test_the_card_says_what_was_dropped_found_and_falsely_answered(run_dir):
     assert "false-answer rate 50.0%" in card
 
 
+def test_everything_that_the_card_shows_lies_beside_it(run_dir):
+    counts = count_run(run_dir, plan())
+    write_card(run_dir / "dataset", plan(), counts)
+    card = (run_dir / "dataset/README.md").read_text(encoding="utf-8")
+    assert counts.labels_per_picture == {2: 2}
+    assert "| labels per labelled picture, mean | 2.0 |" in card
+    for name in BESIDE_CARD:
+        assert f"]({name})" in card
+        assert (run_dir / "dataset" / name).is_file() or name == SHEET_FILE
+
+
 def test_the_contact_sheet_draws_boxes_where_the_picture_can_be_read(tmp_path):
     def load(row):
         return {"key-0": picture(3, size=(100, 80)), "key-1": b"broken"}.get(row.key)
@@ -159,21 +174,6 @@ def test_the_contact_sheet_draws_boxes_where_the_picture_can_be_read(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "contact-sheet.jpg")).astype(int)
     blue = (abs(pixels - np.array((20, 120, 220))).sum(axis=2) < 60).sum()
     assert blue > 300
-
-
-def test_the_export_loads_in_pycocotools(run_dir, tmp_path):
-    from pycocotools.coco import COCO
-
-    assert export_coco(run_dir, tmp_path / "coco.json") == {
-        "images": 2,
-        "annotations": 4,
-        "categories": 3,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(tmp_path / "coco.json"))
-    (car,) = coco.loadCats(coco.getCatIds(catNms=["car"]))
-    first = coco.loadAnns(coco.getAnnIds(imgIds=[1], catIds=[car["id"]]))[0]
-    assert first["bbox"] == [10, 10, 80, 50] and first["area"] == 4000
 
 
 def test_an_export_of_nothing_says_so(tmp_path):

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from smallworld.shards import write_shards
-from stack.demo import summarise
+from stack.demo import bias_page, summarise
 from stack.drawing import draw_rows
-from tests.runs.rows import annotation, labelled_row
+from tests.runs.rows import annotation, candidate, labelled_row
 from tests.smallworld.tiny_world import tiny_world
 from unspoken.runs.rows import Row
-from unspoken.schemas import RunStatus
+from unspoken.schemas import PhraseSource, RunStatus
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +82,18 @@ def test_every_labelled_picture_is_drawn_with_its_caption_below(shards, tmp_path
     assert len(written) == len(rows)
     with Image.open(written[0]) as picture:
         assert picture.height > picture.width >= 576
+
+
+def test_the_page_on_bias_says_how_often_a_proposal_is_truly_there(shards):
+    source = (PhraseSource(template="scene", model="fake-llm"),)
+    rows = true_rows(shards)
+    shown = {each.label for each in rows[0].annotations}
+    label = sorted(shown)[0]
+    proposed = (candidate(0, label, sources=source), candidate(1, "volcano", sources=source))
+    rows = [row.model_copy(update={"candidates": proposed}) for row in rows]
+    there = sum(label in {each.label for each in row.annotations} for row in rows)
+    page = bias_page(rows, shards, box_threshold=0.5)
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {label} |")]
+    assert line.endswith(f"| {there} of 6 |")
+    (line,) = [line for line in page.splitlines() if line.startswith("| volcano |")]
+    assert line.endswith("| 0 of 6 |")

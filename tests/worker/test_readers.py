@@ -16,8 +16,8 @@ from tests.worker.sources import (
     write_shard,
     write_table,
 )
-from training.data.picture_files import PictureFiles
 from unspoken.errors import InvalidInput, NotFound
+from unspoken.runs.picture_files import PictureFiles
 from unspoken.runs.plan import LabelConfig, make_plan
 from worker.intake import list_source, read_chunk
 from worker.readers.columns import pick_columns

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.data.picture_files import PictureFiles
 from training.data.unit_order import UnitOrder, Units
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.runs.manifest import read_labels
+from unspoken.runs.picture_files import PictureFiles
 from unspoken.runs.rows import Annotation
 from unspoken.runs.shards import committed_records, read_shard
 

@@ -9,13 +9,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unspoken.errors import InvalidInput
 from unspoken.images import decode_picture
+from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
 from unspoken.runs.files import write_atomically
 from unspoken.runs.manifest import DatasetCounts
+from unspoken.runs.markdown import percent, table
 from unspoken.runs.plan import Plan
+from unspoken.runs.plots import bar_plot, zipf_plot
 from unspoken.runs.rows import Row
 
 CARD_FILE = "README.md"
 SHEET_FILE = "contact-sheet.jpg"
+ZIPF_FILE, PER_PICTURE_FILE = "label-frequencies.svg", "labels-per-picture.svg"
+BESIDE_CARD = (SHEET_FILE, ZIPF_FILE, PER_PICTURE_FILE, BIAS_FILE)
+"""What the card shows or names."""
 MAX_LABELS_LISTED = 200
 
 LoadPicture = Callable[[Row], bytes | None]
@@ -25,7 +31,20 @@ _NAMED, _IMPLIED = (20, 120, 220), (230, 100, 20)
 
 
 def write_card(dataset_dir: Path, plan: Plan, counts: DatasetCounts) -> None:
-    """Write README.md beside the shards."""
+    """Write README.md beside the shards, with its plots and the page on bias."""
+    boxes = [_boxes(counts, label) for label in counts.labels]
+    per_picture = bar_plot(
+        counts.labels_per_picture,
+        title="Labels per picture",
+        across="distinct labels in a picture",
+        up="pictures",
+    )
+    for name, text in (
+        (ZIPF_FILE, zipf_plot(boxes)),
+        (PER_PICTURE_FILE, per_picture),
+        (BIAS_FILE, render_bias_page(counts)),
+    ):
+        write_atomically(dataset_dir / name, text.encode())
     write_atomically(dataset_dir / CARD_FILE, render_card(plan, counts).encode())
 
 
@@ -42,7 +61,7 @@ def render_card(plan: Plan, counts: DatasetCounts) -> str:
         f"{plan.config.box_threshold:.3g} on ({plan.config.implied_margin:+.3g} if implied).\n",
         f"![contact sheet]({SHEET_FILE})\n\nBlue boxes are named, orange ones implied.\n",
         "## Counts\n",
-        _table(
+        table(
             ("what", "number"),
             [
                 ("rows", counts.rows),
@@ -51,8 +70,9 @@ def render_card(plan: Plan, counts: DatasetCounts) -> str:
                 ("failed", counts.failed.total()),
                 ("annotations", counts.annotations),
                 ("of these implied", counts.label_implied.total()),
-                ("share implied", _share(counts.implied_share)),
+                ("share implied", percent(counts.implied_share)),
                 ("distinct labels", len(counts.labels)),
+                ("labels per labelled picture, mean", _mean_labels(counts)),
                 ("phrases asked", counts.candidates_asked),
                 ("phrases found", counts.candidates_found),
             ],
@@ -62,6 +82,10 @@ def render_card(plan: Plan, counts: DatasetCounts) -> str:
         _reasons("Rejected phrases", counts.rejected),
         _reasons("Boxes not kept", counts.not_kept),
         _decoys(counts),
+        f"## Bias\n\nWhat the language model proposes more often than it is there, by label and by "
+        f"what the caption names: [{BIAS_FILE}]({BIAS_FILE}).\n",
+        f"## Spread\n\n![boxes of each label, by rank]({ZIPF_FILE})\n\n"
+        f"![labels per picture]({PER_PICTURE_FILE})\n",
         _labels(counts),
     ]
     return "\n".join(section for section in sections if section)
@@ -74,8 +98,8 @@ def _decoys(counts: DatasetCounts) -> str:
         "## False answers\n\n"
         f"{counts.decoys_asked.total()} decoys, phrases that nobody proposed, were asked beside "
         f"the others; {counts.decoys_answered.total()} got a box: false-answer rate "
-        f"{_share(counts.false_answer_rate)}, from which the estimated share of false labels is "
-        f"{_share(counts.false_discovery_rate)}.\n"
+        f"{percent(counts.false_answer_rate)}, from which the estimated share of false labels is "
+        f"{percent(counts.false_discovery_rate)}.\n"
     )
 
 
@@ -89,13 +113,19 @@ def _labels(counts: DatasetCounts) -> str:
         boxes, implied = _boxes(counts, label), counts.label_implied[label]
         asked, answered = counts.decoys_asked[label], counts.decoys_answered[label]
         bar = "#" * round(20 * boxes / most) if most else ""
-        share = _share(implied / boxes) if boxes else ""
+        share = percent(implied / boxes) if boxes else ""
         false = f"{answered} of {asked}" if asked else ""
         lines.append((label, boxes, bar, share, false))
     more = len(labels) - len(lines)
     rest = f"\n{more} more labels are in the shards.\n" if more > 0 else ""
     header = ("label", "boxes", "", "implied share", "false answers as a decoy")
-    return "## Labels\n\n" + _table(header, lines) + rest
+    return "## Labels\n\n" + table(header, lines) + rest
+
+
+def _mean_labels(counts: DatasetCounts) -> str:
+    pictures = counts.labels_per_picture.total()
+    labels = sum(number * times for number, times in counts.labels_per_picture.items())
+    return f"{labels / pictures:.1f}" if pictures else "-"
 
 
 def _boxes(counts: DatasetCounts, label: str) -> int:
@@ -106,20 +136,7 @@ def _reasons(title: str, reasons: Mapping[str, int]) -> str:
     if not reasons:
         return ""
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    return f"## {title}\n\n" + _table(("reason", "number"), ordered)
-
-
-def _table(header: tuple[str, ...], lines: Iterable[tuple[object, ...]]) -> str:
-    rows = [header, tuple("---" for _ in header), *lines]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows) + "\n"
-
-
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|")
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return f"## {title}\n\n" + table(("reason", "number"), ordered)
 
 
 def draw_contact_sheet(dataset_dir: Path, rows: Iterable[Row], load_picture: LoadPicture) -> int:

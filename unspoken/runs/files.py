@@ -1,11 +1,15 @@
-"""Small files that are either whole or absent: written beside, synced, then renamed."""
+"""Files and folders that are either whole or absent: written beside, then renamed."""
 
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from unspoken.errors import InvalidInput
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -23,6 +27,27 @@ def write_json(path: Path, value: object) -> None:
     """Write `value` atomically as readable JSON with a stable order of keys."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     write_atomically(path, text.encode() + b"\n")
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when the block ends, and vanishes where it raises.
+
+    Raises InvalidInput where `out` holds something already, or its parent is no folder.
+    """
+    if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
+        raise InvalidInput(f"{out} must be a new folder in one that exists")
+    if out.is_dir() and any(out.iterdir()):
+        raise InvalidInput(f"{out} holds something already; name a new or empty folder")
+    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    draft.mkdir()
+    try:
+        yield draft
+        if out.is_dir():
+            out.rmdir()
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

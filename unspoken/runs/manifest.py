@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from unspoken.ports import TextEncoder
+from unspoken.runs.bias import BiasCounts, IsThere
 from unspoken.runs.files import file_sha256, write_atomically, write_json
 from unspoken.runs.plan import Plan
 from unspoken.runs.rows import Row
@@ -40,6 +41,9 @@ class DatasetCounts:
     decoys_asked: Counter[str] = field(default_factory=Counter)
     decoys_answered: Counter[str] = field(default_factory=Counter)
     stored_labels: set[str] = field(default_factory=set)
+    labels_per_picture: Counter[int] = field(default_factory=Counter)
+    """Number of distinct labels of kept boxes -> labelled pictures with so many."""
+    bias: BiasCounts = field(default_factory=BiasCounts)
 
     @property
     def annotations(self) -> int:
@@ -89,20 +93,27 @@ class DatasetCounts:
         }
 
 
-def count_dataset(rows: Iterable[Row], *, box_threshold: float) -> DatasetCounts:
-    """Count rows; a decoy is answered by a box at `box_threshold`."""
+def count_dataset(
+    rows: Iterable[Row], *, box_threshold: float, is_there: IsThere | None = None
+) -> DatasetCounts:
+    """Count rows; a decoy is answered by a box at `box_threshold`.
+
+    is_there: the truth, where it is known; it goes into the counts of bias only.
+    """
     counts = DatasetCounts()
     for row in rows:
         counts.rows += 1
         counts.labelled += row.status == "labelled"
         counts.dropped.update([row.reason or "unknown"] if row.status == "dropped" else [])
         counts.failed.update([row.reason or "unknown"] if row.status == "failed" else [])
-        _count_candidates(counts, row, box_threshold)
+        reached = _count_candidates(counts, row, box_threshold)
+        if row.status == "labelled":
+            counts.labels_per_picture[len({each.label for each in row.kept})] += 1
+            counts.bias.add(row, reached=reached, is_there=is_there)
         for annotation in row.annotations:
             if annotation.decoy:
                 continue
-            labels = [annotation.label, *(alt.label for alt in annotation.alt_labels)]
-            counts.stored_labels.update(labels)
+            counts.stored_labels.update(annotation.all_labels)
             if annotation.kept:
                 side = counts.label_named if annotation.named else counts.label_implied
                 side[annotation.label] += 1
@@ -111,7 +122,8 @@ def count_dataset(rows: Iterable[Row], *, box_threshold: float) -> DatasetCounts
     return counts
 
 
-def _count_candidates(counts: DatasetCounts, row: Row, box_threshold: float) -> None:
+def _count_candidates(counts: DatasetCounts, row: Row, box_threshold: float) -> set[int]:
+    """Count a row's phrases -> ids of those that the detector found."""
     reached = {a.candidate_id for a in row.annotations if a.score >= box_threshold}
     reached |= {alt.candidate_id for a in row.kept for alt in a.alt_labels}
     for candidate in row.candidates:
@@ -123,6 +135,7 @@ def _count_candidates(counts: DatasetCounts, row: Row, box_threshold: float) -> 
         else:
             counts.candidates_asked += 1
             counts.candidates_found += candidate.id in reached
+    return reached
 
 
 def write_labels(dataset_dir: Path, labels: Sequence[str], encoder: TextEncoder) -> None:

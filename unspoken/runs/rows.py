@@ -55,6 +55,11 @@ class Annotation(WireModel):
     kept: bool
     drop_reason: str | None = None
 
+    @property
+    def all_labels(self) -> tuple[str, ...]:
+        """The label and its alternates."""
+        return (self.label, *(alt.label for alt in self.alt_labels))
+
 
 class RawText(WireModel):
     """The language model's own words for one template."""

@@ -1,12 +1,12 @@
-"""A dataset in the shapes that other tools load. Only here are boxes x, y, width, height."""
+"""COCO instances JSON: boxes as x, y, width, height in pixels; pictures stay where they are."""
 
 import json
 from pathlib import Path
 
-from unspoken.errors import InvalidInput, NotFound
+from unspoken.errors import InvalidInput
+from unspoken.runs.exports.source import find_dataset, labelled_rows
 from unspoken.runs.files import write_atomically
 from unspoken.runs.rows import Annotation, Row
-from unspoken.runs.shards import iter_rows
 
 
 def export_coco(run_dir: Path, out: Path) -> dict[str, int]:
@@ -15,13 +15,10 @@ def export_coco(run_dir: Path, out: Path) -> dict[str, int]:
     `run_dir`: a run's folder, or its dataset folder. `file_name` is the picture's member in its
     source shard. Raises NotFound where there are no committed shards, InvalidInput for `out`.
     """
-    dataset_dir = run_dir / "dataset" if (run_dir / "dataset").is_dir() else run_dir
     if out.is_dir() or not out.parent.is_dir():
         raise InvalidInput(f"{out} must be a file in a folder that exists")
-    if not any(dataset_dir.glob("shard-*.json")):
-        raise NotFound(f"{run_dir} has no committed shards")
-    rows = [row for row in iter_rows(dataset_dir) if row.status == "labelled"]
-    labels = sorted({label for row in rows for each in row.kept for label in _labels(each)})
+    rows = list(labelled_rows(find_dataset(run_dir)))
+    labels = sorted({label for row in rows for each in row.kept for label in each.all_labels})
     category_ids = {label: number for number, label in enumerate(labels, start=1)}
     annotations: list[dict[str, object]] = []
     for image_id, row in enumerate(rows, start=1):
@@ -37,10 +34,6 @@ def export_coco(run_dir: Path, out: Path) -> dict[str, int]:
     }
     write_atomically(out, json.dumps(coco, ensure_ascii=False).encode())
     return {"images": len(rows), "annotations": len(annotations), "categories": len(labels)}
-
-
-def _labels(annotation: Annotation) -> list[str]:
-    return [annotation.label, *(alt.label for alt in annotation.alt_labels)]
 
 
 def _coco_image(image_id: int, row: Row) -> dict[str, object]:

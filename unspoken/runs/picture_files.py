@@ -1,4 +1,4 @@
-"""Pictures of a dataset's source: members of tar shards by their name, or files below a root.
+"""Pictures of a dataset's source: members of tar shards by their name, or files beside a table.
 
 A tar is scanned for its headers once a process; after that any member is one seek away.
 """

@@ -1,0 +1,49 @@
+"""The card's plots: SVG that any viewer parses, with every number where it belongs."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from unspoken.runs.plots import HEIGHT_PX, MAX_DOTS, WIDTH_PX, bar_plot, zipf_plot
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def dots(text):
+    root = ElementTree.fromstring(text)
+    return [(float(each.get("cx")), float(each.get("cy"))) for each in root.iter(f"{SVG}circle")]
+
+
+def bars(text):
+    root = ElementTree.fromstring(text)
+    background, *rest = root.iter(f"{SVG}rect")
+    assert background.get("width") == "100%"
+    return [float(each.get("height")) for each in rest]
+
+
+def test_no_label_gives_an_empty_plot():
+    assert dots(zipf_plot([])) == []
+
+
+def test_labels_of_a_power_law_lie_on_a_line():
+    places = dots(zipf_plot([10_000 // rank for rank in (1, 10, 100)]))
+    # Ranks 1, 2, 3 hold 10 000, 1 000 and 100 boxes: the heights are evenly spaced.
+    (_, first), (_, second), (_, third) = places
+    assert second - first == pytest.approx(third - second, abs=0.2)
+    assert first < third
+
+
+@pytest.mark.parametrize("frequencies", [[1], [10], [7, 7, 7], range(1, 50_001)])
+def test_every_dot_is_inside_the_plot(frequencies):
+    places = dots(zipf_plot(list(frequencies)))
+    assert 0 < len(places) <= min(len(frequencies), MAX_DOTS + 1)
+    assert all(0 <= x <= WIDTH_PX and 0 <= y <= HEIGHT_PX for x, y in places)
+
+
+def test_a_bar_is_as_high_as_its_number():
+    none, one, two, three = bars(bar_plot({1: 10, 3: 5}, title="t", across="a", up="u"))
+    assert none == two == 0 and one == pytest.approx(2 * three)
+
+
+def test_no_picture_gives_an_empty_bar():
+    assert bars(bar_plot({}, title="t", across="a", up="u")) == [0]

@@ -1,0 +1,116 @@
+"""Label Studio: pictures, tasks with the boxes as predictions, and the project's labelling config.
+
+A task's `image` is a URL that the server resolves; the default is its local storage over a
+document root that is the folder in which the export lies. Boxes are percent of the picture.
+"""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+from unspoken.errors import InvalidInput
+from unspoken.runs.exports.source import (
+    LabelledPictures,
+    detector_name,
+    find_dataset,
+    labelled_rows,
+)
+from unspoken.runs.files import whole_folder
+from unspoken.runs.rows import Annotation, Row
+
+TASKS_FILE = "tasks.json"
+CONFIG_FILE = "labels.xml"
+PICTURES_DIR = "pictures"
+LOCAL_FILES_URL = "/data/local-files/?d="
+
+_BOXES, _IMAGE = "label", "image"  # the config's names of the control and of what it controls
+
+
+def export_label_studio(
+    run_dir: Path, out: Path, *, pictures: Path | None = None, url_prefix: str | None = None
+) -> dict[str, int]:
+    """Write out/pictures/, out/tasks.json, out/labels.xml -> how many tasks, boxes, labels.
+
+    `pictures`: see LabelledPictures; `url_prefix`: URL of out/pictures as the annotator's browser
+    or the server sees it. Raises NotFound, InvalidInput; `out` is then as it was.
+    """
+    dataset_dir = find_dataset(run_dir)
+    files = LabelledPictures(run_dir, root=pictures)
+    model = detector_name(dataset_dir)
+    prefix = url_prefix or f"{LOCAL_FILES_URL}{out.resolve().name}/{PICTURES_DIR}"
+    tasks: list[dict[str, object]] = []
+    labels: set[str] = set()
+    num_boxes = 0
+    with whole_folder(out) as folder:
+        (folder / PICTURES_DIR).mkdir()
+        for number, row in enumerate(labelled_rows(dataset_dir), start=1):
+            picture = files.read_upright(row)
+            name = f"{number:09d}.{picture.ending}"
+            (folder / PICTURES_DIR / name).write_bytes(picture.encoded)
+            tasks.append(_task(row, image=f"{prefix.rstrip('/')}/{name}", model=model))
+            labels.update(each.label for each in row.kept)
+            num_boxes += len(row.kept)
+        text = json.dumps(tasks, ensure_ascii=False, indent=1)
+        (folder / TASKS_FILE).write_text(text, encoding="utf-8")
+        (folder / CONFIG_FILE).write_text(_config(sorted(labels)), encoding="utf-8")
+    return {"tasks": len(tasks), "boxes": num_boxes, "labels": len(labels)}
+
+
+def _task(row: Row, *, image: str, model: str) -> dict[str, object]:
+    if not row.image_width or not row.image_height:
+        raise InvalidInput(f"{row.key}: a labelled row without its picture's size")
+    size = (row.image_width, row.image_height)
+    scores = [each.score for each in row.kept]
+    prediction = {
+        "model_version": model,
+        "score": sum(scores) / len(scores) if scores else 0.0,
+        "result": [_region(each, size) for each in row.kept],
+    }
+    return {
+        "data": {_IMAGE: image, "caption": row.caption, "key": row.key},
+        "predictions": [prediction],
+    }
+
+
+def _region(annotation: Annotation, size_wh: tuple[int, int]) -> dict[str, object]:
+    width, height = size_wh
+    x0, y0, x1, y1 = annotation.box
+    return {
+        "id": f"box{annotation.id}",
+        "type": "rectanglelabels",
+        "from_name": _BOXES,
+        "to_name": _IMAGE,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "score": annotation.score,
+        "value": {
+            "x": 100 * x0 / width,
+            "y": 100 * y0 / height,
+            "width": 100 * (x1 - x0) / width,
+            "height": 100 * (y1 - y0) / height,
+            "rotation": 0,
+            "rectanglelabels": [annotation.label],
+        },
+        "meta": {"text": [_note(annotation)]},
+    }
+
+
+def _note(annotation: Annotation) -> str:
+    """What an annotator reads beside the region, since a rectangle has one label."""
+    also = [f"also {alt.label}" for alt in annotation.alt_labels]
+    return "; ".join(["named" if annotation.named else "implied", *also])
+
+
+def _config(labels: list[str]) -> str:
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Text", name="caption", value="$caption")
+    ElementTree.SubElement(view, "Image", name=_IMAGE, value=f"${_IMAGE}", zoom="true")
+    ElementTree.SubElement(view, "Filter", name="filter", toName=_BOXES, minlength="0")
+    boxes = ElementTree.SubElement(
+        view, "RectangleLabels", name=_BOXES, toName=_IMAGE, showInline="true"
+    )
+    for label in labels:
+        ElementTree.SubElement(boxes, "Label", value=label)
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"

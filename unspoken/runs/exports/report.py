@@ -1,0 +1,129 @@
+"""The labelled pictures as one static page, `index.html`, with their copies beside it.
+
+The page loads nothing from anywhere else. Captions, labels and keys are strangers' text: they lie
+in it as JSON whose markup is escaped, are shown as text only, and a content security policy lets no
+script run but the page's own.
+"""
+
+import base64
+import hashlib
+import html
+import json
+from importlib import resources
+from pathlib import Path
+
+from PIL import Image
+
+from unspoken.runs.exports.source import (
+    LabelledPictures,
+    encode_jpeg,
+    find_dataset,
+    labelled_rows,
+)
+from unspoken.runs.files import whole_folder
+from unspoken.runs.rows import Annotation, Candidate, Row
+
+PAGE_FILE = "index.html"
+PICTURES_DIR = "pictures"
+MAX_SIDE_PX = 800
+
+
+def write_report(run_dir: Path, out: Path, *, pictures: Path | None = None) -> dict[str, int]:
+    """Write out/index.html and out/pictures/ -> how many pictures and boxes it shows.
+
+    `pictures`: see LabelledPictures. Raises NotFound, InvalidInput; `out` is then as it was.
+    """
+    dataset_dir = find_dataset(run_dir)
+    files = LabelledPictures(run_dir, root=pictures)
+    records: list[dict[str, object]] = []
+    num_boxes = 0
+    with whole_folder(out) as folder:
+        (folder / PICTURES_DIR).mkdir()
+        for number, row in enumerate(labelled_rows(dataset_dir), start=1):
+            name = f"{PICTURES_DIR}/{number:09d}.jpg"
+            copy = Image.fromarray(files.read(row).pixels)
+            copy.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
+            (folder / name).write_bytes(encode_jpeg(copy, quality=85))
+            records.append(_describe(row, picture=name))
+            num_boxes += len(row.kept)
+        page = render_page(records, title=f"Run {run_dir.resolve().name}")
+        (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+    return {"pictures": len(records), "boxes": num_boxes}
+
+
+def render_page(records: list[dict[str, object]], *, title: str) -> str:
+    """The page's HTML; records are as report.js reads them."""
+    style, script = _part("report.css"), _part("report.js")
+    policy = (
+        f"default-src 'none'; img-src 'self' file:; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+    page = _part("report.html")
+    # The data come last: nothing that a stranger wrote is searched for a place to fill.
+    for place, text in (
+        ("policy", policy),
+        ("title", html.escape(title)),
+        ("style", style),
+        ("script", script),
+        ("data", _as_data(records)),
+    ):
+        page = page.replace("{{" + place + "}}", text)
+    return page
+
+
+def _as_data(value: object) -> str:
+    """JSON that a script element holds whatever it says: no '<', '>' or '&' is in it."""
+    text = json.dumps(value, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _describe(row: Row, *, picture: str) -> dict[str, object]:
+    boxed = {each.candidate_id for each in row.kept}
+    boxed |= {alt.candidate_id for each in row.kept for alt in each.alt_labels}
+    asked = [each for each in row.candidates if each.rejected is None and not each.decoy]
+    return {
+        "key": row.key,
+        "caption": row.caption,
+        "picture": picture,
+        "width": row.image_width,
+        "height": row.image_height,
+        # The largest first, so that parts lie on top of their wholes.
+        "boxes": [_box(each) for each in sorted(row.kept, key=lambda each: -_area(each.box))],
+        "unboxed": [
+            _phrase(each, what="named" if each.named else "implied")
+            for each in asked
+            if each.id not in boxed
+        ],
+        "rejected": [_phrase(each, what=each.rejected) for each in row.candidates if each.rejected],
+    }
+
+
+def _phrase(candidate: Candidate, *, what: str) -> str:
+    sources = dict.fromkeys(source.template for source in candidate.sources)
+    return f"{candidate.phrase}: {', '.join([what, *(f'from {source}' for source in sources)])}"
+
+
+def _box(annotation: Annotation) -> dict[str, object]:
+    return {
+        "box": [round(side, 1) for side in annotation.box],
+        "label": annotation.label,
+        "score": round(annotation.score, 3),
+        "named": annotation.named,
+        "templates": annotation.templates,
+        "alt_labels": [alt.label for alt in annotation.alt_labels],
+    }
+
+
+def _area(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _part(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """An inline style or script as a content security policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,92 @@
+"""The card's plots, as SVG: every viewer of markdown shows them, and no library is needed."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+WIDTH_PX, HEIGHT_PX = 560, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 28, 16, 44
+_INK, _DOT = "#333", "#1f5fa8"
+# More dots than this lie on one another.
+MAX_DOTS = 2000
+
+
+def zipf_plot(frequencies: Sequence[int]) -> str:
+    """Boxes of each label by its rank, on log-log axes; `frequencies`: positive, in any order."""
+    ordered = sorted(frequencies, reverse=True)
+    shown = list(enumerate(ordered, start=1))
+    if len(shown) > MAX_DOTS:
+        # Evenly on the log axis: the tail is dense.
+        steps = {round(len(shown) ** (step / MAX_DOTS)) for step in range(MAX_DOTS + 1)}
+        shown = [shown[rank - 1] for rank in sorted(steps)]
+    decades_x, decades_y = _decades(len(ordered)), _decades(max(ordered, default=1))
+
+    def x(rank: float) -> float:
+        return _LEFT + (WIDTH_PX - _LEFT - _RIGHT) * math.log10(rank) / decades_x
+
+    def y(boxes: float) -> float:
+        return HEIGHT_PX - _BOTTOM - (HEIGHT_PX - _TOP - _BOTTOM) * math.log10(boxes) / decades_y
+
+    parts = [_tick_x(x(10**each), f"{10**each:,}") for each in range(decades_x + 1)]
+    parts += [_tick_y(y(10**each), f"{10**each:,}") for each in range(decades_y + 1)]
+    parts += [
+        f'<circle cx="{x(rank):.1f}" cy="{y(boxes):.1f}" r="2.5" fill="{_DOT}"/>'
+        for rank, boxes in shown
+    ]
+    return _svg(parts, title="Boxes of each label", across="rank of the label", up="boxes")
+
+
+def bar_plot(heights: Mapping[int, int], *, title: str, across: str, up: str) -> str:
+    """A bar for every whole number from 0 to the largest key."""
+    last = max(heights, default=0)
+    most = max(heights.values(), default=0) or 1
+    step_px = (WIDTH_PX - _LEFT - _RIGHT) / (last + 1)
+    unit_px = (HEIGHT_PX - _TOP - _BOTTOM) / most
+    every = max(1, -(-(last + 1) // 12))
+    base = HEIGHT_PX - _BOTTOM
+    parts = [_tick_y(base - unit_px * value, f"{value:,}") for value in sorted({0, most})]
+    for value in range(last + 1):
+        left, height = _LEFT + value * step_px, unit_px * heights.get(value, 0)
+        if value % every == 0:
+            parts.append(_tick_x(left + step_px / 2, str(value)))
+        parts.append(
+            f'<rect x="{left + step_px * 0.1:.1f}" y="{base - height:.1f}" '
+            f'width="{step_px * 0.8:.1f}" height="{height:.1f}" fill="{_DOT}"/>'
+        )
+    return _svg(parts, title=title, across=across, up=up)
+
+
+def _decades(most: int) -> int:
+    """Powers of ten that an axis from 1 to `most` needs."""
+    return max(1, math.ceil(math.log10(max(1, most))))
+
+
+def _tick_x(x: float, text: str) -> str:
+    y = HEIGHT_PX - _BOTTOM
+    return (
+        f'<path d="M{x:.1f} {y}v5" stroke="{_INK}"/>'
+        f'<text x="{x:.1f}" y="{y + 17}" text-anchor="middle">{text}</text>'
+    )
+
+
+def _tick_y(y: float, text: str) -> str:
+    return (
+        f'<path d="M{_LEFT} {y:.1f}h-5" stroke="{_INK}"/>'
+        f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+    )
+
+
+def _svg(parts: Iterable[str], *, title: str, across: str, up: str) -> str:
+    base, middle = HEIGHT_PX - _BOTTOM, (WIDTH_PX + _LEFT - _RIGHT) / 2
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" '
+        f'width="{WIDTH_PX}" height="{HEIGHT_PX}" font-family="sans-serif" font-size="12" '
+        f'fill="{_INK}" role="img">',
+        f"<title>{title}</title>",
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<path d="M{_LEFT} {_TOP}V{base}H{WIDTH_PX - _RIGHT}" stroke="{_INK}" fill="none"/>',
+        *parts,
+        f'<text x="{middle}" y="{HEIGHT_PX - 8}" text-anchor="middle">{across}</text>',
+        f'<text transform="translate(13 {base / 2}) rotate(-90)" text-anchor="middle">{up}</text>',
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
