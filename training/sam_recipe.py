@@ -109,8 +109,8 @@ def small_sam_coarse() -> SamRecipe:
 def small_sam() -> SamRecipe:
     """The small SAM on patches of 8 pixels with a stem, on masks without labels.
 
-    docs/decisions/0006 and 0007. About 2.2 s a step on two AVX-512 cores (bf16, two processes of one
-    thread): 90 minutes. The card of weights/small/segmenter has what it reached.
+    docs/decisions/0006 and 0007. About 2.2 s a step on two AVX-512 cores (bf16, two processes of
+    one thread): 90 minutes. The card of weights/small/segmenter has what it reached.
     """
     return SamRecipe(
         name="small-sam",
