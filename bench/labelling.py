@@ -30,8 +30,8 @@ from services.detector.settings import DetectorSettings
 from services.llm.engine import PrompterEngine, load_generator
 from services.llm.generator import Generator
 from services.llm.parsing import Answer
-from services.llm.prompts import load_templates
 from services.llm.settings import LlmSettings
+from services.llm.template_file import load_templates
 from smallworld.truth import (
     JudgedBox,
     Score,

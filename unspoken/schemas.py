@@ -76,6 +76,7 @@ class PhraseSource(WireModel):
 
     template: str
     example_set: int = 0
+    """Which of the template's sets of worked examples preceded the question, 0 first."""
     model: str = ""
     rank: int = 0
     """Position in the model's list, 0 first."""
@@ -103,6 +104,9 @@ class RejectedCandidate(WireModel):
     raw: str
     reason: str
     template: str
+    example_set: int = 0
+    rank: int = 0
+    """Position in the model's list, 0 first."""
 
 
 class Proposal(WireModel):

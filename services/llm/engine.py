@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from services.llm.generator import Generator
 from services.llm.openai_backend import OpenAICompleter
 from services.llm.parsing import Answer, TemplateAnswer, build_proposal
-from services.llm.prompts import Template, choose_templates, load_templates
+from services.llm.prompts import ExampleSet, Template, choose_templates
 from services.llm.settings import LlmSettings
 from services.llm.smollm2 import converted_smollm2
+from services.llm.template_file import load_templates
+from unspoken.captions import caption_nouns
 from unspoken.lexicon import STUFF, Lexicon, load_lexicon
-from unspoken.phrases import caption_nouns, parse_phrases
+from unspoken.phrases import parse_phrases
 from unspoken.profiles import ModelEntry, load_profile, resolve_files
 from unspoken.schemas import ModelInfo, Proposal
 
@@ -68,6 +70,13 @@ class PrompterEngine:
         self._default_templates = tuple(default_templates)
         self._lexicon = lexicon
         self._cache_entries = cache_entries
+        self._copyable = {
+            template.name: [
+                example_phrases(examples, lexicon) if template.drop_copies else frozenset()
+                for examples in template.example_sets
+            ]
+            for template in templates.values()
+        }
         self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
 
     def propose(
@@ -85,14 +94,24 @@ class PrompterEngine:
             }
             answered = self._ask(template, (s for group in subjects.values() for s in group))
             for caption, group in subjects.items():
-                for subject in group:
-                    noun = subject if template.asks_about_nouns else None
-                    answers[caption].append(TemplateAnswer(template.name, answered[subject], noun))
+                answers[caption] += [
+                    self._template_answer(template, subject, answered[subject]) for subject in group
+                ]
         proposals = {
             caption: build_proposal(caption, given, model=self.model.name, lexicon=self._lexicon)
             for caption, given in answers.items()
         }
         return [proposals[caption] for caption in captions]
+
+    def _template_answer(self, template: Template, subject: str, answer: Answer) -> TemplateAnswer:
+        example_set = template.example_set_of(subject)
+        return TemplateAnswer(
+            template.name,
+            answer,
+            noun=subject if template.asks_about_nouns else None,
+            example_set=example_set,
+            copyable=self._copyable[template.name][example_set],
+        )
 
     def _nouns(self, caption: str, answers: Sequence[TemplateAnswer]) -> list[str]:
         """What to ask parts of: the caption's things, and what the model first saw in it.
@@ -102,7 +121,11 @@ class PrompterEngine:
         nouns = [noun for noun in caption_nouns(caption, self._lexicon) if noun not in STUFF]
         for answered in answers:
             parsed = parse_phrases(answered.answer.text, template="", lexicon=self._lexicon)
-            nouns += [candidate.text for candidate in parsed.candidates[:1] if not candidate.stuff]
+            nouns += [
+                candidate.text
+                for candidate in parsed.candidates[:1]
+                if not candidate.stuff and candidate.text not in answered.copyable
+            ]
         # "tabby cat" is asked about, "cat" is then not asked again.
         compounds = {noun.split(" ")[-1] for noun in nouns if " " in noun}
         return [noun for noun in dict.fromkeys(nouns) if noun not in compounds][:MAX_NOUNS]
@@ -115,16 +138,34 @@ class PrompterEngine:
             for suffix in dict.fromkeys(suffixes.values())
             if (template.name, suffix) in self._answers
         }
-        new = [suffix for suffix in dict.fromkeys(suffixes.values()) if suffix not in known]
-        if new:
-            completed = self._completer.complete(new, prefix=template.prefix)
-            known.update(zip(new, completed, strict=True))
+        # Suffix -> example set: the same for all subjects that a suffix stands for.
+        new = {
+            suffix: template.example_set_of(subject)
+            for subject, suffix in suffixes.items()
+            if suffix not in known
+        }
+        for index, examples in enumerate(template.example_sets):
+            asked = [suffix for suffix, example_set in new.items() if example_set == index]
+            if asked:
+                completed = self._completer.complete(asked, prefix=examples.prefix)
+                known.update(zip(asked, completed, strict=True))
         for suffix, answer in known.items():
             self._answers[template.name, suffix] = answer
             self._answers.move_to_end((template.name, suffix))
         while len(self._answers) > self._cache_entries:
             self._answers.popitem(last=False)
         return {subject: known[suffix] for subject, suffix in suffixes.items()}
+
+
+def example_phrases(examples: ExampleSet, lexicon: Lexicon) -> frozenset[str]:
+    """The phrases that a model could copy from worked examples: of subjects and of answers."""
+    answered = [
+        candidate.text
+        for answer in examples.answers
+        for candidate in parse_phrases(answer, template="", lexicon=lexicon).candidates
+    ]
+    named = [noun for subject in examples.subjects for noun in caption_nouns(subject, lexicon)]
+    return frozenset([*answered, *named])
 
 
 def load_generator(
@@ -161,7 +202,7 @@ def build_engine(settings: LlmSettings) -> PrompterEngine:
     return PrompterEngine(
         completer,
         model=model,
-        templates=load_templates(),
+        templates=load_templates(settings.templates_file),
         default_templates=settings.templates,
         lexicon=load_lexicon(),
         cache_entries=settings.cache_entries,
