@@ -31,6 +31,7 @@ _HIDDEN = re.compile(
 )
 # Whole words only: "carpé" is no carp.
 _WORD = re.compile(r"(?<!\w)[a-z]+(?:[-'][a-z]+)*(?!\w)")
+_LAST_WORD = re.compile(r"(?<![\w'-])[\w'-]+$")
 _CLAUSE_END = re.compile(r"[,.;:!?()\[\]|/]")
 
 
@@ -101,6 +102,8 @@ def prose(caption: str) -> str:
     """
     text = unicodedata.normalize("NFKC", caption[:MAX_CAPTION_CHARS])
     text = "".join(_visible(char) for char in text)
+    if len(caption) > MAX_CAPTION_CHARS:
+        text = _LAST_WORD.sub("", text)  # "cob" may be the start of a cobra
     return _HIDDEN.sub(" ", text).lower().replace("\u2019", "'").replace("_", " ")
 
 

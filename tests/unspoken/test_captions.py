@@ -79,3 +79,9 @@ def test_a_long_caption_is_read_in_a_moment(caption):
     assert len(prose(caption)) <= 4000
     caption_nouns(caption, LEXICON)
     assert time.process_time() - started < 2
+
+
+def test_a_word_that_the_limit_cuts_names_nothing():
+    for length in range(3990, 4001):
+        caption = "x" * (length - 1) + " cobra in a basket"
+        assert set(caption_nouns(caption, LEXICON)) <= {"cobra"}
