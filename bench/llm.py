@@ -60,7 +60,7 @@ def main() -> None:
     generator = load_generator(entry, cache_dir=default_cache_dir())
     template = load_templates()["parts"]
     prefix = template.example_sets[0].prefix
-    suffixes = [template.suffix(caption) for caption in CAPTIONS]
+    suffixes = [template.question(caption) for caption in CAPTIONS]
 
     def batched() -> list[Generation]:
         return generator.generate(suffixes, prefix=prefix)

@@ -228,5 +228,6 @@ _REFUSALS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("malformed", lambda text: _GRAMMAR.match(text) is None),
     ("only stop words", _has_only_stop_words),
     ("none", lambda text: text == "none"),
+    ("negated", lambda text: text.startswith(("no ", "without "))),
     ("generic", _is_generic),
 )

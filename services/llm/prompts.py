@@ -1,7 +1,7 @@
-"""Few-shot prompts: a fixed block of worked examples, then the subject as data, then a cue.
+"""Few-shot prompts: worked examples, then the subject as data, then a cue.
 
-The block (`prefix`) is the same for all subjects of a template and example set, so that its keys
-and values are computed once. A caption is one quoted line: line breaks, control characters and the
+The examples are the same for all subjects of a template and example set, so that their keys and
+values are computed once. A caption is one quoted line: line breaks, control characters and the
 brackets of a model's own markers are gone before the model sees it, so it cannot open a block or a
 turn of its own.
 """
@@ -20,17 +20,30 @@ _HARMLESS = str.maketrans({'"': "'", "<": " ", ">": " ", "[": "(", "]": ")"})
 
 
 @dataclass(frozen=True)
-class ExampleSet:
-    """Worked examples: `prefix` is their text; subjects and answers are what they are made of."""
+class Example:
+    """A worked example: its subject, the form filled with it, and what is answered."""
 
-    prefix: str
-    subjects: tuple[str, ...]
-    answers: tuple[str, ...]
+    subject: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """Worked examples that stand together before a question."""
+
+    examples: tuple[Example, ...]
+    separator: str
+
+    @property
+    def prefix(self) -> str:
+        """The examples as one text, for a model that goes on with texts."""
+        return "".join(f"{e.question} {e.answer}{self.separator}" for e in self.examples)
 
 
 @dataclass(frozen=True)
 class Template:
-    """One way to ask. An example set's prefix + `suffix(subject)` is the prompt.
+    """One way to ask: an example set, then `question(subject)`.
 
     The answer is one line. `drop_copies`: whether a phrase of the examples is refused where nothing
     else gives it.
@@ -46,7 +59,7 @@ class Template:
         """Whether the subject is a noun of the caption rather than the caption."""
         return "{a_noun}" in self.form
 
-    def suffix(self, subject: str) -> str:
+    def question(self, subject: str) -> str:
         """The part of the prompt that is the subject's own."""
         return fill(self.form, subject)
 

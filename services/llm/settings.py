@@ -9,6 +9,8 @@ from pydantic_settings import SettingsConfigDict
 from unspoken.errors import InvalidConfig
 from unspoken.settings import ServiceSettings
 
+PromptStyle = Literal["completion", "chat"]
+
 
 class LlmSettings(ServiceSettings):
     """Which language model answers, and how it is asked."""
@@ -22,6 +24,8 @@ class LlmSettings(ServiceSettings):
     """Templates asked when a request names none; as JSON in the environment."""
     templates_file: Path | None = None
     """A YAML file of one's own templates, in the form of services/llm/templates.yaml."""
+    prompt_style: PromptStyle = "completion"
+    """completion: a text to go on with. chat: questions and answers, for instruct models."""
     max_batch: Annotated[int, Field(ge=1, le=64)] = 8
     max_new_tokens: Annotated[int, Field(ge=1, le=256)] = 48
     cache_entries: Annotated[int, Field(ge=1)] = 4096

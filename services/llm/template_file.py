@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from services.llm.parsing import CAPTION_TEMPLATE
-from services.llm.prompts import ExampleSet, Template, fill
+from services.llm.prompts import Example, ExampleSet, Template, fill
 from unspoken.errors import InvalidConfig
 
 _Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\r\n]+$")]
@@ -85,11 +85,13 @@ def _parse(text: str, *, source: str) -> dict[str, Template]:
 
 
 def _template(name: str, entry: _Entry) -> Template:
-    sets = []
-    for examples in entry.example_sets:
-        blocks = [
-            f"{fill(entry.form, subject)} {answer}{entry.separator}" for subject, answer in examples
-        ]
-        subjects, answers = zip(*examples, strict=True)
-        sets.append(ExampleSet("".join(blocks), subjects=subjects, answers=answers))
+    sets = [
+        ExampleSet(
+            tuple(
+                Example(subject, fill(entry.form, subject), answer) for subject, answer in examples
+            ),
+            separator=entry.separator,
+        )
+        for examples in entry.example_sets
+    ]
     return Template(name, entry.form, example_sets=tuple(sets), drop_copies=entry.drop_copies)

@@ -73,6 +73,8 @@ def test_answers_become_clean_singular_phrases(raw, expected):
         ("of the", "only stop words"),
         ("stock photo", "generic"),
         ("none", "none"),
+        ("no empty street", "negated"),
+        ("without wheels", "negated"),
         ("freedom", "unknown or abstract"),
         ("alleycar", "unknown or abstract"),
         ("<script>car", "malformed"),

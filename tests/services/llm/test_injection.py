@@ -6,6 +6,7 @@ import pytest
 
 from services.llm.engine import PrompterEngine
 from services.llm.parsing import Answer
+from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.services.llm.attacks import ABSENT, Attack, check_phrases, make_attacks
 from unspoken.lexicon import load_lexicon
@@ -23,16 +24,16 @@ class Puppet:
         self.wanted = ""
         self.asked: list[str] = []
 
-    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
-        self.asked += suffixes
-        return [Answer(self.wanted) for _ in suffixes]
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+        self.asked += questions
+        return [Answer(self.wanted) for _ in questions]
 
 
 class Parrot(Puppet):
     """A language model that repeats its prompt."""
 
-    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
-        return [Answer(suffix.replace("\n", ", ")) for suffix in suffixes]
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+        return [Answer(suffix.replace("\n", ", ")) for suffix in questions]
 
 
 def propose(completer: Puppet, attack: Attack) -> Proposal:
@@ -64,7 +65,7 @@ def test_what_an_obeying_model_made_up_is_implied_and_its_dirt_refused():
 def test_no_attack_opens_a_line_a_block_or_a_turn_in_its_prompt():
     for attack in ATTACKS:
         for template in TEMPLATES.values():
-            suffix = template.suffix(attack.caption)
+            suffix = template.question(attack.caption)
             assert suffix.count("\n") == template.form.count("\n")
             assert suffix.count('"') == template.form.count('"')
             assert not set("<>[]") & set(suffix)

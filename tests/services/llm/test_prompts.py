@@ -28,13 +28,13 @@ def test_a_caption_stays_one_quoted_line_of_bounded_length(caption):
     text = quoted(caption)
     assert len(text) <= MAX_CAPTION_CHARS
     assert text.isprintable() and not set('"<>[]') & set(text)
-    suffix = TEMPLATES["parts"].suffix(caption)
+    suffix = TEMPLATES["parts"].question(caption)
     assert suffix.count("\n") == 1 and suffix.endswith("\nObjects:")
 
 
 def test_every_template_ends_in_a_colon_and_its_examples_in_their_separator():
     for template in TEMPLATES.values():
-        assert template.suffix("oven").endswith(":")
+        assert template.question("oven").endswith(":")
         assert all(examples.prefix.endswith("\n") for examples in template.example_sets)
 
 
@@ -50,16 +50,17 @@ def test_each_of_the_six_has_several_sets_and_one_answer_of_each_is_none(name):
     template = TEMPLATES[name]
     assert template.drop_copies and len(template.example_sets) == 3
     for examples in template.example_sets:
-        assert 3 <= len(examples.answers) <= 4
-        assert examples.answers.count("none") == 1 and examples.answers[-1] != "none"
+        answers = [example.answer for example in examples.examples]
+        assert 3 <= len(answers) <= 4
+        assert answers.count("none") == 1 and answers[-1] != "none"
 
 
 @pytest.mark.parametrize("name", SIX)
 def test_every_worked_answer_is_made_of_phrases_that_the_grammar_keeps(name):
     for examples in TEMPLATES[name].example_sets:
-        for answer in examples.answers:
-            parsed = parse_phrases(answer, template=name, lexicon=LEXICON)
-            assert {refused.reason for refused in parsed.rejected} <= {"none"}, answer
+        for example in examples.examples:
+            parsed = parse_phrases(example.answer, template=name, lexicon=LEXICON)
+            assert {refused.reason for refused in parsed.rejected} <= {"none"}, example
 
 
 def test_a_hash_of_the_caption_picks_its_example_set():
@@ -71,8 +72,8 @@ def test_a_hash_of_the_caption_picks_its_example_set():
 
 
 def test_a_noun_gets_its_article():
-    assert TEMPLATES["noun_parts"].suffix("owl") == "Parts of an owl:"
-    assert TEMPLATES["noun_parts"].suffix("car") == "Parts of a car:"
+    assert TEMPLATES["noun_parts"].question("owl") == "Parts of an owl:"
+    assert TEMPLATES["noun_parts"].question("car") == "Parts of a car:"
 
 
 def test_an_unknown_template_is_named():

@@ -16,6 +16,12 @@ def engine():
     return build_engine(LlmSettings(cache_dir=default_cache_dir(), num_threads=1))
 
 
+@pytest.fixture(scope="module")
+def chat_engine():
+    settings = LlmSettings(cache_dir=default_cache_dir(), num_threads=1, prompt_style="chat")
+    return build_engine(settings)
+
+
 def test_parts_that_no_caption_names_are_implied(engine):
     car, plant = engine.propose(["Car for sale in Reno", "Plant"], templates=["noun_parts"])
     implied = {phrase.text for phrase in car.phrases if not phrase.named}
@@ -46,6 +52,16 @@ def test_each_way_to_ask_gets_a_sensible_answer(engine, template, caption, phras
     (proposal,) = engine.propose([caption], templates=[template])
     (found,) = (each for each in proposal.phrases if each.text == phrase)
     assert template in {source.template for source in found.sources}
+
+
+def test_asked_in_conversation_it_answers_as_its_examples_do(chat_engine):
+    caption = "Woman riding a bicycle along the canal"
+    (proposal,) = chat_engine.propose([caption], templates=["named"])
+    assert {"woman", "bicycle"} <= {
+        phrase.text
+        for phrase in proposal.phrases
+        if "named" in {source.template for source in phrase.sources}
+    }
 
 
 def test_a_missing_file_is_named(tmp_path):
