@@ -125,7 +125,12 @@ class ProposeRequest(WireModel):
     templates: Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"captions": ["A red car parked in front of a house"]}]}
+        json_schema_extra={
+            "examples": [
+                {"captions": ["A red car parked in front of a house"]},
+                {"captions": ["Ducati Panigale V4, Mugello"], "templates": ["kind", "worn"]},
+            ]
+        }
     )
 
 
