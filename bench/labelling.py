@@ -30,8 +30,9 @@ from services.detector.settings import DetectorSettings
 from services.llm.engine import PrompterEngine, load_generator
 from services.llm.generator import Generator
 from services.llm.parsing import Answer
-from services.llm.prompts import load_templates
+from services.llm.prompts import ExampleSet
 from services.llm.settings import LlmSettings
+from services.llm.template_file import load_templates
 from smallworld.truth import (
     JudgedBox,
     Score,
@@ -63,11 +64,13 @@ class LoneCompleter:
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
 
-    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
         """See services.llm.engine.Completer."""
         answers = []
-        for suffix in suffixes:
-            (made,) = self._generator.generate([suffix], prefix=prefix, keep_prefix=False)
+        for question in questions:
+            (made,) = self._generator.generate(
+                [question], prefix=examples.prefix, keep_prefix=False
+            )
             answers.append(Answer(made.text, mean_logprob=made.mean_logprob))
         return answers
 

@@ -12,7 +12,7 @@ import torch
 
 from services.llm.engine import load_generator
 from services.llm.generator import Generation, Generator
-from services.llm.prompts import load_templates
+from services.llm.template_file import load_templates
 from unspoken.profiles import load_profile
 from unspoken.settings import default_cache_dir
 
@@ -59,15 +59,16 @@ def main() -> None:
     entry = load_profile("small").llm
     generator = load_generator(entry, cache_dir=default_cache_dir())
     template = load_templates()["parts"]
-    suffixes = [template.suffix(caption) for caption in CAPTIONS]
+    prefix = template.example_sets[0].prefix
+    suffixes = [template.question(caption) for caption in CAPTIONS]
 
     def batched() -> list[Generation]:
-        return generator.generate(suffixes, prefix=template.prefix)
+        return generator.generate(suffixes, prefix=prefix)
 
     def one_by_one() -> list[Generation]:
-        return [answer_alone(generator, suffix, prefix=template.prefix) for suffix in suffixes]
+        return [answer_alone(generator, suffix, prefix=prefix) for suffix in suffixes]
 
-    generator.generate(suffixes[:1], prefix=template.prefix)  # warm-up; keeps the prefix
+    generator.generate(suffixes[:1], prefix=prefix)  # warm-up; keeps the prefix
     batched_s, fast = timed(batched)
     alone_s, plain = timed(one_by_one)
     pairs = [(a, b) for a, b in zip(fast, plain, strict=True) if a.text != b.text]

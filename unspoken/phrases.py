@@ -1,4 +1,4 @@
-"""From a language model's raw line to clean noun phrases, and from a caption to its own nouns.
+"""From a language model's raw line to clean noun phrases.
 
 The grammar is closed: a phrase that comes out is one to three lower-case latin words of at most
 30 characters whose head is a known visible thing, in the singular. Everything else is refused
@@ -49,15 +49,6 @@ PARTITIVES = words(
     crowd collection series variety plenty majority
     """
 )
-# Also colours and materials: before another noun they only describe it.
-MODIFIERS = words(
-    """
-    orange gold silver bronze copper rose peach lime mint cream chocolate ivory coral wood glass
-    stone brick leather plastic metal paper cotton silk wool velvet denim marble granite
-    concrete rubber diamond pearl steel light ice water
-    """
-)
-NEGATIONS = frozenset({"no", "without"})
 
 _SPLIT = re.compile(r"[,;/|•·]|\s-\s|(?<!\d)\.\s")
 _NUMBERING = re.compile(r"^\s*(?:[-*•·]+|\(?\d{1,3}[.):]|[a-z][.)]\s)\s*")
@@ -72,8 +63,6 @@ _CLAUSE = re.compile(
 _PARTITIVE = re.compile(rf"^(?:{'|'.join(sorted(PARTITIVES))})s?\s+of\s+(?=\S)")
 _URL = re.compile(r"https?:|www\.|\.(?:com|net|org|io|jpe?g|png|gif|webp|svg|pdf|html?)\b|@")
 _GRAMMAR = re.compile(r"^[a-z]+(?:[-'][a-z]+)*(?: [a-z]+(?:[-'][a-z]+)*){0,2}$")
-_WORD = re.compile(r"[a-z]+(?:[-'][a-z]+)*")
-_CLAUSE_END = re.compile(r"[,.;:!?()\[\]|/]")
 
 
 @dataclass(frozen=True)
@@ -81,6 +70,7 @@ class Candidate:
     """A phrase that passed; `rank` is its place in the model's list, 0 first."""
 
     text: str
+    raw: str
     rank: int
     stuff: bool
 
@@ -110,32 +100,63 @@ def parse_phrases(raw_text: str, *, template: str, lexicon: Lexicon) -> ParsedPh
             reason = "over the cap"
         if reason is None:
             stuff = is_stuff(text, lexicon)
-            candidates[text] = Candidate(text=text, rank=rank, stuff=stuff)
+            candidates[text] = Candidate(text=text, raw=raw[:100], rank=rank, stuff=stuff)
         else:
-            rejected.append(RejectedCandidate(raw=raw[:100], reason=reason, template=template))
+            rejected.append(
+                RejectedCandidate(raw=raw[:100], reason=reason, template=template, rank=rank)
+            )
     return ParsedPhrases(candidates=tuple(candidates.values()), rejected=tuple(rejected))
+
+
+def answer_line(raw_text: str) -> str:
+    """The answer's first line, cut where the model begins a block of its own."""
+    answer = raw_text[:MAX_RAW_CHARS].split("Caption:")[0].lstrip()
+    return answer.split("\n", 1)[0]
 
 
 def split_items(raw_text: str, lexicon: Lexicon) -> list[str]:
     """The items of the answer's first line, at most MAX_RAW_ITEMS of them."""
-    answer = raw_text[:MAX_RAW_CHARS].split("Caption:")[0].lstrip()
-    line = answer.split("\n", 1)[0]
     items: list[str] = []
-    for item in _SPLIT.split(line):
+    for item in _SPLIT.split(answer_line(raw_text)):
         items += _split_and(item, lexicon)
     return [item.strip() for item in items if item.strip()][:MAX_RAW_ITEMS]
 
 
 def clean_item(raw: str) -> str:
     """Lower-case, without numbering, quotes, articles, counts and trailing clauses."""
+    text = plain_item(kind_of_name(raw))
+    return cut_clause(strip_determiners(strip_numbering(text)))
+
+
+def kind_of_name(raw: str) -> str:
+    """ "Mustang = car" is about a car: what a name is comes last."""
+    return raw.rpartition("=")[2]
+
+
+def plain_item(raw: str) -> str:
+    """NFKC, lower-case, single blanks, and no underscores."""
     text = unicodedata.normalize("NFKC", raw).lower().replace("\u2019", "'").replace("_", " ")
-    text = _NUMBERING.sub("", text)
-    text = " ".join(text.strip(" \"'`*()[]{}<>.:!?").split(" "))
-    text = re.sub(r" {2,}", " ", text)
-    text = _LEADING.sub("", text)
-    text = _PARTITIVE.sub("", text)
-    text = _LEADING.sub("", text)
+    return re.sub(r" {2,}", " ", text.strip(" "))
+
+
+def strip_numbering(text: str) -> str:
+    """Without a bullet or number before it, and quotes or brackets around it."""
+    return _NUMBERING.sub("", text).strip(" \"'`*()[]{}<>.:!?")
+
+
+def strip_determiners(text: str) -> str:
+    """Without articles and counts; "pair of glasses" is about glasses."""
+    return _LEADING.sub("", _PARTITIVE.sub("", _LEADING.sub("", text)))
+
+
+def cut_clause(text: str) -> str:
+    """Without what follows "with", "of", "on": "cup of coffee" is about the cup."""
     return _CLAUSE.sub("", text).strip()
+
+
+def joined(text: str) -> str:
+    """What a phrase is compared by: "teddy-bear", "teddy bear" and "teddybear" are one."""
+    return text.replace("-", "").replace(" ", "")
 
 
 def rejection_of(text: str, lexicon: Lexicon) -> str | None:
@@ -149,94 +170,20 @@ def rejection_of(text: str, lexicon: Lexicon) -> str | None:
 
 
 def singular_phrase(text: str, lexicon: Lexicon) -> str:
-    """The phrase with its last word in the singular."""
+    """The phrase with its last word in the singular, as the lexicon spells it: "teddy bear"."""
     if lexicon.knows(text):
         return text
     *modifiers, last = text.split(" ")
-    return " ".join([*modifiers, lexicon.singular(last)])
+    phrase = " ".join([*modifiers, lexicon.singular(last)])
+    if "-" not in phrase or lexicon.knows(lexicon.head(phrase)):
+        return phrase
+    spaced = singular_phrase(text.replace("-", " "), lexicon)
+    return spaced if lexicon.knows(spaced) else phrase
 
 
 def is_stuff(text: str, lexicon: Lexicon) -> bool:
     """Whether the head is an amorphous region: sky, grass, floor."""
     return lexicon.head(text) in STUFF
-
-
-def caption_nouns(caption: str, lexicon: Lexicon) -> list[str]:
-    """The visible things that the caption names, in its order, each once, in the singular.
-
-    The longest known term counts ("dining table" is no "table" besides). Left out: a negated noun
-    ("no people"), and a colour or material right before another noun ("orange car").
-    """
-    found: dict[str, None] = {}
-    for clause in _clauses(caption):
-        negated = False
-        position = 0
-        while position < len(clause):
-            word = clause[position]
-            if word in NEGATIONS:
-                negated = True
-            term, length = _longest_term(clause, position, lexicon)
-            if not term:
-                # A negation reaches over adjectives only: "no people in the street".
-                negated = negated and (word in NEGATIONS or word not in STOP_WORDS)
-                position += 1
-                continue
-            describes = term in MODIFIERS and _longest_term(clause, position + 1, lexicon)[1] > 0
-            if not negated and not describes:
-                found.setdefault(term)
-            position += length
-    return list(found)[:MAX_PHRASES]
-
-
-def negated_nouns(caption: str, lexicon: Lexicon) -> set[str]:
-    """The things that the caption says are absent: "street without cars" -> {"car"}."""
-    absent: set[str] = set()
-    for clause in _clauses(caption):
-        for position, word in enumerate(clause):
-            if word not in NEGATIONS:
-                continue
-            for later in range(position + 1, len(clause)):
-                term, _ = _longest_term(clause, later, lexicon)
-                if term:
-                    absent.add(term)
-                    break
-                if clause[later] in STOP_WORDS and clause[later] not in ("any", "a", "the", "an"):
-                    break
-    return absent
-
-
-def is_named(phrase: str, caption: str, lexicon: Lexicon) -> bool:
-    """Whether the phrase's head, or a synonym of it, occurs in the caption."""
-    caption_words = _normalised_words(caption, lexicon)
-    head = lexicon.head(singular_phrase(phrase.lower(), lexicon))
-    text = f" {' '.join(caption_words)} "
-    return any(f" {synonym} " in text for synonym in lexicon.synonyms_of(head))
-
-
-def _normalised_words(caption: str, lexicon: Lexicon) -> list[str]:
-    text = unicodedata.normalize("NFKC", caption[:MAX_RAW_CHARS]).lower()
-    return [lexicon.singular(_bare(word)) for word in _WORD.findall(text)]
-
-
-def _clauses(caption: str) -> list[list[str]]:
-    text = unicodedata.normalize("NFKC", caption[:MAX_RAW_CHARS]).lower()
-    return [[_bare(w) for w in _WORD.findall(part)] for part in _CLAUSE_END.split(text)]
-
-
-def _bare(word: str) -> str:
-    return word.removesuffix("'s")
-
-
-def _longest_term(clause: list[str], position: int, lexicon: Lexicon) -> tuple[str, int]:
-    """The longest known term of one or two words that starts here, and its length; ("", 0)."""
-    for length in (2, 1):
-        *first, last = clause[position : position + length] or [""]
-        if len(first) + 1 < length or last in STOP_WORDS or not STOP_WORDS.isdisjoint(first):
-            continue
-        term = " ".join([*first, lexicon.singular(last)])
-        if lexicon.knows(term) and term not in GENERIC_WORDS:
-            return term, length
-    return "", 0
 
 
 def _split_and(item: str, lexicon: Lexicon) -> list[str]:
@@ -248,10 +195,7 @@ def _split_and(item: str, lexicon: Lexicon) -> list[str]:
 
 
 def _repeats(text: str, candidates: dict[str, Candidate]) -> str | None:
-    plain = text.replace("-", " ").replace(" ", "")
-    if any(plain == seen.replace("-", " ").replace(" ", "") for seen in candidates):
-        return "repeated"
-    return None
+    return "repeated" if joined(text) in map(joined, candidates) else None
 
 
 def _has_control_character(text: str) -> bool:
@@ -283,5 +227,7 @@ _REFUSALS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("not latin", _is_non_latin),
     ("malformed", lambda text: _GRAMMAR.match(text) is None),
     ("only stop words", _has_only_stop_words),
+    ("none", lambda text: text == "none"),
+    ("negated", lambda text: text.startswith(("no ", "without "))),
     ("generic", _is_generic),
 )

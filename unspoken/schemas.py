@@ -78,6 +78,7 @@ class PhraseSource(WireModel):
 
     template: str
     example_set: int = 0
+    """Which of the template's sets of worked examples preceded the question, 0 first."""
     model: str = ""
     rank: int = 0
     """Position in the model's list, 0 first."""
@@ -105,6 +106,9 @@ class RejectedCandidate(WireModel):
     raw: str
     reason: str
     template: str
+    example_set: int = 0
+    rank: int = 0
+    """Position in the model's list, 0 first."""
 
 
 class Proposal(WireModel):
@@ -123,7 +127,12 @@ class ProposeRequest(WireModel):
     templates: Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"captions": ["A red car parked in front of a house"]}]}
+        json_schema_extra={
+            "examples": [
+                {"captions": ["A red car parked in front of a house"]},
+                {"captions": ["Ducati Panigale V4, Mugello"], "templates": ["kind", "worn"]},
+            ]
+        }
     )
 
 

@@ -37,7 +37,7 @@ def list_candidates(
     for phrase in proposal.phrases[max_phrases:]:
         add(phrase.text, named=phrase.named, sources=phrase.sources, rejected="over_limit")
     for rejected in proposal.rejected:
-        source = {"template": rejected.template}
+        source = rejected.model_dump(include={"template", "example_set", "rank"})
         add(rejected.raw, sources=(source,), rejected=rejected.reason)
     return tuple(candidates)
 

@@ -1,5 +1,9 @@
 """Where an answer ends: at its line's end, or before the first item that repeats."""
 
+import re
+
+_ITEM = re.compile(r"([^,;]+)([,;]?)")
+
 
 def cut_answer(text: str) -> tuple[str, bool]:
     """The answer in what the model has written so far, and whether it has ended.
@@ -8,11 +12,10 @@ def cut_answer(text: str) -> tuple[str, bool]:
     only when a comma or the line's end follows: it may still grow.
     """
     line, newline, _ = text.lstrip(" ").partition("\n")
-    items = line.split(",")
-    complete = items if newline else items[:-1]
     seen: set[str] = set()
-    for place, item in enumerate(complete):
-        if item.strip().lower() in seen:
-            return ",".join(items[:place]).strip(), True
-        seen.add(item.strip().lower())
+    for match in _ITEM.finditer(line):
+        item, separator = match[1].strip().lower(), match[2]
+        if item in seen and (separator or newline):
+            return line[: match.start()].rstrip(" ,;"), True
+        seen.add(item)
     return line.strip(), bool(newline)

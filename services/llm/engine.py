@@ -13,14 +13,17 @@ from typing import Protocol
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from services.llm.chat import ChatFrame, chat_frame, check_chat_format
 from services.llm.generator import Generator
 from services.llm.openai_backend import OpenAICompleter
 from services.llm.parsing import Answer, TemplateAnswer, build_proposal
-from services.llm.prompts import Template, choose_templates, load_templates
-from services.llm.settings import LlmSettings
+from services.llm.prompts import ExampleSet, Template, choose_templates
+from services.llm.settings import LlmSettings, PromptStyle
 from services.llm.smollm2 import converted_smollm2
+from services.llm.template_file import load_templates
+from unspoken.captions import caption_nouns
 from unspoken.lexicon import STUFF, Lexicon, load_lexicon
-from unspoken.phrases import caption_nouns, parse_phrases
+from unspoken.phrases import parse_phrases
 from unspoken.profiles import ModelEntry, load_profile, resolve_files
 from unspoken.schemas import ModelInfo, Proposal
 
@@ -30,21 +33,33 @@ logger = logging.getLogger(__name__)
 
 
 class Completer(Protocol):
-    """Writes the line that follows a prompt."""
+    """Writes the line that answers a question behind worked examples."""
 
-    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
-        """One answer per prompt `prefix + suffix`, in order."""
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+        """One answer per question, in order."""
 
 
 class TransformersCompleter:
-    """A Hugging Face causal model in this process."""
+    """A Hugging Face causal model in this process.
 
-    def __init__(self, generator: Generator) -> None:
+    Raises InvalidConfig for a chat where the model's tokenizer knows no chat format.
+    """
+
+    def __init__(self, generator: Generator, *, prompt_style: PromptStyle) -> None:
+        if prompt_style == "chat":
+            check_chat_format(generator.tokenizer)
         self._generator = generator
+        self._prompt_style = prompt_style
 
-    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
         """See Completer."""
-        generations = self._generator.generate(suffixes, prefix=prefix)
+        match self._prompt_style:
+            case "completion":
+                frame = ChatFrame(before=examples.prefix, after="")
+            case "chat":
+                frame = chat_frame(self._generator.tokenizer, examples=examples)
+        suffixes = [question + frame.after for question in questions]
+        generations = self._generator.generate(suffixes, prefix=frame.before)
         return [Answer(g.text, mean_logprob=round(g.mean_logprob, 4)) for g in generations]
 
 
@@ -68,6 +83,13 @@ class PrompterEngine:
         self._default_templates = tuple(default_templates)
         self._lexicon = lexicon
         self._cache_entries = cache_entries
+        self._copyable = {
+            template.name: [
+                example_phrases(examples, lexicon) if template.drop_copies else frozenset()
+                for examples in template.example_sets
+            ]
+            for template in templates.values()
+        }
         self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
 
     def propose(
@@ -85,14 +107,24 @@ class PrompterEngine:
             }
             answered = self._ask(template, (s for group in subjects.values() for s in group))
             for caption, group in subjects.items():
-                for subject in group:
-                    noun = subject if template.asks_about_nouns else None
-                    answers[caption].append(TemplateAnswer(template.name, answered[subject], noun))
+                answers[caption] += [
+                    self._template_answer(template, subject, answered[subject]) for subject in group
+                ]
         proposals = {
             caption: build_proposal(caption, given, model=self.model.name, lexicon=self._lexicon)
             for caption, given in answers.items()
         }
         return [proposals[caption] for caption in captions]
+
+    def _template_answer(self, template: Template, subject: str, answer: Answer) -> TemplateAnswer:
+        example_set = template.example_set_of(subject)
+        return TemplateAnswer(
+            template.name,
+            answer,
+            noun=subject if template.asks_about_nouns else None,
+            example_set=example_set,
+            copyable=self._copyable[template.name][example_set],
+        )
 
     def _nouns(self, caption: str, answers: Sequence[TemplateAnswer]) -> list[str]:
         """What to ask parts of: the caption's things, and what the model first saw in it.
@@ -102,29 +134,53 @@ class PrompterEngine:
         nouns = [noun for noun in caption_nouns(caption, self._lexicon) if noun not in STUFF]
         for answered in answers:
             parsed = parse_phrases(answered.answer.text, template="", lexicon=self._lexicon)
-            nouns += [candidate.text for candidate in parsed.candidates[:1] if not candidate.stuff]
+            nouns += [
+                candidate.text
+                for candidate in parsed.candidates[:1]
+                if not candidate.stuff and candidate.text not in answered.copyable
+            ]
         # "tabby cat" is asked about, "cat" is then not asked again.
         compounds = {noun.split(" ")[-1] for noun in nouns if " " in noun}
         return [noun for noun in dict.fromkeys(nouns) if noun not in compounds][:MAX_NOUNS]
 
     def _ask(self, template: Template, subjects: Iterable[str]) -> dict[str, Answer]:
         """Subject -> answer; the model is asked only what it was not asked before."""
-        suffixes = {subject: template.suffix(subject) for subject in subjects}
+        questions = {subject: template.question(subject) for subject in subjects}
         known = {
-            suffix: self._answers[template.name, suffix]
-            for suffix in dict.fromkeys(suffixes.values())
-            if (template.name, suffix) in self._answers
+            question: self._answers[template.name, question]
+            for question in dict.fromkeys(questions.values())
+            if (template.name, question) in self._answers
         }
-        new = [suffix for suffix in dict.fromkeys(suffixes.values()) if suffix not in known]
-        if new:
-            completed = self._completer.complete(new, prefix=template.prefix)
-            known.update(zip(new, completed, strict=True))
-        for suffix, answer in known.items():
-            self._answers[template.name, suffix] = answer
-            self._answers.move_to_end((template.name, suffix))
+        # Question -> example set: the same for all subjects that a question stands for.
+        new = {
+            question: template.example_set_of(subject)
+            for subject, question in questions.items()
+            if question not in known
+        }
+        for index, examples in enumerate(template.example_sets):
+            asked = [question for question, example_set in new.items() if example_set == index]
+            if asked:
+                completed = self._completer.complete(asked, examples=examples)
+                known.update(zip(asked, completed, strict=True))
+        for question, answer in known.items():
+            self._answers[template.name, question] = answer
+            self._answers.move_to_end((template.name, question))
         while len(self._answers) > self._cache_entries:
             self._answers.popitem(last=False)
-        return {subject: known[suffix] for subject, suffix in suffixes.items()}
+        return {subject: known[question] for subject, question in questions.items()}
+
+
+def example_phrases(examples: ExampleSet, lexicon: Lexicon) -> frozenset[str]:
+    """The phrases that a model could copy from worked examples: of subjects and of answers."""
+    answered = [
+        candidate.text
+        for example in examples.examples
+        for candidate in parse_phrases(example.answer, template="", lexicon=lexicon).candidates
+    ]
+    named = [
+        noun for example in examples.examples for noun in caption_nouns(example.subject, lexicon)
+    ]
+    return frozenset([*answered, *named])
 
 
 def load_generator(
@@ -161,7 +217,7 @@ def build_engine(settings: LlmSettings) -> PrompterEngine:
     return PrompterEngine(
         completer,
         model=model,
-        templates=load_templates(),
+        templates=load_templates(settings.templates_file),
         default_templates=settings.templates,
         lexicon=load_lexicon(),
         cache_entries=settings.cache_entries,
@@ -177,7 +233,7 @@ def _transformers_completer(settings: LlmSettings) -> tuple[Completer, ModelInfo
         max_new_tokens=settings.max_new_tokens,
     )
     model = ModelInfo(name=entry.name, kind="llm", revision=entry.revision, device=entry.device)
-    return TransformersCompleter(generator), model
+    return TransformersCompleter(generator, prompt_style=settings.prompt_style), model
 
 
 def _openai_completer(settings: LlmSettings) -> tuple[Completer, ModelInfo]:
@@ -185,6 +241,7 @@ def _openai_completer(settings: LlmSettings) -> tuple[Completer, ModelInfo]:
         base_url=settings.openai_base_url,
         api_key=settings.openai_api_key.get_secret_value(),
         model=settings.openai_model,
+        prompt_style=settings.prompt_style,
         timeout_s=settings.openai_timeout_s,
         max_parallel=settings.max_batch,
         max_new_tokens=settings.max_new_tokens,

@@ -58,8 +58,9 @@ class Generator:
     ) -> None:
         self.max_batch = max_batch
         self.max_new_tokens = max_new_tokens
+        self.tokenizer = tokenizer
         self._model = model
-        self._tokenizer = tokenizer
+        self._ends = _end_tokens(model, tokenizer)
         self._prefixes: dict[str, tuple[list[int], DynamicCache]] = {}
         parameters = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in parameters  # BLOOM counts by the mask instead
@@ -84,12 +85,12 @@ class Generator:
         return [answers[index] for index in range(len(encoded))]
 
     def _encode(self, suffix: str) -> list[int]:
-        return list(self._tokenizer(suffix, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(suffix, add_special_tokens=False)["input_ids"])
 
     def _prefix(self, prefix: str) -> tuple[list[int], DynamicCache]:
         """Token ids and keys and values of the prefix, for one row."""
         if prefix not in self._prefixes:
-            tokens = list(self._tokenizer(prefix)["input_ids"])
+            tokens = list(self.tokenizer(prefix)["input_ids"])
             cache = DynamicCache(config=self._model.config)
             ids = torch.tensor([tokens], device=self._model.device)
             self._forward(ids, mask=torch.ones_like(ids), cache=cache)
@@ -144,10 +145,10 @@ class Generator:
         row.tokens.append(token)
         row.gaps.append(gap)
         row.logprob_sum += logprob
-        if token == self._tokenizer.eos_token_id:
+        if token in self._ends:
             row.finished = True
             return
-        text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+        text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
         row.text, row.finished = cut_answer(text)
 
     def _forward(self, ids: Tensor, *, mask: Tensor, cache: DynamicCache) -> Tensor:
@@ -163,6 +164,13 @@ class Generator:
         )
         logits: Tensor = output.logits[:, -1].float()
         return logits
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end an answer; a chat model ends its turn by another one than its text."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    more = ends if isinstance(ends, list) else [ends]
+    return frozenset(token for token in [tokenizer.eos_token_id, *more] if token is not None)
 
 
 def _finished(row: _Row) -> Generation:

@@ -1,16 +1,21 @@
-"""An OpenAI-compatible completions endpoint (vLLM, Ollama, TGI) in place of a model in process.
+"""An OpenAI-compatible endpoint (vLLM, Ollama, TGI) in place of a model in process.
 
-Only `POST {base_url}/completions` is used, with one prompt a request: not every server takes a
-list. Servers with a prefix cache share the few-shot block by themselves.
+`POST {base_url}/completions` continues a text, `POST {base_url}/chat/completions` answers a
+message; one prompt a request: not every server takes a list. Servers with a prefix cache share the
+few-shot block by themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 
 from services.llm.answer_line import cut_answer
+from services.llm.chat import chat_messages
 from services.llm.parsing import Answer
+from services.llm.prompts import ExampleSet
+from services.llm.settings import PromptStyle
 from unspoken.errors import Overloaded, ServiceUnavailable
 
 
@@ -26,11 +31,13 @@ class OpenAICompleter:
         base_url: str,
         api_key: str,
         model: str,
+        prompt_style: PromptStyle,
         timeout_s: float,
         max_parallel: int,
         max_new_tokens: int,
     ) -> None:
         self._model = model
+        self._prompt_style = prompt_style
         self._max_new_tokens = max_new_tokens
         self._http = httpx.Client(
             base_url=base_url.rstrip("/") + "/",
@@ -39,26 +46,35 @@ class OpenAICompleter:
         )
         self._pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="openai")
 
-    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
         """See services.llm.engine.Completer. Raises ServiceUnavailable, Overloaded."""
-        return list(self._pool.map(lambda suffix: self._complete(prefix + suffix), suffixes))
+        return list(self._pool.map(lambda question: self._complete(question, examples), questions))
 
     def close(self) -> None:
         """End the connections."""
         self._pool.shutdown()
         self._http.close()
 
-    def _complete(self, prompt: str) -> Answer:
+    def _complete(self, question: str, examples: ExampleSet) -> Answer:
+        match self._prompt_style:
+            case "completion":
+                prompt = examples.prefix + question
+                return _answer_of(self._post("completions", prompt=prompt, logprobs=1), _continued)
+            case "chat":
+                messages = chat_messages(question, examples=examples)
+                response = self._post("chat/completions", messages=messages, logprobs=True)
+                return _answer_of(response, _replied)
+
+    def _post(self, path: str, **question: object) -> httpx.Response:
         body = {
             "model": self._model,
-            "prompt": prompt,
             "max_tokens": self._max_new_tokens,
             "temperature": 0,
             "stop": ["\n"],
-            "logprobs": 1,
+            **question,
         }
         try:
-            response = self._http.post("completions", json=body)
+            response = self._http.post(path, json=body)
         except httpx.TimeoutException as error:
             raise ServiceUnavailable("the language model did not answer in time") from error
         except httpx.TransportError as error:
@@ -67,15 +83,28 @@ class OpenAICompleter:
             raise Overloaded("the language model has too many requests", retry_after_s=5.0)
         if not response.is_success:
             raise ServiceUnavailable(f"the language model answered {response.status_code}")
-        return _answer_of(response)
+        return response
 
 
-def _answer_of(response: httpx.Response) -> Answer:
+def _continued(choice: dict[str, Any]) -> tuple[str, list[float | None]]:
+    """Text and log-probabilities of a completion."""
+    logprobs = choice.get("logprobs") or {}
+    return str(choice["text"]), logprobs.get("token_logprobs") or []
+
+
+def _replied(choice: dict[str, Any]) -> tuple[str, list[float | None]]:
+    """Text and log-probabilities of a chat message; a message without text is an empty answer."""
+    tokens = (choice.get("logprobs") or {}).get("content") or []
+    return choice["message"]["content"] or "", [token["logprob"] for token in tokens]
+
+
+def _answer_of(
+    response: httpx.Response, read: Callable[[dict[str, Any]], tuple[str, list[float | None]]]
+) -> Answer:
     try:
-        choice = response.json()["choices"][0]
-        text, _ = cut_answer(str(choice["text"]))
-        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        text, logprobs = read(response.json()["choices"][0])
+        answer, _ = cut_answer(text)
         values = [float(value) for value in logprobs if value is not None]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ServiceUnavailable("the language model answered something else") from error
-    return Answer(text, mean_logprob=sum(values) / len(values) if values else None)
+    return Answer(answer, mean_logprob=sum(values) / len(values) if values else None)

@@ -3,15 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from unspoken.captions import caption_nouns, is_named, negated_nouns
 from unspoken.lexicon import Lexicon
-from unspoken.phrases import (
-    MAX_PHRASES,
-    caption_nouns,
-    is_named,
-    is_stuff,
-    negated_nouns,
-    parse_phrases,
-)
+from unspoken.phrases import MAX_PHRASES, Candidate, is_stuff, joined, parse_phrases
 from unspoken.schemas import Phrase, PhraseSource, Proposal, RejectedCandidate
 
 CAPTION_TEMPLATE = "caption"
@@ -27,20 +21,80 @@ class Answer:
 
 @dataclass(frozen=True)
 class TemplateAnswer:
-    """An answer with the template that asked for it and, for a noun template, the noun."""
+    """An answer with the template that asked for it and, for a noun template, the noun.
+
+    copyable: phrases that the answer may have from the examples before it.
+    """
 
     template: str
     answer: Answer
     noun: str | None = None
+    example_set: int = 0
+    copyable: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A candidate as one answer gave it."""
+
+    answered: TemplateAnswer
+    candidate: Candidate
+
+    @property
+    def may_be_copied(self) -> bool:
+        return self.candidate.text in self.answered.copyable
+
+    def source(self, model: str) -> PhraseSource:
+        return PhraseSource(
+            template=self.answered.template,
+            example_set=self.answered.example_set,
+            model=model,
+            rank=self.candidate.rank,
+            mean_logprob=self.answered.answer.mean_logprob,
+            part_of=self.answered.noun,
+        )
+
+    def refused(self, reason: str) -> RejectedCandidate:
+        return RejectedCandidate(
+            raw=self.candidate.raw,
+            reason=reason,
+            template=self.answered.template,
+            example_set=self.answered.example_set,
+            rank=self.candidate.rank,
+        )
 
 
 @dataclass
 class _Merged:
-    """A phrase and all its sources so far."""
+    """A phrase and who gave it: the caption's own noun has a place, each answer is in `given`."""
 
     text: str
     stuff: bool
-    sources: list[PhraseSource] = field(default_factory=list)
+    named: bool
+    caption_rank: int | None = None
+    given: list[_Given] = field(default_factory=list)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether one template alone gave it, out of its own examples."""
+        templates = {given.answered.template for given in self.given}
+        copied = all(given.may_be_copied for given in self.given)
+        return not self.named and len(templates) == 1 and copied
+
+    def refused(self, reason: str) -> list[RejectedCandidate]:
+        refusals = [given.refused(reason) for given in self.given]
+        if self.caption_rank is not None:
+            own = RejectedCandidate(
+                raw=self.text, reason=reason, template=CAPTION_TEMPLATE, rank=self.caption_rank
+            )
+            refusals.insert(0, own)
+        return refusals
+
+    def phrase(self, model: str) -> Phrase:
+        sources = [given.source(model) for given in self.given]
+        if self.caption_rank is not None:
+            sources.insert(0, PhraseSource(template=CAPTION_TEMPLATE, rank=self.caption_rank))
+        return Phrase(text=self.text, named=self.named, stuff=self.stuff, sources=tuple(sources))
 
 
 def build_proposal(
@@ -54,39 +108,32 @@ def build_proposal(
     merged: dict[str, _Merged] = {}
     rejected: list[RejectedCandidate] = []
     for rank, noun in enumerate(caption_nouns(caption, lexicon)):
-        source = PhraseSource(template=CAPTION_TEMPLATE, rank=rank)
-        merged[noun] = _Merged(noun, is_stuff(noun, lexicon), [source])
+        named = is_named(noun, caption, lexicon)
+        merged[joined(noun)] = _Merged(noun, is_stuff(noun, lexicon), named, caption_rank=rank)
     absent = negated_nouns(caption, lexicon)
     for answered in answers:
         parsed = parse_phrases(answered.answer.text, template=answered.template, lexicon=lexicon)
-        rejected += parsed.rejected
+        rejected += [
+            refused.model_copy(update={"example_set": answered.example_set})
+            for refused in parsed.rejected
+        ]
         for candidate in parsed.candidates:
+            given = _Given(answered, candidate)
             if lexicon.head(candidate.text) in absent:
-                rejected.append(_refused(candidate.text, "negated", answered.template))
+                rejected.append(given.refused("negated"))
                 continue
-            phrase = merged.setdefault(candidate.text, _Merged(candidate.text, candidate.stuff))
-            phrase.sources.append(
-                PhraseSource(
-                    template=answered.template,
-                    model=model,
-                    rank=candidate.rank,
-                    mean_logprob=answered.answer.mean_logprob,
-                    part_of=answered.noun,
-                )
-            )
-    phrases = [
-        Phrase(
-            text=phrase.text,
-            named=is_named(phrase.text, caption, lexicon),
-            stuff=phrase.stuff,
-            sources=tuple(phrase.sources),
-        )
-        for phrase in merged.values()
-    ]
-    phrases.sort(key=_order)
-    rejected += [_refused(p.text, "over the cap", _template_of(p)) for p in phrases[MAX_PHRASES:]]
+            named = is_named(candidate.text, caption, lexicon)
+            new = _Merged(candidate.text, candidate.stuff, named)
+            merged.setdefault(joined(candidate.text), new).given.append(given)
+    copies = [each for each in merged.values() if each.is_copy]
+    ranked = [(each.phrase(model), each) for each in merged.values() if not each.is_copy]
+    ranked.sort(key=lambda pair: _order(pair[0]))
+    rejected += [refusal for each in copies for refusal in each.refused("copied")]
+    rejected += [r for _, each in ranked[MAX_PHRASES:] for r in each.refused("over the cap")]
     return Proposal(
-        phrases=tuple(phrases[:MAX_PHRASES]), rejected=tuple(rejected), raw_texts=_raw(answers)
+        phrases=tuple(phrase for phrase, _ in ranked[:MAX_PHRASES]),
+        rejected=tuple(rejected),
+        raw_texts=_raw(answers),
     )
 
 
@@ -98,14 +145,6 @@ def _order(phrase: Phrase) -> tuple[bool, int, float, int]:
         -max(logprobs, default=0.0),
         min(source.rank for source in phrase.sources),
     )
-
-
-def _template_of(phrase: Phrase) -> str:
-    return phrase.sources[0].template
-
-
-def _refused(text: str, reason: str, template: str) -> RejectedCandidate:
-    return RejectedCandidate(raw=text, reason=reason, template=template)
 
 
 def _raw(answers: Sequence[TemplateAnswer]) -> dict[str, str]:

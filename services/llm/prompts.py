@@ -1,61 +1,89 @@
-"""Few-shot prompts: a fixed block of worked examples, then the subject as data, then a cue.
+"""Few-shot prompts: worked examples, then the subject as data, then a cue.
 
-The block (`prefix`) is the same for all subjects of a template, so that its keys and values are
-computed once. A caption is one quoted line: line breaks and control characters are gone before
-the model sees it, so it cannot open a block of its own.
+The examples are the same for all subjects of a template and example set, so that their keys and
+values are computed once. A caption is one quoted line: line breaks, control characters and the
+brackets of a model's own markers are gone before the model sees it, so it cannot open a block or a
+turn of its own.
 """
 
+import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-
-import yaml
 
 from unspoken.errors import InvalidInput
 
 MAX_CAPTION_CHARS = 400
 
+# "<|im_end|>", "</s>" and "[INST]" would be read as tokens that end the caption and open a turn.
+_HARMLESS = str.maketrans({'"': "'", "<": " ", ">": " ", "[": "(", "]": ")"})
+
+
+@dataclass(frozen=True)
+class Example:
+    """A worked example: its subject, the form filled with it, and what is answered."""
+
+    subject: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """Worked examples that stand together before a question."""
+
+    examples: tuple[Example, ...]
+    separator: str
+
+    @property
+    def prefix(self) -> str:
+        """The examples as one text, for a model that goes on with texts."""
+        return "".join(f"{e.question} {e.answer}{self.separator}" for e in self.examples)
+
 
 @dataclass(frozen=True)
 class Template:
-    """One way to ask. `prefix` + `suffix(subject)` is the prompt; the answer is one line."""
+    """One way to ask: an example set, then `question(subject)`.
+
+    The answer is one line. `drop_copies`: whether a phrase of the examples is refused where nothing
+    else gives it.
+    """
 
     name: str
     form: str
-    prefix: str
+    example_sets: tuple[ExampleSet, ...]
+    drop_copies: bool
 
     @property
     def asks_about_nouns(self) -> bool:
         """Whether the subject is a noun of the caption rather than the caption."""
         return "{a_noun}" in self.form
 
-    def suffix(self, subject: str) -> str:
+    def question(self, subject: str) -> str:
         """The part of the prompt that is the subject's own."""
-        return _fill(self.form, subject)
+        return fill(self.form, subject)
+
+    def example_set_of(self, subject: str) -> int:
+        """Which example set precedes the subject: a hash of it decides, the same everywhere."""
+        digest = hashlib.sha256(quoted(subject).encode()).digest()
+        return int.from_bytes(digest[:8], "big") % len(self.example_sets)
 
 
 def quoted(caption: str) -> str:
-    """The caption on one line, without control characters and double quotes, cut at a word."""
+    """The caption on one line, without control characters, quotes and brackets, cut at a word."""
     text = unicodedata.normalize("NFKC", caption[: 4 * MAX_CAPTION_CHARS])
     text = "".join(" " if unicodedata.category(char).startswith("C") else char for char in text)
-    text = " ".join(text.replace('"', "'").split())
+    text = " ".join(text.translate(_HARMLESS).split())
     if len(text) <= MAX_CAPTION_CHARS:
         return text
     return text[:MAX_CAPTION_CHARS].rsplit(" ", 1)[0]
 
 
-def load_templates() -> Mapping[str, Template]:
-    """All templates of templates.yaml by name."""
-    text = files("services.llm").joinpath("templates.yaml").read_text(encoding="utf-8")
-    templates = {}
-    for name, entry in yaml.safe_load(text).items():
-        blocks = [
-            f"{_fill(entry['form'], subject)} {answer}{entry['separator']}"
-            for subject, answer in entry["examples"]
-        ]
-        templates[name] = Template(name=name, form=entry["form"], prefix="".join(blocks))
-    return templates
+def fill(form: str, subject: str) -> str:
+    """The form with its subject in place: {caption}, or {a_noun} with its article."""
+    subject = quoted(subject)
+    article = "an" if subject[:1].lower() in tuple("aeiou") else "a"
+    return form.replace("{a_noun}", f"{article} {subject}").replace("{caption}", subject)
 
 
 def choose_templates(
@@ -70,9 +98,3 @@ def choose_templates(
             details={"known": sorted(known)},
         )
     return [known[name] for name in chosen]
-
-
-def _fill(form: str, subject: str) -> str:
-    subject = quoted(subject)
-    article = "an" if subject[:1].lower() in tuple("aeiou") else "a"
-    return form.replace("{a_noun}", f"{article} {subject}").replace("{caption}", subject)

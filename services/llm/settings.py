@@ -1,5 +1,6 @@
 """Settings of the llm service, read once from LLM_*."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
@@ -7,6 +8,8 @@ from pydantic_settings import SettingsConfigDict
 
 from unspoken.errors import InvalidConfig
 from unspoken.settings import ServiceSettings
+
+PromptStyle = Literal["completion", "chat"]
 
 
 class LlmSettings(ServiceSettings):
@@ -19,6 +22,10 @@ class LlmSettings(ServiceSettings):
     """transformers: the profile's model in this process. openai: an endpoint elsewhere."""
     templates: tuple[str, ...] = ("parts", "noun_parts")
     """Templates asked when a request names none; as JSON in the environment."""
+    templates_file: Path | None = None
+    """A YAML file of one's own templates, in the form of services/llm/templates.yaml."""
+    prompt_style: PromptStyle = "completion"
+    """completion: a text to go on with. chat: questions and answers, for instruct models."""
     max_batch: Annotated[int, Field(ge=1, le=64)] = 8
     max_new_tokens: Annotated[int, Field(ge=1, le=256)] = 48
     cache_entries: Annotated[int, Field(ge=1)] = 4096

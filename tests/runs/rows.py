@@ -17,7 +17,10 @@ def candidate(number, phrase, **what):
 
 
 def labelled_row(index: int, *, source: str = "00000.tar") -> Row:
-    parts = (PhraseSource(template="parts", model="fake-llm", rank=1, mean_logprob=-0.5),)
+    parts = (
+        PhraseSource(template="parts", model="fake-llm", rank=1, mean_logprob=-0.5),
+        PhraseSource(template="implied", example_set=2, model="fake-llm", mean_logprob=-0.75),
+    )
     return Row(
         key=f"key-{index}",
         source_shard=source,

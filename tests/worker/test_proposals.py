@@ -1,6 +1,13 @@
 from unspoken.lexicon import load_lexicon
 from unspoken.runs.plan import LabelConfig
-from unspoken.schemas import Box, Detection, Phrase, PhraseSource, Proposal
+from unspoken.schemas import (
+    Box,
+    Detection,
+    Phrase,
+    PhraseSource,
+    Proposal,
+    RejectedCandidate,
+)
 from worker.decoys import VOCABULARY, pick_decoys
 from worker.proposals import list_candidates, merge_detections
 
@@ -74,6 +81,15 @@ def test_a_whole_that_does_not_count_is_no_home_for_parts():
         ("wheel", "outside_its_whole"),
         ("car", "below_threshold"),
     ]
+
+
+def test_a_rejected_candidate_keeps_its_raw_text_and_where_it_came_from():
+    rejected = RejectedCandidate(
+        raw="Kettles", reason="copied", template="named", example_set=2, rank=1
+    )
+    (candidate,) = list_candidates(Proposal(phrases=(), rejected=(rejected,)), (), max_phrases=40)
+    assert (candidate.phrase, candidate.rejected) == ("Kettles", "copied")
+    assert candidate.sources == (PhraseSource(template="named", example_set=2, rank=1),)
 
 
 def test_two_labels_on_one_place_are_one_object_with_an_alternate():

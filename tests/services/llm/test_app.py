@@ -1,8 +1,16 @@
+from collections.abc import Sequence
+
 import pytest
 from fastapi.testclient import TestClient
 
 from services.llm.app import create_app
+from services.llm.engine import PrompterEngine
+from services.llm.parsing import Answer
+from services.llm.prompts import ExampleSet
+from services.llm.template_file import load_templates
 from tests.fakes import FakePrompter
+from unspoken.lexicon import load_lexicon
+from unspoken.schemas import ModelInfo
 
 
 def wait_until_ready(client: TestClient) -> None:
@@ -25,6 +33,45 @@ def test_each_caption_gets_its_proposal_in_order(client):
     assert second["phrases"][0]["text"] == "plant"
     assert reply.json()["model"]["kind"] == "llm"
     assert reply.json()["timings_ms"]["total"] >= 0
+
+
+def test_a_request_chooses_its_templates_and_every_phrase_says_which_gave_it():
+    class Scripted:
+        def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+            return [Answer("Ducati = car, freedom", mean_logprob=-0.5) for _ in questions]
+
+    engine = PrompterEngine(
+        Scripted(),
+        model=ModelInfo(name="scripted", kind="llm", revision="0"),
+        templates=load_templates(),
+        default_templates=("parts",),
+        lexicon=load_lexicon(),
+    )
+    with TestClient(create_app(engine)) as client:
+        wait_until_ready(client)
+        body = {"captions": ["Ducati, Mugello"], "templates": ["kind", "implied"]}
+        (proposal,) = client.post("/propose", json=body).json()["proposals"]
+        reply = client.post("/propose", json={**body, "templates": ["kin"]})
+    example_set = load_templates()["kind"].example_set_of("Ducati, Mugello")
+    (car,) = proposal["phrases"]
+    assert (car["text"], car["named"]) == ("car", False)
+    assert car["sources"] == [
+        {
+            "template": template,
+            "example_set": example_set,
+            "model": "scripted",
+            "rank": 0,
+            "mean_logprob": -0.5,
+            "part_of": None,
+        }
+        for template in ("kind", "implied")
+    ]
+    assert [(r["raw"], r["template"], r["rank"]) for r in proposal["rejected"]] == [
+        ("freedom", "kind", 1),
+        ("freedom", "implied", 1),
+    ]
+    assert set(proposal["raw_texts"]) == {"kind", "implied"}
+    assert reply.status_code == 422 and "worn" in reply.json()["details"]["known"]
 
 
 def test_captions_of_one_request_share_batches():

@@ -4,7 +4,8 @@ import pytest
 
 from services.llm.engine import PrompterEngine
 from services.llm.parsing import Answer
-from services.llm.prompts import load_templates
+from services.llm.prompts import ExampleSet
+from services.llm.template_file import load_templates
 from tests.contracts import check_prompter
 from unspoken.errors import InvalidInput
 from unspoken.lexicon import load_lexicon
@@ -17,10 +18,12 @@ class FakeCompleter:
     def __init__(self, text: str = "car, wheel") -> None:
         self.text = text
         self.asked: list[str] = []
+        self.prefixes: list[str] = []
 
-    def complete(self, suffixes: Sequence[str], *, prefix: str) -> list[Answer]:
-        self.asked += suffixes
-        return [Answer(self.text, mean_logprob=-1.0) for _ in suffixes]
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+        self.asked += questions
+        self.prefixes.append(examples.prefix)
+        return [Answer(self.text, mean_logprob=-1.0) for _ in questions]
 
 
 def build(completer: FakeCompleter, *, templates=("parts", "noun_parts"), **options):
@@ -55,6 +58,38 @@ def test_a_noun_is_asked_once_for_all_captions():
     engine = build(completer, templates=("noun_parts",))
     engine.propose(["a dog runs", "the dog sleeps by a chair", "sky"])
     assert completer.asked == ["Parts of a dog:", "Parts of a chair:"]
+
+
+def test_every_source_says_template_example_set_model_and_place():
+    template = load_templates()["kind"]
+    captions = [f"Ducati number {number}" for number in range(9)]
+    proposals = build(FakeCompleter("car, wheel"), templates=("kind",)).propose(captions)
+    wheels = [source for proposal in proposals for source in proposal.phrases[1].sources]
+    assert [source.example_set for source in wheels] == [
+        template.example_set_of(caption) for caption in captions
+    ]
+    assert len({source.example_set for source in wheels}) == 3
+    assert {(s.template, s.model, s.rank, s.mean_logprob) for s in wheels} == {
+        ("kind", "fake", 1, -1.0)
+    }
+
+
+def test_one_prefix_serves_all_captions_of_an_example_set():
+    completer = FakeCompleter()
+    build(completer, templates=("kind",)).propose([f"Ducati number {n}" for n in range(30)])
+    assert len(completer.prefixes) == 3 and len(set(completer.prefixes)) == 3
+
+
+def test_a_model_that_copies_its_examples_proposes_nothing():
+    class Copier(FakeCompleter):
+        def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+            return [Answer(examples.examples[-1].answer) for _ in questions]
+
+    six = ("named", "implied", "main_parts", "place", "worn", "kind")
+    for name in six:
+        (proposal,) = build(Copier(), templates=(name,)).propose(["Ducati Panigale V4, Mugello"])
+        assert proposal.phrases == ()
+        assert {refused.reason for refused in proposal.rejected} == {"copied"}
 
 
 def test_what_the_model_saw_behind_a_name_is_asked_for_its_parts():

@@ -1,6 +1,7 @@
 """The decode loop on tiny models of the architectures that profiles name, built from config."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,7 @@ def folder(request, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def generator(folder) -> Generator:
+def load(folder: Path) -> Generator:
     entry = ModelEntry(
         profile="test",
         kind="llm",
@@ -75,6 +75,11 @@ def generator(folder) -> Generator:
     return load_generator(entry, cache_dir=folder, max_batch=8, max_new_tokens=12)
 
 
+@pytest.fixture
+def generator(folder) -> Generator:
+    return load(folder)
+
+
 def test_no_prompts_give_no_answers(generator):
     assert generator.generate([], prefix=PREFIX) == []
 
@@ -86,6 +91,32 @@ def test_a_kept_prefix_and_a_batch_change_no_token(generator):
     assert len({answer.tokens for answer in kept}) > 1
     assert [a.tokens for a in kept] == [a.tokens for a in alone]
     assert [a.tokens for a in computed] == [a.tokens for a in alone]
+
+
+def test_a_prefix_is_computed_once_for_all_calls(generator):
+    lengths: list[int] = []
+    forward = generator._forward
+
+    def counted(ids, **options):
+        lengths.append(ids.shape[1])
+        return forward(ids, **options)
+
+    generator._forward = counted
+    for prefix in (PREFIX, PREFIX * 2, PREFIX):
+        generator.generate(SUFFIXES[:3], prefix=prefix)
+    prefix_tokens = len(PREFIX)  # one a byte
+    assert lengths.count(prefix_tokens) == 1 and lengths.count(2 * prefix_tokens) == 1
+
+
+def test_an_answer_ends_where_the_model_says_that_its_turn_ends(folder, generator, tmp_path):
+    usual = generator.generate(SUFFIXES, prefix=PREFIX)
+    longest = max(range(len(usual)), key=lambda index: len(usual[index].tokens))
+    assert len(usual[longest].tokens) > 1
+    own = shutil.copytree(folder, tmp_path / "own")
+    ends = {"eos_token_id": [0, usual[longest].tokens[0]]}
+    (own / "generation_config.json").write_text(json.dumps(ends))
+    ended = load(own).generate(SUFFIXES, prefix=PREFIX)[longest]
+    assert ended.tokens == usual[longest].tokens[:1] and ended.text == ""
 
 
 def test_the_plain_library_writes_the_same_tokens(folder, generator):

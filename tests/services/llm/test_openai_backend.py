@@ -7,8 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from services.llm.openai_backend import OpenAICompleter
+from services.llm.prompts import Example, ExampleSet
 from services.llm.settings import LlmSettings
 from unspoken.errors import InvalidConfig, Overloaded, ServiceUnavailable
+
+EXAMPLES = ExampleSet((Example("q", "Q:", "a"),), separator="\n")
 
 
 class _Endpoint(BaseHTTPRequestHandler):
@@ -28,8 +31,8 @@ class _Endpoint(BaseHTTPRequestHandler):
         return
 
 
-@pytest.fixture
-def endpoint():
+@pytest.fixture(params=["completion"])
+def endpoint(request):
     handler = type("Endpoint", (_Endpoint,), {"seen": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -38,6 +41,7 @@ def endpoint():
         base_url=f"http://127.0.0.1:{server.server_port}/v1",
         api_key="secret",
         model="tiny",
+        prompt_style=request.param,
         timeout_s=10,
         max_parallel=2,
         max_new_tokens=48,
@@ -53,13 +57,51 @@ def test_each_prompt_is_completed_and_cut(endpoint):
     handler, completer = endpoint
     choice = {"text": " car, wheel, car, car", "logprobs": {"token_logprobs": [-1.0, -3.0, None]}}
     handler.reply = (200, json.dumps({"choices": [choice]}).encode())
-    answers = completer.complete(["A:", "B:"], prefix="block\n")
+    answers = completer.complete(["A:", "B:"], examples=EXAMPLES)
     assert [answer.text for answer in answers] == ["car, wheel, car, car"[:10]] * 2
     assert answers[0].mean_logprob == -2.0
-    assert sorted(seen["prompt"] for seen in handler.seen) == ["block\nA:", "block\nB:"]
+    assert sorted(seen["prompt"] for seen in handler.seen) == ["Q: a\nA:", "Q: a\nB:"]
     assert handler.seen[0]["path"] == "/v1/completions"
     assert handler.seen[0]["key"] == "Bearer secret"
     assert handler.seen[0]["temperature"] == 0
+
+
+@pytest.mark.parametrize("endpoint", ["chat"], indirect=True)
+def test_an_instruct_model_gets_each_prompt_as_a_conversation(endpoint):
+    handler, completer = endpoint
+    choice = {
+        "message": {"role": "assistant", "content": "car, wheel\nHope it helps"},
+        "logprobs": {"content": [{"token": "car", "logprob": -1.0}, {"logprob": -2.0}]},
+    }
+    handler.reply = (200, json.dumps({"choices": [choice]}).encode())
+    (answer,) = completer.complete(["A:"], examples=EXAMPLES)
+    assert (answer.text, answer.mean_logprob) == ("car, wheel", -1.5)
+    assert handler.seen[0]["path"] == "/v1/chat/completions"
+    assert handler.seen[0]["messages"] == [
+        {"role": "user", "content": "Answer with a comma-separated list only.\n\nQ:"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "A:"},
+    ]
+
+
+@pytest.mark.parametrize("endpoint", ["chat"], indirect=True)
+@pytest.mark.parametrize(
+    ("message", "text"), [({"content": None}, ""), ({"content": "car"}, "car")]
+)
+def test_a_message_without_text_or_log_probabilities_is_an_answer(endpoint, message, text):
+    handler, completer = endpoint
+    handler.reply = (200, json.dumps({"choices": [{"message": message}]}).encode())
+    (answer,) = completer.complete(["A:"], examples=EXAMPLES)
+    assert (answer.text, answer.mean_logprob) == (text, None)
+
+
+@pytest.mark.parametrize("endpoint", ["chat"], indirect=True)
+@pytest.mark.parametrize("choice", [{}, {"message": None}, {"message": {}}, {"text": "car"}])
+def test_a_reply_that_is_no_message_has_a_name(endpoint, choice):
+    handler, completer = endpoint
+    handler.reply = (200, json.dumps({"choices": [choice]}).encode())
+    with pytest.raises(ServiceUnavailable, match="something else"):
+        completer.complete(["A:"], examples=EXAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +119,7 @@ def test_what_the_endpoint_does_wrong_has_a_name(endpoint, reply, error):
     handler, completer = endpoint
     handler.reply = reply
     with pytest.raises(error):
-        completer.complete(["A:"], prefix="")
+        completer.complete(["A:"], examples=EXAMPLES)
 
 
 def test_an_endpoint_that_is_not_there_is_unavailable():
@@ -85,12 +127,13 @@ def test_an_endpoint_that_is_not_there_is_unavailable():
         base_url="http://127.0.0.1:9/v1",
         api_key="",
         model="tiny",
+        prompt_style="completion",
         timeout_s=5,
         max_parallel=1,
         max_new_tokens=8,
     )
     with pytest.raises(ServiceUnavailable, match="reached"):
-        completer.complete(["A:"], prefix="")
+        completer.complete(["A:"], examples=EXAMPLES)
     completer.close()
 
 
