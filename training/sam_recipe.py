@@ -147,7 +147,7 @@ def small_semantic() -> SamRecipe:
         # A third of the contrast: at its peak it cost the masks a tenth of their IoU.
         semantic_loss=SemanticLossConfig(contrast_weight=0.3),
         extra_negatives=128,
-        steps=240,
+        steps=360,
         simulate_every=8,
         box_noise=0.05,
         lr_new=3e-3,

@@ -26,6 +26,7 @@ from training.prompting import PromptSimulation, jitter_boxes
 from training.ranks import ONE_PROCESS, Ranks
 from training.sam_recipe import SamRecipe
 from training.semantic_losses import semantic_loss
+from unspoken.model.conv_stem import split_embedding
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 
 MIN_POINT_IOU = 0.5  # of a point's best mask with the labelled box; else the point missed the thing
@@ -99,6 +100,16 @@ class SamTrainer:
             total = total + num_boxes * torch.stack(list(of_boxes.values())).sum()
             terms |= of_boxes
         return total / (num_masks + num_boxes), terms
+
+    @torch.no_grad()
+    def standardise_pool(self, batch: TrainBatch) -> None:
+        """Before the first step: what masks pool is standardised by these pictures."""
+        pool = self.model.mask_decoder.semantic_pool
+        if pool is not None:
+            embeddings = self.model.embed_images(batch.images)
+            if self.recipe.network.sam.stem != "none":
+                embeddings, _ = split_embedding(embeddings)
+            pool.standardise(embeddings)
 
     def _embed(self, batch: TrainBatch) -> Tensor:
         if self._embeddings is not None:

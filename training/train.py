@@ -114,10 +114,11 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
         sam=recipe.network.sam,
         mask_pictures=mask_pictures,
         box_pictures=box_pictures,
-        rank=ranks.rank,
         num_ranks=ranks.count,
     )
-    _run(trainer, data, files)
+    if not trainer.num_steps and not loaded.info.semantic_trained:
+        trainer.standardise_pool(data[0])  # the first rank's batch on all of them
+    _run(trainer, data.of_rank(ranks.rank), files)
     if ranks.is_first:
         _write_weights(trainer, files, base=base, info=_info(recipe, files, loaded.info, book))
     ranks.barrier()

@@ -62,6 +62,7 @@ def test_weights_without_a_stem_start_a_network_with_one_that_then_goes_on_alone
     learned = load_weights(tmp_path / "first" / WEIGHTS).model.state_dict()
     assert all(torch.equal(learned[name], tensor) for name, tensor in read_stem(DETECTOR).items())
     assert learned["image_encoder.mix_2.weight"].abs().sum() > 0
+    assert not learned["mask_decoder.semantic_pool.std"].eq(1).any()  # taken from the pictures
     assert not (tmp_path / "first" / DELTA).exists()  # nobody has the network that it began as
     again = replace(files, out=tmp_path / "second", start=tmp_path / "first" / WEIGHTS, stem=None)
     train(stemmed(), again)

@@ -46,6 +46,35 @@ class DecoderOutput(NamedTuple):
     similarity: Tensor  # (N, M), predicted cosine of that vector with the right label's
 
 
+class MaskPool(nn.Module):
+    """What a semantic token hears of its mask: the mean embedding in it, each channel standardised.
+
+    Channels differ widely, and those that tell names from names are among the faint ones.
+    """
+
+    mean: Tensor  # (C,)
+    std: Tensor  # (C,)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def forward(self, image_embeddings: Tensor, mask_logits: Tensor) -> Tensor:
+        """(N, C, h, w), (N, M, 4h, 4w) -> (N, M, C)."""
+        means = pool_masks(image_embeddings, mask_logits)
+        answer: Tensor = self.linear((means - self.mean) / self.std)
+        return answer
+
+    @torch.no_grad()
+    def standardise(self, image_embeddings: Tensor) -> None:
+        """Take the channels' scales from some pictures, (B, C, h, w): once, before training."""
+        cells = image_embeddings.transpose(0, 1).flatten(1)
+        self.mean.copy_(cells.mean(1))
+        self.std.copy_(cells.std(1).clamp(min=1e-3))
+
+
 class SemanticDecoder(nn.Module):
     """One call for the prompts of many pictures: each says by index which picture it is about."""
 
@@ -82,11 +111,7 @@ class SemanticDecoder(nn.Module):
             MLP(width, width, semantic.text_dim, 3) for _ in range(num_heads)
         )
         self.similarity_head = MLP(width, sam.iou_head_width, NUM_MASKS, 3)
-        self.semantic_pool = (
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
-            if semantic.pools_masks
-            else None
-        )
+        self.semantic_pool = MaskPool(width) if semantic.pools_masks else None
         # log of the factor on cosines before a softmax: of the loss, and of a served score
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
         self.start_new_tokens()
@@ -133,7 +158,7 @@ class SemanticDecoder(nn.Module):
         mask_logits = self._masks(hidden[:, 1 : 1 + NUM_MASKS], seen, fine)
         semantic = hidden[:, -NUM_NEW_TOKENS:-1]  # (N, 4, C)
         if self.semantic_pool is not None:
-            semantic = semantic + self.semantic_pool(pool_masks(pictures, mask_logits))
+            semantic = semantic + self.semantic_pool(pictures, mask_logits)
         return DecoderOutput(
             mask_logits=mask_logits[:, chosen],
             iou_predictions=self.iou_prediction_head(hidden[:, 0])[:, chosen],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unspoken.errors import InvalidInput
 from unspoken.model.sam_config import ISOLATED, SemanticConfig, SemanticSamConfig, sam_config
-from unspoken.model.semantic_decoder import NUM_NEW_TOKENS, pool_masks
+from unspoken.model.semantic_decoder import NUM_NEW_TOKENS, MaskPool, pool_masks
 from unspoken.model.semantic_sam import BOX_LOGIT, Prompts, SemanticSam, draw_boxes, is_new
 
 PARITY = 1e-5  # two orders of summation in float32
@@ -261,3 +261,18 @@ def test_a_mask_pools_the_mean_of_the_cells_it_covers() -> None:
 def test_what_masks_are_called_does_not_move_them() -> None:
     logits = torch.zeros(1, 4, 8, 8, requires_grad=True)
     assert not pool_masks(torch.rand(1, 3, 2, 2), logits).requires_grad
+
+
+def test_faint_channels_are_heard_as_loud_as_others_once_a_pool_is_standardised() -> None:
+    torch.manual_seed(0)
+    embeddings = torch.randn(4, 3, 8, 8) * torch.tensor([10.0, 1.0, 0.01]).view(1, 3, 1, 1) + 5
+    pool = MaskPool(3)
+    torch.nn.init.eye_(pool.linear.weight)
+    torch.nn.init.zeros_(pool.linear.bias)
+    pool.standardise(embeddings)
+    one_cell = torch.full((4, 1, 32, 32), -30.0)
+    one_cell[:, :, :4, :4] = 30.0
+    heard = pool(embeddings, one_cell)[:, 0]
+    expected = (embeddings[:, :, 0, 0] - pool.mean) / pool.std
+    assert torch.allclose(heard, expected, atol=1e-3)
+    assert heard.abs().mean(0).min() > 0.1
