@@ -57,6 +57,8 @@ class Answering:
                 [_text_query(query) for query in queries],
                 rivals=masks.rivals,
             )
+            # A word that fits a bad mask is a bad answer: docs/decisions/0010.
+            scores = scores * masks.bank.predicted_iou
             thresholds = [default if q.threshold is None else q.threshold for q in queries]
             selected = select(
                 scores,

@@ -100,10 +100,11 @@ def _count(
 def bank_answers(
     bank: MaskBank, space: TextSpace, *, vocabulary: Sequence[str]
 ) -> list[TextAnswer]:
-    """Each word's masks of a bank, not twice on one place."""
+    """Each word's masks of a bank, not twice on one place, scored as the service scores them."""
     if not len(bank):
         return []
     scores = space.scores(bank.mask_embedding, [TextQuery(label) for label in vocabulary])
+    scores = scores * bank.predicted_iou  # as it is served
     overlaps = box_iou(bank.boxes_xyxy, bank.boxes_xyxy)
     answers = []
     for label, row in zip(vocabulary, scores, strict=True):

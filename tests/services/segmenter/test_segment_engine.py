@@ -74,7 +74,7 @@ def test_a_query_is_answered_the_same_alone_and_among_others(picture, score):
         assert alone.results[0].text == query["text"]
 
 
-def test_the_bank_answers_what_text_space_says_of_its_masks(picture):
+def test_the_bank_answers_what_text_space_says_of_its_masks_weighed_by_their_quality(picture):
     engine = tiny_engine(score="cosine")
     asked = question(
         {"text": "car", **ANY}, method="bank", output={"embedding": True, "mask": "none"}
@@ -85,22 +85,23 @@ def test_the_bank_answers_what_text_space_says_of_its_masks(picture):
     for instance in result.instances:
         assert instance.mask is None and instance.embedding is not None
         cosine = float(np.dot(instance.embedding, vector))
-        assert instance.score == pytest.approx(max(0.0, cosine), abs=1e-4)
+        weighed = max(0.0, cosine) * instance.predicted_iou
+        assert instance.score == pytest.approx(weighed, abs=1e-4)
 
 
 def test_thresholds_top_k_and_nms_shorten_an_answer(picture):
-    engine = tiny_engine()
-    every = engine.segment(picture, question({"text": "car", **ANY}, method="bank"))
+    engine = tiny_engine(score="cosine")  # masks of this one are like "dog", by chance
+    every = engine.segment(picture, question({"text": "dog", **ANY}, method="bank"))
     instances = every.results[0].instances
     middle = instances[len(instances) // 2].score
-    fewer = engine.segment(picture, question({"text": "car", "threshold": middle}, method="bank"))
+    fewer = engine.segment(picture, question({"text": "dog", "threshold": middle}, method="bank"))
     assert 0 < len(fewer.results[0].instances) < len(instances)
     assert all(each.score >= middle - 1e-4 for each in fewer.results[0].instances)
-    two = question({"text": "car", **ANY}, method="bank", output={"top_k": 2})
+    two = question({"text": "dog", **ANY}, method="bank", output={"top_k": 2})
     assert engine.segment(picture, two).results[0].instances == instances[:2]
-    apart = question({"text": "car", **ANY}, method="bank", nms_iou=0.05)
+    apart = question({"text": "dog", **ANY}, method="bank", nms_iou=0.05)
     assert len(engine.segment(picture, apart).results[0].instances) < len(instances)
-    none = engine.segment(picture, question({"text": "car", "threshold": 1.0}, method="bank"))
+    none = engine.segment(picture, question({"text": "dog", "threshold": 1.0}, method="bank"))
     assert none.results[0].instances == []
 
 
