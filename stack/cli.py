@@ -14,7 +14,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from stack.demo import run_demo
 from stack.export_verbs import export_app, report
 from stack.filter_options import parse_filters
-from stack.labelling import LocalSource, Runs, describe, follow, local_source, running_stack
+from stack.labelling import (
+    LocalSource,
+    Runs,
+    describe,
+    follow,
+    local_source,
+    run_request,
+    running_stack,
+)
 from stack.launcher import StackConfig
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
@@ -22,7 +30,7 @@ from stack.training_verbs import PASS_ON, run_evaluate, run_train
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
 from unspoken.runs.store import list_runs, read_status
-from unspoken.schemas import RunRequest, RunStatus
+from unspoken.schemas import RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
 
 app = typer.Typer(
@@ -109,7 +117,16 @@ def label(
     pictures: Pictures = None,
     url: Url = None,
     name: Annotated[str, typer.Option(help="The run's name in the workspace.")] = "labels",
-    box_threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    box_threshold: Annotated[
+        str | None,
+        typer.Option(help="Lowest score of a named label, or 'auto': by the decoys, per source."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            help="With 'auto': largest estimated share of labels found in vain; .1 if not given."
+        ),
+    ] = None,
     decoys: Annotated[int, typer.Option(min=0, max=32, help="Absent phrases per picture.")] = 4,
     chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
     filters: Annotated[
@@ -122,11 +139,12 @@ def label(
 ) -> None:
     """Label captioned pictures; the same command again goes on where a killed run stopped."""
     there = LocalSource(out, source, pictures) if url else _local(source, pictures)
-    request = RunRequest(
+    request = run_request(
         source=there.source,
         pictures=there.pictures,
         run_id=name,
         box_threshold=box_threshold,
+        wanted_fdr=fdr,
         num_decoys=decoys,
         chunk_size=chunk_size,
         filters=parse_filters(filters or (), blocklist=blocklist),

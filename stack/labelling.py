@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -115,6 +116,16 @@ def describe(status: RunStatus) -> str:
             counts += f", {sum(reasons.values())} {word} ({told})"
     tail = f"; {status.message}" if status.message else ""
     return f"{status.run_id}: {status.state}, {counts}{tail}"
+
+
+def run_request(**fields: object) -> RunRequest:
+    """A request from a command's options. Raises InvalidInput."""
+    try:
+        return RunRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{first['loc'][0]}: " if first["loc"] else ""
+        raise InvalidInput(where + first["msg"]) from error
 
 
 class LocalSource(NamedTuple):

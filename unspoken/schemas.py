@@ -15,6 +15,7 @@ MAX_CAPTION_CHARS = 2000
 MAX_CAPTIONS = 256
 MAX_BASE64_CHARS = 64 * 1024 * 1024
 EMBEDDING_DIM = 768
+DEFAULT_FDR = 0.1
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
 CaptionText = Annotated[str, Field(min_length=1, max_length=MAX_CAPTION_CHARS)]
@@ -221,7 +222,10 @@ class RunRequest(WireModel):
     """Folder below the data folder that a table's picture paths are seen from; else its own."""
     items: Annotated[list[InlineItem], Field(min_length=1, max_length=1000)] | None = None
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
-    box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    box_threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
+    """Lowest score of a named label's boxes; 'auto' chooses one per source by the decoys."""
+    wanted_fdr: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """With 'auto': the largest estimated share of labels found in vain, .1 when absent."""
     num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
     chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
     filters: FilterConfig = FilterConfig()
@@ -233,6 +237,21 @@ class RunRequest(WireModel):
         if self.pictures is not None and self.source is None:
             raise ValueError("pictures is the folder of a source's pictures: give source too")
         return self
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> "RunRequest":
+        if self.wanted_fdr is not None and self.box_threshold != "auto":
+            raise ValueError("wanted_fdr belongs to box_threshold 'auto'")
+        if self.box_threshold == "auto" and not self.num_decoys:
+            raise ValueError("box_threshold 'auto' needs decoys: num_decoys must be at least 1")
+        return self
+
+    @property
+    def false_discovery_rate(self) -> float | None:
+        """The wanted rate of an 'auto' run; None for any other."""
+        if self.box_threshold != "auto":
+            return None
+        return DEFAULT_FDR if self.wanted_fdr is None else self.wanted_fdr
 
 
 class RunStatus(WireModel):

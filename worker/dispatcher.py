@@ -24,6 +24,7 @@ from unspoken.clients import DetectorClient, PrompterClient, TextEncoderClient, 
 from unspoken.errors import NotFound, UnspokenError
 from unspoken.ports import Detector, Prompter, TextEncoder
 from unspoken.runs.card import draw_contact_sheet, write_card
+from unspoken.runs.false_discovery import Decision
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import count_run, write_labels, write_manifest
 from unspoken.runs.plan import (
@@ -50,6 +51,7 @@ from unspoken.runs.store import (
 )
 from unspoken.schemas import RunStatus
 from worker.celery_app import LABEL_TASK, QUEUE, create_celery
+from worker.deciding import decide_run
 from worker.filters import duplicate_finder
 from worker.intake import list_source, read_chunk
 from worker.pipeline import PASSING
@@ -117,6 +119,7 @@ class _Watch:
     started_s: float | None = None
     done_at_start: int = 0
     verified: bool = False
+    decision: Decision | None = None
     message: str = ""
 
 
@@ -185,7 +188,9 @@ class Dispatcher:
             if read_status(self._runs_dir, run.run_id).state in ("done", "failed"):
                 self._ended.add(run.run_id)
                 continue
-            ledger = Ledger(self._runs_dir / run.run_id, lease_s=self._lease_s)
+            ledger = Ledger(
+                self._runs_dir / run.run_id, lease_s=self._lease_s, folder=run.shards_folder
+            )
             self._watches[run.run_id] = _Watch(run, ledger)
         return list(self._watches.values())
 
@@ -226,7 +231,10 @@ class Dispatcher:
             self._listing(run),
             chunk_size=run.chunk_size,
             config=LabelConfig(
-                box_threshold=threshold, num_decoys=run.num_decoys, **run.filters.model_dump()
+                box_threshold=threshold,
+                wanted_fdr=run.wanted_fdr,
+                num_decoys=run.num_decoys,
+                **run.filters.model_dump(),
             ),
             models={
                 "llm": self._services.prompter.model,
@@ -248,7 +256,7 @@ class Dispatcher:
         # Duplicates were dropped by the first run: none of them is among the failed rows.
         failed = {
             (row.source_shard, row.source_row)
-            for row in iter_rows(self._runs_dir / run.retry_of / "dataset")
+            for row in iter_rows(self._runs_dir / run.retry_of / run.shards_folder)
             if row.status == "failed"
         }
         for name, rows in list_source(path, root=root, pictures=pictures):
@@ -260,7 +268,7 @@ class Dispatcher:
         for chunk_id in watch.ledger.orphans() - leased:
             watch.ledger.adopt(chunk_id, keys=watch.plan.chunks[chunk_id].keys)
         for chunk_id in watch.ledger.committed_chunks() - set(watch.records):
-            path = watch.ledger.dataset_dir / record_name(chunk_id)
+            path = watch.ledger.shards_dir / record_name(chunk_id)
             try:
                 watch.records[chunk_id] = read_record(path)
             except (FileNotFoundError, ValueError):
@@ -294,9 +302,11 @@ class Dispatcher:
 
     def _finish(self, watch: _Watch, plan: Plan) -> None:
         """Labels, contact sheet, manifest and card; each is written whole, so again is harmless."""
-        dataset_dir = watch.ledger.dataset_dir
+        dataset_dir = watch.ledger.run_dir / "dataset"
         watch.ledger.sweep()
-        counts = count_run(watch.ledger.run_dir, plan)
+        decision = self._decide(watch, plan)
+        chosen = None if decision is None else decision.chosen
+        counts = count_run(watch.ledger.run_dir, plan, chosen)
         write_labels(dataset_dir, sorted(counts.stored_labels), self._services.text_encoder)
         root = source_root(self._data_dir, self._runs_dir, watch.run)
         pictures = picture_folder(self._data_dir, watch.run)
@@ -314,8 +324,19 @@ class Dispatcher:
                 return None
 
         draw_contact_sheet(dataset_dir, iter_rows(dataset_dir), load_picture)
-        write_manifest(watch.ledger.run_dir, plan, counts)
-        write_card(dataset_dir, plan, counts)
+        write_manifest(watch.ledger.run_dir, plan, counts, chosen)
+        write_card(dataset_dir, plan, counts, decision)
+
+    def _decide(self, watch: _Watch, plan: Plan) -> Decision | None:
+        """Thresholds and decided shards, once, of a run that left them to its decoys."""
+        if plan.config.wanted_fdr is not None and watch.decision is None:
+            retried = watch.run.retry_of
+            watch.decision = decide_run(
+                watch.ledger.shards_dir,
+                plan,
+                retried_dir=None if retried is None else self._runs_dir / retried,
+            )
+        return watch.decision
 
     def _status(self, watch: _Watch, state: str) -> RunStatus:
         records = watch.records.values()

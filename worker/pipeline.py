@@ -21,13 +21,13 @@ from unspoken.errors import (
 from unspoken.images import Picture
 from unspoken.lexicon import load_lexicon
 from unspoken.ports import Detector, Prompter
-from unspoken.runs.plan import LabelConfig
+from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.runs.rows import Candidate, RawText, Row
 from unspoken.schemas import Proposal
 from worker.classifiers import Classifiers
 from worker.decoys import pick_decoys
 from worker.filters import FAULTS, Verdict, apply_filters, fold
-from worker.proposals import list_candidates, merge_detections
+from worker.proposals import list_candidates, list_undecided, merge_detections
 from worker.readers.row import SourceRow
 
 logger = logging.getLogger(__name__)
@@ -132,15 +132,16 @@ def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: Lab
     )
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
     asked = [*phrases, *decoys]
-    stored_from = config.box_threshold * config.store_fraction
-    result = _patiently(lambda: detector.detect(item.picture, asked, box_threshold=stored_from))
-    annotations = merge_detections(
-        result.detections,
-        candidates,
-        size_hw=item.picture.size_hw,
-        config=config,
-        lexicon=lexicon,
+    result = _patiently(
+        lambda: detector.detect(item.picture, asked, box_threshold=stored_from(config))
     )
+    size_hw = item.picture.size_hw
+    if config.wanted_fdr is None:
+        annotations = merge_detections(
+            result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
+        )
+    else:
+        annotations = list_undecided(result.detections, candidates, size_hw=size_hw, config=config)
     row = _row(item.row, item.verdict, status="labelled", candidates=candidates)
     return row.model_copy(
         update={

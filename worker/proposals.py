@@ -3,6 +3,8 @@
 A box is never suppressed because it lies within another: a wheel lies within its car; and a wheel
 that was proposed as a part of a car must lie within one. Two labels on almost the same box are one
 object, the better one its label and the other an alternate.
+
+A run whose thresholds are chosen at its end stores every box undecided, and merges them then.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ import numpy as np
 
 from unspoken.boxes import box_area, box_iou
 from unspoken.lexicon import Lexicon
+from unspoken.runs.false_discovery import UNDECIDED, Thresholds, source_of, wholes_of
 from unspoken.runs.plan import LabelConfig
 from unspoken.runs.rows import AltLabel, Annotation, Candidate
 from unspoken.schemas import Detection, Proposal
@@ -66,10 +69,65 @@ def merge_detections(
 
     `detections[i].phrase_index` is the id of its candidate.
     """
-    boxes = [_clip(detection, candidates, size_hw) for detection in detections]
-    boxes.sort(key=lambda box: (-box.score, box.candidate.id, *box.xyxy.tolist()))
+    boxes = _clip_all(detections, candidates, size_hw)
+    return _settle(
+        boxes, size_hw, config=config, lexicon=lexicon, thresholds=fixed_thresholds(config)
+    )
+
+
+def fixed_thresholds(config: LabelConfig) -> Thresholds:
+    """Thresholds of a run that was given one: implied labels and parts need a margin more."""
+    implied = config.box_threshold + config.implied_margin
+    return {"named": config.box_threshold, "implied": implied, "part": implied}
+
+
+def list_undecided(
+    detections: Sequence[Detection],
+    candidates: Sequence[Candidate],
+    *,
+    size_hw: tuple[int, int],
+    config: LabelConfig,
+) -> tuple[Annotation, ...]:
+    """All boxes of a picture, decoys' too, none kept and none merged, best first.
+
+    What no threshold can change is said already: a box that is too small, or repeats a better one.
+    """
+    boxes = _clip_all(detections, candidates, size_hw)
     for box in boxes:
-        box.drop_reason = _hygiene(box, size_hw, config=config)
+        box.drop_reason = _shape_fault(box, size_hw, config=config)
+    _suppress_repeats([box for box in boxes if box.drop_reason is None], config)
+    for box in boxes:
+        box.drop_reason = box.drop_reason or UNDECIDED
+    return tuple(_annotation(index, box) for index, box in enumerate(boxes))
+
+
+def decide_annotations(
+    undecided: Sequence[Annotation],
+    candidates: Sequence[Candidate],
+    *,
+    size_hw: tuple[int, int],
+    config: LabelConfig,
+    lexicon: Lexicon,
+    thresholds: Thresholds,
+) -> tuple[Annotation, ...]:
+    """What `merge_detections` would have made of the boxes of `list_undecided`."""
+    boxes = [
+        _Box(candidates[each.candidate_id], each.score, np.asarray(each.box)) for each in undecided
+    ]
+    return _settle(boxes, size_hw, config=config, lexicon=lexicon, thresholds=thresholds)
+
+
+def _settle(
+    boxes: list[_Box],
+    size_hw: tuple[int, int],
+    *,
+    config: LabelConfig,
+    lexicon: Lexicon,
+    thresholds: Thresholds,
+) -> tuple[Annotation, ...]:
+    """Say of boxes, best first, which count, and merge those that are one object."""
+    for box in boxes:
+        box.drop_reason = _hygiene(box, size_hw, config=config, thresholds=thresholds)
     _suppress_repeats([box for box in boxes if box.drop_reason is None], config)
     _keep_parts_inside([box for box in boxes if box.drop_reason is None], config)
     _merge_labels([box for box in boxes if box.drop_reason is None], config, lexicon)
@@ -80,24 +138,41 @@ def merge_detections(
     return tuple(_annotation(index, box) for index, box in enumerate(boxes))
 
 
+def _clip_all(
+    detections: Sequence[Detection], candidates: Sequence[Candidate], size_hw: tuple[int, int]
+) -> list[_Box]:
+    """The detections' boxes within the picture, best first."""
+    boxes = [_clip(detection, candidates, size_hw) for detection in detections]
+    return sorted(boxes, key=lambda box: (-box.score, box.candidate.id, *box.xyxy.tolist()))
+
+
 def _clip(detection: Detection, candidates: Sequence[Candidate], size_hw: tuple[int, int]) -> _Box:
     height, width = size_hw
     xyxy = np.clip(np.asarray(detection.box.to_list()), 0, [width, height, width, height])
     return _Box(candidates[detection.phrase_index], float(detection.score), xyxy)
 
 
-def _hygiene(box: _Box, size_hw: tuple[int, int], *, config: LabelConfig) -> str | None:
+def _hygiene(
+    box: _Box, size_hw: tuple[int, int], *, config: LabelConfig, thresholds: Thresholds
+) -> str | None:
+    if box.candidate.decoy:
+        return "decoy"
+    fault = _shape_fault(box, size_hw, config=config)
+    if fault is not None:
+        return fault
+    needed = thresholds[source_of(box.candidate)]
+    return "below_threshold" if needed is None or box.score < needed else None
+
+
+def _shape_fault(box: _Box, size_hw: tuple[int, int], *, config: LabelConfig) -> str | None:
     height, width = size_hw
     share = float(box_area(box.xyxy[None])[0]) / (height * width)
     side_px = float((box.xyxy[2:] - box.xyxy[:2]).min())
-    needed = config.box_threshold + (0.0 if box.candidate.named else config.implied_margin)
-    if box.candidate.decoy:
-        return "decoy"
     if side_px < config.min_box_side_px or share < config.min_box_area_share:
         return "too_small"
     if share > config.max_box_area_share and not box.candidate.stuff:
         return "covers_image"
-    return "below_threshold" if box.score < needed else None
+    return None
 
 
 def _suppress_repeats(boxes: Sequence[_Box], config: LabelConfig) -> None:
@@ -118,14 +193,14 @@ def _is_repeat(box: _Box, better: _Box, config: LabelConfig) -> bool:
     """
     smaller = min(float(box_area(each.xyxy[None])[0]) for each in (box, better))
     nested = _overlap(box, better) >= config.label_nested_share * smaller
-    limit = config.part_nms_iou if _wholes_of(box.candidate) else config.label_nms_iou
+    limit = config.part_nms_iou if wholes_of(box.candidate) else config.label_nms_iou
     return nested or _iou(box, better) >= limit
 
 
 def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:
     """A part that only its whole implies is believed only where that whole was found."""
     for box in boxes:
-        nouns = _wholes_of(box.candidate)
+        nouns = wholes_of(box.candidate)
         if not nouns:
             continue
         area = float(box_area(box.xyxy[None])[0])
@@ -133,14 +208,6 @@ def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:
         shares = [_overlap(box, home) / area for home in homes if _is_larger(home, area)]
         if max(shares, default=0.0) < config.min_part_inside:
             box.drop_reason = "outside_its_whole"
-
-
-def _wholes_of(candidate: Candidate) -> frozenset[str]:
-    """Nouns that the candidate was said to be a part of; none where anything else proposed it."""
-    nouns = {source.part_of for source in candidate.sources}
-    if candidate.named or None in nouns:
-        return frozenset()
-    return frozenset(noun for noun in nouns if noun is not None)
 
 
 def _is_larger(home: _Box, area: float) -> bool:

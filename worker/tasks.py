@@ -84,12 +84,12 @@ def register_tasks(app: Celery, bench: Callable[[], Bench]) -> None:
 def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
     """Label and publish one chunk; False where there was nothing to do. Raises PASSING errors."""
     run_dir = bench.runs_dir / run_id
-    ledger = Ledger(run_dir, lease_s=bench.lease_s)
     try:
         run, plan = read_run(bench.runs_dir, run_id), read_plan(run_dir)
     except NotFound:
         logger.warning("no such run or plan: run=%s", run_id)
         return False
+    ledger = Ledger(run_dir, lease_s=bench.lease_s, folder=run.shards_folder)
     if chunk_id >= len(plan.chunks) or is_cancelled(run_dir) or ledger.committed(chunk_id):
         return False
     with ledger.lease(chunk_id) as lease:

@@ -25,10 +25,10 @@ def publish(ledger, rows=ROWS, attempt=1):
 
 def test_a_published_chunk_has_a_shard_and_a_record_that_fits(ledger):
     assert publish(ledger)
-    record = read_record(ledger.dataset_dir / record_name(0))
+    record = read_record(ledger.shards_dir / record_name(0))
     assert (record.num_rows, record.labelled, record.annotations) == (4, 4, 8)
     assert ledger.verify(0) and ledger.committed(0) and not ledger.orphans()
-    names = sorted(path.name for path in ledger.dataset_dir.iterdir())
+    names = sorted(path.name for path in ledger.shards_dir.iterdir())
     assert names == [record_name(0), shard_name(0)]
 
 
@@ -48,22 +48,22 @@ def test_of_two_writers_the_first_wins_and_nothing_is_torn(ledger):
     for thread in threads:
         thread.join()
     assert len(won) == 1
-    rows = read_shard(ledger.dataset_dir / shard_name(0))
+    rows = read_shard(ledger.shards_dir / shard_name(0))
     assert {row.caption for row in rows} == {f"writer {won[0]}"}
     assert ledger.verify(0)
 
 
 def test_a_shard_whose_writer_died_before_the_record_is_adopted(ledger):
-    write_shard(ledger.dataset_dir / shard_name(0), ROWS)
+    write_shard(ledger.shards_dir / shard_name(0), ROWS)
     assert ledger.orphans() == {0}
     assert ledger.adopt(0, keys=KEYS)
     assert ledger.committed_chunks() == {0} and ledger.verify(0)
-    assert read_record(ledger.dataset_dir / record_name(0)).adopted
+    assert read_record(ledger.shards_dir / record_name(0)).adopted
 
 
 @pytest.mark.parametrize("content", ["torn", "foreign", "rows of another chunk"])
 def test_what_is_no_shard_of_the_chunk_is_set_aside(ledger, content):
-    path = ledger.dataset_dir / shard_name(0)
+    path = ledger.shards_dir / shard_name(0)
     write_shard(path, ROWS if content != "rows of another chunk" else ROWS[:2])
     if content == "torn":
         path.write_bytes(path.read_bytes()[:-100])
@@ -75,7 +75,7 @@ def test_what_is_no_shard_of_the_chunk_is_set_aside(ledger, content):
 
 def test_a_shard_that_is_not_the_recorded_one_is_found_and_done_again(ledger):
     publish(ledger)
-    (ledger.dataset_dir / shard_name(0)).write_bytes(b"flipped")
+    (ledger.shards_dir / shard_name(0)).write_bytes(b"flipped")
     assert not ledger.verify(0)
     assert not ledger.committed(0) and publish(ledger) and ledger.verify(0)
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from unspoken.runs.plots import HEIGHT_PX, MAX_DOTS, WIDTH_PX, bar_plot, zipf_plot
+from unspoken.runs.plots import HEIGHT_PX, MAX_DOTS, WIDTH_PX, Curve, bar_plot, rate_plot, zipf_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -47,3 +47,19 @@ def test_a_bar_is_as_high_as_its_number():
 
 def test_no_picture_gives_an_empty_bar():
     assert bars(bar_plot({}, title="t", across="a", up="u")) == [0]
+
+
+def test_a_curve_is_cut_where_it_meets_its_limit():
+    curves = [
+        Curve("named", [(0.2, 0.9), (0.5, 0.1), (0.8, 0.0)], chosen=0.5),
+        Curve("part", [], chosen=None),
+    ]
+    text = rate_plot(curves, limit=0.1, title="t", across="a", up="u")
+    root = ElementTree.fromstring(text)
+    line, empty = root.iter(f"{SVG}polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+    assert len(points) == 3 and empty.get("points") == ""
+    assert dots(text) == [points[1]]
+    (dashed,) = [each for each in root.iter(f"{SVG}path") if each.get("stroke-dasharray")]
+    assert f" {points[1][1]}H" in dashed.get("d")
+    assert [each.text for each in root.iter(f"{SVG}text")][-4:-2] == ["named", "part"]

@@ -2,9 +2,10 @@
 
 import pytest
 
-from stack.labelling import local_source
+from stack.labelling import local_source, run_request
 from tests.worker.sources import write_coco, write_pictures
 from unspoken.errors import InvalidInput
+from unspoken.runs.files import json_sha256
 from unspoken.runs.store import create_run, picture_folder, read_run
 from unspoken.schemas import RunRequest
 
@@ -44,3 +45,39 @@ def test_a_request_for_pictures_outside_the_data_folder_is_refused(tmp_path, pic
     request = RunRequest(source="in/table.csv", pictures=pictures)
     with pytest.raises(InvalidInput):
         create_run(tmp_path / "data", tmp_path / "runs", request)
+
+
+@pytest.mark.parametrize(
+    ("asked", "threshold", "rate"),
+    [
+        pytest.param({}, None, None, id="default"),
+        pytest.param({"box_threshold": "0.3"}, 0.3, None, id="number"),
+        pytest.param({"box_threshold": "auto"}, "auto", 0.1, id="auto"),
+        pytest.param({"box_threshold": "auto", "wanted_fdr": 0.02}, "auto", 0.02, id="stricter"),
+    ],
+)
+def test_a_threshold_is_a_number_or_chosen_by_decoys(asked, threshold, rate):
+    request = run_request(source="in", **asked)
+    assert (request.box_threshold, request.false_discovery_rate) == (threshold, rate)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        pytest.param({"box_threshold": "much"}, "box_threshold", id="no-number"),
+        pytest.param({"box_threshold": "1.5"}, "box_threshold", id="too-high"),
+        pytest.param({"wanted_fdr": 0.1}, "belongs to", id="rate-without-auto"),
+        pytest.param({"box_threshold": "auto", "wanted_fdr": 0.0}, "wanted_fdr", id="none-false"),
+        pytest.param({"box_threshold": "auto", "num_decoys": 0}, "needs decoys", id="no-decoys"),
+    ],
+)
+def test_a_threshold_that_cannot_be_says_why(asked, why):
+    with pytest.raises(InvalidInput, match=why):
+        run_request(source="in", **asked)
+
+
+def test_a_run_that_was_asked_for_before_auto_came_is_still_the_same_request(tmp_path):
+    (tmp_path / "data/in").mkdir(parents=True)
+    create_run(tmp_path / "data", tmp_path / "runs", RunRequest(source="in", run_id="r"))
+    fields = RunRequest(source="in").model_dump(mode="json", exclude={"run_id", "wanted_fdr"})
+    assert read_run(tmp_path / "runs", "r").request_sha256 == json_sha256(fields)

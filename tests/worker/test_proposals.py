@@ -1,5 +1,8 @@
+from functools import partial
+
 from unspoken.lexicon import load_lexicon
 from unspoken.runs.plan import LabelConfig
+from unspoken.runs.rows import Candidate
 from unspoken.schemas import (
     Box,
     Detection,
@@ -9,9 +12,15 @@ from unspoken.schemas import (
     RejectedCandidate,
 )
 from worker.decoys import VOCABULARY, pick_decoys
-from worker.proposals import list_candidates, merge_detections
+from worker.proposals import (
+    decide_annotations,
+    list_candidates,
+    list_undecided,
+    merge_detections,
+)
 
 CONFIG = LabelConfig(box_threshold=0.3, implied_margin=0.1, max_boxes=3)
+MERGE = partial(merge_detections, lexicon=load_lexicon())
 
 
 def merge(
@@ -20,6 +29,7 @@ def merge(
     decoys=("teapot",),
     size_hw=(100, 100),
     part_of=None,
+    how=MERGE,
 ):
     source = PhraseSource(template="parts")
     part_source = PhraseSource(template="noun_parts" if part_of else "parts", part_of=part_of)
@@ -42,9 +52,7 @@ def merge(
         )
         for phrase, score, box in found
     ]
-    return merge_detections(
-        detections, candidates, size_hw=size_hw, config=CONFIG, lexicon=load_lexicon()
-    )
+    return how(detections, candidates, size_hw=size_hw, config=CONFIG)
 
 
 def reasons(annotations):
@@ -142,6 +150,48 @@ def test_boxes_are_cut_to_the_picture_and_to_the_limit():
     annotations = merge(*found)
     assert annotations[0].box == (0, 0, 9, 30)
     assert [a.kept for a in annotations] == [True, True, True, False, False]
+
+
+def test_undecided_boxes_are_stored_unmerged_and_tell_only_their_shape():
+    found = [
+        ("car", 0.9, (10, 10, 90, 60)),
+        ("automobile", 0.8, (10, 10, 90, 60)),
+        ("teapot", 0.7, (10, 10, 60, 60)),
+        ("car", 0.6, (12, 12, 90, 60)),
+        ("wheel", 0.1, (10, 10, 12, 60)),
+    ]
+    assert reasons(merge(*found, how=list_undecided)) == [
+        ("car", "undecided"),
+        ("automobile", "undecided"),
+        ("teapot", "undecided"),
+        ("car", "repeated"),
+        ("wheel", "too_small"),
+    ]
+
+
+def test_a_threshold_may_be_chosen_for_parts_alone():
+    car, wheel = ("car", 0.4, (10, 10, 90, 60)), ("wheel", 0.35, (20, 45, 35, 60))
+    undecided = {"how": list_undecided, "part_of": "car"}
+    for threshold, reason in ((0.35, None), (0.36, "below_threshold"), (None, "below_threshold")):
+        decided = decide_annotations(
+            merge(car, wheel, **undecided),
+            [
+                Candidate(id=0, phrase="car", named=True, stuff=False, decoy=False, sources=()),
+                Candidate(
+                    id=1,
+                    phrase="wheel",
+                    named=False,
+                    stuff=False,
+                    decoy=False,
+                    sources=(PhraseSource(template="noun_parts", part_of="car"),),
+                ),
+            ],
+            size_hw=(100, 100),
+            config=CONFIG,
+            lexicon=load_lexicon(),
+            thresholds={"named": 0.4, "implied": None, "part": threshold},
+        )
+        assert reasons(decided) == [("car", None), ("wheel", reason)]
 
 
 def test_decoys_are_the_same_each_time_and_unrelated_to_the_caption():

@@ -10,16 +10,19 @@ from PIL import Image, ImageDraw, ImageFont
 from unspoken.errors import InvalidInput
 from unspoken.images import decode_picture
 from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
+from unspoken.runs.false_discovery import SOURCES, STEPS, ChosenThresholds, Decision
 from unspoken.runs.files import write_atomically
 from unspoken.runs.manifest import DatasetCounts
 from unspoken.runs.markdown import percent, table
 from unspoken.runs.plan import Plan
-from unspoken.runs.plots import bar_plot, zipf_plot
+from unspoken.runs.plots import Curve, bar_plot, rate_plot, zipf_plot
 from unspoken.runs.rows import Row
 
 CARD_FILE = "README.md"
 SHEET_FILE = "contact-sheet.jpg"
 ZIPF_FILE, PER_PICTURE_FILE = "label-frequencies.svg", "labels-per-picture.svg"
+FDR_FILE = "false-discoveries.svg"
+"""Only beside the card of a run whose decoys chose its thresholds."""
 BESIDE_CARD = (SHEET_FILE, ZIPF_FILE, PER_PICTURE_FILE, BIAS_FILE)
 """What the card shows or names."""
 MAX_LABELS_LISTED = 200
@@ -27,10 +30,13 @@ MAX_LABELS_LISTED = 200
 LoadPicture = Callable[[Row], bytes | None]
 
 _TILE_PX, _TEXT_PX, _COLUMNS, _MAX_TILES = 288, 34, 4, 24
+_KINDS = ("llm", "detector", "text_encoder")
 _NAMED, _IMPLIED = (20, 120, 220), (230, 100, 20)
 
 
-def write_card(dataset_dir: Path, plan: Plan, counts: DatasetCounts) -> None:
+def write_card(
+    dataset_dir: Path, plan: Plan, counts: DatasetCounts, decision: Decision | None = None
+) -> None:
     """Write README.md beside the shards, with its plots and the page on bias."""
     boxes = [_boxes(counts, label) for label in counts.labels]
     per_picture = bar_plot(
@@ -45,20 +51,24 @@ def write_card(dataset_dir: Path, plan: Plan, counts: DatasetCounts) -> None:
         (BIAS_FILE, render_bias_page(counts)),
     ):
         write_atomically(dataset_dir / name, text.encode())
-    write_atomically(dataset_dir / CARD_FILE, render_card(plan, counts).encode())
+    if decision is not None:
+        write_atomically(dataset_dir / FDR_FILE, _fdr_plot(decision).encode())
+    chosen = None if decision is None else decision.chosen
+    write_atomically(dataset_dir / CARD_FILE, render_card(plan, counts, chosen).encode())
 
 
-def render_card(plan: Plan, counts: DatasetCounts) -> str:
-    """The card as markdown."""
-    models = [f"`{model.name}` ({model.revision})" for model in plan.models.values()]
+def render_card(plan: Plan, counts: DatasetCounts, chosen: ChosenThresholds | None = None) -> str:
+    """The card as markdown; `chosen`: thresholds that the run's decoys chose."""
+    # Not the plan's own order, which is another one once the plan was read from its file.
+    answering = [plan.models[kind] for kind in _KINDS if kind in plan.models]
+    models = [f"`{model.name}` ({model.revision})" for model in answering]
     sections = [
         f"# Dataset of run {plan.run_id}\n",
         "Boxes for what captions say and for what they leave unspoken. A label is *named* where "
         "its noun or a synonym occurs in the caption, else *implied*. Labels were proposed by a "
         "language model and located by a detector; no person checked them. Fields and units: "
         "docs/dataset-format.md of the project.\n",
-        f"Models: {', '.join(models)}. Boxes count from a score of "
-        f"{plan.config.box_threshold:.3g} on ({plan.config.implied_margin:+.3g} if implied).\n",
+        f"Models: {', '.join(models)}. Boxes count from a score of {_thresholds(plan, chosen)}.\n",
         f"![contact sheet]({SHEET_FILE})\n\nBlue boxes are named, orange ones implied.\n",
         "## Counts\n",
         table(
@@ -81,7 +91,7 @@ def render_card(plan: Plan, counts: DatasetCounts) -> str:
         _reasons("Failed rows", counts.failed),
         _reasons("Rejected phrases", counts.rejected),
         _reasons("Boxes not kept", counts.not_kept),
-        _decoys(counts),
+        _decoys(counts) if chosen is None else _false_discoveries(plan, chosen),
         f"## Bias\n\nWhat the language model proposes more often than it is there, by label and by "
         f"what the caption names: [{BIAS_FILE}]({BIAS_FILE}).\n",
         f"## Spread\n\n![boxes of each label, by rank]({ZIPF_FILE})\n\n"
@@ -100,6 +110,58 @@ def _decoys(counts: DatasetCounts) -> str:
         f"the others; {counts.decoys_answered.total()} got a box: false-answer rate "
         f"{percent(counts.false_answer_rate)}, from which the estimated share of false labels is "
         f"{percent(counts.false_discovery_rate)}.\n"
+    )
+
+
+def _thresholds(plan: Plan, chosen: ChosenThresholds | None) -> str:
+    if chosen is not None:
+        return "their source's own threshold on, chosen by decoys (False discoveries, below)"
+    config = plan.config
+    return f"{config.box_threshold:.3g} on ({config.implied_margin:+.3g} if implied)"
+
+
+def _false_discoveries(plan: Plan, chosen: ChosenThresholds) -> str:
+    """What was chosen for each source, and what the estimate can and cannot say."""
+    lines = [
+        (
+            each.source,
+            "none: no box counts" if each.threshold is None else f"{each.threshold:.3f}",
+            each.phrases,
+            each.found,
+            each.decoys_found,
+            percent(each.false_discovery_rate),
+        )
+        for each in chosen.sources
+    ]
+    header = ("source", "threshold", "phrases", "found", "decoys found", "estimated false")
+    whose = "" if chosen.run_id == plan.run_id else f" of run {chosen.run_id}, which this completes"
+    return (
+        "## False discoveries\n\n"
+        f"{chosen.decoys} decoys{whose}, phrases that nobody proposed, were asked beside the "
+        "others. For each source the threshold is the lowest score from which as many decoys as it "
+        f"has phrases would be found at most {percent(chosen.wanted_fdr)} as often as its phrases "
+        f"are; none is below {chosen.stored_from:.3g}, where storing begins. A part is what only a "
+        "noun proposed whose parts were asked for. Decoys tell nothing of loose boxes, of second "
+        "boxes, and of likenesses of what was proposed: more boxes are wrong than this says.\n\n"
+        + table(header, lines)
+        + f"\n![estimated share of phrases found in vain, by threshold]({FDR_FILE})\n"
+    )
+
+
+def _fdr_plot(decision: Decision) -> str:
+    thresholds = decision.chosen.by_source()
+    curves = []
+    for source in SOURCES:
+        rates = decision.tally.rates(source)
+        points = [(at, float(rate)) for at, rate in zip(STEPS, rates, strict=True) if rate == rate]
+        stored = [point for point in points if point[0] >= decision.chosen.stored_from - 1e-3]
+        curves.append(Curve(source, stored, chosen=thresholds[source]))
+    return rate_plot(
+        curves,
+        limit=decision.chosen.wanted_fdr,
+        title="Estimated share of phrases found in vain, by threshold",
+        across="lowest score that counts",
+        up="estimated share found in vain",
     )
 
 

@@ -4,7 +4,8 @@ attempts/000007.2          second attempt at chunk 7, created exclusively before
 attempts/000007.2.waited   the same, given back because a service was busy: not counted
 attempts/000007.3.item-5.1 chunk 7 is done item by item; a process that ends badly leaves this
 leases/000007              somebody works on chunk 7; its mtime is renewed every few seconds
-dataset/shard-000007.parquet, .json   the shard and its commit record: only these are the truth
+dataset/shard-000007.parquet, .json   the shard and its commit record: only these are the truth;
+                           in `undecided/` where the run's thresholds are chosen at its end
 
 Two workers on one chunk cost time and nothing else: the first to link its shard wins. Ages of
 leases are taken from the file system's own clock, so hosts need not agree on the time.
@@ -49,11 +50,13 @@ class Ledger:
     run_dir: Path
     lease_s: float = 20.0
     """A lease that was not renewed for so long is nobody's."""
+    folder: str = "dataset"
+    """Where in `run_dir` shards are published."""
 
     @property
-    def dataset_dir(self) -> Path:
+    def shards_dir(self) -> Path:
         """Where shards are published."""
-        return self.run_dir / "dataset"
+        return self.run_dir / self.folder
 
     # ---- attempts ------------------------------------------------------------------------
 
@@ -161,8 +164,8 @@ class Ledger:
         models: Mapping[str, str],
     ) -> bool:
         """Publish a chunk's rows; False where another writer was first, and its shard stays."""
-        final = self.dataset_dir / shard_name(chunk_id)
-        draft = self.dataset_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
+        final = self.shards_dir / shard_name(chunk_id)
+        draft = self.shards_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
         try:
             write_shard(draft, rows)
             with draft.open("rb") as file:
@@ -176,7 +179,7 @@ class Ledger:
 
     def committed(self, chunk_id: int) -> bool:
         """Whether the chunk has its commit record."""
-        return (self.dataset_dir / record_name(chunk_id)).exists()
+        return (self.shards_dir / record_name(chunk_id)).exists()
 
     def committed_chunks(self) -> frozenset[int]:
         """Chunks with a commit record."""
@@ -191,7 +194,7 @@ class Ledger:
 
         `keys`: (source file, row) of the chunk. A file that is something else is set aside.
         """
-        final = self.dataset_dir / shard_name(chunk_id)
+        final = self.shards_dir / shard_name(chunk_id)
         try:
             rows = read_shard(final)
         except FileNotFoundError:
@@ -207,8 +210,8 @@ class Ledger:
 
     def verify(self, chunk_id: int) -> bool:
         """Whether the shard is the one that its record names; both are set aside if not."""
-        record_path = self.dataset_dir / record_name(chunk_id)
-        final = self.dataset_dir / shard_name(chunk_id)
+        record_path = self.shards_dir / record_name(chunk_id)
+        final = self.shards_dir / shard_name(chunk_id)
         try:
             if file_sha256(final) == read_record(record_path).sha256:
                 return True
@@ -219,8 +222,8 @@ class Ledger:
         return False
 
     def sweep(self) -> None:
-        """Remove what dead writers left in the dataset's folder."""
-        for path in self.dataset_dir.glob(".*.tmp"):
+        """Remove what dead writers left in the shards' folder."""
+        for path in self.shards_dir.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
     def _link(self, draft: Path, final: Path) -> bool:
@@ -228,7 +231,7 @@ class Ledger:
             final.hardlink_to(draft)
         except FileExistsError:
             return False
-        sync_folder(self.dataset_dir)
+        sync_folder(self.shards_dir)
         return True
 
     def _write_record(
@@ -243,13 +246,13 @@ class Ledger:
         name = shard_name(chunk_id)
         record = CommitRecord(
             shard=name,
-            sha256=file_sha256(self.dataset_dir / name),
+            sha256=file_sha256(self.shards_dir / name),
             attempt=attempt,
             adopted=adopted,
             models=dict(models),
             **count_rows(rows),
         )
-        write_atomically(self.dataset_dir / record_name(chunk_id), dump_record(record))
+        write_atomically(self.shards_dir / record_name(chunk_id), dump_record(record))
 
     def _set_aside(self, path: Path, *, why: str) -> None:
         if path.exists():
@@ -259,7 +262,7 @@ class Ledger:
 
     def _numbered(self, pattern: str) -> Iterator[int]:
         compiled = re.compile(pattern)
-        for entry in os.scandir(self.dataset_dir):
+        for entry in os.scandir(self.shards_dir):
             match = compiled.fullmatch(entry.name)
             if match:
                 yield int(match.group(1))

@@ -3,6 +3,7 @@
 labels.safetensors holds one tensor per distinct label, (768,) float32, of unit length.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save
 
 from unspoken.ports import TextEncoder
 from unspoken.runs.bias import BiasCounts, IsThere
+from unspoken.runs.false_discovery import ChosenThresholds
 from unspoken.runs.files import file_sha256, write_atomically, write_json
 from unspoken.runs.plan import Plan
 from unspoken.runs.rows import Row
@@ -165,11 +167,16 @@ def read_text_encoder(dataset_dir: Path) -> str:
     return "@".join(written.rsplit(" ", 1))
 
 
-def write_manifest(run_dir: Path, plan: Plan, counts: DatasetCounts) -> None:
-    """List the shards with their digests, and what made them; no clock in it."""
+def write_manifest(
+    run_dir: Path, plan: Plan, counts: DatasetCounts, chosen: ChosenThresholds | None = None
+) -> None:
+    """List the shards with their digests, and what made them; no clock in it.
+
+    chosen: the thresholds of a run whose decoys chose them.
+    """
     dataset_dir = run_dir / "dataset"
     records = [record for _, record in committed_records(dataset_dir)]
-    manifest = {
+    manifest: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "run_id": plan.run_id,
         "plan_sha256": file_sha256(run_dir / "plan.json"),
@@ -188,9 +195,28 @@ def write_manifest(run_dir: Path, plan: Plan, counts: DatasetCounts) -> None:
             for record in records
         ],
     }
+    if chosen is not None:
+        manifest["thresholds"] = chosen.model_dump(mode="json")
     write_json(dataset_dir / MANIFEST_FILE, manifest)
 
 
-def count_run(run_dir: Path, plan: Plan) -> DatasetCounts:
-    """Counts over all committed shards of a run."""
-    return count_dataset(iter_rows(run_dir / "dataset"), box_threshold=plan.config.box_threshold)
+def read_thresholds(dataset_dir: Path) -> ChosenThresholds | None:
+    """What the decoys of a finished run chose; None where nothing was chosen or finished."""
+    try:
+        manifest = json.loads((dataset_dir / MANIFEST_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    chosen = manifest.get("thresholds")
+    return None if chosen is None else ChosenThresholds.model_validate(chosen)
+
+
+def count_run(run_dir: Path, plan: Plan, chosen: ChosenThresholds | None = None) -> DatasetCounts:
+    """Counts over all committed shards of a run.
+
+    Phrases and decoys are found from the lowest score on from which any box may count.
+    """
+    lowest = None if chosen is None else chosen.lowest
+    return count_dataset(
+        iter_rows(run_dir / "dataset"),
+        box_threshold=plan.config.box_threshold if lowest is None else lowest,
+    )

@@ -60,6 +60,9 @@ class LabelConfig(FilterConfig):
     """A box counts from this score on; where a request names none, see `default_threshold`."""
     implied_margin: float = 0.35
     """Implied labels need this much more than named ones."""
+    wanted_fdr: float | None = None
+    """Largest share of labels found in vain: the decoys of the whole run then choose each source's
+    threshold at its end, and `box_threshold` says only what is stored."""
     store_fraction: float = 0.5
     """Boxes are stored from this part of the threshold on, with `kept` false below it."""
     num_decoys: int = 4
@@ -78,6 +81,11 @@ class LabelConfig(FilterConfig):
     max_boxes: int = 50
     max_phrases: int = 40
     detector_threads: int = 4
+
+
+def stored_from(config: LabelConfig) -> float:
+    """The lowest score of a stored box."""
+    return config.box_threshold * config.store_fraction
 
 
 def default_threshold(detector_threshold: float) -> float:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 WIDTH_PX, HEIGHT_PX = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 28, 16, 44
 _INK, _DOT = "#333", "#1f5fa8"
+_CURVES = ("#1478dc", "#e66414", "#2a8f4a", "#8a4fbf")
 # More dots than this lie on one another.
 MAX_DOTS = 2000
 
@@ -51,6 +53,46 @@ def bar_plot(heights: Mapping[int, int], *, title: str, across: str, up: str) ->
         parts.append(
             f'<rect x="{left + step_px * 0.1:.1f}" y="{base - height:.1f}" '
             f'width="{step_px * 0.8:.1f}" height="{height:.1f}" fill="{_DOT}"/>'
+        )
+    return _svg(parts, title=title, across=across, up=up)
+
+
+class Curve(NamedTuple):
+    """A named line of (x, y) from 0 to 1, and the x that was chosen on it, if any was."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    chosen: float | None = None
+
+
+def rate_plot(curves: Sequence[Curve], *, limit: float, title: str, across: str, up: str) -> str:
+    """Lines over 0 to 1, each with a dot where it was cut, and a dashed line at the limit."""
+    assert len(curves) <= len(_CURVES), "every curve has a colour of its own"
+    base = HEIGHT_PX - _BOTTOM
+
+    def x(share: float) -> float:
+        return _LEFT + (WIDTH_PX - _LEFT - _RIGHT) * share
+
+    def y(share: float) -> float:
+        return base - (base - _TOP) * share
+
+    ticks = [step / 5 for step in range(6)]
+    parts = [_tick_x(x(each), f"{each:.1f}") for each in ticks]
+    parts += [_tick_y(y(each), f"{each:.0%}") for each in ticks]
+    parts.append(
+        f'<path d="M{x(0):.1f} {y(limit):.1f}H{x(1):.1f}" stroke="{_INK}" stroke-dasharray="4 4"/>'
+    )
+    for row, (curve, colour) in enumerate(zip(curves, _CURVES, strict=False)):
+        line = " ".join(f"{x(across):.1f},{y(up):.1f}" for across, up in curve.points)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        height = dict(curve.points).get(curve.chosen) if curve.chosen is not None else None
+        if curve.chosen is not None and height is not None:
+            parts.append(
+                f'<circle cx="{x(curve.chosen):.1f}" cy="{y(height):.1f}" r="4" fill="{colour}"/>'
+            )
+        parts.append(
+            f'<text x="{WIDTH_PX - _RIGHT}" y="{_TOP + 12 + 16 * row}" text-anchor="end" '
+            f'fill="{colour}">{curve.name}</text>'
         )
     return _svg(parts, title=title, across=across, up=up)
 

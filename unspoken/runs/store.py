@@ -7,6 +7,7 @@ RUNS_DIR/RUN_ID/
   status.json   how far the dispatcher saw the run
   cancelled     a mark: nobody starts another chunk
   attempts/, leases/   who works on what (ledger.py)
+  undecided/    shards of a run whose thresholds are chosen at its end (only of such a run)
   dataset/      shards with their commit records; at the end labels, manifest and card
 """
 
@@ -40,6 +41,8 @@ class Run(WireModel):
     pictures: str | None = None
     """Folder that a table's picture paths are seen from; its own when None."""
     box_threshold: float | None = None
+    wanted_fdr: float | None = None
+    """Largest share of labels found in vain, where the run's own decoys choose its thresholds."""
     num_decoys: int = 4
     chunk_size: int = 8
     filters: FilterConfig = FilterConfig()
@@ -47,6 +50,11 @@ class Run(WireModel):
     """The run whose failed rows, and no others, this one takes up again."""
     request_sha256: str
     created_s: float = Field(description="seconds since 1970")
+
+    @property
+    def shards_folder(self) -> str:
+        """Where in the run's folder its workers publish."""
+        return "dataset" if self.wanted_fdr is None else "undecided"
 
 
 def create_run(
@@ -60,7 +68,9 @@ def create_run(
     """
     chosen = run_id or request.run_id or _new_run_id()
     _check_name(chosen)
-    digest = json_sha256(request.model_dump(mode="json", exclude={"run_id"}))
+    # A field that came later and is not used leaves the digest as it was before it came.
+    unused = {"wanted_fdr"} if request.wanted_fdr is None else set()
+    digest = json_sha256(request.model_dump(mode="json", exclude={"run_id", *unused}))
     if (runs_dir / chosen / "run.json").is_file():
         return _existing(runs_dir, chosen, request_sha256=digest)
     if request.source is not None:
@@ -71,7 +81,8 @@ def create_run(
         run_id=chosen,
         source=request.source,
         pictures=request.pictures,
-        box_threshold=request.box_threshold,
+        box_threshold=None if request.box_threshold == "auto" else request.box_threshold,
+        wanted_fdr=request.false_discovery_rate,
         num_decoys=request.num_decoys,
         chunk_size=request.chunk_size,
         filters=request.filters,
@@ -232,7 +243,7 @@ def _new_draft(runs_dir: Path, run_id: str) -> Path:
 
 def _publish(runs_dir: Path, draft: Path, run: Run) -> RunStatus:
     """Rename the finished draft: a run is seen whole or not at all."""
-    for name in ("attempts", "leases", "dataset"):
+    for name in {"attempts", "leases", "dataset", run.shards_folder}:
         (draft / name).mkdir()
     write_json(draft / "run.json", run.model_dump(mode="json"))
     try:

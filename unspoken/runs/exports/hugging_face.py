@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unspoken.errors import NotFound
-from unspoken.runs.card import BESIDE_CARD, CARD_FILE
+from unspoken.runs.card import BESIDE_CARD, CARD_FILE, FDR_FILE
 from unspoken.runs.exports.source import LabelledPictures, find_dataset, labelled_rows
 from unspoken.runs.files import whole_folder
 from unspoken.runs.manifest import LABELS_FILE
@@ -154,6 +154,6 @@ def _write_card(dataset_dir: Path, folder: Path) -> None:
     card = dataset_dir / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else "# Dataset\n"
     (folder / CARD_FILE).write_text(_FRONT_MATTER + text, encoding="utf-8")
-    for name in (*BESIDE_CARD, LABELS_FILE):
+    for name in (*BESIDE_CARD, FDR_FILE, LABELS_FILE):
         if (dataset_dir / name).is_file():
             shutil.copyfile(dataset_dir / name, folder / name)

@@ -1,0 +1,88 @@
+"""The end of an `auto` run: its decoys choose the thresholds, and every row is decided by them.
+
+Workers store all boxes undecided; only when the last chunk is committed are the scores of all
+sources and decoys known. The thresholds are a function of the committed shards, and the decided
+shards one of those and the thresholds: to be stopped and done again changes no byte.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from unspoken.lexicon import Lexicon, load_lexicon
+from unspoken.runs.false_discovery import Decision, ScoreTally, Thresholds, choose_thresholds
+from unspoken.runs.files import file_sha256, write_atomically
+from unspoken.runs.ledger import Ledger
+from unspoken.runs.manifest import read_thresholds
+from unspoken.runs.plan import LabelConfig, Plan, stored_from
+from unspoken.runs.rows import Row
+from unspoken.runs.shards import (
+    CommitRecord,
+    committed_records,
+    count_rows,
+    dump_record,
+    iter_rows,
+    read_shard,
+    write_shard,
+)
+from worker.proposals import decide_annotations
+
+
+def decide_run(undecided_dir: Path, plan: Plan, *, retried_dir: Path | None = None) -> Decision:
+    """Choose the thresholds of a run and write its decided shards into `dataset/`.
+
+    retried_dir: folder of the run that this one completes. Its thresholds are taken, so that both
+    are one dataset; few rows have too few decoys to choose by.
+    """
+    assert plan.config.wanted_fdr is not None, "only such runs are undecided"
+    tally = ScoreTally()
+    for row in iter_rows(undecided_dir):
+        tally.add(row)
+    chosen = read_thresholds(retried_dir / "dataset") if retried_dir is not None else None
+    if chosen is None:
+        chosen = choose_thresholds(
+            tally,
+            wanted_fdr=plan.config.wanted_fdr,
+            stored_from=stored_from(plan.config),
+            run_id=plan.run_id,
+        )
+    dataset_dir = undecided_dir.with_name("dataset")
+    Ledger(dataset_dir.parent).sweep()
+    lexicon, thresholds = load_lexicon(), chosen.by_source()
+    for path, record in committed_records(undecided_dir):
+        rows = [
+            decide_row(row, plan.config, thresholds=thresholds, lexicon=lexicon)
+            for row in read_shard(path)
+        ]
+        _publish(dataset_dir, record, rows)
+    return Decision(chosen, tally)
+
+
+def decide_row(row: Row, config: LabelConfig, *, thresholds: Thresholds, lexicon: Lexicon) -> Row:
+    """The row as a run would have written it that had these thresholds from the start."""
+    if row.image_width is None or row.image_height is None:
+        return row
+    annotations = decide_annotations(
+        row.annotations,
+        row.candidates,
+        size_hw=(row.image_height, row.image_width),
+        config=config,
+        lexicon=lexicon,
+        thresholds=thresholds,
+    )
+    return row.model_copy(update={"annotations": annotations})
+
+
+def _publish(dataset_dir: Path, undecided: CommitRecord, rows: list[Row]) -> None:
+    """Write shard and record, each whole; what an earlier end left is replaced."""
+    final = dataset_dir / undecided.shard
+    draft = dataset_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
+    try:
+        write_shard(draft, rows)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(final)
+    finally:
+        draft.unlink(missing_ok=True)
+    record = undecided.model_copy(update={"sha256": file_sha256(final), **count_rows(rows)})
+    write_atomically(final.with_suffix(".json"), dump_record(record))
