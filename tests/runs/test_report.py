@@ -88,7 +88,7 @@ def test_the_page_tells_what_was_asked_in_vain_and_what_was_rejected(report):
     (first, second, *_) = records(report)
     assert [box["label"] for box in first["boxes"]] == ["car", "wheel"]
     assert first["unboxed"] == [] and first["rejected"] == ["photo: generic"]
-    assert second["unboxed"] == ["wheel: implied, from parts"]
+    assert second["unboxed"] == ["wheel: implied, from parts, from implied"]
 
 
 def test_a_report_goes_into_a_new_folder_only(report):
