@@ -240,15 +240,10 @@ def _home_of(box: _Box, kept: Sequence[_Box], config: LabelConfig, lexicon: Lexi
     for other in kept:
         if other.candidate.id == box.candidate.id:
             continue
-        same = are_synonyms(box.candidate.phrase, other.candidate.phrase, lexicon)
-        if _iou(box, other) >= (config.synonym_merge_iou if same else config.merge_iou):
+        kin = lexicon.are_kin(box.candidate.phrase, other.candidate.phrase)
+        if _iou(box, other) >= (config.synonym_merge_iou if kin else config.merge_iou):
             return other
     return None
-
-
-def are_synonyms(first: str, second: str, lexicon: Lexicon) -> bool:
-    """Whether the heads of two phrases mean the same thing, or are the same."""
-    return lexicon.head(second) in lexicon.synonyms_of(lexicon.head(first))
 
 
 def _iou(first: _Box, second: _Box) -> float:

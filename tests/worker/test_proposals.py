@@ -111,6 +111,16 @@ def test_synonyms_merge_on_less_overlap_than_others():
     assert len(merge(("car", 0.9, box), ("wheel", 0.6, near))) == 2
 
 
+def test_a_hypernym_merges_like_a_synonym():
+    box, near = (0, 0, 80, 50), (0, 0, 60, 50)  # IoU .75
+    for upper, lower in (("vehicle", "car"), ("old vehicle", "police car")):
+        found = (upper, 0.9, box), (lower, 0.6, near)
+        (only,) = merge(*found, named=(upper, lower))
+        assert [alt.label for alt in only.alt_labels] == [lower]
+    # Both are vehicles, but neither is the other.
+    assert len(merge(("car", 0.9, box), ("bicycle", 0.6, near), named=("car", "bicycle"))) == 2
+
+
 def test_the_same_label_twice_on_one_place_counts_once():
     annotations = merge(("car", 0.9, (10, 10, 60, 60)), ("car", 0.7, (12, 12, 62, 62)))
     assert reasons(annotations) == [("car", None), ("car", "repeated")]

@@ -78,6 +78,7 @@ class LabelConfig(FilterConfig):
     """Of two boxes of one label, one that lies so far within the other is a repetition."""
     merge_iou: float = 0.8
     synonym_merge_iou: float = 0.7
+    """Where one label means or includes the other: a dog, a hound, an animal."""
     max_boxes: int = 50
     max_phrases: int = 40
     detector_threads: int = 4
