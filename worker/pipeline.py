@@ -27,6 +27,7 @@ from unspoken.schemas import Proposal
 from worker.classifiers import Classifiers
 from worker.decoys import pick_decoys
 from worker.filters import FAULTS, Verdict, apply_filters, fold
+from worker.negatives import list_negatives
 from worker.proposals import list_candidates, list_undecided, merge_detections
 from worker.readers.row import SourceRow
 
@@ -146,6 +147,7 @@ def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: Lab
     return row.model_copy(
         update={
             "annotations": annotations,
+            "negatives": list_negatives(candidates, result.detections, lexicon),
             "num_detector_chunks": result.num_chunks,
             "raw_texts": tuple(
                 RawText(template=template, text=text)

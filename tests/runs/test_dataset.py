@@ -64,6 +64,14 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_shard_from_before_negatives_were_kept_is_read_without_them(tmp_path):
+    write_shard(tmp_path / "s.parquet", ROWS)
+    table = pq.read_table(tmp_path / "s.parquet").drop_columns(["negatives"])
+    pq.write_table(table, tmp_path / "old.parquet")
+    expected = [row.model_copy(update={"negatives": ()}) for row in ROWS]
+    assert read_shard(tmp_path / "old.parquet") == expected
+
+
 def test_a_shard_is_plain_parquet_that_names_its_fields(tmp_path):
     write_shard(tmp_path / "s.parquet", ROWS)
     table = pq.read_table(tmp_path / "s.parquet")
@@ -118,6 +126,7 @@ def test_the_counts_tell_named_implied_and_decoys_apart():
         "phrases_asked": 4,
         "phrases_found": 4,
         "phrases_rejected": {"generic": 2},
+        "phrases_absent": 2,
         "decoys_asked": 4,
         "decoys_answered": 2,
     }
@@ -129,14 +138,14 @@ def test_every_label_gets_one_vector_and_the_manifest_its_digest(run_dir):
     counts = count_run(run_dir, plan())
     write_labels(run_dir / "dataset", sorted(counts.stored_labels), FakeTextEncoder())
     labels = read_labels(run_dir / "dataset")
-    assert sorted(labels) == ["car", "vehicle", "wheel"]
+    assert sorted(labels) == ["car", "trailer", "vehicle", "wheel"]
     expected = FakeTextEncoder().encode_texts(["wheel"])[0]
     np.testing.assert_array_equal(labels["wheel"], expected)
     write_manifest(run_dir, plan(), counts)
     manifest = json.loads((run_dir / "dataset/manifest.json").read_text())
     assert manifest["counts"]["annotations"] == 4
     assert [shard["num_rows"] for shard in manifest["shards"]] == [4]
-    assert manifest["labels"]["num_labels"] == 3
+    assert manifest["labels"]["num_labels"] == 4
 
 
 def test_a_dataset_without_any_label_is_finished_too(tmp_path):
@@ -150,6 +159,7 @@ def test_the_card_says_what_was_dropped_found_and_falsely_answered(run_dir):
     card = render_card(plan(), count_run(run_dir, plan()))
     assert "| language | 1 |" in card and "| engine_failure | 1 |" in card
     assert "| share implied | 50.0% |" in card
+    assert "| phrases absent (hard negatives) | 2 |" in card
     assert "| wheel | 2 | #################### | 100.0% |  |" in card
     assert "| teapot | 0 |  |  | 2 of 2 |" in card
     assert "false-answer rate 50.0%" in card

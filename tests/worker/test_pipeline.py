@@ -39,6 +39,20 @@ def test_a_chunk_asks_once_for_all_captions_and_once_a_picture():
     assert any(a.drop_reason == "below_threshold" for row in rows for a in row.annotations)
 
 
+def test_what_is_implied_and_gets_no_box_is_kept_as_a_negative():
+    rows = label_chunk(source_rows(6), ports(), CONFIG)
+    asked = {
+        (row.key, each.phrase)
+        for row in rows
+        for each in row.candidates
+        if each.rejected is None and not each.decoy and not each.named
+    }
+    answered = {(row.key, label) for row in rows for a in row.annotations for label in a.all_labels}
+    negatives = {(row.key, phrase) for row in rows for phrase in row.negatives}
+    assert negatives
+    assert negatives <= asked - answered
+
+
 def test_the_same_rows_give_the_same_answer():
     assert label_chunk(source_rows(4), ports(), CONFIG) == label_chunk(
         source_rows(4), ports(), CONFIG

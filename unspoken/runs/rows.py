@@ -86,6 +86,8 @@ class Row(WireModel):
     filters: tuple[Filter, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     annotations: tuple[Annotation, ...] = ()
+    negatives: tuple[str, ...] = ()
+    """Phrases that were asked and that the picture does not show: hard negatives for training."""
     raw_texts: tuple[RawText, ...] = ()
     num_detector_chunks: int = 0
 
