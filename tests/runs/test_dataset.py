@@ -20,6 +20,7 @@ from unspoken.runs.card import (
     write_card,
 )
 from unspoken.runs.exports.coco import export_coco
+from unspoken.runs.files import json_sha256
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import (
     count_dataset,
@@ -28,7 +29,14 @@ from unspoken.runs.manifest import (
     write_labels,
     write_manifest,
 )
-from unspoken.runs.plan import ListedRow, make_plan, read_plan, write_plan
+from unspoken.runs.plan import (
+    LabelConfig,
+    ListedRow,
+    config_sha256,
+    make_plan,
+    read_plan,
+    write_plan,
+)
 from unspoken.runs.shards import SCHEMA, describe_schema, iter_rows, read_shard, write_shard
 
 ROWS = [
@@ -82,6 +90,13 @@ def test_a_shard_is_plain_parquet_that_names_its_fields(tmp_path):
 def test_the_page_on_the_format_holds_every_field_as_the_schema_has_it():
     page = Path(__file__).parents[2] / "docs/dataset-format.md"
     assert describe_schema() in page.read_text(encoding="utf-8")
+
+
+def test_a_field_that_came_later_and_is_not_used_leaves_the_configs_digest_alone():
+    config = LabelConfig(box_threshold=0.3)
+    before = json_sha256(config.model_dump(mode="json", exclude={"single_template_margin"}))
+    assert config_sha256(config) == before
+    assert config_sha256(config.model_copy(update={"single_template_margin": 0.1})) != before
 
 
 def test_chunks_hold_each_row_once_and_never_cross_files():
