@@ -47,6 +47,7 @@ def labelled_row(index: int, *, source: str = "00000.tar") -> Row:
         negatives=("trailer",),
         raw_texts=(RawText(template="parts", text=" car, wheel"),),
         num_detector_chunks=1,
+        prompt_sha256="cd" * 32,
     )
 
 

@@ -59,6 +59,22 @@ def test_the_same_rows_give_the_same_answer():
     )
 
 
+def test_the_runs_own_templates_are_asked():
+    config = CONFIG.model_copy(update={"templates": ("parts",)})
+    assert label_chunk(source_rows(2), ports(), config) == label_chunk(
+        source_rows(2), ports(), CONFIG
+    )
+    strange = CONFIG.model_copy(update={"templates": ("limericks",)})
+    rows = label_chunk(source_rows(2), ports(), strange)
+    assert [row.reason for row in rows] == ["invalid_input"] * 2
+    assert "limericks" in rows[0].detail
+
+
+def test_a_row_says_which_prompts_it_answers():
+    rows = label_chunk(source_rows(2), ports(), CONFIG)
+    assert [row.prompt_sha256 for row in rows] == ["fake-prompts"] * 2
+
+
 def test_one_bad_caption_fails_alone():
     def refuse(captions):
         if any("horse" in caption for caption in captions):

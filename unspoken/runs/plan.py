@@ -68,6 +68,8 @@ class LabelConfig(FilterConfig):
     threshold at its end, and `box_threshold` says only what is stored."""
     store_fraction: float = 0.5
     """Boxes are stored from this part of the threshold on, with `kept` false below it."""
+    templates: tuple[str, ...] | None = None
+    """Of the language model's service; those that it is set to when None."""
     num_decoys: int = 4
     min_box_side_px: float = 8.0
     min_box_area_share: float = 0.001
@@ -87,7 +89,7 @@ class LabelConfig(FilterConfig):
     detector_threads: int = 4
 
 
-LATER_FIELDS = ("single_template_margin",)
+LATER_FIELDS = ("single_template_margin", "templates")
 """Of LabelConfig: came when there were datasets already."""
 
 

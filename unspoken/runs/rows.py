@@ -90,6 +90,7 @@ class Row(WireModel):
     """Phrases that were asked and that the picture does not show: hard negatives for training."""
     raw_texts: tuple[RawText, ...] = ()
     num_detector_chunks: int = 0
+    prompt_sha256: str | None = None
 
     @property
     def kept(self) -> tuple[Annotation, ...]:

@@ -111,6 +111,12 @@ SCHEMA = pa.schema(
         ),
         _field("raw_texts", pa.list_(_RAW_TEXT), "raw answers of the language model"),
         _field("num_detector_chunks", pa.int32(), "passes over the picture", unit="passes"),
+        _field(
+            "prompt_sha256",
+            pa.string(),
+            "digest of the templates asked, their worked examples and the prompt style",
+            unit="hex",
+        ),
     ],
     metadata={"unspoken.format_version": str(FORMAT_VERSION)},
 )
