@@ -8,7 +8,6 @@ Legend: B pictures, N units, S side of the network's input, s = 4h side of its m
 """
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -118,12 +117,6 @@ class TrainData(Dataset[TrainBatch]):
         self._mask_pictures = mask_pictures
         self._box_pictures = box_pictures
         self._rank, self._num_ranks = rank, num_ranks
-
-    def of_rank(self, rank: int) -> "TrainData":
-        """The same batches for another rank."""
-        other = copy(self)
-        other._rank = rank
-        return other
 
     def __getitem__(self, number: int) -> TrainBatch:
         images: list[Tensor] = []

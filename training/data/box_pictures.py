@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.data.unit_order import UnitOrder, Units
-from unspoken.errors import InvalidInput, NotFound
+from unspoken.errors import NotFound
 from unspoken.runs.manifest import read_labels
 from unspoken.runs.picture_files import PictureFiles
 from unspoken.runs.rows import Annotation
@@ -74,12 +74,9 @@ class BoxPictures:
     def load(self, asked: Units) -> BoxedPicture:
         """The picture with the boxes at the asked units. Raises NotFound, InvalidInput."""
         row = self._rows[asked.picture]
-        picture = self._files.read(row.shard, row.member)
-        if picture.size_hw != row.size_hw or row.sha256 not in (None, picture.sha256):
-            raise InvalidInput(
-                f"{row.key}: the picture of {picture.size_hw} is not the one of {row.size_hw} that "
-                "was labelled: its file changed"
-            )
+        picture = self._files.read_labelled(
+            row.shard, row.member, size_hw=row.size_hw, sha256=row.sha256
+        )
         return BoxedPicture(
             key=row.key,
             pixels=picture.pixels,

@@ -70,9 +70,9 @@ def create_run(
     """
     chosen = run_id or request.run_id or _new_run_id()
     _check_name(chosen)
-    # A field that came later and is not used leaves the digest as it was before it came.
-    unused = {"wanted_fdr"} if request.wanted_fdr is None else set()
-    digest = json_sha256(request.model_dump(mode="json", exclude={"run_id", *unused}))
+    # Without defaults: a field that comes later and is not used leaves the digest as it was.
+    asked = request.model_dump(mode="json", exclude={"run_id"}, exclude_defaults=True)
+    digest = json_sha256(asked)
     if (runs_dir / chosen / "run.json").is_file():
         return _existing(runs_dir, chosen, request_sha256=digest)
     if request.source is not None:
