@@ -43,6 +43,8 @@ class SamRecipe:
     text_center: Literal["none", "mean"] = "none"
     extra_negatives: int = 0
     """Labels that the step does not carry, drawn by frequency."""
+    hard_negatives: bool = False
+    """Also what a picture's own proposals said and the picture does not show, for its boxes."""
     lr_new: float = 5e-4
     lr_scale: float = 5e-4
     """Of the logarithm of the factor on cosines: at the others' rate it lags behind them."""

@@ -304,6 +304,10 @@ def main(
     named_only: Annotated[
         bool, typer.Option("--named-only", help="Only boxes of what captions name.")
     ] = False,
+    hard_negatives: Annotated[
+        bool,
+        typer.Option("--hard-negatives", help="Also tell boxes from what was proposed in vain."),
+    ] = False,
 ) -> None:
     """Train Semantic-SAM; the same command again goes on where a killed run stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -312,6 +316,8 @@ def main(
         chosen = replace(chosen, steps=steps)
     if mix is not None:
         chosen = replace(chosen, batch=chosen.batch.mixed(mix))
+    if hard_negatives:
+        chosen = replace(chosen, hard_negatives=True)
     files = TrainFiles(
         out=out,
         data=data,

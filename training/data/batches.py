@@ -64,6 +64,7 @@ class BoxUnits(NamedTuple):
     image_index: Tensor  # (N,) long
     boxes: Tensor  # (N, 4) xyxy, of the network's frame
     labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternates
+    negatives: tuple[tuple[str, ...], ...]  # N of: what the unit's picture does not show
     noise: Tensor  # (N, 4) standard normal, for a box's corners
     draws: Tensor  # (N, 2) uniform: whether a unit is asked by a point, and by which
 
@@ -158,6 +159,7 @@ class TrainData(Dataset[TrainBatch]):
         index: list[int] = []
         boxes: list[Tensor] = []
         labels: list[tuple[str, ...]] = []
+        negatives: list[tuple[str, ...]] = []
         random: list[Tensor] = []
         if self._box_pictures is not None and self.config.boxes_a_step:
             start, stop = self._stretch(number, self.config.boxes_a_step)
@@ -169,6 +171,7 @@ class TrainData(Dataset[TrainBatch]):
                     rng = np.random.default_rng((self.config.seed, 1, start + len(labels)))
                     random.append(torch.from_numpy(np.append(rng.normal(size=4), rng.random(2))))
                     labels.append(label)
+                negatives += [found.negatives] * len(found.labels)
                 index += [len(images)] * len(found.labels)
                 images.append(frame.to_input(found.pixels))
                 keys.append(found.key)
@@ -177,6 +180,7 @@ class TrainData(Dataset[TrainBatch]):
             image_index=torch.tensor(index, dtype=torch.long),
             boxes=_stack(boxes, (4,), torch.float32),
             labels=tuple(labels),
+            negatives=tuple(negatives),
             noise=drawn[:, :4],
             draws=drawn[:, 4:],
         )

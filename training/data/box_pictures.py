@@ -27,6 +27,7 @@ class BoxedPicture(NamedTuple):
     pixels: np.ndarray  # (H, W, 3) uint8
     boxes_xyxy: np.ndarray  # (N, 4) pixels
     labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternates
+    negatives: tuple[str, ...]  # what was asked and is not in the picture
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class _Row:
     sha256: str | None
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
     labels: tuple[tuple[str, ...], ...]
+    negatives: tuple[str, ...]
 
 
 class BoxPictures:
@@ -80,6 +82,7 @@ class BoxPictures:
             pixels=picture.pixels,
             boxes_xyxy=np.array([row.boxes_xyxy[unit] for unit in asked.units]),
             labels=tuple(row.labels[unit] for unit in asked.units),
+            negatives=row.negatives,
         )
 
 
@@ -102,6 +105,7 @@ def _read_rows(dataset_dir: Path, *, named_only: bool) -> tuple[list[_Row], list
                     labels=tuple(
                         (each.label, *(alt.label for alt in each.alt_labels)) for each in kept
                     ),
+                    negatives=row.negatives,
                 )
             )
             shards.append(number)

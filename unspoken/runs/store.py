@@ -43,6 +43,8 @@ class Run(WireModel):
     box_threshold: float | None = None
     wanted_fdr: float | None = None
     """Largest share of labels found in vain, where the run's own decoys choose its thresholds."""
+    single_template_margin: float = 0.0
+    templates: tuple[str, ...] | None = None
     num_decoys: int = 4
     chunk_size: int = 8
     filters: FilterConfig = FilterConfig()
@@ -83,6 +85,8 @@ def create_run(
         pictures=request.pictures,
         box_threshold=None if request.box_threshold == "auto" else request.box_threshold,
         wanted_fdr=request.false_discovery_rate,
+        single_template_margin=request.single_template_margin,
+        templates=None if request.templates is None else tuple(request.templates),
         num_decoys=request.num_decoys,
         chunk_size=request.chunk_size,
         filters=request.filters,
