@@ -14,7 +14,8 @@ from unspoken.lexicon import load_lexicon
 class LabelBook:
     """Frozen text vectors by label, centred where the recipe says so.
 
-    vectors: label -> (D,) unit length; counts: label -> how many boxes carry it.
+    vectors: label -> (D,) unit length; counts: label -> how many boxes carry it. The centre is the
+    mean of these labels: others, as hard negatives, have vectors too.
     """
 
     def __init__(
@@ -26,7 +27,8 @@ class LabelBook:
         config: SemanticLossConfig,
     ) -> None:
         table = torch.from_numpy(np.stack([vectors[name] for name in sorted(vectors)])).float()
-        self.mean: Tensor | None = table.mean(0) if center else None
+        carried = torch.tensor([name in counts for name in sorted(vectors)])
+        self.mean: Tensor | None = table[carried].mean(0) if center else None
         if self.mean is not None:
             table = centred(table, self.mean)
         self.vectors = dict(zip(sorted(vectors), F.normalize(table, dim=-1), strict=True))

@@ -5,7 +5,6 @@ import pytest
 from stack.labelling import local_source, run_request
 from tests.worker.sources import write_coco, write_pictures
 from unspoken.errors import InvalidInput
-from unspoken.runs.files import json_sha256
 from unspoken.runs.store import create_run, picture_folder, read_run
 from unspoken.schemas import RunRequest
 
@@ -74,10 +73,3 @@ def test_a_threshold_is_a_number_or_chosen_by_decoys(asked, threshold, rate):
 def test_a_threshold_that_cannot_be_says_why(asked, why):
     with pytest.raises(InvalidInput, match=why):
         run_request(source="in", **asked)
-
-
-def test_a_run_that_was_asked_for_before_auto_came_is_still_the_same_request(tmp_path):
-    (tmp_path / "data/in").mkdir(parents=True)
-    create_run(tmp_path / "data", tmp_path / "runs", RunRequest(source="in", run_id="r"))
-    fields = RunRequest(source="in").model_dump(mode="json", exclude={"run_id", "wanted_fdr"})
-    assert read_run(tmp_path / "runs", "r").request_sha256 == json_sha256(fields)

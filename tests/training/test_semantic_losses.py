@@ -1,9 +1,11 @@
 """The contrast over a step's labels: duplicates, synonyms, alternates and extra negatives."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from training.label_book import LabelBook
 from training.semantic_losses import (
     SemanticLossConfig,
     batch_contrast,
@@ -111,3 +113,11 @@ def test_no_boxes_give_terms_of_zero_that_can_be_differentiated():
     total = torch.stack(list(terms.values())).sum()
     total.backward()
     assert float(total.detach()) == 0
+
+
+def test_the_centre_is_that_of_the_labels_that_boxes_carry():
+    vectors = {"cat": np.eye(3)[0], "dog": np.eye(3)[1], "absent": np.eye(3)[2]}
+    book = LabelBook(vectors, {"cat": 5, "dog": 1}, center=True, config=SemanticLossConfig())
+    assert book.mean is not None
+    assert book.mean.tolist() == [0.5, 0.5, 0.0]
+    assert set(book.vectors) == set(vectors)
