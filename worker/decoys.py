@@ -7,8 +7,7 @@ common things are left out of the vocabulary: they are there more often than any
 
 import hashlib
 import random
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 
 from unspoken.lexicon import Lexicon
@@ -43,6 +42,8 @@ VOCABULARY = tuple(word.strip() for word in _WORDS.split(","))
 
 NUM_NEAREST = 24
 """Of the words left, a decoy is drawn from so many of the nearest frequency."""
+MIN_COMMON = 10
+"""Common is what the British National Corpus has 2 ** 10 times: some 3 000 nouns of the lexicon."""
 
 
 def pick_decoys(
@@ -54,12 +55,9 @@ def pick_decoys(
     are as common as those that are proposed, for a detector answers common words more readily. The
     same seed gives the same words. Related is what shares a word, or means or includes it.
     """
-    digest = hashlib.sha256(seed.encode()).digest()
-    order = random.Random(int.from_bytes(digest[:8], "big"))
-    said = _words([*phrases, caption.lower()], lexicon)
-    said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
-    shuffled = order.sample(VOCABULARY, len(VOCABULARY))
-    left = [word for word in shuffled if not _is_related(word, said, said_or_broader, lexicon)]
+    order = _order(seed)
+    is_related = _kinship([*phrases, caption.lower()], lexicon)
+    left = [word for word in order.sample(VOCABULARY, len(VOCABULARY)) if not is_related(word)]
     models = cycle(order.sample(phrases, len(phrases)) or [""])
     chosen = []
     for model in islice(models, min(count, len(left))):
@@ -71,17 +69,41 @@ def pick_decoys(
     return tuple(chosen)
 
 
+def pick_random_labels(
+    phrases: Sequence[str], *, caption: str, seed: str, count: int, lexicon: Lexicon
+) -> tuple[str, ...]:
+    """`count` common nouns that have nothing to do with the phrases or the caption, at random.
+
+    The same seed gives the same words. They are only compared with what is seen, never looked for:
+    so parts of things are among them, and any common noun will do.
+    """
+    common = sorted(word for word, often in lexicon.frequencies.items() if often >= MIN_COMMON)
+    is_related = _kinship([*phrases, caption.lower()], lexicon)
+    shuffled = _order(seed).sample(common, len(common))
+    return tuple(islice((word for word in shuffled if not is_related(word)), count))
+
+
+def _order(seed: str) -> random.Random:
+    digest = hashlib.sha256(seed.encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))
+
+
 def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:
     """Those of the nearest frequency; among equals the first of a random order."""
     by_distance = sorted(words, key=lambda word: abs(lexicon.frequencies.get(word, 0) - wanted))
     return by_distance[:NUM_NEAREST]
 
 
-def _is_related(
-    word: str, said: AbstractSet[str], said_or_broader: AbstractSet[str], lexicon: Lexicon
-) -> bool:
-    own = _words([word], lexicon)
-    return bool(own & said_or_broader or lexicon.hypernyms_of(word) & said)
+def _kinship(texts: Sequence[str], lexicon: Lexicon) -> Callable[[str], bool]:
+    """Whether a word has to do with any of the texts."""
+    said = _words(texts, lexicon)
+    said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
+
+    def is_related(word: str) -> bool:
+        own = _words([word], lexicon)
+        return bool(own & said_or_broader or lexicon.hypernyms_of(word) & said)
+
+    return is_related
 
 
 def _words(texts: Sequence[str], lexicon: Lexicon) -> set[str]:
