@@ -8,7 +8,8 @@ from pydantic_core import PydanticCustomError
 from unspoken.schemas import MAX_TEXTS, ImageInfo, ImageInput, ModelInfo, Text, WireModel
 from unspoken.segment_schemas import PromptBox
 
-MAX_CROPS = 64
+MAX_CROPS = 16
+"""So few that a processor is done with them within a request's time."""
 
 
 class Crop(WireModel):

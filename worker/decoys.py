@@ -7,7 +7,8 @@ common things are left out of the vocabulary: they are there more often than any
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from itertools import cycle, islice
 
 from unspoken.lexicon import Lexicon
@@ -42,8 +43,6 @@ VOCABULARY = tuple(word.strip() for word in _WORDS.split(","))
 
 NUM_NEAREST = 24
 """Of the words left, a decoy is drawn from so many of the nearest frequency."""
-MIN_COMMON = 10
-"""Common is what the British National Corpus has 2 ** 10 times: some 3 000 nouns of the lexicon."""
 
 
 def pick_decoys(
@@ -56,8 +55,7 @@ def pick_decoys(
     same seed gives the same words. Related is what shares a word, or means or includes it.
     """
     order = _order(seed)
-    is_related = _kinship([*phrases, caption.lower()], lexicon)
-    left = [word for word in order.sample(VOCABULARY, len(VOCABULARY)) if not is_related(word)]
+    left = _unrelated_words(phrases, caption, order=order, lexicon=lexicon)
     models = cycle(order.sample(phrases, len(phrases)) or [""])
     chosen = []
     for model in islice(models, min(count, len(left))):
@@ -72,20 +70,25 @@ def pick_decoys(
 def pick_random_labels(
     phrases: Sequence[str], *, caption: str, seed: str, count: int, lexicon: Lexicon
 ) -> tuple[str, ...]:
-    """`count` common nouns that have nothing to do with the phrases or the caption, at random.
+    """`count` words, or all there are, that have nothing to do with the phrases or the caption.
 
-    The same seed gives the same words. They are only compared with what is seen, never looked for:
-    so parts of things are among them, and any common noun will do.
+    They are what a box is compared with. The same seed gives the same words.
     """
-    common = sorted(word for word, often in lexicon.frequencies.items() if often >= MIN_COMMON)
-    is_related = _kinship([*phrases, caption.lower()], lexicon)
-    shuffled = _order(seed).sample(common, len(common))
-    return tuple(islice((word for word in shuffled if not is_related(word)), count))
+    return tuple(_unrelated_words(phrases, caption, order=_order(seed), lexicon=lexicon)[:count])
 
 
 def _order(seed: str) -> random.Random:
     digest = hashlib.sha256(seed.encode()).digest()
     return random.Random(int.from_bytes(digest[:8], "big"))
+
+
+def _unrelated_words(
+    phrases: Sequence[str], caption: str, *, order: random.Random, lexicon: Lexicon
+) -> list[str]:
+    said = _words([*phrases, caption.lower()], lexicon)
+    said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
+    shuffled = order.sample(VOCABULARY, len(VOCABULARY))
+    return [word for word in shuffled if not _is_related(word, said, said_or_broader, lexicon)]
 
 
 def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:
@@ -94,16 +97,11 @@ def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:
     return by_distance[:NUM_NEAREST]
 
 
-def _kinship(texts: Sequence[str], lexicon: Lexicon) -> Callable[[str], bool]:
-    """Whether a word has to do with any of the texts."""
-    said = _words(texts, lexicon)
-    said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
-
-    def is_related(word: str) -> bool:
-        own = _words([word], lexicon)
-        return bool(own & said_or_broader or lexicon.hypernyms_of(word) & said)
-
-    return is_related
+def _is_related(
+    word: str, said: AbstractSet[str], said_or_broader: AbstractSet[str], lexicon: Lexicon
+) -> bool:
+    own = _words([word], lexicon)
+    return bool(own & said_or_broader or lexicon.hypernyms_of(word) & said)
 
 
 def _words(texts: Sequence[str], lexicon: Lexicon) -> set[str]:

@@ -28,13 +28,10 @@ class CropEngine:
     services are never asked, and ViT-L's is two and a half times as large as its text tower.
     """
 
-    def __init__(
-        self, text_encoder: TextEncoder, load: Callable[[], ImageTower], *, max_batch: int = 16
-    ) -> None:
+    def __init__(self, text_encoder: TextEncoder, load: Callable[[], ImageTower]) -> None:
         self.model: ModelInfo = text_encoder.model
         self._text_encoder = text_encoder
         self._load = load
-        self._max_batch = max_batch
 
     @cached_property
     def _tower(self) -> ImageTower:
@@ -49,11 +46,10 @@ class CropEngine:
         tower = self._tower
         boxes = np.asarray([crop.box.to_list() for crop in crops])  # (N, 4)
         pixels = cut_crops(picture.pixels, boxes, side_px=tower.side_px)
-        starts = range(0, len(pixels), self._max_batch)
-        vectors = [tower.encode(pixels[start : start + self._max_batch]) for start in starts]
+        crop_vectors = tower.encode(pixels)  # (N, 768)
         label_vectors = self._text_encoder.encode_texts([PROMPT.format(label) for label in labels])
         own = np.asarray([crop.label_index for crop in crops])
-        ranks: list[int] = rank_labels(np.concatenate(vectors), label_vectors, own).tolist()
+        ranks: list[int] = rank_labels(crop_vectors, label_vectors, own).tolist()
         return ranks
 
 

@@ -89,6 +89,7 @@ class LabelConfig(FilterConfig):
     max_clip_rank: int = 5
     """With `crop_check`: a label must be so near the top, among the picture's and random ones."""
     num_random_labels: int = 200
+    """At most: of the words that decoys are drawn from, those unlike the picture's own."""
     max_boxes: int = 50
     max_phrases: int = 40
     detector_threads: int = 4

@@ -82,11 +82,9 @@ def test_a_real_image_text_model_holds_the_contract(tiny_clip):
 def test_ranks_are_those_of_the_whole_open_clip_model(tiny_clip):
     model, folder = tiny_clip
     picture = decode_picture(PNG)
-    boxes = np.array([(20, 20, 40, 40), (10, 10, 50, 50), (60, 30, 90, 60), (50, 10, 60, 20)])
-    windows = crop_windows(boxes, picture.size_hw)
     # Square windows: open_clip's own preprocessing sees them as we do.
-    squares = [index for index, (x0, y0, x1, y1) in enumerate(windows) if x1 - x0 == y1 - y0]
-    assert len(squares) == 4
+    boxes = np.array([(10, 10, 50, 50), (50, 10, 60, 20)])
+    windows = crop_windows(boxes, picture.size_hw)
     prepare = open_clip.image_transform(32, is_train=False)
     cut = [Image.fromarray(picture.pixels[y0:y1, x0:x1]) for x0, y0, x1, y1 in windows.tolist()]
     tokens = open_clip.get_tokenizer(TINY)([PROMPT.format(label) for label in LABELS])
@@ -104,7 +102,7 @@ def test_ranks_are_those_of_the_whole_open_clip_model(tiny_clip):
         response = client.post("/rank-crops", json=body)
     assert response.status_code == 200, response.text
     reply = response.json()
-    assert np.reshape(reply["ranks"], (4, len(LABELS))).tolist() == expected
+    assert np.reshape(reply["ranks"], (2, len(LABELS))).tolist() == expected
     assert len({tuple(row) for row in expected}) > 1
     assert (reply["image"]["width"], reply["image"]["height"]) == (96, 64)
     assert reply["timings_ms"]["total"] >= reply["timings_ms"]["rank"] > 0
@@ -164,7 +162,7 @@ def test_the_real_vit_l_14_has_every_weight_of_the_image_tower_where_it_is_read(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        pytest.param({"crops": [{"box": BOX, "label_index": 0}] * 65}, "64", id="65-crops"),
+        pytest.param({"crops": [{"box": BOX, "label_index": 0}] * 17}, "16", id="17-crops"),
         pytest.param({"crops": [{"box": BOX, "label_index": 2}]}, "label_index", id="no-label"),
         pytest.param({"crops": [{"box": BOX, "label_index": -1}]}, "label_index", id="negative"),
         pytest.param({"crops": [{"box": BOX}]}, "label_index", id="no-index"),
