@@ -36,7 +36,7 @@ CONFIG = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
-LABELS = ["car", "wheel", "dog", "teapot", "a red mug", "sky", "tree", "piano"]
+LABELS = ["car", "wheel", "a red mug", "sky"]
 PNG = picture_bytes()
 IMAGE = {"base64": base64.b64encode(PNG).decode()}
 BOX = {"x0": 8, "y0": 8, "x1": 60, "y1": 50}
@@ -162,7 +162,7 @@ def test_the_real_vit_l_14_has_every_weight_of_the_image_tower_where_it_is_read(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        pytest.param({"crops": [{"box": BOX, "label_index": 0}] * 17}, "16", id="17-crops"),
+        pytest.param({"crops": [{"box": BOX, "label_index": 0}] * 9}, "8", id="nine-crops"),
         pytest.param({"crops": [{"box": BOX, "label_index": 2}]}, "label_index", id="no-label"),
         pytest.param({"crops": [{"box": BOX, "label_index": -1}]}, "label_index", id="negative"),
         pytest.param({"crops": [{"box": BOX}]}, "label_index", id="no-index"),
