@@ -51,7 +51,6 @@ def connect_bench(settings: WorkerSettings) -> Bench:
     """Clients of the services, and the classifiers, as the settings say."""
     prompter = PrompterClient(connect(settings.llm_url))
     detector = DetectorClient(connect(settings.detector_url))
-
     crop_ranker = CropRankerClient(connect(settings.segmenter_url))
 
     def check_ready(config: LabelConfig) -> None:
