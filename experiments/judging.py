@@ -116,9 +116,7 @@ def _count_labels(
     }
 
 
-def _verdicts(
-    phrases: Iterable[str], truth: PictureTruth, *, meant: Meaning
-) -> tuple[int, int]:
+def _verdicts(phrases: Iterable[str], truth: PictureTruth, *, meant: Meaning) -> tuple[int, int]:
     """How many phrases name what is there, and of how many that can be told."""
     right = judged = 0
     for phrase in phrases:
@@ -166,9 +164,7 @@ def _count_boxes(
     kept: Sequence[Annotation], truth: PictureTruth, *, meant: Meaning
 ) -> dict[str, float]:
     hits = (_fits(kept, truth, meant=meant) & (_overlaps(kept, truth) >= 0.5)).any(axis=1)
-    judged = hits | np.array(
-        [truth.can_refute(_labels_of(box, meant)) for box in kept], dtype=bool
-    )
+    judged = hits | np.array([truth.can_refute(_labels_of(box, meant)) for box in kept], dtype=bool)
     implied = np.array([not box.named for box in kept], dtype=bool)
     found = list(dict.fromkeys(label for box in kept for label in box.all_labels))
     found_right, found_judged = _verdicts(found, truth, meant=meant)

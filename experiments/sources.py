@@ -1,9 +1,10 @@
 """The sources that are compared, and what each would ask about every picture of a collection."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from experiments.collection import Collection, Sample
 from experiments.phrase_sources import (
@@ -69,9 +70,7 @@ EQUAL = tuple(
     for each in SOURCES
     if each.name in ("B1", "B2", "B3", "B4", "B5", "B5all", "B6", "C2", "C3")
 )
-WITHOUT = tuple(
-    Source(f"B5all-{name}", f"all but {name}", "without") for name in ALL_TEMPLATES
-)
+WITHOUT = tuple(Source(f"B5all-{name}", f"all but {name}", "without") for name in ALL_TEMPLATES)
 CUMULATIVE = tuple(
     Source(f"B2+{number}", f"+ {name}", "cumulative")
     for number, name in enumerate(ALL_TEMPLATES, start=1)
@@ -79,11 +78,20 @@ CUMULATIVE = tuple(
 ALL_SOURCES = (*SOURCES, *EQUAL, *WITHOUT, *CUMULATIVE)
 
 
+class CountingPrompter(Prompter, Protocol):
+    """A prompter that says what its model wrote."""
+
+    tokens_written: Counter[str]
+    """Template -> tokens of all answers so far."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """Proposals of every caption of a collection, by the choice of templates."""
 
     by_templates: Mapping[tuple[str, ...], Sequence[Proposal]]
+    tokens_written: Mapping[str, int]
+    """Template -> tokens; a noun's parts are asked once for all captions."""
 
     def of(self, *templates: str) -> Sequence[Proposal]:
         """Proposals, in the samples' order, of the captions asked with these templates."""
@@ -94,25 +102,32 @@ def template_choices() -> list[tuple[str, ...]]:
     """Every choice of templates that the comparison needs, the largest first."""
     without = [tuple(t for t in ALL_TEMPLATES if t != left) for left in ALL_TEMPLATES]
     cumulative = [ALL_TEMPLATES[:number] for number in range(1, len(ALL_TEMPLATES))]
-    return list(dict.fromkeys([ALL_TEMPLATES, DEFAULT_TEMPLATES, ("named",), *without, *cumulative]))
+    return list(
+        dict.fromkeys([ALL_TEMPLATES, DEFAULT_TEMPLATES, ("named",), *without, *cumulative])
+    )
 
 
 def ask_prompter(
-    prompter: Prompter, captions: Sequence[str], *, progress: Callable[[int], None]
+    prompter: CountingPrompter, captions: Sequence[str], *, progress: Callable[[int], None]
 ) -> Answers:
-    """Ask every template about every caption, and every choice of templates for its proposals.
+    """Ask every template about every caption, then every choice of templates for its proposals.
 
-    The prompter remembers its answers, so that a choice costs no more than its parsing, and the
+    The prompter must remember its answers: a choice then costs no more than its parsing, and the
     parts of a noun that only this choice asks about.
     """
     by_templates: dict[tuple[str, ...], list[Proposal]] = {}
-    for start in range(0, len(captions), CAPTIONS_A_CALL):
-        batch = captions[start : start + CAPTIONS_A_CALL]
-        for templates in template_choices():
-            proposals = prompter.propose(batch, templates=templates)
-            by_templates.setdefault(templates, []).extend(proposals)
-        progress(start + len(batch))
-    return Answers(by_templates)
+    before, written = Counter(prompter.tokens_written), Counter[str]()
+    for templates in template_choices():
+        proposals: list[Proposal] = []
+        for start in range(0, len(captions), CAPTIONS_A_CALL):
+            batch = captions[start : start + CAPTIONS_A_CALL]
+            proposals += prompter.propose(batch, templates=templates)
+            if templates == ALL_TEMPLATES:
+                progress(start + len(batch))
+        if templates == ALL_TEMPLATES:
+            written = Counter(prompter.tokens_written) - before
+        by_templates[templates] = proposals
+    return Answers(by_templates, written)
 
 
 def other_captions(num_samples: int, *, seed: int) -> list[int]:
