@@ -92,6 +92,9 @@ def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
         raise InvalidInput(f"{file.name}: no picture of it is in {folder} and has a caption")
     chosen = random.Random(seed).sample(usable, min(num_pictures, len(usable)))
     names = {each.id: label_of(each.name) for each in instances.categories}
+    for annotation in instances.annotations:
+        if annotation.category_id not in names:
+            raise InvalidInput(f"{file.name}: category {annotation.category_id} is not listed")
     synonyms = _synonyms(instances.categories)
     by_image: dict[int, list[_Annotation]] = defaultdict(list)
     for annotation in instances.annotations:
@@ -126,7 +129,7 @@ def _truth(
     lexicon: Lexicon,
 ) -> PictureTruth:
     objects = []
-    not_all = {names[number] for number in image.not_exhaustive_category_ids}
+    not_all = {names[each] for each in image.not_exhaustive_category_ids if each in names}
     for each in annotations:
         label, (x, y, width, height) = names[each.category_id], each.bbox
         if each.iscrowd:
@@ -135,7 +138,9 @@ def _truth(
             objects.append(TruthObject(label, (x, y, x + width, y + height), is_part=False))
     shown = {each.label for each in objects}
     absent = image.neg_category_ids
-    verified = names.values() if absent is None else {names[number] for number in absent} | shown
+    verified = set(names.values())
+    if absent is not None:
+        verified = {names[each] for each in absent if each in names} | shown
     return PictureTruth(
         objects=tuple(objects),
         named=frozenset(

@@ -28,7 +28,7 @@ def whole_caption(caption: str, lexicon: Lexicon) -> Phrases:
 
     The caption is taken as a reader sees it, cut at a word to what one query may hold.
     """
-    text = prose(caption)
+    text = " ".join(prose(caption).split())
     if len(text) > MAX_QUERY_CHARS:
         text = text[:MAX_QUERY_CHARS].rpartition(" ")[0]
     return _of_caption([text], "caption as query", lexicon)

@@ -221,16 +221,16 @@ def _templates(result: Result) -> str:
         "phrases right",
         "unnamed objects found, at the rate",
     )
-    proposed, found = result["figures"]["fixed"], result["figures"]["equal_fdr"]
+    figures = result["figures"]["equal_fdr"]
     named = [("B2", "none: the caption's nouns"), ("B5all", "all eight")]
     named += [(each.name, each.title) for each in (*WITHOUT, *CUMULATIVE)]
     lines = [
         (
             title,
-            _number(proposed[name]["queries_per_picture"]),
-            _interval(proposed[name]["unnamed_label_recall"]),
-            _share(proposed[name]["phrase_precision"]),
-            _interval(found[name]["unnamed_recall_50"]),
+            _number(figures[name]["queries_per_picture"]),
+            _interval(figures[name]["unnamed_label_recall"]),
+            _share(figures[name]["phrase_precision"]),
+            _interval(figures[name]["unnamed_recall_50"]),
         )
         for name, title in named
     ]
@@ -279,16 +279,16 @@ def _company_and_cost(result: Result) -> str:
 def _cumulative(result: Result) -> dict[str, Sequence[tuple[float, float]]]:
     names = ["B2", *(each.name for each in CUMULATIVE)]
     curves = {
-        "unnamed labels asked": ("fixed", "unnamed_label_recall"),
-        "unnamed objects found, at the rate": ("equal_fdr", "unnamed_recall_50"),
+        "unnamed labels asked": "unnamed_label_recall",
+        "unnamed objects found, at the rate": "unnamed_recall_50",
     }
     assert len(names) == len(ALL_TEMPLATES) + 1
     return {
         title: [
-            (float(number), result["figures"][setting][name][figure][0] or 0.0)
+            (float(number), result["figures"]["equal_fdr"][name][figure][0] or 0.0)
             for number, name in enumerate(names)
         ]
-        for title, (setting, figure) in curves.items()
+        for title, figure in curves.items()
     }
 
 
