@@ -7,7 +7,7 @@
 COCO annotates all things of its 80 labels: another label is judged neither right nor wrong, and a
 crowd's label is not judged in its picture. LVIS is federated: only the labels that its annotators
 verified in a picture, there or absent, are judged there, and of those said to be annotated in part
-only the boxes that hit. A parent of a label is not known to either. Nothing is a part.
+only the boxes that hit. Nothing is a part.
 """
 
 import random
@@ -76,7 +76,7 @@ class _Captions(BaseModel):
 
 
 def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
-    """So many of its pictures, drawn by the seed. Raises InvalidInput for a folder of another form."""
+    """So many of its pictures, drawn by the seed. Raises InvalidInput for another form."""
     file = _one_file(folder)
     instances = _parse(_Instances, file)
     captions = _first_captions(folder)

@@ -1,7 +1,7 @@
 """Every source through the same detector, thresholds and merge, counted picture by picture.
 
-Three ways to compare: at the product's fixed thresholds; at thresholds that each source's own decoys
-choose for one false-discovery rate, as an `auto` run does; and at equal numbers of queries.
+Three ways to compare: at the product's fixed thresholds; at thresholds that the decoys choose for
+each source and one false-discovery rate, as an `auto` run does; and at equal numbers of queries.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,6 @@
 """The experiment's plots, drawn as the dataset card's are and written as PNG."""
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 
 def draw_fdr(curves: Mapping[str, Points], path: Path, *, wanted_fdr: float) -> None:
     """Recall of unnamed objects against the false-discovery rate that the decoys allow."""
-    lines = [Curve(name, points, chosen=wanted_fdr) for name, points in curves.items()]
+    lines = [Curve(name, _known(points), chosen=wanted_fdr) for name, points in curves.items()]
     _write(
         line_plot(
             lines,
@@ -29,7 +30,7 @@ def draw_fdr(curves: Mapping[str, Points], path: Path, *, wanted_fdr: float) -> 
 
 def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
     """What each more template adds to the caption's own nouns."""
-    lines = [Curve(name, points) for name, points in curves.items()]
+    lines = [Curve(name, _known(points)) for name, points in curves.items()]
     _write(
         line_plot(
             lines,
@@ -43,8 +44,12 @@ def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
 
 def draw_type_token(curves: Mapping[str, Points], path: Path) -> None:
     """Distinct labels among so many boxes."""
-    lines = [Curve(name, points) for name, points in curves.items()]
+    lines = [Curve(name, _known(points)) for name, points in curves.items()]
     _write(line_plot(lines, title="Labels of boxes", across="boxes", up="distinct labels"), path)
+
+
+def _known(points: Points) -> Points:
+    return [(across, up) for across, up in points if not math.isnan(up)]
 
 
 def _write(svg: str, path: Path) -> None:

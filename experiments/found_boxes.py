@@ -1,9 +1,9 @@
-"""What the detector says of a picture's phrases: asked once for all sources, in one shared question.
+"""What the detector says of a picture's phrases, asked once for all sources: one shared question.
 
 So a phrase has the same boxes whichever source gave it, and sources differ by their phrases alone.
-Within a chunk phrases crowd one another, so they are asked in a drawn order: none has better company
-than another. A vocabulary of hundreds would crowd everything, so it is a question of its own, with
-the same decoys.
+Within a chunk phrases crowd one another, so they are asked in a drawn order: none has better
+company than another. A vocabulary of hundreds would crowd everything, so it is a question of its
+own, with the same decoys.
 """
 
 import random
@@ -119,18 +119,6 @@ def ask(
     return found, result.num_chunks
 
 
-def company_effect(
-    shared: FoundBoxes, alone: FoundBoxes, *, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """How a phrase's best score differs where fewer phrases are asked beside it.
-
-    -> differences (N,) of the best scores of phrases asked both ways, alone minus shared, and
-    whether each crosses the threshold between the two (N,) bool. A phrase without a box has 0.
-    """
-    first = np.array([_best(shared[text]) for text in alone])
-    second = np.array([_best(boxes) for boxes in alone.values()])
-    return second - first, (first >= threshold) != (second >= threshold)
-
-
-def _best(boxes: Sequence[FoundBox]) -> float:
-    return boxes[0].score if boxes else 0.0
+def best_scores(found: FoundBoxes, texts: Sequence[str]) -> np.ndarray:
+    """Of each text's boxes the best: (N,), 0 where there is none."""
+    return np.array([found[text][0].score if found[text] else 0.0 for text in texts])

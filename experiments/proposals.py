@@ -6,61 +6,48 @@ rate, and with as many queries as B5. docs/experiments.md says how to read what 
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import unspoken
-from experiments.bootstrap import difference_intervals, draw_weights, figure_intervals
+from experiments.bootstrap import draw_weights
 from experiments.collection import Collection
-from experiments.comparison import VOCABULARY_SOURCE, Comparison, Outcome
-from experiments.found_boxes import AskedPicture, ask, ask_picture, company_effect, distinct
-from experiments.phrase_sources import Phrases
-from experiments.richness import (
-    entropy_bits,
-    gini,
-    rarefied_size,
-    type_token_curve,
-    zipf_exponent,
+from experiments.comparison import VOCABULARY_SOURCE, Comparison
+from experiments.found_boxes import AskedPicture, ask, ask_picture, best_scores, distinct
+from experiments.outcomes import (
+    decide_all,
+    describe_sources,
+    differences_of,
+    fdr_curves,
+    figures_of,
+    richness_of,
 )
+from experiments.phrase_sources import Phrases
 from experiments.sources import (
-    ALL_SOURCES,
     ALL_TEMPLATES,
     DEFAULT_TEMPLATES,
     SOURCES,
     Answers,
     CountingPrompter,
-    Source,
     SourceName,
     ask_prompter,
     list_phrases,
 )
 from services.detector.packing import MAX_PHRASES
-from unspoken.captions import is_named
-from unspoken.images import decode_picture
+from unspoken.images import Picture, decode_picture
 from unspoken.lexicon import Lexicon, load_lexicon
 from unspoken.ports import Detector
-from unspoken.runs.false_discovery import ChosenThresholds
 from unspoken.runs.plan import LabelConfig, default_threshold
 from worker.proposals import fixed_thresholds
 
 Progress = Callable[[str, int, int], None]
 """What is done, how many of it, of how many."""
+Wanted = Mapping[SourceName, Phrases]
 
-CURVE_SOURCES = ("B1", "B2", "B4", "B5", "B5all", "C1", "C1all", "C3")
-PAIRS = (
-    *(("B5", other) for other in ("B0", "B1", "B2", "B3", "C1", "C2")),
-    *(("B5all", other) for other in ("B0", "B1", "B2", "B3", "C1all", "B5")),
-    *(("B6", other) for other in ("B1", "C1n")),
-    ("C3", "B5"),
-    *(("B5=", other) for other in ("B1=", "B2=", "B3=", "B4=", "C2=")),
-    *(("B5all=", other) for other in ("B1=", "B2=", "B4=")),
-)
-"""Whose difference is told, with its interval."""
 TEMPLATES_OF = {
     "B3": ("named",),
     "B5": DEFAULT_TEMPLATES,
@@ -68,12 +55,12 @@ TEMPLATES_OF = {
     "B6": DEFAULT_TEMPLATES,
     "C2": DEFAULT_TEMPLATES,
 }
-CHECKED_SOURCES = ("B1", "B2", "B5")
+CHECKED_SOURCES = ("B1", "B2", "B5", "C3")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalsConfig:
-    """How the comparison is made; the size is the collection's."""
+    """How the comparison is made; its size is the collection's."""
 
     seed: int
     wanted_fdr: float = 0.1
@@ -99,6 +86,13 @@ class _Stopwatch:
         self.cpu_seconds[stage] = round(time.process_time() - worked, 1)
 
 
+class _Pair(NamedTuple):
+    """Best scores of the same phrases, in the shared question and by their source alone: (N,)."""
+
+    shared: np.ndarray
+    alone: np.ndarray
+
+
 def compare_proposals(
     collection: Collection,
     prompter: CountingPrompter,
@@ -112,192 +106,139 @@ def compare_proposals(
 
     vocabulary: of B4 and of random labels; the labels that the truth knows otherwise.
     """
-    lexicon, watch = load_lexicon(), _Stopwatch()
+    lexicon, watch, total = load_lexicon(), _Stopwatch(), len(collection.samples)
     label_config = LabelConfig(box_threshold=default_threshold(detector.box_threshold))
-    total = len(collection.samples)
-    with watch.measure("language_model"):
+    fixed = fixed_thresholds(label_config)
+    with watch.measure("language model"):
         answers = ask_prompter(
             prompter,
             [sample.caption for sample in collection.samples],
             progress=lambda done: progress("captions asked", done, total),
         )
-    phrases = list_phrases(
+    wanted = list_phrases(
         collection,
         answers,
         vocabulary=vocabulary or collection.vocabulary,
         lexicon=lexicon,
         seed=config.seed,
     )
-    asked: list[AskedPicture] = []
-    company: list[tuple[np.ndarray, np.ndarray]] = []
     with watch.measure("detector"):
-        for sample, wanted in zip(collection.samples, phrases, strict=True):
-            picture, seed = decode_picture(sample.read()), f"{config.seed}/{sample.key}"
-            answer = ask_picture(
-                detector,
-                picture,
-                wanted,
-                vocabulary_source=VOCABULARY_SOURCE,
-                caption=sample.caption,
-                num_decoys=config.num_decoys,
-                seed=seed,
-                config=label_config,
-                lexicon=lexicon,
-            )
-            asked.append(answer)
-            if len(asked) <= config.num_checked:
-                for name in CHECKED_SOURCES:
-                    texts = [*distinct(wanted[name]), *answer.decoys]
-                    alone, _ = ask(
-                        detector, picture, texts, seed=seed, config=label_config, lexicon=lexicon
-                    )
-                    company.append(
-                        company_effect(answer.shared, alone, threshold=label_config.box_threshold)
-                    )
+        asker = _Asker(detector, config, label_config, lexicon)
+        asked = []
+        for sample, phrases in zip(collection.samples, wanted, strict=True):
+            picture = decode_picture(sample.read())
+            asked.append(asker.ask(picture, phrases, key=sample.key, caption=sample.caption))
             progress("pictures asked", len(asked), total)
     with watch.measure("deciding"):
-        comparison = Comparison(collection, phrases, asked, config=label_config, lexicon=lexicon)
-        report = _Report(collection, comparison, config=config, label_config=label_config)
-        outcomes = report.decide(progress)
+        comparison = Comparison(collection, wanted, asked, config=label_config, lexicon=lexicon)
+        outcomes, thresholds = decide_all(
+            comparison,
+            fixed=fixed,
+            wanted_fdr=config.wanted_fdr,
+            progress=lambda done, of: progress("sources decided", done, of),
+        )
+        curves = fdr_curves(comparison, config.curve_fdrs)
+    weights = draw_weights(total, num_draws=config.num_draws, seed=config.seed)
     return {
         "experiment": "proposals",
         "collection": collection.name,
         "pictures": total,
-        "config": {**asdict(config), "fixed_thresholds": fixed_thresholds(label_config)},
+        "config": asdict(config),
         "versions": {
             "unspoken": unspoken.__version__,
             "llm": prompter.model.model_dump(),
             "detector": detector.model.model_dump(),
         },
-        **outcomes,
-        "richness": report.richness(lexicon),
-        "cost": _cost(answers, phrases, asked),
-        "company": _company(company),
+        "sources": describe_sources(),
+        "thresholds": {
+            "fixed": fixed,
+            "equal_fdr": {name: each.model_dump() for name, each in thresholds.items()},
+        },
+        "figures": figures_of(outcomes, weights),
+        "differences": differences_of(outcomes, weights),
+        "fdr_curves": curves,
+        "richness": richness_of(outcomes, collection, lexicon),
+        "cost": _cost(answers, wanted, asked),
+        "company": asker.company(threshold=label_config.box_threshold),
         "seconds": watch.seconds,
         "cpu_seconds": watch.cpu_seconds,
     }
 
 
-class _Report:
-    """Every source at every setting, with intervals."""
+class _Asker:
+    """Asks picture after picture, and of the first ones what company changes."""
 
     def __init__(
         self,
-        collection: Collection,
-        comparison: Comparison,
-        *,
+        detector: Detector,
         config: ProposalsConfig,
         label_config: LabelConfig,
+        lexicon: Lexicon,
     ) -> None:
-        self._collection = collection
-        self._comparison = comparison
+        self._detector = detector
         self._config = config
-        self._fixed = fixed_thresholds(label_config)
-        self._weights = draw_weights(
-            len(collection.samples), num_draws=config.num_draws, seed=config.seed
+        self._label_config = label_config
+        self._lexicon = lexicon
+        self._pairs: dict[SourceName, list[_Pair]] = {name: [] for name in CHECKED_SOURCES}
+        self._num_asked = 0
+
+    def ask(self, picture: Picture, wanted: Wanted, *, key: str, caption: str) -> AskedPicture:
+        """See experiments.found_boxes.ask_picture."""
+        seed = f"{self._config.seed}/{key}"
+        asked = ask_picture(
+            self._detector,
+            picture,
+            wanted,
+            vocabulary_source=VOCABULARY_SOURCE,
+            caption=caption,
+            num_decoys=self._config.num_decoys,
+            seed=seed,
+            config=self._label_config,
+            lexicon=self._lexicon,
         )
-        self._outcomes: dict[str, dict[SourceName, Outcome]] = {"fixed": {}, "equal_fdr": {}}
+        if self._num_asked < self._config.num_checked:
+            for name, pairs in self._pairs.items():
+                texts = distinct(wanted[name])
+                alone, _ = ask(
+                    self._detector,
+                    picture,
+                    [*texts, *asked.decoys],
+                    seed=seed,
+                    config=self._label_config,
+                    lexicon=self._lexicon,
+                )
+                pairs.append(_Pair(best_scores(asked.shared, texts), best_scores(alone, texts)))
+        self._num_asked += 1
+        return asked
 
-    def decide(self, progress: Progress) -> dict[str, Any]:
-        """Figures of each source and setting, differences, and recall over rates."""
-        chosen: dict[SourceName, ChosenThresholds] = {}
-        for done, source in enumerate(ALL_SOURCES, start=1):
-            thresholds = self._comparison.choose(source, wanted_fdr=self._config.wanted_fdr)
-            chosen[source.name] = thresholds
-            settings = {"fixed": self._fixed, "equal_fdr": thresholds.by_source()}
-            for setting, by_source in settings.items():
-                if setting == "equal_fdr" or source.group in ("source", "equal"):
-                    outcome = self._comparison.decide(source, by_source)
-                    self._outcomes[setting][source.name] = outcome
-            progress("sources decided", done, len(ALL_SOURCES))
-        return {
-            "sources": {each.name: asdict(each) for each in ALL_SOURCES},
-            "thresholds": {name: c.model_dump() for name, c in chosen.items()},
-            "figures": {
-                setting: {
-                    name: figure_intervals(outcome.counts, self._weights)
-                    for name, outcome in outcomes.items()
-                }
-                for setting, outcomes in self._outcomes.items()
-            },
-            "differences": {
-                setting: {
-                    f"{first} - {second}": difference_intervals(
-                        outcomes[first].counts, outcomes[second].counts, self._weights
-                    )
-                    for first, second in PAIRS
-                }
-                for setting, outcomes in self._outcomes.items()
-            },
-            "fdr_curves": {
-                source.name: self._fdr_curve(source)
-                for source in SOURCES
-                if source.name in CURVE_SOURCES
-            },
-        }
-
-    def _fdr_curve(self, source: Source) -> list[dict[str, float]]:
-        """For each allowed rate: unnamed objects found, and how many found phrases are there."""
-        points = []
-        for rate in self._config.curve_fdrs:
-            chosen = self._comparison.choose(source, wanted_fdr=rate)
-            outcome = self._comparison.decide(source, chosen.by_source())
-            figures = figure_intervals(outcome.counts, self._weights[:0])
-            points.append(
-                {
-                    "wanted_fdr": rate,
-                    "unnamed_recall_50": figures["unnamed_recall_50"].value,
-                    "found_phrase_precision": figures["found_phrase_precision"].value,
-                }
-            )
-        return points
-
-    def richness(self, lexicon: Lexicon) -> dict[str, dict[str, dict[str, Any]]]:
-        """Of each source's labels, at each setting; rarefied to the fewest boxes of a source.
-
-        A source without boxes to speak of (B0, one a picture) does not set that size.
-        """
-        names = [source.name for source in SOURCES if not source.single_box]
-        captions = [sample.caption for sample in self._collection.samples]
-        spoken: dict[str, bool] = {}
-
-        def is_spoken(label: str) -> bool:
-            if label not in spoken:
-                spoken[label] = any(is_named(label, caption, lexicon) for caption in captions)
-            return spoken[label]
-
-        report: dict[str, dict[str, dict[str, Any]]] = {}
-        for setting, outcomes in self._outcomes.items():
-            counted = {name: Counter(outcomes[name].labels) for name in names}
-            size = min(sum(labels.values()) for labels in counted.values())
-            report[setting] = {}
-            for name, labels in counted.items():
-                counts = list(labels.values())
-                absent = sum(not is_spoken(label) for label in labels)
-                report[setting][name] = {
-                    "boxes": sum(counts),
-                    "labels": len(labels),
-                    "rarefied_to": size,
-                    "rarefied_labels": rarefied_size(counts, size),
-                    "zipf_exponent": zipf_exponent(counts),
-                    "entropy_bits": entropy_bits(counts),
-                    "gini": gini(counts),
-                    "labels_absent_from_captions": absent / len(labels) if labels else None,
-                    "type_token": type_token_curve(counts),
-                }
-        return report
+    def company(self, *, threshold: float) -> dict[SourceName, dict[str, float | int]]:
+        """By source: how far a phrase's best score is from the shared one where it asks alone."""
+        effects: dict[SourceName, dict[str, float | int]] = {}
+        for name, pairs in self._pairs.items():
+            shared = np.concatenate([np.zeros(0), *(pair.shared for pair in pairs)])
+            alone = np.concatenate([np.zeros(0), *(pair.alone for pair in pairs)])
+            if not len(shared):
+                continue
+            crossed = (shared >= threshold) != (alone >= threshold)
+            effects[name] = {
+                "phrases": len(shared),
+                "mean_difference": float((alone - shared).mean()),
+                "mean_absolute_difference": float(np.abs(alone - shared).mean()),
+                "share_across_threshold": float(crossed.mean()),
+            }
+        return effects
 
 
 def _cost(
-    answers: Answers,
-    phrases: Sequence[Mapping[SourceName, Phrases]],
-    asked: Sequence[AskedPicture],
+    answers: Answers, wanted: Sequence[Wanted], asked: Sequence[AskedPicture]
 ) -> dict[str, Any]:
-    """Per picture: tokens that the model wrote, queries, and the detector's passes if alone."""
-    total = len(phrases)
-    by_source = {}
+    """Per picture: tokens that the model wrote, queries, and passes were the source alone.
+
+    Passes are by the number of phrases; long phrases may need more.
+    """
+    total, by_source = len(wanted), {}
     for source in SOURCES:
-        queries = [len(each[source.name]) for each in phrases]
+        queries = [len(phrases[source.name]) for phrases in wanted]
         tokens = sum(answers.tokens_written.get(t, 0) for t in TEMPLATES_OF.get(source.name, ()))
         by_source[source.name] = {
             "lm_tokens_per_picture": tokens / total,
@@ -307,19 +248,5 @@ def _cost(
     return {
         "sources": by_source,
         "lm_tokens_by_template": dict(answers.tokens_written),
-        "shared_detector_passes_per_picture": sum(each.num_chunks for each in asked) / total,
-    }
-
-
-def _company(effects: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float | int]:
-    """Over the pictures that were asked both ways: how far a phrase's best score moves."""
-    if not effects:
-        return {"phrases": 0}
-    moves = np.concatenate([each for each, _ in effects])
-    crossed = np.concatenate([each for _, each in effects])
-    return {
-        "phrases": len(moves),
-        "mean_difference": float(moves.mean()),
-        "mean_absolute_difference": float(np.abs(moves).mean()),
-        "share_across_threshold": float(crossed.mean()),
+        "passes_of_the_shared_question": sum(each.num_chunks for each in asked) / total,
     }

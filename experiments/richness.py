@@ -16,8 +16,8 @@ _MAX_EXPONENT = 10.0
 def rarefied_size(counts: Sequence[int], size: int) -> float:
     """Expected number of distinct labels among `size` boxes drawn without putting back.
 
-    Hurlbert's rarefaction: the sum over labels of 1 - C(N - n_i, size) / C(N, size). NaN where there
-    are fewer boxes.
+    Hurlbert's rarefaction: the sum over labels of 1 - C(N - n_i, size) / C(N, size). NaN where
+    there are fewer boxes.
     """
     total = sum(counts)
     if size > total:
@@ -48,7 +48,7 @@ def zipf_exponent(counts: Sequence[int], *, min_rank: int = MIN_ZIPF_RANK) -> fl
     log_ranks = np.log(np.arange(min_rank, min_rank + len(ordered)))
     mean_log_rank = float((ordered * log_ranks).sum() / ordered.sum())
 
-    # The likelihood is highest where the expected log rank is the observed one; it falls as s grows.
+    # It is likeliest where the expected log rank is the observed one, which falls as s grows.
     low, high = 0.0, _MAX_EXPONENT
     for _ in range(60):
         exponent = (low + high) / 2

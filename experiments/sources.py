@@ -29,7 +29,7 @@ SIX_TEMPLATES = ("named", "implied", "main_parts", "place", "worn", "kind")
 DEFAULT_TEMPLATES = ("parts", "noun_parts")
 """What the product asks where nobody chose."""
 ALL_TEMPLATES = (*SIX_TEMPLATES, *DEFAULT_TEMPLATES)
-CAPTIONS_A_CALL = 64
+CAPTIONS_A_CALL = 48
 
 SourceName = str
 Group = Literal["source", "without", "cumulative", "equal"]

@@ -1,7 +1,7 @@
 """What a picture really shows, from whichever source, and which of its labels a phrase means.
 
-A truth may be exact (the small world), closed over a list of labels (COCO), or known for some labels
-of each picture only (LVIS). What it cannot tell is judged neither right nor wrong.
+A truth may be exact (the small world), closed over a list of labels (COCO), or known for some
+labels of each picture only (LVIS). What it cannot tell is judged neither right nor wrong.
 """
 
 from collections.abc import Iterable, Mapping

@@ -58,8 +58,9 @@ def proposals(
 
     from experiments.coco_folder import coco_folder
     from experiments.collection import SCENES_SEED, small_world
+    from experiments.page import answer, main_table
     from experiments.proposals import ProposalsConfig, compare_proposals
-    from experiments.report import answer, main_table, put_into, write_report
+    from experiments.report import put_into, write_report
     from services.detector.engine import build_engine as build_detector
     from services.detector.settings import DetectorSettings
     from services.llm.engine import build_engine as build_prompter

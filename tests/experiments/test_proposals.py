@@ -1,4 +1,4 @@
-"""A whole run: a tiny world, the real small detector, a language model that says the same of all."""
+"""A whole run: a tiny world, the real small detector, a language model that says one thing."""
 
 import json
 import struct
@@ -109,7 +109,7 @@ def test_another_caption_is_never_ones_own():
 
 
 def test_the_report_is_json_a_page_and_plots(result, tmp_path):
-    written = write_report({**result, "seconds": {"whole": 1.0}}, tmp_path / "out")
+    written = write_report(result, tmp_path / "out")
     assert {path.suffix for path in written} == {".json", ".md", ".png"}
     assert all(path.stat().st_size for path in written)
     loaded = json.loads(written[0].read_text(), parse_constant=lambda name: pytest.fail(name))

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_the_curve_rises_from_one_to_all():
     curve = type_token_curve([8, 4, 2, 1], num_points=5)
     assert curve[0] == (1, pytest.approx(1))
     assert curve[-1] == (15, pytest.approx(4))
-    assert all(low[1] < high[1] for low, high in zip(curve, curve[1:], strict=False))
+    assert all(low[1] < high[1] for low, high in pairwise(curve))
     assert type_token_curve([]) == []
 
 
