@@ -14,6 +14,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,8 +25,12 @@ from experiments.truth import LabelMatcher, PictureTruth
 from smallworld.truth import TruthObject
 from unspoken.captions import is_named
 from unspoken.errors import InvalidInput
+from unspoken.images import decode_picture
 from unspoken.lexicon import Lexicon, load_lexicon
 from worker.readers.picture_file import PICTURE_ENDINGS
+
+OTHER_WORDS = {"person": ("baby", "child", "boy", "girl", "man", "woman", "human")}
+"""LVIS' words for it; COCO has none, and no lexicon calls a man a synonym of a person."""
 
 _Form = TypeVar("_Form", bound=BaseModel)
 _IN_BRACKETS = re.compile(r"\s*\([^)]*\)")
@@ -90,7 +95,9 @@ def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
     ]
     if not usable:
         raise InvalidInput(f"{file.name}: no picture of it is in {folder} and has a caption")
-    chosen = random.Random(seed).sample(usable, min(num_pictures, len(usable)))
+    drawn = random.Random(seed).sample(usable, len(usable))
+    readable = (image for image in drawn if _is_readable(files[image.base_name]))
+    chosen = list(islice(readable, num_pictures))
     names = {each.id: label_of(each.name) for each in instances.categories}
     for annotation in instances.annotations:
         if annotation.category_id not in names:
@@ -118,6 +125,14 @@ def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
 def label_of(name: str) -> str:
     """LVIS' "bow_(decorative_ribbons)" -> "bow", its "alarm_clock" -> "alarm clock"."""
     return " ".join(_IN_BRACKETS.sub("", name.replace("_", " ")).lower().split())
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        decode_picture(path.read_bytes())
+    except InvalidInput:
+        return False
+    return True
 
 
 def _truth(
@@ -155,7 +170,7 @@ def _truth(
 
 def _synonyms(categories: Sequence[_Category]) -> dict[str, list[str]]:
     """Label -> its other words; two categories of one word ("bow") share them."""
-    words: dict[str, list[str]] = defaultdict(list)
+    words = defaultdict(list, {label: list(others) for label, others in OTHER_WORDS.items()})
     for each in categories:
         words[label_of(each.name)] += [label_of(word) for word in each.synonyms]
     return dict(words)

@@ -38,6 +38,7 @@ from experiments.sources import (
     list_phrases,
 )
 from services.detector.packing import MAX_PHRASES
+from unspoken.errors import InvalidInput
 from unspoken.images import Picture, decode_picture
 from unspoken.lexicon import Lexicon, load_lexicon
 from unspoken.ports import Detector
@@ -104,9 +105,12 @@ def compare_proposals(
 ) -> dict[str, Any]:
     """Everything that was measured, as it is written to proposals.json.
 
-    vocabulary: of B4 and of random labels; the labels that the truth knows otherwise.
+    vocabulary: of B4 and of random labels; the labels that the truth knows otherwise. Raises
+    InvalidInput for a single picture.
     """
     lexicon, watch, total = load_lexicon(), _Stopwatch(), len(collection.samples)
+    if total < 2:
+        raise InvalidInput("two pictures at least are needed, to give one the other's caption")
     label_config = LabelConfig(box_threshold=default_threshold(detector.box_threshold))
     fixed = fixed_thresholds(label_config)
     with watch.measure("language model"):

@@ -43,15 +43,20 @@ def write_report(result: Result, out: Path) -> list[Path]:
 
 def put_into(page: Path, result: Result) -> None:
     """Put table and answer between the marks of a page. Raises InvalidInput without the marks."""
+    before, after = around_marks(page)
+    between = f"{BEGIN}\n{main_table(result)}\n{answer(result)}"
+    page.write_text(f"{before}{between}{after}", encoding="utf-8")
+
+
+def around_marks(page: Path) -> tuple[str, str]:
+    """A page's text before the first mark, and from the second on. Raises InvalidInput."""
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidInput(f"{page} cannot be read: {error}") from error
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise InvalidInput(f"{page} must hold {BEGIN} and then {END}, each once")
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    between = f"{BEGIN}\n{main_table(result)}\n{answer(result)}"
-    page.write_text(f"{before}{between}{after}", encoding="utf-8")
+    return text[: text.index(BEGIN)], text[text.index(END) :]
 
 
 def _cumulative(result: Result) -> dict[str, Sequence[tuple[float, float]]]:

@@ -60,7 +60,7 @@ def proposals(
     from experiments.collection import SCENES_SEED, small_world
     from experiments.page import answer, main_table
     from experiments.proposals import ProposalsConfig, compare_proposals
-    from experiments.report import put_into, write_report
+    from experiments.report import around_marks, put_into, write_report
     from services.detector.engine import build_engine as build_detector
     from services.detector.settings import DetectorSettings
     from services.llm.engine import build_engine as build_prompter
@@ -70,6 +70,9 @@ def proposals(
     number = scenes or (QUICK_SCENES if quick else DEFAULT_SCENES)
     chosen_seed = SCENES_SEED if seed is None else seed
     words = _read_words(vocabulary) if vocabulary is not None else None
+    if readme is not None:
+        around_marks(readme)  # refused now rather than when all is measured
+    out.mkdir(parents=True, exist_ok=True)
     console.print(f"reading {number} pictures")
     collection = (
         small_world(World.load(("twemoji",)), num_scenes=number, seed=chosen_seed)

@@ -129,3 +129,16 @@ def test_two_files_of_instances_are_told_apart_by_val(tmp_path):
 def test_names_of_lvis_become_words():
     assert label_of("bow_(decorative_ribbons)") == "bow"
     assert label_of("Alarm_clock") == "alarm clock"
+
+
+def test_a_picture_that_cannot_be_read_is_passed_over(tmp_path):
+    write(tmp_path, coco())
+    (tmp_path / "val2017" / "10.jpg").write_bytes(b"not a picture")
+    assert set(by_key(coco_folder(tmp_path, num_pictures=5, seed=0))) == {"11"}
+
+
+def test_a_man_names_cocos_person(tmp_path):
+    categories = [{"id": 1, "name": "person"}, {"id": 7, "name": "dining table"}]
+    captions = [{"image_id": 10, "caption": "Two men by the door"}, *CAPTIONS[2:]]
+    write(tmp_path, {**coco(), "categories": categories}, captions=captions)
+    assert by_key(coco_folder(tmp_path, num_pictures=5, seed=0))["10"].truth.named == {"person"}
