@@ -65,7 +65,7 @@ class ProposalsConfig:
 
     seed: int
     wanted_fdr: float = 0.1
-    curve_fdrs: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    curve_fdrs: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     num_decoys: int = 8
     num_draws: int = 1000
     num_checked: int = 10

@@ -12,7 +12,7 @@ from unspoken.errors import InvalidInput
 
 reproduce_app = typer.Typer(help="Measure the thesis's claims again.", no_args_is_help=True)
 
-DEFAULT_SCENES, QUICK_SCENES = 200, 24
+DEFAULT_SCENES, QUICK_SCENES = 150, 20
 PROGRESS_EVERY_S = 5.0
 
 console = Console(stderr=True)
@@ -33,7 +33,7 @@ def proposals(
         "proposals-out"
     ),
     scenes: Annotated[
-        int | None, typer.Option(min=2, help="Pictures; 200, or 24 with --quick.")
+        int | None, typer.Option(min=2, help="Pictures; 150, or 20 with --quick.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of scenes and controls; no training used 404404.")
