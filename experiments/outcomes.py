@@ -34,6 +34,8 @@ PAIRS = (
 )
 """Whose difference is told, with its interval."""
 
+MIN_RAREFIED = 30
+
 Outcomes = Mapping[str, Mapping[SourceName, Outcome]]
 """Setting -> source -> outcome."""
 
@@ -105,7 +107,8 @@ def richness_of(
 ) -> dict[str, dict[SourceName, dict[str, Any]]]:
     """Of each source's labels, at each setting; rarefied to the fewest boxes of a source.
 
-    B0, with one box a picture and no label of its own, is left out.
+    B0, with one box a picture and no label of its own, is left out. Sources of fewer than
+    MIN_RAREFIED boxes do not set that size, and are not rarefied to it.
     """
     captions = [sample.caption for sample in collection.samples]
     spoken: dict[str, bool] = {}
@@ -122,7 +125,8 @@ def richness_of(
             for source in SOURCES
             if not source.single_box
         }
-        size = min(sum(labels.values()) for labels in counted.values())
+        totals = [sum(labels.values()) for labels in counted.values()]
+        size = min((total for total in totals if total >= MIN_RAREFIED), default=0)
         report[setting] = {
             name: {
                 **_richness(list(labels.values()), size),

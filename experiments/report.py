@@ -66,8 +66,8 @@ def _cumulative(result: Result) -> dict[str, Sequence[tuple[float, float]]]:
     return {
         title: [(float(number), figures[name][figure][0]) for number, name in enumerate(names)]
         for title, figure in (
-            ("unnamed labels asked", "unnamed_label_recall"),
-            ("unnamed objects found, at the rate", "unnamed_recall_50"),
+            ("labels asked", "unnamed_label_recall"),
+            ("objects found", "unnamed_recall_50"),
         )
     }
 

@@ -12,6 +12,7 @@ _CURVES = (
 )
 # More dots than this lie on one another.
 MAX_DOTS = 2000
+_BESIDE = 120
 _DASHED = f'stroke="{_INK}" stroke-dasharray="4 4"'
 
 
@@ -80,34 +81,41 @@ def rate_plot(curves: Sequence[Curve], *, limit: float, title: str, across: str,
 
 
 def line_plot(curves: Sequence[Curve], *, title: str, across: str, up: str) -> str:
-    """Lines from 0 to the largest x and y, each with a dot where it was cut."""
+    """Lines from 0 on, each with a dot where it was cut; their names stand beside the plot."""
     points = [point for curve in curves for point in curve.points]
-    axes = _Axes(
-        max((across for across, _ in points), default=0.0) or 1.0,
-        (max((up for _, up in points), default=0.0) or 1.0) * 1.05,
-    )
-    shares = [step / 5 for step in range(6)]
-    parts = [_tick_x(axes.x(each * axes.x_most), f"{each * axes.x_most:,.3g}") for each in shares]
-    parts += [_tick_y(axes.y(each * axes.y_most), f"{each * axes.y_most:,.2g}") for each in shares]
+    x_most = max((across for across, _ in points), default=0.0) or 1.0
+    y_most = max((up for _, up in points), default=0.0) or 1.0
+    axes = _Axes(x_most, y_most, right_px=_BESIDE)
+    parts = [_tick_x(axes.x(each), f"{each:,g}") for each in _round_ticks(x_most)]
+    parts += [_tick_y(axes.y(each), f"{each:,g}") for each in _round_ticks(y_most)]
     return _svg([*parts, *_lines(curves, axes)], title=title, across=across, up=up)
 
 
 class _Axes(NamedTuple):
-    """Both from 0 on, to these values."""
+    """Both from 0 on, to these values; `right_px`: the margin on that side."""
 
     x_most: float
     y_most: float
+    right_px: int = _RIGHT
 
     def x(self, value: float) -> float:
-        return _LEFT + (WIDTH_PX - _LEFT - _RIGHT) * value / self.x_most
+        return _LEFT + (WIDTH_PX - _LEFT - self.right_px) * value / self.x_most
 
     def y(self, value: float) -> float:
         return HEIGHT_PX - _BOTTOM - (HEIGHT_PX - _BOTTOM - _TOP) * value / self.y_most
 
 
+def _round_ticks(most: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, at most six of them."""
+    power = 10.0 ** math.floor(math.log10(most / 5))
+    step = next(power * each for each in (1, 2, 5, 10) if power * each >= most / 5 * (1 - 1e-9))
+    return [round(number * step, 10) for number in range(int(most / step + 1e-9) + 1)]
+
+
 def _lines(curves: Sequence[Curve], axes: _Axes) -> list[str]:
     assert len(curves) <= len(_CURVES), "every curve has a colour of its own"
-    parts = []
+    parts, right = [], WIDTH_PX - _RIGHT
+    beside = axes.right_px > _RIGHT
     for row, (curve, colour) in enumerate(zip(curves, _CURVES, strict=False)):
         line = " ".join(f"{axes.x(across):.1f},{axes.y(up):.1f}" for across, up in curve.points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
@@ -115,8 +123,9 @@ def _lines(curves: Sequence[Curve], axes: _Axes) -> list[str]:
         if curve.chosen is not None and height is not None:
             x, y = axes.x(curve.chosen), axes.y(height)
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+        x, anchor = (WIDTH_PX - axes.right_px + 12, "start") if beside else (right, "end")
         parts.append(
-            f'<text x="{WIDTH_PX - _RIGHT}" y="{_TOP + 12 + 16 * row}" text-anchor="end" '
+            f'<text x="{x}" y="{_TOP + 12 + 16 * row}" text-anchor="{anchor}" '
             f'fill="{colour}">{curve.name}</text>'
         )
     return parts
