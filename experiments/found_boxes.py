@@ -36,7 +36,7 @@ class FoundBox:
 
 
 FoundBoxes = Mapping[str, Sequence[FoundBox]]
-"""Phrase -> its boxes that are no thing's fault of shape and no repetition, best first."""
+"""Phrase -> its boxes of a sound shape, without repetitions, best first."""
 
 
 @dataclass(frozen=True)
