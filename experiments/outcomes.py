@@ -1,7 +1,8 @@
 """Every source at every setting, with intervals: what the comparison comes to."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -142,7 +143,7 @@ def _richness(counts: list[int], size: int) -> dict[str, Any]:
         "boxes": sum(counts),
         "labels": len(counts),
         "rarefied_to": size,
-        "rarefied_labels": rarefied_size(counts, size),
+        "rarefied_labels": rarefied_size(counts, size) if size else math.nan,
         "zipf_exponent": zipf_exponent(counts),
         "entropy_bits": entropy_bits(counts),
         "gini": gini(counts),
@@ -150,9 +151,9 @@ def _richness(counts: list[int], size: int) -> dict[str, Any]:
     }
 
 
-def _share(holds: Any) -> float:
+def _share(holds: Iterable[bool]) -> float:
     values = list(holds)
-    return sum(values) / len(values) if values else float("nan")
+    return sum(values) / len(values) if values else math.nan
 
 
 def describe_sources() -> dict[SourceName, dict[str, Any]]:
