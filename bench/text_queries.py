@@ -3,11 +3,11 @@
     python -m bench.text_queries
 
 Each scene is asked for every noun of the trained classes and for every part that any of the scenes
-shows, present in it or not, as a dataset's builder asks. COCO's mask AP
-counts the answers (pycocotools, 100 a picture).
+shows, present in it or not, as a dataset's builder asks. COCO's mask AP counts the answers
+(pycocotools, 100 a picture). Scores of the bank are weighed by the predicted IoU, as served.
 
 bank_ap, bank_ap50          the bank's masks, scored as the profile says
-bank_cosine_ap, _ap50       the same masks, scored by the bare cosine
+bank_cosine_ap, _ap50       the same masks, scored by the cosine
 bank_softmax_ap, _ap50      the same masks, scored by the softmax with the background
 bank_recall                 of the truth's objects, those with a mask of IoU .5 in the bank
 masks_a_bank                on average

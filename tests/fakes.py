@@ -74,6 +74,7 @@ class FakePrompter:
                 for rank, (text, is_named) in enumerate(phrases)
             ),
             raw_texts={"parts": ", ".join(text for text, _ in phrases)},
+            prompt_sha256="fake-prompts",
         )
 
 

@@ -36,13 +36,20 @@ class LabelBook:
         shares = np.array([counts[name] for name in self._names], float)
         self._shares = shares / max(shares.sum(), 1.0)
 
-    def collect(self, masks: Sequence[Sequence[str]], *, extra: Sequence[str] = ()) -> Labels:
+    def collect(
+        self,
+        masks: Sequence[Sequence[str]],
+        *,
+        extra: Sequence[str] = (),
+        negatives: Sequence[Sequence[str]] | None = None,
+    ) -> Labels:
         """The labels of a step; see `collect_labels`."""
         return collect_labels(
             masks,
             vectors=self.vectors,
             are_synonyms=self._are_synonyms,
             extra=extra,
+            negatives=negatives,
             config=self._config,
         )
 

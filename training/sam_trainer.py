@@ -37,7 +37,7 @@ class _Spoken(NamedTuple):
 
     mask_embedding: Tensor  # (N, D)
     similarity: Tensor  # (N,)
-    labels: list[tuple[str, ...]]
+    samples: Tensor  # (N,) which of the batch's boxes these are
 
 
 class SamTrainer:
@@ -158,13 +158,16 @@ class SamTrainer:
             self._ask_boxes(image_embeddings, units, (~by_point).nonzero()[:, 0]),
             self._ask_points(image_embeddings, units, by_point.nonzero()[:, 0]),
         ]
-        names = [label for said in spoken for label in said.labels]
-        everybody = [label for part in self.ranks.gather_objects(names) for label in part]
+        samples = torch.cat([said.samples for said in spoken]).tolist()
+        labels = self._of_all_ranks([units.labels[i] for i in samples])
+        negatives = None
+        if self.recipe.hard_negatives:
+            negatives = self._of_all_ranks([units.negatives[i] for i in samples])
         extra = self.book.draw(self.recipe.extra_negatives, seed=(self.recipe.seed, number))
         return semantic_loss(
             self.ranks.gather(torch.cat([said.mask_embedding for said in spoken])),
             self.ranks.gather(torch.cat([said.similarity for said in spoken])),
-            self.book.collect(everybody, extra=extra).to(self.model.device),
+            self.book.collect(labels, extra=extra, negatives=negatives).to(self.model.device),
             scale=self.model.mask_decoder.scale(),
             config=self.recipe.semantic_loss,
         )
@@ -183,8 +186,7 @@ class SamTrainer:
                 Prompts(units.image_index[chosen], boxes=boxes),
                 multimask_output=False,
             )
-        labels = [units.labels[i] for i in chosen.tolist()]
-        return _Spoken(output.mask_embedding[:, 0], output.similarity[:, 0].float(), labels)
+        return _Spoken(output.mask_embedding[:, 0], output.similarity[:, 0].float(), chosen)
 
     def _ask_points(self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor) -> _Spoken:
         """A point in the box's mask asks for three; the one whose extent is the box's is taught.
@@ -217,8 +219,11 @@ class SamTrainer:
         return _Spoken(
             output.mask_embedding[usable, best[usable]],
             output.similarity[usable, best[usable]].float(),
-            [units.labels[i] for i in chosen[usable].tolist()],
+            chosen[usable],
         )
+
+    def _of_all_ranks(self, names: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        return [each for part in self.ranks.gather_objects(names) for each in part]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """bf16 where the device computes in it."""

@@ -51,10 +51,17 @@ def collect_labels(
     vectors: dict[str, Tensor],
     are_synonyms: Callable[[str, str], bool],
     extra: Sequence[str] = (),
+    negatives: Sequence[Sequence[str]] | None = None,
     config: SemanticLossConfig,
 ) -> Labels:
-    """masks: N of (label, its alternates ...). extra: labels that no mask carries, as negatives."""
-    names = tuple(sorted({name for each in masks for name in each} | set(extra)))
+    """masks: N of (label, its alternates ...). extra: labels that no mask carries, as negatives.
+
+    negatives: N of what a mask's own picture does not show: wrong for that mask, and nothing to
+    the masks of other pictures unless one of them carries it, or it is `extra`.
+    """
+    shared = {name for each in masks for name in each} | set(extra)
+    own = [frozenset(each) - shared for each in negatives or ()]
+    names = tuple(sorted(shared.union(*own)))
     index = {name: place for place, name in enumerate(names)}
     table = torch.stack([vectors[name] for name in names]) if names else torch.zeros(0, 0)
     right = torch.zeros(len(masks), len(names), dtype=torch.bool)
@@ -65,8 +72,11 @@ def collect_labels(
         for second in range(first):
             if are_synonyms(name, names[second]):
                 near[first, second] = near[second, first] = True
-    meant = (right.float() @ near.float()) > 0 if len(names) else right
-    return Labels(names, table, right, meant & ~right)
+    ignored = (right.float() @ near.float()) > 0 if len(names) else right.clone()
+    for row, absent in enumerate(own):
+        strange = [index[name] for name in names if name not in shared and name not in absent]
+        ignored[row, strange] = True
+    return Labels(names, table, right, ignored & ~right)
 
 
 def semantic_loss(

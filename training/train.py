@@ -109,16 +109,21 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
     if path.exists():
         trainer.load_state(torch.load(path, map_location="cpu", weights_only=True))
         logger.info("goes on at step %d", trainer.num_steps)
-    data = TrainData(
-        recipe.batch,
-        sam=recipe.network.sam,
-        mask_pictures=mask_pictures,
-        box_pictures=box_pictures,
-        num_ranks=ranks.count,
-    )
-    if not trainer.num_steps and not loaded.info.semantic_trained:
-        trainer.standardise_pool(data[0])  # the first rank's batch on all of them
-    _run(trainer, data.of_rank(ranks.rank), files)
+
+    def data_of(rank: int) -> TrainData:
+        return TrainData(
+            recipe.batch,
+            sam=recipe.network.sam,
+            mask_pictures=mask_pictures,
+            box_pictures=box_pictures,
+            rank=rank,
+            num_ranks=ranks.count,
+        )
+
+    pools = recipe.network.semantic.pools_masks and not loaded.info.semantic_trained
+    if pools and not trainer.num_steps:
+        trainer.standardise_pool(data_of(0)[0])  # the first rank's batch on all of them
+    _run(trainer, data_of(ranks.rank), files)
     if ranks.is_first:
         _write_weights(trainer, files, base=base, info=_info(recipe, files, loaded.info, book))
     ranks.barrier()
@@ -143,7 +148,7 @@ def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
             state = regrid(found.model.state_dict(), old=old, new=new)
             if not found.info.semantic_trained:  # then its new tensors mean nothing
                 state = {name: tensor for name, tensor in state.items() if not is_new(name)}
-            if new.stem != old.stem:
+            if new.stem != "none" and old.stem == "none":
                 state = _with_stem(state, files.stem)
             _fill(model, state, source=start)
             if not found.info.semantic_trained:
@@ -299,6 +304,10 @@ def main(
     named_only: Annotated[
         bool, typer.Option("--named-only", help="Only boxes of what captions name.")
     ] = False,
+    hard_negatives: Annotated[
+        bool,
+        typer.Option("--hard-negatives", help="Also tell boxes from what was proposed in vain."),
+    ] = False,
 ) -> None:
     """Train Semantic-SAM; the same command again goes on where a killed run stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -307,6 +316,8 @@ def main(
         chosen = replace(chosen, steps=steps)
     if mix is not None:
         chosen = replace(chosen, batch=chosen.batch.mixed(mix))
+    if hard_negatives:
+        chosen = replace(chosen, hard_negatives=True)
     files = TrainFiles(
         out=out,
         data=data,

@@ -1,11 +1,11 @@
-"""The noun lexicon: which words name a visible thing, their singulars and their synonyms.
+"""The noun lexicon: which words name a visible thing, their singulars, synonyms and hypernyms.
 
 `unspoken/data/nouns.txt` was made from WordNet 3.0 by scripts/build_lexicon.py. It is general:
 it knows no data set. What it does not hold is unknown, not invisible.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
@@ -40,11 +40,15 @@ _REGULAR_PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s",
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Lemmas of one or two words (a space between) with their synonyms, and irregular plurals."""
+    """Lemmas of one or two words (a space between), what they mean, and irregular plurals."""
 
     synonyms: Mapping[str, frozenset[str]]
     """Lemma -> the lemmas that mean the same thing, itself among them."""
     plurals: Mapping[str, str]
+    hypernyms: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Lemma -> frequent words for anything more general: puppy -> dog, animal."""
+    frequencies: Mapping[str, int] = field(default_factory=dict)
+    """Lemma -> logarithm to base 2 of how often the British National Corpus has it."""
 
     def knows(self, lemma: str) -> bool:
         """Whether this singular names a visible thing."""
@@ -69,6 +73,22 @@ class Lexicon:
         """The lemma and its synonyms."""
         return self.synonyms.get(lemma, frozenset({lemma}))
 
+    def hypernyms_of(self, lemma: str) -> frozenset[str]:
+        """Words for anything more general than the lemma or a synonym of it."""
+        nothing: frozenset[str] = frozenset()
+        return nothing.union(*(self.hypernyms.get(s, nothing) for s in self.synonyms_of(lemma)))
+
+    def are_kin(self, first: str, second: str) -> bool:
+        """Whether two phrases may be words for one thing: one's head means or includes the other's.
+
+        So are two phrases of one head: a red car and a racing car.
+        """
+        one, other = self.head(first), self.head(second)
+        return bool(
+            self.synonyms_of(one) & (self.synonyms_of(other) | self.hypernyms_of(other))
+            or self.synonyms_of(other) & self.hypernyms_of(one)
+        )
+
     def head(self, phrase: str) -> str:
         """The head of a normalised phrase: its longest known ending, else its last word."""
         words = phrase.split()
@@ -88,8 +108,13 @@ def _undo_plural(word: str) -> list[str]:
 
 
 def parse_lexicon(lines: Iterable[str]) -> Lexicon:
-    """Read the lines of nouns.txt: '#' comments, groups of synonyms, plural>singular."""
+    """Read the lines of nouns.txt: '#' comments, groups of synonyms, plural>singular.
+
+    After a group's lemmas may come its hypernyms, each behind a '<', and '=' with its frequency.
+    """
     synonyms: dict[str, frozenset[str]] = {}
+    hypernyms: dict[str, frozenset[str]] = {}
+    frequencies: dict[str, int] = {}
     plurals: dict[str, str] = {}
     for line in lines:
         line = line.strip()
@@ -99,10 +124,15 @@ def parse_lexicon(lines: Iterable[str]) -> Lexicon:
             plural, singular = line.split(">")
             plurals[plural] = singular
             continue
-        group = frozenset(lemma.replace("_", " ") for lemma in line.split())
+        words = [word.replace("_", " ") for word in line.split()]
+        group = frozenset(word for word in words if word[0] not in "<=")
+        above = frozenset(word[1:] for word in words if word[0] == "<")
+        frequency = max((int(word[1:]) for word in words if word[0] == "="), default=0)
         for lemma in group:
             synonyms[lemma] = synonyms.get(lemma, frozenset()) | group
-    return Lexicon(synonyms=synonyms, plurals=plurals)
+            hypernyms[lemma] = hypernyms.get(lemma, frozenset()) | above
+            frequencies[lemma] = max(frequencies.get(lemma, 0), frequency)
+    return Lexicon(synonyms=synonyms, plurals=plurals, hypernyms=hypernyms, frequencies=frequencies)
 
 
 @cache

@@ -119,13 +119,18 @@ class Proposal(WireModel):
     rejected: tuple[RejectedCandidate, ...] = ()
     raw_texts: dict[str, str] = Field(default_factory=dict)
     """template -> the language model's own text."""
+    prompt_sha256: str | None = None
+    """Digest of what surrounds a caption: templates, their worked examples, the prompt style."""
+
+
+TemplateNames = Annotated[list[str], Field(min_length=1, max_length=16)]
 
 
 class ProposeRequest(WireModel):
     """Captions to propose for, and the templates to ask (all configured ones when absent)."""
 
     captions: Annotated[list[CaptionText], Field(min_length=1, max_length=MAX_CAPTIONS)]
-    templates: Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
+    templates: TemplateNames | None = None
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -226,6 +231,10 @@ class RunRequest(WireModel):
     """Lowest score of a named label's boxes; 'auto' chooses one per source by the decoys."""
     wanted_fdr: Annotated[float, Field(gt=0, lt=1)] | None = None
     """With 'auto': the largest estimated share of labels found in vain, .1 when absent."""
+    single_template_margin: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Implied labels that one template alone proposed need this much more."""
+    templates: TemplateNames | None = None
+    """Templates to ask of the language model; those that its service is set to when absent."""
     num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
     chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
     filters: FilterConfig = FilterConfig()

@@ -8,7 +8,8 @@ common things are left out of the vocabulary: they are there more often than any
 import hashlib
 import random
 from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Set as AbstractSet
+from itertools import cycle, islice
 
 from unspoken.lexicon import Lexicon
 
@@ -40,19 +41,47 @@ _WORDS = (
 VOCABULARY = tuple(word.strip() for word in _WORDS.split(","))
 
 
+NUM_NEAREST = 24
+"""Of the words left, a decoy is drawn from so many of the nearest frequency."""
+
+
 def pick_decoys(
     phrases: Sequence[str], *, caption: str, seed: str, count: int, lexicon: Lexicon
 ) -> tuple[str, ...]:
-    """`count` words that have nothing to do with the phrases or the caption.
+    """`count` words that have nothing to do with the phrases or the caption, and are as frequent.
 
-    The same seed gives the same words. Related is what shares a word or a synonym.
+    Each takes after one of the phrases in turn, in random order: the words that are asked in vain
+    are as common as those that are proposed, for a detector answers common words more readily. The
+    same seed gives the same words. Related is what shares a word, or means or includes it.
     """
-    related = _words([*phrases, caption.lower()], lexicon)
     digest = hashlib.sha256(seed.encode()).digest()
     order = random.Random(int.from_bytes(digest[:8], "big"))
-    words = order.sample(VOCABULARY, len(VOCABULARY))
-    chosen = (word for word in words if not _words([word], lexicon) & related)
-    return tuple(islice(chosen, count))
+    said = _words([*phrases, caption.lower()], lexicon)
+    said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
+    shuffled = order.sample(VOCABULARY, len(VOCABULARY))
+    left = [word for word in shuffled if not _is_related(word, said, said_or_broader, lexicon)]
+    models = cycle(order.sample(phrases, len(phrases)) or [""])
+    chosen = []
+    for model in islice(models, min(count, len(left))):
+        wanted = lexicon.frequencies.get(lexicon.head(model))
+        # A word that the lexicon does not know may be as frequent as any.
+        near = left if not wanted else _nearest(left, wanted, lexicon)
+        chosen.append(order.choice(near))
+        left.remove(chosen[-1])
+    return tuple(chosen)
+
+
+def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:
+    """Those of the nearest frequency; among equals the first of a random order."""
+    by_distance = sorted(words, key=lambda word: abs(lexicon.frequencies.get(word, 0) - wanted))
+    return by_distance[:NUM_NEAREST]
+
+
+def _is_related(
+    word: str, said: AbstractSet[str], said_or_broader: AbstractSet[str], lexicon: Lexicon
+) -> bool:
+    own = _words([word], lexicon)
+    return bool(own & said_or_broader or lexicon.hypernyms_of(word) & said)
 
 
 def _words(texts: Sequence[str], lexicon: Lexicon) -> set[str]:
@@ -62,5 +91,6 @@ def _words(texts: Sequence[str], lexicon: Lexicon) -> set[str]:
         singulars = [lexicon.singular(token) for token in tokens if token]
         for lemma in [*singulars, " ".join(singulars[-2:])]:
             words |= {lemma, *lexicon.synonyms_of(lemma)}
-            words |= {part for synonym in lexicon.synonyms_of(lemma) for part in synonym.split()}
+            # A domestic cat is no domestic dog: of a synonym only the head counts.
+            words |= {synonym.rpartition(" ")[2] for synonym in lexicon.synonyms_of(lemma)}
     return words - {""}

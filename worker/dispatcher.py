@@ -226,6 +226,9 @@ class Dispatcher:
         threshold = run.box_threshold
         if threshold is None:
             threshold = default_threshold(detector.box_threshold)
+        if run.templates is not None:
+            # An unknown name would fail every picture: ask before there is a plan.
+            self._services.prompter.propose(["a photo"], templates=run.templates)
         plan = make_plan(
             run.run_id,
             self._listing(run),
@@ -233,6 +236,8 @@ class Dispatcher:
             config=LabelConfig(
                 box_threshold=threshold,
                 wanted_fdr=run.wanted_fdr,
+                single_template_margin=run.single_template_margin,
+                templates=run.templates,
                 num_decoys=run.num_decoys,
                 **run.filters.model_dump(),
             ),

@@ -27,6 +27,7 @@ from unspoken.schemas import Proposal
 from worker.classifiers import Classifiers
 from worker.decoys import pick_decoys
 from worker.filters import FAULTS, Verdict, apply_filters, fold
+from worker.negatives import list_negatives
 from worker.proposals import list_candidates, list_undecided, merge_detections
 from worker.readers.row import SourceRow
 
@@ -68,7 +69,9 @@ def label_chunk(rows: Sequence[SourceRow], ports: Ports, config: LabelConfig) ->
             finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
         else:
             admitted.append((index, _Admitted(row, verdict, verdict.picture)))
-    proposals = _propose([item.verdict.caption for _, item in admitted], ports.prompter)
+    proposals = _propose(
+        [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
+    )
     with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
         jobs = [
             pool.submit(_label, item, proposal, ports.detector, config)
@@ -89,18 +92,20 @@ def failed_row(row: SourceRow, *, reason: str, detail: str) -> Row:
     return _row(row, verdict, status="failed", reason=reason, detail=detail)
 
 
-def _propose(captions: Sequence[str], prompter: Prompter) -> list[Proposal | UnspokenError]:
+def _propose(
+    captions: Sequence[str], prompter: Prompter, templates: Sequence[str] | None
+) -> list[Proposal | UnspokenError]:
     """One call for all captions; one by one where that fails: a bad caption stays alone."""
     if not captions:
         return []
     try:
-        return list(_patiently(lambda: prompter.propose(captions)))
+        return list(_patiently(lambda: prompter.propose(captions, templates=templates)))
     except PASSING:
         raise
     except UnspokenError as error:
         if len(captions) == 1:
             return [error]
-    return [answer for caption in captions for answer in _propose([caption], prompter)]
+    return [answer for caption in captions for answer in _propose([caption], prompter, templates)]
 
 
 def _label(
@@ -146,7 +151,9 @@ def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: Lab
     return row.model_copy(
         update={
             "annotations": annotations,
+            "negatives": list_negatives(candidates, result.detections, lexicon),
             "num_detector_chunks": result.num_chunks,
+            "prompt_sha256": proposal.prompt_sha256,
             "raw_texts": tuple(
                 RawText(template=template, text=text)
                 for template, text in proposal.raw_texts.items()

@@ -81,6 +81,18 @@ def fixed_thresholds(config: LabelConfig) -> Thresholds:
     return {"named": config.box_threshold, "implied": implied, "part": implied}
 
 
+def threshold_of(candidate: Candidate, thresholds: Thresholds, config: LabelConfig) -> float | None:
+    """Lowest score of the candidate's boxes; None where none counts.
+
+    What several templates agree on, or the caption names, is likelier there than what one says.
+    """
+    needed = thresholds[source_of(candidate)]
+    templates = {source.template for source in candidate.sources}
+    if needed is None or candidate.named or len(templates) > 1:
+        return needed
+    return needed + config.single_template_margin
+
+
 def list_undecided(
     detections: Sequence[Detection],
     candidates: Sequence[Candidate],
@@ -160,7 +172,7 @@ def _hygiene(
     fault = _shape_fault(box, size_hw, config=config)
     if fault is not None:
         return fault
-    needed = thresholds[source_of(box.candidate)]
+    needed = threshold_of(box.candidate, thresholds, config)
     return "below_threshold" if needed is None or box.score < needed else None
 
 
@@ -240,15 +252,10 @@ def _home_of(box: _Box, kept: Sequence[_Box], config: LabelConfig, lexicon: Lexi
     for other in kept:
         if other.candidate.id == box.candidate.id:
             continue
-        same = are_synonyms(box.candidate.phrase, other.candidate.phrase, lexicon)
-        if _iou(box, other) >= (config.synonym_merge_iou if same else config.merge_iou):
+        kin = lexicon.are_kin(box.candidate.phrase, other.candidate.phrase)
+        if _iou(box, other) >= (config.synonym_merge_iou if kin else config.merge_iou):
             return other
     return None
-
-
-def are_synonyms(first: str, second: str, lexicon: Lexicon) -> bool:
-    """Whether the heads of two phrases mean the same thing, or are the same."""
-    return lexicon.head(second) in lexicon.synonyms_of(lexicon.head(first))
 
 
 def _iou(first: _Box, second: _Box) -> float:

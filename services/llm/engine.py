@@ -17,7 +17,7 @@ from services.llm.chat import ChatFrame, chat_frame, check_chat_format
 from services.llm.generator import Generator
 from services.llm.openai_backend import OpenAICompleter
 from services.llm.parsing import Answer, TemplateAnswer, build_proposal
-from services.llm.prompts import ExampleSet, Template, choose_templates
+from services.llm.prompts import ExampleSet, Template, choose_templates, prompt_sha256
 from services.llm.settings import LlmSettings, PromptStyle
 from services.llm.smollm2 import converted_smollm2
 from services.llm.template_file import load_templates
@@ -77,6 +77,7 @@ class PrompterEngine:
         templates: Mapping[str, Template],
         default_templates: Sequence[str],
         lexicon: Lexicon,
+        prompt_style: PromptStyle = "completion",
         cache_entries: int = 4096,
     ) -> None:
         choose_templates(default_templates, known=templates, default=())
@@ -87,6 +88,7 @@ class PrompterEngine:
         self._templates = templates
         self._default_templates = tuple(default_templates)
         self._lexicon = lexicon
+        self._prompt_style = prompt_style
         self._cache_entries = cache_entries
         self._copyable = {
             template.name: [
@@ -115,8 +117,11 @@ class PrompterEngine:
                 answers[caption] += [
                     self._template_answer(template, subject, answered[subject]) for subject in group
                 ]
+        asked = {"prompt_sha256": prompt_sha256(chosen, style=self._prompt_style)}
         proposals = {
-            caption: build_proposal(caption, given, model=self.model.name, lexicon=self._lexicon)
+            caption: build_proposal(
+                caption, given, model=self.model.name, lexicon=self._lexicon
+            ).model_copy(update=asked)
             for caption, given in answers.items()
         }
         return [proposals[caption] for caption in captions]
@@ -226,6 +231,7 @@ def build_engine(settings: LlmSettings) -> PrompterEngine:
         templates=load_templates(settings.templates_file),
         default_templates=settings.templates,
         lexicon=load_lexicon(),
+        prompt_style=settings.prompt_style,
         cache_entries=settings.cache_entries,
     )
 

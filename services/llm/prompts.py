@@ -7,9 +7,10 @@ turn of its own.
 """
 
 import hashlib
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from unspoken.errors import InvalidInput
 
@@ -98,3 +99,9 @@ def choose_templates(
             details={"known": sorted(known)},
         )
     return [known[name] for name in chosen]
+
+
+def prompt_sha256(templates: Sequence[Template], *, style: str) -> str:
+    """Digest of all that surrounds a subject; the order in which templates were named is none."""
+    asked = sorted((asdict(template) for template in templates), key=lambda each: each["name"])
+    return hashlib.sha256(json.dumps([style, asked], sort_keys=True).encode()).hexdigest()

@@ -52,13 +52,9 @@ class Answering:
         queries = [plan.question.queries[place] for place in places]
         default = self._config.score_threshold
         with timings.measure("score"):
-            scores = self._text_space.scores(
-                masks.bank.mask_embedding,
-                [_text_query(query) for query in queries],
-                rivals=masks.rivals,
+            scores = self._text_space.bank_scores(
+                masks.bank, [_text_query(query) for query in queries], rivals=masks.rivals
             )
-            # A word that fits a bad mask is a bad answer: docs/decisions/0010.
-            scores = scores * masks.bank.predicted_iou
             thresholds = [default if q.threshold is None else q.threshold for q in queries]
             selected = select(
                 scores,

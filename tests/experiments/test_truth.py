@@ -25,6 +25,12 @@ def test_a_phrase_means_what_its_head_or_a_synonym_says():
     assert matcher().meant("car parked") == set()
 
 
+def test_a_hypernym_is_told_apart_from_what_it_is_above():
+    dogs = LabelMatcher(["dog", "car"], synonyms={}, lexicon=load_lexicon())
+    assert dogs.below("big animals") == {"dog"}
+    assert dogs.meant("animal") == set()
+
+
 def truth(**what):
     return PictureTruth(
         objects=(TruthObject("car", (0, 0, 9, 9), is_part=False),), named=frozenset(), **what

@@ -44,8 +44,10 @@ def labelled_row(index: int, *, source: str = "00000.tar") -> Row:
             annotation(1, (20, 45, 35, 60), "wheel", 0.5, candidate_id=1, named=False),
             annotation(2, (0, 0, 9, 9), "teapot", 0.5, candidate_id=2, decoy=True, drop="decoy"),
         ),
+        negatives=("trailer",),
         raw_texts=(RawText(template="parts", text=" car, wheel"),),
         num_detector_chunks=1,
+        prompt_sha256="cd" * 32,
     )
 
 

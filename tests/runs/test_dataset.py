@@ -20,6 +20,7 @@ from unspoken.runs.card import (
     write_card,
 )
 from unspoken.runs.exports.coco import export_coco
+from unspoken.runs.files import json_sha256
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import (
     count_dataset,
@@ -28,7 +29,14 @@ from unspoken.runs.manifest import (
     write_labels,
     write_manifest,
 )
-from unspoken.runs.plan import ListedRow, make_plan, read_plan, write_plan
+from unspoken.runs.plan import (
+    LabelConfig,
+    ListedRow,
+    config_sha256,
+    make_plan,
+    read_plan,
+    write_plan,
+)
 from unspoken.runs.shards import SCHEMA, describe_schema, iter_rows, read_shard, write_shard
 
 ROWS = [
@@ -64,6 +72,14 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_shard_from_before_a_column_came_is_read_without_it(tmp_path):
+    write_shard(tmp_path / "s.parquet", ROWS)
+    table = pq.read_table(tmp_path / "s.parquet").drop_columns(["negatives", "prompt_sha256"])
+    pq.write_table(table, tmp_path / "old.parquet")
+    expected = [row.model_copy(update={"negatives": (), "prompt_sha256": None}) for row in ROWS]
+    assert read_shard(tmp_path / "old.parquet") == expected
+
+
 def test_a_shard_is_plain_parquet_that_names_its_fields(tmp_path):
     write_shard(tmp_path / "s.parquet", ROWS)
     table = pq.read_table(tmp_path / "s.parquet")
@@ -74,6 +90,14 @@ def test_a_shard_is_plain_parquet_that_names_its_fields(tmp_path):
 def test_the_page_on_the_format_holds_every_field_as_the_schema_has_it():
     page = Path(__file__).parents[2] / "docs/dataset-format.md"
     assert describe_schema() in page.read_text(encoding="utf-8")
+
+
+def test_a_field_that_came_later_and_is_not_used_leaves_the_configs_digest_alone():
+    config = LabelConfig(box_threshold=0.3)
+    later = {"single_template_margin", "templates"}
+    before = json_sha256(config.model_dump(mode="json", exclude=later))
+    assert config_sha256(config) == before
+    assert config_sha256(config.model_copy(update={"single_template_margin": 0.1})) != before
 
 
 def test_chunks_hold_each_row_once_and_never_cross_files():
@@ -118,6 +142,7 @@ def test_the_counts_tell_named_implied_and_decoys_apart():
         "phrases_asked": 4,
         "phrases_found": 4,
         "phrases_rejected": {"generic": 2},
+        "phrases_absent": 2,
         "decoys_asked": 4,
         "decoys_answered": 2,
     }
@@ -129,14 +154,14 @@ def test_every_label_gets_one_vector_and_the_manifest_its_digest(run_dir):
     counts = count_run(run_dir, plan())
     write_labels(run_dir / "dataset", sorted(counts.stored_labels), FakeTextEncoder())
     labels = read_labels(run_dir / "dataset")
-    assert sorted(labels) == ["car", "vehicle", "wheel"]
+    assert sorted(labels) == ["car", "trailer", "vehicle", "wheel"]
     expected = FakeTextEncoder().encode_texts(["wheel"])[0]
     np.testing.assert_array_equal(labels["wheel"], expected)
     write_manifest(run_dir, plan(), counts)
     manifest = json.loads((run_dir / "dataset/manifest.json").read_text())
     assert manifest["counts"]["annotations"] == 4
     assert [shard["num_rows"] for shard in manifest["shards"]] == [4]
-    assert manifest["labels"]["num_labels"] == 3
+    assert manifest["labels"]["num_labels"] == 4
 
 
 def test_a_dataset_without_any_label_is_finished_too(tmp_path):
@@ -150,6 +175,7 @@ def test_the_card_says_what_was_dropped_found_and_falsely_answered(run_dir):
     card = render_card(plan(), count_run(run_dir, plan()))
     assert "| language | 1 |" in card and "| engine_failure | 1 |" in card
     assert "| share implied | 50.0% |" in card
+    assert "| phrases absent (hard negatives) | 2 |" in card
     assert "| wheel | 2 | #################### | 100.0% |  |" in card
     assert "| teapot | 0 |  |  | 2 of 2 |" in card
     assert "false-answer rate 50.0%" in card

@@ -5,6 +5,8 @@ import pytest
 
 from tests.worker.sources import picture
 from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.filter_config import FilterConfig
+from unspoken.runs.files import json_sha256
 from unspoken.runs.store import (
     cancel_run,
     create_run,
@@ -122,3 +124,12 @@ def test_failures_are_retried_by_a_run_of_their_own(data_dir, runs_dir):
     again = retry_failed(runs_dir, "r")
     assert read_run(runs_dir, again.run_id).retry_of == "r"
     assert (runs_dir / again.run_id / "source/00000.tar").is_file()
+
+
+def test_fields_that_a_request_leaves_at_their_defaults_do_not_change_what_it_is(
+    data_dir, runs_dir
+):
+    create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r"))
+    assert read_run(runs_dir, "r").request_sha256 == json_sha256({"source": "in"})
+    spelled_out = RunRequest(source="in", run_id="r", num_decoys=4, filters=FilterConfig())
+    assert create_run(data_dir, runs_dir, spelled_out).run_id == "r"

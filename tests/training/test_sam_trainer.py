@@ -12,7 +12,7 @@ from smallworld.sa1b import write_sa1b
 from smallworld.scenes import compose_scene
 from tests.smallworld.tiny_world import tiny_world
 from tests.training.true_dataset import SCENES, write_true_dataset
-from training.data.batches import BatchConfig, TrainData
+from training.data.batches import BatchConfig, TrainBatch, TrainData
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
 from training.kept_embeddings import KeptEmbeddings
@@ -121,6 +121,25 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(folder: Path) -> None:
     assert losses == expected
     theirs = straight.average.weights
     assert all(torch.equal(theirs[n], t) for n, t in second.average.weights.items())
+
+
+def test_hard_negatives_are_heard_where_the_recipe_says_so(folder: Path) -> None:
+    trainer, data = new_trainer(folder, EXACT)
+    batch = data[0]
+    assert trainer.book is not None
+    carried = {name for names in batch.boxes.labels for name in names}
+    strange = tuple(name for name in trainer.book.vectors if name not in carried)
+    assert strange
+    negatives = (strange,) + ((),) * (len(batch.boxes.labels) - 1)
+    told = batch._replace(boxes=batch.boxes._replace(negatives=negatives))
+
+    def contrast(recipe: SamRecipe, batch: TrainBatch) -> float:
+        return new_trainer(folder, recipe)[0].step([batch])["contrast"]
+
+    assert contrast(EXACT, told) == contrast(EXACT, batch)
+    hearing = replace(EXACT, hard_negatives=True)
+    assert contrast(hearing, batch) == contrast(EXACT, batch)
+    assert contrast(hearing, told) > contrast(EXACT, batch)
 
 
 def test_accumulated_batches_are_one_step(folder: Path) -> None:

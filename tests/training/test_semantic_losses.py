@@ -16,12 +16,13 @@ WORDS = ("car", "dog", "puppy", "wheel", "cat")
 VECTORS = dict(zip(WORDS, F.normalize(torch.eye(5) + 0.05, dim=-1), strict=True))
 
 
-def labels_of(masks, *, extra=(), synonyms=()):
+def labels_of(masks, *, extra=(), synonyms=(), negatives=None):
     return collect_labels(
         masks,
         vectors=VECTORS,
         are_synonyms=lambda a, b: {a, b} in [set(pair) for pair in synonyms],
         extra=extra,
+        negatives=negatives,
         config=CONFIG,
     )
 
@@ -65,6 +66,29 @@ def test_extra_labels_are_wrong_for_every_mask():
     masks = [("dog",)]
     vectors = VECTORS["wheel"][None]
     assert contrast(masks, vectors, extra=["wheel"]) > contrast(masks, vectors) + 1
+
+
+def test_a_hard_negative_is_wrong_for_its_own_picture_and_nothing_to_others():
+    masks = [("dog",), ("cat",)]
+    labels = labels_of(masks, negatives=[("wheel",), ()])
+    assert labels.names == ("cat", "dog", "wheel")
+    assert labels.right.tolist() == [[False, True, False], [True, False, False]]
+    assert labels.ignored.tolist() == [[False, False, False], [False, False, True]]
+    vectors = torch.stack([VECTORS["wheel"], VECTORS["cat"]])
+    assert contrast(masks, vectors, negatives=[("wheel",), ()]) > contrast(masks, vectors) + 1
+    vectors = torch.stack([VECTORS["dog"], VECTORS["cat"] + VECTORS["wheel"]])
+    own = contrast(masks, vectors, negatives=[("wheel",), ()])
+    assert own == pytest.approx(contrast(masks, vectors), abs=1e-5)
+
+
+def test_a_hard_negative_that_another_mask_carries_is_a_label_like_any_other():
+    masks = [("dog",), ("cat",)]
+    assert labels_of(masks, negatives=[("cat",), ()]).ignored.tolist() == [[False] * 2] * 2
+
+
+def test_a_hard_negative_that_means_a_boxs_label_is_ignored_for_it():
+    labels = labels_of([("dog",)], negatives=[("puppy",)], synonyms=[("dog", "puppy")])
+    assert labels.ignored.tolist() == [[False, True]]
 
 
 def test_the_similarity_head_learns_the_cosine_and_does_not_move_the_vectors():

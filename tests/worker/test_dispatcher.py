@@ -19,6 +19,7 @@ from tests.worker.sources import (
 from unspoken.errors import EngineFailure, NotReady, Overloaded, ServiceUnavailable
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import read_labels
+from unspoken.runs.plan import read_plan
 from unspoken.runs.shards import iter_rows, shard_name
 from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
 from unspoken.schemas import RunRequest
@@ -351,3 +352,19 @@ def test_a_caller_may_choose_the_folder_itself(tmp_path, name):
     stage.tick(3, run_id=name)
     assert read_status(stage.runs_dir, name).output == str(stage.runs_dir / name / "dataset")
     assert read_status(stage.runs_dir, name).state == "done"
+
+
+def test_a_runs_templates_and_margin_are_in_its_plan(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create(templates=["parts"], single_template_margin=0.2)
+    assert stage.tick(4).state == "done"
+    config = read_plan(stage.runs_dir / "r").config
+    assert (config.templates, config.single_template_margin) == (("parts",), 0.2)
+
+
+def test_a_run_that_asks_for_an_unknown_template_fails_before_any_picture_does(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create(templates=["limericks"])
+    status = stage.tick()
+    assert (status.state, status.done) == ("failed", 0)
+    assert "limericks" in status.message

@@ -39,10 +39,40 @@ def test_a_chunk_asks_once_for_all_captions_and_once_a_picture():
     assert any(a.drop_reason == "below_threshold" for row in rows for a in row.annotations)
 
 
+def test_what_is_implied_and_gets_no_box_is_kept_as_a_negative():
+    rows = label_chunk(source_rows(6), ports(), CONFIG)
+    asked = {
+        (row.key, each.phrase)
+        for row in rows
+        for each in row.candidates
+        if each.rejected is None and not each.decoy and not each.named
+    }
+    answered = {(row.key, label) for row in rows for a in row.annotations for label in a.all_labels}
+    negatives = {(row.key, phrase) for row in rows for phrase in row.negatives}
+    assert negatives
+    assert negatives <= asked - answered
+
+
 def test_the_same_rows_give_the_same_answer():
     assert label_chunk(source_rows(4), ports(), CONFIG) == label_chunk(
         source_rows(4), ports(), CONFIG
     )
+
+
+def test_the_runs_own_templates_are_asked():
+    config = CONFIG.model_copy(update={"templates": ("parts",)})
+    assert label_chunk(source_rows(2), ports(), config) == label_chunk(
+        source_rows(2), ports(), CONFIG
+    )
+    strange = CONFIG.model_copy(update={"templates": ("limericks",)})
+    rows = label_chunk(source_rows(2), ports(), strange)
+    assert [row.reason for row in rows] == ["invalid_input"] * 2
+    assert "limericks" in rows[0].detail
+
+
+def test_a_row_says_which_prompts_it_answers():
+    rows = label_chunk(source_rows(2), ports(), CONFIG)
+    assert [row.prompt_sha256 for row in rows] == ["fake-prompts"] * 2
 
 
 def test_one_bad_caption_fails_alone():

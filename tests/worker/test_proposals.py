@@ -1,5 +1,7 @@
 from functools import partial
 
+import pytest
+
 from unspoken.lexicon import load_lexicon
 from unspoken.runs.plan import LabelConfig
 from unspoken.runs.rows import Candidate
@@ -11,7 +13,6 @@ from unspoken.schemas import (
     Proposal,
     RejectedCandidate,
 )
-from worker.decoys import VOCABULARY, pick_decoys
 from worker.proposals import (
     decide_annotations,
     list_candidates,
@@ -111,6 +112,16 @@ def test_synonyms_merge_on_less_overlap_than_others():
     assert len(merge(("car", 0.9, box), ("wheel", 0.6, near))) == 2
 
 
+def test_a_hypernym_merges_like_a_synonym():
+    box, near = (0, 0, 80, 50), (0, 0, 60, 50)  # IoU .75
+    for upper, lower in (("vehicle", "car"), ("old vehicle", "police car")):
+        found = (upper, 0.9, box), (lower, 0.6, near)
+        (only,) = merge(*found, named=(upper, lower))
+        assert [alt.label for alt in only.alt_labels] == [lower]
+    # Both are vehicles, but neither is the other.
+    assert len(merge(("car", 0.9, box), ("bicycle", 0.6, near), named=("car", "bicycle"))) == 2
+
+
 def test_the_same_label_twice_on_one_place_counts_once():
     annotations = merge(("car", 0.9, (10, 10, 60, 60)), ("car", 0.7, (12, 12, 62, 62)))
     assert reasons(annotations) == [("car", None), ("car", "repeated")]
@@ -134,9 +145,49 @@ def test_implied_labels_need_more_than_named_ones():
     assert sorted(reasons(annotations)) == [("car", None), ("wheel", "below_threshold")]
 
 
+@pytest.mark.parametrize(
+    ("templates", "named", "reason"),
+    [
+        (("parts",), False, "below_threshold"),
+        (("parts", "parts"), False, "below_threshold"),
+        (("parts", "place"), False, None),
+        (("parts",), True, None),
+    ],
+)
+def test_an_implied_label_of_one_template_can_be_asked_for_more(templates, named, reason):
+    candidate = Candidate(
+        id=0,
+        phrase="lamp",
+        named=named,
+        stuff=False,
+        decoy=False,
+        sources=tuple(PhraseSource(template=each, rank=i) for i, each in enumerate(templates)),
+    )
+    box = Box(x0=10, y0=10, x1=60, y1=60)
+    found = [Detection(phrase_index=0, phrase="lamp", score=0.45, box=box)]
+
+    def reason_of(config):
+        (only,) = MERGE(found, [candidate], size_hw=(100, 100), config=config)
+        return only.drop_reason
+
+    assert reason_of(CONFIG) is None
+    assert reason_of(CONFIG.model_copy(update={"single_template_margin": 0.1})) == reason
+
+
 def test_slivers_and_whole_pictures_do_not_count():
-    annotations = merge(("car", 0.9, (0, 0, 100, 100)), ("wheel", 0.8, (10, 10, 12, 60)))
+    annotations = merge(("car", 0.9, (0, 0, 100, 100)), ("wheel", 0.8, (10, 10, 17, 60)))
     assert reasons(annotations) == [("car", "covers_image"), ("wheel", "too_small")]
+
+
+def test_a_box_is_too_small_by_its_pixels_or_by_its_share_of_the_picture():
+    def reason(side_px, picture_px):
+        (only,) = merge(("car", 0.9, (0, 0, side_px, side_px)), size_hw=(picture_px, picture_px))
+        return only.drop_reason
+
+    assert reason(8, 192) is None
+    assert reason(7.5, 192) == "too_small"  # .15 % of the picture
+    assert reason(16, 500) is None
+    assert reason(15, 500) == "too_small"  # .09 %
 
 
 def test_a_decoy_is_stored_and_never_kept_nor_an_alternate():
@@ -192,15 +243,3 @@ def test_a_threshold_may_be_chosen_for_parts_alone():
             thresholds={"named": 0.4, "implied": None, "part": threshold},
         )
         assert reasons(decided) == [("car", None), ("wheel", reason)]
-
-
-def test_decoys_are_the_same_each_time_and_unrelated_to_the_caption():
-    arguments = {"count": 12, "lexicon": load_lexicon()}
-    first = pick_decoys(["car"], caption="two dogs and a Horse", seed="a", **arguments)
-    assert first == pick_decoys(["car"], caption="two dogs and a Horse", seed="a", **arguments)
-    assert first != pick_decoys(["car"], caption="two dogs and a Horse", seed="b", **arguments)
-    many = pick_decoys(
-        ["car"], caption="two dogs and a Horse", seed="a", count=999, lexicon=load_lexicon()
-    )
-    assert not {"car", "dog", "horse"} & set(many)
-    assert len(many) > len(VOCABULARY) // 2

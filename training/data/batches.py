@@ -8,7 +8,6 @@ Legend: B pictures, N units, S side of the network's input, s = 4h side of its m
 """
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -65,6 +64,7 @@ class BoxUnits(NamedTuple):
     image_index: Tensor  # (N,) long
     boxes: Tensor  # (N, 4) xyxy, of the network's frame
     labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternates
+    negatives: tuple[tuple[str, ...], ...]  # N of: what the unit's picture does not show
     noise: Tensor  # (N, 4) standard normal, for a box's corners
     draws: Tensor  # (N, 2) uniform: whether a unit is asked by a point, and by which
 
@@ -118,12 +118,6 @@ class TrainData(Dataset[TrainBatch]):
         self._box_pictures = box_pictures
         self._rank, self._num_ranks = rank, num_ranks
 
-    def of_rank(self, rank: int) -> "TrainData":
-        """The same batches for another rank."""
-        other = copy(self)
-        other._rank = rank
-        return other
-
     def __getitem__(self, number: int) -> TrainBatch:
         images: list[Tensor] = []
         keys: list[str] = []
@@ -165,6 +159,7 @@ class TrainData(Dataset[TrainBatch]):
         index: list[int] = []
         boxes: list[Tensor] = []
         labels: list[tuple[str, ...]] = []
+        negatives: list[tuple[str, ...]] = []
         random: list[Tensor] = []
         if self._box_pictures is not None and self.config.boxes_a_step:
             start, stop = self._stretch(number, self.config.boxes_a_step)
@@ -176,6 +171,7 @@ class TrainData(Dataset[TrainBatch]):
                     rng = np.random.default_rng((self.config.seed, 1, start + len(labels)))
                     random.append(torch.from_numpy(np.append(rng.normal(size=4), rng.random(2))))
                     labels.append(label)
+                negatives += [found.negatives] * len(found.labels)
                 index += [len(images)] * len(found.labels)
                 images.append(frame.to_input(found.pixels))
                 keys.append(found.key)
@@ -184,6 +180,7 @@ class TrainData(Dataset[TrainBatch]):
             image_index=torch.tensor(index, dtype=torch.long),
             boxes=_stack(boxes, (4,), torch.float32),
             labels=tuple(labels),
+            negatives=tuple(negatives),
             noise=drawn[:, :4],
             draws=drawn[:, 4:],
         )

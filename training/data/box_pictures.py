@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.data.unit_order import UnitOrder, Units
-from unspoken.errors import InvalidInput, NotFound
+from unspoken.errors import NotFound
 from unspoken.runs.manifest import read_labels
 from unspoken.runs.picture_files import PictureFiles
 from unspoken.runs.rows import Annotation
@@ -27,6 +27,7 @@ class BoxedPicture(NamedTuple):
     pixels: np.ndarray  # (H, W, 3) uint8
     boxes_xyxy: np.ndarray  # (N, 4) pixels
     labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternates
+    negatives: tuple[str, ...]  # what was asked and is not in the picture
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class _Row:
     sha256: str | None
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
     labels: tuple[tuple[str, ...], ...]
+    negatives: tuple[str, ...]
 
 
 class BoxPictures:
@@ -72,17 +74,15 @@ class BoxPictures:
     def load(self, asked: Units) -> BoxedPicture:
         """The picture with the boxes at the asked units. Raises NotFound, InvalidInput."""
         row = self._rows[asked.picture]
-        picture = self._files.read(row.shard, row.member)
-        if picture.size_hw != row.size_hw or row.sha256 not in (None, picture.sha256):
-            raise InvalidInput(
-                f"{row.key}: the picture of {picture.size_hw} is not the one of {row.size_hw} that "
-                "was labelled: its file changed"
-            )
+        picture = self._files.read_labelled(
+            row.shard, row.member, size_hw=row.size_hw, sha256=row.sha256
+        )
         return BoxedPicture(
             key=row.key,
             pixels=picture.pixels,
             boxes_xyxy=np.array([row.boxes_xyxy[unit] for unit in asked.units]),
             labels=tuple(row.labels[unit] for unit in asked.units),
+            negatives=row.negatives,
         )
 
 
@@ -105,6 +105,7 @@ def _read_rows(dataset_dir: Path, *, named_only: bool) -> tuple[list[_Row], list
                     labels=tuple(
                         (each.label, *(alt.label for alt in each.alt_labels)) for each in kept
                     ),
+                    negatives=row.negatives,
                 )
             )
             shards.append(number)

@@ -103,8 +103,7 @@ def bank_answers(
     """Each word's masks of a bank, not twice on one place, scored as the service scores them."""
     if not len(bank):
         return []
-    scores = space.scores(bank.mask_embedding, [TextQuery(label) for label in vocabulary])
-    scores = scores * bank.predicted_iou  # as it is served
+    scores = space.bank_scores(bank, [TextQuery(label) for label in vocabulary])
     overlaps = box_iou(bank.boxes_xyxy, bank.boxes_xyxy)
     answers = []
     for label, row in zip(vocabulary, scores, strict=True):

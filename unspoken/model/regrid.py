@@ -26,7 +26,8 @@ def regrid(state: Mapping[str, Tensor], *, old: SamConfig, new: SamConfig) -> di
     free = {"image_size", "patch_size", "draws_boxes", "stem"}
     if replace(old, **{name: getattr(new, name) for name in free}) != new:
         raise InvalidConfig(
-            f"weights of a {old.name} cannot start a {new.name}: only the grid may differ"
+            f"weights of a {old.name} cannot start a {new.name}: only the grid, the stem and the "
+            "drawing of boxes may differ"
         )
     return {name: _fit(name, tensor, new) for name, tensor in state.items()}
 

@@ -37,7 +37,7 @@ class SamConfig:
     draws_boxes: bool = False
     """Whether a box without a mask prompt is drawn as one: see docs/decisions/0006."""
     stem: Stem = "none"
-    """Whether a resting convolutional stem stands beside the patches: docs/decisions/0007."""
+    """Whether a resting convolutional stem stands beside the encoder: docs/decisions/0007."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 

@@ -19,6 +19,7 @@ import torch
 
 from unspoken.lexicon import load_lexicon
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.mask_bank import MaskBank
 
 Score = Literal["softmax", "cosine"]
 
@@ -156,6 +157,16 @@ class TextSpace:
             against[row] += self._power(others).sum(0)
         wanted = self._power(cosines)
         return np.asarray(wanted / np.maximum(wanted + against, 1e-38), dtype=np.float32)
+
+    def bank_scores(
+        self, bank: MaskBank, queries: Sequence[TextQuery], *, rivals: Rivals | None = None
+    ) -> np.ndarray:
+        """As `scores`, of a bank's masks, (Q, N): times the predicted IoU.
+
+        A word that fits a bad mask is a bad answer: docs/decisions/0010.
+        """
+        scores = self.scores(bank.mask_embedding, queries, rivals=rivals)
+        return np.asarray(scores * bank.predicted_iou)
 
     def _power(self, cosines: np.ndarray) -> np.ndarray:
         """Softmax's exponentials, less a factor that all have: cosines are at most one."""

@@ -85,6 +85,7 @@ def render_card(plan: Plan, counts: DatasetCounts, chosen: ChosenThresholds | No
                 ("labels per labelled picture, mean", _mean_labels(counts)),
                 ("phrases asked", counts.candidates_asked),
                 ("phrases found", counts.candidates_found),
+                ("phrases absent (hard negatives)", counts.negatives.total()),
             ],
         ),
         _reasons("Dropped rows", counts.dropped),

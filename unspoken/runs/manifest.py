@@ -43,6 +43,8 @@ class DatasetCounts:
     decoys_asked: Counter[str] = field(default_factory=Counter)
     decoys_answered: Counter[str] = field(default_factory=Counter)
     stored_labels: set[str] = field(default_factory=set)
+    """Labels of stored boxes, their alternates, and negatives."""
+    negatives: Counter[str] = field(default_factory=Counter)
     labels_per_picture: Counter[int] = field(default_factory=Counter)
     """Number of distinct labels of kept boxes -> labelled pictures with so many."""
     bias: BiasCounts = field(default_factory=BiasCounts)
@@ -90,6 +92,7 @@ class DatasetCounts:
             "phrases_asked": self.candidates_asked,
             "phrases_found": self.candidates_found,
             "phrases_rejected": dict(self.rejected),
+            "phrases_absent": self.negatives.total(),
             "decoys_asked": self.decoys_asked.total(),
             "decoys_answered": self.decoys_answered.total(),
         }
@@ -112,6 +115,8 @@ def count_dataset(
         if row.status == "labelled":
             counts.labels_per_picture[len({each.label for each in row.kept})] += 1
             counts.bias.add(row, reached=reached, is_there=is_there)
+        counts.negatives.update(row.negatives)
+        counts.stored_labels.update(row.negatives)
         for annotation in row.annotations:
             if annotation.decoy:
                 continue

@@ -6,7 +6,7 @@ A tar is scanned for its headers once a process; after that any member is one se
 import tarfile
 from pathlib import Path
 
-from unspoken.errors import NotFound
+from unspoken.errors import InvalidInput, NotFound
 from unspoken.images import Picture, decode_picture
 
 
@@ -20,6 +20,21 @@ class PictureFiles:
     def read(self, shard: str, member: str) -> Picture:
         """The decoded picture, EXIF orientation applied. Raises NotFound, NotAnImage."""
         return decode_picture(self._encoded(shard, member))
+
+    def read_labelled(
+        self, shard: str, member: str, *, size_hw: tuple[int, int], sha256: str | None
+    ) -> Picture:
+        """The same, where it is still the picture that was labelled: else its boxes would lie.
+
+        Raises NotFound, NotAnImage, InvalidInput where the file has changed.
+        """
+        picture = self.read(shard, member)
+        if picture.size_hw != size_hw or sha256 not in (None, picture.sha256):
+            raise InvalidInput(
+                f"{member}: the picture of {picture.size_hw} is not the one of {size_hw} that was "
+                "labelled: its file changed"
+            )
+        return picture
 
     def _encoded(self, shard: str, member: str) -> bytes:
         if not shard.endswith(".tar"):

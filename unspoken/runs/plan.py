@@ -60,14 +60,19 @@ class LabelConfig(FilterConfig):
     """A box counts from this score on; where a request names none, see `default_threshold`."""
     implied_margin: float = 0.35
     """Implied labels need this much more than named ones."""
+    single_template_margin: float = 0.0
+    """An implied label that only one template proposed needs this much more than one of several;
+    on top of thresholds that decoys chose, too."""
     wanted_fdr: float | None = None
     """Largest share of labels found in vain: the decoys of the whole run then choose each source's
     threshold at its end, and `box_threshold` says only what is stored."""
     store_fraction: float = 0.5
     """Boxes are stored from this part of the threshold on, with `kept` false below it."""
+    templates: tuple[str, ...] | None = None
+    """Of the language model's service; those that it is set to when None."""
     num_decoys: int = 4
-    min_box_side_px: float = 4.0
-    min_box_area_share: float = 0.0005
+    min_box_side_px: float = 8.0
+    min_box_area_share: float = 0.001
     max_box_area_share: float = 0.95
     """A box over more of the picture than this is no thing; stuff may be as large."""
     min_part_inside: float = 0.7
@@ -78,9 +83,14 @@ class LabelConfig(FilterConfig):
     """Of two boxes of one label, one that lies so far within the other is a repetition."""
     merge_iou: float = 0.8
     synonym_merge_iou: float = 0.7
+    """Where one label means or includes the other: a dog, a hound, an animal."""
     max_boxes: int = 50
     max_phrases: int = 40
     detector_threads: int = 4
+
+
+LATER_FIELDS = ("single_template_margin", "templates")
+"""Of LabelConfig: came when there were datasets already."""
 
 
 def stored_from(config: LabelConfig) -> float:
@@ -94,6 +104,16 @@ def default_threshold(detector_threshold: float) -> float:
     Both margins were chosen on 300 small-world pictures (docs/decisions/0004).
     """
     return min(1.0, detector_threshold + DATASET_MARGIN)
+
+
+def config_sha256(config: LabelConfig) -> str:
+    """Digest of a config. A field that came later and is not used leaves it as it was before."""
+    unused = {
+        name
+        for name in LATER_FIELDS
+        if getattr(config, name) == LabelConfig.model_fields[name].default
+    }
+    return json_sha256(config.model_dump(mode="json", exclude=unused))
 
 
 class Plan(WireModel):
@@ -139,7 +159,7 @@ def make_plan(
     return Plan(
         run_id=run_id,
         config=config,
-        config_sha256=json_sha256(config.model_dump(mode="json")),
+        config_sha256=config_sha256(config),
         models=models,
         chunks=tuple(chunks),
     )

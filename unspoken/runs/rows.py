@@ -86,8 +86,11 @@ class Row(WireModel):
     filters: tuple[Filter, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     annotations: tuple[Annotation, ...] = ()
+    negatives: tuple[str, ...] = ()
+    """Phrases that were asked and that the picture does not show: hard negatives for training."""
     raw_texts: tuple[RawText, ...] = ()
     num_detector_chunks: int = 0
+    prompt_sha256: str | None = None
 
     @property
     def kept(self) -> tuple[Annotation, ...]:

@@ -104,8 +104,19 @@ SCHEMA = pa.schema(
         _field("filters", pa.list_(_FILTER), "what the filters saw"),
         _field("candidates", pa.list_(_CANDIDATE), "all phrases, asked or rejected"),
         _field("annotations", pa.list_(_ANNOTATION), "boxes, kept or not"),
+        _field(
+            "negatives",
+            pa.list_(pa.string()),
+            "implied phrases without any stored box, nor kin to one that has: not in the picture",
+        ),
         _field("raw_texts", pa.list_(_RAW_TEXT), "raw answers of the language model"),
         _field("num_detector_chunks", pa.int32(), "passes over the picture", unit="passes"),
+        _field(
+            "prompt_sha256",
+            pa.string(),
+            "digest of the templates asked, their worked examples and the prompt style",
+            unit="hex",
+        ),
     ],
     metadata={"unspoken.format_version": str(FORMAT_VERSION)},
 )
@@ -148,7 +159,11 @@ def write_shard(path: Path, rows: Sequence[Row]) -> None:
 def read_shard(path: Path) -> list[Row]:
     """All rows of a shard. Raises OSError or pyarrow.ArrowInvalid for what is no shard."""
     table = pq.read_table(path, schema=SCHEMA, partitioning=None)
-    return [Row.model_validate(row) for row in table.to_pylist()]
+    # A column that came after the shard was written reads as null.
+    return [
+        Row.model_validate({name: value for name, value in row.items() if value is not None})
+        for row in table.to_pylist()
+    ]
 
 
 def read_record(path: Path) -> CommitRecord:

@@ -43,6 +43,8 @@ class Run(WireModel):
     box_threshold: float | None = None
     wanted_fdr: float | None = None
     """Largest share of labels found in vain, where the run's own decoys choose its thresholds."""
+    single_template_margin: float = 0.0
+    templates: tuple[str, ...] | None = None
     num_decoys: int = 4
     chunk_size: int = 8
     filters: FilterConfig = FilterConfig()
@@ -68,9 +70,9 @@ def create_run(
     """
     chosen = run_id or request.run_id or _new_run_id()
     _check_name(chosen)
-    # A field that came later and is not used leaves the digest as it was before it came.
-    unused = {"wanted_fdr"} if request.wanted_fdr is None else set()
-    digest = json_sha256(request.model_dump(mode="json", exclude={"run_id", *unused}))
+    # Without defaults: a field that comes later and is not used leaves the digest as it was.
+    asked = request.model_dump(mode="json", exclude={"run_id"}, exclude_defaults=True)
+    digest = json_sha256(asked)
     if (runs_dir / chosen / "run.json").is_file():
         return _existing(runs_dir, chosen, request_sha256=digest)
     if request.source is not None:
@@ -83,6 +85,8 @@ def create_run(
         pictures=request.pictures,
         box_threshold=None if request.box_threshold == "auto" else request.box_threshold,
         wanted_fdr=request.false_discovery_rate,
+        single_template_margin=request.single_template_margin,
+        templates=None if request.templates is None else tuple(request.templates),
         num_decoys=request.num_decoys,
         chunk_size=request.chunk_size,
         filters=request.filters,

@@ -11,10 +11,8 @@ from pathlib import Path
 
 from worker.readers.columns import parse_object, pick_columns, text_of
 from worker.readers.columns_beside import columns_beside
-from worker.readers.picture_file import PICTURE_ENDINGS, find_picture
+from worker.readers.picture_file import MAX_SIDE_FILE_BYTES, PICTURE_ENDINGS, find_picture
 from worker.readers.row import SourceRow, Span
-
-MAX_SIDE_FILE_BYTES = 1024 * 1024
 
 
 def picture_folders(top: Path) -> Iterator[Path]:

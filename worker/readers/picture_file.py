@@ -7,6 +7,8 @@ from typing import NamedTuple
 from unspoken.images import MAX_BYTES
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+# A text or JSON beside a picture that is larger is no caption.
+MAX_SIDE_FILE_BYTES = 1024 * 1024
 
 # What a path itself is to blame for; other errors are a disk's, and may pass.
 _BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EINVAL)

@@ -14,10 +14,8 @@ from unspoken.errors import InvalidInput
 from unspoken.images import MAX_BYTES
 from worker.readers.columns import parse_object, pick_columns, text_of
 from worker.readers.columns_beside import columns_beside
-from worker.readers.picture_file import PICTURE_ENDINGS
+from worker.readers.picture_file import MAX_SIDE_FILE_BYTES, PICTURE_ENDINGS
 from worker.readers.row import SourceRow, Span
-
-MAX_SIDE_FILE_BYTES = 1024 * 1024
 
 
 @dataclass

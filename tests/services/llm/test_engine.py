@@ -125,3 +125,13 @@ def test_hostile_captions_and_answers_stay_inside_the_grammar(caption):
     engine = build(FakeCompleter("<script>, http://x.y, \x07, GUN!!, " + "a" * 9000))
     for phrase in engine.propose([caption])[0].phrases:
         assert all("a" <= char <= "z" or char in " -'" for char in phrase.text)
+
+
+def test_proposals_say_which_prompts_they_answer():
+    def digest(templates=None, **options):
+        (proposal,) = build(FakeCompleter(), **options).propose(["a dog"], templates=templates)
+        return proposal.prompt_sha256
+
+    assert digest() == digest(["noun_parts", "parts"]) == digest(["parts", "parts", "noun_parts"])
+    others = [digest(["parts"]), digest(["named"]), digest(prompt_style="chat")]
+    assert len({digest(), *others}) == 4

@@ -1,6 +1,7 @@
 """Batches by number: exact counts, the network's frame, and the same for one rank and for two."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from training.data.mask_pictures import MaskPictures
 from training.data.unit_order import Units
 from unspoken.errors import InvalidConfig, InvalidInput, NotFound
 from unspoken.model.sam_config import sam_config
+from unspoken.runs.shards import committed_records, read_shard, write_shard
 
 SAM = sam_config("tiny")
 CONFIG = BatchConfig(masks_a_step=6, boxes_a_step=8, masks_a_picture=3, seed=4)
@@ -74,6 +76,21 @@ def test_two_ranks_together_see_what_one_process_sees(folder: Path):
         assert torch.equal(joined, getattr(whole.masks, name))
     assert sum((part.boxes.labels for part in parts), ()) == whole.boxes.labels
     assert torch.equal(torch.cat([p.boxes.draws for p in parts]), whole.boxes.draws)
+
+
+def test_every_box_knows_what_its_own_picture_does_not_show(folder: Path, tmp_path: Path):
+    dataset = Path(shutil.copytree(folder / "dataset", tmp_path / "dataset"))
+    for path, _ in committed_records(dataset):
+        rows = [
+            row.model_copy(update={"negatives": (f"no {row.key}",)}) for row in read_shard(path)
+        ]
+        write_shard(path, rows)
+    pictures = BoxPictures(dataset, pictures=folder / "pictures", boxes_a_picture=8, seed=4)
+    config = replace(CONFIG, masks_a_step=0)
+    batch = TrainData(config, sam=SAM, mask_pictures=None, box_pictures=pictures)[1]
+    keys = [batch.keys[index] for index in batch.boxes.image_index.tolist()]
+    assert len(set(keys)) > 1
+    assert batch.boxes.negatives == tuple((f"no {key}",) for key in keys)
 
 
 def test_masks_and_boxes_lie_in_the_frame_of_the_network(folder: Path):

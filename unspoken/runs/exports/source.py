@@ -71,14 +71,10 @@ class LabelledPictures:
 
     def read(self, row: Row) -> Picture:
         """The decoded picture. Raises NotFound, InvalidInput where its file has changed."""
-        picture = self._files.read(row.source_shard, row.source_member)
-        size_hw = (row.image_height, row.image_width)
-        if picture.size_hw != size_hw or row.image_sha256 not in (None, picture.sha256):
-            raise InvalidInput(
-                f"{row.key}: the picture of {picture.size_hw} is not the one of {size_hw} that "
-                "was labelled: its file changed"
-            )
-        return picture
+        size_hw = (row.image_height or 0, row.image_width or 0)  # a labelled row has both
+        return self._files.read_labelled(
+            row.source_shard, row.source_member, size_hw=size_hw, sha256=row.image_sha256
+        )
 
     def read_upright(self, row: Row) -> UprightFile:
         """The picture's own bytes, or new ones where EXIF turns it. Raises as `read`.
