@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.demo import run_demo
+from stack.experiment_verbs import reproduce_app
 from stack.export_verbs import export_app, report
 from stack.filter_options import parse_filters
 from stack.labelling import (
@@ -42,6 +43,7 @@ app = typer.Typer(
 weights_app = typer.Typer(help="Weights of the profiles in models.yaml.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 app.add_typer(export_app, name="export")
+app.add_typer(reproduce_app, name="reproduce")
 app.command("report")(report)
 
 console = Console(stderr=True)

@@ -6,7 +6,6 @@ of the boxes are right, for what captions name and for what they leave unspoken.
 
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from smallworld.truth import (
 )
 from smallworld.world import World
 from stack.demo_queries import ask_for_words
+from stack.demo_tables import label_table, phrase_table, source_table
 from stack.drawing import draw_rows
 from stack.labelling import Runs, describe, follow, running_stack
 from stack.launcher import StackConfig
@@ -42,7 +42,6 @@ RUN_ID = "demo"
 MARK = ".unspoken-demo"
 # The small weights were trained on it, and only its parts have a truth to be judged by.
 STYLE = "twemoji"
-SHOWN_LABELS = 15
 
 
 def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Console) -> None:
@@ -120,7 +119,9 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     write_atomically(out / BIAS_FILE, bias.encode())
     write_report(out / "runs" / RUN_ID, out / "report", pictures=out / "data")
     pictures = draw_rows(rows, out / "data" / "shards", out / "pictures")
-    console.print(_label_table(rows))
+    for table in (label_table(rows), source_table(rows), phrase_table(rows)):
+        if table is not None:
+            console.print(table)
     facts = Table(title="summary", show_header=False)
     for name, value in summary.items():
         facts.add_row(name, str(value))
@@ -131,23 +132,6 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     console.print(f"a page to look at     {out / 'report' / PAGE_FILE}")
     console.print(f"proposed in vain      {out / BIAS_FILE}")
     return rows
-
-
-def _label_table(rows: Sequence[Row]) -> Table:
-    """How often each label was named by the caption, and how often only implied."""
-    kept = [annotation for row in rows for annotation in row.kept]
-    named = Counter(each.label for each in kept if each.named)
-    implied = Counter(each.label for each in kept if not each.named)
-    table = Table(title="what captions named, and what was implied and found")
-    table.add_column("label")
-    table.add_column("named", justify="right")
-    table.add_column("implied", justify="right")
-    for label, _ in (named + implied).most_common(SHOWN_LABELS):
-        table.add_row(label, str(named[label] or ""), str(implied[label] or ""))
-    rest = len(named + implied) - SHOWN_LABELS
-    if rest > 0:
-        table.caption = f"and {rest} other labels"
-    return table
 
 
 def _clear(out: Path) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("unspoken", "services", "worker", "training", "smallworld", "stack", "bench", "tests")
+ROOMS = (
+    *("unspoken", "services", "worker", "training", "smallworld"),
+    *("stack", "experiments", "bench", "tests"),
+)
 MAX_LINES = 500
 
 

@@ -5,7 +5,7 @@ kept by template and prompt, the oldest out first.
 """
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -60,7 +60,10 @@ class TransformersCompleter:
                 frame = chat_frame(self._generator.tokenizer, examples=examples)
         suffixes = [question + frame.after for question in questions]
         generations = self._generator.generate(suffixes, prefix=frame.before)
-        return [Answer(g.text, mean_logprob=round(g.mean_logprob, 4)) for g in generations]
+        return [
+            Answer(g.text, mean_logprob=round(g.mean_logprob, 4), num_tokens=len(g.tokens))
+            for g in generations
+        ]
 
 
 class PrompterEngine:
@@ -79,6 +82,8 @@ class PrompterEngine:
     ) -> None:
         choose_templates(default_templates, known=templates, default=())
         self.model = model
+        self.tokens_written: Counter[str] = Counter()
+        """Template -> tokens of all answers so far, where the completer counts them."""
         self._completer = completer
         self._templates = templates
         self._default_templates = tuple(default_templates)
@@ -167,6 +172,7 @@ class PrompterEngine:
             if asked:
                 completed = self._completer.complete(asked, examples=examples)
                 known.update(zip(asked, completed, strict=True))
+                self.tokens_written[template.name] += sum(a.num_tokens for a in completed)
         for question, answer in known.items():
             self._answers[template.name, question] = answer
             self._answers.move_to_end((template.name, question))

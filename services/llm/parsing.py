@@ -17,6 +17,8 @@ class Answer:
 
     text: str
     mean_logprob: float | None = None
+    num_tokens: int = 0
+    """That the model wrote; 0 where nobody counted."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from unspoken.runs.plots import HEIGHT_PX, MAX_DOTS, WIDTH_PX, Curve, bar_plot, rate_plot, zipf_plot
+from unspoken.runs.plots import (
+    HEIGHT_PX,
+    MAX_DOTS,
+    WIDTH_PX,
+    Curve,
+    bar_plot,
+    line_plot,
+    rate_plot,
+    zipf_plot,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -63,3 +72,24 @@ def test_a_curve_is_cut_where_it_meets_its_limit():
     (dashed,) = [each for each in root.iter(f"{SVG}path") if each.get("stroke-dasharray")]
     assert f" {points[1][1]}H" in dashed.get("d")
     assert [each.text for each in root.iter(f"{SVG}text")][-4:-2] == ["named", "part"]
+
+
+def test_lines_of_any_size_fill_their_axes_and_round_numbers_stand_at_them():
+    svg = line_plot(
+        [Curve("few", [(0, 0), (8, 0.24)], chosen=8), Curve("fewer", [(0, 0), (4, 0.1)])],
+        title="t",
+        across="x",
+        up="y",
+    )
+    root = ElementTree.fromstring(svg)
+    words = [each.text for each in root.iter(f"{SVG}text")]
+    assert words[:5] == ["0", "2", "4", "6", "8"]
+    assert words[5:10] == ["0", "0.05", "0.1", "0.15", "0.2"]
+    assert "few" in words
+    ((x, y),) = dots(svg)
+    assert (x, y) == (440, 16)
+
+
+@pytest.mark.parametrize("curves", [[], [Curve("none", [])], [Curve("flat", [(0, 0), (1, 0)])]])
+def test_lines_without_anything_are_a_plot_all_the_same(curves):
+    assert dots(line_plot(curves, title="t", across="x", up="y")) == []

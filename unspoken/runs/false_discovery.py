@@ -89,19 +89,24 @@ class ScoreTally:
 
     def add(self, row: Row) -> None:
         """Count a row's phrases, and for each the best of its undecided boxes."""
-        for candidate in row.candidates:
-            if candidate.decoy:
-                self.num_decoys += 1
-            elif candidate.rejected is None:
-                self.num_phrases[source_of(candidate)] += 1
         best: dict[int, float] = {}
         for annotation in row.annotations:
             if annotation.drop_reason == UNDECIDED:
                 number = annotation.candidate_id
                 best[number] = max(annotation.score, best.get(number, 0.0))
-        for number, score in best.items():
-            candidate = row.candidates[number]
-            found = self.decoys_found if candidate.decoy else self.found[source_of(candidate)]
+        for candidate in row.candidates:
+            if candidate.rejected is None:
+                self.count(candidate, best.get(candidate.id))
+
+    def count(self, candidate: Candidate, score: float | None) -> None:
+        """Count one phrase or decoy that was asked; `score`: of its best box, None without any."""
+        if candidate.decoy:
+            self.num_decoys += 1
+            found = self.decoys_found
+        else:
+            self.num_phrases[source_of(candidate)] += 1
+            found = self.found[source_of(candidate)]
+        if score is not None:
             found[bisect_right(STEPS, score) - 1] += 1
 
     def rates(self, source: Source) -> np.ndarray:

@@ -7,9 +7,13 @@ from typing import NamedTuple
 WIDTH_PX, HEIGHT_PX = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 28, 16, 44
 _INK, _DOT = "#333", "#1f5fa8"
-_CURVES = ("#1478dc", "#e66414", "#2a8f4a", "#8a4fbf")
+_CURVES = (
+    *("#1478dc", "#e66414", "#2a8f4a", "#8a4fbf", "#c2185b", "#7a5c1e", "#00838f", "#6b7280"),
+)
 # More dots than this lie on one another.
 MAX_DOTS = 2000
+_BESIDE = 120
+_DASHED = f'stroke="{_INK}" stroke-dasharray="4 4"'
 
 
 def zipf_plot(frequencies: Sequence[int]) -> str:
@@ -58,7 +62,7 @@ def bar_plot(heights: Mapping[int, int], *, title: str, across: str, up: str) ->
 
 
 class Curve(NamedTuple):
-    """A named line of (x, y) from 0 to 1, and the x that was chosen on it, if any was."""
+    """A named line of (x, y), and the x that was chosen on it, if any was."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -67,34 +71,64 @@ class Curve(NamedTuple):
 
 def rate_plot(curves: Sequence[Curve], *, limit: float, title: str, across: str, up: str) -> str:
     """Lines over 0 to 1, each with a dot where it was cut, and a dashed line at the limit."""
-    assert len(curves) <= len(_CURVES), "every curve has a colour of its own"
-    base = HEIGHT_PX - _BOTTOM
-
-    def x(share: float) -> float:
-        return _LEFT + (WIDTH_PX - _LEFT - _RIGHT) * share
-
-    def y(share: float) -> float:
-        return base - (base - _TOP) * share
-
     ticks = [step / 5 for step in range(6)]
-    parts = [_tick_x(x(each), f"{each:.1f}") for each in ticks]
-    parts += [_tick_y(y(each), f"{each:.0%}") for each in ticks]
-    parts.append(
-        f'<path d="M{x(0):.1f} {y(limit):.1f}H{x(1):.1f}" stroke="{_INK}" stroke-dasharray="4 4"/>'
-    )
+    axes = _Axes(1.0, 1.0)
+    y = axes.y(limit)
+    parts = [_tick_x(axes.x(each), f"{each:.1f}") for each in ticks]
+    parts += [_tick_y(axes.y(each), f"{each:.0%}") for each in ticks]
+    parts.append(f'<path d="M{axes.x(0):.1f} {y:.1f}H{axes.x(1):.1f}" {_DASHED}/>')
+    return _svg([*parts, *_lines(curves, axes)], title=title, across=across, up=up)
+
+
+def line_plot(curves: Sequence[Curve], *, title: str, across: str, up: str) -> str:
+    """Lines from 0 on, each with a dot where it was cut; their names stand beside the plot."""
+    points = [point for curve in curves for point in curve.points]
+    x_most = max((across for across, _ in points), default=0.0) or 1.0
+    y_most = max((up for _, up in points), default=0.0) or 1.0
+    axes = _Axes(x_most, y_most, right_px=_BESIDE)
+    parts = [_tick_x(axes.x(each), f"{each:,g}") for each in _round_ticks(x_most)]
+    parts += [_tick_y(axes.y(each), f"{each:,g}") for each in _round_ticks(y_most)]
+    return _svg([*parts, *_lines(curves, axes)], title=title, across=across, up=up)
+
+
+class _Axes(NamedTuple):
+    """Both from 0 on, to these values; `right_px`: the margin on that side."""
+
+    x_most: float
+    y_most: float
+    right_px: int = _RIGHT
+
+    def x(self, value: float) -> float:
+        return _LEFT + (WIDTH_PX - _LEFT - self.right_px) * value / self.x_most
+
+    def y(self, value: float) -> float:
+        return HEIGHT_PX - _BOTTOM - (HEIGHT_PX - _BOTTOM - _TOP) * value / self.y_most
+
+
+def _round_ticks(most: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, at most six of them."""
+    power = 10.0 ** math.floor(math.log10(most / 5))
+    step = next(power * each for each in (1, 2, 5, 10) if power * each >= most / 5 * (1 - 1e-9))
+    return [round(number * step, 10) for number in range(int(most / step + 1e-9) + 1)]
+
+
+def _lines(curves: Sequence[Curve], axes: _Axes) -> list[str]:
+    assert len(curves) <= len(_CURVES), "every curve has a colour of its own"
+    parts, right = [], WIDTH_PX - _RIGHT
+    beside = axes.right_px > _RIGHT
     for row, (curve, colour) in enumerate(zip(curves, _CURVES, strict=False)):
-        line = " ".join(f"{x(across):.1f},{y(up):.1f}" for across, up in curve.points)
+        line = " ".join(f"{axes.x(across):.1f},{axes.y(up):.1f}" for across, up in curve.points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         height = dict(curve.points).get(curve.chosen) if curve.chosen is not None else None
         if curve.chosen is not None and height is not None:
-            parts.append(
-                f'<circle cx="{x(curve.chosen):.1f}" cy="{y(height):.1f}" r="4" fill="{colour}"/>'
-            )
+            x, y = axes.x(curve.chosen), axes.y(height)
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+        x, anchor = (WIDTH_PX - axes.right_px + 12, "start") if beside else (right, "end")
         parts.append(
-            f'<text x="{WIDTH_PX - _RIGHT}" y="{_TOP + 12 + 16 * row}" text-anchor="end" '
+            f'<text x="{x}" y="{_TOP + 12 + 16 * row}" text-anchor="{anchor}" '
             f'fill="{colour}">{curve.name}</text>'
         )
-    return _svg(parts, title=title, across=across, up=up)
+    return parts
 
 
 def _decades(most: int) -> int:

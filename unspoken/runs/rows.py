@@ -95,6 +95,12 @@ class Row(WireModel):
     prompt_sha256: str | None = None
 
     @property
+    def found(self) -> frozenset[int]:
+        """Ids of the candidates that a kept annotation carries, as its label or an alternate."""
+        alternates = {alt.candidate_id for each in self.kept for alt in each.alt_labels}
+        return frozenset(alternates | {each.candidate_id for each in self.kept})
+
+    @property
     def kept(self) -> tuple[Annotation, ...]:
         """The annotations that count."""
         return tuple(annotation for annotation in self.annotations if annotation.kept)

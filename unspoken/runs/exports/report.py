@@ -80,8 +80,6 @@ def _as_data(value: object) -> str:
 
 
 def _describe(row: Row, *, picture: str) -> dict[str, object]:
-    boxed = {each.candidate_id for each in row.kept}
-    boxed |= {alt.candidate_id for each in row.kept for alt in each.alt_labels}
     asked = [each for each in row.candidates if each.rejected is None and not each.decoy]
     return {
         "key": row.key,
@@ -94,7 +92,7 @@ def _describe(row: Row, *, picture: str) -> dict[str, object]:
         "unboxed": [
             _phrase(each, what="named" if each.named else "implied")
             for each in asked
-            if each.id not in boxed
+            if each.id not in row.found
         ],
         "rejected": [_phrase(each, what=each.rejected) for each in row.candidates if each.rejected],
     }

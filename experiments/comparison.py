@@ -1,0 +1,156 @@
+"""Every source through the same detector, thresholds and merge, counted picture by picture.
+
+Three ways to compare: at the product's fixed thresholds; at thresholds that the decoys choose for
+each source and one false-discovery rate, as an `auto` run does; and at equal numbers of queries.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.collection import Collection, Sample
+from experiments.found_boxes import STORED_FROM, AskedPicture, FoundBoxes
+from experiments.judging import count_picture
+from experiments.phrase_sources import Phrases
+from experiments.sources import Source, SourceName
+from unspoken.lexicon import Lexicon
+from unspoken.runs.false_discovery import (
+    ChosenThresholds,
+    ScoreTally,
+    Thresholds,
+    choose_thresholds,
+    source_of,
+)
+from unspoken.runs.plan import LabelConfig
+from unspoken.runs.rows import Annotation, Candidate
+from unspoken.schemas import Proposal
+from worker.proposals import decide_annotations, list_candidates
+
+VOCABULARY_SOURCE = "B4"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One source at one setting of thresholds."""
+
+    counts: np.ndarray  # (P, C) of judging.COLUMNS
+    labels: tuple[str, ...]
+    """Of every kept box."""
+    thresholds: Thresholds
+
+
+class Comparison:
+    """Asked pictures, ready to be decided at any thresholds."""
+
+    def __init__(
+        self,
+        collection: Collection,
+        phrases: Sequence[Mapping[SourceName, Phrases]],
+        asked: Sequence[AskedPicture],
+        *,
+        config: LabelConfig,
+        lexicon: Lexicon,
+    ) -> None:
+        """phrases, asked: of every sample, in order."""
+        self._collection = collection
+        self._phrases = phrases
+        self._asked = asked
+        self._config = config
+        self._lexicon = lexicon
+        self._candidates: dict[SourceName, list[tuple[Candidate, ...]]] = {}
+
+    def choose(self, source: Source, *, wanted_fdr: float) -> ChosenThresholds:
+        """Thresholds of named, implied and part labels by this source's phrases and the decoys."""
+        tally = ScoreTally()
+        for candidates, asked in zip(self._listed(source), self._asked, strict=True):
+            boxes = _boxes_of(source, asked)
+            for candidate in candidates:
+                found = boxes[candidate.phrase]
+                tally.count(candidate, found[0].score if found else None)
+        return choose_thresholds(
+            tally, wanted_fdr=wanted_fdr, stored_from=STORED_FROM, run_id=source.name
+        )
+
+    def decide(self, source: Source, thresholds: Thresholds) -> Outcome:
+        """What the source finds at these thresholds, counted against the truth."""
+        rows, labels = [], []
+        for index, sample in enumerate(self._collection.samples):
+            kept = self._kept(source, index, thresholds)
+            labels += [box.label for box in kept]
+            rows.append(
+                count_picture(
+                    [phrase.text for phrase in self._phrases[index][source.name]],
+                    kept,
+                    sample.truth,
+                    self._collection.matcher,
+                    meaning=_meaning(source, sample),
+                )
+            )
+        return Outcome(np.stack(rows), tuple(labels), thresholds)
+
+    def _listed(self, source: Source) -> list[tuple[Candidate, ...]]:
+        if source.name not in self._candidates:
+            self._candidates[source.name] = [
+                list_candidates(
+                    Proposal(phrases=phrases[source.name]),
+                    asked.decoys,
+                    max_phrases=len(phrases[source.name]),
+                )
+                for phrases, asked in zip(self._phrases, self._asked, strict=True)
+            ]
+        return self._candidates[source.name]
+
+    def _kept(self, source: Source, index: int, thresholds: Thresholds) -> list[Annotation]:
+        """The boxes that count: decided and merged by the worker's own rules."""
+        candidates, asked = self._listed(source)[index], self._asked[index]
+        boxes = _boxes_of(source, asked)
+        likely: list[Annotation] = []
+        for candidate in candidates:
+            needed = thresholds[source_of(candidate)]
+            if candidate.decoy or needed is None:
+                continue
+            found = boxes[candidate.phrase][: 1 if source.single_box else None]
+            # What lies below is dropped by the rules too, only later.
+            likely += [
+                _annotation(candidate, box.score, box.box_xyxy)
+                for box in found
+                if box.score >= needed
+            ]
+        likely.sort(key=lambda each: (-each.score, each.candidate_id, *each.box))
+        decided = decide_annotations(
+            likely,
+            candidates,
+            size_hw=asked.size_hw,
+            config=self._config,
+            lexicon=self._lexicon,
+            thresholds=thresholds,
+        )
+        return [each for each in decided if each.kept]
+
+
+def _boxes_of(source: Source, asked: AskedPicture) -> FoundBoxes:
+    return asked.vocabulary if source.name == VOCABULARY_SOURCE else asked.shared
+
+
+def _meaning(source: Source, sample: Sample) -> Callable[[str], frozenset[str]] | None:
+    """A caption as one query means all that it names; other phrases mean what they say."""
+    if not source.single_box:
+        return None
+    return lambda _: sample.truth.named
+
+
+def _annotation(
+    candidate: Candidate, score: float, box: tuple[float, float, float, float]
+) -> Annotation:
+    return Annotation(
+        id=0,
+        box=box,
+        label=candidate.phrase,
+        score=score,
+        candidate_id=candidate.id,
+        named=candidate.named,
+        stuff=candidate.stuff,
+        decoy=candidate.decoy,
+        kept=False,
+    )

@@ -1,0 +1,69 @@
+"""The experiment's plots, drawn as the dataset card's are and written as PNG."""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import resvg_py
+from PIL import ImageFont
+
+from unspoken.runs.plots import Curve, line_plot
+
+SCALE = 2
+Points = Sequence[tuple[float, float]]
+
+
+def draw_fdr(curves: Mapping[str, Points], path: Path, *, wanted_fdr: float) -> None:
+    """Recall of unnamed objects against the false-discovery rate that the decoys allow."""
+    lines = [Curve(name, _known(points), chosen=wanted_fdr) for name, points in curves.items()]
+    _write(
+        line_plot(
+            lines,
+            title="Unnamed objects found",
+            across="false-discovery rate, at most (by decoys)",
+            up="unnamed objects found",
+        ),
+        path,
+    )
+
+
+def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
+    """What each more template adds to the caption's own nouns."""
+    lines = [Curve(name, _known(points)) for name, points in curves.items()]
+    _write(
+        line_plot(
+            lines,
+            title="Templates one after another",
+            across="templates asked, beside the caption's nouns",
+            up="share of what the caption omits",
+        ),
+        path,
+    )
+
+
+def draw_type_token(curves: Mapping[str, Points], path: Path) -> None:
+    """Distinct labels among so many boxes."""
+    lines = [Curve(name, _known(points)) for name, points in curves.items()]
+    _write(line_plot(lines, title="Labels of boxes", across="boxes", up="distinct labels"), path)
+
+
+def _known(points: Points) -> Points:
+    return [(across, up) for across, up in points if not math.isnan(up)]
+
+
+def _write(svg: str, path: Path) -> None:
+    """Render with Pillow's own font, so that a machine without fonts writes words too."""
+    font = ImageFont.load_default(12)
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's wheels have FreeType"
+    with tempfile.TemporaryDirectory(prefix="unspoken-font-") as folder:
+        file = Path(folder) / "font.ttf"
+        file.write_bytes(font.font_bytes)
+        png = resvg_py.svg_to_bytes(
+            svg_string=svg,
+            zoom=SCALE,
+            skip_system_fonts=True,
+            font_files=[str(file)],
+            sans_serif_family=font.getname()[0],
+        )
+    path.write_bytes(bytes(png))

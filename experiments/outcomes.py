@@ -1,0 +1,161 @@
+"""Every source at every setting, with intervals: what the comparison comes to."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from experiments.bootstrap import Interval, difference_intervals, figure_intervals
+from experiments.collection import Collection
+from experiments.comparison import Comparison, Outcome
+from experiments.judging import ratios
+from experiments.richness import (
+    entropy_bits,
+    gini,
+    rarefied_size,
+    type_token_curve,
+    zipf_exponent,
+)
+from experiments.sources import ALL_SOURCES, SOURCES, SourceName
+from unspoken.captions import is_named
+from unspoken.lexicon import Lexicon
+from unspoken.runs.false_discovery import ChosenThresholds, Thresholds
+
+CURVE_SOURCES = ("B1", "B2", "B4", "B5", "B5all", "C1", "C1all", "C3")
+PAIRS = (
+    *(("B5", other) for other in ("B0", "B1", "B2", "B3", "C1", "C2")),
+    *(("B5all", other) for other in ("B0", "B1", "B2", "B3", "C1all", "B5")),
+    *(("B6", other) for other in ("B1", "C1n")),
+    *(("C3", other) for other in ("B5", "B5all")),
+    *(("B5=", other) for other in ("B1=", "B2=", "B3=", "B4=", "C2=")),
+    *(("B5all=", other) for other in ("B1=", "B2=", "B4=", "B5=")),
+)
+"""Whose difference is told, with its interval."""
+
+MIN_RAREFIED = 30
+
+Outcomes = Mapping[str, Mapping[SourceName, Outcome]]
+"""Setting -> source -> outcome."""
+
+
+def decide_all(
+    comparison: Comparison,
+    *,
+    fixed: Thresholds,
+    wanted_fdr: float,
+    progress: Callable[[int, int], None],
+) -> tuple[Outcomes, dict[SourceName, ChosenThresholds]]:
+    """Every source at one rate, and at fixed thresholds but for the choices of templates."""
+    outcomes: dict[str, dict[SourceName, Outcome]] = {"fixed": {}, "equal_fdr": {}}
+    chosen: dict[SourceName, ChosenThresholds] = {}
+    for done, source in enumerate(ALL_SOURCES, start=1):
+        chosen[source.name] = comparison.choose(source, wanted_fdr=wanted_fdr)
+        outcomes["equal_fdr"][source.name] = comparison.decide(
+            source, chosen[source.name].by_source()
+        )
+        if source.group in ("source", "equal"):
+            outcomes["fixed"][source.name] = comparison.decide(source, fixed)
+        progress(done, len(ALL_SOURCES))
+    return outcomes, chosen
+
+
+def figures_of(outcomes: Outcomes, weights: np.ndarray) -> dict[str, Any]:
+    """Setting -> source -> figure -> value with interval; weights: (D, P) of the bootstrap."""
+    return {
+        setting: {name: figure_intervals(each.counts, weights) for name, each in by_source.items()}
+        for setting, by_source in outcomes.items()
+    }
+
+
+def differences_of(
+    outcomes: Outcomes, weights: np.ndarray
+) -> dict[str, dict[str, dict[str, Interval]]]:
+    """Setting -> "B5 - B1" -> figure -> difference with interval."""
+    return {
+        setting: {
+            f"{first} - {second}": difference_intervals(
+                by_source[first].counts, by_source[second].counts, weights
+            )
+            for first, second in PAIRS
+        }
+        for setting, by_source in outcomes.items()
+    }
+
+
+def fdr_curves(
+    comparison: Comparison, rates: tuple[float, ...]
+) -> dict[SourceName, list[dict[str, float]]]:
+    """For each allowed rate: unnamed objects found, and which found phrases are really there."""
+    curves = {}
+    for source in SOURCES:
+        if source.name not in CURVE_SOURCES:
+            continue
+        points = []
+        for rate in rates:
+            thresholds = comparison.choose(source, wanted_fdr=rate).by_source()
+            figures = ratios(comparison.decide(source, thresholds).counts.sum(axis=0))
+            names = ("unnamed_recall_50", "found_phrase_precision")
+            points.append({"wanted_fdr": rate, **{name: float(figures[name]) for name in names}})
+        curves[source.name] = points
+    return curves
+
+
+def richness_of(
+    outcomes: Outcomes, collection: Collection, lexicon: Lexicon
+) -> dict[str, dict[SourceName, dict[str, Any]]]:
+    """Of each source's labels, at each setting; rarefied to the fewest boxes of a source.
+
+    B0, with one box a picture and no label of its own, is left out. Sources of fewer than
+    MIN_RAREFIED boxes do not set that size, and are not rarefied to it.
+    """
+    captions = [sample.caption for sample in collection.samples]
+    spoken: dict[str, bool] = {}
+
+    def is_spoken(label: str) -> bool:
+        if label not in spoken:
+            spoken[label] = any(is_named(label, caption, lexicon) for caption in captions)
+        return spoken[label]
+
+    report: dict[str, dict[SourceName, dict[str, Any]]] = {}
+    for setting, by_source in outcomes.items():
+        counted = {
+            source.name: Counter(by_source[source.name].labels)
+            for source in SOURCES
+            if not source.single_box
+        }
+        totals = [sum(labels.values()) for labels in counted.values()]
+        size = min((total for total in totals if total >= MIN_RAREFIED), default=0)
+        report[setting] = {
+            name: {
+                **_richness(list(labels.values()), size),
+                "labels_absent_from_captions": _share(not is_spoken(label) for label in labels),
+            }
+            for name, labels in counted.items()
+        }
+    return report
+
+
+def _richness(counts: list[int], size: int) -> dict[str, Any]:
+    return {
+        "boxes": sum(counts),
+        "labels": len(counts),
+        "rarefied_to": size,
+        "rarefied_labels": rarefied_size(counts, size) if size else math.nan,
+        "zipf_exponent": zipf_exponent(counts),
+        "entropy_bits": entropy_bits(counts),
+        "gini": gini(counts),
+        "type_token": type_token_curve(counts),
+    }
+
+
+def _share(holds: Iterable[bool]) -> float:
+    values = list(holds)
+    return sum(values) / len(values) if values else math.nan
+
+
+def describe_sources() -> dict[SourceName, dict[str, Any]]:
+    """What each name stands for."""
+    return {each.name: asdict(each) for each in ALL_SOURCES}

@@ -1,0 +1,256 @@
+"""Do a language model's templates find what captions leave out? All sources, compared fairly.
+
+Captions are proposed for, every picture is asked once for what all sources want of it, and each
+source is then decided, merged and counted by itself: at fixed thresholds, at one false-discovery
+rate, and with as many queries as B5. docs/experiments.md says how to read what comes out.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import unspoken
+from experiments.bootstrap import draw_weights
+from experiments.collection import Collection
+from experiments.comparison import VOCABULARY_SOURCE, Comparison
+from experiments.found_boxes import AskedPicture, ask, ask_picture, best_scores, distinct
+from experiments.outcomes import (
+    decide_all,
+    describe_sources,
+    differences_of,
+    fdr_curves,
+    figures_of,
+    richness_of,
+)
+from experiments.phrase_sources import Phrases
+from experiments.sources import (
+    ALL_TEMPLATES,
+    DEFAULT_TEMPLATES,
+    SOURCES,
+    Answers,
+    CountingPrompter,
+    SourceName,
+    ask_prompter,
+    list_phrases,
+)
+from services.detector.packing import MAX_PHRASES
+from unspoken.errors import InvalidInput
+from unspoken.images import Picture, decode_picture
+from unspoken.lexicon import Lexicon, load_lexicon
+from unspoken.ports import Detector
+from unspoken.runs.plan import LabelConfig, default_threshold
+from worker.proposals import fixed_thresholds
+
+Progress = Callable[[str, int, int], None]
+"""What is done, how many of it, of how many."""
+Wanted = Mapping[SourceName, Phrases]
+
+TEMPLATES_OF = {
+    "B3": ("named",),
+    "B5": DEFAULT_TEMPLATES,
+    "B5all": ALL_TEMPLATES,
+    "B6": DEFAULT_TEMPLATES,
+    "C2": DEFAULT_TEMPLATES,
+}
+CHECKED_SOURCES = ("B1", "B2", "B5", "C3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalsConfig:
+    """How the comparison is made; its size is the collection's."""
+
+    seed: int
+    wanted_fdr: float = 0.1
+    curve_fdrs: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
+    num_decoys: int = 8
+    num_draws: int = 1000
+    num_checked: int = 10
+    """Pictures whose sources are asked by themselves too, to see what company changes."""
+
+
+@dataclass
+class _Stopwatch:
+    """Seconds of each stage, by the clock and of all threads together."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        started, worked = time.monotonic(), time.process_time()
+        yield
+        self.seconds[stage] = round(time.monotonic() - started, 1)
+        self.cpu_seconds[stage] = round(time.process_time() - worked, 1)
+
+
+class _Pair(NamedTuple):
+    """Best scores of the same phrases, in the shared question and by their source alone: (N,)."""
+
+    shared: np.ndarray
+    alone: np.ndarray
+
+
+def compare_proposals(
+    collection: Collection,
+    prompter: CountingPrompter,
+    detector: Detector,
+    *,
+    config: ProposalsConfig,
+    vocabulary: Sequence[str] | None = None,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Everything that was measured, as it is written to proposals.json.
+
+    vocabulary: of B4 and of random labels; the labels that the truth knows otherwise. Raises
+    InvalidInput for a single picture.
+    """
+    lexicon, watch, total = load_lexicon(), _Stopwatch(), len(collection.samples)
+    if total < 2:
+        raise InvalidInput("two pictures at least are needed, to give one the other's caption")
+    label_config = LabelConfig(box_threshold=default_threshold(detector.box_threshold))
+    fixed = fixed_thresholds(label_config)
+    with watch.measure("language model"):
+        answers = ask_prompter(
+            prompter,
+            [sample.caption for sample in collection.samples],
+            progress=lambda done: progress("captions asked", done, total),
+        )
+    wanted = list_phrases(
+        collection,
+        answers,
+        vocabulary=vocabulary or collection.vocabulary,
+        lexicon=lexicon,
+        seed=config.seed,
+    )
+    with watch.measure("detector"):
+        asker = _Asker(detector, config, label_config, lexicon)
+        asked = []
+        for sample, phrases in zip(collection.samples, wanted, strict=True):
+            picture = decode_picture(sample.read())
+            asked.append(asker.ask(picture, phrases, key=sample.key, caption=sample.caption))
+            progress("pictures asked", len(asked), total)
+    with watch.measure("deciding"):
+        comparison = Comparison(collection, wanted, asked, config=label_config, lexicon=lexicon)
+        outcomes, thresholds = decide_all(
+            comparison,
+            fixed=fixed,
+            wanted_fdr=config.wanted_fdr,
+            progress=lambda done, of: progress("sources decided", done, of),
+        )
+        curves = fdr_curves(comparison, config.curve_fdrs)
+    weights = draw_weights(total, num_draws=config.num_draws, seed=config.seed)
+    return {
+        "experiment": "proposals",
+        "collection": collection.name,
+        "pictures": total,
+        "config": asdict(config),
+        "versions": {
+            "unspoken": unspoken.__version__,
+            "llm": prompter.model.model_dump(),
+            "detector": detector.model.model_dump(),
+        },
+        "sources": describe_sources(),
+        "thresholds": {
+            "fixed": fixed,
+            "equal_fdr": {name: each.model_dump() for name, each in thresholds.items()},
+        },
+        "figures": figures_of(outcomes, weights),
+        "differences": differences_of(outcomes, weights),
+        "fdr_curves": curves,
+        "richness": richness_of(outcomes, collection, lexicon),
+        "cost": _cost(answers, wanted, asked),
+        "company": asker.company(threshold=label_config.box_threshold),
+        "seconds": watch.seconds,
+        "cpu_seconds": watch.cpu_seconds,
+    }
+
+
+class _Asker:
+    """Asks picture after picture, and of the first ones what company changes."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        config: ProposalsConfig,
+        label_config: LabelConfig,
+        lexicon: Lexicon,
+    ) -> None:
+        self._detector = detector
+        self._config = config
+        self._label_config = label_config
+        self._lexicon = lexicon
+        self._pairs: dict[SourceName, list[_Pair]] = {name: [] for name in CHECKED_SOURCES}
+        self._num_asked = 0
+
+    def ask(self, picture: Picture, wanted: Wanted, *, key: str, caption: str) -> AskedPicture:
+        """See experiments.found_boxes.ask_picture."""
+        seed = f"{self._config.seed}/{key}"
+        asked = ask_picture(
+            self._detector,
+            picture,
+            wanted,
+            vocabulary_source=VOCABULARY_SOURCE,
+            caption=caption,
+            num_decoys=self._config.num_decoys,
+            seed=seed,
+            config=self._label_config,
+            lexicon=self._lexicon,
+        )
+        if self._num_asked < self._config.num_checked:
+            for name, pairs in self._pairs.items():
+                texts = distinct(wanted[name])
+                alone, _ = ask(
+                    self._detector,
+                    picture,
+                    [*texts, *asked.decoys],
+                    seed=seed,
+                    config=self._label_config,
+                    lexicon=self._lexicon,
+                )
+                pairs.append(_Pair(best_scores(asked.shared, texts), best_scores(alone, texts)))
+        self._num_asked += 1
+        return asked
+
+    def company(self, *, threshold: float) -> dict[SourceName, dict[str, float | int]]:
+        """By source: how far a phrase's best score is from the shared one where it asks alone."""
+        effects: dict[SourceName, dict[str, float | int]] = {}
+        for name, pairs in self._pairs.items():
+            shared = np.concatenate([np.zeros(0), *(pair.shared for pair in pairs)])
+            alone = np.concatenate([np.zeros(0), *(pair.alone for pair in pairs)])
+            if not len(shared):
+                continue
+            crossed = (shared >= threshold) != (alone >= threshold)
+            effects[name] = {
+                "phrases": len(shared),
+                "mean_difference": float((alone - shared).mean()),
+                "mean_absolute_difference": float(np.abs(alone - shared).mean()),
+                "share_across_threshold": float(crossed.mean()),
+            }
+        return effects
+
+
+def _cost(
+    answers: Answers, wanted: Sequence[Wanted], asked: Sequence[AskedPicture]
+) -> dict[str, Any]:
+    """Per picture: tokens that the model wrote, queries, and passes were the source alone.
+
+    Passes are by the number of phrases; long phrases may need more.
+    """
+    total, by_source = len(wanted), {}
+    for source in SOURCES:
+        queries = [len(phrases[source.name]) for phrases in wanted]
+        tokens = sum(answers.tokens_written.get(t, 0) for t in TEMPLATES_OF.get(source.name, ()))
+        by_source[source.name] = {
+            "lm_tokens_per_picture": tokens / total,
+            "queries_per_picture": sum(queries) / total,
+            "detector_passes_per_picture": sum(-(-n // MAX_PHRASES) for n in queries) / total,
+        }
+    return {
+        "sources": by_source,
+        "lm_tokens_by_template": dict(answers.tokens_written),
+        "passes_of_the_shared_question": sum(each.num_chunks for each in asked) / total,
+    }

@@ -1,0 +1,211 @@
+"""The sources that are compared, and what each would ask about every picture of a collection."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from experiments.collection import Collection, Sample
+from experiments.phrase_sources import (
+    Phrases,
+    exactly,
+    from_vocabulary,
+    ngrams,
+    noun_chunks,
+    of_other_caption,
+    of_template,
+    oracle,
+    union,
+    whole_caption,
+    with_random,
+)
+from unspoken.lexicon import Lexicon
+from unspoken.ports import Prompter
+from unspoken.schemas import Proposal
+
+SIX_TEMPLATES = ("named", "implied", "main_parts", "place", "worn", "kind")
+"""One for each kind of thing that a caption leaves out, in the thesis' order."""
+DEFAULT_TEMPLATES = ("parts", "noun_parts")
+"""What the product asks where nobody chose."""
+ALL_TEMPLATES = (*SIX_TEMPLATES, *DEFAULT_TEMPLATES)
+CAPTIONS_A_CALL = 48
+
+SourceName = str
+Group = Literal["source", "without", "cumulative", "equal"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way to find phrases: its name in tables, and what it is in a few words.
+
+    group: `source` for the sources themselves, `without` and `cumulative` for choices of templates,
+    `equal` for a source held to B5's number of queries. single_box: of its one phrase the best box
+    alone counts.
+    """
+
+    name: SourceName
+    title: str
+    group: Group = "source"
+    single_box: bool = False
+
+
+SOURCES = (
+    Source("B0", "whole caption, best box", single_box=True),
+    Source("B1", "n-grams of the caption"),
+    Source("B2", "nouns of the caption"),
+    Source("B3", "the model's named nouns"),
+    Source("B4", "a vocabulary, whatever the caption"),
+    Source("B5", "templates, as by default"),
+    Source("B5all", "templates, all eight"),
+    Source("B6", "n-grams and templates (B1 and B5)"),
+    Source("C1", "B2 and as many random labels as B5 adds"),
+    Source("C1n", "B1 and as many random labels as B5 adds to B2"),
+    Source("C1all", "B2 and as many random labels as B5all adds"),
+    Source("C2", "B5 of another picture's caption"),
+    Source("C3", "oracle: the true labels"),
+)
+EQUAL = tuple(
+    Source(f"{each.name}=", each.title, "equal", single_box=False)
+    for each in SOURCES
+    if each.name in ("B1", "B2", "B3", "B4", "B5", "B5all", "B6", "C2", "C3")
+)
+WITHOUT = tuple(Source(f"B5all-{name}", f"all but {name}", "without") for name in ALL_TEMPLATES)
+CUMULATIVE = tuple(
+    Source(f"B2+{number}", f"+ {name}", "cumulative")
+    for number, name in enumerate(ALL_TEMPLATES, start=1)
+)
+ALL_SOURCES = (*SOURCES, *EQUAL, *WITHOUT, *CUMULATIVE)
+
+
+class CountingPrompter(Prompter, Protocol):
+    """A prompter that says what its model wrote."""
+
+    tokens_written: Counter[str]
+    """Template -> tokens of all answers so far."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Proposals of every caption of a collection, by the choice of templates."""
+
+    by_templates: Mapping[tuple[str, ...], Sequence[Proposal]]
+    tokens_written: Mapping[str, int]
+    """Template -> tokens; a noun's parts are asked once for all captions."""
+
+    def of(self, *templates: str) -> Sequence[Proposal]:
+        """Proposals, in the samples' order, of the captions asked with these templates."""
+        return self.by_templates[templates]
+
+
+def template_choices() -> list[tuple[str, ...]]:
+    """Every choice of templates that the comparison needs, the largest first."""
+    without = [tuple(t for t in ALL_TEMPLATES if t != left) for left in ALL_TEMPLATES]
+    cumulative = [ALL_TEMPLATES[:number] for number in range(1, len(ALL_TEMPLATES))]
+    return list(
+        dict.fromkeys([ALL_TEMPLATES, DEFAULT_TEMPLATES, ("named",), *without, *cumulative])
+    )
+
+
+def ask_prompter(
+    prompter: CountingPrompter, captions: Sequence[str], *, progress: Callable[[int], None]
+) -> Answers:
+    """Ask every template about every caption, then every choice of templates for its proposals.
+
+    The prompter must remember its answers: a choice then costs no more than its parsing, and the
+    parts of a noun that only this choice asks about.
+    """
+    by_templates: dict[tuple[str, ...], list[Proposal]] = {}
+    before, written = Counter(prompter.tokens_written), Counter[str]()
+    for templates in template_choices():
+        proposals: list[Proposal] = []
+        for start in range(0, len(captions), CAPTIONS_A_CALL):
+            batch = captions[start : start + CAPTIONS_A_CALL]
+            proposals += prompter.propose(batch, templates=templates)
+            if templates == ALL_TEMPLATES:
+                progress(start + len(batch))
+        if templates == ALL_TEMPLATES:
+            written = Counter(prompter.tokens_written) - before
+        by_templates[templates] = proposals
+    return Answers(by_templates, written)
+
+
+def other_captions(num_samples: int, *, seed: int) -> list[int]:
+    """For each sample the index of another one: the next in a drawn order."""
+    order = list(range(num_samples))
+    random.Random(seed).shuffle(order)
+    following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    return [following[index] for index in range(num_samples)]
+
+
+def list_phrases(
+    collection: Collection,
+    answers: Answers,
+    *,
+    vocabulary: Sequence[str],
+    lexicon: Lexicon,
+    seed: int,
+) -> list[dict[SourceName, Phrases]]:
+    """For every sample, what each source asks: source -> phrases, the most wanted first."""
+    others = other_captions(len(collection.samples), seed=seed)
+    listed = []
+    for index, sample in enumerate(collection.samples):
+        shuffled = list(vocabulary)
+        random.Random(f"{seed}/{sample.key}").shuffle(shuffled)
+        random_labels = from_vocabulary(shuffled, sample.caption, lexicon)
+        phrases = _sources(sample, index, others[index], answers, random_labels, lexicon)
+        phrases["B4"] = from_vocabulary(vocabulary, sample.caption, lexicon)
+        phrases |= _template_choices(index, answers)
+        budget = len(phrases["B5"])
+        for each in EQUAL:
+            whole = random_labels if each.name == "B4=" else phrases[each.name.rstrip("=")]
+            phrases[each.name] = exactly(whole, random_labels, count=budget)
+        listed.append(phrases)
+    return listed
+
+
+def _sources(
+    sample: Sample,
+    index: int,
+    other: int,
+    answers: Answers,
+    random_labels: Phrases,
+    lexicon: Lexicon,
+) -> dict[SourceName, Phrases]:
+    """All but B4 and the variants."""
+    caption = sample.caption
+    grams, nouns = ngrams(caption, lexicon), noun_chunks(caption, lexicon)
+    default = answers.of(*DEFAULT_TEMPLATES)
+    templates, everything = default[index].phrases, answers.of(*ALL_TEMPLATES)[index].phrases
+    added, added_by_all = _added(templates, nouns), _added(everything, nouns)
+    return {
+        "B0": whole_caption(caption, lexicon),
+        "B1": grams,
+        "B2": nouns,
+        "B3": of_template(answers.of("named")[index], "named"),
+        "B5": templates,
+        "B5all": everything,
+        "B6": union(templates, grams),
+        "C1": with_random(nouns, random_labels, count=added),
+        "C1n": with_random(grams, random_labels, count=added),
+        "C1all": with_random(nouns, random_labels, count=added_by_all),
+        "C2": of_other_caption(default[other].phrases, caption, lexicon),
+        "C3": oracle(sample.truth.shown, caption, lexicon),
+    }
+
+
+def _added(phrases: Phrases, base: Phrases) -> int:
+    """How many phrases the first has beyond the second."""
+    return len({each.text for each in phrases} - {each.text for each in base})
+
+
+def _template_choices(index: int, answers: Answers) -> dict[SourceName, Phrases]:
+    without = {
+        f"B5all-{left}": answers.of(*(t for t in ALL_TEMPLATES if t != left))[index].phrases
+        for left in ALL_TEMPLATES
+    }
+    cumulative = {
+        f"B2+{number}": answers.of(*ALL_TEMPLATES[:number])[index].phrases
+        for number in range(1, len(ALL_TEMPLATES) + 1)
+    }
+    return without | cumulative
