@@ -23,6 +23,7 @@ from services.llm import app as llm_app
 from services.llm.engine import build_engine as build_llm
 from services.llm.settings import LlmSettings
 from services.segmenter import app as segmenter_app
+from services.segmenter.crop_engine import build_crop_engine
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
@@ -60,6 +61,7 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
     segmenter_face = segmenter_app.create_app(
         text_encoder,
         segmenter=build_segmenter(segmenter, text_encoder),
+        ranker=build_crop_engine(segmenter, text_encoder),
         thread=thread,
         **_limits(segmenter),
     )

@@ -139,6 +139,13 @@ def label(
             min=0, max=1, help="What implied labels need more that one template alone proposed."
         ),
     ] = 0.0,
+    crop_check: Annotated[
+        bool,
+        typer.Option(
+            "--crop-check",
+            help="Drop boxes that a CLIP finds unlike their label; not in the small profile.",
+        ),
+    ] = False,
     decoys: Annotated[int, typer.Option(min=0, max=32, help="Absent phrases per picture.")] = 4,
     chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
     filters: Annotated[
@@ -159,6 +166,7 @@ def label(
         wanted_fdr=fdr,
         templates=template or None,
         single_template_margin=single_template_margin,
+        crop_check=crop_check,
         num_decoys=decoys,
         chunk_size=chunk_size,
         filters=parse_filters(filters or (), blocklist=blocklist),

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unspoken.crop_schemas import MAX_CROPS, Crop
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.images import decode_picture
 from unspoken.masks import decode_rle
-from unspoken.ports import Detector, Prompter, Segmenter, TextEncoder
-from unspoken.segment_schemas import RleMask, SegmentQuestion
+from unspoken.ports import CropRanker, Detector, Prompter, Segmenter, TextEncoder
+from unspoken.segment_schemas import PromptBox, RleMask, SegmentQuestion
 
 
 def picture_bytes(*, size: tuple[int, int] = (96, 64)) -> bytes:
@@ -72,6 +73,22 @@ def check_text_encoder(encoder: TextEncoder) -> None:
     assert np.allclose(vectors[0], vectors[2], atol=1e-5)
     assert not np.allclose(vectors[0], vectors[1], atol=1e-2)
     assert encoder.model.kind == "text_encoder"
+
+
+def check_crop_ranker(ranker: CropRanker) -> None:
+    """A rank per crop, in order, within the number of labels, the same for the same crop."""
+    picture = decode_picture(picture_bytes())
+    labels = ["car", "wheel", "dog"]
+    box = PromptBox(x0=8, y0=8, x1=60, y1=50)
+    crops = [Crop(box=box, label_index=index % 3) for index in range(MAX_CROPS + 6)]
+    ranks = ranker.rank_crops(picture, crops, labels)
+    assert len(ranks) == len(crops) and set(ranks) <= {1, 2, 3}
+    assert ranks == [ranks[index % 3] for index in range(len(crops))]
+    assert ranker.rank_crops(picture, [], labels) == []
+    outside = PromptBox(x0=900, y0=900, x1=950, y1=950)
+    with pytest.raises(InvalidInput, match="outside"):
+        ranker.rank_crops(picture, [Crop(box=outside, label_index=0)], labels)
+    assert ranker.model.kind == "text_encoder"
 
 
 def check_segmenter(segmenter: Segmenter) -> None:

@@ -2,13 +2,14 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from services.segmenter.embedding_cache import EmbeddingCache, public_id
 from services.segmenter.stages import MISS, BankSteps, Detected, Plan, StagedSegmenter
+from unspoken.crop_schemas import Crop
 from unspoken.errors import InvalidInput
 from unspoken.images import Picture
 from unspoken.masks import encode_rle
@@ -222,6 +223,29 @@ class FakeSteps:
     def step(self) -> bool:
         self._held.bank_ready = True
         return True
+
+
+class FakeCropRanker:
+    """A rank by label, from the table or by the hash of picture and label."""
+
+    model = ModelInfo(name="fake-text-encoder", kind="text_encoder", revision="0")
+
+    def __init__(self, ranks: Mapping[str, int] | None = None) -> None:
+        self.asked: list[tuple[Sequence[Crop], Sequence[str]]] = []
+        self._ranks = ranks or {}
+
+    def rank_crops(
+        self, picture: Picture, crops: Sequence[Crop], labels: Sequence[str]
+    ) -> list[int]:
+        self.asked.append((crops, labels))
+        height, width = picture.size_hw
+        if any(crop.box.x0 >= width or crop.box.y0 >= height for crop in crops):
+            raise InvalidInput("box 0 is outside of the picture")
+        return [self._rank(picture, labels[crop.label_index], len(labels)) for crop in crops]
+
+    def _rank(self, picture: Picture, label: str, num_labels: int) -> int:
+        digest = hashlib.sha256(picture.sha256.encode() + label.encode()).digest()
+        return self._ranks.get(label, 1 + digest[3] % min(10, num_labels))
 
 
 class FakeTextEncoder:

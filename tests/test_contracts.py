@@ -14,13 +14,26 @@ from services.detector.app import create_app as detector_app
 from services.llm.app import create_app as llm_app
 from services.segmenter.app import create_app as segmenter_app
 from tests.contracts import (
+    check_crop_ranker,
     check_detector,
     check_prompter,
     check_segmenter,
     check_text_encoder,
 )
-from tests.fakes import FakeDetector, FakePrompter, FakeSegmenter, FakeTextEncoder
-from unspoken.clients import DetectorClient, PrompterClient, SegmenterClient, TextEncoderClient
+from tests.fakes import (
+    FakeCropRanker,
+    FakeDetector,
+    FakePrompter,
+    FakeSegmenter,
+    FakeTextEncoder,
+)
+from unspoken.clients import (
+    CropRankerClient,
+    DetectorClient,
+    PrompterClient,
+    SegmenterClient,
+    TextEncoderClient,
+)
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable
 from unspoken.images import decode_picture
 
@@ -70,6 +83,16 @@ def test_segmenters_hold_the_contract(over_http):
     with served(segmenter_app(FakeTextEncoder(), segmenter=fake)) as http:
         check_segmenter(SegmenterClient(http))
         check_text_encoder(TextEncoderClient(http))
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["fake", "client"])
+def test_crop_rankers_hold_the_contract(over_http):
+    fake = FakeCropRanker()
+    if not over_http:
+        check_crop_ranker(fake)
+        return
+    with served(segmenter_app(FakeTextEncoder(), ranker=fake)) as http:
+        check_crop_ranker(CropRankerClient(http))
 
 
 def test_a_client_answers_exactly_what_the_engine_says():

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from unspoken.crop_schemas import MAX_CROPS, Crop, RankCropsReply
 from unspoken.errors import (
     Conflict,
     DeadlineExceeded,
@@ -26,7 +27,7 @@ from unspoken.errors import (
     TooLarge,
     UnspokenError,
 )
-from unspoken.images import Picture
+from unspoken.images import ONE_WHITE_PIXEL, Picture
 from unspoken.schemas import (
     MAX_CAPTIONS,
     MAX_TEXTS,
@@ -139,7 +140,7 @@ class DetectorClient(_ServiceClient):
     def box_threshold(self) -> float:
         """The service's default threshold, learned from an empty question."""
         if self._box_threshold is None:
-            self._box_threshold = self._detect(_BLANK_PNG, [], None).box_threshold
+            self._box_threshold = self._detect(ONE_WHITE_PIXEL, [], None).box_threshold
         return self._box_threshold
 
     def detect(
@@ -173,6 +174,32 @@ class TextEncoderClient(_ServiceClient):
             body = {"phrases": list(texts[start : start + MAX_TEXTS])}
             parts += self._post("/text-embeddings", TextEmbeddingsReply, json=body).embeddings
         return np.asarray(parts, dtype=np.float32).reshape(len(texts), -1)
+
+
+class CropRankerClient(_ServiceClient):
+    """The route for crops of the segmenter service: its text encoder is half of the model."""
+
+    _kind = "text_encoder"
+
+    def rank_crops(
+        self, picture: Picture, crops: Sequence[Crop], labels: Sequence[str]
+    ) -> list[int]:
+        """See unspoken.ports.CropRanker."""
+        ranks: list[int] = []
+        for start in range(0, len(crops), MAX_CROPS):
+            some = crops[start : start + MAX_CROPS]
+            body = {
+                "image": {"base64": _base64(picture)},
+                "crops": [crop.model_dump() for crop in some],
+                "labels": list(labels),
+            }
+            reply = self._post("/rank-crops", RankCropsReply, json=body)
+            if len(reply.ranks) != len(some):
+                raise ServiceUnavailable(
+                    f"/rank-crops gave {len(reply.ranks)} ranks for {len(some)} crops"
+                )
+            ranks += reply.ranks
+        return ranks
 
 
 class SegmenterClient(_ServiceClient):
@@ -225,9 +252,3 @@ def _seconds(text: str | None, *, default: float) -> float:
         return float(text) if text is not None else default
     except ValueError:
         return default
-
-
-# One white pixel: the smallest picture that a service will decode.
-_BLANK_PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
-)

@@ -24,6 +24,10 @@ MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
 MAX_ASPECT = 50
 MAX_BYTES = 20 * 1024 * 1024
+ONE_WHITE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)
+"""A PNG: the smallest picture that a service will decode."""
 
 
 @dataclass(frozen=True)

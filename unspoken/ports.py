@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from unspoken.crop_schemas import Crop
 from unspoken.images import Picture
 from unspoken.schemas import DetectionResult, ModelInfo, Proposal
 from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
@@ -52,6 +53,23 @@ class TextEncoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(N, 768) float32, unit length along the last axis."""
+
+
+class CropRanker(Protocol):
+    """A picture, boxes and labels in, the rank of each box's own label out."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """Which weights answer."""
+
+    def rank_crops(
+        self, picture: Picture, crops: Sequence[Crop], labels: Sequence[str]
+    ) -> list[int]:
+        """One rank per crop, in order: 1 where none of the labels is more like what it shows.
+
+        The labels differ. Raises InvalidInput for a box wholly outside of the picture, Conflict
+        where the text encoder knows no pictures.
+        """
 
 
 class Segmenter(Protocol):

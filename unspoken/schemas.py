@@ -235,6 +235,8 @@ class RunRequest(WireModel):
     """Implied labels that one template alone proposed need this much more."""
     templates: TemplateNames | None = None
     """Templates to ask of the language model; those that its service is set to when absent."""
+    crop_check: bool = False
+    """Keep a box only where an image-text model ranks its label among the first for its crop."""
     num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
     chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
     filters: FilterConfig = FilterConfig()

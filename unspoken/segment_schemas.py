@@ -61,6 +61,10 @@ class PromptBox(WireModel):
             raise PydanticCustomError("empty_box", "a box needs x0 < x1 and y0 < y1")
         return self
 
+    def to_list(self) -> list[float]:
+        """[x0, y0, x1, y1] in pixels."""
+        return [self.x0, self.y0, self.x1, self.y1]
+
 
 class PromptPoint(WireModel):
     """A click: label 1 lies on the thing, 0 lies off it."""

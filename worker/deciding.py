@@ -25,6 +25,7 @@ from unspoken.runs.shards import (
     read_shard,
     write_shard,
 )
+from worker.crop_check import drop_unlike
 from worker.proposals import decide_annotations
 
 
@@ -70,7 +71,7 @@ def decide_row(row: Row, config: LabelConfig, *, thresholds: Thresholds, lexicon
         lexicon=lexicon,
         thresholds=thresholds,
     )
-    return row.model_copy(update={"annotations": annotations})
+    return row.model_copy(update={"annotations": drop_unlike(annotations, config)})
 
 
 def _publish(dataset_dir: Path, undecided: CommitRecord, rows: list[Row]) -> None:

@@ -54,12 +54,8 @@ def pick_decoys(
     are as common as those that are proposed, for a detector answers common words more readily. The
     same seed gives the same words. Related is what shares a word, or means or includes it.
     """
-    digest = hashlib.sha256(seed.encode()).digest()
-    order = random.Random(int.from_bytes(digest[:8], "big"))
-    said = _words([*phrases, caption.lower()], lexicon)
-    said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
-    shuffled = order.sample(VOCABULARY, len(VOCABULARY))
-    left = [word for word in shuffled if not _is_related(word, said, said_or_broader, lexicon)]
+    order = _order(seed)
+    left = _unrelated_words(phrases, caption, order=order, lexicon=lexicon)
     models = cycle(order.sample(phrases, len(phrases)) or [""])
     chosen = []
     for model in islice(models, min(count, len(left))):
@@ -69,6 +65,30 @@ def pick_decoys(
         chosen.append(order.choice(near))
         left.remove(chosen[-1])
     return tuple(chosen)
+
+
+def pick_random_labels(
+    phrases: Sequence[str], *, caption: str, seed: str, count: int, lexicon: Lexicon
+) -> tuple[str, ...]:
+    """`count` words, or all there are, that have nothing to do with the phrases or the caption.
+
+    They are what a box is compared with. The same seed gives the same words.
+    """
+    return tuple(_unrelated_words(phrases, caption, order=_order(seed), lexicon=lexicon)[:count])
+
+
+def _order(seed: str) -> random.Random:
+    digest = hashlib.sha256(seed.encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))
+
+
+def _unrelated_words(
+    phrases: Sequence[str], caption: str, *, order: random.Random, lexicon: Lexicon
+) -> list[str]:
+    said = _words([*phrases, caption.lower()], lexicon)
+    said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
+    shuffled = order.sample(VOCABULARY, len(VOCABULARY))
+    return [word for word in shuffled if not _is_related(word, said, said_or_broader, lexicon)]
 
 
 def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:

@@ -20,9 +20,17 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from unspoken.clients import DetectorClient, PrompterClient, TextEncoderClient, connect
+from unspoken.clients import (
+    CropRankerClient,
+    DetectorClient,
+    PrompterClient,
+    TextEncoderClient,
+    connect,
+)
+from unspoken.crop_schemas import Crop
 from unspoken.errors import NotFound, UnspokenError
-from unspoken.ports import Detector, Prompter, TextEncoder
+from unspoken.images import ONE_WHITE_PIXEL, decode_picture
+from unspoken.ports import CropRanker, Detector, Prompter, TextEncoder
 from unspoken.runs.card import draw_contact_sheet, write_card
 from unspoken.runs.false_discovery import Decision
 from unspoken.runs.ledger import Ledger
@@ -50,6 +58,7 @@ from unspoken.runs.store import (
     write_status,
 )
 from unspoken.schemas import RunStatus
+from unspoken.segment_schemas import PromptBox
 from worker.celery_app import LABEL_TASK, QUEUE, create_celery
 from worker.deciding import decide_run
 from worker.filters import duplicate_finder
@@ -63,6 +72,7 @@ logger = logging.getLogger(__name__)
 MIN_QUEUED, QUEUED_PER_LEASE = 4, 2
 # While the queue is not empty, a doorbell may still lie in it.
 PATIENCE_WITH_QUEUE = 30
+_WHITE_CROP = Crop(box=PromptBox(x0=0, y0=0, x1=1, y1=1), label_index=0)
 
 
 class Doorbell(Protocol):
@@ -100,11 +110,12 @@ class CeleryDoorbell:
 
 @dataclass(frozen=True)
 class Services:
-    """Whom the dispatcher asks: two for their names and threshold, one for the labels' vectors."""
+    """Whom the dispatcher asks: for names, a threshold and vectors, and who can do what."""
 
     prompter: Prompter
     detector: Detector
     text_encoder: TextEncoder
+    crop_ranker: CropRanker
 
 
 @dataclass
@@ -229,6 +240,11 @@ class Dispatcher:
         if run.templates is not None:
             # An unknown name would fail every picture: ask before there is a plan.
             self._services.prompter.propose(["a photo"], templates=run.templates)
+        if run.crop_check:
+            # So would a text encoder without pictures, or one whose other half does not load.
+            self._services.crop_ranker.rank_crops(
+                decode_picture(ONE_WHITE_PIXEL), [_WHITE_CROP], ["a photo"]
+            )
         plan = make_plan(
             run.run_id,
             self._listing(run),
@@ -238,6 +254,7 @@ class Dispatcher:
                 wanted_fdr=run.wanted_fdr,
                 single_template_margin=run.single_template_margin,
                 templates=run.templates,
+                crop_check=run.crop_check,
                 num_decoys=run.num_decoys,
                 **run.filters.model_dump(),
             ),
@@ -398,7 +415,12 @@ def connect_services(settings: WorkerSettings) -> Iterator[Services]:
         connect(settings.detector_url) as detector,
         connect(settings.segmenter_url) as segmenter,
     ):
-        yield Services(PrompterClient(llm), DetectorClient(detector), TextEncoderClient(segmenter))
+        yield Services(
+            PrompterClient(llm),
+            DetectorClient(detector),
+            TextEncoderClient(segmenter),
+            CropRankerClient(segmenter),
+        )
 
 
 def main() -> None:

@@ -20,11 +20,12 @@ from unspoken.errors import (
 )
 from unspoken.images import Picture
 from unspoken.lexicon import load_lexicon
-from unspoken.ports import Detector, Prompter
+from unspoken.ports import CropRanker, Detector, Prompter
 from unspoken.runs.plan import LabelConfig, stored_from
-from unspoken.runs.rows import Candidate, RawText, Row
+from unspoken.runs.rows import Annotation, Candidate, RawText, Row
 from unspoken.schemas import Proposal
 from worker.classifiers import Classifiers
+from worker.crop_check import drop_unlike, rank_annotations
 from worker.decoys import pick_decoys
 from worker.filters import FAULTS, Verdict, apply_filters, fold
 from worker.negatives import list_negatives
@@ -47,6 +48,7 @@ class Ports:
     prompter: Prompter
     detector: Detector
     classifiers: Classifiers
+    crop_ranker: CropRanker
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def label_chunk(rows: Sequence[SourceRow], ports: Ports, config: LabelConfig) ->
     )
     with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
         jobs = [
-            pool.submit(_label, item, proposal, ports.detector, config)
+            pool.submit(_label, item, proposal, ports, config)
             for (_, item), proposal in zip(admitted, proposals, strict=True)
         ]
         try:
@@ -109,13 +111,13 @@ def _propose(
 
 
 def _label(
-    item: _Admitted, proposal: Proposal | UnspokenError, detector: Detector, config: LabelConfig
+    item: _Admitted, proposal: Proposal | UnspokenError, ports: Ports, config: LabelConfig
 ) -> Row:
     """A labelled row, or a failed one where the item itself is at fault."""
     try:
         if isinstance(proposal, UnspokenError):
             raise proposal
-        return _detect(item, proposal, detector, config)
+        return _detect(item, proposal, ports, config)
     except PASSING:
         raise
     except UnspokenError as error:
@@ -125,7 +127,7 @@ def _label(
         )
 
 
-def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: LabelConfig) -> Row:
+def _detect(item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConfig) -> Row:
     lexicon = load_lexicon()
     phrases = [phrase.text for phrase in proposal.phrases[: config.max_phrases]]
     decoys = pick_decoys(
@@ -138,7 +140,7 @@ def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: Lab
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
     asked = [*phrases, *decoys]
     result = _patiently(
-        lambda: detector.detect(item.picture, asked, box_threshold=stored_from(config))
+        lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
     )
     size_hw = item.picture.size_hw
     if config.wanted_fdr is None:
@@ -147,6 +149,8 @@ def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: Lab
         )
     else:
         annotations = list_undecided(result.detections, candidates, size_hw=size_hw, config=config)
+    if config.crop_check:
+        annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
     row = _row(item.row, item.verdict, status="labelled", candidates=candidates)
     return row.model_copy(
         update={
@@ -160,6 +164,28 @@ def _detect(item: _Admitted, proposal: Proposal, detector: Detector, config: Lab
             ),
         }
     )
+
+
+def _check_crops(
+    item: _Admitted,
+    annotations: Sequence[Annotation],
+    candidates: Sequence[Candidate],
+    ranker: CropRanker,
+    config: LabelConfig,
+) -> tuple[Annotation, ...]:
+    """Ranks, and what follows from them already; a run of `auto` waits for its thresholds."""
+    ranked = _patiently(
+        lambda: rank_annotations(
+            annotations,
+            candidates,
+            picture=item.picture,
+            caption=item.verdict.caption,
+            ranker=ranker,
+            config=config,
+            lexicon=load_lexicon(),
+        )
+    )
+    return drop_unlike(ranked, config)
 
 
 def _row(

@@ -52,6 +52,7 @@ class _Box:
     candidate: Candidate
     score: float
     xyxy: np.ndarray  # (4,) in pixels, within the picture
+    clip_rank: int | None = None
     drop_reason: str | None = None
     alt_labels: tuple[AltLabel, ...] = ()
     merged: bool = False
@@ -124,7 +125,8 @@ def decide_annotations(
 ) -> tuple[Annotation, ...]:
     """What `merge_detections` would have made of the boxes of `list_undecided`."""
     boxes = [
-        _Box(candidates[each.candidate_id], each.score, np.asarray(each.box)) for each in undecided
+        _Box(candidates[each.candidate_id], each.score, np.asarray(each.box), each.clip_rank)
+        for each in undecided
     ]
     return _settle(boxes, size_hw, config=config, lexicon=lexicon, thresholds=thresholds)
 
@@ -276,6 +278,7 @@ def _annotation(index: int, box: _Box) -> Annotation:
         decoy=candidate.decoy,
         alt_labels=box.alt_labels,
         templates=tuple(dict.fromkeys(source.template for source in candidate.sources)),
+        clip_rank=box.clip_rank,
         kept=box.drop_reason is None,
         drop_reason=box.drop_reason,
     )

@@ -14,10 +14,10 @@ from pathlib import Path
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 
-from unspoken.clients import DetectorClient, PrompterClient, connect
+from unspoken.clients import CropRankerClient, DetectorClient, PrompterClient, connect
 from unspoken.errors import Conflict, NotFound, NotReady, Overloaded, UnspokenError
 from unspoken.runs.ledger import MAX_ATTEMPTS, Attempt, Lease, Ledger
-from unspoken.runs.plan import Chunk, Plan, read_plan
+from unspoken.runs.plan import Chunk, LabelConfig, Plan, read_plan
 from unspoken.runs.rows import Row
 from unspoken.runs.store import is_cancelled, picture_folder, read_run, source_root
 from worker.celery_app import LABEL_TASK
@@ -38,29 +38,32 @@ NOT_READY_REST_S = 5.0
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a worker works: its folders, its ports, and how to see that the services are ready."""
+    """Where a worker works: its folders, its ports, and how to see that those are ready."""
 
     runs_dir: Path
     data_dir: Path
     lease_s: float
     ports: Ports
-    check_ready: Callable[[], None]
+    check_ready: Callable[[LabelConfig], None]
 
 
 def connect_bench(settings: WorkerSettings) -> Bench:
     """Clients of the services, and the classifiers, as the settings say."""
     prompter = PrompterClient(connect(settings.llm_url))
     detector = DetectorClient(connect(settings.detector_url))
+    crop_ranker = CropRankerClient(connect(settings.segmenter_url))
 
-    def check_ready() -> None:
+    def check_ready(config: LabelConfig) -> None:
         prompter.check_ready()
         detector.check_ready()
+        if config.crop_check:
+            crop_ranker.check_ready()
 
     return Bench(
         runs_dir=settings.runs_dir,
         data_dir=settings.data_dir,
         lease_s=settings.lease_s,
-        ports=Ports(prompter, detector, build_classifiers()),
+        ports=Ports(prompter, detector, build_classifiers(), crop_ranker),
         check_ready=check_ready,
     )
 
@@ -110,7 +113,7 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
 def _attempt(
     chunk: Chunk, plan: Plan, *, bench: Bench, ledger: Ledger, lease: Lease, read: ReadRows
 ) -> bool:
-    _check_ready(bench, lease)
+    _check_ready(bench, lease, plan.config)
     alone = ledger.num_attempts(chunk.id) >= MAX_ATTEMPTS
     attempt = ledger.begin_attempt(chunk.id)
     try:
@@ -121,17 +124,17 @@ def _attempt(
         attempt.wait_instead()
         lease.rest(getattr(error, "retry_after_s", NOT_READY_REST_S))
         raise
-    models: dict[str, str] = {
-        model.kind: f"{model.name}@{model.revision}"
-        for model in (bench.ports.prompter.model, bench.ports.detector.model)
-    }
+    answering = [bench.ports.prompter.model, bench.ports.detector.model]
+    if plan.config.crop_check:
+        answering.append(bench.ports.crop_ranker.model)
+    models: dict[str, str] = {model.kind: f"{model.name}@{model.revision}" for model in answering}
     return ledger.publish(chunk.id, rows, attempt=attempt.number, models=models)
 
 
-def _check_ready(bench: Bench, lease: Lease) -> None:
+def _check_ready(bench: Bench, lease: Lease, config: LabelConfig) -> None:
     """Before an attempt is counted: a service that is away is not the chunk's fault."""
     try:
-        bench.check_ready()
+        bench.check_ready(config)
     except PASSING:
         lease.rest(NOT_READY_REST_S)
         raise

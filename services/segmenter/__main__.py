@@ -3,6 +3,7 @@
 import torch
 
 from services.segmenter.app import create_app
+from services.segmenter.crop_engine import build_crop_engine
 from services.segmenter.engine import build_engine
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
@@ -21,6 +22,7 @@ def main() -> None:
     app = create_app(
         engine,
         segmenter=build_segmenter(settings, engine),
+        ranker=build_crop_engine(settings, engine),
         thread=thread,
         max_queue=settings.max_queue,
         request_timeout_s=settings.request_timeout_s,

@@ -1,6 +1,7 @@
 """The HTTP face of the segmenter: texts to unit vectors, and pictures with queries to masks.
 
-`POST /text-embeddings` is here; `/segment` and `/images` are in segment_routes.py.
+`POST /text-embeddings` is here; `/segment` and `/images` are in segment_routes.py, `/rank-crops` in
+crop_routes.py.
 """
 
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Response
 
+from services.segmenter.crop_routes import CropFlow, crop_router
 from services.segmenter.segment_routes import SegmentFlow, segment_router
 from services.segmenter.stages import StagedSegmenter
 from unspoken.batching import InferenceThread, MicroBatcher
-from unspoken.ports import TextEncoder
+from unspoken.ports import CropRanker, TextEncoder
 from unspoken.schemas import TextEmbeddingsReply, TextEmbeddingsRequest
 from unspoken.server import create_service, in_decode_pool
 from unspoken.timings import Timings
@@ -25,11 +27,14 @@ def create_app(
     engine: TextEncoder,
     *,
     segmenter: StagedSegmenter[Any] | None = None,
+    ranker: CropRanker | None = None,
     thread: InferenceThread | None = None,
     max_queue: int = 64,
     request_timeout_s: float = 120.0,
 ) -> FastAPI:
-    """The service over any TextEncoder, and a segmenter where the profile has one.
+    """The service over any TextEncoder, a segmenter where the profile has one, and a ranker.
+
+    ranker: None where the text encoder knows no pictures.
 
     thread: the device's inference thread; one of its own when none is shared.
     """
@@ -54,6 +59,12 @@ def create_app(
             segmenter, thread=thread, max_queue=max_queue, request_timeout_s=request_timeout_s
         )
         batchers += flow.batchers
+    crops = None
+    if ranker is not None:
+        crops = CropFlow(
+            ranker, thread=thread, max_queue=max_queue, request_timeout_s=request_timeout_s
+        )
+        batchers.append(crops.batcher)
 
     def warm_up() -> None:
         engine.encode_texts(["a photo of a car"])
@@ -70,6 +81,7 @@ def create_app(
         on_close=None if flow is None else flow.close,
     )
     app.include_router(segment_router(flow))
+    app.include_router(crop_router(crops, text_encoder=engine.model.name))
 
     @app.post("/text-embeddings", tags=["text encoder"], response_model=TextEmbeddingsReply)
     async def text_embeddings(request: TextEmbeddingsRequest) -> Response:

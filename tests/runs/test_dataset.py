@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -30,6 +31,7 @@ from unspoken.runs.manifest import (
     write_manifest,
 )
 from unspoken.runs.plan import (
+    LATER_FIELDS,
     LabelConfig,
     ListedRow,
     config_sha256,
@@ -80,6 +82,15 @@ def test_a_shard_from_before_a_column_came_is_read_without_it(tmp_path):
     assert read_shard(tmp_path / "old.parquet") == expected
 
 
+def test_so_is_one_from_before_boxes_had_a_field(tmp_path):
+    place = SCHEMA.get_field_index("annotations")
+    fields = [field for field in SCHEMA.field(place).type.value_type if field.name != "clip_rank"]
+    before = SCHEMA.set(place, pa.field("annotations", pa.list_(pa.struct(fields))))
+    rows = [row.model_dump(exclude={"annotations": {"__all__": {"clip_rank"}}}) for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(rows, schema=before), tmp_path / "old.parquet")
+    assert read_shard(tmp_path / "old.parquet") == ROWS
+
+
 def test_a_shard_is_plain_parquet_that_names_its_fields(tmp_path):
     write_shard(tmp_path / "s.parquet", ROWS)
     table = pq.read_table(tmp_path / "s.parquet")
@@ -94,7 +105,7 @@ def test_the_page_on_the_format_holds_every_field_as_the_schema_has_it():
 
 def test_a_field_that_came_later_and_is_not_used_leaves_the_configs_digest_alone():
     config = LabelConfig(box_threshold=0.3)
-    later = {"single_template_margin", "templates"}
+    later = set(LATER_FIELDS)
     before = json_sha256(config.model_dump(mode="json", exclude=later))
     assert config_sha256(config) == before
     assert config_sha256(config.model_copy(update={"single_template_margin": 0.1})) != before

@@ -68,6 +68,22 @@ def bytes_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def test_boxes_that_may_yet_count_are_ranked_and_the_decision_drops_those_unlike_their_label():
+    update = {"crop_check": True}
+    fixed = label_chunk(source_rows(6), ports(), FIXED.model_copy(update=update))
+    undecided = label_chunk(source_rows(6), ports(), AUTO.model_copy(update=update))
+    for box in (box for row in undecided for box in row.annotations):
+        assert (box.clip_rank is not None) == (box.drop_reason == UNDECIDED and not box.decoy)
+    config, thresholds = AUTO.model_copy(update=update), fixed_thresholds(FIXED)
+    decided = [
+        decide_row(row, config, thresholds=thresholds, lexicon=load_lexicon()) for row in undecided
+    ]
+    assert [row.kept for row in decided] == [row.kept for row in fixed]
+    reasons = [[box.drop_reason for box in row.annotations] for row in fixed]
+    assert [[box.drop_reason for box in row.annotations] for row in decided] == reasons
+    assert "unlike_its_label" in {reason for row in reasons for reason in row}
+
+
 def test_decided_by_a_runs_own_thresholds_a_row_is_what_that_run_writes():
     fixed = label_chunk(source_rows(6), ports(), FIXED)
     undecided = label_chunk(source_rows(6), ports(), AUTO)

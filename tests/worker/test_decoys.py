@@ -5,7 +5,7 @@ from statistics import mean
 import pytest
 
 from unspoken.lexicon import load_lexicon
-from worker.decoys import VOCABULARY, pick_decoys
+from worker.decoys import VOCABULARY, pick_decoys, pick_random_labels
 
 LEXICON = load_lexicon()
 
@@ -58,3 +58,21 @@ def test_without_a_phrase_of_known_frequency_any_word_may_be_drawn():
     for phrases in ((), ("zorb",)):
         drawn = {word for seed in range(30) for word in decoys(*phrases, seed=str(seed), count=9)}
         assert len(drawn) > len(VOCABULARY) // 2
+
+
+def random_labels(*phrases, caption="", seed="a", count=999):
+    return pick_random_labels(phrases, caption=caption, seed=seed, count=count, lexicon=LEXICON)
+
+
+def test_random_labels_are_the_same_for_the_same_seed_and_others_for_another():
+    assert random_labels("car", count=200) == random_labels("car", count=200)
+    chosen, others = (set(random_labels("car", seed=seed, count=200)) for seed in "ab")
+    assert len(chosen) == len(others) == 200
+    assert chosen != others
+
+
+def test_random_labels_have_nothing_to_do_with_what_was_said():
+    chosen = set(random_labels("car", "animal", caption="two friends on a sofa"))
+    assert chosen < set(VOCABULARY)
+    assert not {"car", "dog", "horse", "couch"} & chosen
+    assert {"bottle", "truck"} <= chosen

@@ -1,5 +1,6 @@
 """Dispatcher and task together, on real folders; only the broker is a list."""
 
+import json
 import tarfile
 import time
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
+from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
 from tests.worker.sources import (
     CAPTIONS,
     write_coco,
@@ -16,7 +17,7 @@ from tests.worker.sources import (
     write_shard,
     write_table,
 )
-from unspoken.errors import EngineFailure, NotReady, Overloaded, ServiceUnavailable
+from unspoken.errors import Conflict, EngineFailure, NotReady, Overloaded, ServiceUnavailable
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import read_labels
 from unspoken.runs.plan import read_plan
@@ -54,18 +55,25 @@ class ListDoorbell:
 class Stage:
     """A data folder with a shard, a dispatcher, and a worker that answers the doorbell."""
 
-    def __init__(self, folder, *, prompter=None, detector=None, text_encoder=None):
+    def __init__(self, folder, *, prompter=None, detector=None, text_encoder=None, ranker=None):
         self.data_dir, self.runs_dir = folder / "data", folder / "runs"
         write_shard(self.data_dir / "in/00000.tar", CAPTIONS)
         self.time_s = 0.0
         self.doorbell = ListDoorbell()
-        self.ports = Ports(prompter or FakePrompter(), detector or FakeDetector(), CLASSIFIERS)
+        self.ports = Ports(
+            prompter or FakePrompter(),
+            detector or FakeDetector(),
+            CLASSIFIERS,
+            ranker or FakeCropRanker(),
+        )
         self.text_encoder = text_encoder or FakeTextEncoder()
         self.ready = True
         self.dispatcher = self.new_dispatcher()
 
     def new_dispatcher(self):
-        services = Services(self.ports.prompter, self.ports.detector, self.text_encoder)
+        services = Services(
+            self.ports.prompter, self.ports.detector, self.text_encoder, self.ports.crop_ranker
+        )
         return Dispatcher(
             runs_dir=self.runs_dir,
             data_dir=self.data_dir,
@@ -75,7 +83,7 @@ class Stage:
             clock=lambda: self.time_s,
         )
 
-    def check_ready(self):
+    def check_ready(self, config):
         if not self.ready:
             raise NotReady("loading")
 
@@ -368,3 +376,31 @@ def test_a_run_that_asks_for_an_unknown_template_fails_before_any_picture_does(t
     status = stage.tick()
     assert (status.state, status.done) == ("failed", 0)
     assert "limericks" in status.message
+
+
+def test_a_run_that_checks_crops_says_who_did_and_keeps_no_label_of_a_low_rank(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create(crop_check=True)
+    assert stage.tick(4).state == "done"
+    assert read_plan(stage.runs_dir / "r").config.crop_check
+    boxes = [annotation for row in stage.rows() for annotation in row.annotations]
+    unlike = [box for box in boxes if box.drop_reason == "unlike_its_label"]
+    assert unlike and all(box.clip_rank > 5 for box in unlike)
+    assert all(box.clip_rank <= 5 for box in boxes if box.kept)
+    dataset = stage.runs_dir / "r/dataset"
+    card = (dataset / "README.md").read_text()
+    assert "among the first 5 for what the box shows" in card and "| unlike_its_label |" in card
+    models = json.loads((dataset / "manifest.json").read_text())["models_seen"]
+    assert "fake-text-encoder@0" in json.dumps(models)
+
+
+def test_a_run_that_checks_crops_fails_before_any_picture_where_nobody_can(tmp_path):
+    class Blind(FakeCropRanker):
+        def rank_crops(self, picture, crops, labels):
+            raise Conflict("the text encoder knows no pictures")
+
+    stage = Stage(tmp_path, ranker=Blind())
+    stage.create(crop_check=True)
+    status = stage.tick()
+    assert (status.state, status.done) == ("failed", 0)
+    assert "knows no pictures" in status.message

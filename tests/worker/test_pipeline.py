@@ -1,8 +1,8 @@
 import pytest
 
-from tests.fakes import FakeDetector, FakePrompter
+from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter
 from tests.worker.sources import CAPTIONS, picture
-from unspoken.errors import EngineFailure, NotReady, Overloaded
+from unspoken.errors import Conflict, EngineFailure, NotReady, Overloaded
 from unspoken.runs.plan import LabelConfig
 from worker.classifiers import Classifiers
 from worker.pipeline import Ports, label_chunk
@@ -12,8 +12,13 @@ CONFIG = LabelConfig(box_threshold=0.3, detector_threads=2)
 CLASSIFIERS = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda p: 0.01)
 
 
-def ports(*, prompter=None, detector=None):
-    return Ports(prompter or FakePrompter(), detector or FakeDetector(), CLASSIFIERS)
+def ports(*, prompter=None, detector=None, ranker=None):
+    return Ports(
+        prompter or FakePrompter(),
+        detector or FakeDetector(),
+        CLASSIFIERS,
+        ranker or FakeCropRanker(),
+    )
 
 
 def source_rows(count):
@@ -68,6 +73,59 @@ def test_the_runs_own_templates_are_asked():
     rows = label_chunk(source_rows(2), ports(), strange)
     assert [row.reason for row in rows] == ["invalid_input"] * 2
     assert "limericks" in rows[0].detail
+
+
+def test_a_box_whose_label_ranks_sixth_for_its_crop_is_dropped_and_one_of_the_fifth_stays():
+    checked = CONFIG.model_copy(update={"crop_check": True})
+    plain = label_chunk(source_rows(6), ports(), CONFIG)
+    kept = [(row.key, each.label) for row in plain for each in row.kept]
+    unlike = kept[0][1]
+    ranker = FakeCropRanker({label: 5 for _, label in kept} | {unlike: 6})
+    rows = label_chunk(source_rows(6), ports(ranker=ranker), checked)
+    assert [(row.key, each.label) for row in rows for each in row.kept] == [
+        (key, label) for key, label in kept if label != unlike
+    ]
+    dropped = [a for row in rows for a in row.annotations if a.drop_reason == "unlike_its_label"]
+    assert dropped and {(a.label, a.clip_rank) for a in dropped} == {(unlike, 6)}
+    assert all(a.clip_rank == 5 for row in rows for a in row.kept)
+    others = [a for row in rows for a in row.annotations if not a.kept and a not in dropped]
+    assert others and all(a.clip_rank is None for a in others)
+
+
+def test_a_crop_is_compared_with_the_pictures_candidates_and_200_random_labels():
+    ranker = FakeCropRanker()
+    rows = label_chunk(
+        source_rows(3),
+        ports(ranker=ranker),
+        CONFIG.model_copy(update={"crop_check": True, "detector_threads": 1}),
+    )
+    assert len(ranker.asked) == 3
+    for row, (crops, labels) in zip(rows, ranker.asked, strict=True):
+        asked = [each.phrase for each in row.candidates if each.rejected is None and not each.decoy]
+        assert labels[: len(asked)] == asked
+        assert len(labels) == len(set(labels)) == len(asked) + 200
+        ranked = [a for a in row.annotations if a.clip_rank is not None]
+        assert [labels[crop.label_index] for crop in crops] == [a.label for a in ranked]
+        assert [crop.box.to_list() for crop in crops] == [list(a.box) for a in ranked]
+
+
+def test_nobody_is_asked_about_crops_unless_the_run_wants_it():
+    ranker = FakeCropRanker()
+    label_chunk(source_rows(3), ports(ranker=ranker), CONFIG)
+    nothing_counts = CONFIG.model_copy(update={"box_threshold": 1.0, "crop_check": True})
+    label_chunk(source_rows(3), ports(ranker=ranker), nothing_counts)
+    assert ranker.asked == []
+
+
+def test_a_row_whose_crops_cannot_be_checked_fails_and_never_passes_unchecked():
+    class Blind(FakeCropRanker):
+        def rank_crops(self, picture, crops, labels):
+            raise Conflict("knows no pictures")
+
+    checked = CONFIG.model_copy(update={"crop_check": True})
+    rows = label_chunk(source_rows(2), ports(ranker=Blind()), checked)
+    assert [(row.status, row.reason) for row in rows] == [("failed", "conflict")] * 2
+    assert rows[0].detail == "knows no pictures"
 
 
 def test_a_row_says_which_prompts_it_answers():

@@ -2,8 +2,8 @@
 
 `LiftedMiniLM` is all-MiniLM-L6-v2 as an open_clip tower. Its 384 dimensions are lifted to 768 by a
 fixed orthonormal map, which leaves every cosine as it was: small weights, and the same shape as
-CLIP's. `OpenClipText` is the text tower of an open_clip model; the vision tower is neither built
-nor read.
+CLIP's. `OpenClipText` is the text tower of an open_clip model; the image tower (image_tower.py) is
+neither built nor read for it.
 
 Legend: N texts, T tokens, W width of the tower, D = 768.
 """
@@ -50,8 +50,8 @@ def load_text_tower(entry: ModelEntry, folder: Path) -> TextTower:
             return LiftedMiniLM(folder, device=entry.device, dtype=entry.dtype)
         case "open_clip":
             return OpenClipText(
-                _option(entry, "architecture"),
-                folder / _option(entry, "weights"),
+                architecture_of(entry),
+                weights_file_of(entry, folder),
                 device=entry.device,
                 dtype=entry.dtype,
             )
@@ -60,6 +60,16 @@ def load_text_tower(entry: ModelEntry, folder: Path) -> TextTower:
                 f"text encoder {entry.name}: backend must be lifted_minilm or open_clip, "
                 f"got {backend!r}"
             )
+
+
+def architecture_of(entry: ModelEntry) -> str:
+    """open_clip's name for the model of an entry. Raises InvalidConfig where there is none."""
+    return _option(entry, "architecture")
+
+
+def weights_file_of(entry: ModelEntry, folder: Path) -> Path:
+    """The file of the whole open_clip model of an entry. Raises InvalidConfig where none is."""
+    return folder / _option(entry, "weights")
 
 
 def _option(entry: ModelEntry, name: str) -> str:
@@ -101,7 +111,7 @@ class OpenClipText:
         # On meta nothing is drawn at random only to be overwritten: half the memory, no wait.
         with torch.device("meta"):
             tower = open_clip_text_tower(architecture)
-        state = read_text_weights(weights, names=tower.state_dict())
+        state = read_tower_weights(weights, names=tower.state_dict(), below=("", "text."))
         tower.load_state_dict(state, strict=True, assign=True)
         tower.attn_mask = tower.build_causal_mask()  # the one buffer that no file holds
         self._tower = tower.to(device=device, dtype=getattr(torch, dtype)).eval()
@@ -135,11 +145,13 @@ def open_clip_text_tower(architecture: str) -> TextTransformer:
     return tower
 
 
-def read_text_weights(path: Path, *, names: Iterable[str]) -> dict[str, Tensor]:
-    """The text tower's tensors from a file of a whole CLIP model: safetensors, or .pt read safely.
+def read_tower_weights(
+    path: Path, *, names: Iterable[str], below: Sequence[str]
+) -> dict[str, Tensor]:
+    """One tower's tensors from a file of a whole CLIP model: safetensors, or .pt read safely.
 
-    They stand there under their own names or below `text.`. Raises MissingWeights with the names
-    that are not there.
+    below: prefixes that a name may stand behind, tried in turn. Raises MissingWeights with the
+    names that are not there.
     """
     with ExitStack() as stack:
         if path.suffix == ".safetensors":
@@ -149,7 +161,10 @@ def read_text_weights(path: Path, *, names: Iterable[str]) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             state = state.get("state_dict", state)
             known, read = set(state), state.__getitem__
-        places = {name: name if name in known else f"text.{name}" for name in names}
+        places = {
+            name: next((head + name for head in below if head + name in known), below[-1] + name)
+            for name in names
+        }
         missing = sorted(name for name, place in places.items() if place not in known)
         if missing:
             raise MissingWeights(

@@ -68,7 +68,8 @@ def render_card(plan: Plan, counts: DatasetCounts, chosen: ChosenThresholds | No
         "its noun or a synonym occurs in the caption, else *implied*. Labels were proposed by a "
         "language model and located by a detector; no person checked them. Fields and units: "
         "docs/dataset-format.md of the project.\n",
-        f"Models: {', '.join(models)}. Boxes count from a score of {_thresholds(plan, chosen)}.\n",
+        f"Models: {', '.join(models)}. Boxes count from a score of {_thresholds(plan, chosen)}."
+        f"{_crop_check(plan)}\n",
         f"![contact sheet]({SHEET_FILE})\n\nBlue boxes are named, orange ones implied.\n",
         "## Counts\n",
         table(
@@ -119,6 +120,17 @@ def _thresholds(plan: Plan, chosen: ChosenThresholds | None) -> str:
         return "their source's own threshold on, chosen by decoys (False discoveries, below)"
     config = plan.config
     return f"{config.box_threshold:.3g} on ({config.implied_margin:+.3g} if implied)"
+
+
+def _crop_check(plan: Plan) -> str:
+    config = plan.config
+    if not config.crop_check:
+        return ""
+    return (
+        f" Of these, only boxes count whose label is among the first {config.max_clip_rank} for "
+        "what the box shows, by the image tower of the text encoder's model, among the picture's "
+        f"candidates and up to {config.num_random_labels} random nouns."
+    )
 
 
 def _false_discoveries(plan: Plan, chosen: ChosenThresholds) -> str:

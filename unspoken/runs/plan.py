@@ -84,12 +84,24 @@ class LabelConfig(FilterConfig):
     merge_iou: float = 0.8
     synonym_merge_iou: float = 0.7
     """Where one label means or includes the other: a dog, a hound, an animal."""
+    crop_check: bool = False
+    """Ask an image-text model whether what is in a box is like its label."""
+    max_clip_rank: int = 5
+    """With `crop_check`: a label must be so near the top, among the picture's and random ones."""
+    num_random_labels: int = 200
+    """At most: of the words that decoys are drawn from, those unlike the picture's own."""
     max_boxes: int = 50
     max_phrases: int = 40
     detector_threads: int = 4
 
 
-LATER_FIELDS = ("single_template_margin", "templates")
+LATER_FIELDS = (
+    "single_template_margin",
+    "templates",
+    "crop_check",
+    "max_clip_rank",
+    "num_random_labels",
+)
 """Of LabelConfig: came when there were datasets already."""
 
 

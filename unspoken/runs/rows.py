@@ -52,6 +52,8 @@ class Annotation(WireModel):
     decoy: bool
     alt_labels: tuple[AltLabel, ...] = ()
     templates: tuple[str, ...] = ()
+    clip_rank: int | None = None
+    """Of the label among others, by an image-text model's view of the crop; 1 is the best."""
     kept: bool
     drop_reason: str | None = None
 

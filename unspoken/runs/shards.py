@@ -71,12 +71,17 @@ _ANNOTATION = pa.struct(
         _field("decoy", pa.bool_(), "of the candidate: a false answer"),
         _field("alt_labels", pa.list_(_ALT_LABEL), "labels whose boxes lie on this one"),
         _field("templates", pa.list_(pa.string()), "templates that proposed the label"),
+        _field(
+            "clip_rank",
+            pa.int32(),
+            "rank of the label for its crop among other labels, 1 the best; null where not asked",
+        ),
         _field("kept", pa.bool_(), "whether it counts as an annotation of the dataset"),
         _field(
             "drop_reason",
             pa.string(),
             "`decoy`, `below_threshold`, `too_small`, `covers_image`, `repeated`, "
-            "`outside_its_whole`, `over_limit`",
+            "`outside_its_whole`, `over_limit`, `unlike_its_label`",
         ),
     ]
 )

@@ -45,6 +45,7 @@ class Run(WireModel):
     """Largest share of labels found in vain, where the run's own decoys choose its thresholds."""
     single_template_margin: float = 0.0
     templates: tuple[str, ...] | None = None
+    crop_check: bool = False
     num_decoys: int = 4
     chunk_size: int = 8
     filters: FilterConfig = FilterConfig()
@@ -87,6 +88,7 @@ def create_run(
         wanted_fdr=request.false_discovery_rate,
         single_template_margin=request.single_template_margin,
         templates=None if request.templates is None else tuple(request.templates),
+        crop_check=request.crop_check,
         num_decoys=request.num_decoys,
         chunk_size=request.chunk_size,
         filters=request.filters,

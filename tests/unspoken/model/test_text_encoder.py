@@ -12,11 +12,12 @@ from unspoken.model.text_encoder import (
     LiftedMiniLM,
     open_clip_text_tower,
     orthonormal_lift,
-    read_text_weights,
+    read_tower_weights,
 )
 from unspoken.profiles import load_profile, resolve_files
 
 PHRASES = ["dog", "puppy", "car", "automobile", "a red mug on the table", "wheel"]
+BELOW = ("", "text.")
 COSINE_TOLERANCE = 1e-5  # float32 through one more product
 
 
@@ -75,14 +76,16 @@ def test_the_text_tower_is_found_below_text_too_and_in_torch_files(tmp_path):
     save_file(state, tmp_path / "custom.safetensors")
     torch.save({"state_dict": state}, tmp_path / "custom.pt")
     for name in ("custom.safetensors", "custom.pt"):
-        read = read_text_weights(tmp_path / name, names=["ln_final.bias"])
+        read = read_tower_weights(tmp_path / name, names=["ln_final.bias"], below=BELOW)
         assert read["ln_final.bias"].tolist() == [0, 1, 2]
 
 
 def test_a_file_without_the_text_tower_is_refused_with_what_is_missing(tmp_path):
     save_file({"visual.x": torch.zeros(1)}, tmp_path / "vision.safetensors")
     with pytest.raises(MissingWeights, match=r"vision\.safetensors.*token_embedding\.weight"):
-        read_text_weights(tmp_path / "vision.safetensors", names=["token_embedding.weight"])
+        read_tower_weights(
+            tmp_path / "vision.safetensors", names=["token_embedding.weight"], below=BELOW
+        )
 
 
 @pytest.mark.parametrize("architecture", ["ViT-Z-99", "ViT-B-32", "ViT-B-16-SigLIP"])

@@ -1,0 +1,71 @@
+"""How well labels fit the boxes that carry them, by an image-text model: the CropRanker port."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from services.segmenter.settings import SegmenterSettings
+from unspoken.crop_schemas import Crop
+from unspoken.crops import cut_crops, rank_labels
+from unspoken.images import Picture
+from unspoken.model.image_tower import ImageTower, knows_pictures, load_image_tower
+from unspoken.ports import TextEncoder
+from unspoken.profiles import load_profile, resolve_files
+from unspoken.schemas import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+PROMPT = "a photo of a {}"
+"""CLIP was trained on sentences: its authors name classes so."""
+
+
+class CropEngine:
+    """Crops by the image tower, labels by the text tower. Not thread-safe: one inference thread.
+
+    load: brings the image tower. It is called with the first question and not before: most
+    services are never asked, and ViT-L's is two and a half times as large as its text tower.
+    """
+
+    def __init__(self, text_encoder: TextEncoder, load: Callable[[], ImageTower]) -> None:
+        self.model: ModelInfo = text_encoder.model
+        self._text_encoder = text_encoder
+        self._load = load
+
+    @cached_property
+    def _tower(self) -> ImageTower:
+        return self._load()
+
+    def rank_crops(
+        self, picture: Picture, crops: Sequence[Crop], labels: Sequence[str]
+    ) -> list[int]:
+        """See unspoken.ports.CropRanker. Raises MissingWeights, InvalidConfig at the first use."""
+        if not crops:
+            return []
+        tower = self._tower
+        boxes = np.asarray([crop.box.to_list() for crop in crops])  # (N, 4)
+        pixels = cut_crops(picture.pixels, boxes, side_px=tower.side_px)
+        crop_vectors = tower.encode(pixels)  # (N, 768)
+        label_vectors = self._text_encoder.encode_texts([PROMPT.format(label) for label in labels])
+        own = np.asarray([crop.label_index for crop in crops])
+        ranks: list[int] = rank_labels(crop_vectors, label_vectors, own).tolist()
+        return ranks
+
+
+def build_crop_engine(settings: SegmenterSettings, text_encoder: TextEncoder) -> CropEngine | None:
+    """The ranker of the profile; None where its text encoder has no image tower.
+
+    Raises MissingWeights, InvalidConfig.
+    """
+    entry = load_profile(settings.profile, models_file=settings.models_file).text_encoder
+    if not knows_pictures(entry):
+        return None
+    folder = resolve_files(entry, cache_dir=settings.cache_dir)
+
+    def load() -> ImageTower:
+        tower = load_image_tower(entry, folder)
+        logger.info("loaded image tower of %s device=%s", entry.name, entry.device)
+        return tower
+
+    return CropEngine(text_encoder, load)

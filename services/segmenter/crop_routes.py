@@ -1,0 +1,90 @@
+"""`POST /rank-crops`: does an image-text model see in a box what its label says?"""
+
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter, Request
+
+from services.segmenter.wire_requests import inlined_schema
+from unspoken.batching import InferenceThread, MicroBatcher
+from unspoken.crop_schemas import Crop, RankCropsReply, RankCropsRequest
+from unspoken.errors import Conflict
+from unspoken.images import Picture, decode_base64, decode_picture
+from unspoken.ports import CropRanker
+from unspoken.schemas import ErrorBody, ImageInfo
+from unspoken.server import in_decode_pool
+from unspoken.timings import Timings
+from unspoken.uploads import validated
+
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": inlined_schema(RankCropsRequest)}},
+}
+
+
+class _Question(NamedTuple):
+    """What one request asks, with its picture decoded."""
+
+    picture: Picture
+    crops: list[Crop]
+    labels: list[str]
+
+
+class CropFlow:
+    """The way of a request to the ranker; owns the batcher."""
+
+    def __init__(
+        self,
+        ranker: CropRanker,
+        *,
+        thread: InferenceThread,
+        max_queue: int,
+        request_timeout_s: float,
+    ) -> None:
+        def answer(questions: list[_Question]) -> list[list[int]]:
+            return [ranker.rank_crops(*question) for question in questions]
+
+        self.ranker = ranker
+        # The crops of one picture are a batch already.
+        self.batcher: MicroBatcher[_Question, list[int]] = MicroBatcher(
+            answer, name="rank-crops", thread=thread, max_batch=1, max_queue=max_queue
+        )
+        self._timeout_s = request_timeout_s
+
+    async def rank(self, question: _Question) -> list[int]:
+        """The ranks of the labels for their crops."""
+        return await self.batcher.submit(question, timeout_s=self._timeout_s)
+
+
+def crop_router(flow: CropFlow | None, *, text_encoder: str) -> APIRouter:
+    """The route; it says so where the text encoder of that name knows no pictures."""
+    router = APIRouter(tags=["text encoder"], responses={409: {"model": ErrorBody}})
+
+    @router.post("/rank-crops", openapi_extra={"requestBody": _BODY})
+    async def rank_crops(request: Request) -> RankCropsReply:
+        """For each crop the rank of its label among all labels, 1 the best."""
+        if flow is None:
+            raise Conflict(
+                f"the text encoder of this profile, {text_encoder}, knows no pictures: crops are "
+                "checked by one that is a CLIP, as in the profile base (UNSPOKEN_PROFILE=base)"
+            )
+        timings = Timings()
+        flow.batcher.check_room()
+        with timings.measure("decode"):
+            question = await in_decode_pool(_read_question, await request.body())
+        with timings.measure("rank"):
+            ranks = await flow.rank(question)
+        height, width = question.picture.size_hw
+        return RankCropsReply(
+            image=ImageInfo(sha256=question.picture.sha256, width=width, height=height),
+            ranks=ranks,
+            model=flow.ranker.model,
+            timings_ms=timings.as_ms(),
+        )
+
+    return router
+
+
+def _read_question(body: bytes) -> _Question:
+    asked = validated(RankCropsRequest, body)
+    picture = decode_picture(decode_base64(asked.image.base64))
+    return _Question(picture, asked.crops, asked.labels)

@@ -1,0 +1,56 @@
+"""What `POST /rank-crops` takes and answers: boxes of a picture, and labels to weigh for each."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from unspoken.schemas import MAX_TEXTS, ImageInfo, ImageInput, ModelInfo, Text, WireModel
+from unspoken.segment_schemas import PromptBox
+
+MAX_CROPS = 8
+"""So few that two slow cores answer eight requests within the time of one: 3.3 s a crop on one."""
+
+
+class Crop(WireModel):
+    """A box, and the place of its own label among the labels of the request."""
+
+    box: PromptBox
+    label_index: Annotated[int, Field(ge=0)]
+
+
+class RankCropsRequest(WireModel):
+    """A picture, its boxes, and all labels that each crop is compared with; no label twice."""
+
+    image: ImageInput
+    crops: Annotated[list[Crop], Field(max_length=MAX_CROPS)]
+    labels: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "image": {"base64": "iVBORw0KGgo..."},
+                    "crops": [{"box": {"x0": 8, "y0": 8, "x1": 60, "y1": 50}, "label_index": 0}],
+                    "labels": ["car", "wheel", "teapot"],
+                }
+            ]
+        }
+    )
+
+    @model_validator(mode="after")
+    def _knows_its_labels(self) -> "RankCropsRequest":
+        if len(set(self.labels)) < len(self.labels):
+            raise PydanticCustomError("repeated_label", "labels must differ from each other")
+        if any(crop.label_index >= len(self.labels) for crop in self.crops):
+            raise PydanticCustomError("unknown_label", "label_index must be a place in labels")
+        return self
+
+
+class RankCropsReply(WireModel):
+    """For each crop, in order, the rank of its own label: 1 where no other is more like it."""
+
+    image: ImageInfo
+    ranks: list[Annotated[int, Field(ge=1)]]
+    model: ModelInfo
+    timings_ms: dict[str, float]

@@ -1,0 +1,94 @@
+"""The image tower that belongs to a text tower: pictures to unit vectors of the texts' own space.
+
+Legend: N pictures, S side in pixels, D = 768.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import _build_vision_tower
+from open_clip.transformer import VisionTransformer
+from torch.nn import functional as F
+
+from unspoken.errors import InvalidConfig
+from unspoken.model.text_encoder import architecture_of, read_tower_weights, weights_file_of
+from unspoken.profiles import ModelEntry
+
+
+class ImageTower(Protocol):
+    """Square pictures in, unit vectors out."""
+
+    side_px: int
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """(N, S, S, 3) uint8 RGB -> (N, D) float32, unit length along D."""
+
+
+def knows_pictures(entry: ModelEntry) -> bool:
+    """Whether a profile's text encoder is half of an image-text model."""
+    return entry.options.get("backend") == "open_clip"
+
+
+def load_image_tower(entry: ModelEntry, folder: Path) -> "OpenClipImage":
+    """The image tower of a text encoder's entry, from the same file.
+
+    Raises InvalidConfig, MissingWeights.
+    """
+    return OpenClipImage(
+        architecture_of(entry),
+        weights_file_of(entry, folder),
+        device=entry.device,
+        dtype=entry.dtype,
+    )
+
+
+class OpenClipImage:
+    """The image tower of an open_clip architecture, with weights from a file of the whole model.
+
+    Pixels are normalised by OpenAI's mean and deviation: weights trained with others (some of
+    LAION's were) would want theirs.
+    """
+
+    def __init__(
+        self, architecture: str, weights: Path, *, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
+        with torch.device("meta"):
+            tower = open_clip_image_tower(architecture)
+        state = read_tower_weights(weights, names=tower.state_dict(), below=("visual.",))
+        tower.load_state_dict(state, strict=True, assign=True)
+        self._dtype, self._device = getattr(torch, dtype), device
+        self._tower = tower.to(device=device, dtype=self._dtype).eval()
+        self._mean = torch.tensor(OPENAI_DATASET_MEAN, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(OPENAI_DATASET_STD, device=device).view(1, 3, 1, 1)
+        self.side_px = int(tower.image_size[0])
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """See ImageTower."""
+        with torch.inference_mode():
+            pictures = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2)
+            normalised = (pictures.float() / 255 - self._mean) / self._std  # (N, 3, S, S)
+            features = self._tower(normalised.to(self._dtype))  # (N, D)
+            return np.asarray(F.normalize(features.float(), dim=-1).cpu().numpy())
+
+
+def open_clip_image_tower(architecture: str) -> VisionTransformer:
+    """The image tower of a model config that open_clip carries, untrained.
+
+    Raises InvalidConfig for an architecture that is unknown, or whose image tower is not
+    open_clip's own transformer: the others want other pixels.
+    """
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise InvalidConfig(f"open_clip has no architecture {architecture!r}")
+    tower = None
+    if not config["vision_cfg"].get("timm_model_name"):
+        tower = _build_vision_tower(
+            config["embed_dim"], config["vision_cfg"], quick_gelu=config.get("quick_gelu", False)
+        )
+    if not isinstance(tower, VisionTransformer):
+        raise InvalidConfig(f"{architecture}: needs open_clip's own vision transformer")
+    return tower

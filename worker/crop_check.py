@@ -1,0 +1,69 @@
+"""The optional check of crops: a box stands only where an image-text model sees its label in it.
+
+The label of each box that may count is ranked, by its likeness to the crop, among the picture's own
+candidates and random words. Alternates are not asked: they fall with the box that they lie on.
+"""
+
+from collections.abc import Sequence
+
+from unspoken.crop_schemas import Crop
+from unspoken.images import Picture
+from unspoken.lexicon import Lexicon
+from unspoken.ports import CropRanker
+from unspoken.runs.false_discovery import UNDECIDED
+from unspoken.runs.plan import LabelConfig
+from unspoken.runs.rows import Annotation, Candidate
+from unspoken.segment_schemas import PromptBox
+from worker.decoys import pick_random_labels
+
+
+def rank_annotations(
+    annotations: Sequence[Annotation],
+    candidates: Sequence[Candidate],
+    *,
+    picture: Picture,
+    caption: str,
+    ranker: CropRanker,
+    config: LabelConfig,
+    lexicon: Lexicon,
+) -> tuple[Annotation, ...]:
+    """Annotations of one picture, with a `clip_rank` where the box counts or still may."""
+    in_question = [each for each in annotations if _may_count(each)]
+    if not in_question:
+        return tuple(annotations)
+    asked = [each.phrase for each in candidates if each.rejected is None and not each.decoy]
+    random_labels = pick_random_labels(
+        asked,
+        caption=caption,
+        seed=picture.sha256,
+        count=config.num_random_labels,
+        lexicon=lexicon,
+    )
+    labels = list(dict.fromkeys([*asked, *random_labels]))
+    crops = [_crop(each, labels.index(each.label)) for each in in_question]
+    ranks = ranker.rank_crops(picture, crops, labels)
+    rank_of = {each.id: rank for each, rank in zip(in_question, ranks, strict=True)}
+    return tuple(
+        each.model_copy(update={"clip_rank": rank_of.get(each.id)}) for each in annotations
+    )
+
+
+def drop_unlike(annotations: Sequence[Annotation], config: LabelConfig) -> tuple[Annotation, ...]:
+    """The same, but a kept box whose label ranks too low is kept no longer."""
+    fault = {"kept": False, "drop_reason": "unlike_its_label"}
+    return tuple(
+        each.model_copy(update=fault)
+        if each.kept and each.clip_rank is not None and each.clip_rank > config.max_clip_rank
+        else each
+        for each in annotations
+    )
+
+
+def _may_count(annotation: Annotation) -> bool:
+    is_open = annotation.drop_reason == UNDECIDED and not annotation.decoy
+    return annotation.kept or is_open
+
+
+def _crop(annotation: Annotation, label_index: int) -> Crop:
+    x0, y0, x1, y1 = annotation.box
+    return Crop(box=PromptBox(x0=x0, y0=y0, x1=x1, y1=y1), label_index=label_index)
