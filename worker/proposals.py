@@ -251,11 +251,16 @@ def _merge_labels(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) 
 
 
 def _home_of(box: _Box, kept: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> _Box | None:
-    for other in kept:
+    if not kept:
+        return None
+    overlaps = box_iou(box.xyxy, np.stack([other.xyxy for other in kept]))[0]
+    lowest = min(config.synonym_merge_iou, config.merge_iou)
+    for place in np.flatnonzero(overlaps >= lowest).tolist():
+        other = kept[place]
         if other.candidate.id == box.candidate.id:
             continue
         kin = lexicon.are_kin(box.candidate.phrase, other.candidate.phrase)
-        if _iou(box, other) >= (config.synonym_merge_iou if kin else config.merge_iou):
+        if overlaps[place] >= (config.synonym_merge_iou if kin else config.merge_iou):
             return other
     return None
 
