@@ -65,7 +65,9 @@ def phrase_table(rows: Sequence[Row]) -> Table | None:
     table = Table(title=f"one picture's phrases: {row.caption!r} ({row.key})")
     for name in ("phrase", "is", "from", "became"):
         table.add_column(name)
-    asked = [each for each in row.candidates if not each.decoy]
+    asked = sorted(
+        (each for each in row.candidates if not each.decoy), key=lambda each: _order(each, row)
+    )
     for candidate in asked[:SHOWN_PHRASES]:
         what = "named" if candidate.named else "implied"
         sources = ", ".join(dict.fromkeys(each.template for each in candidate.sources))
@@ -85,6 +87,13 @@ def _num_kinds(row: Row) -> int:
             if not each.decoy
         }
     )
+
+
+def _order(candidate: Candidate, row: Row) -> int:
+    """Found ones first, then rejected ones; where not all are shown, those not found go."""
+    if candidate.id in row.found:
+        return 0
+    return 1 if candidate.rejected is not None else 2
 
 
 def _fate(candidate: Candidate, row: Row) -> str:
