@@ -1,4 +1,5 @@
 import base64
+import json
 import tarfile
 
 import pytest
@@ -133,3 +134,29 @@ def test_fields_that_a_request_leaves_at_their_defaults_do_not_change_what_it_is
     assert read_run(runs_dir, "r").request_sha256 == json_sha256({"source": "in"})
     spelled_out = RunRequest(source="in", run_id="r", num_decoys=4, filters=FilterConfig())
     assert create_run(data_dir, runs_dir, spelled_out).run_id == "r"
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"wanted_fdr", "templates", "single_template_margin", "crop_check"},
+        {"wanted_fdr", "templates", "single_template_margin", "crop_check", "pictures", "filters"},
+    ],
+    ids=["before-auto", "before-filters"],
+)
+def test_a_run_of_an_earlier_version_is_still_the_same_request(data_dir, runs_dir, unknown):
+    create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r"))
+    file = runs_dir / "r/run.json"
+    written = {k: v for k, v in json.loads(file.read_bytes()).items() if k not in unknown}
+    asked = RunRequest(source="in").model_dump(mode="json", exclude={"run_id", *unknown})
+    file.write_text(json.dumps({**written, "request_sha256": json_sha256(asked)}))
+    assert create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r")).run_id == "r"
+    with pytest.raises(Conflict):
+        create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r", templates=["parts"]))
+
+
+def test_inline_items_that_differ_are_another_request(data_dir, runs_dir):
+    create_run(data_dir, runs_dir, RunRequest(items=[item(1)], run_id="r"))
+    assert create_run(data_dir, runs_dir, RunRequest(items=[item(1)], run_id="r")).run_id == "r"
+    with pytest.raises(Conflict):
+        create_run(data_dir, runs_dir, RunRequest(items=[item(2)], run_id="r"))

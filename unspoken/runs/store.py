@@ -73,13 +73,6 @@ def create_run(
     _check_name(chosen)
     # Without defaults: a field that comes later and is not used leaves the digest as it was.
     asked = request.model_dump(mode="json", exclude={"run_id"}, exclude_defaults=True)
-    digest = json_sha256(asked)
-    if (runs_dir / chosen / "run.json").is_file():
-        return _existing(runs_dir, chosen, request_sha256=digest)
-    if request.source is not None:
-        resolve_source(data_dir, request.source)
-    if request.pictures is not None and not resolve_source(data_dir, request.pictures).is_dir():
-        raise InvalidInput(f"pictures {request.pictures!r} is no folder")
     run = Run(
         run_id=chosen,
         source=request.source,
@@ -92,9 +85,15 @@ def create_run(
         num_decoys=request.num_decoys,
         chunk_size=request.chunk_size,
         filters=request.filters,
-        request_sha256=digest,
+        request_sha256=json_sha256(asked),
         created_s=time.time(),
     )
+    if (runs_dir / chosen / "run.json").is_file():
+        return _existing(runs_dir, run)
+    if request.source is not None:
+        resolve_source(data_dir, request.source)
+    if request.pictures is not None and not resolve_source(data_dir, request.pictures).is_dir():
+        raise InvalidInput(f"pictures {request.pictures!r} is no folder")
     draft = _new_draft(runs_dir, chosen)
     try:
         if request.items is not None:
@@ -235,10 +234,23 @@ def _check_name(run_id: str) -> str:
     return run_id
 
 
-def _existing(runs_dir: Path, run_id: str, *, request_sha256: str) -> RunStatus:
-    if read_run(runs_dir, run_id).request_sha256 != request_sha256:
-        raise Conflict(f"run {run_id!r} exists and asks for something else")
-    return read_status(runs_dir, run_id)
+def _existing(runs_dir: Path, run: Run) -> RunStatus:
+    if not _asks_the_same(read_run(runs_dir, run.run_id), run):
+        raise Conflict(f"run {run.run_id!r} exists and asks for something else")
+    return read_status(runs_dir, run.run_id)
+
+
+def _asks_the_same(first: Run, second: Run) -> bool:
+    """Whether two runs were asked for alike, also where an earlier version wrote one of them.
+
+    Versions took the digest over the fields they knew; of inline items it alone tells.
+    """
+    if first.request_sha256 == second.request_sha256:
+        return True
+    how = {"request_sha256", "created_s"}
+    return first.source is not None and first.model_dump(exclude=how) == second.model_dump(
+        exclude=how
+    )
 
 
 def _new_draft(runs_dir: Path, run_id: str) -> Path:
@@ -256,7 +268,7 @@ def _publish(runs_dir: Path, draft: Path, run: Run) -> RunStatus:
         draft.rename(runs_dir / run.run_id)
     except OSError as error:
         if (runs_dir / run.run_id / "run.json").is_file():
-            return _existing(runs_dir, run.run_id, request_sha256=run.request_sha256)
+            return _existing(runs_dir, run)
         raise Conflict(f"the folder {run.run_id!r} exists and is not empty") from error
     sync_folder(runs_dir)
     return read_status(runs_dir, run.run_id)
