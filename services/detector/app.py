@@ -1,5 +1,6 @@
 """`POST /detect`: a picture and phrases as JSON or multipart; never reaches torch."""
 
+import base64
 import hashlib
 import json
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.errors import InvalidInput
-from unspoken.images import Picture, decode_base64, decode_picture
+from unspoken.images import ONE_WHITE_PIXEL, Picture, decode_base64, decode_picture
 from unspoken.ports import Detector
 from unspoken.schemas import (
     MAX_TEXTS,
@@ -25,9 +26,7 @@ from unspoken.server import create_service, in_decode_pool
 from unspoken.timings import Timings
 from unspoken.uploads import Upload, read_upload, validated
 
-_EXAMPLE_PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
-)
+_EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 _PHRASES: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
 

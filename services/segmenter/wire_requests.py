@@ -1,5 +1,6 @@
 """Requests about pictures, as JSON or as a form: both are validated by the same models."""
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,16 +9,14 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from unspoken.errors import InvalidInput
-from unspoken.images import decode_base64
+from unspoken.images import ONE_WHITE_PIXEL, decode_base64
 from unspoken.segment_schemas import ImageRequest, SegmentImage, SegmentQuestion, SegmentRequest
 from unspoken.server import in_decode_pool
 from unspoken.uploads import Upload, read_upload, validated
 
 MAX_FIELDS = 16
 _JSON_FIELDS = ("queries", "output", "nms_iou")
-_EXAMPLE_PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
-)
+_EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 
 
 class Asked(NamedTuple):
