@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 
 from smallworld.shards import write_world
-from unspoken.errors import NotFound
+from unspoken.errors import InvalidInput, NotFound
 from unspoken.runs.store import read_status
 from unspoken.settings import child_environment
 
@@ -106,9 +106,14 @@ def resident_sizes(pid: int) -> dict[str, int]:
 
 
 def tenth_means(samples: Sequence[Sample], *, total: int) -> tuple[float, float]:
-    """Mean resident bytes while the first and while the last tenth of `total` was done."""
+    """Mean resident bytes while the first and while the last tenth of `total` was done.
+
+    Raises InvalidInput where the run was too short for a sample of each.
+    """
     first = [each.resident_bytes for each in samples if 0 < each.done <= total / 10]
     last = [each.resident_bytes for each in samples if total * 0.9 <= each.done]
+    if not first or not last:
+        raise InvalidInput(f"{total} pictures are too few for a sample of each tenth")
     return float(np.mean(first)), float(np.mean(last))
 
 

@@ -3,13 +3,17 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
 from bench.memory import Sample, resident_sizes, tenth_means
+from unspoken.errors import InvalidInput
 
 
 def test_growth_compares_the_first_and_the_last_tenth_of_the_pictures():
     samples = [Sample(0, 900), Sample(5, 100), Sample(10, 120), Sample(50, 500), Sample(95, 130)]
     assert tenth_means(samples, total=100) == (110.0, 130.0)
+    with pytest.raises(InvalidInput, match="too few"):
+        tenth_means(samples[3:], total=100)
 
 
 def test_a_process_is_known_by_the_module_that_it_runs_and_counted_with_its_children(tmp_path):
