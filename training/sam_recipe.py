@@ -93,8 +93,8 @@ def sam_recipe(name: str) -> SamRecipe:
         case "smoke":
             return smoke()
         case _:
-            known = "small-sam-coarse, small-sam, small-sam-fine, small-semantic, readout, thesis, smoke"
-            raise InvalidInput(f"recipe must be one of {known}, got {name!r}")
+            small = "small-sam-coarse, small-sam, small-sam-fine, small-semantic"
+            raise InvalidInput(f"recipe must be {small}, readout, thesis or smoke, got {name!r}")
 
 
 def small_sam_coarse() -> SamRecipe:
