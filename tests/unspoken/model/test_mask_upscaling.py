@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unspoken.model.mask_upscaling import MaskUpscaler, refine
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.sam_config import sam_config
 
 PLAIN = sam_config("tiny")  # 64 px, mask logits of 32 x 32
@@ -50,11 +50,11 @@ def test_a_ragged_mask_follows_the_edge_that_it_runs_along(size_hw):
     assert before > 100 and after < before / 5
 
 
-def test_where_a_picture_has_one_colour_a_smooth_mask_stays_as_it_was():
+def test_where_a_picture_has_one_colour_a_masks_edge_moves_little():
     upscaler = MaskUpscaler.of(np.full((64, 64, 3), 128, dtype=np.uint8), REFINING)
     half = logits_of((torch.arange(32) < 16).float().expand(1, 32, 32))
     plain = upscaler.frame.logits_to_original(half[None])[0] > 0
-    assert (upscaler.masks(half) != plain).float().mean() < 0.02
+    assert (upscaler.masks(half) != plain).any(1).sum() <= 2  # columns of 64
 
 
 def test_masks_do_not_depend_on_each_other():
@@ -71,10 +71,3 @@ def test_the_guide_of_a_large_picture_is_what_the_network_sees_of_it():
     assert upscaler.guide is not None and upscaler.guide.shape == (3, 48, 64)
     assert upscaler.num_bytes == 3 * 48 * 64
     assert upscaler.masks(torch.zeros(2, 32, 32)).shape == (2, 300, 400)
-
-
-def test_probabilities_stay_between_nought_and_one():
-    guide = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
-    refined = refine(torch.rand(2, 20, 30), guide)
-    assert refined.min() >= 0 and refined.max() <= 1 + 1e-6
-    assert torch.allclose(refine(torch.ones(1, 20, 30), guide), torch.ones(1, 20, 30))
