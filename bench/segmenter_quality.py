@@ -71,8 +71,11 @@ def main(
             line[f"{name}_top1"] = bench.known(load_any(path))["box_top1"]
     if sam is not None:
         before = bench.known(load_any(sam))["box_miou"]
+        known = {weights: figures["box_miou"]}
         for name, path in (("own", weights), ("mixed", mixed), ("unmixed", unmixed)):
-            after = bench.known(load_any(path))["box_miou"] if path is not None else None
+            if path is not None and path not in known:
+                known[path] = bench.known(load_any(path))["box_miou"]
+            after = None if path is None else known[path]
             if before is not None and after is not None:
                 line[f"retention_{name}"] = round(after - before, 4)
     typer.echo(json.dumps({"bench": "segmenter_quality", "figures": line}))
