@@ -54,6 +54,10 @@ class Runs:
         """Queue a new run of just the failures."""
         return self._status("POST", f"/runs/{run_id}/retry-failed")
 
+    def fork(self, run_id: str) -> RunStatus:
+        """Queue a new run that asks the same."""
+        return self._status("POST", f"/runs/{run_id}/fork")
+
     def _status(self, method: str, path: str, **arguments: object) -> RunStatus:
         return RunStatus.model_validate_json(self._request(method, path, **arguments).content)
 
