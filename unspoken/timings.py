@@ -26,6 +26,12 @@ class Timings:
         for stage, took_ms in stages_ms.items():
             self._stages[stage] = self._stages.get(stage, 0.0) + took_ms
 
+    def share(self, wall_ms: float, stages_ms: Mapping[str, float]) -> None:
+        """Add `wall_ms`, divided as `stages_ms` are: times of threads, which overlapped."""
+        busy_ms = sum(stages_ms.values())
+        if busy_ms > 0:
+            self.add({stage: wall_ms * ms / busy_ms for stage, ms in stages_ms.items()})
+
     def stages_ms(self) -> dict[str, float]:
         """Stage -> milliseconds."""
         return dict(self._stages)

@@ -64,6 +64,7 @@ from worker.deciding import decide_run
 from worker.filters import duplicate_finder
 from worker.intake import list_source, read_chunk
 from worker.pipeline import PASSING
+from worker.progress import NO_WORKERS, Pace, count_records, slowest_stage
 from worker.settings import WorkerSettings, configure_logging
 
 logger = logging.getLogger(__name__)
@@ -124,11 +125,13 @@ class _Watch:
 
     run: Run
     ledger: Ledger
+    pace: Pace
     plan: Plan | None = None
     records: dict[int, CommitRecord] = field(default_factory=dict)
     rung_s: dict[int, float] = field(default_factory=dict)
-    started_s: float | None = None
-    done_at_start: int = 0
+    leased: frozenset[int] = frozenset()
+    moved_s: float | None = None
+    """When somebody last had a lease or committed, by the dispatcher's clock."""
     verified: bool = False
     decision: Decision | None = None
     message: str = ""
@@ -202,7 +205,7 @@ class Dispatcher:
             ledger = Ledger(
                 self._runs_dir / run.run_id, lease_s=self._lease_s, folder=run.shards_folder
             )
-            self._watches[run.run_id] = _Watch(run, ledger)
+            self._watches[run.run_id] = _Watch(run, ledger, Pace(self._clock))
         return list(self._watches.values())
 
     def _advance(self, watch: _Watch) -> RunStatus:
@@ -211,10 +214,12 @@ class Dispatcher:
             return self._status(watch, "cancelled")
         if watch.plan is None:
             watch.plan = self._plan(watch)
-        leased = watch.ledger.leased_chunks()
+        leased = watch.leased = watch.ledger.leased_chunks()
+        before = len(watch.records)
         self._read_records(watch, leased)
-        if watch.started_s is None:
-            watch.started_s, watch.done_at_start = self._clock(), len(watch.records)
+        if leased or watch.moved_s is None or len(watch.records) > before:
+            watch.moved_s = self._clock()
+        watch.pace.note(sum(record.num_rows for record in watch.records.values()))
         if len(watch.records) < len(watch.plan.chunks):
             self._ring(watch, watch.plan, leased)
             return self._status(watch, "running")
@@ -361,50 +366,37 @@ class Dispatcher:
         return watch.decision
 
     def _status(self, watch: _Watch, state: str) -> RunStatus:
-        records = watch.records.values()
+        counts = count_records(watch.records.values())
         total = watch.plan.num_rows if watch.plan else 0
-        done = sum(record.num_rows for record in records)
-        rate_per_s = self._rate(watch, done)
+        rate_per_s = watch.pace.rows_per_s()
         return RunStatus.model_validate(
             {
                 "run_id": watch.run.run_id,
                 "state": state,
                 "total": total,
-                "done": done,
-                "labelled": sum(record.labelled for record in records),
-                "dropped": _sum(record.dropped for record in records),
-                "failed": _sum(record.failed for record in records),
+                **counts,
                 "chunks_total": len(watch.plan.chunks) if watch.plan else 0,
-                "chunks_done": len(watch.records),
+                "chunks_leased": len(watch.leased) if state == "running" else 0,
                 "attempts": watch.ledger.total_attempts(),
                 "rate_per_s": rate_per_s,
-                "seconds_left": (total - done) / rate_per_s if rate_per_s else None,
+                "seconds_left": (total - counts["done"]) / rate_per_s if rate_per_s else None,
+                "bottleneck": self._bottleneck(watch) if state == "running" else None,
                 "message": watch.message,
+                "updated_s": time.time(),
                 "output": "dataset",
             }
         )
 
-    def _rate(self, watch: _Watch, done: int) -> float | None:
-        if watch.started_s is None or watch.plan is None:
-            return None
-        sizes = {chunk_id: record.num_rows for chunk_id, record in watch.records.items()}
-        before = sum(list(sizes.values())[: watch.done_at_start])
-        elapsed_s = self._clock() - watch.started_s
-        return (done - before) / elapsed_s if done > before and elapsed_s > 0 else None
+    def _bottleneck(self, watch: _Watch) -> str | None:
+        if watch.moved_s is not None and self._clock() - watch.moved_s > self._ring_again_s:
+            return NO_WORKERS
+        return slowest_stage(list(watch.records.values()))
 
 
 def _open_state(watch: _Watch) -> str:
     if watch.plan is None:
         return "planned"
     return "finishing" if len(watch.records) == len(watch.plan.chunks) else "running"
-
-
-def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for each in counts:
-        for reason, number in each.items():
-            total[reason] = total.get(reason, 0) + number
-    return total
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from unspoken.ports import CropRanker, Detector, Prompter
 from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.runs.rows import Annotation, Candidate, RawText, Row
 from unspoken.schemas import Proposal
+from unspoken.timings import Timings
 from worker.classifiers import Classifiers
 from worker.crop_check import drop_unlike, rank_annotations
 from worker.decoys import pick_decoys
@@ -60,31 +61,34 @@ class _Admitted:
     picture: Picture
 
 
-def label_chunk(rows: Sequence[SourceRow], ports: Ports, config: LabelConfig) -> list[Row]:
-    """One Row per input, in order. Raises the PASSING errors only."""
+def label_chunk(
+    rows: Sequence[SourceRow],
+    ports: Ports,
+    config: LabelConfig,
+    *,
+    timings: Timings | None = None,
+) -> list[Row]:
+    """One Row per input, in order. Raises the PASSING errors only.
+
+    timings: gets the time of each stage: filter, prompt, detect, merge, and rank with crop_check.
+    """
+    timings = timings or Timings()
     finished: dict[int, Row] = {}
     admitted: list[tuple[int, _Admitted]] = []
-    for index, row in enumerate(rows):
-        verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
-        if verdict.reason is not None or verdict.picture is None:
-            status = "failed" if verdict.reason in FAULTS else "dropped"
-            finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
-        else:
-            admitted.append((index, _Admitted(row, verdict, verdict.picture)))
-    proposals = _propose(
-        [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
-    )
-    with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
-        jobs = [
-            pool.submit(_label, item, proposal, ports, config)
-            for (_, item), proposal in zip(admitted, proposals, strict=True)
-        ]
-        try:
-            for (index, _), job in zip(admitted, jobs, strict=True):
-                finished[index] = job.result()
-        except PASSING:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with timings.measure("filter"):
+        for index, row in enumerate(rows):
+            verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
+            if verdict.reason is not None or verdict.picture is None:
+                status = "failed" if verdict.reason in FAULTS else "dropped"
+                finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
+            else:
+                admitted.append((index, _Admitted(row, verdict, verdict.picture)))
+    with timings.measure("prompt"):
+        proposals = _propose(
+            [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
+        )
+    labelled = _label_all([item for _, item in admitted], proposals, ports, config, timings)
+    finished |= dict(zip((index for index, _ in admitted), labelled, strict=True))
     return [finished[index] for index in range(len(rows))]
 
 
@@ -110,14 +114,45 @@ def _propose(
     return [answer for caption in captions for answer in _propose([caption], prompter, templates)]
 
 
+def _label_all(
+    items: Sequence[_Admitted],
+    proposals: Sequence[Proposal | UnspokenError],
+    ports: Ports,
+    config: LabelConfig,
+    timings: Timings,
+) -> list[Row]:
+    """A row per item; several are under way at a time."""
+    started = time.perf_counter()
+    taken = [Timings() for _ in items]  # one a thread at a time: they are not shared
+    with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
+        jobs = [
+            pool.submit(_label, item, proposal, ports, config, own)
+            for item, proposal, own in zip(items, proposals, taken, strict=True)
+        ]
+        try:
+            rows = [job.result() for job in jobs]
+        except PASSING:
+            pool.shutdown(cancel_futures=True)
+            raise
+    busy = Timings()
+    for own in taken:
+        busy.add(own.stages_ms())
+    timings.share((time.perf_counter() - started) * 1000, busy.stages_ms())
+    return rows
+
+
 def _label(
-    item: _Admitted, proposal: Proposal | UnspokenError, ports: Ports, config: LabelConfig
+    item: _Admitted,
+    proposal: Proposal | UnspokenError,
+    ports: Ports,
+    config: LabelConfig,
+    timings: Timings,
 ) -> Row:
     """A labelled row, or a failed one where the item itself is at fault."""
     try:
         if isinstance(proposal, UnspokenError):
             raise proposal
-        return _detect(item, proposal, ports, config)
+        return _detect(item, proposal, ports, config, timings)
     except PASSING:
         raise
     except UnspokenError as error:
@@ -127,7 +162,9 @@ def _label(
         )
 
 
-def _detect(item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConfig) -> Row:
+def _detect(
+    item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConfig, timings: Timings
+) -> Row:
     lexicon = load_lexicon()
     phrases = [phrase.text for phrase in proposal.phrases[: config.max_phrases]]
     decoys = pick_decoys(
@@ -139,18 +176,23 @@ def _detect(item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConf
     )
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
     asked = [*phrases, *decoys]
-    result = _patiently(
-        lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
-    )
-    size_hw = item.picture.size_hw
-    if config.wanted_fdr is None:
-        annotations = merge_detections(
-            result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
+    with timings.measure("detect"):
+        result = _patiently(
+            lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
         )
-    else:
-        annotations = list_undecided(result.detections, candidates, size_hw=size_hw, config=config)
+    size_hw = item.picture.size_hw
+    with timings.measure("merge"):
+        if config.wanted_fdr is None:
+            annotations = merge_detections(
+                result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
+            )
+        else:
+            annotations = list_undecided(
+                result.detections, candidates, size_hw=size_hw, config=config
+            )
     if config.crop_check:
-        annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
+        with timings.measure("rank"):
+            annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
     row = _row(item.row, item.verdict, status="labelled", candidates=candidates)
     return row.model_copy(
         update={

@@ -20,6 +20,7 @@ from unspoken.runs.ledger import MAX_ATTEMPTS, Attempt, Lease, Ledger
 from unspoken.runs.plan import Chunk, LabelConfig, Plan, read_plan
 from unspoken.runs.rows import Row
 from unspoken.runs.store import is_cancelled, picture_folder, read_run, source_root
+from unspoken.timings import Timings
 from worker.celery_app import LABEL_TASK
 from worker.classifiers import build_classifiers
 from worker.intake import read_chunk
@@ -116,9 +117,16 @@ def _attempt(
     _check_ready(bench, lease, plan.config)
     alone = ledger.num_attempts(chunk.id) >= MAX_ATTEMPTS
     attempt = ledger.begin_attempt(chunk.id)
+    timings = Timings()
     try:
         rows = _label(
-            chunk, plan, bench=bench, ledger=ledger, attempt=attempt if alone else None, read=read
+            chunk,
+            plan,
+            bench=bench,
+            ledger=ledger,
+            attempt=attempt if alone else None,
+            read=read,
+            timings=timings,
         )
     except (Overloaded, NotReady) as error:
         attempt.wait_instead()
@@ -128,7 +136,7 @@ def _attempt(
     if plan.config.crop_check:
         answering.append(bench.ports.crop_ranker.model)
     models: dict[str, str] = {model.kind: f"{model.name}@{model.revision}" for model in answering}
-    return ledger.publish(chunk.id, rows, attempt=attempt.number, models=models)
+    return ledger.publish(chunk.id, rows, attempt=attempt.number, models=models, timings=timings)
 
 
 def _check_ready(bench: Bench, lease: Lease, config: LabelConfig) -> None:
@@ -148,10 +156,12 @@ def _label(
     ledger: Ledger,
     attempt: Attempt | None,
     read: ReadRows,
+    timings: Timings,
 ) -> list[Row]:
     """The chunk's rows: all at once, or one at a time where an `attempt` to mark them is given."""
     try:
-        sources = read()
+        with timings.measure("read"):
+            sources = read()
     except Conflict as error:
         return [
             failed_row(_missing(chunk, row), reason="source_changed", detail=error.message)
@@ -165,12 +175,18 @@ def _label(
             for row in chunk.rows
         ]
     if attempt is None:
-        return label_chunk(sources, bench.ports, plan.config)
-    return _label_alone(sources, plan, bench=bench, ledger=ledger, attempt=attempt)
+        return label_chunk(sources, bench.ports, plan.config, timings=timings)
+    return _label_alone(sources, plan, bench=bench, ledger=ledger, attempt=attempt, timings=timings)
 
 
 def _label_alone(
-    sources: Sequence[SourceRow], plan: Plan, *, bench: Bench, ledger: Ledger, attempt: Attempt
+    sources: Sequence[SourceRow],
+    plan: Plan,
+    *,
+    bench: Bench,
+    ledger: Ledger,
+    attempt: Attempt,
+    timings: Timings,
 ) -> list[Row]:
     rows: list[Row] = []
     for index, source in enumerate(sources):
@@ -179,7 +195,7 @@ def _label_alone(
             rows.append(failed_row(source, reason="poison", detail=detail))
             continue
         with attempt.item(index):
-            rows += label_chunk([source], bench.ports, plan.config)
+            rows += label_chunk([source], bench.ports, plan.config, timings=timings)
     return rows
 
 

@@ -37,6 +37,7 @@ from unspoken.runs.shards import (
     shard_name,
     write_shard,
 )
+from unspoken.timings import Timings
 
 logger = logging.getLogger(__name__)
 
@@ -162,19 +163,27 @@ class Ledger:
         *,
         attempt: int,
         models: Mapping[str, str],
+        timings: Timings | None = None,
     ) -> bool:
-        """Publish a chunk's rows; False where another writer was first, and its shard stays."""
+        """Publish a chunk's rows; False where another writer was first, and its shard stays.
+
+        timings: of the attempt so far; they go into the commit record, with the writing's own.
+        """
+        timings = timings or Timings()
         final = self.shards_dir / shard_name(chunk_id)
         draft = self.shards_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
         try:
-            write_shard(draft, rows)
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            won = self._link(draft, final)
+            with timings.measure("write"):
+                write_shard(draft, rows)
+                with draft.open("rb") as file:
+                    os.fsync(file.fileno())
+                won = self._link(draft, final)
         finally:
             draft.unlink(missing_ok=True)
         if won:
-            self._write_record(chunk_id, rows, attempt=attempt, models=models, adopted=False)
+            self._write_record(
+                chunk_id, rows, attempt=attempt, models=models, timings_ms=timings.as_ms()
+            )
         return won
 
     def committed(self, chunk_id: int) -> bool:
@@ -241,7 +250,8 @@ class Ledger:
         *,
         attempt: int,
         models: Mapping[str, str],
-        adopted: bool,
+        timings_ms: Mapping[str, float] | None = None,
+        adopted: bool = False,
     ) -> None:
         name = shard_name(chunk_id)
         record = CommitRecord(
@@ -250,6 +260,7 @@ class Ledger:
             attempt=attempt,
             adopted=adopted,
             models=dict(models),
+            timings_ms=dict(timings_ms or {}),
             **count_rows(rows),
         )
         write_atomically(self.shards_dir / record_name(chunk_id), dump_record(record))
