@@ -13,6 +13,7 @@ from typing import TypedDict
 import torch
 import uvicorn
 from fastapi import FastAPI
+from sse_starlette.sse import AppStatus
 
 from services.detector import app as detector_app
 from services.detector.engine import build_engine as build_detector
@@ -100,6 +101,8 @@ async def serve_all(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:
     ]
 
     def stop() -> None:
+        # Event streams end with it; else each would hold its server for all of the drain.
+        AppStatus.should_exit = True
         for server in servers:
             server.should_exit = True
 

@@ -17,7 +17,6 @@ from stack.export_verbs import export_app, report
 from stack.filter_options import parse_filters
 from stack.labelling import (
     LocalSource,
-    Runs,
     describe,
     follow,
     local_source,
@@ -30,6 +29,7 @@ from stack.settings_table import settings_table
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
+from unspoken.run_client import RunsClient
 from unspoken.runs.store import list_runs, read_status
 from unspoken.schemas import RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
@@ -172,13 +172,13 @@ def label(
         filters=parse_filters(filters or (), blocklist=blocklist),
     )
     if url:
-        runs = Runs(url)
+        runs = RunsClient(url)
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console))
         return
     config = _any_ports(out, data_dir=there.data_dir)
     with running_stack(config, console) as stack:
-        runs = Runs(stack.urls["gateway"])
+        runs = RunsClient(stack.urls["gateway"])
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 
@@ -193,7 +193,7 @@ def status(
 ) -> None:
     """How far runs are: of a workspace on this machine, or of a gateway."""
     if run is None:
-        found = Runs(url).list() if url else list_runs(folder / "runs")
+        found = RunsClient(url).list() if url else list_runs(folder / "runs")
         for each in found:
             typer.echo(describe(each))
         if not found:
@@ -201,7 +201,7 @@ def status(
         return
 
     def read() -> RunStatus:
-        return Runs(url).read(run) if url else read_status(folder / "runs", run)
+        return RunsClient(url).read(run) if url else read_status(folder / "runs", run)
 
     typer.echo(describe(follow(read, console) if watch else read()))
 
@@ -219,13 +219,13 @@ def retry(
 ) -> None:
     """Label again just the pictures that failed, as a new run."""
     if url:
-        runs = Runs(url)
+        runs = RunsClient(url)
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console))
         return
     data_dir = _local(source, pictures).data_dir if source else folder / "data"
     with running_stack(_any_ports(folder, data_dir=data_dir), console) as stack:
-        runs = Runs(stack.urls["gateway"])
+        runs = RunsClient(stack.urls["gateway"])
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 

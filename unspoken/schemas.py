@@ -265,6 +265,10 @@ class RunRequest(WireModel):
         return DEFAULT_FDR if self.wanted_fdr is None else self.wanted_fdr
 
 
+ENDED = ("done", "cancelled", "failed")
+"""States of a run that change no more."""
+
+
 class RunStatus(WireModel):
     """How far a run is. `state` ends as 'done' once labels, manifest and card are written."""
 

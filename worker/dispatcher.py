@@ -57,7 +57,7 @@ from unspoken.runs.store import (
     source_root,
     write_status,
 )
-from unspoken.schemas import RunStatus
+from unspoken.schemas import ENDED, RunStatus
 from unspoken.segment_schemas import PromptBox
 from worker.celery_app import LABEL_TASK, QUEUE, create_celery
 from worker.deciding import decide_run
@@ -177,7 +177,7 @@ class Dispatcher:
                 watch.message = str(error)
                 status = self._status(watch, "failed")
             write_status(self._runs_dir, status)
-            if status.state in ("done", "failed", "cancelled"):
+            if status.state in ENDED:
                 logger.info("run %s is %s", status.run_id, status.state)
                 del self._watches[status.run_id]
                 self._ended.add(status.run_id)
