@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -26,11 +27,11 @@ from stack.labelling import (
 from stack.launcher import StackConfig
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
+from stack.status_view import RunFolder, show_runs
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
 from unspoken.run_client import RunsClient
-from unspoken.runs.store import list_runs, read_status
 from unspoken.schemas import RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
 
@@ -190,20 +191,15 @@ def status(
     folder: Folder = Path("unspoken-data"),
     url: Url = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One line of JSON a run, or with --watch a change.")
+    ] = False,
 ) -> None:
     """How far runs are: of a workspace on this machine, or of a gateway."""
-    if run is None:
-        found = RunsClient(url).list() if url else list_runs(folder / "runs")
-        for each in found:
-            typer.echo(describe(each))
-        if not found:
-            console.print("no runs")
-        return
-
-    def read() -> RunStatus:
-        return RunsClient(url).read(run) if url else read_status(folder / "runs", run)
-
-    typer.echo(describe(follow(read, console) if watch else read()))
+    if watch and run is None:
+        raise InvalidInput("--watch follows one run: name it")
+    with RunsClient(url) if url else nullcontext(RunFolder(folder / "runs")) as source:
+        show_runs(source, run, watch=watch, as_json=as_json)
 
 
 @app.command()
