@@ -29,7 +29,8 @@ from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
-from unspoken.server import configure_logging, uvicorn_config
+from unspoken.logs import configure_logging
+from unspoken.server import uvicorn_config
 from unspoken.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ async def serve_all(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:
 def main() -> None:
     """Load the weights, then listen: a process that answers is a process that can work."""
     apps = build_apps()
-    configure_logging(apps[0][1].log_level)
+    configure_logging(apps[0][1].log_level, apps[0][1].log_format)
     asyncio.run(serve_all(apps))
 
 

@@ -6,7 +6,7 @@ Only `__main__` files and the stack build these; nothing else reads the environm
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -50,6 +50,10 @@ class ProcessSettings(BaseSettings):
     """Converted and fetched weights, and notes of checked hashes."""
     log_level: str = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
     """DEBUG, INFO, WARNING or ERROR."""
+    log_format: Literal["text", "json"] = Field(
+        "text", validation_alias=AliasChoices("UNSPOKEN_LOG_FORMAT", "log_format")
+    )
+    """text: lines for people. json: one JSON object a line, as compose sets it."""
 
 
 class ServiceSettings(ProcessSettings):

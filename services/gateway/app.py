@@ -4,6 +4,7 @@
 file and does the rest. So the gateway needs no broker, and a restart of it loses nothing.
 """
 
+import logging
 import os
 from typing import Annotated
 
@@ -15,9 +16,12 @@ from services.gateway.passing import Passing, passing_router
 from services.gateway.settings import GatewaySettings
 from unspoken.batching import InferenceThread
 from unspoken.errors import InvalidConfig
+from unspoken.logs import fields
 from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.server import create_service, in_decode_pool
+
+logger = logging.getLogger(__name__)
 
 RunId = Annotated[str, Path(max_length=128)]
 LastEventId = Annotated[str | None, Header(max_length=256)]
@@ -74,6 +78,7 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         """Queue a run of a source below the data folder, or of items sent inline."""
         status = await in_decode_pool(create_run, data_dir, runs_dir, request)
         response.headers["Location"] = f"/runs/{status.run_id}"
+        logger.info("queued", extra=fields(run=status.run_id))
         return status
 
     @app.get("/runs", tags=["runs"])
