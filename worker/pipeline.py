@@ -1,13 +1,16 @@
 """Labelling a chunk, as a pure function of its rows, the ports and the config.
 
 What is wrong with one item becomes its row; what is wrong with a service (busy, loading, gone, out
-of time) is raised, so that the chunk is done later and no good item is marked as failed.
+of time) is raised, so that the chunk is done later and no good item is marked as failed. A service
+that is merely busy, loading or not there is waited for first, with pauses that grow.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,10 +19,12 @@ from unspoken.errors import (
     NotReady,
     Overloaded,
     ServiceUnavailable,
+    Unreachable,
     UnspokenError,
 )
 from unspoken.images import Picture
 from unspoken.lexicon import load_lexicon
+from unspoken.logs import carried
 from unspoken.ports import CropRanker, Detector, Prompter
 from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.runs.rows import Annotation, Candidate, RawText, Row
@@ -37,9 +42,18 @@ logger = logging.getLogger(__name__)
 
 PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded)
 """Errors of a service, not of an item."""
-PATIENCE_S = 30.0
+AWAY = (Overloaded, NotReady, Unreachable)
+"""Of these, those where the question was never taken up: no item can be to blame."""
+PATIENCE_S = 60.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
 Answer = TypeVar("Answer")
+Marking = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""Marks rows, by their place, while they are under way."""
+
+
+def _unmarked(_rows: Sequence[int]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ def label_chunk(
     ports: Ports,
     config: LabelConfig,
     *,
+    under_way: Marking = _unmarked,
     timings: Timings | None = None,
 ) -> list[Row]:
     """One Row per input, in order. Raises the PASSING errors only.
@@ -75,20 +90,36 @@ def label_chunk(
     timings = timings or Timings()
     finished: dict[int, Row] = {}
     admitted: list[tuple[int, _Admitted]] = []
-    with timings.measure("filter"):
-        for index, row in enumerate(rows):
+    for index, row in enumerate(rows):
+        with under_way([index]), timings.measure("filter"):
             verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
-            if verdict.reason is not None or verdict.picture is None:
-                status = "failed" if verdict.reason in FAULTS else "dropped"
-                finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
-            else:
-                admitted.append((index, _Admitted(row, verdict, verdict.picture)))
-    with timings.measure("prompt"):
+        if verdict.reason is not None or verdict.picture is None:
+            status = "failed" if verdict.reason in FAULTS else "dropped"
+            finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
+        else:
+            admitted.append((index, _Admitted(row, verdict, verdict.picture)))
+    with under_way([index for index, _ in admitted]), timings.measure("prompt"):
         proposals = _propose(
             [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
         )
-    labelled = _label_all([item for _, item in admitted], proposals, ports, config, timings)
-    finished |= dict(zip((index for index, _ in admitted), labelled, strict=True))
+
+    def label(index: int, item: _Admitted, proposal: Proposal | UnspokenError, own: Timings) -> Row:
+        with under_way([index]):
+            return _label(item, proposal, ports, config, own)
+
+    started, taken = time.perf_counter(), [Timings() for _ in admitted]
+    with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
+        jobs = [
+            pool.submit(carried(label, index, item, proposal, own))
+            for (index, item), proposal, own in zip(admitted, proposals, taken, strict=True)
+        ]
+        try:
+            for (index, _), job in zip(admitted, jobs, strict=True):
+                finished[index] = job.result()
+        except BaseException:  # also the soft time limit, which is no Exception of ours
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    timings.share((time.perf_counter() - started) * 1000, taken)
     return [finished[index] for index in range(len(rows))]
 
 
@@ -112,33 +143,6 @@ def _propose(
         if len(captions) == 1:
             return [error]
     return [answer for caption in captions for answer in _propose([caption], prompter, templates)]
-
-
-def _label_all(
-    items: Sequence[_Admitted],
-    proposals: Sequence[Proposal | UnspokenError],
-    ports: Ports,
-    config: LabelConfig,
-    timings: Timings,
-) -> list[Row]:
-    """A row per item; several are under way at a time."""
-    started = time.perf_counter()
-    taken = [Timings() for _ in items]  # one a thread at a time: they are not shared
-    with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
-        jobs = [
-            pool.submit(_label, item, proposal, ports, config, own)
-            for item, proposal, own in zip(items, proposals, taken, strict=True)
-        ]
-        try:
-            rows = [job.result() for job in jobs]
-        except PASSING:
-            pool.shutdown(cancel_futures=True)
-            raise
-    busy = Timings()
-    for own in taken:
-        busy.add(own.stages_ms())
-    timings.share((time.perf_counter() - started) * 1000, busy.stages_ms())
-    return rows
 
 
 def _label(
@@ -262,12 +266,19 @@ def _row(
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask again while the service is merely busy, for half a minute at most."""
+    """Ask again while the service is merely away: a minute at most, after growing random pauses.
+
+    A pause is what the service asked for and a part of one that doubles, so that workers that were
+    sent away together do not come back together.
+    """
     deadline = time.monotonic() + PATIENCE_S
+    pause_s = FIRST_PAUSE_S
     while True:
         try:
             return ask()
-        except Overloaded as error:
-            if time.monotonic() + error.retry_after_s > deadline:
+        except AWAY as error:
+            wait_s = getattr(error, "retry_after_s", 0.0) + random.uniform(0.0, pause_s)
+            if time.monotonic() + wait_s > deadline:
                 raise
-            time.sleep(error.retry_after_s)
+            time.sleep(wait_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

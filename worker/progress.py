@@ -1,8 +1,8 @@
-"""How far a run is, how fast it goes, and where its time goes: told from its commit records."""
+"""How far a run is, how fast it goes, and where its time goes: sums over its commit records."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from unspoken.runs.shards import CommitRecord
 
@@ -13,7 +13,40 @@ RECENT_COMMITS = 64
 NO_WORKERS = "workers"
 
 
-class Pace:
+@dataclass
+class Tally:
+    """Sums over the commit records seen."""
+
+    chunks: int = 0
+    rows: int = 0
+    labelled: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    timings_ms: Counter[str] = field(default_factory=Counter)
+    """Stage -> the workers' time, with `total`."""
+    _recent: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=RECENT_COMMITS))
+
+    def add(self, record: CommitRecord) -> None:
+        """Count one record more."""
+        self.chunks += 1
+        self.rows += record.num_rows
+        self.labelled += record.labelled
+        self.dropped.update(record.dropped)
+        self.failed.update(record.failed)
+        self.timings_ms.update(record.timings_ms)
+        self._recent.append(record.timings_ms)
+
+    @property
+    def slowest_stage(self) -> str | None:
+        """The stage that took most of the workers' time in the last commits."""
+        total_ms: Counter[str] = Counter()
+        for timings_ms in self._recent:
+            total_ms.update(timings_ms)
+        del total_ms["total"]
+        return max(total_ms, key=lambda stage: total_ms[stage], default=None)
+
+
+class Rate:
     """Rows a second by the caller's own clock, over the last minutes."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -40,39 +73,3 @@ class Pace:
         (first_s, before), (_, done) = self._seen[0], self._seen[-1]
         elapsed_s = self._clock() - first_s
         return (done - before) / elapsed_s if elapsed_s > 0 else None
-
-
-def count_records(records: Iterable[CommitRecord]) -> dict[str, Any]:
-    """The fields of a RunStatus that follow from commit records alone."""
-    done = labelled = chunks_done = 0
-    dropped: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    timings_ms: Counter[str] = Counter()
-    for record in records:
-        chunks_done += 1
-        done += record.num_rows
-        labelled += record.labelled
-        dropped.update(record.dropped)
-        failed.update(record.failed)
-        timings_ms.update(record.timings_ms)
-    return {
-        "done": done,
-        "labelled": labelled,
-        "chunks_done": chunks_done,
-        "dropped": dict(dropped),
-        "failed": dict(failed),
-        "timings_ms": {stage: round(ms, 1) for stage, ms in timings_ms.items()},
-    }
-
-
-def slowest_stage(records: Sequence[CommitRecord]) -> str | None:
-    """The stage that took most of the workers' time in the last commits."""
-    total_ms: Counter[str] = Counter()
-    for record in records[-RECENT_COMMITS:]:
-        total_ms.update(stages_of(record.timings_ms))
-    return max(total_ms, key=lambda stage: total_ms[stage], default=None)
-
-
-def stages_of(timings_ms: Mapping[str, float]) -> dict[str, float]:
-    """The stages without their total."""
-    return {stage: ms for stage, ms in timings_ms.items() if stage != "total"}

@@ -9,7 +9,7 @@ from tests.worker.test_dispatcher import Stage
 from unspoken.runs.shards import CommitRecord, read_record, record_name
 from unspoken.runs.store import read_status
 from unspoken.timings import Timings
-from worker.progress import WINDOW_S, Pace, count_records, slowest_stage
+from worker.progress import WINDOW_S, Rate, Tally
 
 
 class Clock:
@@ -26,55 +26,64 @@ def record(**timings_ms):
     )  # fmt: skip
 
 
+def tally(*records):
+    total = Tally()
+    for each in records:
+        total.add(each)
+    return total
+
+
 def test_no_records_are_counts_of_nothing_and_no_stage():
-    counts = count_records([])
-    assert (counts["done"], counts["dropped"], counts["timings_ms"]) == (0, {}, {})
-    assert slowest_stage([]) is None
+    assert (tally().rows, tally().timings_ms, tally().slowest_stage) == (0, {}, None)
 
 
 def test_counts_and_times_of_records_add_up():
-    counts = count_records([record(detect=1.5, total=2), record(detect=2, write=1, total=4)])
-    assert (counts["done"], counts["labelled"], counts["dropped"]) == (8, 6, {"too_small": 2})
-    assert counts["timings_ms"] == {"detect": 3.5, "write": 1, "total": 6}
+    two = tally(record(detect=1.5, total=2), record(detect=2, write=1, total=4))
+    assert (two.chunks, two.rows, two.labelled, two.dropped) == (2, 8, 6, {"too_small": 2})
+    assert two.timings_ms == {"detect": 3.5, "write": 1, "total": 6}
 
 
 def test_the_slowest_stage_is_that_of_the_last_commits():
     early = [record(prompt=900, total=900)] * 100
-    assert slowest_stage([*early, *[record(prompt=1, detect=9, total=99)] * 64]) == "detect"
+    assert tally(*early).slowest_stage == "prompt"
+    assert tally(*early, *[record(prompt=1, detect=9, total=99)] * 64).slowest_stage == "detect"
+    assert tally(record()).slowest_stage is None  # adopted, or of an earlier version
 
 
 def test_the_rate_is_that_of_the_last_minutes_and_a_restart_counts_from_what_it_found():
     clock = Clock()
-    pace = Pace(clock)
-    pace.note(1000)
-    assert pace.rows_per_s() is None
+    rate = Rate(clock)
+    rate.note(1000)
+    assert rate.rows_per_s() is None
     clock.now_s += 10
-    pace.note(1040)
-    assert pace.rows_per_s() == 4
+    rate.note(1040)
+    assert rate.rows_per_s() == 4
     clock.now_s += 3600  # nothing for an hour, then as quick as before
-    pace.note(1040)
+    rate.note(1040)
     for done in range(1080, 2680, 40):
         clock.now_s += 10
-        pace.note(done)
-    assert pace.rows_per_s() == pytest.approx(4, rel=0.05)
+        rate.note(done)
+    assert rate.rows_per_s() == pytest.approx(4, rel=0.05)
     clock.now_s += 10 * WINDOW_S
-    pace.note(2640)
-    assert pace.rows_per_s() == 0
+    rate.note(2640)
+    assert rate.rows_per_s() == 0
 
 
 def test_a_spoilt_shard_is_not_a_negative_rate():
     clock = Clock()
-    pace = Pace(clock)
+    rate = Rate(clock)
     for done in (0, 80, 40):
-        pace.note(done)
+        rate.note(done)
         clock.now_s += 10
-    assert pace.rows_per_s() is None
+    assert rate.rows_per_s() is None
 
 
 def test_times_of_threads_that_overlapped_share_the_time_that_passed():
-    timings = Timings()
-    timings.share(100, {"detect": 300, "merge": 100})
-    timings.share(100, {})
+    timings, one, other = Timings(), Timings(), Timings()
+    one.add({"detect": 100})
+    other.add({"detect": 200, "merge": 100})
+    timings.share(100, [one, other])
+    timings.share(100, [Timings()])
     assert timings.stages_ms() == {"detect": 75, "merge": 25}
 
 
