@@ -102,10 +102,12 @@ def up(
         ports={name: port + index for index, name in enumerate(names)},
         broker_url=broker_url,
         worker_concurrency=workers,
+        metrics_port=port + len(names),
     )
     with running_stack(config, console) as stack:
         for name, url in stack.urls.items():
             console.print(f"{name:10} {url}   docs: {url}/docs")
+        console.print(f"dispatcher http://127.0.0.1:{config.metrics_port}/metrics")
         console.print(f"data folder {config.data_dir}; runs in {config.runs_dir}; Ctrl-C ends")
         stack.watch()
 

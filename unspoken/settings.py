@@ -78,12 +78,17 @@ class ServiceSettings(ProcessSettings):
 
     @model_validator(mode="after")
     def _loopback_unless_trusted(self) -> "ServiceSettings":
-        if not self.trusted_bind and not _is_loopback(self.host):
-            raise InvalidConfig(
-                f"{self.host} is not a loopback address; set UNSPOKEN_TRUSTED_BIND=1 only where "
-                "the network around this process is closed"
-            )
+        check_bind(self.host, trusted=self.trusted_bind)
         return self
+
+
+def check_bind(host: str, *, trusted: bool) -> None:
+    """Raise InvalidConfig unless `host` is of the loopback or the network around is closed."""
+    if not trusted and not _is_loopback(host):
+        raise InvalidConfig(
+            f"{host} is not a loopback address; set UNSPOKEN_TRUSTED_BIND=1 only where "
+            "the network around this process is closed"
+        )
 
 
 def _is_loopback(host: str) -> bool:

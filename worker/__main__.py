@@ -11,6 +11,7 @@ from celery.worker import state
 
 from unspoken.logs import configure_logging
 from worker.celery_app import QUEUES, create_celery, queue_length
+from worker.heartbeat import Heartbeat
 from worker.settings import WorkerSettings
 from worker.shift import Shift
 from worker.tasks import Bench, connect_bench, register_tasks
@@ -33,6 +34,9 @@ def main() -> None:
 
     register_tasks(app, bench)
     _watch(app, shift, settings)
+    heartbeat = Heartbeat(settings.runs_dir, slots=settings.concurrency)
+    signals.worker_ready.connect(lambda **_: heartbeat.start(), weak=False)
+    signals.worker_shutdown.connect(lambda **_: heartbeat.end(), weak=False)
     app.worker_main(
         [
             "worker",

@@ -37,10 +37,12 @@ from unspoken.runs.store import (
     write_status,
 )
 from unspoken.schemas import ENDED, RunStatus
+from worker.broker import read_broker
 from worker.celery_app import BULK, INTERACTIVE, create_celery
 from worker.deciding import decide_run
 from worker.doorbell import CeleryDoorbell, Doorbell
 from worker.finishing import finish_run
+from worker.metrics import DispatcherMetrics, serve_metrics
 from worker.pipeline import PASSING
 from worker.planning import Services, plan_run
 from worker.settings import WorkerSettings
@@ -72,6 +74,7 @@ class Dispatcher:
         ring_again_s: float = 10.0,
         message_s: float = 90.0,
         only: frozenset[str] | None = None,
+        metrics: DispatcherMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runs_dir = runs_dir
@@ -82,6 +85,7 @@ class Dispatcher:
         self._ring_again_s = ring_again_s
         self._message_s = message_s
         self._only = only
+        self._metrics = metrics
         self._clock = clock
         self._watches: dict[str, RunWatch] = {}
         self._ended: set[str] = set()
@@ -92,6 +96,8 @@ class Dispatcher:
         for watch in self._open_watches():
             with log_ids(run=watch.run.run_id):
                 under_way |= self._look_at(watch)
+        if self._metrics is not None:
+            self._metrics.looked()
         return under_way
 
     def _look_at(self, watch: RunWatch) -> bool:
@@ -135,9 +141,13 @@ class Dispatcher:
         while not stop.is_set() and is_ours():
             self.tick()
             stop.wait(tick_s)
+        if self._metrics is not None:
+            self._metrics.rested()
 
     def _tell(self, status: RunStatus) -> bool:
         """Write what was seen; False where the disk does not take it."""
+        if self._metrics is not None:
+            self._metrics.saw(status)
         try:
             write_status(self._runs_dir, status)
         except OSError as error:
@@ -307,15 +317,20 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    app = create_celery(settings.broker_url)
+    metrics = DispatcherMetrics(settings.runs_dir, lambda: read_broker(app))
+    if settings.metrics_port:
+        serve_metrics(metrics, host=settings.metrics_host, port=settings.metrics_port)
     with connect_services(settings) as services:
         dispatcher = Dispatcher(
             runs_dir=settings.runs_dir,
             data_dir=settings.data_dir,
             services=services,
-            doorbell=CeleryDoorbell(create_celery(settings.broker_url)),
+            doorbell=CeleryDoorbell(app),
             lease_s=settings.lease_s,
             ring_again_s=settings.ring_again_s,
             message_s=settings.message_s,
+            metrics=metrics,
         )
         dispatcher.run(tick_s=settings.tick_s, stop=stop)
 
