@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from stack.labelling import Runs, describe
 from unspoken.errors import Conflict
+from unspoken.run_client import RunsClient
 from unspoken.runs.store import fork_run, picture_folder, read_run, source_root
 from unspoken.runs.verify import CheckSource, verify_run
 from worker.intake import read_chunk
@@ -53,8 +53,12 @@ def fork(
 
     The first run stays as it is. `unspoken label` or `unspoken up` on the workspace works it off.
     """
-    created = Runs(url).fork(run) if url else fork_run(folder / "runs", run)
-    typer.echo(describe(created))
+    if url:
+        with RunsClient(url) as runs:
+            created = runs.fork(run)
+    else:
+        created = fork_run(folder / "runs", run)
+    typer.echo(f"{created.run_id} is queued")
 
 
 def _source_check(runs_dir: Path, run_id: str, data: Path | None) -> CheckSource | None:

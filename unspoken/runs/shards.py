@@ -143,6 +143,8 @@ class CommitRecord(WireModel):
     """The record was written for a shard whose writer ended before it could."""
     models: dict[str, str] = Field(default_factory=dict)
     """kind -> name@revision of the models that answered."""
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+    """Stage -> the worker's time; `total` is all of the attempt. Empty where it was adopted."""
 
 
 def shard_name(chunk_id: int) -> str:

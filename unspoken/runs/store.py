@@ -27,7 +27,7 @@ from unspoken.filter_config import FilterConfig
 from unspoken.images import MAX_BYTES, decode_base64
 from unspoken.runs import storage
 from unspoken.runs.files import json_sha256, write_json
-from unspoken.schemas import InlineItem, RunRequest, RunStatus, WireModel
+from unspoken.schemas import ENDED, InlineItem, RunRequest, RunStatus, WireModel
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"
@@ -167,7 +167,7 @@ def created_runs(runs_dir: Path) -> list[Run]:
 def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
     """Start no further chunk of a run; what is committed stays. Raises NotFound."""
     status = read_status(runs_dir, run_id)
-    if status.state in ("done", "failed", "cancelled"):
+    if status.state in ENDED:
         return status
     (runs_dir / run_id / "cancelled").touch()
     storage.sync_folder(runs_dir / run_id)
