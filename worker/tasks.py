@@ -229,6 +229,9 @@ class _Work:
         except PASSING:
             lease.rest(REST_S)
             raise
+        finally:
+            if self._attempt is not None:
+                self._attempt.close()
 
     def _label(self, attempt: Attempt, past: PastAttempts, timings: Timings) -> list[Row]:
         try:
