@@ -25,6 +25,7 @@ from stack.labelling import (
     running_stack,
 )
 from stack.launcher import StackConfig
+from stack.run_verbs import fork, verify
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
 from stack.status_view import RunFolder, show_runs
@@ -46,6 +47,8 @@ app.add_typer(weights_app, name="weights")
 app.add_typer(export_app, name="export")
 app.add_typer(reproduce_app, name="reproduce")
 app.command("report")(report)
+app.command("verify")(verify)
+app.command("fork")(fork)
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]

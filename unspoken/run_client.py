@@ -53,6 +53,10 @@ class RunsClient:
         """Queue a new run of just the failures."""
         return self._status("POST", f"/runs/{quote(run_id)}/retry-failed")
 
+    def fork(self, run_id: str) -> RunStatus:
+        """Queue a new run that asks the same, with the models that are served now."""
+        return self._status("POST", f"/runs/{quote(run_id)}/fork")
+
     def cancel(self, run_id: str) -> RunStatus:
         """Start no further chunk of a run."""
         return self._status("DELETE", f"/runs/{quote(run_id)}")

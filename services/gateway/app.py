@@ -6,6 +6,7 @@ file and does the rest. So the gateway needs no broker, and a restart of it lose
 
 import logging
 import os
+import pathlib
 from typing import Annotated
 
 from fastapi import Body, FastAPI, Header, Path, Response
@@ -17,7 +18,14 @@ from services.gateway.settings import GatewaySettings
 from unspoken.batching import InferenceThread
 from unspoken.errors import InvalidConfig
 from unspoken.logs import fields
-from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
+from unspoken.runs.store import (
+    cancel_run,
+    create_run,
+    fork_run,
+    list_runs,
+    read_status,
+    retry_failed,
+)
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.server import create_service, in_decode_pool
 
@@ -111,6 +119,13 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
             heartbeat_s=settings.heartbeat_s,
         )
 
+    _add_verbs(app, runs_dir)
+    return app
+
+
+def _add_verbs(app: FastAPI, runs_dir: pathlib.Path) -> None:
+    """What may be asked of a run that exists."""
+
     @app.post("/runs/{run_id}/retry-failed", status_code=202, tags=["runs"])
     async def retry(run_id: RunId, response: Response) -> RunStatus:
         """Queue a new run of just the failures."""
@@ -118,9 +133,14 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         response.headers["Location"] = f"/runs/{status.run_id}"
         return status
 
+    @app.post("/runs/{run_id}/fork", status_code=202, tags=["runs"])
+    async def fork(run_id: RunId, response: Response) -> RunStatus:
+        """Queue a new run that asks the same, planned with the models that are served now."""
+        status = await in_decode_pool(fork_run, runs_dir, run_id)
+        response.headers["Location"] = f"/runs/{status.run_id}"
+        return status
+
     @app.delete("/runs/{run_id}", tags=["runs"])
     async def cancel(run_id: RunId) -> RunStatus:
         """Start no further chunk of a run; what is committed stays."""
         return await in_decode_pool(cancel_run, runs_dir, run_id)
-
-    return app
