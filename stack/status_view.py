@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stack.labelling import describe
-from unspoken.runs.store import list_runs, read_status
+from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.schemas import ENDED, RunStatus
 
 POLL_S = 0.5
@@ -49,6 +49,10 @@ class RunFolder:
     def list(self) -> list[RunStatus]:
         """See Runs."""
         return list_runs(self.runs_dir)
+
+    def cancel(self, run_id: str) -> RunStatus:
+        """Start no further chunk of a run."""
+        return cancel_run(self.runs_dir, run_id)
 
     def events(self, run_id: str) -> Iterator[RunStatus]:
         """See Runs; the folder is looked at twice a second."""
