@@ -42,6 +42,7 @@ from worker.celery_app import BULK, INTERACTIVE, create_celery
 from worker.deciding import decide_run
 from worker.doorbell import CeleryDoorbell, Doorbell
 from worker.finishing import finish_run
+from worker.heartbeat import count_workers
 from worker.metrics import DispatcherMetrics, serve_metrics
 from worker.pipeline import PASSING
 from worker.planning import Services, plan_run
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 LEASE_FILE = ".dispatcher"
 # Enough in the queue that a worker never waits for the dispatcher, and never more than this.
-MIN_QUEUED, QUEUED_PER_LEASE = 4, 2
+MIN_QUEUED, QUEUED_PER_SLOT = 4, 2
 # While the queue is not empty, a doorbell may still lie in it.
 PATIENCE_WITH_QUEUE = 30
 # Somebody waits for a run of so few rows that came inline.
@@ -204,7 +205,7 @@ class Dispatcher:
     def _ring(self, watch: RunWatch, plan: Plan) -> None:
         queue = _queue_of(watch.run, plan)
         queued = self._doorbell.num_queued(queue)
-        most = max(MIN_QUEUED, QUEUED_PER_LEASE * len(watch.leased))
+        most = self._most_queued(watch)
         room, allowed = most - queued, watch.breaker.num_messages()
         patience_s = self._ring_again_s * (PATIENCE_WITH_QUEUE if queued else 1)
         for _ in range(room if allowed is None else min(room, allowed)):
@@ -216,6 +217,11 @@ class Dispatcher:
                 return
             self._doorbell.ring(watch.run.run_id, chunk_ids, queue=queue)
             watch.breaker.rang()
+
+    def _most_queued(self, watch: RunWatch) -> int:
+        """Twice the slots of all workers; by the leases where no worker has said yet."""
+        slots = count_workers(self._runs_dir).slots
+        return QUEUED_PER_SLOT * slots or max(MIN_QUEUED, QUEUED_PER_SLOT * len(watch.leased))
 
     def _verify(self, watch: RunWatch) -> bool:
         """Once, before finishing: every shard is the one that its record names."""
