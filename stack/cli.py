@@ -208,6 +208,18 @@ def status(
 
 
 @app.command()
+def cancel(
+    run: Annotated[str, typer.Argument(help="A run that has not ended.")],
+    *,
+    folder: Folder = Path("unspoken-data"),
+    url: Url = None,
+) -> None:
+    """Start no further chunk of a run; what is committed stays."""
+    with RunsClient(url) if url else nullcontext(RunFolder(folder / "runs")) as runs:
+        typer.echo(describe(runs.cancel(run)))
+
+
+@app.command()
 def retry(
     run: Annotated[str, typer.Argument(help="A run that has ended.")],
     *,

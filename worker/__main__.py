@@ -39,6 +39,7 @@ def main() -> None:
     signals.worker_shutdown.connect(lambda **_: heartbeat.end(), weak=False)
     app.worker_main(
         [
+            "--quiet",  # no banner: the log is lines
             "worker",
             f"--pool={settings.pool}",
             f"--concurrency={settings.concurrency}",

@@ -26,6 +26,7 @@ from unspoken.settings import child_environment
 from worker.celery_app import LABEL_TASK, create_celery
 from worker.dispatcher import Dispatcher, connect_services
 from worker.doorbell import CeleryDoorbell
+from worker.heartbeat import Workers, count_workers
 from worker.settings import WorkerSettings
 
 
@@ -273,12 +274,18 @@ def wait_until_ready(log, timeout_s=60):
         time.sleep(0.1)
 
 
-def test_a_worker_told_to_stop_ends_by_itself(settings, tmp_path):
+def test_a_worker_told_to_stop_ends_by_itself_and_is_seen_while_it_lives(settings, tmp_path):
     log = tmp_path / "worker.log"
+    settings.runs_dir.mkdir()
     with celery_worker(settings, log) as process:
         wait_until_ready(log)
+        deadline = time.monotonic() + 30
+        while not count_workers(settings.runs_dir).slots and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert count_workers(settings.runs_dir) == Workers(alive=1, silent=0, slots=2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+    assert count_workers(settings.runs_dir).alive == 0
 
 
 def test_a_worker_that_lost_redis_still_ends_when_told_to(settings, broker_process, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from unspoken.runs.rows import Row
 from unspoken.schemas import WireModel
@@ -127,7 +127,12 @@ SCHEMA = pa.schema(
 
 
 class CommitRecord(WireModel):
-    """Beside each shard: a shard counts only with a record whose sha256 fits."""
+    """Beside each shard: a shard counts only with a record whose sha256 fits.
+
+    A later version may say more; that does not make its shards spoilt.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     shard: str
     sha256: str
