@@ -12,7 +12,7 @@ versions left `000007.2.waited` where a try was none, and no lines.
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,11 @@ class Attempt:
     number: int
     path: Path
     journal: storage.Journal
+
+    def succeeded(self) -> None:
+        """The chunk is committed: nobody will ask what was under way."""
+        with suppress(OSError):
+            self.journal.clear()
 
     def close(self) -> None:
         """The try is over, for good or ill."""

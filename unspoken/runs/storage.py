@@ -45,6 +45,12 @@ class Journal:
             if self._descriptor is not None:
                 _write_all(self._descriptor, line)
 
+    def clear(self) -> None:
+        """Empty it: a file without content takes no block of the disk. Raises OSError."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.ftruncate(self._descriptor, 0)
+
     def close(self) -> None:
         """Add nothing more."""
         with self._lock:

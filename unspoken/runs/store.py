@@ -18,6 +18,7 @@ import secrets
 import shutil
 import tarfile
 import time
+from collections.abc import Container
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -151,11 +152,11 @@ def list_runs(runs_dir: Path) -> list[RunStatus]:
     return [read_status(runs_dir, run.run_id) for run in reversed(created_runs(runs_dir))]
 
 
-def created_runs(runs_dir: Path) -> list[Run]:
-    """run.json of every run, the oldest first."""
+def created_runs(runs_dir: Path, *, but: Container[str] = ()) -> list[Run]:
+    """run.json of every run, the oldest first; `but`: those that need not be read."""
     runs = []
     for path in runs_dir.glob("*/run.json"):
-        if not _FOLDER_NAME.match(path.parent.name):
+        if path.parent.name in but or not _FOLDER_NAME.match(path.parent.name):
             continue
         try:
             runs.append(read_run(runs_dir, path.parent.name))
