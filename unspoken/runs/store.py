@@ -3,8 +3,9 @@
 RUNS_DIR/RUN_ID/
   run.json      what was asked; never changed. A run exists once this file does.
   source/       the shard that inline items were written to (only where there are some)
-  plan.json     the immutable plan (plan.py), written by the dispatcher
+  plan.json, chunks-*.jsonl   the immutable plan (plan.py), written by the dispatcher
   status.json   how far the dispatcher saw the run
+  trouble.json  what last kept a worker from its work (trouble.py)
   cancelled     a mark: nobody starts another chunk
   attempts/, leases/   who works on what (ledger.py)
   undecided/    shards of a run whose thresholds are chosen at its end (only of such a run)
