@@ -1,13 +1,16 @@
 """Labelling a chunk, as a pure function of its rows, the ports and the config.
 
 What is wrong with one item becomes its row; what is wrong with a service (busy, loading, gone, out
-of time) is raised, so that the chunk is done later and no good item is marked as failed.
+of time) is raised, so that the chunk is done later and no good item is marked as failed. A service
+that is merely busy, loading or not there is waited for first, with pauses that grow.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,14 +19,17 @@ from unspoken.errors import (
     NotReady,
     Overloaded,
     ServiceUnavailable,
+    Unreachable,
     UnspokenError,
 )
 from unspoken.images import Picture
 from unspoken.lexicon import load_lexicon
+from unspoken.logs import carried
 from unspoken.ports import CropRanker, Detector, Prompter
 from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.runs.rows import Annotation, Candidate, RawText, Row
 from unspoken.schemas import Proposal
+from unspoken.timings import Timings
 from worker.classifiers import Classifiers
 from worker.crop_check import drop_unlike, rank_annotations
 from worker.decoys import pick_decoys
@@ -36,9 +42,18 @@ logger = logging.getLogger(__name__)
 
 PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded)
 """Errors of a service, not of an item."""
-PATIENCE_S = 30.0
+AWAY = (Overloaded, NotReady, Unreachable)
+"""Of these, those where the question was never taken up: no item can be to blame."""
+PATIENCE_S = 60.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
 Answer = TypeVar("Answer")
+Marking = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""Marks rows, by their place, while they are under way."""
+
+
+def _unmarked(_rows: Sequence[int]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -60,31 +75,51 @@ class _Admitted:
     picture: Picture
 
 
-def label_chunk(rows: Sequence[SourceRow], ports: Ports, config: LabelConfig) -> list[Row]:
-    """One Row per input, in order. Raises the PASSING errors only."""
+def label_chunk(
+    rows: Sequence[SourceRow],
+    ports: Ports,
+    config: LabelConfig,
+    *,
+    under_way: Marking = _unmarked,
+    timings: Timings | None = None,
+) -> list[Row]:
+    """One Row per input, in order. Raises the PASSING errors only.
+
+    timings: gets the time of each stage: filter, prompt, detect, merge, and rank with crop_check.
+    """
+    timings = timings or Timings()
     finished: dict[int, Row] = {}
     admitted: list[tuple[int, _Admitted]] = []
     for index, row in enumerate(rows):
-        verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
+        with under_way([index]), timings.measure("filter"):
+            verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
         if verdict.reason is not None or verdict.picture is None:
             status = "failed" if verdict.reason in FAULTS else "dropped"
             finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
         else:
             admitted.append((index, _Admitted(row, verdict, verdict.picture)))
-    proposals = _propose(
-        [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
-    )
+    with under_way([index for index, _ in admitted]), timings.measure("prompt"):
+        proposals = _propose(
+            [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
+        )
+
+    def label(index: int, item: _Admitted, proposal: Proposal | UnspokenError, own: Timings) -> Row:
+        with under_way([index]):
+            return _label(item, proposal, ports, config, own)
+
+    started, taken = time.perf_counter(), [Timings() for _ in admitted]
     with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
         jobs = [
-            pool.submit(_label, item, proposal, ports, config)
-            for (_, item), proposal in zip(admitted, proposals, strict=True)
+            pool.submit(carried(label, index, item, proposal, own))
+            for (index, item), proposal, own in zip(admitted, proposals, taken, strict=True)
         ]
         try:
             for (index, _), job in zip(admitted, jobs, strict=True):
                 finished[index] = job.result()
-        except PASSING:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # also the soft time limit, which is no Exception of ours
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
+    timings.share((time.perf_counter() - started) * 1000, taken)
     return [finished[index] for index in range(len(rows))]
 
 
@@ -111,13 +146,17 @@ def _propose(
 
 
 def _label(
-    item: _Admitted, proposal: Proposal | UnspokenError, ports: Ports, config: LabelConfig
+    item: _Admitted,
+    proposal: Proposal | UnspokenError,
+    ports: Ports,
+    config: LabelConfig,
+    timings: Timings,
 ) -> Row:
     """A labelled row, or a failed one where the item itself is at fault."""
     try:
         if isinstance(proposal, UnspokenError):
             raise proposal
-        return _detect(item, proposal, ports, config)
+        return _detect(item, proposal, ports, config, timings)
     except PASSING:
         raise
     except UnspokenError as error:
@@ -127,7 +166,9 @@ def _label(
         )
 
 
-def _detect(item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConfig) -> Row:
+def _detect(
+    item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConfig, timings: Timings
+) -> Row:
     lexicon = load_lexicon()
     phrases = [phrase.text for phrase in proposal.phrases[: config.max_phrases]]
     decoys = pick_decoys(
@@ -139,18 +180,23 @@ def _detect(item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConf
     )
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
     asked = [*phrases, *decoys]
-    result = _patiently(
-        lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
-    )
-    size_hw = item.picture.size_hw
-    if config.wanted_fdr is None:
-        annotations = merge_detections(
-            result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
+    with timings.measure("detect"):
+        result = _patiently(
+            lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
         )
-    else:
-        annotations = list_undecided(result.detections, candidates, size_hw=size_hw, config=config)
+    size_hw = item.picture.size_hw
+    with timings.measure("merge"):
+        if config.wanted_fdr is None:
+            annotations = merge_detections(
+                result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
+            )
+        else:
+            annotations = list_undecided(
+                result.detections, candidates, size_hw=size_hw, config=config
+            )
     if config.crop_check:
-        annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
+        with timings.measure("rank"):
+            annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
     row = _row(item.row, item.verdict, status="labelled", candidates=candidates)
     return row.model_copy(
         update={
@@ -220,12 +266,19 @@ def _row(
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask again while the service is merely busy, for half a minute at most."""
+    """Ask again while the service is merely away: a minute at most, after growing random pauses.
+
+    A pause is what the service asked for and a part of one that doubles, so that workers that were
+    sent away together do not come back together.
+    """
     deadline = time.monotonic() + PATIENCE_S
+    pause_s = FIRST_PAUSE_S
     while True:
         try:
             return ask()
-        except Overloaded as error:
-            if time.monotonic() + error.retry_after_s > deadline:
+        except AWAY as error:
+            wait_s = getattr(error, "retry_after_s", 0.0) + random.uniform(0.0, pause_s)
+            if time.monotonic() + wait_s > deadline:
                 raise
-            time.sleep(error.retry_after_s)
+            time.sleep(wait_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -4,14 +4,13 @@ The schema's own metadata says what each field is; `describe_schema` prints it a
 docs/dataset-format.md, so that page cannot drift away from what is written.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from unspoken.runs.rows import Row
 from unspoken.schemas import WireModel
@@ -128,7 +127,12 @@ SCHEMA = pa.schema(
 
 
 class CommitRecord(WireModel):
-    """Beside each shard: a shard counts only with a record whose sha256 fits."""
+    """Beside each shard: a shard counts only with a record whose sha256 fits.
+
+    A later version may say more; that does not make its shards spoilt.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     shard: str
     sha256: str
@@ -143,6 +147,8 @@ class CommitRecord(WireModel):
     """The record was written for a shard whose writer ended before it could."""
     models: dict[str, str] = Field(default_factory=dict)
     """kind -> name@revision of the models that answered."""
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+    """Stage -> the worker's time; `total` is all of the attempt. Empty where it was adopted."""
 
 
 def shard_name(chunk_id: int) -> str:
@@ -153,6 +159,11 @@ def shard_name(chunk_id: int) -> str:
 def record_name(chunk_id: int) -> str:
     """File name of a chunk's commit record."""
     return f"shard-{chunk_id:06d}.json"
+
+
+def chunk_of(path: Path) -> int:
+    """The chunk whose shard, or record, a file is."""
+    return int(path.stem.removeprefix("shard-"))
 
 
 def write_shard(path: Path, rows: Sequence[Row]) -> None:
@@ -239,4 +250,4 @@ def count_rows(rows: Sequence[Row]) -> dict[str, Any]:
 
 def dump_record(record: CommitRecord) -> bytes:
     """The bytes of a commit record."""
-    return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
+    return record.model_dump_json(indent=1).encode() + b"\n"

@@ -3,8 +3,9 @@
 RUNS_DIR/RUN_ID/
   run.json      what was asked; never changed. A run exists once this file does.
   source/       the shard that inline items were written to (only where there are some)
-  plan.json     the immutable plan (plan.py), written by the dispatcher
+  plan.json, chunks-*.jsonl   the immutable plan (plan.py), written by the dispatcher
   status.json   how far the dispatcher saw the run
+  trouble.json  what last kept a worker from its work (trouble.py)
   cancelled     a mark: nobody starts another chunk
   attempts/, leases/   who works on what (ledger.py)
   undecided/    shards of a run whose thresholds are chosen at its end (only of such a run)
@@ -18,6 +19,7 @@ import secrets
 import shutil
 import tarfile
 import time
+from collections.abc import Container
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -25,8 +27,9 @@ from pydantic import Field, ValidationError
 from unspoken.errors import Conflict, InvalidInput, NotFound
 from unspoken.filter_config import FilterConfig
 from unspoken.images import MAX_BYTES, decode_base64
-from unspoken.runs.files import json_sha256, sync_folder, write_json
-from unspoken.schemas import InlineItem, RunRequest, RunStatus, WireModel
+from unspoken.runs import storage
+from unspoken.runs.files import json_sha256, write_json
+from unspoken.schemas import ENDED, InlineItem, RunRequest, RunStatus, WireModel
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"
@@ -150,11 +153,11 @@ def list_runs(runs_dir: Path) -> list[RunStatus]:
     return [read_status(runs_dir, run.run_id) for run in reversed(created_runs(runs_dir))]
 
 
-def created_runs(runs_dir: Path) -> list[Run]:
-    """run.json of every run, the oldest first."""
+def created_runs(runs_dir: Path, *, but: Container[str] = ()) -> list[Run]:
+    """run.json of every run, the oldest first; `but`: those that need not be read."""
     runs = []
     for path in runs_dir.glob("*/run.json"):
-        if not _FOLDER_NAME.match(path.parent.name):
+        if path.parent.name in but or not _FOLDER_NAME.match(path.parent.name):
             continue
         try:
             runs.append(read_run(runs_dir, path.parent.name))
@@ -166,10 +169,10 @@ def created_runs(runs_dir: Path) -> list[Run]:
 def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
     """Start no further chunk of a run; what is committed stays. Raises NotFound."""
     status = read_status(runs_dir, run_id)
-    if status.state in ("done", "failed", "cancelled"):
+    if status.state in ENDED:
         return status
     (runs_dir / run_id / "cancelled").touch()
-    sync_folder(runs_dir / run_id)
+    storage.sync_folder(runs_dir / run_id)
     return read_status(runs_dir, run_id)
 
 
@@ -185,16 +188,16 @@ def retry_failed(runs_dir: Path, run_id: str) -> RunStatus:
         raise Conflict(f"run {run_id!r} is {status.state}: its failures are known when it ends")
     if not sum(status.failed.values()):
         raise InvalidInput(f"run {run_id!r} has no failed rows")
+    return _again(runs_dir, read_run(runs_dir, run_id), word="retry", retry_of=run_id)
+
+
+def fork_run(runs_dir: Path, run_id: str) -> RunStatus:
+    """A new run that asks the same, and is planned with what is served now. Raises NotFound.
+
+    The first one stays as it is, whatever became of it.
+    """
     parent = read_run(runs_dir, run_id)
-    chosen = f"{run_id[:48]}-retry-{secrets.token_hex(3)}"
-    run = parent.model_copy(update={"run_id": chosen, "retry_of": run_id, "created_s": time.time()})
-    draft = _new_draft(runs_dir, chosen)
-    try:
-        if parent.source is None:
-            shutil.copytree(runs_dir / run_id / "source", draft / "source")
-        return _publish(runs_dir, draft, run)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    return _again(runs_dir, parent, word="fork", retry_of=parent.retry_of)
 
 
 def resolve_source(data_dir: Path, source: str) -> Path:
@@ -222,6 +225,19 @@ def source_root(data_dir: Path, runs_dir: Path, run: Run) -> Path:
 def picture_folder(data_dir: Path, run: Run) -> Path | None:
     """Folder that the paths of the run's table are seen from; None for the table's own."""
     return None if run.pictures is None else data_dir.resolve() / run.pictures
+
+
+def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> RunStatus:
+    """A run that asks what another one did, under a name of its own."""
+    chosen = f"{parent.run_id[:48]}-{word}-{secrets.token_hex(3)}"
+    changes = {"run_id": chosen, "retry_of": retry_of, "created_s": time.time()}
+    draft = _new_draft(runs_dir, chosen)
+    try:
+        if parent.source is None:
+            shutil.copytree(runs_dir / parent.run_id / "source", draft / "source")
+        return _publish(runs_dir, draft, parent.model_copy(update=changes))
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _new_run_id() -> str:
@@ -270,7 +286,7 @@ def _publish(runs_dir: Path, draft: Path, run: Run) -> RunStatus:
         if (runs_dir / run.run_id / "run.json").is_file():
             return _existing(runs_dir, run)
         raise Conflict(f"the folder {run.run_id!r} exists and is not empty") from error
-    sync_folder(runs_dir)
+    storage.sync_folder(runs_dir)
     return read_status(runs_dir, run.run_id)
 
 

@@ -1,0 +1,77 @@
+"""What a client makes of a service that does not answer as it should."""
+
+import time
+from email.utils import formatdate
+
+import httpx
+import pytest
+
+from unspoken.clients import DetectorClient, PrompterClient
+from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
+from unspoken.schemas import ModelInfo
+
+
+def client_of(answer):
+    transport = httpx.MockTransport(answer)
+    return DetectorClient(httpx.Client(base_url="http://service", transport=transport))
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "at_least", "at_most"),
+    [
+        pytest.param("7", 7, 7, id="seconds"),
+        pytest.param(formatdate(time.time() + 100, usegmt=True), 60, 100, id="a-date"),
+        pytest.param("-3", 0, 0, id="a-time-gone-by"),
+        pytest.param("1e9", 300, 300, id="never"),
+        pytest.param("nan", 1, 1, id="no-number"),
+        pytest.param("soon", 1, 1, id="a-word"),
+        pytest.param(None, 1, 1, id="nothing"),
+    ],
+)
+@pytest.mark.parametrize(("status", "error"), [(429, Overloaded), (503, NotReady)])
+def test_a_busy_service_is_asked_again_when_it_says(status, error, retry_after, at_least, at_most):
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    client = client_of(lambda request: httpx.Response(status, headers=headers))
+    with pytest.raises(error) as raised:
+        client.check_ready()
+    assert at_least <= raised.value.retry_after_s <= at_most
+
+
+@pytest.mark.parametrize(
+    ("fault", "never_read"),
+    [
+        (httpx.ConnectError, True),
+        (httpx.ConnectTimeout, True),
+        (httpx.ReadTimeout, False),
+        (httpx.ReadError, False),
+        (httpx.RemoteProtocolError, False),
+    ],
+)
+def test_a_question_that_was_never_read_is_told_from_one_that_broke_off(fault, never_read):
+    def fail(request):
+        raise fault("gone")
+
+    with pytest.raises(ServiceUnavailable) as raised:
+        client_of(fail).check_ready()
+    assert isinstance(raised.value, Unreachable) == never_read
+
+
+def test_a_model_that_is_replaced_is_seen_in_the_next_reply_without_being_asked_for():
+    served, asked = ["1"], []
+
+    def answer(request):
+        asked.append(request.url.path)
+        model = ModelInfo(name="m", kind="llm", revision=served[0]).model_dump()
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json=[model])
+        return httpx.Response(200, json={"proposals": [], "model": model, "timings_ms": {}})
+
+    client = PrompterClient(
+        httpx.Client(base_url="http://llm", transport=httpx.MockTransport(answer))
+    )
+    assert client.model.revision == "1"
+    served[0] = "2"
+    assert client.model.revision == "1"
+    client.propose(["a dog"])
+    assert client.model.revision == "2"
+    assert asked == ["/v1/models", "/propose"]
