@@ -1,0 +1,36 @@
+"""`python -m tests.chaos`: the chaos suite at full size; `make chaos` and `make chaos-long`.
+
+Prints one JSON line of the end state, as measured, and what does not hold; the exit status says
+whether all of it does. The seed is drawn where none is given, and printed first.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.campaign import Scale, run_campaign
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chunks", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=2, help="how often each kind of fault comes")
+    parser.add_argument("--longest-s", type=float, default=5.0, help="that one fault lasts")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    parser.add_argument("--out", type=Path, help="kept where given: logs, runs, executions")
+    arguments = parser.parse_args()
+    scale = Scale(arguments.chunks, arguments.rounds, (1.0, arguments.longest_s))
+    sys.stderr.write(f"chaos: seed {arguments.seed}\n")
+    with tempfile.TemporaryDirectory(prefix="unspoken-chaos-") as folder:
+        findings = run_campaign(arguments.out or Path(folder), scale, seed=arguments.seed)
+    sys.stdout.write(json.dumps({"chaos": findings.figures}) + "\n")
+    for fault in findings.faults:
+        sys.stdout.write(f"chaos: does not hold (seed {arguments.seed}): {fault}\n")
+    sys.exit(1 if findings.faults else 0)
+
+
+if __name__ == "__main__":
+    main()
