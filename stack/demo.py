@@ -29,9 +29,10 @@ from stack.drawing import draw_rows
 from stack.labelling import Runs, describe, follow, running_stack
 from stack.launcher import StackConfig
 from unspoken.errors import Conflict
+from unspoken.runs import storage
 from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
 from unspoken.runs.exports.report import PAGE_FILE, write_report
-from unspoken.runs.files import write_atomically, write_json
+from unspoken.runs.files import write_json
 from unspoken.runs.manifest import count_dataset
 from unspoken.runs.plan import read_plan
 from unspoken.runs.rows import Row
@@ -116,7 +117,7 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     write_json(out / "summary.json", summary)
     threshold = read_plan(out / "runs" / RUN_ID).config.box_threshold
     bias = bias_page(rows, out / "data" / "shards", box_threshold=threshold)
-    write_atomically(out / BIAS_FILE, bias.encode())
+    storage.replace(out / BIAS_FILE, bias.encode())
     write_report(out / "runs" / RUN_ID, out / "report", pictures=out / "data")
     pictures = draw_rows(rows, out / "data" / "shards", out / "pictures")
     for table in (label_table(rows), source_table(rows), phrase_table(rows)):

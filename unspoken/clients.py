@@ -5,7 +5,10 @@ a service that does not answer is ServiceUnavailable.
 """
 
 import base64
+import math
+import time
 from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -25,6 +28,7 @@ from unspoken.errors import (
     Overloaded,
     ServiceUnavailable,
     TooLarge,
+    Unreachable,
     UnspokenError,
 )
 from unspoken.images import ONE_WHITE_PIXEL, Picture
@@ -42,6 +46,11 @@ from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
 
 Reply = TypeVar("Reply", bound=BaseModel)
 
+MODEL_KNOWN_S = 10.0
+"""Who answered so lately is not asked for its name."""
+READY_TIMEOUT_S = 5.0
+MAX_RETRY_AFTER_S = 300.0
+
 _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 _BY_STATUS: Mapping[int, type[UnspokenError]] = {
     404: NotFound,
@@ -50,7 +59,6 @@ _BY_STATUS: Mapping[int, type[UnspokenError]] = {
     415: NotAnImage,
     422: InvalidInput,
     502: ServiceUnavailable,
-    503: NotReady,
     504: DeadlineExceeded,
 }
 
@@ -62,21 +70,26 @@ def connect(base_url: str, *, timeout_s: float = 180.0) -> httpx.Client:
 
 
 class _ServiceClient:
-    """What the clients share: one httpx client, and the model's name asked once."""
+    """What the clients share: one httpx client, and who answered last."""
 
     _kind: ClassVar[str]
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
         self._model: ModelInfo | None = None
+        self._asked_s = 0.0
 
     @property
     def model(self) -> ModelInfo:
-        """Which weights answer at the other end."""
-        if self._model is None:
+        """Which weights answer at the other end: by its last reply, or asked where that is old."""
+        if self._model is None or time.monotonic() - self._asked_s > MODEL_KNOWN_S:
             response = self._request("GET", "/v1/models")
-            self._model = self._of_kind(response.content)
+            self._learn(self._of_kind(response.content))
+            assert self._model is not None, "just learned"
         return self._model
+
+    def _learn(self, model: ModelInfo) -> None:
+        self._model, self._asked_s = model, time.monotonic()
 
     def _of_kind(self, content: bytes) -> ModelInfo:
         """A service may serve several models; this client speaks to one of them."""
@@ -91,15 +104,17 @@ class _ServiceClient:
 
     def check_ready(self) -> None:
         """Raise NotReady or ServiceUnavailable unless the service is ready."""
-        self._request("GET", "/readyz")
+        self._request("GET", "/readyz", timeout=READY_TIMEOUT_S)
 
     def _request(self, method: str, path: str, **arguments: object) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)  # type: ignore[arg-type]
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise Unreachable(f"{path} could not be reached: {error}") from error
         except httpx.TimeoutException as error:
             raise ServiceUnavailable(f"{path} did not answer in time") from error
         except httpx.TransportError as error:
-            raise ServiceUnavailable(f"{path} could not be reached: {error}") from error
+            raise ServiceUnavailable(f"{path} broke off: {error}") from error
         if response.is_success:
             return response
         raise error_of(response)
@@ -107,9 +122,13 @@ class _ServiceClient:
     def _post(self, path: str, reply: type[Reply], **arguments: object) -> Reply:
         response = self._request("POST", path, **arguments)
         try:
-            return reply.model_validate_json(response.content)
+            answer = reply.model_validate_json(response.content)
         except ValidationError as error:
             raise ServiceUnavailable(f"{path} answered something else: {error}") from error
+        model = getattr(answer, "model", None)
+        if isinstance(model, ModelInfo) and model.kind == self._kind:
+            self._learn(model)
+        return answer
 
 
 class PrompterClient(_ServiceClient):
@@ -236,9 +255,10 @@ def error_of(response: httpx.Response) -> UnspokenError:
     except (ValueError, KeyError, TypeError):
         message, details = response.text[:200], {}
     message = f"{response.request.url.path}: {message}"
-    if response.status_code == 429:
-        retry_after_s = _seconds(response.headers.get("Retry-After"), default=1.0)
-        return Overloaded(message, retry_after_s=retry_after_s, details=details)
+    if response.status_code in (429, 503):
+        busy = Overloaded if response.status_code == 429 else NotReady
+        retry_after_s = _seconds(response.headers.get("Retry-After"))
+        return busy(message, retry_after_s=retry_after_s, details=details)
     kind = _BY_STATUS.get(response.status_code)
     if kind is not None:
         return kind(message, details=details)
@@ -247,8 +267,15 @@ def error_of(response: httpx.Response) -> UnspokenError:
     return EngineFailure(message, details=details)
 
 
-def _seconds(text: str | None, *, default: float) -> float:
+def _seconds(retry_after: str | None) -> float:
+    """Seconds of a Retry-After, which may be a date; of one that says nothing sane, one."""
+    if retry_after is None:
+        return 1.0
     try:
-        return float(text) if text is not None else default
+        seconds = float(retry_after)
     except ValueError:
-        return default
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except ValueError:
+            return 1.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else 1.0

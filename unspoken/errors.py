@@ -6,11 +6,13 @@ UnspokenError
     TooLarge              body, picture or list over its bound (413)
   NotFound                an id that nobody knows (404)
   Conflict                the id exists with another content, or a run was changed (409)
+    ModelsChanged         another model answers than the run was planned with
   Overloaded              the queue is full; carries `retry_after_s` (429)
   NotReady                loading or draining (503)
   DeadlineExceeded        the request's time is over (504)
   EngineFailure           the model failed on this item (500)
   ServiceUnavailable      a service did not answer a client of ours (502)
+    Unreachable           nobody listens there: the request was never read
   InvalidConfig           settings, profile or weights are wrong: a process stops at start
     MissingWeights        a weight file is not there, or its hash differs
 
@@ -61,6 +63,12 @@ class Conflict(UnspokenError):
     code = "conflict"
 
 
+class ModelsChanged(Conflict):
+    """Another model, or other prompts, answer than a run was planned with."""
+
+    code = "models_changed"
+
+
 class Overloaded(UnspokenError):
     """The queue is full: come back after `retry_after_s` seconds."""
 
@@ -78,9 +86,19 @@ class Overloaded(UnspokenError):
 
 
 class NotReady(UnspokenError):
-    """The process loads its weights or is about to end."""
+    """The process loads its weights or is about to end: come back after `retry_after_s`."""
 
     code = "not_ready"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 5.0,
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, details=details)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(UnspokenError):
@@ -99,6 +117,10 @@ class ServiceUnavailable(UnspokenError):
     """A service that we asked did not answer."""
 
     code = "service_unavailable"
+
+
+class Unreachable(ServiceUnavailable):
+    """Nobody listens there: the request was never read, and cannot be to blame."""
 
 
 class InvalidConfig(UnspokenError):

@@ -308,10 +308,8 @@ def status_of(error: UnspokenError) -> int:
 def error_response(error: UnspokenError) -> JSONResponse:
     """The reply for an error, with Retry-After where coming back helps."""
     headers: dict[str, str] = {}
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | NotReady):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    elif isinstance(error, NotReady):
-        headers["Retry-After"] = "5"
     body = ErrorBody(error=error.code, message=error.message, details=error.details)
     return JSONResponse(body.model_dump(mode="json"), status_code=status_of(error), headers=headers)
 

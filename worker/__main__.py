@@ -1,36 +1,69 @@
-"""`python -m worker`: a Celery worker that labels chunks through the services."""
+"""`python -m worker`: a Celery worker that labels chunks through the services.
+
+SIGTERM (and the first Ctrl-C) ends its shift: no further chunk is begun, those in hand are finished
+within WORKER_GRACE_S or given back, and the process ends, also where Redis is lost.
+"""
 
 import functools
 
-from worker.celery_app import QUEUE, create_celery
+from celery import Celery, signals
+from celery.worker import state
+
+from worker.celery_app import QUEUES, create_celery, queue_length
 from worker.settings import WorkerSettings, configure_logging
+from worker.shift import Shift
 from worker.tasks import Bench, connect_bench, register_tasks
+from worker.watchdog import Watchdog
 
 
 def main() -> None:
-    """Serve the queue until told to stop."""
+    """Serve the queues until told to stop."""
     settings = WorkerSettings()
     configure_logging(settings.log_level)
     app = create_celery(settings.broker_url)
+    shift = Shift()
 
     # Once per process that works: clients and sessions do not survive a fork.
     @functools.cache
     def bench() -> Bench:
-        return connect_bench(settings)
+        return connect_bench(settings, shift)
 
     register_tasks(app, bench)
+    _watch(app, shift, settings)
     app.worker_main(
         [
             "worker",
             f"--pool={settings.pool}",
             f"--concurrency={settings.concurrency}",
-            f"--queues={QUEUE}",
+            f"--queues={','.join(QUEUES)}",
             f"--loglevel={settings.log_level}",
             "--without-gossip",
             "--without-mingle",
+            "--without-heartbeat",
             "-Ofair",
         ]
     )
+
+
+def _watch(app: Celery, shift: Shift, settings: WorkerSettings) -> None:
+    """End the shift at Celery's signal, and keep an eye on the main process."""
+    watchdog = Watchdog(
+        shift=shift,
+        slots=settings.concurrency,
+        patience_s=settings.watchdog_s,
+        num_queued=lambda: sum(queue_length(app, queue) for queue in QUEUES),
+        num_busy=lambda: len(state.active_requests),
+    )
+
+    def end_shift(**_: object) -> None:
+        shift.end(grace_s=settings.grace_s)
+
+    def took_message(**_: object) -> None:
+        watchdog.took_message()
+
+    signals.worker_shutting_down.connect(end_shift, weak=False)
+    signals.task_received.connect(took_message, weak=False)
+    signals.worker_init.connect(lambda **_: watchdog.start(), weak=False)
 
 
 if __name__ == "__main__":

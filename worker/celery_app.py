@@ -4,22 +4,47 @@ Redis with late acknowledgement is neither at-least-once nor at-most-once (celer
 the truth is the commit record beside each shard, and the dispatcher rings again.
 """
 
-from celery import Celery
+from typing import Any
 
-QUEUE = "bulk"
+from celery import Celery
+from celery.app.amqp import AMQP
+from kombu import Connection, Queue
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+INTERACTIVE, BULK = "interactive", "bulk"
+QUEUES = (INTERACTIVE, BULK)
+"""In the order in which a worker empties them."""
 LABEL_TASK = "unspoken.label_chunks"
 SOFT_TIME_LIMIT_S = 480
 TIME_LIMIT_S = 600
 # Redis hands a task out again after this; keep it above the time limit, or chunks run twice.
 VISIBILITY_TIMEOUT_S = 900
+# A worker that lost Redis looks for it at least so often.
+RECONNECT_S = 5.0
+
+
+class _QuickConnection(Connection):  # type: ignore[misc]
+    """Looks for a lost broker every five seconds, not after pauses of up to thirty."""
+
+    def _ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("interval_start", 1)
+        kwargs.setdefault("interval_step", 1)
+        kwargs.setdefault("interval_max", RECONNECT_S)
+        return super()._ensure_connection(*args, **kwargs)
+
+
+class _Amqp(AMQP):  # type: ignore[misc]
+    Connection = _QuickConnection
 
 
 def create_celery(broker_url: str) -> Celery:
     """A Celery app with the project's settings and no tasks yet."""
-    app = Celery("unspoken", broker=broker_url, set_as_current=False)
+    app = Celery("unspoken", broker=broker_url, set_as_current=False, amqp=_Amqp)
     app.conf.update(
-        task_default_queue=QUEUE,
-        task_queues=None,
+        task_default_queue=BULK,
+        task_queues=[Queue(name) for name in QUEUES],
+        task_create_missing_queues=False,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_track_started=False,
@@ -34,9 +59,9 @@ def create_celery(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_send_task_events=False,
-        worker_cancel_long_running_tasks_on_connection_loss=True,
-        worker_soft_shutdown_timeout=60,
-        worker_enable_soft_shutdown_on_idle=True,
+        # What a worker has in hand does not hang on the broker: it is finished and committed.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_prefetch_count_reduction=False,
         worker_max_tasks_per_child=500,
         worker_max_memory_per_child=1_000_000,
         worker_hijack_root_logger=False,
@@ -48,9 +73,22 @@ def create_celery(broker_url: str) -> Celery:
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             "health_check_interval": 25,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
             "socket_timeout": 30,
             "retry_on_timeout": True,
             "global_keyprefix": "unspoken:",
+            "queue_order_strategy": "priority",
         },
     )
     return app
+
+
+def queue_length(app: Celery, queue: str) -> int:
+    """Messages that no worker has taken yet. Raises ConnectionError where nobody can say."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)
+            return int(connection.default_channel.client.llen(queue))
+    except (OperationalError, RedisError, OSError) as error:
+        raise ConnectionError(f"the broker does not answer: {error}") from error

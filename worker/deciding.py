@@ -5,13 +5,13 @@ sources and decoys known. The thresholds are a function of the committed shards,
 shards one of those and the thresholds: to be stopped and done again changes no byte.
 """
 
-import os
 import secrets
 from pathlib import Path
 
 from unspoken.lexicon import Lexicon, load_lexicon
+from unspoken.runs import storage
 from unspoken.runs.false_discovery import Decision, ScoreTally, Thresholds, choose_thresholds
-from unspoken.runs.files import file_sha256, write_atomically
+from unspoken.runs.files import file_sha256
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import read_thresholds
 from unspoken.runs.plan import LabelConfig, Plan, stored_from
@@ -80,10 +80,8 @@ def _publish(dataset_dir: Path, undecided: CommitRecord, rows: list[Row]) -> Non
     draft = dataset_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
     try:
         write_shard(draft, rows)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(final)
+        storage.replace_by(draft, final)
     finally:
-        draft.unlink(missing_ok=True)
+        storage.remove(draft)
     record = undecided.model_copy(update={"sha256": file_sha256(final), **count_rows(rows)})
-    write_atomically(final.with_suffix(".json"), dump_record(record))
+    storage.replace(final.with_suffix(".json"), dump_record(record))

@@ -1,24 +1,18 @@
 """`python -m worker.dispatcher`: plans runs, rings for open chunks, and finishes datasets.
 
-It compares plan and commit records, tick by tick, and rings for a chunk that has neither a lease
+It compares plan and commit records, tick by tick, and rings for chunks that have neither a lease
 nor a record; so a lost message, an emptied Redis or a dead worker costs time and nothing else. All
-that it knows is on disk: it may be killed and started at any time, or run twice.
+that it knows is on disk: it may be killed and started at any time. Of several, one works and the
+others stand by; it holds a lease, and two at once would cost repeated messages and no more.
 """
 
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
-
-from celery import Celery
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from unspoken.clients import (
     CropRankerClient,
@@ -27,111 +21,40 @@ from unspoken.clients import (
     TextEncoderClient,
     connect,
 )
-from unspoken.crop_schemas import Crop
-from unspoken.errors import NotFound, UnspokenError
-from unspoken.images import ONE_WHITE_PIXEL, decode_picture
-from unspoken.ports import CropRanker, Detector, Prompter, TextEncoder
-from unspoken.runs.card import draw_contact_sheet, write_card
+from unspoken.errors import ModelsChanged, NotFound, UnspokenError
 from unspoken.runs.false_discovery import Decision
+from unspoken.runs.lease import hold
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.manifest import count_run, write_labels, write_manifest
-from unspoken.runs.plan import (
-    Chunk,
-    LabelConfig,
-    ListedRow,
-    Plan,
-    default_threshold,
-    make_plan,
-    read_plan,
-    write_plan,
-)
-from unspoken.runs.rows import Row
-from unspoken.runs.shards import CommitRecord, iter_rows, read_record, record_name
+from unspoken.runs.plan import Plan, read_plan
 from unspoken.runs.store import (
     Run,
     created_runs,
     is_cancelled,
     picture_folder,
     read_status,
-    resolve_source,
     source_root,
     write_status,
 )
 from unspoken.schemas import RunStatus
-from unspoken.segment_schemas import PromptBox
-from worker.celery_app import LABEL_TASK, QUEUE, create_celery
+from worker.celery_app import BULK, INTERACTIVE, create_celery
 from worker.deciding import decide_run
-from worker.filters import duplicate_finder
-from worker.intake import list_source, read_chunk
+from worker.doorbell import CeleryDoorbell, Doorbell
+from worker.finishing import finish_run
 from worker.pipeline import PASSING
+from worker.planning import Services, plan_run
 from worker.settings import WorkerSettings, configure_logging
+from worker.tasks import MAX_CHUNKS_A_MESSAGE, check_models
+from worker.watch import RunWatch
 
 logger = logging.getLogger(__name__)
 
+LEASE_FILE = ".dispatcher"
 # Enough in the queue that a worker never waits for the dispatcher, and never more than this.
 MIN_QUEUED, QUEUED_PER_LEASE = 4, 2
 # While the queue is not empty, a doorbell may still lie in it.
 PATIENCE_WITH_QUEUE = 30
-_WHITE_CROP = Crop(box=PromptBox(x0=0, y0=0, x1=1, y1=1), label_index=0)
-
-
-class Doorbell(Protocol):
-    """Tells workers that a chunk is open. Raises ConnectionError while nobody can be told."""
-
-    def ring(self, run_id: str, chunk_id: int) -> None:
-        """Put a message into the queue."""
-
-    def num_queued(self) -> int:
-        """Messages that no worker has taken yet."""
-
-
-@dataclass(frozen=True)
-class CeleryDoorbell:
-    """The doorbell as Celery messages over Redis."""
-
-    app: Celery
-
-    def ring(self, run_id: str, chunk_id: int) -> None:
-        """See Doorbell."""
-        try:
-            self.app.send_task(LABEL_TASK, args=[run_id, [chunk_id]], queue=QUEUE, retry=False)
-        except (OperationalError, RedisError, OSError) as error:
-            raise ConnectionError(f"the broker did not take a message: {error}") from error
-
-    def num_queued(self) -> int:
-        """See Doorbell."""
-        try:
-            with self.app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, timeout=2)
-                return int(connection.default_channel.client.llen(QUEUE))
-        except (OperationalError, RedisError, OSError) as error:
-            raise ConnectionError(f"the broker does not answer: {error}") from error
-
-
-@dataclass(frozen=True)
-class Services:
-    """Whom the dispatcher asks: for names, a threshold and vectors, and who can do what."""
-
-    prompter: Prompter
-    detector: Detector
-    text_encoder: TextEncoder
-    crop_ranker: CropRanker
-
-
-@dataclass
-class _Watch:
-    """What one run looks like from here; a cache of what is on disk."""
-
-    run: Run
-    ledger: Ledger
-    plan: Plan | None = None
-    records: dict[int, CommitRecord] = field(default_factory=dict)
-    rung_s: dict[int, float] = field(default_factory=dict)
-    started_s: float | None = None
-    done_at_start: int = 0
-    verified: bool = False
-    decision: Decision | None = None
-    message: str = ""
+# Somebody waits for a run of so few rows that came inline.
+INTERACTIVE_ROWS = 100
 
 
 class Dispatcher:
@@ -146,6 +69,7 @@ class Dispatcher:
         doorbell: Doorbell,
         lease_s: float = 20.0,
         ring_again_s: float = 10.0,
+        message_s: float = 90.0,
         only: frozenset[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -155,9 +79,10 @@ class Dispatcher:
         self._doorbell = doorbell
         self._lease_s = lease_s
         self._ring_again_s = ring_again_s
+        self._message_s = message_s
         self._only = only
         self._clock = clock
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, RunWatch] = {}
         self._ended: set[str] = set()
 
     def tick(self) -> bool:
@@ -166,15 +91,16 @@ class Dispatcher:
         for watch in self._open_watches():
             try:
                 status = self._advance(watch)
-            except (OSError, *PASSING) as error:
+            except (OSError, ModelsChanged, *PASSING) as error:
                 watch.message = f"waits: {error}"
                 status = self._status(watch, _open_state(watch))
             except UnspokenError as error:
                 logger.exception("run %s failed", watch.run.run_id)
                 watch.message = str(error)
                 status = self._status(watch, "failed")
-            write_status(self._runs_dir, status)
-            if status.state in ("done", "failed", "cancelled"):
+            if not self._tell(status):
+                under_way = True
+            elif status.state in ("done", "failed", "cancelled"):
                 logger.info("run %s is %s", status.run_id, status.state)
                 del self._watches[status.run_id]
                 self._ended.add(status.run_id)
@@ -183,14 +109,41 @@ class Dispatcher:
         return under_way
 
     def run(self, *, tick_s: float, stop: threading.Event) -> None:
-        """Tick until told to stop."""
+        """Tick until told to stop; while another dispatcher works, stand by."""
+        stood_by = False
         while not stop.is_set():
+            try:
+                with hold(self._runs_dir / LEASE_FILE, lease_s=self._lease_s) as lease:
+                    if lease is not None:
+                        stood_by = False
+                        self._work(lease.is_ours, tick_s=tick_s, stop=stop)
+                    elif not stood_by:
+                        stood_by = True
+                        logger.info("another dispatcher works; this one stands by")
+            except OSError as error:
+                logger.warning("the runs folder is in trouble: %s", error)
+            stop.wait(tick_s)
+
+    def _work(self, is_ours: Callable[[], bool], *, tick_s: float, stop: threading.Event) -> None:
+        # What was seen before may have been changed by the one who worked in between.
+        self._watches.clear()
+        logger.info("this dispatcher works")
+        while not stop.is_set() and is_ours():
             self.tick()
             stop.wait(tick_s)
 
+    def _tell(self, status: RunStatus) -> bool:
+        """Write what was seen; False where the disk does not take it."""
+        try:
+            write_status(self._runs_dir, status)
+        except OSError as error:
+            logger.warning("run %s: its status could not be written: %s", status.run_id, error)
+            return False
+        return True
+
     # ---- one run -------------------------------------------------------------------------
 
-    def _open_watches(self) -> list[_Watch]:
+    def _open_watches(self) -> list[RunWatch]:
         for run in created_runs(self._runs_dir):
             if run.run_id in self._watches or run.run_id in self._ended:
                 continue
@@ -202,154 +155,79 @@ class Dispatcher:
             ledger = Ledger(
                 self._runs_dir / run.run_id, lease_s=self._lease_s, folder=run.shards_folder
             )
-            self._watches[run.run_id] = _Watch(run, ledger)
+            self._watches[run.run_id] = RunWatch(run, ledger, self._clock)
         return list(self._watches.values())
 
-    def _advance(self, watch: _Watch) -> RunStatus:
+    def _advance(self, watch: RunWatch) -> RunStatus:
         watch.message = ""
         if is_cancelled(watch.ledger.run_dir):
             return self._status(watch, "cancelled")
         if watch.plan is None:
             watch.plan = self._plan(watch)
-        leased = watch.ledger.leased_chunks()
-        self._read_records(watch, leased)
-        if watch.started_s is None:
-            watch.started_s, watch.done_at_start = self._clock(), len(watch.records)
-        if len(watch.records) < len(watch.plan.chunks):
-            self._ring(watch, watch.plan, leased)
+        watch.look()
+        if watch.num_open:
+            self._ring(watch, watch.plan)
+            watch.message = watch.breaker.message
             return self._status(watch, "running")
         if not self._verify(watch):
             return self._status(watch, "running")
-        write_status(self._runs_dir, self._status(watch, "finishing"))
+        self._tell(self._status(watch, "finishing"))
         self._finish(watch, watch.plan)
         return self._status(watch, "done")
 
-    def _plan(self, watch: _Watch) -> Plan:
-        run, run_dir = watch.run, watch.ledger.run_dir
+    def _plan(self, watch: RunWatch) -> Plan:
+        run = watch.run
         try:
-            return read_plan(run_dir)
+            return read_plan(watch.ledger.run_dir)
         except NotFound:
             logger.info("planning run %s", run.run_id)
         watch.message = "reads the source, to plan"
-        write_status(self._runs_dir, self._status(watch, "planned"))
+        self._tell(self._status(watch, "planned"))
         watch.message = ""
-        detector = self._services.detector
-        threshold = run.box_threshold
-        if threshold is None:
-            threshold = default_threshold(detector.box_threshold)
-        if run.templates is not None:
-            # An unknown name would fail every picture: ask before there is a plan.
-            self._services.prompter.propose(["a photo"], templates=run.templates)
-        if run.crop_check:
-            # So would a text encoder without pictures, or one whose other half does not load.
-            self._services.crop_ranker.rank_crops(
-                decode_picture(ONE_WHITE_PIXEL), [_WHITE_CROP], ["a photo"]
-            )
-        plan = make_plan(
-            run.run_id,
-            self._listing(run),
-            chunk_size=run.chunk_size,
-            config=LabelConfig(
-                box_threshold=threshold,
-                wanted_fdr=run.wanted_fdr,
-                single_template_margin=run.single_template_margin,
-                templates=run.templates,
-                crop_check=run.crop_check,
-                num_decoys=run.num_decoys,
-                **run.filters.model_dump(),
-            ),
-            models={
-                "llm": self._services.prompter.model,
-                "detector": detector.model,
-                "text_encoder": self._services.text_encoder.model,
-            },
-        )
-        write_plan(run_dir, plan)
-        return plan
+        plan_run(run, runs_dir=self._runs_dir, data_dir=self._data_dir, services=self._services)
+        return read_plan(watch.ledger.run_dir)
 
-    def _listing(self, run: Run) -> Iterator[tuple[str, Iterable[ListedRow]]]:
-        root = source_root(self._data_dir, self._runs_dir, run)
-        path = root if run.source is None else resolve_source(self._data_dir, run.source)
-        pictures = picture_folder(self._data_dir, run)
-        if run.retry_of is None:
-            is_duplicate = duplicate_finder(run.filters)
-            yield from list_source(path, root=root, pictures=pictures, is_duplicate=is_duplicate)
-            return
-        # Duplicates were dropped by the first run: none of them is among the failed rows.
-        failed = {
-            (row.source_shard, row.source_row)
-            for row in iter_rows(self._runs_dir / run.retry_of / run.shards_folder)
-            if row.status == "failed"
-        }
-        for name, rows in list_source(path, root=root, pictures=pictures):
-            yield name, [row for row in rows if (name, row.row) in failed]
-
-    def _read_records(self, watch: _Watch, leased: frozenset[int]) -> None:
-        """Read new commit records; give one to a shard whose writer is gone."""
-        assert watch.plan is not None, "planned before"
-        for chunk_id in watch.ledger.orphans() - leased:
-            watch.ledger.adopt(chunk_id, keys=watch.plan.chunks[chunk_id].keys)
-        for chunk_id in watch.ledger.committed_chunks() - set(watch.records):
-            path = watch.ledger.shards_dir / record_name(chunk_id)
-            try:
-                watch.records[chunk_id] = read_record(path)
-            except (FileNotFoundError, ValueError):
-                watch.ledger.verify(chunk_id)
-
-    def _ring(self, watch: _Watch, plan: Plan, leased: frozenset[int]) -> None:
-        queued = self._doorbell.num_queued()
-        room = max(MIN_QUEUED, QUEUED_PER_LEASE * len(leased)) - queued
+    def _ring(self, watch: RunWatch, plan: Plan) -> None:
+        queue = _queue_of(watch.run, plan)
+        queued = self._doorbell.num_queued(queue)
+        most = max(MIN_QUEUED, QUEUED_PER_LEASE * len(watch.leased))
+        room, allowed = most - queued, watch.breaker.num_messages()
         patience_s = self._ring_again_s * (PATIENCE_WITH_QUEUE if queued else 1)
-        now_s = self._clock()
-        for chunk in plan.chunks:
-            if room <= 0:
+        for _ in range(room if allowed is None else min(room, allowed)):
+            size = watch.chunks_a_message(
+                self._message_s, num_messages=most, most=MAX_CHUNKS_A_MESSAGE
+            )
+            chunk_ids = watch.take_due(size, patience_s=patience_s)
+            if not chunk_ids:
                 return
-            if chunk.id in watch.records or chunk.id in leased:
-                continue
-            if now_s - watch.rung_s.get(chunk.id, -patience_s) < patience_s:
-                continue
-            self._doorbell.ring(watch.run.run_id, chunk.id)
-            watch.rung_s[chunk.id] = now_s
-            room -= 1
+            self._doorbell.ring(watch.run.run_id, chunk_ids, queue=queue)
+            watch.breaker.rang()
 
-    def _verify(self, watch: _Watch) -> bool:
+    def _verify(self, watch: RunWatch) -> bool:
         """Once, before finishing: every shard is the one that its record names."""
-        for chunk_id in () if watch.verified else sorted(watch.records):
-            if not watch.ledger.verify(chunk_id):
-                del watch.records[chunk_id]
-                watch.rung_s.pop(chunk_id, None)
         assert watch.plan is not None, "planned before"
-        watch.verified = len(watch.records) == len(watch.plan.chunks)
-        return watch.verified
+        if not watch.verified:
+            chunks = range(len(watch.plan.chunks))
+            if not all([watch.ledger.verify(chunk_id) for chunk_id in chunks]):
+                watch.forget()
+                return False
+        watch.verified = True
+        return True
 
-    def _finish(self, watch: _Watch, plan: Plan) -> None:
-        """Labels, contact sheet, manifest and card; each is written whole, so again is harmless."""
-        dataset_dir = watch.ledger.run_dir / "dataset"
+    def _finish(self, watch: RunWatch, plan: Plan) -> None:
+        """Labels, contact sheet, manifest and card; each is written whole."""
+        check_models(plan, [self._services.text_encoder.model])
         watch.ledger.sweep()
-        decision = self._decide(watch, plan)
-        chosen = None if decision is None else decision.chosen
-        counts = count_run(watch.ledger.run_dir, plan, chosen)
-        write_labels(dataset_dir, sorted(counts.stored_labels), self._services.text_encoder)
-        root = source_root(self._data_dir, self._runs_dir, watch.run)
-        pictures = picture_folder(self._data_dir, watch.run)
-        chunks = {key: chunk for chunk in plan.chunks for key in chunk.keys}
+        finish_run(
+            watch.ledger.run_dir,
+            plan,
+            text_encoder=self._services.text_encoder,
+            root=source_root(self._data_dir, self._runs_dir, watch.run),
+            pictures=picture_folder(self._data_dir, watch.run),
+            decision=self._decide(watch, plan),
+        )
 
-        @lru_cache(maxsize=1)
-        def read(chunk: Chunk) -> dict[int, bytes | None]:
-            sources = read_chunk(chunk, root=root, pictures=pictures, check=False)
-            return {source.row: source.picture for source in sources}
-
-        def load_picture(row: Row) -> bytes | None:
-            try:
-                return read(chunks[row.source_shard, row.source_row]).get(row.source_row)
-            except (UnspokenError, OSError):
-                return None
-
-        draw_contact_sheet(dataset_dir, iter_rows(dataset_dir), load_picture)
-        write_manifest(watch.ledger.run_dir, plan, counts, chosen)
-        write_card(dataset_dir, plan, counts, decision)
-
-    def _decide(self, watch: _Watch, plan: Plan) -> Decision | None:
+    def _decide(self, watch: RunWatch, plan: Plan) -> Decision | None:
         """Thresholds and decided shards, once, of a run that left them to its decoys."""
         if plan.config.wanted_fdr is not None and watch.decision is None:
             retried = watch.run.retry_of
@@ -360,60 +238,54 @@ class Dispatcher:
             )
         return watch.decision
 
-    def _status(self, watch: _Watch, state: str) -> RunStatus:
-        records = watch.records.values()
+    def _status(self, watch: RunWatch, state: str) -> RunStatus:
+        tally = watch.tally
         total = watch.plan.num_rows if watch.plan else 0
-        done = sum(record.num_rows for record in records)
-        rate_per_s = self._rate(watch, done)
+        rate_per_s = self._rate(watch)
         return RunStatus.model_validate(
             {
                 "run_id": watch.run.run_id,
                 "state": state,
                 "total": total,
-                "done": done,
-                "labelled": sum(record.labelled for record in records),
-                "dropped": _sum(record.dropped for record in records),
-                "failed": _sum(record.failed for record in records),
+                "done": tally.rows,
+                "labelled": tally.labelled,
+                "dropped": dict(tally.dropped),
+                "failed": dict(tally.failed),
                 "chunks_total": len(watch.plan.chunks) if watch.plan else 0,
-                "chunks_done": len(watch.records),
-                "attempts": watch.ledger.total_attempts(),
+                "chunks_done": tally.chunks,
+                "attempts": watch.attempts,
                 "rate_per_s": rate_per_s,
-                "seconds_left": (total - done) / rate_per_s if rate_per_s else None,
+                "seconds_left": (total - tally.rows) / rate_per_s if rate_per_s else None,
                 "message": watch.message,
                 "output": "dataset",
             }
         )
 
-    def _rate(self, watch: _Watch, done: int) -> float | None:
-        if watch.started_s is None or watch.plan is None:
+    def _rate(self, watch: RunWatch) -> float | None:
+        if watch.started_s is None:
             return None
-        sizes = {chunk_id: record.num_rows for chunk_id, record in watch.records.items()}
-        before = sum(list(sizes.values())[: watch.done_at_start])
-        elapsed_s = self._clock() - watch.started_s
-        return (done - before) / elapsed_s if done > before and elapsed_s > 0 else None
+        rows, elapsed_s = watch.tally.rows - watch.rows_at_start, self._clock() - watch.started_s
+        return rows / elapsed_s if rows > 0 and elapsed_s > 0 else None
 
 
-def _open_state(watch: _Watch) -> str:
+def _open_state(watch: RunWatch) -> str:
     if watch.plan is None:
         return "planned"
-    return "finishing" if len(watch.records) == len(watch.plan.chunks) else "running"
+    return "running" if watch.num_open else "finishing"
 
 
-def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for each in counts:
-        for reason, number in each.items():
-            total[reason] = total.get(reason, 0) + number
-    return total
+def _queue_of(run: Run, plan: Plan) -> str:
+    """Somebody waits for few pictures sent inline: they need not queue behind millions."""
+    return INTERACTIVE if run.source is None and plan.num_rows <= INTERACTIVE_ROWS else BULK
 
 
 @contextmanager
 def connect_services(settings: WorkerSettings) -> Iterator[Services]:
     """Clients of the three services, closed at the end."""
     with (
-        connect(settings.llm_url) as llm,
-        connect(settings.detector_url) as detector,
-        connect(settings.segmenter_url) as segmenter,
+        connect(settings.llm_url, timeout_s=settings.service_timeout_s) as llm,
+        connect(settings.detector_url, timeout_s=settings.service_timeout_s) as detector,
+        connect(settings.segmenter_url, timeout_s=settings.service_timeout_s) as segmenter,
     ):
         yield Services(
             PrompterClient(llm),
@@ -439,6 +311,7 @@ def main() -> None:
             doorbell=CeleryDoorbell(create_celery(settings.broker_url)),
             lease_s=settings.lease_s,
             ring_again_s=settings.ring_again_s,
+            message_s=settings.message_s,
         )
         dispatcher.run(tick_s=settings.tick_s, stop=stop)
 

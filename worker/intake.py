@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from unspoken.errors import Conflict, InvalidInput
-from unspoken.runs.plan import Chunk, ListedRow, rows_sha256
+from unspoken.runs.chunks import Chunk
+from unspoken.runs.plan import ListedRow, rows_sha256
 from worker.readers.coco_captions import coco_rows
 from worker.readers.folders import folder_rows, picture_folders
 from worker.readers.picture_file import PICTURE_ENDINGS

@@ -1,13 +1,16 @@
 """Labelling a chunk, as a pure function of its rows, the ports and the config.
 
 What is wrong with one item becomes its row; what is wrong with a service (busy, loading, gone, out
-of time) is raised, so that the chunk is done later and no good item is marked as failed.
+of time) is raised, so that the chunk is done later and no good item is marked as failed. A service
+that is merely busy, loading or not there is waited for first, with pauses that grow.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +19,7 @@ from unspoken.errors import (
     NotReady,
     Overloaded,
     ServiceUnavailable,
+    Unreachable,
     UnspokenError,
 )
 from unspoken.images import Picture
@@ -36,9 +40,18 @@ logger = logging.getLogger(__name__)
 
 PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded)
 """Errors of a service, not of an item."""
-PATIENCE_S = 30.0
+AWAY = (Overloaded, NotReady, Unreachable)
+"""Of these, those where the question was never taken up: no item can be to blame."""
+PATIENCE_S = 60.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
 Answer = TypeVar("Answer")
+Marking = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""Marks rows, by their place, while they are under way."""
+
+
+def _unmarked(_rows: Sequence[int]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -60,30 +73,43 @@ class _Admitted:
     picture: Picture
 
 
-def label_chunk(rows: Sequence[SourceRow], ports: Ports, config: LabelConfig) -> list[Row]:
+def label_chunk(
+    rows: Sequence[SourceRow],
+    ports: Ports,
+    config: LabelConfig,
+    *,
+    under_way: Marking = _unmarked,
+) -> list[Row]:
     """One Row per input, in order. Raises the PASSING errors only."""
     finished: dict[int, Row] = {}
     admitted: list[tuple[int, _Admitted]] = []
     for index, row in enumerate(rows):
-        verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
+        with under_way([index]):
+            verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
         if verdict.reason is not None or verdict.picture is None:
             status = "failed" if verdict.reason in FAULTS else "dropped"
             finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
         else:
             admitted.append((index, _Admitted(row, verdict, verdict.picture)))
-    proposals = _propose(
-        [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
-    )
+    with under_way([index for index, _ in admitted]):
+        proposals = _propose(
+            [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
+        )
+
+    def label(index: int, item: _Admitted, proposal: Proposal | UnspokenError) -> Row:
+        with under_way([index]):
+            return _label(item, proposal, ports, config)
+
     with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
         jobs = [
-            pool.submit(_label, item, proposal, ports, config)
-            for (_, item), proposal in zip(admitted, proposals, strict=True)
+            pool.submit(label, index, item, proposal)
+            for (index, item), proposal in zip(admitted, proposals, strict=True)
         ]
         try:
             for (index, _), job in zip(admitted, jobs, strict=True):
                 finished[index] = job.result()
-        except PASSING:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # also the soft time limit, which is no Exception of ours
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [finished[index] for index in range(len(rows))]
 
@@ -220,12 +246,19 @@ def _row(
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask again while the service is merely busy, for half a minute at most."""
+    """Ask again while the service is merely away: a minute at most, after growing random pauses.
+
+    A pause is what the service asked for and a part of one that doubles, so that workers that were
+    sent away together do not come back together.
+    """
     deadline = time.monotonic() + PATIENCE_S
+    pause_s = FIRST_PAUSE_S
     while True:
         try:
             return ask()
-        except Overloaded as error:
-            if time.monotonic() + error.retry_after_s > deadline:
+        except AWAY as error:
+            wait_s = getattr(error, "retry_after_s", 0.0) + random.uniform(0.0, pause_s)
+            if time.monotonic() + wait_s > deadline:
                 raise
-            time.sleep(error.retry_after_s)
+            time.sleep(wait_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -24,12 +24,22 @@ class WorkerSettings(ProcessSettings):
     pool: Literal["prefork", "threads", "solo"] = "prefork"
     concurrency: Annotated[int, Field(ge=1)] = 2
     """Chunks at a time in one worker."""
+    grace_s: Annotated[float, Field(ge=0)] = 25.0
+    """A worker told to stop begins no chunk and has so long for those that it has; then it gives
+    them back and ends within ten seconds."""
+    watchdog_s: Annotated[float, Field(gt=0)] = 120.0
+    """A worker that takes nothing for so long, though messages wait and it has a free hand, ends
+    with status 1, to be started again."""
+    service_timeout_s: Annotated[float, Field(gt=0)] = 180.0
+    """A service that does not answer a request within this time has failed it."""
     lease_s: Annotated[float, Field(gt=0)] = 20.0
     """A chunk whose worker did not renew its lease for so long is rung for again."""
     tick_s: Annotated[float, Field(gt=0)] = 1.0
     """The dispatcher looks this often."""
     ring_again_s: Annotated[float, Field(gt=0)] = 10.0
     """A doorbell that nobody answered, though the queue is empty, was lost after so long."""
+    message_s: Annotated[float, Field(gt=0)] = 90.0
+    """A message names as many chunks as make so long of work, by the times of the last ones."""
 
 
 def configure_logging(level: str) -> None:

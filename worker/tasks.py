@@ -1,39 +1,70 @@
 """The one Celery task: label the chunks that the message names, each under a lease.
 
 It is safe to run twice: a finished chunk is passed over, a chunk in other hands is left there, and
-of two shards the first stays. After three attempts that ended badly a chunk is done item by item;
-an item that ends its process, or outlasts a service's patience, becomes a row with that reason.
+of two shards the first stays. An item with which three tries ended becomes a row with that reason.
+A try that met a service, a disk or models that are not as they should be is none: the chunk waits.
 """
 
 import logging
+import os
+import secrets
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unspoken.clients import CropRankerClient, DetectorClient, PrompterClient, connect
-from unspoken.errors import Conflict, NotFound, NotReady, Overloaded, UnspokenError
-from unspoken.runs.ledger import MAX_ATTEMPTS, Attempt, Lease, Ledger
-from unspoken.runs.plan import Chunk, LabelConfig, Plan, read_plan
+from unspoken.errors import (
+    Conflict,
+    ModelsChanged,
+    NotFound,
+    NotReady,
+    ServiceUnavailable,
+    UnspokenError,
+)
+from unspoken.runs.attempts import MAX_ATTEMPTS, Attempt, PastAttempts
+from unspoken.runs.chunks import Chunk
+from unspoken.runs.lease import Lease
+from unspoken.runs.ledger import Ledger
+from unspoken.runs.plan import LabelConfig, Plan, read_plan
 from unspoken.runs.rows import Row
 from unspoken.runs.store import is_cancelled, picture_folder, read_run, source_root
+from unspoken.runs.trouble import Trouble, note_trouble
+from unspoken.schemas import ModelInfo
+from worker.caution import batches, poisonous
 from worker.celery_app import LABEL_TASK
 from worker.classifiers import build_classifiers
 from worker.intake import read_chunk
-from worker.pipeline import PASSING, Ports, failed_row, label_chunk
+from worker.pipeline import AWAY, PASSING, Ports, failed_row, label_chunk
 from worker.readers.row import SourceRow
 from worker.settings import WorkerSettings
-
-ReadRows = Callable[[], Sequence[SourceRow]]
-"""Reads a chunk's rows. Raises Conflict, OSError."""
+from worker.shift import Shift
 
 logger = logging.getLogger(__name__)
 
-# A service that is not ready is asked again after this.
-NOT_READY_REST_S = 5.0
+# A chunk whose service, disk or models are in trouble is left alone for this.
+REST_S = 5.0
+# A message that took so long begins no further chunk: its time limit is for one chunk.
+MESSAGE_S = 240.0
+MAX_CHUNKS_A_MESSAGE = 1024
+
+
+class Message(BaseModel):
+    """What a message may say: ids, and nothing else."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    chunk_ids: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_CHUNKS_A_MESSAGE)
+    ]
 
 
 @dataclass(frozen=True)
@@ -45,13 +76,15 @@ class Bench:
     lease_s: float
     ports: Ports
     check_ready: Callable[[LabelConfig], None]
+    shift: Shift = field(default_factory=Shift)
 
 
-def connect_bench(settings: WorkerSettings) -> Bench:
+def connect_bench(settings: WorkerSettings, shift: Shift | None = None) -> Bench:
     """Clients of the services, and the classifiers, as the settings say."""
-    prompter = PrompterClient(connect(settings.llm_url))
-    detector = DetectorClient(connect(settings.detector_url))
-    crop_ranker = CropRankerClient(connect(settings.segmenter_url))
+    timeout_s = settings.service_timeout_s
+    prompter = PrompterClient(connect(settings.llm_url, timeout_s=timeout_s))
+    detector = DetectorClient(connect(settings.detector_url, timeout_s=timeout_s))
+    crop_ranker = CropRankerClient(connect(settings.segmenter_url, timeout_s=timeout_s))
 
     def check_ready(config: LabelConfig) -> None:
         prompter.check_ready()
@@ -65,6 +98,7 @@ def connect_bench(settings: WorkerSettings) -> Bench:
         lease_s=settings.lease_s,
         ports=Ports(prompter, detector, build_classifiers(), crop_ranker),
         check_ready=check_ready,
+        shift=shift or Shift(),
     )
 
 
@@ -72,20 +106,43 @@ def register_tasks(app: Celery, bench: Callable[[], Bench]) -> None:
     """Give the app its task. `bench` is called in the process that works, not before a fork."""
 
     @app.task(name=LABEL_TASK)  # type: ignore[untyped-decorator]
-    def label_chunks(run_id: str, chunk_ids: list[int]) -> None:
-        for chunk_id in chunk_ids:
-            try:
-                label_one_chunk(run_id, chunk_id, bench())
-            except SoftTimeLimitExceeded:
-                logger.error("out of time run=%s chunk=%d", run_id, chunk_id)
-                return
-            except (UnspokenError, OSError, MemoryError) as error:
-                # The attempt is on file; the dispatcher rings again.
-                logger.warning("attempt failed run=%s chunk=%d: %s", run_id, chunk_id, error)
+    def label_chunks(run_id: object, chunk_ids: object) -> None:
+        try:
+            message = Message.model_validate({"run_id": run_id, "chunk_ids": chunk_ids})
+        except ValidationError as error:
+            logger.error("a message that is none of ours: %s", error)
+            return
+        label_message(message, bench())
+
+
+def label_message(message: Message, bench: Bench) -> None:
+    """Label chunk after chunk; stop where the next would fare no better, or it is time to go.
+
+    What is left out is rung for again. Every try is on file.
+    """
+    until_s = time.monotonic() + MESSAGE_S
+    for chunk_id in message.chunk_ids:
+        if bench.shift.is_ending or time.monotonic() > until_s:
+            return
+        where = f"run={message.run_id} chunk={chunk_id}"
+        try:
+            label_one_chunk(message.run_id, chunk_id, bench)
+        except SoftTimeLimitExceeded:
+            logger.error("out of time %s", where)
+            return
+        except (*PASSING, ModelsChanged, OSError) as error:
+            logger.warning("trouble %s: %s", where, error)
+            note_trouble(bench.runs_dir / message.run_id, _trouble(error))
+            return
+        except (UnspokenError, MemoryError) as error:
+            logger.warning("attempt failed %s: %s", where, error)
 
 
 def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
-    """Label and publish one chunk; False where there was nothing to do. Raises PASSING errors."""
+    """Label and publish one chunk; False where there was nothing to do.
+
+    Raises PASSING errors, ModelsChanged, and OSError where a disk is in trouble.
+    """
     run_dir = bench.runs_dir / run_id
     try:
         run, plan = read_run(bench.runs_dir, run_id), read_plan(run_dir)
@@ -95,92 +152,144 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
     ledger = Ledger(run_dir, lease_s=bench.lease_s, folder=run.shards_folder)
     if chunk_id >= len(plan.chunks) or is_cancelled(run_dir) or ledger.committed(chunk_id):
         return False
-    with ledger.lease(chunk_id) as lease:
+    work = _Work(
+        chunk=plan.chunks[chunk_id],
+        plan=plan,
+        bench=bench,
+        ledger=ledger,
+        root=source_root(bench.data_dir, bench.runs_dir, run),
+        pictures=picture_folder(bench.data_dir, run),
+    )
+    with ledger.lease(chunk_id, put_down=work.put_down) as lease:
         if lease is None or ledger.committed(chunk_id):
             return False
-        chunk = plan.chunks[chunk_id]
-        if chunk_id in ledger.orphans() and ledger.adopt(chunk_id, keys=chunk.keys):
+        if ledger.orphaned(chunk_id) and ledger.adopt(chunk_id, keys=work.chunk.keys):
             return True
-        read = partial(
-            read_chunk,
-            chunk,
-            root=source_root(bench.data_dir, bench.runs_dir, run),
-            pictures=picture_folder(bench.data_dir, run),
-        )
-        return _attempt(chunk, plan, bench=bench, ledger=ledger, lease=lease, read=read)
+        return work.do(lease)
 
 
-def _attempt(
-    chunk: Chunk, plan: Plan, *, bench: Bench, ledger: Ledger, lease: Lease, read: ReadRows
-) -> bool:
-    _check_ready(bench, lease, plan.config)
-    alone = ledger.num_attempts(chunk.id) >= MAX_ATTEMPTS
-    attempt = ledger.begin_attempt(chunk.id)
-    try:
-        rows = _label(
-            chunk, plan, bench=bench, ledger=ledger, attempt=attempt if alone else None, read=read
-        )
-    except (Overloaded, NotReady) as error:
-        attempt.wait_instead()
-        lease.rest(getattr(error, "retry_after_s", NOT_READY_REST_S))
-        raise
-    answering = [bench.ports.prompter.model, bench.ports.detector.model]
-    if plan.config.crop_check:
-        answering.append(bench.ports.crop_ranker.model)
-    models: dict[str, str] = {model.kind: f"{model.name}@{model.revision}" for model in answering}
-    return ledger.publish(chunk.id, rows, attempt=attempt.number, models=models)
+@dataclass
+class _Work:
+    """One chunk in our hands."""
 
+    chunk: Chunk
+    plan: Plan
+    bench: Bench
+    ledger: Ledger
+    root: Path
+    pictures: Path | None
+    _attempt: Attempt | None = None
 
-def _check_ready(bench: Bench, lease: Lease, config: LabelConfig) -> None:
-    """Before an attempt is counted: a service that is away is not the chunk's fault."""
-    try:
-        bench.check_ready(config)
-    except PASSING:
-        lease.rest(NOT_READY_REST_S)
-        raise
+    def put_down(self) -> bool:
+        """Whether the worker's time is over; then the try was none. Asked by the lease's thread."""
+        if not self.bench.shift.is_over:
+            return False
+        logger.warning("put down chunk=%d: the worker ends", self.chunk.id)
+        if self._attempt is not None:
+            self._attempt.wait_instead()
+        return True
 
-
-def _label(
-    chunk: Chunk,
-    plan: Plan,
-    *,
-    bench: Bench,
-    ledger: Ledger,
-    attempt: Attempt | None,
-    read: ReadRows,
-) -> list[Row]:
-    """The chunk's rows: all at once, or one at a time where an `attempt` to mark them is given."""
-    try:
-        sources = read()
-    except Conflict as error:
-        return [
-            failed_row(_missing(chunk, row), reason="source_changed", detail=error.message)
-            for row in chunk.rows
-        ]
-    except OSError as error:
-        if attempt is None:
+    def do(self, lease: Lease) -> bool:
+        """Try the chunk once; False where another writer was first."""
+        try:
+            self.bench.check_ready(self.plan.config)
+            self._check_models()
+            past = self.ledger.past_attempts(self.chunk.id)
+            attempt = self.ledger.begin_attempt(self.chunk.id, after=past.last)
+            self._attempt = attempt
+            rows = self._label(attempt, past)
+            self._check_models(rows)
+            return self.ledger.publish(
+                self.chunk.id, rows, attempt=attempt.number, models=self._answering()
+            )
+        except (*AWAY, ModelsChanged, OSError) as error:
+            lease.rest(max(REST_S, getattr(error, "retry_after_s", 0.0)))
+            if self._attempt is not None:
+                self._attempt.wait_instead()
             raise
+        except PASSING:
+            lease.rest(REST_S)
+            raise
+
+    def _label(self, attempt: Attempt, past: PastAttempts) -> list[Row]:
+        try:
+            sources = self._read()
+        except Conflict as error:
+            return self._all_failed("source_changed", error.message)
+        except OSError as error:
+            if not os.access(self.root, os.R_OK | os.X_OK):
+                raise NotReady(f"the data folder is away: {error}") from error
+            if past.number >= MAX_ATTEMPTS:
+                return self._all_failed("unreadable", str(error))
+            raise ServiceUnavailable(f"{self.chunk.source} cannot be read: {error}") from error
+        detail = f"{MAX_ATTEMPTS} workers ended, or gave up, with this item"
+        rows = {
+            item: failed_row(sources[item], reason="poison", detail=detail)
+            for item in poisonous(past)
+        }
+        for batch in batches(len(sources), past):
+            labelled = label_chunk(
+                [sources[item] for item in batch],
+                self.bench.ports,
+                self.plan.config,
+                under_way=partial(_mark, attempt, batch),
+            )
+            rows |= dict(zip(batch, labelled, strict=True))
+        return [rows[item] for item in range(len(sources))]
+
+    def _read(self) -> Sequence[SourceRow]:
+        return read_chunk(self.chunk, root=self.root, pictures=self.pictures)
+
+    def _all_failed(self, reason: str, detail: str) -> list[Row]:
         return [
-            failed_row(_missing(chunk, row), reason="unreadable", detail=str(error))
-            for row in chunk.rows
+            failed_row(_missing(self.chunk, row), reason=reason, detail=detail)
+            for row in self.chunk.rows
         ]
-    if attempt is None:
-        return label_chunk(sources, bench.ports, plan.config)
-    return _label_alone(sources, plan, bench=bench, ledger=ledger, attempt=attempt)
+
+    def _models(self) -> list[ModelInfo]:
+        ports = self.bench.ports
+        models = [ports.prompter.model, ports.detector.model]
+        return [*models, ports.crop_ranker.model] if self.plan.config.crop_check else models
+
+    def _answering(self) -> dict[str, str]:
+        return {model.kind: f"{model.name}@{model.revision}" for model in self._models()}
+
+    def _check_models(self, rows: Sequence[Row] = ()) -> None:
+        """Raise ModelsChanged unless those answer who were planned with, asked as was planned."""
+        check_models(self.plan, self._models())
+        prompts = {row.prompt_sha256 for row in rows if row.status == "labelled"}
+        if self.plan.prompt_sha256 is not None and prompts - {self.plan.prompt_sha256, None}:
+            raise ModelsChanged(
+                "the language model's service asks with other templates or in another style than "
+                f"when the run was planned: set it back, or `unspoken fork {self.plan.run_id}`"
+            )
 
 
-def _label_alone(
-    sources: Sequence[SourceRow], plan: Plan, *, bench: Bench, ledger: Ledger, attempt: Attempt
-) -> list[Row]:
-    rows: list[Row] = []
-    for index, source in enumerate(sources):
-        if ledger.num_item_attempts(attempt.chunk_id, index) >= MAX_ATTEMPTS:
-            detail = f"{MAX_ATTEMPTS} workers ended, or gave up, with this item alone"
-            rows.append(failed_row(source, reason="poison", detail=detail))
-            continue
-        with attempt.item(index):
-            rows += label_chunk([source], bench.ports, plan.config)
-    return rows
+def check_models(plan: Plan, models: Sequence[ModelInfo]) -> None:
+    """Raise ModelsChanged where a model is not the one that the plan names."""
+    for now in models:
+        planned = plan.models.get(now.kind)
+        if planned is not None and (now.name, now.revision) != (planned.name, planned.revision):
+            raise ModelsChanged(
+                f"the {now.kind} is now {now.name}@{now.revision}, the run was planned with "
+                f"{planned.name}@{planned.revision}: serve that one again, or "
+                f"`unspoken fork {plan.run_id}` starts a new run with the present models"
+            )
+
+
+def _mark(
+    attempt: Attempt, batch: Sequence[int], places: Sequence[int]
+) -> AbstractContextManager[None]:
+    return attempt.under_way([batch[place] for place in places])
+
+
+def _trouble(error: Exception) -> Trouble:
+    return Trouble(
+        token=secrets.token_hex(8),
+        code=error.code if isinstance(error, UnspokenError) else "disk",
+        message=str(error),
+        retry_after_s=float(getattr(error, "retry_after_s", 0.0)),
+    )
 
 
 def _missing(chunk: Chunk, row: int) -> SourceRow:

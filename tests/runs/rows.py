@@ -1,6 +1,7 @@
 """Rows as the pipeline would write them, for the tests of shards, ledger, card and export."""
 
-from unspoken.runs.plan import Chunk, LabelConfig, Plan
+from unspoken.runs.chunks import Chunk
+from unspoken.runs.plan import LabelConfig, Plan
 from unspoken.runs.rows import AltLabel, Annotation, Candidate, Filter, RawText, Row
 from unspoken.schemas import ModelInfo, PhraseSource
 
@@ -88,6 +89,7 @@ def plan(*, chunks: int = 1, rows: int = 4) -> Plan:
         config=LabelConfig(box_threshold=0.3),
         config_sha256="0",
         models=MODELS,
+        num_rows=chunks * rows,
         chunks=tuple(
             Chunk(id=i, source="00000.tar", ranges=((i * rows, (i + 1) * rows),), rows_sha256="0")
             for i in range(chunks)

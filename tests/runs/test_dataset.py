@@ -1,6 +1,7 @@
 """Shards, plan, manifest, card, export and the page that describes them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,31 @@ def test_a_plan_is_never_replaced_by_another(run_dir):
     write_plan(run_dir, plan())
     with pytest.raises(Conflict):
         write_plan(run_dir, plan(chunks=2))
-    assert read_plan(run_dir) == plan()
+    assert replace(read_plan(run_dir), chunks=plan().chunks) == plan()
+    assert tuple(read_plan(run_dir).chunks) == plan().chunks
+
+
+def test_a_plan_of_an_earlier_version_holds_its_chunks_itself(tmp_path):
+    write_plan(tmp_path, plan(chunks=3))
+    file = tmp_path / "plan.json"
+    later = {"prompt_sha256", "num_rows", "num_chunks", "chunks_file", "chunks_sha256"}
+    kept = {
+        name: value for name, value in json.loads(file.read_bytes()).items() if name not in later
+    }
+    chunks = [chunk.model_dump(mode="json") for chunk in plan(chunks=3).chunks]
+    file.write_text(json.dumps({**kept, "chunks": chunks}))
+    assert read_plan(tmp_path) == plan(chunks=3)
+
+
+def test_a_chunk_is_read_without_the_others(tmp_path):
+    write_plan(tmp_path, plan(chunks=300))
+    found = read_plan(tmp_path)
+    assert len(found.chunks) == 300 and found.num_rows == 1200
+    assert found.chunks[299] == found.chunks[-1] == plan(chunks=300).chunks[299]
+    assert found.chunks[7:9] == plan(chunks=300).chunks[7:9]
+    assert read_plan(tmp_path) is found
+    with pytest.raises(IndexError):
+        found.chunks[300]
 
 
 def test_the_counts_tell_named_implied_and_decoys_apart():

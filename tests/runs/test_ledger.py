@@ -4,7 +4,6 @@ import threading
 import pytest
 
 from tests.runs.rows import labelled_row, plan
-from unspoken.errors import Overloaded
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.shards import read_record, read_shard, record_name, shard_name, write_shard
 
@@ -111,20 +110,29 @@ def test_a_chunk_that_rests_is_left_alone_for_that_time(ledger):
 
 def test_attempts_are_counted_unless_they_only_waited(ledger):
     ledger.begin_attempt(0)
-    ledger.begin_attempt(0).wait_instead()
-    third = ledger.begin_attempt(0)
+    ledger.begin_attempt(0, after=1).wait_instead()
+    second = ledger.begin_attempt(0, after=ledger.past_attempts(0).last)
     ledger.begin_attempt(1)
-    assert third.number == 3
-    assert (ledger.num_attempts(0), ledger.total_attempts()) == (2, 3)
+    assert second.number == 2
+    assert (ledger.past_attempts(0).number, ledger.total_attempts()) == (2, 3)
 
 
-def test_an_item_keeps_its_mark_when_it_ends_badly(ledger):
+def test_an_attempt_that_ends_badly_says_which_items_were_under_way(ledger):
     attempt = ledger.begin_attempt(0)
-    with attempt.item(0):
+    with attempt.under_way([0, 1, 2]):
         pass
-    with pytest.raises(KeyError), attempt.item(1):
+    with pytest.raises(KeyError), attempt.under_way([1, 2]), attempt.under_way([3]):
         raise KeyError
-    with pytest.raises(Overloaded), attempt.item(2):
-        raise Overloaded("busy")
-    assert [ledger.num_item_attempts(0, item) for item in range(3)] == [0, 1, 0]
-    assert ledger.num_attempts(0) == 1
+    assert ledger.past_attempts(0).ended_with == {1: 1, 2: 1, 3: 1}
+    again = ledger.begin_attempt(0, after=1)
+    with pytest.raises(KeyError), again.under_way([1]):
+        raise KeyError
+    assert ledger.past_attempts(0).ended_with == {1: 2, 2: 1, 3: 1}
+
+
+def test_attempts_of_an_earlier_version_are_counted(ledger):
+    for name in ("000000.1", "000000.2.waited", "000000.3", "000000.3.item-5", "000001.1"):
+        (ledger.run_dir / "attempts" / name).touch()
+    past = ledger.past_attempts(0)
+    assert (past.number, past.last, past.ended_with) == (2, 3, {})
+    assert ledger.begin_attempt(0, after=past.last).number == 4

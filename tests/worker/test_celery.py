@@ -22,7 +22,8 @@ from unspoken.runs.store import create_run, read_status
 from unspoken.schemas import RunRequest
 from unspoken.settings import child_environment
 from worker.celery_app import create_celery
-from worker.dispatcher import CeleryDoorbell, Dispatcher, connect_services
+from worker.dispatcher import Dispatcher, connect_services
+from worker.doorbell import CeleryDoorbell
 from worker.settings import WorkerSettings
 
 

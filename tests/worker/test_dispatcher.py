@@ -3,6 +3,7 @@
 import json
 import tarfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.worker.sources import (
     write_shard,
     write_table,
 )
-from unspoken.errors import Conflict, EngineFailure, NotReady, Overloaded, ServiceUnavailable
+from unspoken.errors import Conflict, EngineFailure, NotReady, ServiceUnavailable
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import read_labels
 from unspoken.runs.plan import read_plan
@@ -25,9 +26,10 @@ from unspoken.runs.shards import iter_rows, shard_name
 from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
 from unspoken.schemas import RunRequest
 from worker.classifiers import Classifiers
-from worker.dispatcher import Dispatcher, Services
+from worker.dispatcher import Dispatcher
 from worker.pipeline import Ports
-from worker.tasks import Bench, label_one_chunk
+from worker.planning import Services
+from worker.tasks import Bench, Message, label_message
 
 CLASSIFIERS = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda p: 0.01)
 
@@ -41,15 +43,15 @@ class ListDoorbell:
     lost: bool = False
     down: bool = False
 
-    def ring(self, run_id, chunk_id):
-        self.rung.append(chunk_id)
+    def ring(self, run_id, chunk_ids, *, queue):
+        self.rung += chunk_ids
         if not self.lost:
-            self.messages.append((run_id, chunk_id))
+            self.messages.append((run_id, chunk_ids, queue))
 
-    def num_queued(self):
+    def num_queued(self, queue):
         if self.down:
             raise ConnectionError("no broker")
-        return len(self.messages)
+        return sum(message[2] == queue for message in self.messages)
 
 
 class Stage:
@@ -95,11 +97,9 @@ class Stage:
         """Answer all messages; what an attempt raises is only the attempt's end."""
         bench = Bench(self.runs_dir, self.data_dir, 0.2, self.ports, self.check_ready)
         while self.doorbell.messages:
-            run_id, chunk_id = self.doorbell.messages.pop(0)
-            try:
-                label_one_chunk(run_id, chunk_id, bench)
-            except (Overloaded, NotReady, ServiceUnavailable, KeyError):
-                continue
+            run_id, chunk_ids, _ = self.doorbell.messages.pop(0)
+            with suppress(KeyError):  # as good as dead
+                label_message(Message(run_id=run_id, chunk_ids=chunk_ids), bench)
 
     def tick(self, count=1, *, run_id="r"):
         for _ in range(count):
@@ -285,7 +285,8 @@ def test_an_item_that_ends_its_worker_is_a_row_with_that_reason(tmp_path):
     status = stage.tick(9)
     assert status.state == "done" and status.failed == {"poison": 1}
     assert status.labelled == 11
-    assert calls == [4, 4, 4, 1, 1, 1]
+    # Suspects go alone at once: three times in all.
+    assert calls == [4, 1, 1]
 
 
 def test_failures_are_done_again_by_a_run_of_their_own(tmp_path):

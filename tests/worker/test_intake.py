@@ -5,7 +5,8 @@ import pytest
 
 from tests.worker.sources import CAPTIONS, add, picture, write_shard
 from unspoken.errors import Conflict, InvalidInput
-from unspoken.runs.plan import Chunk, LabelConfig, make_plan
+from unspoken.runs.chunks import Chunk
+from unspoken.runs.plan import LabelConfig, make_plan, write_plan
 from worker.intake import list_source, read_chunk
 
 CONFIG = LabelConfig(box_threshold=0.3)
@@ -29,9 +30,15 @@ def test_every_row_of_every_shard_is_read_once_in_order(tmp_path):
     assert rows[0].columns["language"] == "en"
 
 
+def written(run_dir, plan):
+    run_dir.mkdir()
+    write_plan(run_dir, plan)
+    return {path.name: path.read_bytes() for path in run_dir.iterdir()}
+
+
 def test_the_plan_is_the_same_to_the_byte_each_time(tmp_path):
     write_shard(tmp_path / "in/00000.tar", CAPTIONS)
-    first, second = (plan_of(tmp_path / "in", tmp_path).model_dump_json() for _ in range(2))
+    first, second = (written(tmp_path / str(i), plan_of(tmp_path / "in", tmp_path)) for i in (1, 2))
     assert first == second
 
 

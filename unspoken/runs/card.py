@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from unspoken.errors import InvalidInput
 from unspoken.images import decode_picture
+from unspoken.runs import storage
 from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
 from unspoken.runs.false_discovery import SOURCES, STEPS, ChosenThresholds, Decision
-from unspoken.runs.files import write_atomically
 from unspoken.runs.manifest import DatasetCounts
 from unspoken.runs.markdown import percent, table
 from unspoken.runs.plan import Plan
@@ -50,11 +50,11 @@ def write_card(
         (PER_PICTURE_FILE, per_picture),
         (BIAS_FILE, render_bias_page(counts)),
     ):
-        write_atomically(dataset_dir / name, text.encode())
+        storage.replace(dataset_dir / name, text.encode())
     if decision is not None:
-        write_atomically(dataset_dir / FDR_FILE, _fdr_plot(decision).encode())
+        storage.replace(dataset_dir / FDR_FILE, _fdr_plot(decision).encode())
     chosen = None if decision is None else decision.chosen
-    write_atomically(dataset_dir / CARD_FILE, render_card(plan, counts, chosen).encode())
+    storage.replace(dataset_dir / CARD_FILE, render_card(plan, counts, chosen).encode())
 
 
 def render_card(plan: Plan, counts: DatasetCounts, chosen: ChosenThresholds | None = None) -> str:
@@ -224,7 +224,7 @@ def draw_contact_sheet(dataset_dir: Path, rows: Iterable[Row], load_picture: Loa
         sheet.paste(tile, (index % _COLUMNS * _TILE_PX, index // _COLUMNS * height))
     encoded = io.BytesIO()
     sheet.save(encoded, "JPEG", quality=90)
-    write_atomically(dataset_dir / SHEET_FILE, encoded.getvalue())
+    storage.replace(dataset_dir / SHEET_FILE, encoded.getvalue())
     return len(tiles)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -10,23 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unspoken.errors import InvalidInput
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`; a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+from unspoken.runs import storage
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` atomically as readable JSON with a stable order of keys."""
+    """Write `value` whole as readable JSON with a stable order of keys."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-    write_atomically(path, text.encode() + b"\n")
+    storage.replace(path, text.encode() + b"\n")
 
 
 @contextmanager
@@ -48,15 +37,6 @@ def whole_folder(out: Path) -> Iterator[Path]:
         draft.replace(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:

@@ -1,31 +1,35 @@
 """Who works on what, and what is finished: plain files, so that an emptied broker forgets nothing.
 
-attempts/000007.2          second attempt at chunk 7, created exclusively before any work
-attempts/000007.2.waited   the same, given back because a service was busy: not counted
-attempts/000007.3.item-5.1 chunk 7 is done item by item; a process that ends badly leaves this
-leases/000007              somebody works on chunk 7; its mtime is renewed every few seconds
+attempts/000007.2   second try at chunk 7, and what was under way when it ended (attempts.py)
+leases/000007       somebody works on chunk 7; renewed every few seconds (lease.py)
 dataset/shard-000007.parquet, .json   the shard and its commit record: only these are the truth;
-                           in `undecided/` where the run's thresholds are chosen at its end
+                    in `undecided/` where the run's thresholds are chosen at its end
 
-Two workers on one chunk cost time and nothing else: the first to link its shard wins. Ages of
-leases are taken from the file system's own clock, so hosts need not agree on the time.
+Two workers on one chunk cost time and nothing else: the first to link its shard wins. What is
+asked of one chunk costs the same however many there are; what lists a folder says so.
 """
 
 import logging
-import os
 import re
 import secrets
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 from pydantic import ValidationError
 
-from unspoken.errors import NotReady, Overloaded
-from unspoken.runs.files import file_sha256, sync_folder, write_atomically
+from unspoken.runs import storage
+from unspoken.runs.attempts import (
+    Attempt,
+    PastAttempts,
+    begin_attempt,
+    count_attempts,
+    past_attempts,
+)
+from unspoken.runs.files import file_sha256
+from unspoken.runs.lease import Lease, held_names, hold
 from unspoken.runs.rows import Row
 from unspoken.runs.shards import (
     CommitRecord,
@@ -39,8 +43,6 @@ from unspoken.runs.shards import (
 )
 
 logger = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -60,98 +62,34 @@ class Ledger:
 
     # ---- attempts ------------------------------------------------------------------------
 
-    def begin_attempt(self, chunk_id: int) -> "Attempt":
-        """Note, before any work, that a chunk is tried once more."""
-        while True:
-            number = self._last_attempt(chunk_id) + 1
-            path = self.run_dir / "attempts" / f"{chunk_id:06d}.{number}"
-            if _create_exclusively(path):
-                return Attempt(chunk_id=chunk_id, number=number, path=path)
+    def past_attempts(self, chunk_id: int) -> PastAttempts:
+        """What is known of a chunk's tries."""
+        return past_attempts(self.run_dir / "attempts", chunk_id)
 
-    def num_attempts(self, chunk_id: int) -> int:
-        """How often a chunk was tried, without the times when it had to wait."""
-        pattern = re.compile(rf"{chunk_id:06d}\.\d+")
-        return sum(bool(pattern.fullmatch(name)) for name in self._attempt_names(chunk_id))
+    def begin_attempt(self, chunk_id: int, *, after: int = 0) -> Attempt:
+        """Note, before any work, that a chunk is tried once more. Raises OSError.
+
+        after: number of its last try.
+        """
+        return begin_attempt(self.run_dir / "attempts", chunk_id, after=after)
 
     def total_attempts(self) -> int:
-        """Attempts at all chunks."""
-        pattern = re.compile(r"\d+\.\d+")
-        names = (entry.name for entry in os.scandir(self.run_dir / "attempts"))
-        return sum(bool(pattern.fullmatch(name)) for name in names)
-
-    def num_item_attempts(self, chunk_id: int, item: int) -> int:
-        """How many processes ended while they had this item alone."""
-        pattern = re.compile(rf"{chunk_id:06d}\.\d+\.item-{item}")
-        return sum(bool(pattern.fullmatch(name)) for name in self._attempt_names(chunk_id))
-
-    def _attempt_names(self, chunk_id: int) -> list[str]:
-        return [path.name for path in (self.run_dir / "attempts").glob(f"{chunk_id:06d}.*")]
-
-    def _last_attempt(self, chunk_id: int) -> int:
-        numbers = [int(name.split(".")[1]) for name in self._attempt_names(chunk_id)]
-        return max(numbers, default=0)
+        """Tries at all chunks; lists the folder."""
+        return count_attempts(self.run_dir / "attempts")
 
     # ---- leases --------------------------------------------------------------------------
 
-    @contextmanager
-    def lease(self, chunk_id: int) -> Iterator["Lease | None"]:
-        """Hold a chunk while a thread renews the lease; None where another holds it.
-
-        The lease is given back at the end; after `Lease.rest` it lapses at its own time.
-        """
+    def lease(
+        self, chunk_id: int, *, put_down: Callable[[], bool] = lambda: False
+    ) -> AbstractContextManager[Lease | None]:
+        """Hold a chunk; None where another holds it. See unspoken.runs.lease.hold."""
         path = self.run_dir / "leases" / f"{chunk_id:06d}"
-        lease = self._acquire(path)
-        if lease is None:
-            yield None
-            return
-        renewing = threading.Thread(target=lease.keep_renewed, name="lease", daemon=True)
-        renewing.start()
-        try:
-            yield lease
-        finally:
-            lease.stop()
-            renewing.join()
-            lease.give_back()
+        return hold(path, lease_s=self.lease_s, put_down=put_down)
 
     def leased_chunks(self) -> frozenset[int]:
         """Chunks that somebody works on."""
-        now_s = self._file_system_time()
-        held = set()
-        for entry in os.scandir(self.run_dir / "leases"):
-            if not entry.name.isdigit():
-                continue
-            try:
-                age_s = now_s - entry.stat().st_mtime
-            except FileNotFoundError:
-                continue
-            if age_s < self.lease_s:
-                held.add(int(entry.name))
-        return frozenset(held)
-
-    def _acquire(self, path: Path) -> "Lease | None":
-        token = secrets.token_hex(8)
-        for _ in range(2):
-            if _create_exclusively(path, content=token):
-                return Lease(path=path, token=token, lease_s=self.lease_s)
-            if not self._remove_stale(path):
-                return None
-        return None
-
-    def _remove_stale(self, path: Path) -> bool:
-        try:
-            if self._file_system_time() - path.stat().st_mtime < self.lease_s:
-                return False
-            path.unlink()
-        except FileNotFoundError:
-            pass
-        return True
-
-    def _file_system_time(self) -> float:
-        probe = self.run_dir / "leases" / f".clock-{os.getpid()}-{threading.get_ident()}"
-        probe.touch()
-        now_s = probe.stat().st_mtime
-        probe.unlink(missing_ok=True)
-        return now_s
+        names = held_names(self.run_dir / "leases", lease_s=self.lease_s)
+        return frozenset(int(name) for name in names if name.isdigit())
 
     # ---- publication ---------------------------------------------------------------------
 
@@ -163,30 +101,43 @@ class Ledger:
         attempt: int,
         models: Mapping[str, str],
     ) -> bool:
-        """Publish a chunk's rows; False where another writer was first, and its shard stays."""
+        """Publish a chunk's rows; False where another writer was first, and its shard stays.
+
+        Raises OSError where the disk does not take them; nothing is left of them then, or a shard
+        without its record, which is adopted later.
+        """
         final = self.shards_dir / shard_name(chunk_id)
         draft = self.shards_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
         try:
             write_shard(draft, rows)
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            won = self._link(draft, final)
+            won = storage.publish_first(draft, final)
         finally:
-            draft.unlink(missing_ok=True)
+            storage.remove(draft)
         if won:
             self._write_record(chunk_id, rows, attempt=attempt, models=models, adopted=False)
         return won
 
     def committed(self, chunk_id: int) -> bool:
         """Whether the chunk has its commit record."""
-        return (self.shards_dir / record_name(chunk_id)).exists()
+        return storage.exists(self.shards_dir / record_name(chunk_id))
+
+    def orphaned(self, chunk_id: int) -> bool:
+        """Whether there is a shard and no record: its writer ended in between, or is about to."""
+        return storage.exists(self.shards_dir / shard_name(chunk_id)) and not self.committed(
+            chunk_id
+        )
+
+    def read_record(self, chunk_id: int) -> CommitRecord | None:
+        """The chunk's commit record; None where there is none. Raises ValidationError."""
+        content = storage.read(self.shards_dir / record_name(chunk_id))
+        return None if content is None else CommitRecord.model_validate_json(content)
 
     def committed_chunks(self) -> frozenset[int]:
-        """Chunks with a commit record."""
+        """Chunks with a commit record; lists the folder."""
         return frozenset(self._numbered(r"shard-(\d+)\.json"))
 
     def orphans(self) -> frozenset[int]:
-        """Chunks with a shard and no record: their writer ended in between, or is about to."""
+        """Chunks with a shard and no record; lists the folder."""
         return frozenset(self._numbered(r"shard-(\d+)\.parquet")) - self.committed_chunks()
 
     def adopt(self, chunk_id: int, *, keys: Sequence[tuple[str, int]]) -> bool:
@@ -222,17 +173,10 @@ class Ledger:
         return False
 
     def sweep(self) -> None:
-        """Remove what dead writers left in the shards' folder."""
-        for path in self.shards_dir.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
-
-    def _link(self, draft: Path, final: Path) -> bool:
-        try:
-            final.hardlink_to(draft)
-        except FileExistsError:
-            return False
-        sync_folder(self.shards_dir)
-        return True
+        """Remove what dead writers left in the shards' folder; lists it."""
+        for name in list(storage.names(self.shards_dir)):
+            if name.startswith(".") and name.endswith(".tmp"):
+                storage.remove(self.shards_dir / name)
 
     def _write_record(
         self,
@@ -252,7 +196,7 @@ class Ledger:
             models=dict(models),
             **count_rows(rows),
         )
-        write_atomically(self.shards_dir / record_name(chunk_id), dump_record(record))
+        storage.replace(self.shards_dir / record_name(chunk_id), dump_record(record))
 
     def _set_aside(self, path: Path, *, why: str) -> None:
         if path.exists():
@@ -262,91 +206,7 @@ class Ledger:
 
     def _numbered(self, pattern: str) -> Iterator[int]:
         compiled = re.compile(pattern)
-        for entry in os.scandir(self.shards_dir):
-            match = compiled.fullmatch(entry.name)
+        for name in storage.names(self.shards_dir):
+            match = compiled.fullmatch(name)
             if match:
                 yield int(match.group(1))
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One try at a chunk."""
-
-    chunk_id: int
-    number: int
-    path: Path
-
-    def wait_instead(self) -> None:
-        """The try is not counted: a service was busy, and the chunk is not to blame."""
-        self.path.rename(self.path.with_name(self.path.name + ".waited"))
-
-    @contextmanager
-    def item(self, item: int) -> Iterator[None]:
-        """Mark one item while it is worked on alone; the mark stays when the process ends badly."""
-        mark = self.path.with_name(f"{self.path.name}.item-{item}")
-        _create_exclusively(mark)
-        try:
-            yield
-        except (Overloaded, NotReady):
-            mark.unlink(missing_ok=True)
-            raise
-        mark.unlink(missing_ok=True)
-
-
-@dataclass
-class Lease:
-    """A chunk that is ours until we stop renewing it."""
-
-    path: Path
-    token: str
-    lease_s: float
-    _ended: threading.Event = field(default_factory=threading.Event)
-    _rest_s: float | None = None
-
-    def rest(self, seconds: float) -> None:
-        """At the end, leave the chunk alone for `seconds` (at most a lease's life)."""
-        self._rest_s = min(max(seconds, 0.0), self.lease_s)
-
-    def keep_renewed(self) -> None:
-        """Renew every third of a lease's life, until `stop`."""
-        while not self._ended.wait(self.lease_s / 3):
-            if self._is_ours():
-                self._touch(age_s=0.0)
-
-    def stop(self) -> None:
-        """Renew no more."""
-        self._ended.set()
-
-    def give_back(self) -> None:
-        """Remove the lease, or let it rest."""
-        if not self._is_ours():
-            return
-        if self._rest_s is None:
-            self.path.unlink(missing_ok=True)
-        else:
-            self._touch(age_s=self.lease_s - self._rest_s)
-
-    def _is_ours(self) -> bool:
-        try:
-            return self.path.read_text() == self.token
-        except FileNotFoundError:
-            return False
-
-    def _touch(self, *, age_s: float) -> None:
-        try:
-            os.utime(self.path)
-            if age_s:
-                now_s = self.path.stat().st_mtime
-                os.utime(self.path, (now_s, now_s - age_s))
-        except FileNotFoundError:
-            logger.warning("lease %s is gone; the chunk may be done twice", self.path.name)
-
-
-def _create_exclusively(path: Path, *, content: str = "") -> bool:
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        return False
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
-    return True

@@ -14,9 +14,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from unspoken.ports import TextEncoder
+from unspoken.runs import storage
 from unspoken.runs.bias import BiasCounts, IsThere
 from unspoken.runs.false_discovery import ChosenThresholds
-from unspoken.runs.files import file_sha256, write_atomically, write_json
+from unspoken.runs.files import file_sha256, write_json
 from unspoken.runs.plan import Plan
 from unspoken.runs.rows import Row
 from unspoken.runs.shards import FORMAT_VERSION, committed_records, iter_rows
@@ -156,7 +157,7 @@ def write_labels(dataset_dir: Path, labels: Sequence[str], encoder: TextEncoder)
     model = encoder.model
     # One entry: safetensors writes several in an order that changes from one call to the next.
     metadata = {"text_encoder": f"{model.name} {model.revision}"}
-    write_atomically(dataset_dir / LABELS_FILE, save(vectors, metadata=metadata))
+    storage.replace(dataset_dir / LABELS_FILE, save(vectors, metadata=metadata))
 
 
 def read_labels(dataset_dir: Path) -> dict[str, np.ndarray]:

@@ -1,10 +1,15 @@
 """The plan of a run: which rows of which file make which chunk. Written once, never changed.
 
-The same source and the same request give the same plan, to the byte: no clock, no random number.
-A chunk lies within one file, so a worker opens one file for it.
+plan.json says what a run writes and who is to answer; the chunks are lines of a file beside it that
+bears the start of their digest. The same source and the same request give the same plan, to the
+byte: no clock, no random number. A chunk lies within one file, so a worker opens one file for it.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +17,13 @@ from pydantic import ValidationError
 
 from unspoken.errors import Conflict, InvalidInput, NotFound
 from unspoken.filter_config import FilterConfig
-from unspoken.runs.files import json_sha256, write_json
+from unspoken.runs import storage
+from unspoken.runs.chunks import Chunk, ChunkFile, dump_chunks
+from unspoken.runs.files import file_sha256, json_sha256, write_json
 from unspoken.schemas import ModelInfo, WireModel
 
 DATASET_MARGIN = 0.06
+PLAN_FILE = "plan.json"
 
 
 class ListedRow(NamedTuple):
@@ -27,30 +35,6 @@ class ListedRow(NamedTuple):
     """Byte of the file from which a reader may start for this row."""
     duplicate: bool = False
     """Its picture came before in the run."""
-
-
-class Chunk(WireModel):
-    """Some rows of one file: what a worker takes at once."""
-
-    id: int
-    source: str
-    """The file, relative to the source's root."""
-    ranges: tuple[tuple[int, int], ...]
-    """Places in the file, ascending, as [start, stop) pairs: one pair but for a retry."""
-    rows_sha256: str
-    offset: int = 0
-    duplicates: tuple[int, ...] = ()
-    """Those of its rows whose picture came before in the run."""
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """The places one by one."""
-        return tuple(row for start, stop in self.ranges for row in range(start, stop))
-
-    @property
-    def keys(self) -> list[tuple[str, int]]:
-        """(file, row) of every input: what a shard of this chunk must hold."""
-        return [(self.source, row) for row in self.rows]
 
 
 class LabelConfig(FilterConfig):
@@ -128,20 +112,36 @@ def config_sha256(config: LabelConfig) -> str:
     return json_sha256(config.model_dump(mode="json", exclude=unused))
 
 
-class Plan(WireModel):
-    """The content of plan.json."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is to do."""
 
     run_id: str
     config: LabelConfig
     config_sha256: str
     models: dict[str, ModelInfo]
     """'llm', 'detector', 'text_encoder': who is to answer."""
-    chunks: tuple[Chunk, ...]
+    prompt_sha256: str | None = None
+    """Digest of what is to surround every caption; None in plans that do not say."""
+    num_rows: int
+    """Inputs of the run."""
+    chunks: Sequence[Chunk]
 
-    @property
-    def num_rows(self) -> int:
-        """Inputs of the run."""
-        return sum(len(chunk.rows) for chunk in self.chunks)
+
+class PlanFile(WireModel):
+    """The content of plan.json."""
+
+    run_id: str
+    config: LabelConfig
+    config_sha256: str
+    models: dict[str, ModelInfo]
+    prompt_sha256: str | None = None
+    num_rows: int | None = None
+    num_chunks: int | None = None
+    chunks_file: str | None = None
+    chunks_sha256: str | None = None
+    chunks: tuple[Chunk, ...] | None = None
+    """Only in plans of earlier versions, which had no file of chunks."""
 
 
 def make_plan(
@@ -151,6 +151,7 @@ def make_plan(
     chunk_size: int,
     config: LabelConfig,
     models: dict[str, ModelInfo],
+    prompt_sha256: str | None = None,
 ) -> Plan:
     """Cut (file, its rows) pairs into chunks. Raises InvalidInput where there are no rows."""
     chunks: list[Chunk] = []
@@ -173,6 +174,8 @@ def make_plan(
         config=config,
         config_sha256=config_sha256(config),
         models=models,
+        prompt_sha256=prompt_sha256,
+        num_rows=sum(chunk.num_rows for chunk in chunks),
         chunks=tuple(chunks),
     )
 
@@ -183,21 +186,64 @@ def rows_sha256(rows: Iterable[ListedRow]) -> str:
 
 
 def write_plan(run_dir: Path, plan: Plan) -> None:
-    """Write plan.json once. Raises Conflict where another plan is there already."""
-    path = run_dir / "plan.json"
-    if path.exists():
-        if read_plan(run_dir) != plan:
+    """Write the plan once. Raises Conflict where another one is there already."""
+    lines = dump_chunks(plan.chunks)
+    digest = hashlib.sha256(lines).hexdigest()
+    content = PlanFile(
+        run_id=plan.run_id,
+        config=plan.config,
+        config_sha256=plan.config_sha256,
+        models=plan.models,
+        prompt_sha256=plan.prompt_sha256,
+        num_rows=plan.num_rows,
+        num_chunks=len(plan.chunks),
+        chunks_file=f"chunks-{digest[:16]}.jsonl",
+        chunks_sha256=digest,
+    )
+    assert content.chunks_file is not None, "named above"
+    storage.replace(run_dir / content.chunks_file, lines)
+    draft = run_dir / f".plan.{secrets.token_hex(4)}.tmp"
+    write_json(draft, content.model_dump(mode="json", exclude={"chunks"}))
+    try:
+        final = run_dir / PLAN_FILE
+        won = storage.publish_first(draft, final)
+        if not won and file_sha256(draft) != file_sha256(final):
             raise Conflict(f"run {plan.run_id!r} has another plan already")
-        return
-    write_json(path, plan.model_dump(mode="json"))
+    finally:
+        storage.remove(draft)
 
 
 def read_plan(run_dir: Path) -> Plan:
-    """The plan of a run. Raises NotFound."""
+    """The plan of a run; the last few stay open. Raises NotFound."""
+    path = run_dir / PLAN_FILE
     try:
-        return Plan.model_validate_json((run_dir / "plan.json").read_bytes())
+        found = path.stat()
+        return _read_plan(path, found.st_mtime_ns, found.st_size)
     except (FileNotFoundError, ValidationError) as error:
         raise NotFound(f"run {run_dir.name!r} has no plan") from error
+
+
+def read_plan_file(run_dir: Path) -> PlanFile:
+    """plan.json itself. Raises OSError, pydantic.ValidationError."""
+    return PlanFile.model_validate_json((run_dir / PLAN_FILE).read_bytes())
+
+
+@lru_cache(maxsize=8)
+def _read_plan(path: Path, _mtime_ns: int, _size: int) -> Plan:
+    content = read_plan_file(path.parent)
+    chunks: Sequence[Chunk] = content.chunks or ()
+    if content.chunks_file is not None:
+        chunks = ChunkFile(path.with_name(content.chunks_file))
+    num_rows = content.num_rows
+    return Plan(
+        run_id=content.run_id,
+        config=content.config,
+        config_sha256=content.config_sha256,
+        models=content.models,
+        prompt_sha256=content.prompt_sha256,
+        num_rows=sum(chunk.num_rows for chunk in chunks) if num_rows is None else num_rows,
+        chunks=chunks,
+    )
 
 
 def _ranges(rows: Iterable[int]) -> tuple[tuple[int, int], ...]:

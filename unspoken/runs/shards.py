@@ -155,6 +155,11 @@ def record_name(chunk_id: int) -> str:
     return f"shard-{chunk_id:06d}.json"
 
 
+def chunk_of(path: Path) -> int:
+    """The chunk whose shard, or record, a file is."""
+    return int(path.stem.removeprefix("shard-"))
+
+
 def write_shard(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as parquet. The same rows give the same bytes."""
     table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMA)

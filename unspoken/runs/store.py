@@ -25,7 +25,8 @@ from pydantic import Field, ValidationError
 from unspoken.errors import Conflict, InvalidInput, NotFound
 from unspoken.filter_config import FilterConfig
 from unspoken.images import MAX_BYTES, decode_base64
-from unspoken.runs.files import json_sha256, sync_folder, write_json
+from unspoken.runs import storage
+from unspoken.runs.files import json_sha256, write_json
 from unspoken.schemas import InlineItem, RunRequest, RunStatus, WireModel
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
@@ -169,7 +170,7 @@ def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
     if status.state in ("done", "failed", "cancelled"):
         return status
     (runs_dir / run_id / "cancelled").touch()
-    sync_folder(runs_dir / run_id)
+    storage.sync_folder(runs_dir / run_id)
     return read_status(runs_dir, run_id)
 
 
@@ -270,7 +271,7 @@ def _publish(runs_dir: Path, draft: Path, run: Run) -> RunStatus:
         if (runs_dir / run.run_id / "run.json").is_file():
             return _existing(runs_dir, run)
         raise Conflict(f"the folder {run.run_id!r} exists and is not empty") from error
-    sync_folder(runs_dir)
+    storage.sync_folder(runs_dir)
     return read_status(runs_dir, run.run_id)
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from unspoken.errors import InvalidInput
+from unspoken.runs import storage
 from unspoken.runs.exports.source import find_dataset, labelled_rows
-from unspoken.runs.files import write_atomically
 from unspoken.runs.rows import Annotation, Row
 
 
@@ -32,7 +32,7 @@ def export_coco(run_dir: Path, out: Path) -> dict[str, int]:
         "annotations": annotations,
         "categories": [{"id": number, "name": label} for label, number in category_ids.items()],
     }
-    write_atomically(out, json.dumps(coco, ensure_ascii=False).encode())
+    storage.replace(out, json.dumps(coco, ensure_ascii=False).encode())
     return {"images": len(rows), "annotations": len(annotations), "categories": len(labels)}
 
 

@@ -1,0 +1,86 @@
+"""The chunks of a plan: a line of JSON each, so that one is read without the others.
+
+Five million rows are some hundred MB of lines. Whoever opens them shares the system's pages, and
+keeps eight bytes a chunk of its own: where each line starts.
+"""
+
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from unspoken.schemas import WireModel
+
+_BLOCK = 1 << 24
+
+
+class Chunk(WireModel):
+    """Some rows of one file: what a worker takes at once."""
+
+    id: int
+    source: str
+    """The file, relative to the source's root."""
+    ranges: tuple[tuple[int, int], ...]
+    """Places in the file, ascending, as [start, stop) pairs: one pair but for a retry."""
+    rows_sha256: str
+    offset: int = 0
+    duplicates: tuple[int, ...] = ()
+    """Those of its rows whose picture came before in the run."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many inputs it has."""
+        return sum(stop - start for start, stop in self.ranges)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The places one by one."""
+        return tuple(row for start, stop in self.ranges for row in range(start, stop))
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        """(file, row) of every input: what a shard of this chunk must hold."""
+        return [(self.source, row) for row in self.rows]
+
+
+class ChunkFile(Sequence[Chunk]):
+    """Chunks on disk, by number. Raises OSError where the file is not there."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._ends = _line_ends(self._lines)  # (N,) places of the newlines
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Chunk: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Chunk]: ...
+    def __getitem__(self, index: int | slice) -> Chunk | Sequence[Chunk]:
+        if isinstance(index, slice):
+            return tuple(self[each] for each in range(*index.indices(len(self))))
+        number = range(len(self))[index]
+        start = int(self._ends[number - 1]) + 1 if number else 0
+        return Chunk.model_validate_json(self._lines[start : int(self._ends[number])])
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return (self[number] for number in range(len(self)))
+
+
+def dump_chunks(chunks: Iterable[Chunk]) -> bytes:
+    """The lines of a file of chunks; what is at its default is left out."""
+    return b"".join(
+        chunk.model_dump_json(exclude_defaults=True).encode() + b"\n" for chunk in chunks
+    )
+
+
+def _line_ends(lines: mmap.mmap) -> np.ndarray:
+    parts = [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(lines), _BLOCK):
+        block = np.frombuffer(lines[start : start + _BLOCK], dtype=np.uint8)
+        parts.append(np.flatnonzero(block == ord("\n")) + start)
+    return np.concatenate(parts)

@@ -1,0 +1,159 @@
+"""Every call by which a run reaches its storage: the protocol rests on these and on nothing else.
+
+A local disk, or a file system that hosts share. NFS is thought of: no locks, only exclusive
+creation and hard links; ages by the server's clock; a link whose answer was lost is known by its
+count. An object store with conditional writes could stand here too: `create` and `publish_first`
+are `If-None-Match: *`, `replace` is a plain put, `renew` is a put of the same content.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+
+def create(path: Path, content: bytes = b"") -> bool:
+    """Create a file that is not there; False where it is. Leaves nothing where the disk is full."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        _write_all(descriptor, content)
+    except OSError:
+        remove(path)
+        raise
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add a line to a file of one writer. Raises OSError; FileNotFoundError where it is gone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        _write_all(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`; a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        # A full disk must not be filled further by what did not fit.
+        remove(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def publish_first(draft: Path, final: Path) -> bool:
+    """Give a finished draft its final name; False where another writer was first.
+
+    The draft's content is on disk before its name is. The draft itself stays.
+    """
+    _sync_file(draft)
+    try:
+        final.hardlink_to(draft)
+    except FileExistsError:
+        # NFS: the server made the link, its answer was lost, and the question came again.
+        if not _is_same(draft, final):
+            return False
+    sync_folder(final.parent)
+    return True
+
+
+def replace_by(draft: Path, final: Path) -> None:
+    """Rename a finished draft to its final name, over what is there."""
+    _sync_file(draft)
+    draft.replace(final)
+    sync_folder(final.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, which may be gone."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file."""
+    return path.exists()
+
+
+def read(path: Path) -> bytes | None:
+    """A small file's content; None where it is not there."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def names(folder: Path) -> Iterator[str]:
+    """Names in a folder, in any order."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name
+
+
+def renew(path: Path, *, age_s: float = 0.0) -> None:
+    """Set a file's time to now by the server's clock, less `age_s`. Raises FileNotFoundError."""
+    os.utime(path)
+    if age_s:
+        now_s = path.stat().st_mtime
+        os.utime(path, (now_s, now_s - age_s))
+
+
+def modified_s(path: Path) -> float:
+    """When a file was last renewed, in the server's seconds. Raises FileNotFoundError.
+
+    The file is opened: NFS may answer a mere stat from what it knew up to a minute ago.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+
+
+def now_s(folder: Path) -> float:
+    """The server's clock, by a file that is created for it: hosts need not agree on the time."""
+    probe = folder / f".clock-{secrets.token_hex(6)}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        remove(probe)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _is_same(draft: Path, final: Path) -> bool:
+    try:
+        return draft.samefile(final)
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,93 @@
+"""Planning a run: who is to answer, what surrounds a caption, and which rows make which chunk."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unspoken.crop_schemas import Crop
+from unspoken.images import ONE_WHITE_PIXEL, decode_picture
+from unspoken.ports import CropRanker, Detector, Prompter, TextEncoder
+from unspoken.runs.plan import (
+    LabelConfig,
+    ListedRow,
+    Plan,
+    default_threshold,
+    make_plan,
+    write_plan,
+)
+from unspoken.runs.shards import iter_rows
+from unspoken.runs.store import Run, picture_folder, resolve_source, source_root
+from unspoken.segment_schemas import PromptBox
+from worker.filters import duplicate_finder
+from worker.intake import list_source
+
+logger = logging.getLogger(__name__)
+
+_CAPTION = "a photo"
+_WHITE_CROP = Crop(box=PromptBox(x0=0, y0=0, x1=1, y1=1), label_index=0)
+
+
+@dataclass(frozen=True)
+class Services:
+    """Whom the dispatcher asks: for names, a threshold and vectors, and who can do what."""
+
+    prompter: Prompter
+    detector: Detector
+    text_encoder: TextEncoder
+    crop_ranker: CropRanker
+
+
+def plan_run(run: Run, *, runs_dir: Path, data_dir: Path, services: Services) -> Plan:
+    """Make and write the plan. Raises the services' errors, InvalidInput, Conflict, OSError."""
+    threshold = run.box_threshold
+    if threshold is None:
+        threshold = default_threshold(services.detector.box_threshold)
+    # An unknown template would fail every picture: ask before there is a plan.
+    (proposal,) = services.prompter.propose([_CAPTION], templates=run.templates)
+    if run.crop_check:
+        # So would a text encoder without pictures, or one whose other half does not load.
+        picture = decode_picture(ONE_WHITE_PIXEL)
+        services.crop_ranker.rank_crops(picture, [_WHITE_CROP], [_CAPTION])
+    plan = make_plan(
+        run.run_id,
+        _listing(run, runs_dir=runs_dir, data_dir=data_dir),
+        chunk_size=run.chunk_size,
+        config=LabelConfig(
+            box_threshold=threshold,
+            wanted_fdr=run.wanted_fdr,
+            single_template_margin=run.single_template_margin,
+            templates=run.templates,
+            crop_check=run.crop_check,
+            num_decoys=run.num_decoys,
+            **run.filters.model_dump(),
+        ),
+        models={
+            "llm": services.prompter.model,
+            "detector": services.detector.model,
+            "text_encoder": services.text_encoder.model,
+        },
+        prompt_sha256=proposal.prompt_sha256,
+    )
+    write_plan(runs_dir / run.run_id, plan)
+    return plan
+
+
+def _listing(
+    run: Run, *, runs_dir: Path, data_dir: Path
+) -> Iterator[tuple[str, Iterable[ListedRow]]]:
+    root = source_root(data_dir, runs_dir, run)
+    path = root if run.source is None else resolve_source(data_dir, run.source)
+    pictures = picture_folder(data_dir, run)
+    if run.retry_of is None:
+        is_duplicate = duplicate_finder(run.filters)
+        yield from list_source(path, root=root, pictures=pictures, is_duplicate=is_duplicate)
+        return
+    # Duplicates were dropped by the first run: none of them is among the failed rows.
+    failed = {
+        (row.source_shard, row.source_row)
+        for row in iter_rows(runs_dir / run.retry_of / run.shards_folder)
+        if row.status == "failed"
+    }
+    for name, rows in list_source(path, root=root, pictures=pictures):
+        yield name, [row for row in rows if (name, row.row) in failed]

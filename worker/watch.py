@@ -1,0 +1,196 @@
+"""What one run looks like to its dispatcher: a cache of what is on disk, cheap to keep up to date.
+
+The folders are listed once, when the run is taken up. After that only chunks are looked at that may
+have changed: those that somebody holds, and those that were rung for.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+
+from unspoken.runs.false_discovery import Decision
+from unspoken.runs.ledger import Ledger
+from unspoken.runs.plan import Plan
+from unspoken.runs.shards import CommitRecord
+from unspoken.runs.store import Run
+from unspoken.runs.trouble import Trouble, read_trouble
+from worker.breaker import Breaker
+
+LOOKS_A_TICK = 2000
+"""So many chunks that were rung for are looked at in one tick, those rung for first at first."""
+MIN_COMMITS, WINDOW_COMMITS = 4, 64
+SHORTEST_CHUNK_S = 0.05
+
+
+@dataclass
+class Tally:
+    """Sums over the commit records seen."""
+
+    chunks: int = 0
+    rows: int = 0
+    labelled: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: CommitRecord) -> None:
+        """Count one record more."""
+        self.chunks += 1
+        self.rows += record.num_rows
+        self.labelled += record.labelled
+        self.dropped.update(record.dropped)
+        self.failed.update(record.failed)
+
+
+@dataclass
+class Pace:
+    """Seconds that a chunk takes a worker: time of all hands over what they committed, lately."""
+
+    busy_s: float = 0.0
+    commits: float = 0.0
+    _last_s: float | None = None
+
+    def note(self, now_s: float, *, num_busy: int, num_commits: int) -> None:
+        """What was seen since the last time."""
+        self.busy_s += num_busy * (now_s - self._last_s if self._last_s is not None else 0.0)
+        self.commits += num_commits
+        self._last_s = now_s
+        if self.commits > WINDOW_COMMITS:
+            self.busy_s, self.commits = self.busy_s / 2, self.commits / 2
+
+    @property
+    def chunk_s(self) -> float | None:
+        """None until some chunks were seen."""
+        if self.commits < MIN_COMMITS:
+            return None
+        return max(SHORTEST_CHUNK_S, self.busy_s / self.commits)
+
+
+class RunWatch:
+    """One run."""
+
+    def __init__(self, run: Run, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self.run, self.ledger = run, ledger
+        self.breaker = Breaker(clock)
+        self.plan: Plan | None = None
+        self.decision: Decision | None = None
+        self.message = ""
+        self.verified = False
+        self.attempts = 0
+        self.leased: frozenset[int] = frozenset()
+        self.pace = Pace()
+        self.started_s: float | None = None
+        self.rows_at_start = 0
+        self._clock = clock
+        self._trouble: Trouble | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing of the shards any more: what is on disk is asked anew."""
+        self.tally = Tally()
+        self._attempts_of_done = 0
+        self._done: bytearray | None = None
+        self._rung_s: dict[int, float] = {}
+        """Chunk -> when it was last rung for; in that order, until it is committed."""
+        self._next = 0
+        """All chunks before this one were rung for, or are committed."""
+
+    @property
+    def num_open(self) -> int:
+        """Chunks without a commit record."""
+        return 0 if self.plan is None else len(self.plan.chunks) - self.tally.chunks
+
+    # ---- looking -------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """See who works, what was committed, and whether there was trouble. Raises OSError."""
+        assert self.plan is not None, "planned before"
+        now_s, before = self._clock(), self.tally.chunks
+        self.leased = self.ledger.leased_chunks()
+        first = self._done is None
+        if self._done is None:
+            self._take_up(self.plan)
+        else:
+            rung = list(islice(self._rung_s, LOOKS_A_TICK))
+            for chunk_id in dict.fromkeys((*self.leased, *rung)):
+                self._look_at(chunk_id, self.plan)
+        commits = 0 if first else self.tally.chunks - before
+        self.pace.note(now_s, num_busy=len(self.leased), num_commits=commits)
+        self.breaker.note(num_commits=commits, trouble=self._new_trouble(known=first))
+        self._count_attempts()
+        if self.started_s is None:
+            self.started_s, self.rows_at_start = now_s, self.tally.rows
+
+    def _take_up(self, plan: Plan) -> None:
+        """List the folders, once."""
+        self._done = bytearray(len(plan.chunks))
+        committed = self.ledger.committed_chunks()
+        for chunk_id in sorted(committed | self.ledger.orphans()):
+            self._look_at(chunk_id, plan)
+
+    def _look_at(self, chunk_id: int, plan: Plan) -> None:
+        assert self._done is not None, "taken up before"
+        if not 0 <= chunk_id < len(self._done) or self._done[chunk_id]:
+            return
+        try:
+            record = self.ledger.read_record(chunk_id)
+            if record is None and chunk_id not in self.leased and self.ledger.orphaned(chunk_id):
+                self.ledger.adopt(chunk_id, keys=plan.chunks[chunk_id].keys)
+                record = self.ledger.read_record(chunk_id)
+        except ValueError:  # a record that is none
+            self.ledger.verify(chunk_id)
+            return
+        if record is None:
+            return
+        self._done[chunk_id] = 1
+        self._rung_s.pop(chunk_id, None)
+        self.tally.add(record)
+        self._attempts_of_done += record.attempt or self.ledger.past_attempts(chunk_id).number
+
+    def _count_attempts(self) -> None:
+        """Those of committed chunks, and of chunks in somebody's hands."""
+        under_way = (chunk for chunk in self.leased if not self._is_done(chunk))
+        self.attempts = self._attempts_of_done + sum(
+            self.ledger.past_attempts(chunk).number for chunk in under_way
+        )
+
+    def _new_trouble(self, *, known: bool) -> Trouble | None:
+        """A trouble that was not seen before; what lies there from before our time is none."""
+        last, self._trouble = self._trouble, read_trouble(self.ledger.run_dir)
+        return None if known or self._trouble == last else self._trouble
+
+    def _is_done(self, chunk_id: int) -> bool:
+        return self._done is not None and chunk_id < len(self._done) and bool(self._done[chunk_id])
+
+    # ---- ringing -------------------------------------------------------------------------
+
+    def take_due(self, limit: int, *, patience_s: float) -> list[int]:
+        """Chunks to ring for, which then count as rung for: not committed, not held, not lately."""
+        assert self._done is not None, "taken up before"
+        now_s = self._clock()
+        found: list[int] = []
+        for chunk_id, rung_s in self._rung_s.items():
+            if len(found) == limit or rung_s > now_s - patience_s:
+                break
+            if chunk_id not in self.leased:
+                found.append(chunk_id)
+        for chunk_id in found:
+            del self._rung_s[chunk_id]
+        while len(found) < limit and self._next < len(self._done):
+            if not self._done[self._next] and self._next not in self.leased:
+                found.append(self._next)
+            elif not self._done[self._next]:
+                # Somebody has it already: it is looked at as if it had been rung for.
+                self._rung_s[self._next] = now_s
+            self._next += 1
+        self._rung_s |= dict.fromkeys(found, now_s)
+        return found
+
+    def chunks_a_message(self, message_s: float, *, num_messages: int, most: int) -> int:
+        """As many as make `message_s` of work; fewer where the rest would not go round."""
+        if self.pace.chunk_s is None or self.breaker.is_open:
+            return 1
+        fitting = round(message_s / self.pace.chunk_s)
+        share = math.ceil(self.num_open / num_messages)
+        return max(1, min(fitting, share, most))
