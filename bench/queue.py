@@ -44,8 +44,10 @@ from unspoken.runs.store import create_run, read_status
 from unspoken.schemas import RunRequest
 from unspoken.settings import child_environment
 from worker.classifiers import Classifiers
-from worker.dispatcher import Dispatcher, Services
-from worker.pipeline import Ports
+from worker.dispatcher import Dispatcher
+from worker.pipeline import Marking, Ports
+from worker.planning import Services
+from worker.readers.row import SourceRow
 from worker.tasks import Bench, label_one_chunk
 
 NUM_CHUNKS = 10_000
@@ -92,8 +94,8 @@ def ledger_ms_per_chunk(folder: Path, num_chunks: int, *, sample: int = 200) -> 
     bench = Bench(folder / "runs", folder / "data", 20.0, ports, lambda config: None)
     with (
         mock.patch("os.fsync", lambda descriptor: None),
-        mock.patch("worker.tasks.read_chunk", lambda *_, **__: []),
-        mock.patch("worker.tasks.label_chunk", lambda *_, **__: ROWS),
+        mock.patch("worker.tasks.read_chunk", lambda *_, **__: SOURCES),
+        mock.patch("worker.tasks.label_chunk", _label_nothing),
         mock.patch("unspoken.runs.ledger.write_shard", lambda to, rows: shutil.copy(encoded, to)),
     ):
         started_s = time.process_time()
@@ -171,7 +173,21 @@ ROWS = [
     )
     for place in range(CHUNK_SIZE)
 ]
+SOURCES = [SourceRow(str(place), "in.csv", "", place, "", None) for place in range(CHUNK_SIZE)]
 CLASSIFIERS = Classifiers(lambda text: ("en", 0.9), lambda pixels: 0.01)
+
+
+def _label_nothing(
+    rows: Sequence[SourceRow], ports: Ports, config: LabelConfig, *, under_way: Marking
+) -> list[Row]:
+    """The marks that `label_chunk` makes, and none of its work."""
+    for places in (*([place] for place in range(len(rows))), range(len(rows))):
+        with under_way(places):
+            pass
+    for place in range(len(rows)):
+        with under_way([place]):
+            pass
+    return ROWS
 
 
 @dataclass
@@ -180,10 +196,10 @@ class _Silent:
 
     rung: list[int] = field(default_factory=list)
 
-    def ring(self, run_id: str, chunk_id: int) -> None:
-        self.rung.append(chunk_id)
+    def ring(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
+        self.rung += chunk_ids
 
-    def num_queued(self) -> int:
+    def num_queued(self, queue: str) -> int:
         return 0
 
 

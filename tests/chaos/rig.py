@@ -24,7 +24,8 @@ from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.service import KINDS
 from unspoken.settings import child_environment
 
-LEASE_S, RING_AGAIN_S, TICK_S = 2.0, 1.0, 0.2
+# A tenth and less of what runs have by default, as a chunk takes a tenth of a second and less.
+LEASE_S, RING_AGAIN_S, TICK_S, MESSAGE_S = 2.0, 1.0, 0.2, 3.0
 
 
 class Child:
@@ -193,6 +194,7 @@ class Rig:
             "LEASE_S": str(LEASE_S),
             "RING_AGAIN_S": str(RING_AGAIN_S),
             "TICK_S": str(TICK_S),
+            "MESSAGE_S": str(MESSAGE_S),
         }
         env = {f"WORKER_{setting}": value for setting, value in settings.items()}
         return Child(
