@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.campaign import Scale, run_campaign
+from tests.chaos.redis_memory import MAX_MIB, NUM_ROWS, redis_mib
 
 
 def main() -> None:
@@ -25,7 +26,10 @@ def main() -> None:
     scale = Scale(arguments.chunks, arguments.rounds, (1.0, arguments.longest_s))
     sys.stderr.write(f"chaos: seed {arguments.seed}\n")
     with tempfile.TemporaryDirectory(prefix="unspoken-chaos-") as folder:
-        findings = run_campaign(arguments.out or Path(folder), scale, seed=arguments.seed)
+        findings = run_campaign(arguments.out or Path(folder) / "rig", scale, seed=arguments.seed)
+        mib = redis_mib(Path(folder) / "millions")
+    findings.figures["redis_mib_5m_rows"] = round(mib, 1)
+    findings.want(mib <= MAX_MIB, f"Redis holds {mib:.1f} MiB for {NUM_ROWS} rows")
     sys.stdout.write(json.dumps({"chaos": findings.figures}) + "\n")
     for fault in findings.faults:
         sys.stdout.write(f"chaos: does not hold (seed {arguments.seed}): {fault}\n")
