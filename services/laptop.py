@@ -13,6 +13,7 @@ from typing import TypedDict
 import torch
 import uvicorn
 from fastapi import FastAPI
+from sse_starlette.sse import AppStatus
 
 from services.detector import app as detector_app
 from services.detector.engine import build_engine as build_detector
@@ -28,7 +29,8 @@ from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
-from unspoken.server import configure_logging, uvicorn_config
+from unspoken.logs import configure_logging
+from unspoken.server import uvicorn_config
 from unspoken.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -100,6 +102,8 @@ async def serve_all(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:
     ]
 
     def stop() -> None:
+        # Event streams end with it; else each would hold its server for all of the drain.
+        AppStatus.should_exit = True
         for server in servers:
             server.should_exit = True
 
@@ -116,7 +120,7 @@ async def serve_all(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:
 def main() -> None:
     """Load the weights, then listen: a process that answers is a process that can work."""
     apps = build_apps()
-    configure_logging(apps[0][1].log_level)
+    configure_logging(apps[0][1].log_level, apps[0][1].log_format)
     asyncio.run(serve_all(apps))
 
 

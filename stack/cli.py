@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,6 @@ from stack.export_verbs import export_app, report
 from stack.filter_options import parse_filters
 from stack.labelling import (
     LocalSource,
-    Runs,
     describe,
     follow,
     local_source,
@@ -25,12 +25,14 @@ from stack.labelling import (
     running_stack,
 )
 from stack.launcher import StackConfig
+from stack.run_verbs import fork, verify
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
+from stack.status_view import RunFolder, show_runs
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
-from unspoken.runs.store import list_runs, read_status
+from unspoken.run_client import RunsClient
 from unspoken.schemas import RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
 
@@ -45,6 +47,8 @@ app.add_typer(weights_app, name="weights")
 app.add_typer(export_app, name="export")
 app.add_typer(reproduce_app, name="reproduce")
 app.command("report")(report)
+app.command("verify")(verify)
+app.command("fork")(fork)
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
@@ -101,10 +105,12 @@ def up(
         ports={name: port + index for index, name in enumerate(names)},
         broker_url=broker_url,
         worker_concurrency=workers,
+        metrics_port=port + len(names),
     )
     with running_stack(config, console) as stack:
         for name, url in stack.urls.items():
             console.print(f"{name:10} {url}   docs: {url}/docs")
+        console.print(f"dispatcher http://127.0.0.1:{config.metrics_port}/metrics")
         console.print(f"data folder {config.data_dir}; runs in {config.runs_dir}; Ctrl-C ends")
         stack.watch()
 
@@ -172,13 +178,13 @@ def label(
         filters=parse_filters(filters or (), blocklist=blocklist),
     )
     if url:
-        runs = Runs(url)
+        runs = RunsClient(url)
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console))
         return
     config = _any_ports(out, data_dir=there.data_dir)
     with running_stack(config, console) as stack:
-        runs = Runs(stack.urls["gateway"])
+        runs = RunsClient(stack.urls["gateway"])
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 
@@ -190,20 +196,27 @@ def status(
     folder: Folder = Path("unspoken-data"),
     url: Url = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One line of JSON a run, or with --watch a change.")
+    ] = False,
 ) -> None:
     """How far runs are: of a workspace on this machine, or of a gateway."""
-    if run is None:
-        found = Runs(url).list() if url else list_runs(folder / "runs")
-        for each in found:
-            typer.echo(describe(each))
-        if not found:
-            console.print("no runs")
-        return
+    if watch and run is None:
+        raise InvalidInput("--watch follows one run: name it")
+    with RunsClient(url) if url else nullcontext(RunFolder(folder / "runs")) as source:
+        show_runs(source, run, watch=watch, as_json=as_json)
 
-    def read() -> RunStatus:
-        return Runs(url).read(run) if url else read_status(folder / "runs", run)
 
-    typer.echo(describe(follow(read, console) if watch else read()))
+@app.command()
+def cancel(
+    run: Annotated[str, typer.Argument(help="A run that has not ended.")],
+    *,
+    folder: Folder = Path("unspoken-data"),
+    url: Url = None,
+) -> None:
+    """Start no further chunk of a run; what is committed stays."""
+    with RunsClient(url) if url else nullcontext(RunFolder(folder / "runs")) as runs:
+        typer.echo(describe(runs.cancel(run)))
 
 
 @app.command()
@@ -219,13 +232,13 @@ def retry(
 ) -> None:
     """Label again just the pictures that failed, as a new run."""
     if url:
-        runs = Runs(url)
+        runs = RunsClient(url)
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console))
         return
     data_dir = _local(source, pictures).data_dir if source else folder / "data"
     with running_stack(_any_ports(folder, data_dir=data_dir), console) as stack:
-        runs = Runs(stack.urls["gateway"])
+        runs = RunsClient(stack.urls["gateway"])
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
@@ -24,50 +23,10 @@ from rich.progress import (
 )
 
 from stack.launcher import Stack, StackConfig
-from unspoken.clients import connect, error_of
-from unspoken.errors import InvalidInput, ServiceUnavailable
-from unspoken.schemas import RunRequest, RunStatus
+from unspoken.errors import InvalidInput
+from unspoken.schemas import ENDED, RunRequest, RunStatus
 
 POLL_S = 0.5
-ENDED = ("done", "cancelled", "failed")
-
-
-class Runs:
-    """The gateway's run routes. Raises the errors of unspoken.errors."""
-
-    def __init__(self, url: str) -> None:
-        self._http = connect(url, timeout_s=60)
-
-    def create(self, request: RunRequest) -> RunStatus:
-        """Queue a run."""
-        return self._status("POST", "/runs", json=request.model_dump(exclude_none=True))
-
-    def read(self, run_id: str) -> RunStatus:
-        """How far a run is."""
-        return self._status("GET", f"/runs/{run_id}")
-
-    def list(self) -> list[RunStatus]:
-        """All runs, the newest first."""
-        return [RunStatus.model_validate(each) for each in self._request("GET", "/runs").json()]
-
-    def retry_failed(self, run_id: str) -> RunStatus:
-        """Queue a new run of just the failures."""
-        return self._status("POST", f"/runs/{run_id}/retry-failed")
-
-    def _status(self, method: str, path: str, **arguments: object) -> RunStatus:
-        return RunStatus.model_validate_json(self._request(method, path, **arguments).content)
-
-    def _request(self, method: str, path: str, **arguments: object) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **arguments)  # type: ignore[arg-type]
-        except httpx.TransportError as error:
-            raise ServiceUnavailable(
-                f"no gateway answers at {self._http.base_url}: {error}; start one with "
-                "`unspoken up` or name another with --url"
-            ) from error
-        if not response.is_success:
-            raise error_of(response)
-        return response
 
 
 @contextmanager

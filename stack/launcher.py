@@ -36,6 +36,7 @@ class StackConfig:
 
     folder: holds data/, runs/, redis/ and logs/. ports: service -> port, 0 for any free one.
     broker_url: a Redis that runs already; the embedded one is started when absent.
+    metrics_port: of the dispatcher's /metrics; 0 for none.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class StackConfig:
     )
     broker_url: str | None = None
     worker_concurrency: int = 2
+    metrics_port: int = 0
 
 
 class Stack:
@@ -120,6 +122,7 @@ class Stack:
             WORKER_RUNS_DIR=str(self.config.runs_dir.resolve()),
             WORKER_BROKER_URL=broker_url,
             WORKER_CONCURRENCY=str(self.config.worker_concurrency),
+            WORKER_METRICS_PORT=str(self.config.metrics_port),
             **{f"WORKER_{name.upper()}_URL": self.urls[name] for name in SERVICES[:3]},
             SEGMENTER_DETECTOR_URL=self.urls["detector"],
             GATEWAY_SEGMENTER_URL=self.urls["segmenter"],

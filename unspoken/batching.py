@@ -13,10 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from unspoken.errors import DeadlineExceeded, EngineFailure, NotReady, Overloaded, UnspokenError
+from unspoken.logs import fields
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,6 +67,7 @@ class _Waiting(Generic[Item, Result]):
     future: "asyncio.Future[Result]"
     deadline: float
     bucket: Hashable
+    context: Context
 
 
 class MicroBatcher(Generic[Item, Result]):
@@ -146,7 +149,11 @@ class MicroBatcher(Generic[Item, Result]):
     async def _enqueue(self, item: Item, *, timeout_s: float) -> Result:
         loop = asyncio.get_running_loop()
         waiting: _Waiting[Item, Result] = _Waiting(
-            item, loop.create_future(), loop.time() + timeout_s, self._bucket(item)
+            item,
+            loop.create_future(),
+            loop.time() + timeout_s,
+            self._bucket(item),
+            copy_context(),
         )
         self._queue.append(waiting)
         self._wake.set()
@@ -202,7 +209,9 @@ class MicroBatcher(Generic[Item, Result]):
             await self._run(batch[middle:])
             return
         if not isinstance(error, UnspokenError):
-            logger.error("batcher=%s item failed", self.name, exc_info=error)
+            # With the ids of the request that it was asked in, not of the batch's other ones.
+            about = fields(batcher=self.name)
+            batch[0].context.run(logger.error, "item failed", exc_info=error, extra=about)
             error = EngineFailure(f"{self.name} failed on this item: {type(error).__name__}")
         if not batch[0].future.done():
             batch[0].future.set_exception(error)

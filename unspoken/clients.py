@@ -32,6 +32,7 @@ from unspoken.errors import (
     UnspokenError,
 )
 from unspoken.images import ONE_WHITE_PIXEL, Picture
+from unspoken.logs import outgoing_headers
 from unspoken.schemas import (
     MAX_CAPTIONS,
     MAX_TEXTS,
@@ -64,9 +65,17 @@ _BY_STATUS: Mapping[int, type[UnspokenError]] = {
 
 
 def connect(base_url: str, *, timeout_s: float = 180.0) -> httpx.Client:
-    """A client for one service; the environment's proxies are not for traffic among services."""
+    """A client for one service, which tells it the ids of our log lines.
+
+    The environment's proxies are not for traffic among services.
+    """
     timeout = httpx.Timeout(timeout_s, connect=5.0)
-    return httpx.Client(base_url=base_url, timeout=timeout, trust_env=False)
+    return httpx.Client(
+        base_url=base_url,
+        timeout=timeout,
+        trust_env=False,
+        event_hooks={"request": [lambda request: request.headers.update(outgoing_headers())]},
+    )
 
 
 class _ServiceClient:

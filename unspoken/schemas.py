@@ -265,6 +265,10 @@ class RunRequest(WireModel):
         return DEFAULT_FDR if self.wanted_fdr is None else self.wanted_fdr
 
 
+ENDED = ("done", "cancelled", "failed")
+"""States of a run that change no more."""
+
+
 class RunStatus(WireModel):
     """How far a run is. `state` ends as 'done' once labels, manifest and card are written."""
 
@@ -277,8 +281,19 @@ class RunStatus(WireModel):
     failed: dict[str, int]
     chunks_total: int
     chunks_done: int
+    chunks_leased: int = 0
+    """Chunks that somebody works on now."""
     attempts: int
     rate_per_s: float | None = None
+    """Rows a second over the last five minutes, or since the dispatcher started."""
     seconds_left: float | None = None
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+    """Stage -> the workers' time in all committed chunks; `total` is all of it. An attempt that
+    ended badly is not in it."""
+    bottleneck: str | None = None
+    """The stage that took most of the workers' time lately; 'workers' where chunks wait and
+    nobody works on any."""
     message: str = ""
+    updated_s: float | None = None
+    """When the dispatcher last looked, seconds since 1970."""
     output: str

@@ -6,9 +6,7 @@ A service builds its engine, then calls `create_service` and adds its routes. Ha
 
 import asyncio
 import logging
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -39,6 +37,14 @@ from unspoken.errors import (
     TooLarge,
     UnspokenError,
 )
+from unspoken.logs import (
+    REQUEST_HEADER,
+    carried,
+    configure_logging,
+    fields,
+    incoming_ids,
+    log_ids,
+)
 from unspoken.schemas import ErrorBody, ModelInfo
 from unspoken.settings import ServiceSettings
 
@@ -60,17 +66,18 @@ STATUS: dict[type[UnspokenError], int] = {
 }
 HANG_S = 300.0
 MAX_BODY_BYTES = 32 * 1024 * 1024
-REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (404, 413, 415, 422, 429, 503, 504)
 }
 
+_SILENT_ROUTES = ("/livez", "/readyz", "/metrics")
 _decode_pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
 
 
 async def in_decode_pool(function: Callable[..., Result], *args: object) -> Result:
     """Run Pillow and base64 work off the event loop, two at a time."""
-    return await asyncio.get_running_loop().run_in_executor(_decode_pool, function, *args)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_decode_pool, carried(function, *args))
 
 
 class _Health:
@@ -172,10 +179,10 @@ def create_service(
             await thread.run(warm_up)
         except Exception as error:
             health.failure = f"{type(error).__name__}: {error}"
-            logger.exception("service=%s warm-up failed", name)
+            logger.exception("warm-up failed", extra=fields(service=name))
             raise
         health.warm = True
-        logger.info("service=%s ready", name)
+        logger.info("ready", extra=fields(service=name))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -233,29 +240,33 @@ def _add_metrics(app: FastAPI, *, name: str, batchers: Sequence[MicroBatcher[Any
         "unspoken_request_seconds", "Time of a request", ["service", "route"], registry=registry
     )
 
+    def note(request: Request, status: int, started: float) -> None:
+        took_s = time.perf_counter() - started
+        route = getattr(request.scope.get("route"), "path", "unknown")
+        requests.labels(name, route, status).inc()
+        seconds.labels(name, route).observe(took_s)
+        if route in _SILENT_ROUTES:
+            return
+        about = {"service": name, "method": request.method, "route": route, "status": status}
+        with log_ids(run=request.path_params.get("run_id")):
+            logger.info("answered", extra=fields(**about, took_ms=round(took_s * 1000, 1)))
+
     @app.middleware("http")
     async def observe(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        sent = request.headers.get("X-Request-Id", "")
-        request.state.request_id = sent if REQUEST_ID.match(sent) else uuid.uuid4().hex
+        ids = incoming_ids(request.headers)
+        request.state.request_id = ids["request"]
         started = time.perf_counter()
-        response = await call_next(request)
-        took_s = time.perf_counter() - started
-        route = getattr(request.scope.get("route"), "path", "unknown")
-        requests.labels(name, route, response.status_code).inc()
-        seconds.labels(name, route).observe(took_s)
-        response.headers["X-Request-Id"] = request.state.request_id
+        with log_ids(**ids):
+            try:
+                response = await call_next(request)
+            except Exception:  # a bug, on its way to its handler
+                note(request, 500, started)
+                raise
+            note(request, response.status_code, started)
+        response.headers[REQUEST_HEADER] = ids["request"]
         response.headers["X-Content-Type-Options"] = "nosniff"
-        if route not in ("/livez", "/readyz", "/metrics"):
-            logger.info(
-                "service=%s request=%s route=%s status=%d took_ms=%.1f",
-                name,
-                request.state.request_id,
-                route,
-                response.status_code,
-                took_s * 1000,
-            )
         return response
 
     @app.get("/metrics", tags=["probes"], include_in_schema=False)
@@ -290,10 +301,13 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
-        logger.error("route=%s unexpected error", request.url.path, exc_info=error)
+        ids = {**incoming_ids(request.headers), "request": request.state.request_id}
+        with log_ids(**ids):
+            logger.error("unexpected error at %r", request.url.path, exc_info=error)
         return JSONResponse(
             ErrorBody(error="internal", message="an unexpected error; see the log").model_dump(),
             status_code=500,
+            headers={REQUEST_HEADER: ids["request"]},
         )
 
 
@@ -314,14 +328,6 @@ def error_response(error: UnspokenError) -> JSONResponse:
     return JSONResponse(body.model_dump(mode="json"), status_code=status_of(error), headers=headers)
 
 
-def configure_logging(level: str) -> None:
-    """Log lines with time, level and logger name, on standard error."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
 def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvicorn.Config:
     """How every service listens: one process, our own access log, 30 s to drain."""
     return uvicorn.Config(
@@ -329,6 +335,7 @@ def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvi
         host=host,
         port=port,
         log_level=log_level.lower(),
+        log_config=None,  # its lines go the way of ours
         access_log=False,
         timeout_graceful_shutdown=30,
         server_header=False,
@@ -337,7 +344,7 @@ def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvi
 
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
     """Listen until SIGTERM, then drain."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     config = uvicorn_config(
         app, host=settings.host, port=settings.port, log_level=settings.log_level
     )

@@ -6,7 +6,7 @@ Only `__main__` files and the stack build these; nothing else reads the environm
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -50,6 +50,10 @@ class ProcessSettings(BaseSettings):
     """Converted and fetched weights, and notes of checked hashes."""
     log_level: str = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
     """DEBUG, INFO, WARNING or ERROR."""
+    log_format: Literal["text", "json"] = Field(
+        "text", validation_alias=AliasChoices("UNSPOKEN_LOG_FORMAT", "log_format")
+    )
+    """text: lines for people. json: one JSON object a line, as compose sets it."""
 
 
 class ServiceSettings(ProcessSettings):
@@ -74,12 +78,17 @@ class ServiceSettings(ProcessSettings):
 
     @model_validator(mode="after")
     def _loopback_unless_trusted(self) -> "ServiceSettings":
-        if not self.trusted_bind and not _is_loopback(self.host):
-            raise InvalidConfig(
-                f"{self.host} is not a loopback address; set UNSPOKEN_TRUSTED_BIND=1 only where "
-                "the network around this process is closed"
-            )
+        check_bind(self.host, trusted=self.trusted_bind)
         return self
+
+
+def check_bind(host: str, *, trusted: bool) -> None:
+    """Raise InvalidConfig unless `host` is of the loopback or the network around is closed."""
+    if not trusted and not _is_loopback(host):
+        raise InvalidConfig(
+            f"{host} is not a loopback address; set UNSPOKEN_TRUSTED_BIND=1 only where "
+            "the network around this process is closed"
+        )
 
 
 def _is_loopback(host: str) -> bool:

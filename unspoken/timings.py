@@ -1,7 +1,7 @@
 """Milliseconds of each stage of one piece of work."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -25,6 +25,15 @@ class Timings:
         """Add times that were taken elsewhere."""
         for stage, took_ms in stages_ms.items():
             self._stages[stage] = self._stages.get(stage, 0.0) + took_ms
+
+    def share(self, wall_ms: float, others: "Sequence[Timings]") -> None:
+        """Add `wall_ms`, divided as the times of `others` are: of threads, which overlapped."""
+        busy = Timings()
+        for other in others:
+            busy.add(other.stages_ms())
+        busy_ms = sum(busy.stages_ms().values())
+        if busy_ms > 0:
+            self.add({stage: wall_ms * ms / busy_ms for stage, ms in busy.stages_ms().items()})
 
     def stages_ms(self) -> dict[str, float]:
         """Stage -> milliseconds."""

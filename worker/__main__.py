@@ -9,8 +9,10 @@ import functools
 from celery import Celery, signals
 from celery.worker import state
 
+from unspoken.logs import configure_logging
 from worker.celery_app import QUEUES, create_celery, queue_length
-from worker.settings import WorkerSettings, configure_logging
+from worker.heartbeat import Heartbeat
+from worker.settings import WorkerSettings
 from worker.shift import Shift
 from worker.tasks import Bench, connect_bench, register_tasks
 from worker.watchdog import Watchdog
@@ -19,7 +21,9 @@ from worker.watchdog import Watchdog
 def main() -> None:
     """Serve the queues until told to stop."""
     settings = WorkerSettings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
+    # Celery, asked so, leaves the log to us.
+    signals.setup_logging.connect(_leave_logging_alone)
     app = create_celery(settings.broker_url)
     shift = Shift()
 
@@ -30,8 +34,12 @@ def main() -> None:
 
     register_tasks(app, bench)
     _watch(app, shift, settings)
+    heartbeat = Heartbeat(settings.runs_dir, slots=settings.concurrency)
+    signals.worker_ready.connect(lambda **_: heartbeat.start(), weak=False)
+    signals.worker_shutdown.connect(lambda **_: heartbeat.end(), weak=False)
     app.worker_main(
         [
+            "--quiet",  # no banner: the log is lines
             "worker",
             f"--pool={settings.pool}",
             f"--concurrency={settings.concurrency}",
@@ -43,6 +51,10 @@ def main() -> None:
             "-Ofair",
         ]
     )
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """Somebody listens to the signal: that is all that Celery looks at."""
 
 
 def _watch(app: Celery, shift: Shift, settings: WorkerSettings) -> None:

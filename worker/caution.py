@@ -17,11 +17,9 @@ def poisonous(past: PastAttempts) -> frozenset[int]:
 
 def batches(num_items: int, past: PastAttempts) -> list[list[int]]:
     """All items but the poisonous, in the order in which to do them."""
-    twice, once, never = [], [], []
-    for item in range(num_items):
-        times = past.ended_with[item]
-        if times < MAX_ATTEMPTS:
-            (never if times == 0 else once if times == 1 else twice).append(item)
+    never, once, twice = (
+        [item for item in range(num_items) if past.ended_with[item] == times] for times in range(3)
+    )
     if past.number >= MAX_ATTEMPTS:
         return [[item] for item in (*twice, *once, *never)]
     parts = [[item] for item in twice]

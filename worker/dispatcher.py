@@ -22,6 +22,7 @@ from unspoken.clients import (
     connect,
 )
 from unspoken.errors import ModelsChanged, NotFound, UnspokenError
+from unspoken.logs import configure_logging, log_ids
 from unspoken.runs.false_discovery import Decision
 from unspoken.runs.lease import hold
 from unspoken.runs.ledger import Ledger
@@ -35,14 +36,17 @@ from unspoken.runs.store import (
     source_root,
     write_status,
 )
-from unspoken.schemas import RunStatus
+from unspoken.schemas import ENDED, RunStatus
+from worker.broker import read_broker
 from worker.celery_app import BULK, INTERACTIVE, create_celery
 from worker.deciding import decide_run
 from worker.doorbell import CeleryDoorbell, Doorbell
 from worker.finishing import finish_run
+from worker.heartbeat import count_workers
+from worker.metrics import DispatcherMetrics, serve_metrics
 from worker.pipeline import PASSING
 from worker.planning import Services, plan_run
-from worker.settings import WorkerSettings, configure_logging
+from worker.settings import WorkerSettings
 from worker.tasks import MAX_CHUNKS_A_MESSAGE, check_models
 from worker.watch import RunWatch
 
@@ -50,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 LEASE_FILE = ".dispatcher"
 # Enough in the queue that a worker never waits for the dispatcher, and never more than this.
-MIN_QUEUED, QUEUED_PER_LEASE = 4, 2
+MIN_QUEUED, QUEUED_PER_SLOT = 4, 2
 # While the queue is not empty, a doorbell may still lie in it.
 PATIENCE_WITH_QUEUE = 30
 # Somebody waits for a run of so few rows that came inline.
@@ -71,6 +75,7 @@ class Dispatcher:
         ring_again_s: float = 10.0,
         message_s: float = 90.0,
         only: frozenset[str] | None = None,
+        metrics: DispatcherMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runs_dir = runs_dir
@@ -81,6 +86,7 @@ class Dispatcher:
         self._ring_again_s = ring_again_s
         self._message_s = message_s
         self._only = only
+        self._metrics = metrics
         self._clock = clock
         self._watches: dict[str, RunWatch] = {}
         self._ended: set[str] = set()
@@ -89,24 +95,29 @@ class Dispatcher:
         """Look at every run once -> whether any is still under way."""
         under_way = False
         for watch in self._open_watches():
-            try:
-                status = self._advance(watch)
-            except (OSError, ModelsChanged, *PASSING) as error:
-                watch.message = f"waits: {error}"
-                status = self._status(watch, _open_state(watch))
-            except UnspokenError as error:
-                logger.exception("run %s failed", watch.run.run_id)
-                watch.message = str(error)
-                status = self._status(watch, "failed")
-            if not self._tell(status):
-                under_way = True
-            elif status.state in ("done", "failed", "cancelled"):
-                logger.info("run %s is %s", status.run_id, status.state)
-                del self._watches[status.run_id]
-                self._ended.add(status.run_id)
-            else:
-                under_way = True
+            with log_ids(run=watch.run.run_id):
+                under_way |= self._look_at(watch)
+        if self._metrics is not None:
+            self._metrics.looked()
         return under_way
+
+    def _look_at(self, watch: RunWatch) -> bool:
+        """Take a run on by a step -> whether it is still under way."""
+        try:
+            status = self._advance(watch)
+        except (OSError, ModelsChanged, *PASSING) as error:
+            watch.message = f"waits: {error}"
+            status = self._status(watch, _open_state(watch))
+        except UnspokenError as error:
+            logger.exception("run failed")
+            watch.message = str(error)
+            status = self._status(watch, "failed")
+        if not self._tell(status) or status.state not in ENDED:
+            return True
+        logger.info("run is %s", status.state)
+        del self._watches[status.run_id]
+        self._ended.add(status.run_id)
+        return False
 
     def run(self, *, tick_s: float, stop: threading.Event) -> None:
         """Tick until told to stop; while another dispatcher works, stand by."""
@@ -131,13 +142,17 @@ class Dispatcher:
         while not stop.is_set() and is_ours():
             self.tick()
             stop.wait(tick_s)
+        if self._metrics is not None:
+            self._metrics.rested()
 
     def _tell(self, status: RunStatus) -> bool:
         """Write what was seen; False where the disk does not take it."""
+        if self._metrics is not None:
+            self._metrics.saw(status)
         try:
             write_status(self._runs_dir, status)
         except OSError as error:
-            logger.warning("run %s: its status could not be written: %s", status.run_id, error)
+            logger.warning("the status could not be written: %s", error)
             return False
         return True
 
@@ -180,7 +195,7 @@ class Dispatcher:
         try:
             return read_plan(watch.ledger.run_dir)
         except NotFound:
-            logger.info("planning run %s", run.run_id)
+            logger.info("planning")
         watch.message = "reads the source, to plan"
         self._tell(self._status(watch, "planned"))
         watch.message = ""
@@ -190,7 +205,7 @@ class Dispatcher:
     def _ring(self, watch: RunWatch, plan: Plan) -> None:
         queue = _queue_of(watch.run, plan)
         queued = self._doorbell.num_queued(queue)
-        most = max(MIN_QUEUED, QUEUED_PER_LEASE * len(watch.leased))
+        most = self._most_queued(watch)
         room, allowed = most - queued, watch.breaker.num_messages()
         patience_s = self._ring_again_s * (PATIENCE_WITH_QUEUE if queued else 1)
         for _ in range(room if allowed is None else min(room, allowed)):
@@ -202,6 +217,11 @@ class Dispatcher:
                 return
             self._doorbell.ring(watch.run.run_id, chunk_ids, queue=queue)
             watch.breaker.rang()
+
+    def _most_queued(self, watch: RunWatch) -> int:
+        """Twice the slots of all workers; by the leases where no worker has said yet."""
+        slots = count_workers(self._runs_dir).slots
+        return QUEUED_PER_SLOT * slots or max(MIN_QUEUED, QUEUED_PER_SLOT * len(watch.leased))
 
     def _verify(self, watch: RunWatch) -> bool:
         """Once, before finishing: every shard is the one that its record names."""
@@ -241,7 +261,7 @@ class Dispatcher:
     def _status(self, watch: RunWatch, state: str) -> RunStatus:
         tally = watch.tally
         total = watch.plan.num_rows if watch.plan else 0
-        rate_per_s = self._rate(watch)
+        rate_per_s, is_running = watch.rate.rows_per_s(), state == "running"
         return RunStatus.model_validate(
             {
                 "run_id": watch.run.run_id,
@@ -253,19 +273,19 @@ class Dispatcher:
                 "failed": dict(tally.failed),
                 "chunks_total": len(watch.plan.chunks) if watch.plan else 0,
                 "chunks_done": tally.chunks,
+                "chunks_leased": len(watch.leased) if is_running else 0,
                 "attempts": watch.attempts,
                 "rate_per_s": rate_per_s,
                 "seconds_left": (total - tally.rows) / rate_per_s if rate_per_s else None,
+                "timings_ms": {stage: round(ms) for stage, ms in tally.timings_ms.items()},
+                "bottleneck": (
+                    watch.bottleneck(patience_s=self._ring_again_s) if is_running else None
+                ),
                 "message": watch.message,
+                "updated_s": time.time(),
                 "output": "dataset",
             }
         )
-
-    def _rate(self, watch: RunWatch) -> float | None:
-        if watch.started_s is None:
-            return None
-        rows, elapsed_s = watch.tally.rows - watch.rows_at_start, self._clock() - watch.started_s
-        return rows / elapsed_s if rows > 0 and elapsed_s > 0 else None
 
 
 def _open_state(watch: RunWatch) -> str:
@@ -298,20 +318,25 @@ def connect_services(settings: WorkerSettings) -> Iterator[Services]:
 def main() -> None:
     """Dispatch until SIGTERM or SIGINT."""
     settings = WorkerSettings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    app = create_celery(settings.broker_url)
+    metrics = DispatcherMetrics(settings.runs_dir, lambda: read_broker(app))
+    if settings.metrics_port:
+        serve_metrics(metrics, host=settings.metrics_host, port=settings.metrics_port)
     with connect_services(settings) as services:
         dispatcher = Dispatcher(
             runs_dir=settings.runs_dir,
             data_dir=settings.data_dir,
             services=services,
-            doorbell=CeleryDoorbell(create_celery(settings.broker_url)),
+            doorbell=CeleryDoorbell(app),
             lease_s=settings.lease_s,
             ring_again_s=settings.ring_again_s,
             message_s=settings.message_s,
+            metrics=metrics,
         )
         dispatcher.run(tick_s=settings.tick_s, stop=stop)
 

@@ -24,10 +24,12 @@ from unspoken.errors import (
 )
 from unspoken.images import Picture
 from unspoken.lexicon import load_lexicon
+from unspoken.logs import carried
 from unspoken.ports import CropRanker, Detector, Prompter
 from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.runs.rows import Annotation, Candidate, RawText, Row
 from unspoken.schemas import Proposal
+from unspoken.timings import Timings
 from worker.classifiers import Classifiers
 from worker.crop_check import drop_unlike, rank_annotations
 from worker.decoys import pick_decoys
@@ -79,31 +81,37 @@ def label_chunk(
     config: LabelConfig,
     *,
     under_way: Marking = _unmarked,
+    timings: Timings | None = None,
 ) -> list[Row]:
-    """One Row per input, in order. Raises the PASSING errors only."""
+    """One Row per input, in order. Raises the PASSING errors only.
+
+    timings: gets the time of each stage: filter, prompt, detect, merge, and rank with crop_check.
+    """
+    timings = timings or Timings()
     finished: dict[int, Row] = {}
     admitted: list[tuple[int, _Admitted]] = []
     for index, row in enumerate(rows):
-        with under_way([index]):
+        with under_way([index]), timings.measure("filter"):
             verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
         if verdict.reason is not None or verdict.picture is None:
             status = "failed" if verdict.reason in FAULTS else "dropped"
             finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
         else:
             admitted.append((index, _Admitted(row, verdict, verdict.picture)))
-    with under_way([index for index, _ in admitted]):
+    with under_way([index for index, _ in admitted]), timings.measure("prompt"):
         proposals = _propose(
             [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
         )
 
-    def label(index: int, item: _Admitted, proposal: Proposal | UnspokenError) -> Row:
+    def label(index: int, item: _Admitted, proposal: Proposal | UnspokenError, own: Timings) -> Row:
         with under_way([index]):
-            return _label(item, proposal, ports, config)
+            return _label(item, proposal, ports, config, own)
 
+    started, taken = time.perf_counter(), [Timings() for _ in admitted]
     with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
         jobs = [
-            pool.submit(label, index, item, proposal)
-            for (index, item), proposal in zip(admitted, proposals, strict=True)
+            pool.submit(carried(label, index, item, proposal, own))
+            for (index, item), proposal, own in zip(admitted, proposals, taken, strict=True)
         ]
         try:
             for (index, _), job in zip(admitted, jobs, strict=True):
@@ -111,6 +119,7 @@ def label_chunk(
         except BaseException:  # also the soft time limit, which is no Exception of ours
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    timings.share((time.perf_counter() - started) * 1000, taken)
     return [finished[index] for index in range(len(rows))]
 
 
@@ -137,13 +146,17 @@ def _propose(
 
 
 def _label(
-    item: _Admitted, proposal: Proposal | UnspokenError, ports: Ports, config: LabelConfig
+    item: _Admitted,
+    proposal: Proposal | UnspokenError,
+    ports: Ports,
+    config: LabelConfig,
+    timings: Timings,
 ) -> Row:
     """A labelled row, or a failed one where the item itself is at fault."""
     try:
         if isinstance(proposal, UnspokenError):
             raise proposal
-        return _detect(item, proposal, ports, config)
+        return _detect(item, proposal, ports, config, timings)
     except PASSING:
         raise
     except UnspokenError as error:
@@ -153,7 +166,9 @@ def _label(
         )
 
 
-def _detect(item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConfig) -> Row:
+def _detect(
+    item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConfig, timings: Timings
+) -> Row:
     lexicon = load_lexicon()
     phrases = [phrase.text for phrase in proposal.phrases[: config.max_phrases]]
     decoys = pick_decoys(
@@ -165,18 +180,23 @@ def _detect(item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConf
     )
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
     asked = [*phrases, *decoys]
-    result = _patiently(
-        lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
-    )
-    size_hw = item.picture.size_hw
-    if config.wanted_fdr is None:
-        annotations = merge_detections(
-            result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
+    with timings.measure("detect"):
+        result = _patiently(
+            lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
         )
-    else:
-        annotations = list_undecided(result.detections, candidates, size_hw=size_hw, config=config)
+    size_hw = item.picture.size_hw
+    with timings.measure("merge"):
+        if config.wanted_fdr is None:
+            annotations = merge_detections(
+                result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
+            )
+        else:
+            annotations = list_undecided(
+                result.detections, candidates, size_hw=size_hw, config=config
+            )
     if config.crop_check:
-        annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
+        with timings.measure("rank"):
+            annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
     row = _row(item.row, item.verdict, status="labelled", candidates=candidates)
     return row.model_copy(
         update={

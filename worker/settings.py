@@ -1,13 +1,12 @@
 """Settings of worker and dispatcher, read once from WORKER_*."""
 
-import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import ProcessSettings
+from unspoken.settings import ProcessSettings, check_bind
 
 
 class WorkerSettings(ProcessSettings):
@@ -40,11 +39,16 @@ class WorkerSettings(ProcessSettings):
     """A doorbell that nobody answered, though the queue is empty, was lost after so long."""
     message_s: Annotated[float, Field(gt=0)] = 90.0
     """A message names as many chunks as make so long of work, by the times of the last ones."""
-
-
-def configure_logging(level: str) -> None:
-    """Log lines on standard error; httpx's line for every request is not among them."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    metrics_host: str = "127.0.0.1"
+    """Where the dispatcher's /metrics listens: loopback only, unless the network is closed."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the dispatcher's /metrics; 0 for none. `unspoken up` and compose set it."""
+    trusted_bind: bool = Field(
+        default=False, validation_alias=AliasChoices("UNSPOKEN_TRUSTED_BIND", "trusted_bind")
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    """The network around this process is closed (compose): any address may be bound."""
+
+    @model_validator(mode="after")
+    def _loopback_unless_trusted(self) -> "WorkerSettings":
+        check_bind(self.metrics_host, trusted=self.trusted_bind)
+        return self

@@ -29,6 +29,7 @@ from unspoken.errors import (
     ServiceUnavailable,
     UnspokenError,
 )
+from unspoken.logs import fields, log_ids
 from unspoken.runs.attempts import MAX_ATTEMPTS, Attempt, PastAttempts
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.lease import Lease
@@ -38,6 +39,7 @@ from unspoken.runs.rows import Row
 from unspoken.runs.store import is_cancelled, picture_folder, read_run, source_root
 from unspoken.runs.trouble import Trouble, note_trouble
 from unspoken.schemas import ModelInfo
+from unspoken.timings import Timings
 from worker.caution import batches, poisonous
 from worker.celery_app import LABEL_TASK
 from worker.classifiers import build_classifiers
@@ -124,18 +126,25 @@ def label_message(message: Message, bench: Bench) -> None:
     for chunk_id in message.chunk_ids:
         if bench.shift.is_ending or time.monotonic() > until_s:
             return
-        where = f"run={message.run_id} chunk={chunk_id}"
-        try:
-            label_one_chunk(message.run_id, chunk_id, bench)
-        except SoftTimeLimitExceeded:
-            logger.error("out of time %s", where)
-            return
-        except (*PASSING, ModelsChanged, OSError) as error:
-            logger.warning("trouble %s: %s", where, error)
-            note_trouble(bench.runs_dir / message.run_id, _trouble(error))
-            return
-        except (UnspokenError, MemoryError) as error:
-            logger.warning("attempt failed %s: %s", where, error)
+        with log_ids(run=message.run_id, chunk=chunk_id):
+            if not _label_or_note(message.run_id, chunk_id, bench):
+                return
+
+
+def _label_or_note(run_id: str, chunk_id: int, bench: Bench) -> bool:
+    """Whether the next chunk may fare better; what went wrong is in the log, and for the run."""
+    try:
+        label_one_chunk(run_id, chunk_id, bench)
+    except SoftTimeLimitExceeded:
+        logger.error("out of time")
+        return False
+    except (*PASSING, ModelsChanged, OSError) as error:
+        logger.warning("trouble: %s", error)
+        note_trouble(bench.runs_dir / run_id, _trouble(error))
+        return False
+    except (UnspokenError, MemoryError) as error:
+        logger.warning("attempt failed: %s", error)
+    return True
 
 
 def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
@@ -147,7 +156,7 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
     try:
         run, plan = read_run(bench.runs_dir, run_id), read_plan(run_dir)
     except NotFound:
-        logger.warning("no such run or plan: run=%s", run_id)
+        logger.warning("no such run or plan")
         return False
     ledger = Ledger(run_dir, lease_s=bench.lease_s, folder=run.shards_folder)
     if chunk_id >= len(plan.chunks) or is_cancelled(run_dir) or ledger.committed(chunk_id):
@@ -184,7 +193,8 @@ class _Work:
         """Whether the worker's time is over; then the try was none. Asked by the lease's thread."""
         if not self.bench.shift.is_over:
             return False
-        logger.warning("put down chunk=%d: the worker ends", self.chunk.id)
+        about = fields(run=self.plan.run_id, chunk=self.chunk.id)
+        logger.warning("put down: the worker ends", extra=about)
         if self._attempt is not None:
             self._attempt.wait_instead()
         return True
@@ -197,11 +207,20 @@ class _Work:
             past = self.ledger.past_attempts(self.chunk.id)
             attempt = self.ledger.begin_attempt(self.chunk.id, after=past.last)
             self._attempt = attempt
-            rows = self._label(attempt, past)
+            timings = Timings()
+            rows = self._label(attempt, past, timings)
             self._check_models(rows)
-            return self.ledger.publish(
-                self.chunk.id, rows, attempt=attempt.number, models=self._answering()
+            won = self.ledger.publish(
+                self.chunk.id,
+                rows,
+                attempt=attempt.number,
+                models=self._answering(),
+                timings=timings,
             )
+            took_ms = timings.as_ms()["total"]
+            about = fields(attempt=attempt.number, rows=len(rows), won=won, took_ms=took_ms)
+            logger.info("committed" if won else "another was first", extra=about)
+            return won
         except (*AWAY, ModelsChanged, OSError) as error:
             lease.rest(max(REST_S, getattr(error, "retry_after_s", 0.0)))
             if self._attempt is not None:
@@ -211,9 +230,10 @@ class _Work:
             lease.rest(REST_S)
             raise
 
-    def _label(self, attempt: Attempt, past: PastAttempts) -> list[Row]:
+    def _label(self, attempt: Attempt, past: PastAttempts, timings: Timings) -> list[Row]:
         try:
-            sources = self._read()
+            with timings.measure("read"):
+                sources = self._read()
         except Conflict as error:
             return self._all_failed("source_changed", error.message)
         except OSError as error:
@@ -233,6 +253,7 @@ class _Work:
                 self.bench.ports,
                 self.plan.config,
                 under_way=partial(_mark, attempt, batch),
+                timings=timings,
             )
             rows |= dict(zip(batch, labelled, strict=True))
         return [rows[item] for item in range(len(sources))]

@@ -5,42 +5,22 @@ have changed: those that somebody holds, and those that were rung for.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from unspoken.runs.false_discovery import Decision
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import Plan
-from unspoken.runs.shards import CommitRecord
 from unspoken.runs.store import Run
 from unspoken.runs.trouble import Trouble, read_trouble
 from worker.breaker import Breaker
+from worker.progress import NO_WORKERS, Rate, Tally
 
 LOOKS_A_TICK = 2000
 """So many chunks that were rung for are looked at in one tick, those rung for first at first."""
 MIN_COMMITS, WINDOW_COMMITS = 4, 64
 SHORTEST_CHUNK_S = 0.05
-
-
-@dataclass
-class Tally:
-    """Sums over the commit records seen."""
-
-    chunks: int = 0
-    rows: int = 0
-    labelled: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-
-    def add(self, record: CommitRecord) -> None:
-        """Count one record more."""
-        self.chunks += 1
-        self.rows += record.num_rows
-        self.labelled += record.labelled
-        self.dropped.update(record.dropped)
-        self.failed.update(record.failed)
 
 
 @dataclass
@@ -80,8 +60,8 @@ class RunWatch:
         self.attempts = 0
         self.leased: frozenset[int] = frozenset()
         self.pace = Pace()
-        self.started_s: float | None = None
-        self.rows_at_start = 0
+        self.rate = Rate(clock)
+        self._moved_s = clock()
         self._clock = clock
         self._trouble: Trouble | None = None
         self.forget()
@@ -101,6 +81,12 @@ class RunWatch:
         """Chunks without a commit record."""
         return 0 if self.plan is None else len(self.plan.chunks) - self.tally.chunks
 
+    def bottleneck(self, *, patience_s: float) -> str | None:
+        """What holds the run back: a stage, or the workers where none took a chunk for long."""
+        if self._clock() - self._moved_s > patience_s and not self.breaker.is_open:
+            return NO_WORKERS
+        return self.tally.slowest_stage
+
     # ---- looking -------------------------------------------------------------------------
 
     def look(self) -> None:
@@ -119,8 +105,9 @@ class RunWatch:
         self.pace.note(now_s, num_busy=len(self.leased), num_commits=commits)
         self.breaker.note(num_commits=commits, trouble=self._new_trouble(known=first))
         self._count_attempts()
-        if self.started_s is None:
-            self.started_s, self.rows_at_start = now_s, self.tally.rows
+        self.rate.note(self.tally.rows)
+        if first or commits or self.leased:
+            self._moved_s = now_s
 
     def _take_up(self, plan: Plan) -> None:
         """List the folders, once."""

@@ -1,9 +1,9 @@
 """Ends a worker that no longer consumes, and one that was told to stop and cannot.
 
-Both have been seen of Celery workers on Redis: alive, connected, and taking nothing; and waiting for
-a Redis that is away when SIGTERM comes. A thread of the main process looks; the process ends with
-status 1 where it hangs, and whoever keeps it (compose, `unspoken up`) starts it again. Chunks in
-hand are safe: their leases run out.
+Both have been seen of Celery workers on Redis: alive, connected, and taking nothing; and waiting
+for a Redis that is away when SIGTERM comes. A thread of the main process looks; the process ends
+with status 1 where it hangs, and whoever keeps it (compose, `unspoken up`) starts it again. Chunks
+in hand are safe: their leases run out.
 """
 
 import logging

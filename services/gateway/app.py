@@ -4,24 +4,35 @@
 file and does the rest. So the gateway needs no broker, and a restart of it loses nothing.
 """
 
-import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import pathlib
 from typing import Annotated
 
-from fastapi import Body, FastAPI, Path, Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from fastapi import Body, FastAPI, Header, Path, Response
+from sse_starlette import EventSourceResponse
 
+from services.gateway.events import event_response
 from services.gateway.passing import Passing, passing_router
 from services.gateway.settings import GatewaySettings
 from unspoken.batching import InferenceThread
 from unspoken.errors import InvalidConfig
-from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
+from unspoken.logs import fields
+from unspoken.runs.store import (
+    cancel_run,
+    create_run,
+    fork_run,
+    list_runs,
+    read_status,
+    retry_failed,
+)
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.server import create_service, in_decode_pool
 
-ENDED = ("done", "cancelled", "failed")
+logger = logging.getLogger(__name__)
+
 RunId = Annotated[str, Path(max_length=128)]
+LastEventId = Annotated[str | None, Header(max_length=256)]
 NewRun = Annotated[
     RunRequest,
     Body(
@@ -75,6 +86,7 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         """Queue a run of a source below the data folder, or of items sent inline."""
         status = await in_decode_pool(create_run, data_dir, runs_dir, request)
         response.headers["Location"] = f"/runs/{status.run_id}"
+        logger.info("queued", extra=fields(run=status.run_id))
         return status
 
     @app.get("/runs", tags=["runs"])
@@ -87,17 +99,32 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         """How far a run is."""
         return await in_decode_pool(read_status, runs_dir, run_id)
 
-    @app.get("/runs/{run_id}/events", tags=["runs"], response_class=EventSourceResponse)
-    async def events(run_id: RunId, request: Request) -> EventSourceResponse:
-        """The run's status as server-sent events, one a change, until the run has ended."""
-        first = await in_decode_pool(read_status, runs_dir, run_id)
+    @app.get(
+        "/runs/{run_id}/events",
+        tags=["runs"],
+        response_class=EventSourceResponse,
+        responses={204: {"description": "Last-Event-ID is the run's end: ask no more"}},
+    )
+    async def events(run_id: RunId, last_event_id: LastEventId = None) -> Response:
+        """The run's status as server-sent events: `status` with each change, `end` at its end."""
 
         async def look() -> RunStatus:
             return await in_decode_pool(read_status, runs_dir, run_id)
 
-        return EventSourceResponse(
-            follow(first, look, is_gone=request.is_disconnected, poll_s=settings.poll_s)
+        return event_response(
+            await look(),
+            look,
+            last_id=last_event_id,
+            poll_s=settings.poll_s,
+            heartbeat_s=settings.heartbeat_s,
         )
+
+    _add_verbs(app, runs_dir)
+    return app
+
+
+def _add_verbs(app: FastAPI, runs_dir: pathlib.Path) -> None:
+    """What may be asked of a run that exists."""
 
     @app.post("/runs/{run_id}/retry-failed", status_code=202, tags=["runs"])
     async def retry(run_id: RunId, response: Response) -> RunStatus:
@@ -106,29 +133,14 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         response.headers["Location"] = f"/runs/{status.run_id}"
         return status
 
+    @app.post("/runs/{run_id}/fork", status_code=202, tags=["runs"])
+    async def fork(run_id: RunId, response: Response) -> RunStatus:
+        """Queue a new run that asks the same, planned with the models that are served now."""
+        status = await in_decode_pool(fork_run, runs_dir, run_id)
+        response.headers["Location"] = f"/runs/{status.run_id}"
+        return status
+
     @app.delete("/runs/{run_id}", tags=["runs"])
     async def cancel(run_id: RunId) -> RunStatus:
         """Start no further chunk of a run; what is committed stays."""
         return await in_decode_pool(cancel_run, runs_dir, run_id)
-
-    return app
-
-
-async def follow(
-    first: RunStatus,
-    look: Callable[[], Awaitable[RunStatus]],
-    *,
-    is_gone: Callable[[], Awaitable[bool]],
-    poll_s: float,
-) -> AsyncIterator[ServerSentEvent]:
-    """Events of a run: its id is the number of rows done, so a reconnect knows where it was."""
-    status, told = first, ""
-    while True:
-        text = status.model_dump_json()
-        if text != told:
-            yield ServerSentEvent(text, event="status", id=str(status.done))
-            told = text
-        if status.state in ENDED or await is_gone():
-            return
-        await asyncio.sleep(poll_s)
-        status = await look()

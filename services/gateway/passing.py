@@ -15,6 +15,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable
+from unspoken.logs import REQUEST_HEADER
 from unspoken.schemas import ErrorBody
 
 # What a hop may not hand on (RFC 9110, 7.6.1), and what the server writes itself.
@@ -105,7 +106,7 @@ def passing_router(passing: Passing) -> APIRouter:
 
 def _handed_on(request: Request) -> dict[str, str]:
     headers = {name: value for name, value in request.headers.items() if name not in _OWN_HEADERS}
-    return {**headers, "x-request-id": request.state.request_id}
+    return {**headers, REQUEST_HEADER: request.state.request_id}
 
 
 async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:

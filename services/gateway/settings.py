@@ -26,3 +26,5 @@ class GatewaySettings(ServiceSettings):
     """The segmenter's first byte must come within this time."""
     poll_s: Annotated[float, Field(gt=0)] = 0.5
     """How often an event stream looks at its run."""
+    heartbeat_s: Annotated[float, Field(gt=0)] = 15.0
+    """An event stream writes a comment this often, so that nothing between closes it."""

@@ -6,13 +6,14 @@ from services.llm.app import create_app
 from services.llm.engine import build_engine
 from services.llm.settings import LlmSettings
 from unspoken.batching import InferenceThread
-from unspoken.server import configure_logging, serve
+from unspoken.logs import configure_logging
+from unspoken.server import serve
 
 
 def main() -> None:
     """Load the weights, then listen: a process that answers is a process that can work."""
     settings = LlmSettings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     engine = build_engine(settings)
     thread = InferenceThread(
         name="llm", initializer=lambda: torch.set_num_threads(settings.num_threads)

@@ -8,13 +8,14 @@ from services.segmenter.engine import build_engine
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
-from unspoken.server import configure_logging, serve
+from unspoken.logs import configure_logging
+from unspoken.server import serve
 
 
 def main() -> None:
     """Load the weights, then listen: a process that answers is a process that can work."""
     settings = SegmenterSettings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     engine = build_engine(settings)
     thread = InferenceThread(
         name="segmenter", initializer=lambda: torch.set_num_threads(settings.num_threads)

@@ -24,6 +24,7 @@ from services.segmenter.wire_requests import (
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.errors import Conflict, DeadlineExceeded, UnspokenError
 from unspoken.images import Picture, decode_picture
+from unspoken.logs import carried
 from unspoken.schemas import ErrorBody
 from unspoken.segment_schemas import (
     MAX_IMAGE_NAME_CHARS,
@@ -174,7 +175,7 @@ class SegmentFlow:
 
     async def _off_thread(self, function: Callable[[Plan[Any]], Result], plan: Plan[Any]) -> Result:
         loop = asyncio.get_running_loop()
-        waiting: Awaitable[Result] = loop.run_in_executor(self._detecting, function, plan)
+        waiting: Awaitable[Result] = loop.run_in_executor(self._detecting, carried(function, plan))
         return await waiting
 
 

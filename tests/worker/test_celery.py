@@ -37,20 +37,30 @@ def redis_binary():
 
 
 @pytest.fixture
-def broker():
+def broker_folder():
     # A socket's path may have 107 characters: not below pytest's folders.
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "redis.sock"
-        arguments = ["--port", "0", "--unixsocket", str(path), "--dir", folder, "--save", ""]
-        process = subprocess.Popen([redis_binary(), *arguments], stdout=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 10
-            while not path.exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
-            yield path
-        finally:
-            process.terminate()
-            process.wait()
+        yield Path(folder)
+
+
+@pytest.fixture
+def broker(broker_folder):
+    return broker_folder / "redis.sock"
+
+
+@pytest.fixture
+def broker_process(broker):
+    folder = str(broker.parent)
+    arguments = ["--port", "0", "--unixsocket", str(broker), "--dir", folder, "--save", ""]
+    process = subprocess.Popen([redis_binary(), *arguments], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while not broker.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
@@ -95,7 +105,7 @@ def services(settings):
 
 
 @pytest.fixture
-def settings(broker, tmp_path):
+def settings(broker, broker_process, tmp_path):
     write_shard(tmp_path / "data/in/00000.tar", CAPTIONS)
     write_shard(tmp_path / "data/in/00001.tar", CAPTIONS, first_seed=100)
     slow = FakeDetector(before=lambda picture, phrases: time.sleep(0.3))
@@ -155,11 +165,27 @@ def test_killed_workers_and_an_emptied_redis_lose_no_row_and_write_none_twice(
     assert status.attempts >= status.chunks_total == 8
 
 
+def wait_until_ready(log, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while b" ready." not in log.read_bytes():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
 def test_a_worker_told_to_stop_ends_by_itself(settings, tmp_path):
     log = tmp_path / "worker.log"
     with celery_worker(settings, log) as process:
-        deadline = time.monotonic() + 30
-        while b" ready." not in log.read_bytes() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until_ready(log)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+
+
+def test_a_worker_that_lost_redis_still_ends_when_told_to(settings, broker_process, tmp_path):
+    log = tmp_path / "worker.log"
+    with celery_worker(settings, log) as process:
+        wait_until_ready(log)
+        broker_process.kill()
+        broker_process.wait()
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) in (0, 1)

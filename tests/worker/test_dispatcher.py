@@ -72,7 +72,7 @@ class Stage:
         self.ready = True
         self.dispatcher = self.new_dispatcher()
 
-    def new_dispatcher(self):
+    def new_dispatcher(self, **options):
         services = Services(
             self.ports.prompter, self.ports.detector, self.text_encoder, self.ports.crop_ranker
         )
@@ -83,6 +83,7 @@ class Stage:
             doorbell=self.doorbell,
             lease_s=0.2,
             clock=lambda: self.time_s,
+            **options,
         )
 
     def check_ready(self, config):

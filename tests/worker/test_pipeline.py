@@ -165,7 +165,9 @@ def test_a_busy_service_is_asked_again_after_its_own_time():
     assert [row.status for row in rows] == ["labelled"] * 2
 
 
-def test_a_service_that_is_not_ready_fails_no_item():
+def test_a_service_that_is_not_ready_fails_no_item(monkeypatch):
+    monkeypatch.setattr("worker.pipeline.PATIENCE_S", 0.0)
+
     def loading(captions):
         raise NotReady("loading")
 

@@ -41,6 +41,7 @@ from unspoken.runs.shards import (
     shard_name,
     write_shard,
 )
+from unspoken.timings import Timings
 
 logger = logging.getLogger(__name__)
 
@@ -100,21 +101,27 @@ class Ledger:
         *,
         attempt: int,
         models: Mapping[str, str],
+        timings: Timings | None = None,
     ) -> bool:
         """Publish a chunk's rows; False where another writer was first, and its shard stays.
 
+        timings: of the try so far; they go into the commit record, with the writing's own.
         Raises OSError where the disk does not take them; nothing is left of them then, or a shard
         without its record, which is adopted later.
         """
         final = self.shards_dir / shard_name(chunk_id)
         draft = self.shards_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
+        timings = timings or Timings()
         try:
-            write_shard(draft, rows)
-            won = storage.publish_first(draft, final)
+            with timings.measure("write"):
+                write_shard(draft, rows)
+                won = storage.publish_first(draft, final)
         finally:
             storage.remove(draft)
         if won:
-            self._write_record(chunk_id, rows, attempt=attempt, models=models, adopted=False)
+            self._write_record(
+                chunk_id, rows, attempt=attempt, models=models, timings_ms=timings.as_ms()
+            )
         return won
 
     def committed(self, chunk_id: int) -> bool:
@@ -185,7 +192,8 @@ class Ledger:
         *,
         attempt: int,
         models: Mapping[str, str],
-        adopted: bool,
+        timings_ms: Mapping[str, float] | None = None,
+        adopted: bool = False,
     ) -> None:
         name = shard_name(chunk_id)
         record = CommitRecord(
@@ -194,6 +202,7 @@ class Ledger:
             attempt=attempt,
             adopted=adopted,
             models=dict(models),
+            timings_ms=dict(timings_ms or {}),
             **count_rows(rows),
         )
         storage.replace(self.shards_dir / record_name(chunk_id), dump_record(record))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from unspoken.runs.rows import Row
 from unspoken.schemas import WireModel
@@ -128,7 +128,12 @@ SCHEMA = pa.schema(
 
 
 class CommitRecord(WireModel):
-    """Beside each shard: a shard counts only with a record whose sha256 fits."""
+    """Beside each shard: a shard counts only with a record whose sha256 fits.
+
+    A later version may say more; that does not make its shards spoilt.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     shard: str
     sha256: str
@@ -143,6 +148,8 @@ class CommitRecord(WireModel):
     """The record was written for a shard whose writer ended before it could."""
     models: dict[str, str] = Field(default_factory=dict)
     """kind -> name@revision of the models that answered."""
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+    """Stage -> the worker's time; `total` is all of the attempt. Empty where it was adopted."""
 
 
 def shard_name(chunk_id: int) -> str:

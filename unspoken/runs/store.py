@@ -27,7 +27,7 @@ from unspoken.filter_config import FilterConfig
 from unspoken.images import MAX_BYTES, decode_base64
 from unspoken.runs import storage
 from unspoken.runs.files import json_sha256, write_json
-from unspoken.schemas import InlineItem, RunRequest, RunStatus, WireModel
+from unspoken.schemas import ENDED, InlineItem, RunRequest, RunStatus, WireModel
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"
@@ -167,7 +167,7 @@ def created_runs(runs_dir: Path) -> list[Run]:
 def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
     """Start no further chunk of a run; what is committed stays. Raises NotFound."""
     status = read_status(runs_dir, run_id)
-    if status.state in ("done", "failed", "cancelled"):
+    if status.state in ENDED:
         return status
     (runs_dir / run_id / "cancelled").touch()
     storage.sync_folder(runs_dir / run_id)
@@ -186,16 +186,16 @@ def retry_failed(runs_dir: Path, run_id: str) -> RunStatus:
         raise Conflict(f"run {run_id!r} is {status.state}: its failures are known when it ends")
     if not sum(status.failed.values()):
         raise InvalidInput(f"run {run_id!r} has no failed rows")
+    return _again(runs_dir, read_run(runs_dir, run_id), word="retry", retry_of=run_id)
+
+
+def fork_run(runs_dir: Path, run_id: str) -> RunStatus:
+    """A new run that asks the same, and is planned with what is served now. Raises NotFound.
+
+    The first one stays as it is, whatever became of it.
+    """
     parent = read_run(runs_dir, run_id)
-    chosen = f"{run_id[:48]}-retry-{secrets.token_hex(3)}"
-    run = parent.model_copy(update={"run_id": chosen, "retry_of": run_id, "created_s": time.time()})
-    draft = _new_draft(runs_dir, chosen)
-    try:
-        if parent.source is None:
-            shutil.copytree(runs_dir / run_id / "source", draft / "source")
-        return _publish(runs_dir, draft, run)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    return _again(runs_dir, parent, word="fork", retry_of=parent.retry_of)
 
 
 def resolve_source(data_dir: Path, source: str) -> Path:
@@ -223,6 +223,19 @@ def source_root(data_dir: Path, runs_dir: Path, run: Run) -> Path:
 def picture_folder(data_dir: Path, run: Run) -> Path | None:
     """Folder that the paths of the run's table are seen from; None for the table's own."""
     return None if run.pictures is None else data_dir.resolve() / run.pictures
+
+
+def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> RunStatus:
+    """A run that asks what another one did, under a name of its own."""
+    chosen = f"{parent.run_id[:48]}-{word}-{secrets.token_hex(3)}"
+    changes = {"run_id": chosen, "retry_of": retry_of, "created_s": time.time()}
+    draft = _new_draft(runs_dir, chosen)
+    try:
+        if parent.source is None:
+            shutil.copytree(runs_dir / parent.run_id / "source", draft / "source")
+        return _publish(runs_dir, draft, parent.model_copy(update=changes))
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _new_run_id() -> str:

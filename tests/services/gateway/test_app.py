@@ -152,4 +152,4 @@ def test_events_tell_the_status_and_end_with_the_run(client, tmp_path):
     lines = client.get("/runs/first/events").text.splitlines()
     data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     assert data[-1]["state"] == "done"
-    assert "id: 2" in lines
+    assert [line for line in lines if line.startswith("id: 2-")]

@@ -1,0 +1,62 @@
+"""A run's status as server-sent events, which outlive the connection and the gateway.
+
+An event is a snapshot and no step: whoever was cut off needs only the newest one. Its id is made of
+the snapshot itself, so it means the same to every gateway, and to one that was started since.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from fastapi import Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from unspoken.errors import NotFound
+from unspoken.schemas import ENDED, RunStatus
+
+RETRY_MS = 2000
+
+Look = Callable[[], Awaitable[RunStatus]]
+"""Reads the status anew. Raises NotFound."""
+
+
+def event_id(status: RunStatus) -> str:
+    """Rows done, and a digest of what is said; not of when, nor of where this gateway sees it."""
+    text = status.model_dump_json(exclude={"updated_s", "output"})
+    return f"{status.done}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def event_response(
+    first: RunStatus, look: Look, *, last_id: str | None, poll_s: float, heartbeat_s: float
+) -> Response:
+    """The stream from `first` on; 204 where the caller has seen the end, so that it stays away.
+
+    last_id: the caller's Last-Event-ID.
+    """
+    if first.state in ENDED and last_id == event_id(first):
+        return Response(status_code=204)
+    return EventSourceResponse(
+        follow(first, look, last_id=last_id, poll_s=poll_s),
+        ping=heartbeat_s,
+        ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
+    )
+
+
+async def follow(
+    first: RunStatus, look: Look, *, last_id: str | None, poll_s: float
+) -> AsyncIterator[ServerSentEvent]:
+    """`status` with each change that the caller has not seen; `end` after the last one."""
+    status, told = first, last_id
+    while True:
+        now = event_id(status)
+        if now != told:
+            yield ServerSentEvent(status.model_dump_json(), event="status", id=now, retry=RETRY_MS)
+            told = now
+        if status.state in ENDED:
+            yield ServerSentEvent(status.model_dump_json(), event="end", id=now)
+            return
+        await asyncio.sleep(poll_s)
+        try:
+            status = await look()
+        except NotFound:  # its folder was removed; who asks again is told so
+            return

@@ -1,0 +1,178 @@
+"""What `unspoken status` shows: counts, pace, and where the time goes; once, or as it goes."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stack.labelling import describe
+from unspoken.runs.store import cancel_run, list_runs, read_status
+from unspoken.schemas import ENDED, RunStatus
+
+POLL_S = 0.5
+# The dispatcher looks every second; it is silent for longer while it plans or finishes.
+SILENT_S = 60.0
+BAR_WIDTH = 40
+
+
+class Runs(Protocol):
+    """Where statuses come from: a gateway (unspoken.run_client), or a folder."""
+
+    def read(self, run_id: str) -> RunStatus:
+        """How far a run is."""
+
+    def list(self) -> list[RunStatus]:
+        """All runs, the newest first."""
+
+    def events(self, run_id: str) -> Iterator[RunStatus]:
+        """Each change until the run has ended."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The runs of a folder on this machine."""
+
+    runs_dir: Path
+
+    def read(self, run_id: str) -> RunStatus:
+        """See Runs."""
+        return read_status(self.runs_dir, run_id)
+
+    def list(self) -> list[RunStatus]:
+        """See Runs."""
+        return list_runs(self.runs_dir)
+
+    def cancel(self, run_id: str) -> RunStatus:
+        """Start no further chunk of a run."""
+        return cancel_run(self.runs_dir, run_id)
+
+    def events(self, run_id: str) -> Iterator[RunStatus]:
+        """See Runs; the folder is looked at twice a second."""
+        told: RunStatus | None = None
+        while True:
+            status = self.read(run_id)
+            if told is None or not _says_the_same(status, told):
+                yield status
+                told = status
+            if status.state in ENDED:
+                return
+            time.sleep(POLL_S)
+
+
+def show_runs(runs: Runs, run_id: str | None, *, watch: bool, as_json: bool) -> None:
+    """Print all runs, a line each; or one run; or, with `watch`, one run as it goes."""
+    if run_id is None:
+        for each in (found := runs.list()):
+            typer.echo(each.model_dump_json() if as_json else describe(each))
+        if not found and not as_json:
+            typer.echo("no runs", err=True)
+        return
+    statuses = runs.events(run_id) if watch else iter([runs.read(run_id)])
+    console = Console()
+    if as_json or (watch and not console.is_terminal):
+        for status in statuses:
+            typer.echo(status.model_dump_json() if as_json else describe(status))
+    elif watch:
+        _show_live(statuses, console)
+    else:
+        console.print(render(next(statuses)))
+
+
+def _show_live(statuses: Iterator[RunStatus], console: Console) -> None:
+    shown = next(statuses)
+    # Rendered anew also without news: a dispatcher that is silent says nothing.
+    with Live(console=console, get_renderable=lambda: render(shown), refresh_per_second=2):
+        for status in statuses:
+            shown = status
+
+
+def render(status: RunStatus) -> RenderableType:
+    """A few lines about a run, the stages as bars."""
+    head = Table.grid(padding=(0, 2))
+    head.add_row(
+        Text(status.run_id, style="bold"),
+        Text(status.state, style=_STYLE.get(status.state, "")),
+        ProgressBar(total=max(status.total, 1), completed=status.done, width=BAR_WIDTH),
+        Text(f"{status.done} of {status.total} pictures"),
+    )
+    lines: list[RenderableType] = [head, Text(", ".join(_counts(status)))]
+    if pace := ", ".join(_pace(status)):
+        lines.append(Text(pace))
+    if status.timings_ms.get("total"):
+        lines.append(_stages(status))
+    lines += [Text(note, style="yellow") for note in _notes(status)]
+    return Group(*lines)
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: `40 s`, `18 min`, `3 h 20 min`, `2 d 4 h`."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+_STYLE = {"running": "cyan", "done": "green", "failed": "red", "cancelled": "red"}
+
+
+def _says_the_same(one: RunStatus, other: RunStatus) -> bool:
+    when = {"updated_s"}
+    return one.model_dump(exclude=when) == other.model_dump(exclude=when)
+
+
+def _counts(status: RunStatus) -> Iterator[str]:
+    yield f"{status.labelled} labelled"
+    for word, reasons in (("dropped", status.dropped), ("failed", status.failed)):
+        told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        yield f"{sum(reasons.values())} {word}" + (f" ({told})" if told else "")
+
+
+def _pace(status: RunStatus) -> Iterator[str]:
+    if status.state == "running" and status.rate_per_s is not None:
+        yield f"{status.rate_per_s:.2f} pictures/s"
+    if status.seconds_left is not None:
+        yield f"{duration(status.seconds_left)} left"
+    if status.chunks_total:
+        in_work = f", {status.chunks_leased} in work" if status.chunks_leased else ""
+        yield f"chunks {status.chunks_done} of {status.chunks_total}{in_work}"
+        yield f"{status.attempts} attempts"
+
+
+def _stages(status: RunStatus) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for stage, share in stage_shares(status.timings_ms).items():
+        mark = "holds the run back" if stage == status.bottleneck else ""
+        bar = ProgressBar(total=1, completed=share, width=BAR_WIDTH)
+        table.add_row(stage, Text(f"{share:.0%}", justify="right"), bar, mark)
+    return table
+
+
+def stage_shares(timings_ms: Mapping[str, float]) -> dict[str, float]:
+    """Stage -> share of the workers' time; what no stage took is `other`."""
+    total = timings_ms.get("total", 0.0)
+    if total <= 0:
+        return {}
+    shares = {stage: ms / total for stage, ms in timings_ms.items() if stage != "total"}
+    return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
+
+
+def _notes(status: RunStatus) -> Iterator[str]:
+    if status.message:
+        yield status.message
+    if status.bottleneck == "workers":
+        yield "chunks wait, and no worker takes one: is a worker up, and does it reach Redis?"
+    silent_s = time.time() - (status.updated_s or time.time())
+    if status.state == "running" and silent_s > SILENT_S:
+        yield f"no dispatcher has looked for {duration(silent_s)}: is one up?"

@@ -1,0 +1,161 @@
+"""Event streams: what a caller that was cut off gets, from a gateway that was killed too."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from services.gateway.app import create_app
+from services.gateway.events import event_id
+from services.gateway.settings import GatewaySettings
+from stack.launcher import free_port
+from tests.worker.service import serve
+from unspoken.errors import NotFound, ServiceUnavailable
+from unspoken.run_client import RunsClient, parse_events
+from unspoken.runs.store import create_run, write_status
+from unspoken.schemas import RunRequest, RunStatus
+from unspoken.settings import child_environment
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data/in").mkdir(parents=True)
+    create_run(tmp_path / "data", tmp_path / "runs", RunRequest(source="in", run_id="r"))
+    return tmp_path
+
+
+@pytest.fixture
+def url(folder):
+    settings = GatewaySettings(
+        data_dir=folder / "data", runs_dir=folder / "runs", poll_s=0.01, heartbeat_s=0.05
+    )
+    with serve(create_app(settings)) as url:
+        yield url
+
+
+def tell(folder, done, **changes):
+    """What a dispatcher writes as it goes."""
+    fields = {
+        "run_id": "r", "state": "running", "total": 9, "done": done, "labelled": done,
+        "dropped": {}, "failed": {}, "chunks_total": 9, "chunks_done": done, "attempts": done,
+        "updated_s": time.time(), "output": "", **changes,
+    }  # fmt: skip
+    status = RunStatus.model_validate(fields)
+    write_status(folder / "runs", status)
+    return status
+
+
+@contextmanager
+def stream(url, *, last_id=None):
+    """(event, rows done, id) of one connection, as they come."""
+    headers = {} if last_id is None else {"Last-Event-ID": last_id}
+    with httpx.stream("GET", f"{url}/runs/r/events", headers=headers, timeout=60) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        yield (
+            (event.name, json.loads(event.data)["done"], event.id)
+            for event in parse_events(response.iter_bytes())
+        )
+
+
+def test_a_stream_tells_each_change_once_and_closes_with_the_end(folder, url):
+    tell(folder, 1)
+    with stream(url) as events:
+        assert next(events)[:2] == ("status", 1)
+        tell(folder, 2)
+        assert next(events)[:2] == ("status", 2)
+        tell(folder, 2)  # the dispatcher looked again, and nothing is new
+        tell(folder, 9, state="done")
+        assert [event[:2] for event in events] == [("status", 9), ("end", 9)]
+
+
+def test_a_caller_that_was_cut_off_gets_only_what_is_new(folder, url):
+    tell(folder, 1)
+    with stream(url) as events:
+        _, _, first_id = next(events)
+    tell(folder, 4)
+    with stream(url, last_id=first_id) as events:
+        name, done, second_id = next(events)
+    assert (name, done) == ("status", 4) and second_id != first_id
+    last = tell(folder, 9, state="done")
+    with stream(url, last_id=second_id) as events:
+        assert [event[0] for event in events] == ["status", "end"]
+    again = httpx.get(f"{url}/runs/r/events", headers={"Last-Event-ID": event_id(last)})
+    assert (again.status_code, again.content) == (204, b"")
+    with stream(url, last_id="of another run") as events:
+        assert [event[0] for event in events] == ["status", "end"]
+
+
+def test_a_stream_without_news_says_that_it_lives(folder, url):
+    tell(folder, 1)
+    with httpx.stream("GET", f"{url}/runs/r/events", timeout=60) as response:
+        body = b""
+        for piece in response.iter_bytes():
+            body += piece
+            if body.count(b": heartbeat") >= 2:
+                break
+    assert body.count(b"event: status") == 1 and b"retry: 2000" in body
+
+
+def test_a_line_may_hold_what_unicode_calls_the_end_of_one():
+    body = 'id: 7\r\nevent: status\r\ndata: "a\u2028b\x85c"\r\n\r\n: note\r\n\r\ndata: x\n'.encode()
+    pieces = [body[start : start + 5] for start in range(0, len(body), 5)]
+    (event,) = parse_events(pieces)  # the last one never ended
+    assert event == ("status", '"a\u2028b\x85c"', "7")
+
+
+def test_a_run_that_nobody_knows_is_said_to_be_so(url):
+    with RunsClient(url) as runs, pytest.raises(NotFound):
+        next(runs.events("nobody"))
+
+
+def test_a_gateway_that_stays_away_is_given_up_at_last():
+    client = RunsClient(f"http://127.0.0.1:{free_port()}", pause_s=0.01)
+    with client as runs, pytest.raises(ServiceUnavailable, match="no gateway answers"):
+        next(runs.events("r", patience_s=0.1))
+
+
+@contextmanager
+def gateway_process(folder, port):
+    changes = {"GATEWAY_DATA_DIR": str(folder / "data"), "GATEWAY_RUNS_DIR": str(folder / "runs")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.gateway"],
+        env=child_environment(**changes, GATEWAY_PORT=str(port)),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/readyz").is_success:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_client_goes_on_over_a_gateway_that_is_stopped_and_started_again(folder):
+    port = free_port()
+    with RunsClient(f"http://127.0.0.1:{port}", pause_s=0.1) as runs:
+        told = runs.events("r")
+        tell(folder, 1)
+        with gateway_process(folder, port) as process:
+            assert next(told).done == 1
+            asked_s = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+            assert time.monotonic() - asked_s < 20, "an open stream holds up the drain of 30 s"
+        tell(folder, 5)
+        with gateway_process(folder, port):
+            assert next(told).done == 5
+            tell(folder, 9, state="done")
+            assert [status.done for status in told] == [9]

@@ -1,0 +1,130 @@
+"""`unspoken status`: a run in words, bars and JSON, from a folder and from a gateway."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from services.gateway.app import create_app
+from services.gateway.settings import GatewaySettings
+from stack.cli import app
+from stack.status_view import RunFolder, duration, render, show_runs, stage_shares
+from tests.worker.service import serve
+from unspoken.errors import InvalidInput
+from unspoken.runs.store import create_run, write_status
+from unspoken.schemas import RunRequest, RunStatus
+
+
+def status(**changes):
+    fields = {
+        "run_id": "r", "state": "running", "total": 5000, "done": 1204, "labelled": 1100,
+        "dropped": {"language": 93, "duplicate": 3}, "failed": {"engine_failure": 8},
+        "chunks_total": 625, "chunks_done": 150, "chunks_leased": 4, "attempts": 153,
+        "rate_per_s": 3.4, "seconds_left": 1116, "updated_s": time.time(), "output": "",
+        "timings_ms": {"read": 10, "prompt": 330, "detect": 600, "total": 1000},
+        "bottleneck": "detect",
+    }  # fmt: skip
+    return RunStatus.model_validate({**fields, **changes})
+
+
+def printed(status):
+    console = Console(file=io.StringIO(), width=110)
+    console.print(render(status))
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data/in").mkdir(parents=True)
+    create_run(tmp_path / "data", tmp_path / "runs", RunRequest(source="in", run_id="r"))
+    return tmp_path
+
+
+def test_a_run_is_told_with_counts_pace_and_what_holds_it_back():
+    text = printed(status())
+    for told in (
+        "1204 of 5000 pictures", "1100 labelled", "96 dropped (duplicate 3, language 93)",
+        "8 failed (engine_failure 8)", "3.40 pictures/s", "19 min left", "150 of 625", "4 in work",
+        "153 attempts",
+    ):  # fmt: skip
+        assert told in text
+    (held_back,) = [line for line in text.splitlines() if "holds the run back" in line]
+    assert held_back.startswith("detect") and "60%" in held_back
+
+
+def test_a_run_that_stands_says_why():
+    assert "no worker takes one" in printed(status(bottleneck="workers", timings_ms={}))
+    assert "no dispatcher has looked for 10 min" in printed(status(updated_s=time.time() - 600))
+    assert "waits: no broker" in printed(status(message="waits: no broker"))
+    ended = printed(status(state="done", bottleneck=None, updated_s=time.time() - 600))
+    assert "no dispatcher" not in ended
+
+
+def test_a_run_that_has_done_nothing_yet_has_no_stages():
+    text = printed(status(state="planned", total=0, done=0, timings_ms={}, rate_per_s=None))
+    assert "0 of 0 pictures" in text and "holds" not in text
+    assert stage_shares({}) == {}
+
+
+def test_shares_of_stages_add_up_to_one():
+    shares = stage_shares({"read": 10, "detect": 600, "total": 1000})
+    assert shares == {"read": 0.01, "detect": 0.6, "other": pytest.approx(0.39)}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0 s"), (89, "89 s"), (1116, "19 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")],
+)
+def test_a_duration_has_at_most_two_units(seconds, told):
+    assert duration(seconds) == told
+
+
+def test_a_folder_is_watched_until_the_run_ends_and_tells_nothing_twice(folder):
+    write_status(folder / "runs", status(done=1))
+    watched = RunFolder(folder / "runs").events("r")
+    assert next(watched).done == 1
+    write_status(folder / "runs", status(done=1))  # the dispatcher looked again
+    write_status(folder / "runs", status(done=2))
+    assert next(watched).done == 2
+    write_status(folder / "runs", status(done=4, state="done"))
+    assert [each.done for each in watched] == [4]
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["folder", "gateway"])
+def test_a_watched_run_is_lines_of_json_for_programs(folder, over_http):
+    settings = GatewaySettings(data_dir=folder / "data", runs_dir=folder / "runs")
+    write_status(folder / "runs", status(done=4, state="done"))
+    with serve(create_app(settings)) as url:
+        where = ["--url", url] if over_http else ["--dir", str(folder)]
+        result = CliRunner().invoke(app, ["status", "r", "--watch", "--json", *where])
+    (line,) = result.output.splitlines()
+    assert result.exit_code == 0 and RunStatus.model_validate_json(line).done == 4
+
+
+def test_one_run_is_shown_in_full_and_all_runs_a_line_each(folder):
+    write_status(folder / "runs", status())
+    arguments = ["status", "--dir", str(folder)]
+    one = CliRunner().invoke(app, ["status", "r", "--dir", str(folder)])
+    assert "holds the run back" in one.output
+    listed = CliRunner().invoke(app, arguments)
+    assert listed.output.startswith("r: running, 1204 of 5000 pictures")
+    (line,) = CliRunner().invoke(app, [*arguments, "--json"]).output.splitlines()
+    assert RunStatus.model_validate_json(line).done == 1204
+
+
+def test_a_run_on_a_terminal_is_shown_as_it_goes(folder, monkeypatch):
+    write_status(folder / "runs", status(done=4, state="done"))
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        "stack.status_view.Console",
+        lambda: Console(file=screen, force_terminal=True, width=100, color_system=None),
+    )
+    show_runs(RunFolder(folder / "runs"), "r", watch=True, as_json=False)
+    assert "4 of 5000 pictures" in screen.getvalue()
+
+
+def test_watching_needs_a_run(folder):
+    result = CliRunner().invoke(app, ["status", "--watch", "--dir", str(folder)])
+    assert isinstance(result.exception, InvalidInput)

@@ -1,0 +1,82 @@
+import pytest
+
+from worker.shift import Shift
+from worker.watchdog import Watchdog
+
+
+class Kennel:
+    """A watchdog with a clock, a queue and a pool to set; `ended` holds the status."""
+
+    def __init__(self, *, queued=0, busy=0):
+        self.now_s, self.queued, self.busy, self.ended = 0.0, queued, busy, []
+        self.shift = Shift()
+        self.dog = Watchdog(
+            shift=self.shift,
+            slots=2,
+            patience_s=120,
+            num_queued=self.count,
+            num_busy=lambda: self.busy,
+            end=self.ended.append,
+            clock=lambda: self.now_s,
+        )
+
+    def count(self):
+        if self.queued is None:
+            raise ConnectionError("no broker")
+        return self.queued
+
+    def wait(self, seconds):
+        for _ in range(seconds // 10):
+            self.now_s += 10
+            self.dog.look()
+
+
+def test_a_worker_that_takes_nothing_while_messages_wait_is_ended():
+    kennel = Kennel(queued=3)
+    kennel.wait(120)
+    assert kennel.ended == []
+    kennel.wait(10)
+    assert kennel.ended == [1]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param({"queued": 0}, id="nothing-to-take"),
+        pytest.param({"queued": 3, "busy": 2}, id="no-hand-free"),
+        pytest.param({"queued": None}, id="no-broker"),
+    ],
+)
+def test_a_worker_that_has_a_reason_is_not(state):
+    kennel = Kennel(**state)
+    kennel.wait(600)
+    assert kennel.ended == []
+
+
+def test_messages_that_are_taken_keep_it_alive():
+    kennel = Kennel(queued=3)
+    for _ in range(10):
+        kennel.wait(100)
+        kennel.dog.took_message()
+    assert kennel.ended == []
+
+
+def test_a_worker_told_to_stop_that_has_nothing_left_and_hangs_is_ended_in_seconds():
+    kennel = Kennel()
+    kennel.shift.end(grace_s=1000)
+    kennel.dog.look()
+    assert kennel.ended == []
+    kennel.now_s = 6.0
+    kennel.dog.look()
+    assert kennel.ended == [0]
+
+
+def test_a_worker_told_to_stop_may_finish_what_it_has_until_its_grace_is_over():
+    kennel = Kennel(busy=1)
+    kennel.shift.end(grace_s=1000)
+    kennel.wait(100)
+    assert kennel.ended == [] and kennel.shift.is_ending and not kennel.shift.is_over
+    late = Kennel(busy=1)
+    late.shift.end(grace_s=-10)
+    late.dog.look()
+    assert late.shift.is_over and late.ended == [1]

@@ -1,0 +1,47 @@
+"""What lies in the broker: messages that wait, messages in workers' hands, memory."""
+
+import time
+from typing import NamedTuple
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from worker.celery_app import QUEUES
+
+ANSWER_S = 2.0
+
+
+class BrokerState(NamedTuple):
+    """Redis as Celery uses it; memory in bytes."""
+
+    queued: dict[str, int]
+    """Queue -> messages that no worker has taken."""
+    unacked: int
+    """Messages that a worker has taken and not acknowledged."""
+    oldest_s: float
+    """Age of the oldest of them, by the clocks of worker and reader; 0 without any."""
+    memory: int
+    memory_limit: int
+    """0 where there is none."""
+
+
+def read_broker(app: Celery) -> BrokerState:
+    """Look once. Raises ConnectionError where Redis does not answer within some seconds."""
+    patience = {"socket_timeout": ANSWER_S, "retry_on_timeout": False}
+    try:
+        with app.connection_for_write(transport_options=patience) as connection:
+            connection.ensure_connection(max_retries=1, timeout=ANSWER_S)
+            channel = connection.default_channel
+            client = channel.client
+            oldest = client.zrange(channel.unacked_index_key, 0, 0, withscores=True)
+            memory = client.info("memory")
+            return BrokerState(
+                queued={queue: int(client.llen(queue)) for queue in QUEUES},
+                unacked=int(client.hlen(channel.unacked_key)),
+                oldest_s=max(0.0, time.time() - oldest[0][1]) if oldest else 0.0,
+                memory=int(memory["used_memory"]),
+                memory_limit=int(memory.get("maxmemory", 0)),
+            )
+    except (OperationalError, RedisError, OSError) as error:
+        raise ConnectionError(f"the broker does not answer: {error}") from error

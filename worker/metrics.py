@@ -1,0 +1,184 @@
+"""What Prometheus sees of runs, queues and workers: the dispatcher's `/metrics`.
+
+Runs are told by their statuses as the dispatcher writes them; counters are the differences, from
+this process's start on. Broker and workers are looked at when Prometheus asks. Only runs under way
+have series of their own, and at most MAX_RUNS of them.
+"""
+
+import threading
+import time
+from collections import Counter as Sums
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from unspoken.schemas import ENDED, RunStatus
+from worker.broker import BrokerState
+from worker.heartbeat import count_workers
+
+MAX_RUNS = 50
+
+
+class DispatcherMetrics:
+    """A Prometheus collector.
+
+    broker: looks at it anew; raises ConnectionError where the broker does not answer.
+    """
+
+    def __init__(self, runs_dir: Path, broker: Callable[[], BrokerState]) -> None:
+        self._runs_dir = runs_dir
+        self._read_broker = broker
+        self._lock = threading.Lock()
+        self._looked_s = 0.0
+        self._open: dict[str, RunStatus] = {}
+        self._commits = self._attempts = 0
+        self._rows, self._dropped, self._failed = Sums[str](), Sums[str](), Sums[str]()
+        self._stage_ms: Sums[str] = Sums()
+
+    def looked(self) -> None:
+        """The dispatcher has looked at all runs once more."""
+        with self._lock:
+            self._looked_s = time.time()
+
+    def rested(self) -> None:
+        """Another dispatcher works: what this one saw is old."""
+        with self._lock:
+            self._looked_s = 0.0
+            self._open.clear()
+
+    def saw(self, status: RunStatus) -> None:
+        """How far a run is; what it had when it was first seen is not counted."""
+        with self._lock:
+            before = self._open.get(status.run_id)
+            if before is not None:
+                self._count(before, status)
+            if status.state in ENDED:
+                self._open.pop(status.run_id, None)
+            else:
+                most = max(status.attempts, before.attempts if before else 0)
+                self._open[status.run_id] = status.model_copy(update={"attempts": most})
+
+    def collect(self) -> Iterator[Metric]:
+        """All figures, when Prometheus asks."""
+        with self._lock:
+            runs = list(self._open.values())
+            counters = list(self._counters())
+            looked_s = self._looked_s
+        yield _gauge(
+            "unspoken_dispatcher_last_look_timestamp_seconds",
+            "When this dispatcher last looked at all runs; 0 while it stands by",
+            looked_s,
+        )
+        yield from counters
+        yield from _of_runs(runs)
+        yield from self._of_workers()
+        yield from self._of_broker()
+
+    def _count(self, before: RunStatus, now: RunStatus) -> None:
+        # A shard that was found spoilt lowers a status; a counter never falls.
+        self._commits += max(0, now.chunks_done - before.chunks_done)
+        self._attempts += max(0, now.attempts - before.attempts)
+        self._rows["labelled"] += max(0, now.labelled - before.labelled)
+        # Counters drop what is not positive when they are subtracted.
+        dropped = Sums(now.dropped) - Sums(before.dropped)
+        failed = Sums(now.failed) - Sums(before.failed)
+        self._dropped += dropped
+        self._failed += failed
+        self._rows["dropped"] += dropped.total()
+        self._rows["failed"] += failed.total()
+        for stage, ms in now.timings_ms.items():
+            self._stage_ms[stage] += max(0.0, ms - before.timings_ms.get(stage, 0.0))  # type: ignore[assignment]
+
+    def _counters(self) -> Iterator[Metric]:
+        yield _counter("unspoken_commits", "Chunks committed", self._commits)
+        yield _counter("unspoken_attempts", "Tries at chunks", self._attempts)
+        for name, about, label, sums in (
+            ("unspoken_rows", "Rows committed", "status", self._rows),
+            ("unspoken_rows_dropped", "Rows that a filter dropped", "reason", self._dropped),
+            ("unspoken_rows_failed", "Rows that failed", "reason", self._failed),
+        ):
+            yield _labelled(CounterMetricFamily(name, about, labels=[label]), sums.items())
+        seconds = ((stage, ms / 1000) for stage, ms in self._stage_ms.items() if stage != "total")
+        stages = CounterMetricFamily(
+            "unspoken_stage_seconds", "Workers' time in committed chunks", labels=["stage"]
+        )
+        yield _labelled(stages, seconds)
+
+    def _of_workers(self) -> Iterator[Metric]:
+        try:
+            workers = count_workers(self._runs_dir)
+        except OSError:  # the alert on the dispatcher's own look speaks then
+            return
+        family = GaugeMetricFamily(
+            "unspoken_workers", "Worker processes by their heartbeat", labels=["state"]
+        )
+        yield _labelled(family, [("alive", workers.alive), ("silent", workers.silent)])
+        yield _gauge("unspoken_worker_slots", "Chunks at a time of living workers", workers.slots)
+
+    def _of_broker(self) -> Iterator[Metric]:
+        try:
+            state = self._read_broker()
+        except ConnectionError:
+            yield _gauge("unspoken_broker_up", "Whether Redis answers", 0)
+            return
+        yield _gauge("unspoken_broker_up", "Whether Redis answers", 1)
+        family = GaugeMetricFamily(
+            "unspoken_queue_messages", "Messages that no worker has taken", labels=["queue"]
+        )
+        yield _labelled(family, state.queued.items())
+        for name, about, value in (
+            ("unspoken_unacked_messages", "Messages in workers' hands", state.unacked),
+            ("unspoken_oldest_unacked_seconds", "Age of the oldest of them", state.oldest_s),
+            ("unspoken_broker_memory_bytes", "Memory that Redis uses", state.memory),
+            ("unspoken_broker_memory_limit_bytes", "Its maxmemory; 0: none", state.memory_limit),
+        ):
+            yield _gauge(name, about, value)
+
+
+def serve_metrics(metrics: DispatcherMetrics, *, host: str, port: int) -> int:
+    """Answer /metrics from threads of this process -> the port. Raises OSError."""
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    server, _ = start_http_server(port, addr=host, registry=registry)
+    return int(server.server_port)
+
+
+def _of_runs(runs: list[RunStatus]) -> Iterator[Metric]:
+    states = Sums(run.state for run in runs)
+    family = GaugeMetricFamily("unspoken_runs", "Runs under way", labels=["state"])
+    yield _labelled(family, [(s, states[s]) for s in ("planned", "running", "finishing")])
+    some = runs[:MAX_RUNS]
+    for name, about, values in (
+        ("unspoken_run_rows", "Rows planned", [(r.run_id, r.total) for r in some]),
+        ("unspoken_run_rows_done", "Rows committed", [(r.run_id, r.done) for r in some]),
+        ("unspoken_run_leases", "Chunks worked on", [(r.run_id, r.chunks_leased) for r in some]),
+        (
+            "unspoken_run_waits",
+            "1 while a running run waits or is paused",
+            [(r.run_id, int(r.state == "running" and bool(r.message))) for r in some],
+        ),
+        (
+            "unspoken_run_seconds_left",
+            "By the rate of the last minutes",
+            [(r.run_id, r.seconds_left) for r in some if r.seconds_left is not None],
+        ),
+    ):
+        yield _labelled(GaugeMetricFamily(name, about, labels=["run"]), values)
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, about, value=value)
+
+
+def _counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(name, about, value=value)
+
+
+def _labelled(
+    family: GaugeMetricFamily | CounterMetricFamily, values: Iterable[tuple[str, float]]
+) -> Metric:
+    for label, value in values:
+        family.add_metric([label], value)
+    return family
