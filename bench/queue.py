@@ -43,6 +43,7 @@ from unspoken.runs.shards import record_name, shard_name, write_shard
 from unspoken.runs.store import create_run, read_status
 from unspoken.schemas import RunRequest
 from unspoken.settings import child_environment
+from unspoken.timings import Timings
 from worker.classifiers import Classifiers
 from worker.dispatcher import Dispatcher
 from worker.pipeline import Marking, Ports
@@ -178,7 +179,12 @@ CLASSIFIERS = Classifiers(lambda text: ("en", 0.9), lambda pixels: 0.01)
 
 
 def _label_nothing(
-    rows: Sequence[SourceRow], ports: Ports, config: LabelConfig, *, under_way: Marking
+    rows: Sequence[SourceRow],
+    ports: Ports,
+    config: LabelConfig,
+    *,
+    under_way: Marking,
+    timings: Timings,
 ) -> list[Row]:
     """The marks that `label_chunk` makes, and none of its work."""
     for places in (*([place] for place in range(len(rows))), range(len(rows))):
