@@ -11,6 +11,10 @@ img2dataset's default: reading, decoding, HTTP, merging, writing; `..._512_px` t
 ones. `two_workers_over_one` (bar 1.8): chunks a second of two workers over those of one, each with
 one slot, while services that sleep 200 ms an answer take any number of questions at once.
 
+`plan_ms_per_picture` and `finish_ms_per_picture` are CPU of the dispatcher: listing with a look for
+duplicates; hashing every shard and counting every row. `shard_bytes_per_picture` is what a row
+takes in a shard of many.
+
 The services are the fakes of tests/fakes.py over real HTTP; Redis, workers and dispatcher are real.
 """
 
@@ -36,16 +40,20 @@ from smallworld.shards import write_shards
 from smallworld.world import World
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
 from tests.worker.service import create_app, serve
+from unspoken.filter_config import FilterConfig
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, write_plan
+from unspoken.runs.manifest import count_run
+from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, read_plan, write_plan
 from unspoken.runs.rows import Row
-from unspoken.runs.shards import record_name, shard_name, write_shard
+from unspoken.runs.shards import iter_rows, record_name, shard_name, write_shard
 from unspoken.runs.store import create_run, read_status
 from unspoken.schemas import RunRequest
 from unspoken.settings import child_environment
 from unspoken.timings import Timings
 from worker.classifiers import Classifiers
 from worker.dispatcher import Dispatcher
+from worker.filters import duplicate_finder
+from worker.intake import list_source
 from worker.pipeline import Marking, Ports
 from worker.planning import Services
 from worker.readers.row import SourceRow
@@ -64,16 +72,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=160)
     parser.add_argument("--sleeping-chunks", type=int, default=60)
     arguments = parser.parse_args()
+    num_pictures = arguments.pictures
     with tempfile.TemporaryDirectory(prefix="unspoken-bench-") as folder:
         root = Path(folder)
         figures: dict[str, float] = {
             "ledger_ms_per_chunk": ledger_ms_per_chunk(root / "ledger", arguments.chunks),
             **resume_figures(root / "resume", arguments.chunks),
-            "worker_ms_per_picture": worker_ms_per_picture(
-                root / "256", arguments.pictures, size_px=256
-            ),
+            "worker_ms_per_picture": worker_ms_per_picture(root / "256", num_pictures, size_px=256),
+            **whole_run_figures(root / "256"),
             "worker_ms_per_picture_512_px": worker_ms_per_picture(
-                root / "512", arguments.pictures, size_px=512
+                root / "512", num_pictures, size_px=512
             ),
             "two_workers_over_one": two_workers_over_one(root, arguments.sleeping_chunks),
         }
@@ -91,13 +99,14 @@ def ledger_ms_per_chunk(folder: Path, num_chunks: int, *, sample: int = 200) -> 
     commit(run_dir, range(num_chunks // 2))
     encoded = folder / "shard.parquet"
     write_shard(encoded, ROWS)
+    content = encoded.read_bytes()
     ports = Ports(FakePrompter(), FakeDetector(), CLASSIFIERS, FakeCropRanker())
     bench = Bench(folder / "runs", folder / "data", 20.0, ports, lambda config: None)
     with (
         mock.patch("os.fsync", lambda descriptor: None),
         mock.patch("worker.tasks.read_chunk", lambda *_, **__: SOURCES),
         mock.patch("worker.tasks.label_chunk", _label_nothing),
-        mock.patch("unspoken.runs.ledger.write_shard", lambda to, rows: shutil.copy(encoded, to)),
+        mock.patch("unspoken.runs.ledger.write_shard", lambda to, rows: to.write_bytes(content)),
     ):
         started_s = time.process_time()
         for chunk_id in range(num_chunks // 2, num_chunks // 2 + sample):
@@ -221,6 +230,29 @@ def worker_ms_per_picture(folder: Path, num_pictures: int, *, size_px: int) -> f
         before_s = cpu_s(workers[0])
         label(folder, "in", chunk_size=CHUNK_SIZE)
         return 1000 * (cpu_s(workers[0]) - before_s) / num_pictures
+
+
+def whole_run_figures(folder: Path) -> dict[str, float]:
+    """What the dispatcher does for every picture, of the run that `worker_ms_per_picture` left."""
+    data_dir, run_dir = folder / "data", folder / "runs" / "in"
+    is_duplicate = duplicate_finder(FilterConfig(), detect=CLASSIFIERS.detect_language)
+    started_s = time.process_time()
+    listing = list_source(data_dir / "in", root=data_dir, is_duplicate=is_duplicate)
+    plan = make_plan(
+        "again", listing, chunk_size=CHUNK_SIZE, config=LabelConfig(box_threshold=0.3), models={}
+    )
+    planned_s = time.process_time()
+    ledger = Ledger(run_dir)
+    assert all(ledger.verify(chunk_id) for chunk_id in ledger.committed_chunks())
+    count_run(run_dir, read_plan(run_dir), None)
+    ended_s = time.process_time()
+    together = folder / "together.parquet"
+    write_shard(together, list(iter_rows(run_dir / "dataset")))
+    return {
+        "plan_ms_per_picture": 1000 * (planned_s - started_s) / plan.num_rows,
+        "finish_ms_per_picture": 1000 * (ended_s - planned_s) / plan.num_rows,
+        "shard_bytes_per_picture": together.stat().st_size / plan.num_rows,
+    }
 
 
 def two_workers_over_one(root: Path, num_chunks: int) -> float:

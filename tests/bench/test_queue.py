@@ -11,6 +11,7 @@ from bench.queue import (
     ledger_ms_per_chunk,
     planned_run,
     resume_figures,
+    whole_run_figures,
     worker_ms_per_picture,
 )
 from unspoken.runs.ledger import Ledger
@@ -51,3 +52,4 @@ def test_the_cpu_of_a_process_counts_the_children_that_ended():
 @pytest.mark.timeout(600)
 def test_a_workers_own_time_is_measured_on_pictures_that_it_labels(tmp_path):
     assert worker_ms_per_picture(tmp_path, 8, size_px=64) > 0
+    assert min(whole_run_figures(tmp_path).values()) > 0
