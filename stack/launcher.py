@@ -126,7 +126,6 @@ class Stack:
             **{f"WORKER_{name.upper()}_URL": self.urls[name] for name in SERVICES[:3]},
             SEGMENTER_DETECTOR_URL=self.urls["detector"],
             GATEWAY_SEGMENTER_URL=self.urls["segmenter"],
-            REMAP_SIGTERM="SIGQUIT",
         )
         for name, module in (
             ("services", "services.laptop"),

@@ -124,6 +124,7 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+_STAGES = ("read", "filter", "prompt", "detect", "merge", "rank", "write")
 _STYLE = {"running": "cyan", "done": "green", "failed": "red", "cancelled": "red"}
 
 
@@ -142,7 +143,7 @@ def _counts(status: RunStatus) -> Iterator[str]:
 def _pace(status: RunStatus) -> Iterator[str]:
     if status.state == "running" and status.rate_per_s is not None:
         yield f"{status.rate_per_s:.2f} pictures/s"
-    if status.seconds_left is not None:
+    if status.state == "running" and status.seconds_left is not None:
         yield f"{duration(status.seconds_left)} left"
     if status.chunks_total:
         in_work = f", {status.chunks_leased} in work" if status.chunks_leased else ""
@@ -160,11 +161,13 @@ def _stages(status: RunStatus) -> Table:
 
 
 def stage_shares(timings_ms: Mapping[str, float]) -> dict[str, float]:
-    """Stage -> share of the workers' time; what no stage took is `other`."""
+    """Stage -> share of the workers' time, in the pipeline's order; `other` is of no stage."""
     total = timings_ms.get("total", 0.0)
     if total <= 0:
         return {}
-    shares = {stage: ms / total for stage, ms in timings_ms.items() if stage != "total"}
+    known = [stage for stage in _STAGES if stage in timings_ms]
+    stages = [*known, *(stage for stage in timings_ms if stage not in (*known, "total"))]
+    shares = {stage: timings_ms[stage] / total for stage in stages}
     return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
 

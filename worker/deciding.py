@@ -11,7 +11,6 @@ from pathlib import Path
 from unspoken.lexicon import Lexicon, load_lexicon
 from unspoken.runs import storage
 from unspoken.runs.false_discovery import Decision, ScoreTally, Thresholds, choose_thresholds
-from unspoken.runs.files import file_sha256
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import read_thresholds
 from unspoken.runs.plan import LabelConfig, Plan, stored_from
@@ -80,8 +79,9 @@ def _publish(dataset_dir: Path, undecided: CommitRecord, rows: list[Row]) -> Non
     draft = dataset_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
     try:
         write_shard(draft, rows)
+        sha256 = storage.seal(draft)
         storage.replace_by(draft, final)
     finally:
         storage.remove(draft)
-    record = undecided.model_copy(update={"sha256": file_sha256(final), **count_rows(rows)})
+    record = undecided.model_copy(update={"sha256": sha256, **count_rows(rows)})
     storage.replace(final.with_suffix(".json"), dump_record(record))

@@ -159,9 +159,7 @@ class Dispatcher:
     # ---- one run -------------------------------------------------------------------------
 
     def _open_watches(self) -> list[RunWatch]:
-        for run in created_runs(self._runs_dir):
-            if run.run_id in self._watches or run.run_id in self._ended:
-                continue
+        for run in created_runs(self._runs_dir, but=self._watches.keys() | self._ended):
             if self._only is not None and run.run_id not in self._only:
                 continue
             if read_status(self._runs_dir, run.run_id).state in ("done", "failed"):

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from unspoken.clients import CropRankerClient, DetectorClient, PrompterClient, connect
 from unspoken.errors import (
     Conflict,
+    DeadlineExceeded,
     ModelsChanged,
     NotFound,
     NotReady,
@@ -41,7 +42,7 @@ from unspoken.runs.trouble import Trouble, note_trouble
 from unspoken.schemas import ModelInfo
 from unspoken.timings import Timings
 from worker.caution import batches, poisonous
-from worker.celery_app import LABEL_TASK
+from worker.celery_app import LABEL_TASK, SOFT_TIME_LIMIT_S
 from worker.classifiers import build_classifiers
 from worker.intake import read_chunk
 from worker.pipeline import AWAY, PASSING, Ports, failed_row, label_chunk
@@ -136,7 +137,12 @@ def _label_or_note(run_id: str, chunk_id: int, bench: Bench) -> bool:
     try:
         label_one_chunk(run_id, chunk_id, bench)
     except SoftTimeLimitExceeded:
-        logger.error("out of time")
+        late = (
+            f"chunk {chunk_id} was not done within {SOFT_TIME_LIMIT_S} s: give the services more "
+            "to work with, or start a run with smaller chunks (--chunk-size)"
+        )
+        logger.error("out of time: %s", late)
+        note_trouble(bench.runs_dir / run_id, _trouble(DeadlineExceeded(late)))
         return False
     except (*PASSING, ModelsChanged, OSError) as error:
         logger.warning("trouble: %s", error)
@@ -217,6 +223,7 @@ class _Work:
                 models=self._answering(),
                 timings=timings,
             )
+            attempt.succeeded()
             took_ms = timings.as_ms()["total"]
             about = fields(attempt=attempt.number, rows=len(rows), won=won, took_ms=took_ms)
             logger.info("committed" if won else "another was first", extra=about)
@@ -229,6 +236,9 @@ class _Work:
         except PASSING:
             lease.rest(REST_S)
             raise
+        finally:
+            if self._attempt is not None:
+                self._attempt.close()
 
     def _label(self, attempt: Attempt, past: PastAttempts, timings: Timings) -> list[Row]:
         try:

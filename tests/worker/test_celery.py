@@ -1,11 +1,13 @@
 """Real Redis, real Celery workers in processes of their own, services over HTTP."""
 
+import base64
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +17,16 @@ import redis
 
 from tests.fakes import FakeDetector, FakePrompter
 from tests.worker.service import create_app, serve
-from tests.worker.sources import CAPTIONS, write_shard
+from tests.worker.sources import CAPTIONS, picture, write_shard
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.shards import iter_rows
 from unspoken.runs.store import create_run, read_status
-from unspoken.schemas import RunRequest
+from unspoken.schemas import ImageInput, InlineItem, RunRequest
 from unspoken.settings import child_environment
-from worker.celery_app import create_celery
+from worker.celery_app import LABEL_TASK, create_celery
 from worker.dispatcher import Dispatcher, connect_services
 from worker.doorbell import CeleryDoorbell
+from worker.heartbeat import Workers, count_workers
 from worker.settings import WorkerSettings
 
 
@@ -50,6 +53,13 @@ def broker(broker_folder):
 
 @pytest.fixture
 def broker_process(broker):
+    with run_redis(broker) as process:
+        yield process
+
+
+@contextmanager
+def run_redis(broker):
+    broker.unlink(missing_ok=True)
     folder = str(broker.parent)
     arguments = ["--port", "0", "--unixsocket", str(broker), "--dir", folder, "--save", ""]
     process = subprocess.Popen([redis_binary(), *arguments], stdout=subprocess.DEVNULL)
@@ -64,13 +74,13 @@ def broker_process(broker):
 
 
 @contextmanager
-def celery_worker(settings, log):
-    names = ("broker_url", "llm_url", "detector_url", "runs_dir", "data_dir", "lease_s")
+def celery_worker(settings, log, *, concurrency=2):
+    names = ("broker_url", "llm_url", "detector_url", "runs_dir", "data_dir", "lease_s", "grace_s")
     changes = {f"WORKER_{name.upper()}": str(getattr(settings, name)) for name in names}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker"],
-            env=child_environment(**changes, WORKER_CONCURRENCY="2"),
+            env=child_environment(**changes, WORKER_CONCURRENCY=str(concurrency)),
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -118,6 +128,7 @@ def settings(broker, broker_process, tmp_path):
             runs_dir=tmp_path / "runs",
             data_dir=tmp_path / "data",
             lease_s=2,
+            grace_s=2,
         )
 
 
@@ -130,14 +141,7 @@ def test_killed_workers_and_an_emptied_redis_lose_no_row_and_write_none_twice(
         RunRequest(source="in", run_id="r", chunk_size=3),
     )
     app = create_celery(settings.broker_url)
-    dispatcher = Dispatcher(
-        runs_dir=settings.runs_dir,
-        data_dir=settings.data_dir,
-        services=services,
-        doorbell=CeleryDoorbell(app),
-        lease_s=settings.lease_s,
-        ring_again_s=1.0,
-    )
+    dispatcher = new_dispatcher(settings, services, app)
     log = tmp_path / "worker.log"
     ledger = Ledger(settings.runs_dir / "r", lease_s=settings.lease_s)
     with celery_worker(settings, log) as first:
@@ -165,6 +169,104 @@ def test_killed_workers_and_an_emptied_redis_lose_no_row_and_write_none_twice(
     assert status.attempts >= status.chunks_total == 8
 
 
+def new_dispatcher(settings, services, app):
+    return Dispatcher(
+        runs_dir=settings.runs_dir,
+        data_dir=settings.data_dir,
+        services=services,
+        doorbell=CeleryDoorbell(app),
+        lease_s=settings.lease_s,
+        ring_again_s=1.0,
+    )
+
+
+def test_a_worker_goes_on_after_redis_was_killed_and_came_back_empty(
+    settings, services, broker, broker_process, tmp_path
+):
+    request = RunRequest(source="in", run_id="r", chunk_size=3)
+    create_run(settings.data_dir, settings.runs_dir, request)
+    app = create_celery(settings.broker_url)
+    dispatcher = new_dispatcher(settings, services, app)
+    with celery_worker(settings, tmp_path / "worker.log") as worker:
+        drive(dispatcher, settings.runs_dir, lambda status: status.chunks_done >= 1)
+        broker_process.kill()
+        broker_process.wait()
+        drive(dispatcher, settings.runs_dir, lambda status: "the broker" in status.message)
+        with run_redis(broker):
+            status = drive(
+                dispatcher, settings.runs_dir, lambda status: status.state == "done", timeout_s=90
+            )
+            assert worker.poll() is None
+    app.close()
+    # What was in hand when Redis went was finished: no chunk was tried twice.
+    assert (status.done, status.attempts) == (24, 8)
+
+
+def test_a_worker_told_to_stop_gives_back_what_it_cannot_finish(settings, services, tmp_path):
+    request = RunRequest(source="in", run_id="r", chunk_size=12)
+    create_run(settings.data_dir, settings.runs_dir, request)
+    held = threading.Event()
+    slow = FakeDetector(before=lambda picture, phrases: held.wait(60))
+    log = tmp_path / "worker.log"
+    app = create_celery(settings.broker_url)
+    with serve(create_app(FakePrompter(), slow)) as url:
+        slowed = settings.model_copy(update={"detector_url": url})
+        dispatcher, ledger = (
+            new_dispatcher(settings, services, app),
+            Ledger(settings.runs_dir / "r"),
+        )
+        with celery_worker(slowed, log) as process:
+            drive(dispatcher, settings.runs_dir, lambda status: status.attempts >= 1)
+            process.send_signal(signal.SIGTERM)
+            told_s = time.monotonic()
+            process.wait(timeout=60)
+            took_s = time.monotonic() - told_s
+        held.set()
+    app.close()
+    assert ledger.total_attempts() == 0 and not list((ledger.run_dir / "leases").iterdir())
+    assert took_s < 30, log.read_text()
+
+
+def test_a_small_inline_run_is_done_before_what_was_queued_earlier(settings, services, tmp_path):
+    request = RunRequest(source="in", run_id="r", chunk_size=3)
+    create_run(settings.data_dir, settings.runs_dir, request)
+    app = create_celery(settings.broker_url)
+    dispatcher = new_dispatcher(settings, services, app)
+    dispatcher.tick()
+    image = ImageInput(base64=base64.b64encode(picture(7)).decode())
+    item = InlineItem(caption=CAPTIONS[0], image=image)
+    create_run(settings.data_dir, settings.runs_dir, RunRequest(items=[item], run_id="small"))
+    dispatcher.tick()
+    queued = [CeleryDoorbell(app).num_queued(queue) for queue in ("interactive", "bulk")]
+    with celery_worker(settings, tmp_path / "worker.log", concurrency=1):
+        drive(dispatcher, settings.runs_dir, lambda status: status.chunks_done >= 4)
+    app.close()
+    assert queued == [1, 4]
+    small, first, last = (
+        (settings.runs_dir / name).stat().st_mtime
+        for name in (
+            "small/dataset/shard-000000.json",
+            "r/dataset/shard-000000.json",
+            "r/dataset/shard-000003.json",
+        )
+    )
+    assert small < first < last
+
+
+def test_a_message_that_is_none_of_ours_harms_nobody(settings, services, tmp_path):
+    request = RunRequest(source="in", run_id="r", chunk_size=12)
+    create_run(settings.data_dir, settings.runs_dir, request)
+    app = create_celery(settings.broker_url)
+    for arguments in (["../r", [0]], ["r", ["0"]], ["r", [-1]], ["r", []], [{"x": 1}, [0]]):
+        app.send_task(LABEL_TASK, args=arguments, queue="bulk")
+    log = tmp_path / "worker.log"
+    dispatcher = new_dispatcher(settings, services, app)
+    with celery_worker(settings, log):
+        drive(dispatcher, settings.runs_dir, lambda status: status.state == "done", timeout_s=90)
+    app.close()
+    assert log.read_text().count("a message that is none of ours") == 5
+
+
 def wait_until_ready(log, timeout_s=60):
     deadline = time.monotonic() + timeout_s
     while b" ready." not in log.read_bytes():
@@ -172,12 +274,18 @@ def wait_until_ready(log, timeout_s=60):
         time.sleep(0.1)
 
 
-def test_a_worker_told_to_stop_ends_by_itself(settings, tmp_path):
+def test_a_worker_told_to_stop_ends_by_itself_and_is_seen_while_it_lives(settings, tmp_path):
     log = tmp_path / "worker.log"
+    settings.runs_dir.mkdir()
     with celery_worker(settings, log) as process:
         wait_until_ready(log)
+        deadline = time.monotonic() + 30
+        while not count_workers(settings.runs_dir).slots and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert count_workers(settings.runs_dir) == Workers(alive=1, silent=0, slots=2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+    assert count_workers(settings.runs_dir).alive == 0
 
 
 def test_a_worker_that_lost_redis_still_ends_when_told_to(settings, broker_process, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes import FakeDetector, FakeTextEncoder
 from tests.worker.sources import CAPTIONS
-from tests.worker.test_dispatcher import Stage
+from tests.worker.stage import Stage
 from tests.worker.test_pipeline import ports, source_rows
 from unspoken.errors import EngineFailure, ServiceUnavailable
 from unspoken.lexicon import load_lexicon

@@ -3,8 +3,6 @@
 import json
 import tarfile
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -18,103 +16,13 @@ from tests.worker.sources import (
     write_shard,
     write_table,
 )
-from unspoken.errors import Conflict, EngineFailure, NotReady, ServiceUnavailable
-from unspoken.runs.ledger import Ledger
+from tests.worker.stage import Stage
+from unspoken.errors import Conflict, EngineFailure, ServiceUnavailable
 from unspoken.runs.manifest import read_labels
 from unspoken.runs.plan import read_plan
-from unspoken.runs.shards import iter_rows, shard_name
+from unspoken.runs.shards import shard_name
 from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
 from unspoken.schemas import RunRequest
-from worker.classifiers import Classifiers
-from worker.dispatcher import Dispatcher
-from worker.pipeline import Ports
-from worker.planning import Services
-from worker.tasks import Bench, Message, label_message
-
-CLASSIFIERS = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda p: 0.01)
-
-
-@dataclass
-class ListDoorbell:
-    """A queue in memory; `lost` swallows messages, `down` refuses them."""
-
-    messages: list = field(default_factory=list)
-    rung: list = field(default_factory=list)
-    lost: bool = False
-    down: bool = False
-
-    def ring(self, run_id, chunk_ids, *, queue):
-        self.rung += chunk_ids
-        if not self.lost:
-            self.messages.append((run_id, chunk_ids, queue))
-
-    def num_queued(self, queue):
-        if self.down:
-            raise ConnectionError("no broker")
-        return sum(message[2] == queue for message in self.messages)
-
-
-class Stage:
-    """A data folder with a shard, a dispatcher, and a worker that answers the doorbell."""
-
-    def __init__(self, folder, *, prompter=None, detector=None, text_encoder=None, ranker=None):
-        self.data_dir, self.runs_dir = folder / "data", folder / "runs"
-        write_shard(self.data_dir / "in/00000.tar", CAPTIONS)
-        self.time_s = 0.0
-        self.doorbell = ListDoorbell()
-        self.ports = Ports(
-            prompter or FakePrompter(),
-            detector or FakeDetector(),
-            CLASSIFIERS,
-            ranker or FakeCropRanker(),
-        )
-        self.text_encoder = text_encoder or FakeTextEncoder()
-        self.ready = True
-        self.dispatcher = self.new_dispatcher()
-
-    def new_dispatcher(self, **options):
-        services = Services(
-            self.ports.prompter, self.ports.detector, self.text_encoder, self.ports.crop_ranker
-        )
-        return Dispatcher(
-            runs_dir=self.runs_dir,
-            data_dir=self.data_dir,
-            services=services,
-            doorbell=self.doorbell,
-            lease_s=0.2,
-            clock=lambda: self.time_s,
-            **options,
-        )
-
-    def check_ready(self, config):
-        if not self.ready:
-            raise NotReady("loading")
-
-    def create(self, **what):
-        request = RunRequest(source="in", run_id="r", chunk_size=4, **what)
-        return create_run(self.data_dir, self.runs_dir, request)
-
-    def work(self):
-        """Answer all messages; what an attempt raises is only the attempt's end."""
-        bench = Bench(self.runs_dir, self.data_dir, 0.2, self.ports, self.check_ready)
-        while self.doorbell.messages:
-            run_id, chunk_ids, _ = self.doorbell.messages.pop(0)
-            with suppress(KeyError):  # as good as dead
-                label_message(Message(run_id=run_id, chunk_ids=chunk_ids), bench)
-
-    def tick(self, count=1, *, run_id="r"):
-        for _ in range(count):
-            self.dispatcher.tick()
-            self.work()
-            self.time_s += 11.0
-        return read_status(self.runs_dir, run_id)
-
-    def rows(self, run_id="r"):
-        return list(iter_rows(self.runs_dir / run_id / "dataset"))
-
-    @property
-    def ledger(self):
-        return Ledger(self.runs_dir / "r", lease_s=0.2)
 
 
 def test_a_run_ends_with_every_row_once_labels_manifest_and_card(tmp_path):

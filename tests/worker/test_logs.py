@@ -10,7 +10,7 @@ from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter
 from tests.unspoken.test_logs import written as written  # the fixture
 from tests.worker.service import create_app, serve
 from tests.worker.sources import CAPTIONS
-from tests.worker.test_dispatcher import CLASSIFIERS, Stage
+from tests.worker.stage import CLASSIFIERS, Stage
 from unspoken.clients import DetectorClient, PrompterClient, connect
 from unspoken.errors import EngineFailure
 from unspoken.logs import TextFormatter

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.fakes import FakeDetector, FakePrompter
-from tests.worker.test_dispatcher import Stage
+from tests.worker.stage import Stage
 from unspoken.runs.shards import CommitRecord, read_record, record_name
 from unspoken.runs.store import read_status
 from unspoken.timings import Timings

@@ -3,7 +3,7 @@
 from typer.testing import CliRunner
 
 from stack.cli import app
-from tests.worker.test_dispatcher import Stage
+from tests.worker.stage import Stage
 from unspoken.runs.store import cancel_run, read_status
 from unspoken.runs.verify import verify_run
 

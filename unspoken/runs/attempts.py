@@ -9,17 +9,14 @@ Numbers have no gaps, so that a chunk's tries are found without listing the fold
 versions left `000007.2.waited` where a try was none, and no lines.
 """
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from unspoken.runs import storage
-
-logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """A chunk that was tried so often is done item by item; an item that was under way so often when
@@ -33,6 +30,16 @@ class Attempt:
     chunk_id: int
     number: int
     path: Path
+    journal: storage.Journal
+
+    def succeeded(self) -> None:
+        """The chunk is committed: nobody will ask what was under way."""
+        with suppress(OSError):
+            self.journal.clear()
+
+    def close(self) -> None:
+        """The try is over, for good or ill."""
+        self.journal.close()
 
     def wait_instead(self) -> None:
         """The try is not counted: a service or a disk was in trouble; the chunk is not to blame."""
@@ -41,17 +48,10 @@ class Attempt:
     @contextmanager
     def under_way(self, items: Sequence[int]) -> Iterator[None]:
         """Mark items while they are worked on; the marks stay where that ends badly."""
-        numbers = " ".join(map(str, items))
-        self._note(f"+{numbers}\n")
+        numbers = " ".join(map(str, items)).encode()
+        self.journal.append(b"+" + numbers + b"\n")
         yield
-        self._note(f"-{numbers}\n")
-
-    def _note(self, line: str) -> None:
-        try:
-            storage.append(self.path, line.encode())
-        except FileNotFoundError:
-            # Given back meanwhile: nobody asks what was under way.
-            logger.debug("attempt %s is gone", self.path.name)
+        self.journal.append(b"-" + numbers + b"\n")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def begin_attempt(folder: Path, chunk_id: int, *, after: int) -> Attempt:
     while True:
         after += 1
         path = _path(folder, chunk_id, after)
-        if not storage.exists(_waited(path)) and storage.create(path):
-            return Attempt(chunk_id=chunk_id, number=after, path=path)
+        journal = None if storage.exists(_waited(path)) else storage.create_journal(path)
+        if journal is not None:
+            return Attempt(chunk_id=chunk_id, number=after, path=path, journal=journal)
 
 
 def count_attempts(folder: Path) -> int:

@@ -5,7 +5,7 @@ keeps eight bytes a chunk of its own: where each line starts.
 """
 
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -45,13 +45,12 @@ class Chunk(WireModel):
         return [(self.source, row) for row in self.rows]
 
 
-class ChunkFile(Sequence[Chunk]):
-    """Chunks on disk, by number. Raises OSError where the file is not there."""
+class ChunkLines(Sequence[Chunk]):
+    """Chunks as lines, by number: bytes, or a file that is mapped."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._ends = _line_ends(self._lines)  # (N,) places of the newlines
+    def __init__(self, lines: bytes | mmap.mmap) -> None:
+        self.lines = lines
+        self._ends = _line_ends(lines)  # (N,) places of the newlines
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -65,20 +64,31 @@ class ChunkFile(Sequence[Chunk]):
             return tuple(self[each] for each in range(*index.indices(len(self))))
         number = range(len(self))[index]
         start = int(self._ends[number - 1]) + 1 if number else 0
-        return Chunk.model_validate_json(self._lines[start : int(self._ends[number])])
+        return Chunk.model_validate_json(self.lines[start : int(self._ends[number])])
 
     def __iter__(self) -> Iterator[Chunk]:
         return (self[number] for number in range(len(self)))
 
 
-def dump_chunks(chunks: Iterable[Chunk]) -> bytes:
-    """The lines of a file of chunks; what is at its default is left out."""
-    return b"".join(
-        chunk.model_dump_json(exclude_defaults=True).encode() + b"\n" for chunk in chunks
-    )
+def open_chunks(path: Path) -> ChunkLines:
+    """Chunks on disk. Raises OSError where the file is not there."""
+    with path.open("rb") as file:
+        return ChunkLines(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _line_ends(lines: mmap.mmap) -> np.ndarray:
+def dump_chunk(chunk: Chunk) -> bytes:
+    """Its line; what is at its default is left out."""
+    return chunk.model_dump_json(exclude_defaults=True).encode() + b"\n"
+
+
+def dump_chunks(chunks: Sequence[Chunk]) -> bytes:
+    """The lines of several."""
+    if isinstance(chunks, ChunkLines):
+        return chunks.lines[:]
+    return b"".join(map(dump_chunk, chunks))
+
+
+def _line_ends(lines: bytes | mmap.mmap) -> np.ndarray:
     parts = [np.empty(0, dtype=np.int64)]
     for start in range(0, len(lines), _BLOCK):
         block = np.frombuffer(lines[start : start + _BLOCK], dtype=np.uint8)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -115,12 +116,18 @@ class Ledger:
         try:
             with timings.measure("write"):
                 write_shard(draft, rows)
+                sha256 = storage.seal(draft)
                 won = storage.publish_first(draft, final)
         finally:
             storage.remove(draft)
         if won:
             self._write_record(
-                chunk_id, rows, attempt=attempt, models=models, timings_ms=timings.as_ms()
+                chunk_id,
+                rows,
+                sha256=sha256,
+                attempt=attempt,
+                models=dict(models),
+                timings_ms=timings.as_ms(),
             )
         return won
 
@@ -158,12 +165,15 @@ class Ledger:
         except FileNotFoundError:
             return False
         except (OSError, pa.ArrowInvalid, ValidationError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's trouble; Arrow's own errors have no number
             self._set_aside(final, why=str(error))
             return False
         if [(row.source_shard, row.source_row) for row in rows] != list(keys):
             self._set_aside(final, why="it holds other rows")
             return False
-        self._write_record(chunk_id, rows, attempt=0, models={}, adopted=True)
+        sha256 = file_sha256(final)
+        self._write_record(chunk_id, rows, sha256=sha256, attempt=0, adopted=True)
         return True
 
     def verify(self, chunk_id: int) -> bool:
@@ -185,26 +195,9 @@ class Ledger:
             if name.startswith(".") and name.endswith(".tmp"):
                 storage.remove(self.shards_dir / name)
 
-    def _write_record(
-        self,
-        chunk_id: int,
-        rows: Sequence[Row],
-        *,
-        attempt: int,
-        models: Mapping[str, str],
-        timings_ms: Mapping[str, float] | None = None,
-        adopted: bool = False,
-    ) -> None:
-        name = shard_name(chunk_id)
-        record = CommitRecord(
-            shard=name,
-            sha256=file_sha256(self.shards_dir / name),
-            attempt=attempt,
-            adopted=adopted,
-            models=dict(models),
-            timings_ms=dict(timings_ms or {}),
-            **count_rows(rows),
-        )
+    def _write_record(self, chunk_id: int, rows: Sequence[Row], **about: Any) -> None:
+        """`about`: the fields of a commit record that its rows do not tell."""
+        record = CommitRecord(shard=shard_name(chunk_id), **about, **count_rows(rows))
         storage.replace(self.shards_dir / record_name(chunk_id), dump_record(record))
 
     def _set_aside(self, path: Path, *, why: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from unspoken.errors import Conflict, InvalidInput, NotFound
 from unspoken.filter_config import FilterConfig
 from unspoken.runs import storage
-from unspoken.runs.chunks import Chunk, ChunkFile, dump_chunks
+from unspoken.runs.chunks import Chunk, ChunkLines, dump_chunk, dump_chunks, open_chunks
 from unspoken.runs.files import file_sha256, json_sha256, write_json
 from unspoken.schemas import ModelInfo, WireModel
 
@@ -154,20 +154,22 @@ def make_plan(
     prompt_sha256: str | None = None,
 ) -> Plan:
     """Cut (file, its rows) pairs into chunks. Raises InvalidInput where there are no rows."""
-    chunks: list[Chunk] = []
+    # As lines from the start: five million rows as objects would fill a GiB.
+    lines, num_chunks, num_rows = bytearray(), 0, 0
     for source, rows in listing:
         for part in _parts(rows, chunk_size):
-            chunks.append(
-                Chunk(
-                    id=len(chunks),
-                    source=source,
-                    ranges=_ranges([row.row for row in part]),
-                    rows_sha256=rows_sha256(part),
-                    offset=part[0].offset,
-                    duplicates=tuple(row.row for row in part if row.duplicate),
-                )
+            chunk = Chunk(
+                id=num_chunks,
+                source=source,
+                ranges=_ranges([row.row for row in part]),
+                rows_sha256=rows_sha256(part),
+                offset=part[0].offset,
+                duplicates=tuple(row.row for row in part if row.duplicate),
             )
-    if not chunks:
+            lines += dump_chunk(chunk)
+            num_chunks += 1
+            num_rows += len(part)
+    if not num_chunks:
         raise InvalidInput("the source has no rows to label")
     return Plan(
         run_id=run_id,
@@ -175,8 +177,8 @@ def make_plan(
         config_sha256=config_sha256(config),
         models=models,
         prompt_sha256=prompt_sha256,
-        num_rows=sum(chunk.num_rows for chunk in chunks),
-        chunks=tuple(chunks),
+        num_rows=num_rows,
+        chunks=ChunkLines(bytes(lines)),
     )
 
 
@@ -233,7 +235,7 @@ def _read_plan(path: Path, _mtime_ns: int, _size: int) -> Plan:
     content = read_plan_file(path.parent)
     chunks: Sequence[Chunk] = content.chunks or ()
     if content.chunks_file is not None:
-        chunks = ChunkFile(path.with_name(content.chunks_file))
+        chunks = open_chunks(path.with_name(content.chunks_file))
     num_rows = content.num_rows
     return Plan(
         run_id=content.run_id,

@@ -4,7 +4,6 @@ The schema's own metadata says what each field is; `describe_schema` prints it a
 docs/dataset-format.md, so that page cannot drift away from what is written.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -251,4 +250,4 @@ def count_rows(rows: Sequence[Row]) -> dict[str, Any]:
 
 def dump_record(record: CommitRecord) -> bytes:
     """The bytes of a commit record."""
-    return json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
+    return record.model_dump_json(indent=1).encode() + b"\n"

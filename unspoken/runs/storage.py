@@ -6,8 +6,10 @@ count. An object store with conditional writes could stand here too: `create` an
 are `If-None-Match: *`, `replace` is a plain put, `renew` is a put of the same content.
 """
 
+import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,13 +31,40 @@ def create(path: Path, content: bytes = b"") -> bool:
     return True
 
 
-def append(path: Path, line: bytes) -> None:
-    """Add a line to a file of one writer. Raises OSError; FileNotFoundError where it is gone."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+class Journal:
+    """A file that its one writer holds open and adds lines to."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+        # A closed descriptor's number is soon another file's.
+        self._lock = threading.Lock()
+
+    def append(self, line: bytes) -> None:
+        """Add a line; nothing once it is closed. Raises OSError."""
+        with self._lock:
+            if self._descriptor is not None:
+                _write_all(self._descriptor, line)
+
+    def clear(self) -> None:
+        """Empty it: a file without content takes no block of the disk. Raises OSError."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.ftruncate(self._descriptor, 0)
+
+    def close(self) -> None:
+        """Add nothing more."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def create_journal(path: Path) -> Journal | None:
+    """A journal that is not there yet; None where it is. Raises OSError."""
     try:
-        _write_all(descriptor, line)
-    finally:
-        os.close(descriptor)
+        return Journal(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644))
+    except FileExistsError:
+        return None
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -54,12 +83,16 @@ def replace(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def publish_first(draft: Path, final: Path) -> bool:
-    """Give a finished draft its final name; False where another writer was first.
+def seal(draft: Path) -> str:
+    """Bring a draft's content to disk, before its name comes there -> its sha256."""
+    with draft.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return digest
 
-    The draft's content is on disk before its name is. The draft itself stays.
-    """
-    _sync_file(draft)
+
+def publish_first(draft: Path, final: Path) -> bool:
+    """Give a sealed draft its final name; False where another was first. The draft stays."""
     try:
         final.hardlink_to(draft)
     except FileExistsError:
@@ -71,8 +104,7 @@ def publish_first(draft: Path, final: Path) -> bool:
 
 
 def replace_by(draft: Path, final: Path) -> None:
-    """Rename a finished draft to its final name, over what is there."""
-    _sync_file(draft)
+    """Rename a sealed draft to its final name, over what is there."""
     draft.replace(final)
     sync_folder(final.parent)
 
@@ -145,11 +177,6 @@ def sync_folder(folder: Path) -> None:
 def _write_all(descriptor: int, content: bytes) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _is_same(draft: Path, final: Path) -> bool:

@@ -3,8 +3,9 @@
 RUNS_DIR/RUN_ID/
   run.json      what was asked; never changed. A run exists once this file does.
   source/       the shard that inline items were written to (only where there are some)
-  plan.json     the immutable plan (plan.py), written by the dispatcher
+  plan.json, chunks-*.jsonl   the immutable plan (plan.py), written by the dispatcher
   status.json   how far the dispatcher saw the run
+  trouble.json  what last kept a worker from its work (trouble.py)
   cancelled     a mark: nobody starts another chunk
   attempts/, leases/   who works on what (ledger.py)
   undecided/    shards of a run whose thresholds are chosen at its end (only of such a run)
@@ -18,6 +19,7 @@ import secrets
 import shutil
 import tarfile
 import time
+from collections.abc import Container
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -151,11 +153,11 @@ def list_runs(runs_dir: Path) -> list[RunStatus]:
     return [read_status(runs_dir, run.run_id) for run in reversed(created_runs(runs_dir))]
 
 
-def created_runs(runs_dir: Path) -> list[Run]:
-    """run.json of every run, the oldest first."""
+def created_runs(runs_dir: Path, *, but: Container[str] = ()) -> list[Run]:
+    """run.json of every run, the oldest first; `but`: those that need not be read."""
     runs = []
     for path in runs_dir.glob("*/run.json"):
-        if not _FOLDER_NAME.match(path.parent.name):
+        if path.parent.name in but or not _FOLDER_NAME.match(path.parent.name):
             continue
         try:
             runs.append(read_run(runs_dir, path.parent.name))

@@ -73,12 +73,12 @@ def verify_run(runs_dir: Path, run_id: str, *, check_source: CheckSource | None 
         problems += [
             f"{shard_name(chunk)}: not there, in a run that is done" for chunk in walk.open
         ]
-        dataset_dir = run_dir / "dataset"
+        decided = walk
         if run.shards_folder != "dataset":
-            decided = _Walk(dataset_dir, plan)
+            decided = _Walk(run_dir / "dataset", plan)
             problems += decided.problems()
             problems += [f"dataset/{shard_name(chunk)}: not there" for chunk in decided.open]
-        problems += _manifest_problems(run_dir, dataset_dir)
+        problems += _manifest_problems(run_dir, decided.recorded)
     return Verdict(
         run_id=run_id,
         state=state,
@@ -141,6 +141,8 @@ class _Walk:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._folder, self._plan = folder, plan
         self.committed, self.rows = 0, 0
+        self.recorded: list[tuple[str, str]] = []
+        """(shard, sha256) by the commit records."""
         self.open: list[int] = []
 
     def problems(self) -> Iterator[str]:
@@ -163,6 +165,7 @@ class _Walk:
         except (OSError, ValidationError) as error:
             yield f"{record_file}: no commit record: {str(error).splitlines()[0]}"
             return
+        self.recorded.append((record.shard, record.sha256))
         if shard not in names:
             yield f"{shard}: not there, though it has a record"
             return
@@ -201,7 +204,8 @@ def _is_planned(name: str, plan: Plan) -> bool:
         return False
 
 
-def _manifest_problems(run_dir: Path, dataset_dir: Path) -> Iterator[str]:
+def _manifest_problems(run_dir: Path, recorded: list[tuple[str, str]]) -> Iterator[str]:
+    dataset_dir = run_dir / "dataset"
     try:
         manifest = json.loads((dataset_dir / MANIFEST_FILE).read_bytes())
         listed = [(each["file"], each["sha256"]) for each in manifest["shards"]]
@@ -209,8 +213,7 @@ def _manifest_problems(run_dir: Path, dataset_dir: Path) -> Iterator[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         yield f"{MANIFEST_FILE}: no manifest: {error!r}"
         return
-    records = (read_record(path) for path in sorted(dataset_dir.glob("shard-*.json")))
-    if listed != [(record.shard, record.sha256) for record in records]:
+    if listed != recorded:
         yield f"{MANIFEST_FILE}: it lists other shards than there are"
     if plan_sha256 != file_sha256(run_dir / PLAN_FILE):
         yield f"{MANIFEST_FILE}: it names another plan"
