@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.campaign import Scale, run_campaign
+from tests.chaos.campaign import Scale, run_campaign, run_small_models
 from tests.chaos.redis_memory import MAX_MIB, NUM_ROWS, redis_mib
 
 
@@ -27,7 +27,10 @@ def main() -> None:
     sys.stderr.write(f"chaos: seed {arguments.seed}\n")
     with tempfile.TemporaryDirectory(prefix="unspoken-chaos-") as folder:
         findings = run_campaign(arguments.out or Path(folder) / "rig", scale, seed=arguments.seed)
+        small = run_small_models(Path(folder) / "small", seed=arguments.seed)
         mib = redis_mib(Path(folder) / "millions")
+    findings.figures |= small.figures
+    findings.faults += small.faults
     findings.figures["redis_mib_5m_rows"] = round(mib, 1)
     findings.want(mib <= MAX_MIB, f"Redis holds {mib:.1f} MiB for {NUM_ROWS} rows")
     sys.stdout.write(json.dumps({"chaos": findings.figures}) + "\n")

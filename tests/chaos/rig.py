@@ -78,8 +78,16 @@ class Child:
 class Rig:
     """Use as a context manager; `runs_dir` is on the small disk, `data_dir` is not."""
 
-    def __init__(self, folder: Path, *, num_workers: int = 2, concurrency: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        small_models: bool = False,
+        num_workers: int = 2,
+        concurrency: int = 2,
+    ) -> None:
         self.folder = folder
+        self.small_models = small_models
         self.data_dir, self.notes_dir = folder / "data", folder / "notes"
         self.num_workers, self.concurrency = num_workers, concurrency
         self.disk = SmallDisk(folder / "disk")
@@ -145,12 +153,13 @@ class Rig:
 
     def start_service(self, kind: str) -> None:
         """Behind its proxy, at the port that it always has."""
-        proxy = self.proxies[kind]
-        words = ["tests.chaos.service", kind, str(proxy.upstream[1]), str(self.notes_dir)]
-        self.services[kind] = self._child(kind, words)
+        port = str(self.proxies[kind].upstream[1])
+        fake = ["tests.chaos.service", kind, port, str(self.notes_dir)]
+        self.services[kind] = self._child(kind, [f"services.{kind}"] if self.small_models else fake)
 
-    def wait_ready(self, kinds: Sequence[str] = KINDS, *, timeout_s: float = 60) -> None:
+    def wait_ready(self, kinds: Sequence[str] = KINDS) -> None:
         """Until each service answers, past its proxy."""
+        timeout_s = 300 if self.small_models else 60
         deadline = time.monotonic() + timeout_s
         with httpx.Client(timeout=2, trust_env=False) as client:
             for kind in kinds:
@@ -197,6 +206,7 @@ class Rig:
             "MESSAGE_S": str(MESSAGE_S),
         }
         env = {f"WORKER_{setting}": value for setting, value in settings.items()}
+        env |= {f"{kind.upper()}_PORT": str(self.proxies[kind].upstream[1]) for kind in KINDS}
         return Child(
             name,
             words,
