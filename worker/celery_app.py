@@ -68,6 +68,8 @@ def create_celery(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_send_task_events=False,
+        # Nobody asks workers anything by way of the broker, nor could whoever writes to it.
+        worker_enable_remote_control=False,
         # What a worker has in hand does not hang on the broker: it is finished and committed.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_prefetch_count_reduction=False,
@@ -85,7 +87,9 @@ def create_celery(broker_url: str) -> Celery:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "socket_timeout": 30,
-            "retry_on_timeout": True,
+            # A retry reads the answer to a question that the new connection was never asked: after
+            # a reset the worker's main process then waits for ever. Celery itself reconnects.
+            "retry_on_timeout": False,
             "global_keyprefix": "unspoken:",
             "queue_order_strategy": "priority",
         },
