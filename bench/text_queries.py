@@ -40,8 +40,8 @@ from training.evaluation.pictures import TruePicture, scene_pictures
 from training.evaluation.text_queries import TextAnswer, average_precision, bank_answers
 from unspoken.images import Picture
 from unspoken.masks import encode_rle
-from unspoken.model.input_frame import InputFrame
 from unspoken.model.mask_bank import MaskBank, build_mask_bank
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import Score, TextSpace, TextSpaceConfig
 
 STYLE = "twemoji"
@@ -105,9 +105,9 @@ def asked_words(pictures: list[TruePicture]) -> list[str]:
 def bank_of(segmenter: SegmentEngine, picture: TruePicture) -> MaskBank:
     """As the service builds it."""
     network = segmenter.network
-    frame = InputFrame.of(picture.pixels.shape[:2], network.config.sam)
-    embedding = network.embed_images([frame.to_input(picture.pixels)])
-    return build_mask_bank(network, embedding, frame, segmenter.config.bank)
+    upscaler = MaskUpscaler.of(picture.pixels, network.config.sam)
+    embedding = network.embed_images([upscaler.frame.to_input(picture.pixels)])
+    return build_mask_bank(network, embedding, upscaler, segmenter.config.bank)
 
 
 def bank_recall(pictures: list[TruePicture], banks: dict[str, MaskBank]) -> float:
@@ -143,11 +143,11 @@ def detector_answers(
         if (box := cut_box((x0, y0, x1, y1), size_hw)) is not None:
             prompts.append(Prompt(number, box=box))
     network = segmenter.network
-    frame = InputFrame.of(size_hw, network.config.sam)
+    upscaler = MaskUpscaler.of(picture.pixels, network.config.sam)
     prompted = decode_prompts(
         network,
-        network.embed_images([frame.to_input(picture.pixels)]),
-        frame,
+        network.embed_images([upscaler.frame.to_input(picture.pixels)]),
+        upscaler,
         prompts,
         config=segmenter.config.bank,
     )

@@ -6,6 +6,7 @@ picture at SAM's size.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class KeptEmbeddings:
             path = self._path(key, image)
             if not path.exists():
                 embedding = self._model.embed_images([image])[0].half().cpu().contiguous()
-                beside = path.with_suffix(".part")
+                beside = path.with_suffix(f".{os.getpid()}.part")
                 save_file({"image_embedding": embedding}, beside)
                 beside.replace(path)
             rows.append(load_file(path)["image_embedding"].float())

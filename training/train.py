@@ -101,10 +101,10 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.rank % torch.cuda.device_count())
         model = model.cuda()
-    if recipe.keep_embeddings and recipe.network.sam.stem != "none":
-        raise InvalidConfig("no embeddings are kept where a stem's mixes learn")
     kept = KeptEmbeddings(files.out / "embeddings", model) if recipe.keep_embeddings else None
     trainer = SamTrainer(recipe, model, book=book, ranks=ranks, embeddings=kept)
+    if kept is not None and any(name.startswith("image_encoder.") for name in trainer.learned):
+        raise InvalidConfig("embeddings cannot be kept while the image encoder learns")
     path = files.out / CHECKPOINT
     if path.exists():
         trainer.load_state(torch.load(path, map_location="cpu", weights_only=True))

@@ -50,7 +50,8 @@ from worker.settings import WorkerSettings
 from worker.tasks import MAX_CHUNKS_A_MESSAGE, check_models
 from worker.watch import RunWatch
 
-logger = logging.getLogger(__name__)
+# By name: as `python -m` it would be __main__.
+logger = logging.getLogger("worker.dispatcher")
 
 LEASE_FILE = ".dispatcher"
 # Enough in the queue that a worker never waits for the dispatcher, and never more than this.

@@ -57,6 +57,7 @@ REST_S = 5.0
 # A message that took so long begins no further chunk: its time limit is for one chunk.
 MESSAGE_S = 240.0
 MAX_CHUNKS_A_MESSAGE = 1024
+MAX_JOBS = 8
 
 
 class Message(BaseModel):
@@ -71,6 +72,16 @@ class Message(BaseModel):
 
 
 @dataclass(frozen=True)
+class Job:
+    """A run under way: what to do, where to note it, where its pictures are."""
+
+    plan: Plan
+    ledger: Ledger
+    root: Path
+    pictures: Path | None
+
+
+@dataclass(frozen=True)
 class Bench:
     """Where a worker works: its folders, its ports, and how to see that those are ready."""
 
@@ -80,6 +91,8 @@ class Bench:
     ports: Ports
     check_ready: Callable[[LabelConfig], None]
     shift: Shift = field(default_factory=Shift)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    """Runs that were opened; a few."""
 
 
 def connect_bench(settings: WorkerSettings, shift: Shift | None = None) -> Bench:
@@ -158,23 +171,17 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
 
     Raises PASSING errors, ModelsChanged, and OSError where a disk is in trouble.
     """
-    run_dir = bench.runs_dir / run_id
     try:
-        run, plan = read_run(bench.runs_dir, run_id), read_plan(run_dir)
+        job = _open_job(run_id, bench)
     except NotFound:
         logger.warning("no such run or plan")
         return False
-    ledger = Ledger(run_dir, lease_s=bench.lease_s, folder=run.shards_folder)
-    if chunk_id >= len(plan.chunks) or is_cancelled(run_dir) or ledger.committed(chunk_id):
+    ledger = job.ledger
+    if chunk_id >= len(job.plan.chunks) or is_cancelled(ledger.run_dir):
         return False
-    work = _Work(
-        chunk=plan.chunks[chunk_id],
-        plan=plan,
-        bench=bench,
-        ledger=ledger,
-        root=source_root(bench.data_dir, bench.runs_dir, run),
-        pictures=picture_folder(bench.data_dir, run),
-    )
+    if ledger.committed(chunk_id):
+        return False
+    work = _Work(chunk=job.plan.chunks[chunk_id], job=job, bench=bench)
     with ledger.lease(chunk_id, put_down=work.put_down) as lease:
         if lease is None or ledger.committed(chunk_id):
             return False
@@ -183,23 +190,39 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
         return work.do(lease)
 
 
+def _open_job(run_id: str, bench: Bench) -> Job:
+    """A run as its workers need it, read once. Raises NotFound."""
+    run_dir = bench.runs_dir / run_id
+    plan = read_plan(run_dir)
+    job = bench.jobs.get(run_id)
+    if job is None or job.plan is not plan:
+        run = read_run(bench.runs_dir, run_id)
+        job = Job(
+            plan=plan,
+            ledger=Ledger(run_dir, lease_s=bench.lease_s, folder=run.shards_folder),
+            root=source_root(bench.data_dir, bench.runs_dir, run),
+            pictures=picture_folder(bench.data_dir, run),
+        )
+        if len(bench.jobs) == MAX_JOBS:
+            bench.jobs.clear()
+        bench.jobs[run_id] = job
+    return job
+
+
 @dataclass
 class _Work:
     """One chunk in our hands."""
 
     chunk: Chunk
-    plan: Plan
+    job: Job
     bench: Bench
-    ledger: Ledger
-    root: Path
-    pictures: Path | None
     _attempt: Attempt | None = None
 
     def put_down(self) -> bool:
         """Whether the worker's time is over; then the try was none. Asked by the lease's thread."""
         if not self.bench.shift.is_over:
             return False
-        about = fields(run=self.plan.run_id, chunk=self.chunk.id)
+        about = fields(run=self.job.plan.run_id, chunk=self.chunk.id)
         logger.warning("put down: the worker ends", extra=about)
         if self._attempt is not None:
             self._attempt.wait_instead()
@@ -208,15 +231,15 @@ class _Work:
     def do(self, lease: Lease) -> bool:
         """Try the chunk once; False where another writer was first."""
         try:
-            self.bench.check_ready(self.plan.config)
+            self.bench.check_ready(self.job.plan.config)
             self._check_models()
-            past = self.ledger.past_attempts(self.chunk.id)
-            attempt = self.ledger.begin_attempt(self.chunk.id, after=past.last)
+            past = self.job.ledger.past_attempts(self.chunk.id)
+            attempt = self.job.ledger.begin_attempt(self.chunk.id, after=past.last)
             self._attempt = attempt
             timings = Timings()
             rows = self._label(attempt, past, timings)
             self._check_models(rows)
-            won = self.ledger.publish(
+            won = self.job.ledger.publish(
                 self.chunk.id,
                 rows,
                 attempt=attempt.number,
@@ -247,7 +270,7 @@ class _Work:
         except Conflict as error:
             return self._all_failed("source_changed", error.message)
         except OSError as error:
-            if not os.access(self.root, os.R_OK | os.X_OK):
+            if not os.access(self.job.root, os.R_OK | os.X_OK):
                 raise NotReady(f"the data folder is away: {error}") from error
             if past.number >= MAX_ATTEMPTS:
                 return self._all_failed("unreadable", str(error))
@@ -261,7 +284,7 @@ class _Work:
             labelled = label_chunk(
                 [sources[item] for item in batch],
                 self.bench.ports,
-                self.plan.config,
+                self.job.plan.config,
                 under_way=partial(_mark, attempt, batch),
                 timings=timings,
             )
@@ -269,7 +292,7 @@ class _Work:
         return [rows[item] for item in range(len(sources))]
 
     def _read(self) -> Sequence[SourceRow]:
-        return read_chunk(self.chunk, root=self.root, pictures=self.pictures)
+        return read_chunk(self.chunk, root=self.job.root, pictures=self.job.pictures)
 
     def _all_failed(self, reason: str, detail: str) -> list[Row]:
         return [
@@ -280,19 +303,20 @@ class _Work:
     def _models(self) -> list[ModelInfo]:
         ports = self.bench.ports
         models = [ports.prompter.model, ports.detector.model]
-        return [*models, ports.crop_ranker.model] if self.plan.config.crop_check else models
+        return [*models, ports.crop_ranker.model] if self.job.plan.config.crop_check else models
 
     def _answering(self) -> dict[str, str]:
         return {model.kind: f"{model.name}@{model.revision}" for model in self._models()}
 
     def _check_models(self, rows: Sequence[Row] = ()) -> None:
         """Raise ModelsChanged unless those answer who were planned with, asked as was planned."""
-        check_models(self.plan, self._models())
+        plan = self.job.plan
+        check_models(plan, self._models())
         prompts = {row.prompt_sha256 for row in rows if row.status == "labelled"}
-        if self.plan.prompt_sha256 is not None and prompts - {self.plan.prompt_sha256, None}:
+        if plan.prompt_sha256 is not None and prompts - {plan.prompt_sha256, None}:
             raise ModelsChanged(
                 "the language model's service asks with other templates or in another style than "
-                f"when the run was planned: set it back, or `unspoken fork {self.plan.run_id}`"
+                f"when the run was planned: set it back, or `unspoken fork {plan.run_id}`"
             )
 
 

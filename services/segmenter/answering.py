@@ -131,7 +131,11 @@ class Answering:
 
     def _decode(self, plan: Plan[HeldPicture], prompts: Sequence[Prompt]) -> Prompted:
         return decode_prompts(
-            self._network, plan.held.embedding, plan.held.frame, prompts, config=self._config.bank
+            self._network,
+            plan.held.embedding,
+            plan.held.upscaler,
+            prompts,
+            config=self._config.bank,
         )
 
 

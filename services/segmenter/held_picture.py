@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from services.segmenter.rendering import WireBank
-from unspoken.model.input_frame import InputFrame
+from unspoken.model.mask_upscaling import MaskUpscaler
 
 
 @dataclass(eq=False)
@@ -18,7 +18,7 @@ class HeldPicture:
     encoded: bytes
     """The file: the detector is asked about it."""
     embedding: Tensor  # (1, C, cells, cells) float16, on the CPU
-    frame: InputFrame
+    upscaler: MaskUpscaler
     bank: WireBank | None = None
 
     @property
@@ -28,6 +28,6 @@ class HeldPicture:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of embedding, file and bank."""
+        """Memory of embedding, file, guide and bank."""
         bank_bytes = 0 if self.bank is None else self.bank.num_bytes
-        return self.embedding.nbytes + len(self.encoded) + bank_bytes
+        return self.embedding.nbytes + len(self.encoded) + self.upscaler.num_bytes + bank_bytes

@@ -15,6 +15,7 @@ from torch import Tensor
 from unspoken.errors import InvalidInput
 from unspoken.model.input_frame import InputFrame
 from unspoken.model.mask_bank import MaskBank, MaskBankConfig, bank_of_output, empty_bank
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.segment_schemas import SegmentQuery
 
@@ -84,7 +85,7 @@ def cut_box(
 def decode_prompts(
     model: SemanticSam,
     image_embedding: Tensor,
-    frame: InputFrame,
+    upscaler: MaskUpscaler,
     prompts: Sequence[Prompt],
     *,
     config: MaskBankConfig,
@@ -93,6 +94,7 @@ def decode_prompts(
 
     image_embedding: (1, C, cells, cells).
     """
+    frame = upscaler.frame
     embedding = image_embedding.to(model.device).float()
     batch = config.batch_of(model.config.sam, model.device)
     banks: list[MaskBank] = []
@@ -106,7 +108,7 @@ def decode_prompts(
             output = model.decode(
                 embedding, _tensors(chunk, frame, model.device), multimask_output=is_ambiguous
             )
-            banks.append(bank_of_output(output, frame))
+            banks.append(bank_of_output(output, upscaler))
             owners += [prompt.owner for prompt in chunk for _ in range(3 if is_ambiguous else 1)]
     if not banks:
         return Prompted(

@@ -20,8 +20,9 @@ from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.images import Picture, decode_picture
 from unspoken.model.checkpoint import LoadedSam
-from unspoken.model.input_frame import PREPROCESSING, InputFrame
+from unspoken.model.input_frame import PREPROCESSING
 from unspoken.model.mask_bank import MaskBank, MaskBankBuilder
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.ports import Detector
 from unspoken.schemas import MAX_TEXTS, ModelInfo
@@ -80,17 +81,17 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
 
     @torch.inference_mode()
     def _encode(self, picture: Picture) -> HeldPicture:
-        frame = InputFrame.of(picture.size_hw, self.network.config.sam)
+        upscaler = MaskUpscaler.of(picture.pixels, self.network.config.sam)
         device, dtype = self.network.device.type, getattr(torch, self.config.encoder_dtype)
         with nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype):
-            embedding = self.network.embed_images([frame.to_input(picture.pixels)])
+            embedding = self.network.embed_images([upscaler.frame.to_input(picture.pixels)])
         return HeldPicture(
             id=self.image_id(picture.sha256),
             sha256=picture.sha256,
             size_hw=picture.size_hw,
             encoded=picture.encoded,
             embedding=embedding.to(device="cpu", dtype=self.embedding_dtype),
-            frame=frame,
+            upscaler=upscaler,
         )
 
     def plan(self, held: HeldPicture, question: SegmentQuestion) -> Plan[HeldPicture]:
@@ -134,7 +135,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
 
     def bank_steps(self, held: HeldPicture) -> BankSteps:
         """See StagedSegmenter."""
-        builder = MaskBankBuilder(self.network, held.embedding, held.frame, self.config.bank)
+        builder = MaskBankBuilder(self.network, held.embedding, held.upscaler, self.config.bank)
         return _KeepingSteps(self, held, builder)
 
     def detect(self, plan: Plan[HeldPicture]) -> Detected:

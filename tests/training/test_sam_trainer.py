@@ -242,12 +242,21 @@ def test_rates_warm_up_and_fall_to_their_last_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["small-sam-coarse", "small-sam", "small-semantic", "readout", "thesis", "smoke"]
+    "name",
+    [
+        "small-sam-coarse",
+        "small-sam",
+        "small-sam-fine",
+        "small-semantic",
+        "readout",
+        "thesis",
+        "smoke",
+    ],
 )
 def test_every_recipe_is_named_after_itself(name: str) -> None:
     assert sam_recipe(name).name == name
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidInput, match="small-sam, small-semantic"):
+    with pytest.raises(InvalidInput, match="small-sam, small-sam-fine, small-semantic"):
         sam_recipe("large")

@@ -22,7 +22,7 @@ DETECTOR = Path("weights/small/detector")
 
 
 def stemmed(*, steps: int = 3, pools_masks: bool = True) -> SamRecipe:
-    """The smoke recipe with a stem, its decoder learning."""
+    """The smoke recipe with a stem, decoder and encoder learning."""
     base = smoke()
     return replace(
         base,
@@ -32,7 +32,10 @@ def stemmed(*, steps: int = 3, pools_masks: bool = True) -> SamRecipe:
             base.network,
             sam=replace(base.network.sam, stem="resnet10t"),
             semantic=SemanticConfig(
-                token_attention="joint", train="decoder", shared_head=True, pools_masks=pools_masks
+                token_attention="joint",
+                train="decoder+encoder",
+                shared_head=True,
+                pools_masks=pools_masks,
             ),
         ),
     )
@@ -85,7 +88,13 @@ def test_trained_words_do_not_start_a_network_that_says_them_otherwise(
         train(stemmed(pools_masks=False), other)
 
 
-def test_embeddings_are_not_kept_while_a_mix_learns(files: TrainFiles, tmp_path: Path) -> None:
+def test_embeddings_are_kept_with_a_stem_but_not_while_its_mixes_learn(
+    files: TrainFiles, tmp_path: Path
+) -> None:
     recipe = replace(stemmed(), keep_embeddings=True)
-    with pytest.raises(InvalidConfig, match="mixes learn"):
-        train(recipe, replace(files, out=tmp_path))
+    with pytest.raises(InvalidConfig, match="image encoder learns"):
+        train(recipe, replace(files, out=tmp_path / "all"))
+    semantic = replace(recipe.network.semantic, train="decoder")
+    resting = replace(recipe, network=replace(recipe.network, semantic=semantic))
+    train(resting, replace(files, out=tmp_path / "decoder"))
+    assert list((tmp_path / "decoder" / "embeddings").rglob("*.safetensors"))

@@ -15,7 +15,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from training.evaluation.pictures import TruePicture
-from unspoken.model.input_frame import InputFrame
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.semantic_decoder import DecoderOutput
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 
@@ -36,7 +36,7 @@ class MaskScores(NamedTuple):
 def score_masks(
     model: SemanticSam,
     image_embedding: Tensor,
-    frame: InputFrame,
+    upscaler: MaskUpscaler,
     picture: TruePicture,
     *,
     box_output: DecoderOutput,
@@ -44,20 +44,20 @@ def score_masks(
 ) -> MaskScores:
     """Ask for each object by its box (already answered) and by clicks."""
     truth = np.stack([each.mask for each in picture.objects])
-    by_box = _full_size(box_output.mask_logits[:, :1], frame)[:, 0]
+    by_box = upscaler.masks(box_output.mask_logits[:, 0]).numpy()
     scores = MaskScores(
         box_iou=iou(by_box, truth),
         box_boundary_iou=np.array([boundary_iou(a, b) for a, b in zip(by_box, truth, strict=True)]),
         click_iou={},
         oracle_iou=np.zeros(len(truth)),
     )
-    return _click(model, image_embedding, frame, truth, scores) if clicks else scores
+    return _click(model, image_embedding, upscaler, truth, scores) if clicks else scores
 
 
 def _click(
     model: SemanticSam,
     image_embedding: Tensor,
-    frame: InputFrame,
+    upscaler: MaskUpscaler,
     truth: np.ndarray,
     scores: MaskScores,
 ) -> MaskScores:
@@ -76,7 +76,7 @@ def _click(
             image_embedding,
             Prompts(
                 torch.zeros(len(truth), dtype=torch.long),
-                points=frame.points_to_input(points),
+                points=upscaler.frame.points_to_input(points),
                 point_labels=torch.from_numpy(labels).float(),
                 mask_logits=mask_logits,
             ),
@@ -86,17 +86,12 @@ def _click(
         rows = torch.arange(len(best))
         mask_logits = output.mask_logits[rows, best][:, None]
         if number == 1:
-            every = _full_size(output.mask_logits, frame)  # (N, 3, H, W)
-            oracle = np.max([iou(every[:, k], truth) for k in range(every.shape[1])], axis=0)
-        said = _full_size(mask_logits, frame)[:, 0]
+            each_of_3 = [upscaler.masks(output.mask_logits[:, k]).numpy() for k in range(3)]
+            oracle = np.max([iou(masks, truth) for masks in each_of_3], axis=0)
+        said = upscaler.masks(mask_logits[:, 0]).numpy()
         if number in CLICKS:
             by_clicks[number] = iou(said, truth)
     return scores._replace(click_iou=by_clicks, oracle_iou=oracle)
-
-
-def _full_size(mask_logits: Tensor, frame: InputFrame) -> np.ndarray:
-    masks: np.ndarray = (frame.logits_to_original(mask_logits.float()) > 0).numpy()
-    return masks
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

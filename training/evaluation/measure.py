@@ -12,8 +12,8 @@ from training.evaluation.naming import Group, Named
 from training.evaluation.pictures import TruePicture
 from training.evaluation.text_queries import average_precision, bank_answers
 from unspoken.model.checkpoint import LoadedSam
-from unspoken.model.input_frame import InputFrame
 from unspoken.model.mask_bank import MaskBankConfig, build_mask_bank
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 
@@ -88,10 +88,10 @@ def measure(
     for picture in pictures:
         if not picture.objects:
             continue
-        frame = InputFrame.of(picture.pixels.shape[:2], model.config.sam)
-        embedding = model.embed_images([frame.to_input(picture.pixels)])
+        upscaler = MaskUpscaler.of(picture.pixels, model.config.sam)
+        embedding = model.embed_images([upscaler.frame.to_input(picture.pixels)])
         _measure_picture(
-            model, embedding, frame, picture,
+            model, embedding, upscaler, picture,
             masks=masks, by_box=by_box, by_click=by_click,
             vectors=vectors, place=place, config=config,
         )  # fmt: skip
@@ -103,9 +103,9 @@ def measure(
     if asked:
 
         def answers(picture: TruePicture):  # type: ignore[no-untyped-def]
-            frame = InputFrame.of(picture.pixels.shape[:2], model.config.sam)
-            embedding = model.embed_images([frame.to_input(picture.pixels)])
-            bank = build_mask_bank(model, embedding, frame, config.bank)
+            upscaler = MaskUpscaler.of(picture.pixels, model.config.sam)
+            embedding = model.embed_images([upscaler.frame.to_input(picture.pixels)])
+            bank = build_mask_bank(model, embedding, upscaler, config.bank)
             return bank_answers(bank, space, vocabulary=vocabulary)
 
         found = average_precision(asked, answers, vocabulary=vocabulary)
@@ -116,7 +116,7 @@ def measure(
 def _measure_picture(
     model: SemanticSam,
     embedding: torch.Tensor,
-    frame: InputFrame,
+    upscaler: MaskUpscaler,
     picture: TruePicture,
     *,
     masks: _Masks,
@@ -127,7 +127,7 @@ def _measure_picture(
     config: EvaluationConfig,
 ) -> None:
     index = torch.zeros(len(picture.objects), dtype=torch.long)
-    boxes = frame.boxes_to_input(np.array([each.box_xyxy for each in picture.objects]))
+    boxes = upscaler.frame.boxes_to_input(np.array([each.box_xyxy for each in picture.objects]))
     output = model.decode(embedding, Prompts(index, boxes=boxes), multimask_output=False)
     known = [i for i, each in enumerate(picture.objects) if each.label in place]
     labels = [picture.objects[i].label for i in known]
@@ -138,17 +138,19 @@ def _measure_picture(
         vocabulary=place,
         vectors=vectors,
     )
-    scores = score_masks(model, embedding, frame, picture, box_output=output, clicks=config.clicks)
+    scores = score_masks(
+        model, embedding, upscaler, picture, box_output=output, clicks=config.clicks
+    )
     for number, each in enumerate(picture.objects):
         masks.rows.append((each.is_part, _row(scores, number)))
     if config.clicks:
-        _name_clicks(model, embedding, frame, picture, known, by_click, vectors, place)
+        _name_clicks(model, embedding, upscaler, picture, known, by_click, vectors, place)
 
 
 def _name_clicks(
     model: SemanticSam,
     embedding: torch.Tensor,
-    frame: InputFrame,
+    upscaler: MaskUpscaler,
     picture: TruePicture,
     known: Sequence[int],
     by_click: Named,
@@ -167,7 +169,7 @@ def _name_clicks(
         embedding,
         Prompts(
             torch.zeros(len(points), dtype=torch.long),
-            points=frame.points_to_input(np.array(points))[:, None],
+            points=upscaler.frame.points_to_input(np.array(points))[:, None],
             point_labels=torch.ones(len(points), 1),
         ),
         multimask_output=True,

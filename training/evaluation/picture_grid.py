@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from training.evaluation.measure import EncodeTexts
 from training.evaluation.pictures import TruePicture
 from unspoken.model.checkpoint import LoadedSam
-from unspoken.model.input_frame import InputFrame
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.semantic_sam import Prompts
 from unspoken.model.text_space import TextSpace
 
@@ -43,16 +43,16 @@ def _tile(
 ) -> Image.Image:
     model = loaded.model
     wholes = [each for each in picture.objects if not each.is_part]
-    frame = InputFrame.of(picture.pixels.shape[:2], model.config.sam)
+    upscaler = MaskUpscaler.of(picture.pixels, model.config.sam)
     output = model.decode(
-        model.embed_images([frame.to_input(picture.pixels)]),
+        model.embed_images([upscaler.frame.to_input(picture.pixels)]),
         Prompts(
             torch.zeros(len(wholes), dtype=torch.long),
-            boxes=frame.boxes_to_input(np.array([each.box_xyxy for each in wholes])),
+            boxes=upscaler.frame.boxes_to_input(np.array([each.box_xyxy for each in wholes])),
         ),
         multimask_output=False,
     )
-    masks = (frame.logits_to_original(output.mask_logits)[:, 0] > 0).numpy()
+    masks = upscaler.masks(output.mask_logits[:, 0]).numpy()
     words = (output.mask_embedding[:, 0].numpy() @ vectors.T).argmax(1)
     canvas = picture.pixels.copy()
     colours = [

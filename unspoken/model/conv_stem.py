@@ -40,11 +40,15 @@ class FineFeatures(NamedTuple):
 class StemmedImageEncoder(ImageEncoderViT):  # type: ignore[misc]
     """The package's ViT with the stem's features in and beside its embedding.
 
-    mean, std: of SAM's normal colours. The other arguments are the package's own.
+    mean, std: of SAM's normal colours; stem_size: the side that the stem sees, if another. The
+    other arguments are the package's own.
     """
 
-    def __init__(self, *, mean: Colour, std: Colour, out_chans: int, **sizes: Any) -> None:
+    def __init__(
+        self, *, mean: Colour, std: Colour, stem_size: int | None, out_chans: int, **sizes: Any
+    ) -> None:
         super().__init__(out_chans=out_chans, **sizes)
+        self._stem_size = stem_size
         self.stem = build_stem()
         fine, middle, coarse = self.stem.feature_info.channels()
         self.mix = nn.Conv2d(coarse, out_chans, 1)
@@ -67,13 +71,15 @@ class StemmedImageEncoder(ImageEncoderViT):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) in SAM's normal colours -> (B, 4C, h, h): see `split_embedding`."""
+        seen = x if self._stem_size is None else _resize(x, self._stem_size)
         with torch.no_grad():
-            fine, middle, coarse = self.stem(x * self.gain + self.shift)
+            fine, middle, coarse = self.stem(seen * self.gain + self.shift)
+        cells = x.shape[-1] // STRIDE
         return torch.cat(
             [
-                super().forward(x) + self.mix(coarse),
-                F.pixel_unshuffle(self.mix_4(middle), 2),
-                F.pixel_unshuffle(self.mix_2(fine), 4),
+                super().forward(x) + _resize(self.mix(coarse), cells),
+                F.pixel_unshuffle(_resize(self.mix_4(middle), 2 * cells), 2),
+                F.pixel_unshuffle(_resize(self.mix_2(fine), 4 * cells), 4),
             ],
             dim=1,
         )
@@ -84,6 +90,13 @@ def split_embedding(embedding: Tensor) -> tuple[Tensor, FineFeatures]:
     width = embedding.shape[1] // 4
     coarse, middle, fine = torch.split(embedding, [width, width, 2 * width], dim=1)
     return coarse, FineFeatures(F.pixel_shuffle(middle, 2), F.pixel_shuffle(fine, 4))
+
+
+def _resize(planes: Tensor, side: int) -> Tensor:
+    """(B, C, s, s) -> (B, C, side, side); as they are where the sides are the same."""
+    if planes.shape[-1] == side:
+        return planes
+    return F.interpolate(planes, (side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
 def build_stem() -> Any:

@@ -55,9 +55,13 @@ class InputFrame:
 
     def logits_to_original(self, mask_logits: Tensor) -> Tensor:
         """(N, M, 4h, 4h) -> (N, M, H, W) logits in the picture's own pixels."""
+        return self.logits_to(self.original_size_hw, mask_logits)
+
+    def logits_to(self, size_hw: tuple[int, int], mask_logits: Tensor) -> Tensor:
+        """(N, M, 4h, 4h) -> (N, M, *size_hw): of the picture's part of the square, resized."""
         square = F.interpolate(
             mask_logits, (self.side, self.side), mode="bilinear", align_corners=False
         )
         height, width = self.input_size_hw
         inside = square[..., :height, :width]
-        return F.interpolate(inside, self.original_size_hw, mode="bilinear", align_corners=False)
+        return F.interpolate(inside, size_hw, mode="bilinear", align_corners=False)

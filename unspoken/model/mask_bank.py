@@ -22,6 +22,7 @@ from torchvision.ops import nms
 from unspoken.errors import InvalidConfig
 from unspoken.masks import decode_rle, encode_rle, rle_areas, rle_boxes
 from unspoken.model.input_frame import InputFrame
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.sam_config import SamConfig
 from unspoken.model.semantic_decoder import DecoderOutput
 from unspoken.model.semantic_sam import Prompts, SemanticSam
@@ -120,13 +121,14 @@ class MaskBankBuilder:
         self,
         model: SemanticSam,
         image_embedding: Tensor,
-        frame: InputFrame,
+        upscaler: MaskUpscaler,
         config: MaskBankConfig = MaskBankConfig(),
     ) -> None:
         assert len(image_embedding) == 1, "a bank is of one picture"
+        frame = upscaler.frame
         self._model = model
         self._embedding = image_embedding
-        self._frame = frame
+        self._upscaler = upscaler
         self._config = config
         points = grid_points(config.side_of(model.config.sam), frame.original_size_hw)
         batch = config.batch_of(model.config.sam, model.device)
@@ -169,7 +171,7 @@ class MaskBankBuilder:
         if not len(index):
             return
         logits = output.mask_logits.flatten(0, 1)[index]  # (K, h, w)
-        rows = _inside_cells(self._frame, logits.shape[-1])
+        rows = _inside_cells(self._upscaler.frame, logits.shape[-1])
         stability = stability_scores(
             logits[:, : rows[0], : rows[1]], offset=self._config.stability_offset
         )
@@ -203,18 +205,19 @@ class MaskBankBuilder:
         kept = self._drop_overlapping()
         self._waiting = []
         if kept is None:
-            return empty_bank(self._frame.original_size_hw, self._model.config.semantic.text_dim)
-        return _to_bank(kept, self._frame)
+            size_hw = self._upscaler.frame.original_size_hw
+            return empty_bank(size_hw, self._model.config.semantic.text_dim)
+        return _to_bank(kept, self._upscaler)
 
 
 def build_mask_bank(
     model: SemanticSam,
     image_embedding: Tensor,
-    frame: InputFrame,
+    upscaler: MaskUpscaler,
     config: MaskBankConfig = MaskBankConfig(),
 ) -> MaskBank:
     """The bank of one picture at once. image_embedding: (1, C, cells, cells)."""
-    builder = MaskBankBuilder(model, image_embedding, frame, config)
+    builder = MaskBankBuilder(model, image_embedding, upscaler, config)
     while not builder.step():
         pass
     return builder.bank
@@ -222,11 +225,11 @@ def build_mask_bank(
 
 @torch.inference_mode()
 def bank_of_output(
-    output: DecoderOutput, frame: InputFrame, *, stability_offset: float = 1.0
+    output: DecoderOutput, upscaler: MaskUpscaler, *, stability_offset: float = 1.0
 ) -> MaskBank:
     """Masks of prompts as a bank: (N, M) becomes N x M rows in that order, and none is dropped."""
     logits = output.mask_logits.flatten(0, 1)
-    rows = _inside_cells(frame, logits.shape[-1])
+    rows = _inside_cells(upscaler.frame, logits.shape[-1])
     inside = logits[:, : rows[0], : rows[1]]
     candidates = _Candidates(
         logits,
@@ -236,7 +239,7 @@ def bank_of_output(
         output.similarity.flatten(),
         output.mask_embedding.flatten(0, 1),
     )
-    return _to_bank(candidates, frame, keep_empty=True)
+    return _to_bank(candidates, upscaler, keep_empty=True)
 
 
 def empty_bank(size_hw: tuple[int, int], text_dim: int) -> MaskBank:
@@ -290,16 +293,16 @@ def _inside_cells(frame: InputFrame, mask_side: int) -> tuple[int, int]:
     return height, width
 
 
-def _to_bank(kept: _Candidates, frame: InputFrame, *, keep_empty: bool = False) -> MaskBank:
+def _to_bank(kept: _Candidates, upscaler: MaskUpscaler, *, keep_empty: bool = False) -> MaskBank:
     """Bring masks to the picture's size, some at a time, and keep their run lengths."""
+    frame = upscaler.frame
     size_hw = frame.original_size_hw
     pixels = max(size_hw[0] * size_hw[1], frame.side**2)
     rle: list[bytes] = []
     at_once = max(1, UPSCALED_PIXELS // pixels)
     for start in range(0, len(kept.mask_logits), at_once):
         logits = kept.mask_logits[start : start + at_once]
-        masks = frame.logits_to_original(logits[None].float())[0] > 0
-        rle += encode_rle(masks.cpu().numpy())
+        rle += encode_rle(upscaler.masks(logits).cpu().numpy())
     areas = rle_areas(rle, size_hw)
     shown = np.arange(len(rle)) if keep_empty else np.flatnonzero(areas)
 

@@ -23,7 +23,7 @@ def regrid(state: Mapping[str, Tensor], *, old: SamConfig, new: SamConfig) -> di
     A stem that `new` alone has is not in it. Raises InvalidConfig where they differ in more than
     grid, stem and whether boxes are drawn.
     """
-    free = {"image_size", "patch_size", "draws_boxes", "stem"}
+    free = {"image_size", "patch_size", "draws_boxes", "stem", "stem_size", "refines_masks"}
     if replace(old, **{name: getattr(new, name) for name in free}) != new:
         raise InvalidConfig(
             f"weights of a {old.name} cannot start a {new.name}: only the grid, the stem and the "

@@ -38,6 +38,10 @@ class SamConfig:
     """Whether a box without a mask prompt is drawn as one: see docs/decisions/0006."""
     stem: Stem = "none"
     """Whether a resting convolutional stem stands beside the encoder: docs/decisions/0007."""
+    stem_size: int | None = None
+    """Side of the square as the stem sees it, pixels; None: as the network does."""
+    refines_masks: bool = False
+    """Whether masks follow the picture's edges once they have its size: docs/decisions/0013."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -129,7 +133,7 @@ def sam_config(name: str) -> SamConfig:
         case "small":
             return SamConfig(
                 name=name,
-                image_size=192,
+                image_size=256,
                 patch_size=8,
                 encoder_width=160,
                 encoder_depth=6,
@@ -142,6 +146,8 @@ def sam_config(name: str) -> SamConfig:
                 iou_head_width=128,
                 draws_boxes=True,
                 stem="resnet10t",
+                stem_size=192,
+                refines_masks=True,
             )
         case "tiny":
             return SamConfig(

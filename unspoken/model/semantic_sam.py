@@ -16,7 +16,7 @@ from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import Tensor, nn
 
 from unspoken.errors import InvalidInput
-from unspoken.model.conv_stem import MIX_PREFIX, STEM_PREFIX, StemmedImageEncoder
+from unspoken.model.conv_stem import STEM_PREFIX, StemmedImageEncoder
 from unspoken.model.sam_config import SamConfig, SemanticSamConfig
 from unspoken.model.semantic_decoder import NEW_PREFIXES, DecoderOutput, SemanticDecoder
 
@@ -136,7 +136,7 @@ def trained_prefixes(config: SemanticSamConfig) -> tuple[str, ...]:
         case "new_only":
             return tuple(f"mask_decoder.{prefix}" for prefix in NEW_PREFIXES)
         case "decoder":
-            return ("mask_decoder.", MIX_PREFIX)  # a stem's mixes speak to the decoder
+            return ("mask_decoder.",)
         case "decoder+encoder":
             return ("mask_decoder.", "image_encoder.")
         case "all":
@@ -166,7 +166,9 @@ def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
     )
     if config.stem == "none":
         return ImageEncoderViT(**sizes)
-    return StemmedImageEncoder(mean=config.pixel_mean, std=config.pixel_std, **sizes)
+    return StemmedImageEncoder(
+        mean=config.pixel_mean, std=config.pixel_std, stem_size=config.stem_size, **sizes
+    )
 
 
 def build_prompt_encoder(config: SamConfig) -> PromptEncoder:

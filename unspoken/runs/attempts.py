@@ -88,7 +88,7 @@ def begin_attempt(folder: Path, chunk_id: int, *, after: int) -> Attempt:
     while True:
         after += 1
         path = _path(folder, chunk_id, after)
-        journal = None if storage.exists(_waited(path)) else storage.create_journal(path)
+        journal = storage.create_journal(path)
         if journal is not None:
             return Attempt(chunk_id=chunk_id, number=after, path=path, journal=journal)
 

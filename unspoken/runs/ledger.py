@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,27 +58,35 @@ class Ledger:
     folder: str = "dataset"
     """Where in `run_dir` shards are published."""
 
-    @property
+    @cached_property
     def shards_dir(self) -> Path:
         """Where shards are published."""
         return self.run_dir / self.folder
+
+    @cached_property
+    def _attempts_dir(self) -> Path:
+        return self.run_dir / "attempts"
+
+    @cached_property
+    def _leases_dir(self) -> Path:
+        return self.run_dir / "leases"
 
     # ---- attempts ------------------------------------------------------------------------
 
     def past_attempts(self, chunk_id: int) -> PastAttempts:
         """What is known of a chunk's tries."""
-        return past_attempts(self.run_dir / "attempts", chunk_id)
+        return past_attempts(self._attempts_dir, chunk_id)
 
     def begin_attempt(self, chunk_id: int, *, after: int = 0) -> Attempt:
         """Note, before any work, that a chunk is tried once more. Raises OSError.
 
         after: number of its last try.
         """
-        return begin_attempt(self.run_dir / "attempts", chunk_id, after=after)
+        return begin_attempt(self._attempts_dir, chunk_id, after=after)
 
     def total_attempts(self) -> int:
         """Tries at all chunks; lists the folder."""
-        return count_attempts(self.run_dir / "attempts")
+        return count_attempts(self._attempts_dir)
 
     # ---- leases --------------------------------------------------------------------------
 
@@ -85,12 +94,12 @@ class Ledger:
         self, chunk_id: int, *, put_down: Callable[[], bool] = lambda: False
     ) -> AbstractContextManager[Lease | None]:
         """Hold a chunk; None where another holds it. See unspoken.runs.lease.hold."""
-        path = self.run_dir / "leases" / f"{chunk_id:06d}"
+        path = self._leases_dir / f"{chunk_id:06d}"
         return hold(path, lease_s=self.lease_s, put_down=put_down)
 
     def leased_chunks(self) -> frozenset[int]:
         """Chunks that somebody works on."""
-        names = held_names(self.run_dir / "leases", lease_s=self.lease_s)
+        names = held_names(self._leases_dir, lease_s=self.lease_s)
         return frozenset(int(name) for name in names if name.isdigit())
 
     # ---- publication ---------------------------------------------------------------------

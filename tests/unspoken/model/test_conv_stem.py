@@ -67,11 +67,24 @@ def test_an_embedding_gives_back_the_fine_features_where_they_were():
 
 
 @pytest.mark.parametrize("train", ["new_only", "decoder", "decoder+encoder", "all"])
-def test_the_stem_rests_and_its_mixes_learn_with_the_decoder(train):
+def test_the_stem_rests_and_its_mixes_learn_with_the_encoder(train):
     learned = network(STEMMED, train=train).choose_trained()
     assert not [name for name in learned if name.startswith(STEM_PREFIX)]
     mixes = [name for name in learned if name.startswith(MIX_PREFIX)]
-    assert bool(mixes) == (train != "new_only")
+    assert bool(mixes) == (train in ("decoder+encoder", "all"))
+
+
+def test_a_stem_may_see_the_square_at_a_size_of_its_own():
+    model, small = stemmed(), network(replace(STEMMED, stem_size=48))
+    small.load_state_dict(model.state_dict())
+    for encoder in (model.image_encoder, small.image_encoder):
+        torch.nn.init.normal_(encoder.mix_2.weight, generator=torch.Generator().manual_seed(0))
+    seen: list[torch.Size] = []
+    small.image_encoder.stem.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    with torch.no_grad():
+        ours, theirs = small.embed_images([picture()]), model.embed_images([picture()])
+    assert seen == [(1, 3, 48, 48)]
+    assert ours.shape == theirs.shape and not torch.allclose(ours, theirs, atol=1e-2)
 
 
 def test_the_stem_sees_what_the_detectors_backbone_sees(text_encoder_dir):

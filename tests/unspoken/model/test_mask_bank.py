@@ -8,7 +8,6 @@ from tests.services.segmenter.tiny import BANK, tiny_sam
 from unspoken.boxes import box_iou
 from unspoken.errors import InvalidConfig
 from unspoken.masks import decode_rle
-from unspoken.model.input_frame import InputFrame
 from unspoken.model.mask_bank import (
     MaskBankBuilder,
     MaskBankConfig,
@@ -17,6 +16,7 @@ from unspoken.model.mask_bank import (
     mask_boxes,
     stability_scores,
 )
+from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.sam_config import sam_config
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 
@@ -29,24 +29,28 @@ def model() -> SemanticSam:
 
 
 @pytest.fixture(scope="module")
-def frame(model) -> InputFrame:
-    return InputFrame.of(SIZE_HW, model.config.sam)
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def embedding(model, frame):
-    pixels = np.random.default_rng(0).integers(0, 256, (*SIZE_HW, 3), dtype=np.uint8)
+def upscaler(model, pixels) -> MaskUpscaler:
+    return MaskUpscaler.of(pixels, model.config.sam)
+
+
+@pytest.fixture(scope="module")
+def embedding(model, upscaler, pixels):
     with torch.inference_mode():
-        return model.embed_images([frame.to_input(pixels)])
+        return model.embed_images([upscaler.frame.to_input(pixels)])
 
 
-def test_a_filter_that_nothing_passes_gives_an_empty_bank(model, embedding, frame):
-    bank = build_mask_bank(model, embedding, frame, MaskBankConfig(predicted_iou_threshold=1e9))
+def test_a_filter_that_nothing_passes_gives_an_empty_bank(model, embedding, upscaler):
+    bank = build_mask_bank(model, embedding, upscaler, MaskBankConfig(predicted_iou_threshold=1e9))
     assert len(bank) == 0 and bank.masks().shape == (0, *SIZE_HW)
     assert bank.mask_embedding.shape == (0, 768) and bank.boxes_xyxy.shape == (0, 4)
 
 
-def test_rows_of_a_bank_are_what_the_decoder_says_of_single_clicks(model, embedding, frame):
+def test_rows_of_a_bank_are_what_the_decoder_says_of_single_clicks(model, embedding, upscaler):
     config = MaskBankConfig(
         points_per_side=2,
         prompts_per_batch=3,
@@ -54,16 +58,16 @@ def test_rows_of_a_bank_are_what_the_decoder_says_of_single_clicks(model, embedd
         stability_threshold=0,
         nms_iou=1.0,
     )
-    bank = build_mask_bank(model, embedding, frame, config)
+    bank = build_mask_bank(model, embedding, upscaler, config)
     masks, vectors = [], []
-    for point in frame.points_to_input(grid_points(2, SIZE_HW)):
+    for point in upscaler.frame.points_to_input(grid_points(2, SIZE_HW)):
         with torch.inference_mode():
             output = model.decode(
                 embedding,
                 Prompts(torch.zeros(1, dtype=torch.long), point.view(1, 1, 2), torch.ones(1, 1)),
                 multimask_output=True,
             )
-        masks += list((frame.logits_to_original(output.mask_logits)[0] > 0).numpy())
+        masks += list(upscaler.masks(output.mask_logits[0]).numpy())
         vectors += list(output.mask_embedding[0].numpy())
     shown = {mask.tobytes() for mask in masks if mask.any()}
     assert {mask.tobytes() for mask in bank.masks()} <= shown
@@ -72,8 +76,8 @@ def test_rows_of_a_bank_are_what_the_decoder_says_of_single_clicks(model, embedd
         assert min(np.abs(vector - other).max() for other in vectors) < 1e-4
 
 
-def test_what_a_bank_says_of_its_masks_is_true(model, embedding, frame):
-    bank = build_mask_bank(model, embedding, frame, BANK)
+def test_what_a_bank_says_of_its_masks_is_true(model, embedding, upscaler):
+    bank = build_mask_bank(model, embedding, upscaler, BANK)
     assert len(bank) > 3
     masks = bank.masks()
     assert bank.areas.tolist() == masks.sum((1, 2)).tolist() and (bank.areas > 0).all()
@@ -88,41 +92,41 @@ def test_what_a_bank_says_of_its_masks_is_true(model, embedding, frame):
     assert bank.num_bytes < len(bank) * (768 * 4 + 1000)
 
 
-def test_masks_that_overlap_are_kept_once(model, embedding, frame):
-    loose = build_mask_bank(model, embedding, frame, BANK)
+def test_masks_that_overlap_are_kept_once(model, embedding, upscaler):
+    loose = build_mask_bank(model, embedding, upscaler, BANK)
     strict = MaskBankConfig(
         points_per_side=4, predicted_iou_threshold=-100, stability_threshold=0, nms_iou=0.3
     )
-    fewer = build_mask_bank(model, embedding, frame, strict)
+    fewer = build_mask_bank(model, embedding, upscaler, strict)
     assert 0 < len(fewer) < len(loose)
     overlaps = box_iou(fewer.boxes_xyxy, fewer.boxes_xyxy) - np.eye(len(fewer))
     assert overlaps.max() < 0.6  # boxes of the low resolution are a few pixels coarser
 
 
-def test_thresholds_hold_for_every_mask_that_stays(model, embedding, frame):
-    every = build_mask_bank(model, embedding, frame, BANK)
+def test_thresholds_hold_for_every_mask_that_stays(model, embedding, upscaler):
+    every = build_mask_bank(model, embedding, upscaler, BANK)
     middle = float(np.median(every.stability_score))
     some = build_mask_bank(
         model,
         embedding,
-        frame,
+        upscaler,
         MaskBankConfig(points_per_side=4, predicted_iou_threshold=-100, stability_threshold=middle),
     )
     assert len(some) > 0 and (some.stability_score >= middle).all()
 
 
-def test_few_candidates_at_a_time_bound_the_memory_and_change_little(model, embedding, frame):
+def test_few_candidates_at_a_time_bound_the_memory_and_change_little(model, embedding, upscaler):
     config = MaskBankConfig(
         points_per_side=6, predicted_iou_threshold=-100, stability_threshold=0, max_candidates=8
     )
-    bank = build_mask_bank(model, embedding, frame, config)
+    bank = build_mask_bank(model, embedding, upscaler, config)
     overlaps = box_iou(bank.boxes_xyxy, bank.boxes_xyxy) - np.eye(len(bank))
     assert len(bank) > 3 and overlaps.max() < 0.9
 
 
-def test_steps_are_small_and_end(model, embedding, frame):
+def test_steps_are_small_and_end(model, embedding, upscaler):
     config = MaskBankConfig(points_per_side=4, prompts_per_batch=5)
-    builder = MaskBankBuilder(model, embedding, frame, config)
+    builder = MaskBankBuilder(model, embedding, upscaler, config)
     steps = 1
     while not builder.step():
         steps += 1
