@@ -28,10 +28,12 @@ from unspoken.schemas import RunRequest
 CHUNK_SIZE = 4
 ROWS_A_FILE = 100
 FIRST_POISON = 10
-NUM_SCENES = 24
+NUM_SCENES, SMALL_CHUNK = 12, 2
 MAX_POISON_EXECUTIONS = 3
 MAX_BACK_S = 30.0
 STALLED_S = 150.0
+HUNG = "takes no message"
+"""What the watchdog says of a worker that it ends."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,15 @@ def run_campaign(folder: Path, scale: Scale, *, seed: int) -> Findings:
         work = _executions(rig, since_s=fought.started_s)
         findings = _judge(captions, calm, chaos, scale=scale)
         _judge_work(findings, calm_work, work, fought)
+        logs = [path.read_text() for path in folder.glob("worker-*.log")]
+        hung = sum(log.count(HUNG) for log in logs)
+        findings.want(not hung, f"{hung} times a worker took no message until its watchdog bit")
         findings.figures |= {
             "seed": seed,
             "faults": scale.rounds * len(faults.KINDS),
             "disk": rig.disk.kind,
             "unasked_deaths": rig.deaths(),
+            "hung_workers": hung,
             "calm_s": round(calm_s),
             "seconds": round(time.monotonic() - started_s),
         }
@@ -112,15 +118,15 @@ def run_small_models(folder: Path, *, seed: int) -> Findings:
     whether the rows are the same in these too is told and not judged.
     """
     rng = random.Random(seed)
-    with Rig(folder, small_models=True) as rig:
+    with Rig(folder, small_models=True, concurrency=1) as rig:
         write_shards(rig.data_dir / "in", World.load(), num_scenes=NUM_SCENES, seed=seed)
-        calm = _label(rig, "calm")
+        calm = _label(rig, "calm", chunk_size=SMALL_CHUNK)
         fought = _Fought(started_s=time.time())
         due = rng.sample(("kill_worker", "kill_redis", "kill_service"), 3)
         blows = _Blows(
-            rig, due, rng, fought, num_chunks=NUM_SCENES // CHUNK_SIZE, hold_s=(1.0, 2.0)
+            rig, due, rng, fought, num_chunks=NUM_SCENES // SMALL_CHUNK, hold_s=(1.0, 2.0)
         )
-        chaos = _label(rig, "chaos", blows=blows, fought=fought)
+        chaos = _label(rig, "chaos", blows=blows, fought=fought, chunk_size=SMALL_CHUNK)
     findings = Findings(
         {
             "small_models_rows": len(chaos.inputs),
@@ -190,9 +196,14 @@ class _Blows:
 
 
 def _label(
-    rig: Rig, run_id: str, *, blows: _Blows | None = None, fought: _Fought | None = None
+    rig: Rig,
+    run_id: str,
+    *,
+    blows: _Blows | None = None,
+    fought: _Fought | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> EndState:
-    request = RunRequest(source="in", run_id=run_id, chunk_size=CHUNK_SIZE)
+    request = RunRequest(source="in", run_id=run_id, chunk_size=chunk_size)
     create_run(rig.data_dir, rig.runs_dir, request)
     dataset = rig.runs_dir / run_id / "dataset"
     report = rig.folder / f"{run_id}-watcher.json"

@@ -207,6 +207,7 @@ class Rig:
         }
         env = {f"WORKER_{setting}": value for setting, value in settings.items()}
         env |= {f"{kind.upper()}_PORT": str(self.proxies[kind].upstream[1]) for kind in KINDS}
+        env["LLM_MAX_NEW_TOKENS"] = "12"  # of the small language model: short answers suffice here
         return Child(
             name,
             words,
