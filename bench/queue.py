@@ -297,8 +297,8 @@ def running_stack(
             stack.enter_context(running(["-m", module], env, log=folder / f"{number}.log"))
             for number, module in enumerate(modules)
         ]
-        for number in range(1, len(modules)):
-            wait_until(lambda log=folder / f"{number}.log": " ready." in log.read_text())
+        logs = [folder / f"{number}.log" for number in range(1, len(modules))]
+        wait_until(lambda: all(" ready." in log.read_text() for log in logs))
         yield [psutil.Process(process.pid) for process in processes[1:]]
 
 
@@ -354,8 +354,8 @@ def label(folder: Path, source: str, *, chunk_size: int) -> float:
 def cpu_s(process: psutil.Process) -> float:
     """CPU seconds of a process and of its children, those that ended too."""
     times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    ended = times[0].children_user + times[0].children_system
-    return ended + sum(each.user + each.system for each in times)
+    ended: float = times[0].children_user + times[0].children_system
+    return ended + sum(float(each.user + each.system) for each in times)
 
 
 def wait_until(happened: Callable[[], bool], *, timeout_s: float = 300) -> None:
