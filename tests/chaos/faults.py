@@ -1,0 +1,180 @@
+"""What can go wrong, one function a fault: it harms, holds, and heals before it returns.
+
+A seed decides which fault comes when and whom it hits; every kind comes once before any comes
+again. Faults wait for progress and not for a clock, so that they hit a run on any machine.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.chaos.rig import Rig
+
+Services = ("llm", "detector")
+
+
+@dataclass(frozen=True)
+class Blow:
+    """What one fault is told: whom, for how long, and where to draw lots."""
+
+    rig: Rig
+    rng: random.Random
+    hold_s: float
+
+    def hold(self) -> None:
+        time.sleep(self.hold_s)
+
+    def service(self) -> str:
+        return self.rng.choice(Services)
+
+
+Fault = Callable[[Blow], int]
+"""Answers how many slots it may have interrupted."""
+
+
+def kill_worker(blow: Blow) -> int:
+    index = blow.rng.randrange(len(blow.rig.workers))
+    blow.rig.workers[index].kill()
+    blow.rig.start_worker(index)
+    return blow.rig.concurrency
+
+
+def kill_dispatcher(blow: Blow) -> int:
+    dispatcher = blow.rng.choice(blow.rig.dispatchers)
+    dispatcher.kill()
+    blow.hold()
+    dispatcher.start()
+    return 0
+
+
+def kill_redis(blow: Blow) -> int:
+    blow.rig.kill_redis()
+    blow.hold()
+    blow.rig.start_redis()
+    return blow.rig.slots
+
+
+def flush_redis(blow: Blow) -> int:
+    with blow.rig.redis() as client:
+        client.flushall()
+    return 0
+
+
+def pause_redis(blow: Blow) -> int:
+    """By its own command, or as a machine that swaps would."""
+    if blow.rng.random() < 0.5:
+        with blow.rig.redis() as client:
+            client.client_pause(int(1000 * blow.hold_s))
+        blow.hold()
+    else:
+        os.kill(blow.rig.redis_pid, signal.SIGSTOP)
+        blow.hold()
+        os.kill(blow.rig.redis_pid, signal.SIGCONT)
+    return blow.rig.slots
+
+
+def reset_redis(blow: Blow) -> int:
+    blow.rig.proxies["redis"].reset()
+    return blow.rig.slots
+
+
+def cut_redis(blow: Blow) -> int:
+    return _cut(blow, "redis")
+
+
+def delay_redis(blow: Blow) -> int:
+    return _delay(blow, "redis")
+
+
+def service_answers_429(blow: Blow) -> int:
+    return _mood(blow, "busy")
+
+
+def service_answers_503(blow: Blow) -> int:
+    return _mood(blow, "away")
+
+
+def service_hangs(blow: Blow) -> int:
+    service = blow.rig.services[blow.service()]
+    service.signal(signal.SIGSTOP)
+    blow.hold()
+    service.signal(signal.SIGCONT)
+    return blow.rig.slots
+
+
+def kill_service(blow: Blow) -> int:
+    kind = blow.service()
+    blow.rig.services[kind].kill()
+    blow.hold()
+    blow.rig.start_service(kind)
+    blow.rig.wait_ready([kind])
+    return blow.rig.slots
+
+
+def reset_service(blow: Blow) -> int:
+    blow.rig.proxies[blow.service()].reset()
+    return blow.rig.slots
+
+
+def cut_service(blow: Blow) -> int:
+    return _cut(blow, blow.service())
+
+
+def delay_service(blow: Blow) -> int:
+    return _delay(blow, blow.service())
+
+
+def fill_disk(blow: Blow) -> int:
+    blow.rig.disk.fill(blow.rig.writers())
+    blow.hold()
+    blow.rig.disk.free(blow.rig.writers())
+    return blow.rig.slots
+
+
+KINDS: dict[str, Fault] = {
+    fault.__name__: fault
+    for fault in (
+        *(kill_worker, kill_dispatcher),
+        *(kill_redis, flush_redis, pause_redis, reset_redis, cut_redis, delay_redis),
+        *(service_answers_429, service_answers_503, service_hangs, kill_service),
+        *(reset_service, cut_service, delay_service),
+        fill_disk,
+    )
+}
+AWAY = frozenset(("kill_redis", "pause_redis", "reset_redis", "cut_redis"))
+"""Redis was away, and came back when the fault ended."""
+
+
+def draw_schedule(rng: random.Random, rounds: int) -> list[str]:
+    """Every kind `rounds` times, shuffled round by round."""
+    schedule: list[str] = []
+    for _ in range(rounds):
+        schedule += rng.sample(list(KINDS), len(KINDS))
+    return schedule
+
+
+def _cut(blow: Blow, name: str) -> int:
+    proxy = blow.rig.proxies[name]
+    proxy.cut(after_bytes=blow.rng.randrange(1, 600))
+    blow.hold()
+    proxy.heal()
+    return blow.rig.slots
+
+
+def _delay(blow: Blow, name: str) -> int:
+    proxy = blow.rig.proxies[name]
+    proxy.delay(blow.rng.uniform(0.02, 0.3))
+    blow.hold()
+    proxy.heal()
+    return 0
+
+
+def _mood(blow: Blow, mood: str) -> int:
+    path = blow.rig.notes_dir / f"{blow.service()}.mood"
+    path.write_text(mood)
+    blow.hold()
+    path.unlink()
+    return blow.rig.slots

@@ -1,0 +1,233 @@
+"""The whole stack as real processes, each behind something that can harm it.
+
+Embedded Redis with AOF and three services, each behind a fault proxy; dispatchers, and workers with
+a pool each. Whatever ends unasked is started again, as `unspoken up` and compose do, and counted.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import redis
+
+from stack.embedded_redis import EmbeddedRedis
+from stack.launcher import free_port
+from stack.process import end_with_parent
+from tests.chaos.disk import SmallDisk
+from tests.chaos.fault_proxy import FaultProxy
+from tests.chaos.service import KINDS
+from unspoken.settings import child_environment
+
+# A tenth and less of what runs have by default, as a chunk takes a tenth of a second and less.
+LEASE_S, RING_AGAIN_S, TICK_S, MESSAGE_S = 2.0, 1.0, 0.2, 3.0
+
+
+class Child:
+    """One process, in a group of its own with whatever it forks."""
+
+    def __init__(self, name: str, words: Sequence[str], *, log: Path, env: dict[str, str]) -> None:
+        self.name = name
+        self.deaths = 0
+        self._command = [sys.executable, "-m", *words]
+        self._log, self._env = log, env
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+
+    def signal(self, number: int) -> None:
+        """To the whole group."""
+        os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """Nothing of the group is left, whether or not it still ran."""
+        for number in (signal.SIGCONT, signal.SIGKILL):
+            try:
+                self.signal(number)
+            except ProcessLookupError:
+                break
+        self._process.wait()
+
+    def revive(self) -> None:
+        """Start again where it ended unasked."""
+        if self._process.poll() is not None:
+            self.kill()
+            self.deaths += 1
+            self.start()
+
+
+class Rig:
+    """Use as a context manager; `runs_dir` is on the small disk, `data_dir` is not."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        small_models: bool = False,
+        num_workers: int = 2,
+        concurrency: int = 2,
+    ) -> None:
+        self.folder = folder
+        self.small_models = small_models
+        self.data_dir, self.notes_dir = folder / "data", folder / "notes"
+        self.num_workers, self.concurrency = num_workers, concurrency
+        self.disk = SmallDisk(folder / "disk")
+        self.runs_dir = self.disk.folder / "runs"
+        self.services: dict[str, Child] = {}
+        self.proxies: dict[str, FaultProxy] = {}
+        self.dispatchers: list[Child] = []
+        self.workers: list[Child] = []
+        self._exit = ExitStack()
+
+    @property
+    def slots(self) -> int:
+        """Chunks that are worked on at once."""
+        return self.num_workers * self.concurrency
+
+    def __enter__(self) -> "Rig":
+        try:
+            self._start()
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def revive(self) -> None:
+        """Start again what ended unasked."""
+        for child in self._children():
+            child.revive()
+
+    def deaths(self) -> dict[str, int]:
+        """How often which child ended unasked."""
+        return {child.name: child.deaths for child in self._children() if child.deaths}
+
+    def writers(self) -> list[int]:
+        """Who writes to the small disk."""
+        return [child.pid for child in (*self.workers, *self.dispatchers)]
+
+    # ---- Redis ---------------------------------------------------------------------------
+
+    def redis(self) -> redis.Redis:
+        """A client that does not go through the proxy."""
+        return redis.Redis(unix_socket_path=str(self._redis.socket))
+
+    def start_redis(self) -> None:
+        """On the same append-only file."""
+        self._redis = EmbeddedRedis(self.folder / "redis")
+        self._redis.__enter__()
+        with self.redis() as client:
+            self.redis_pid = int(client.info("server")["process_id"])
+        if "redis" in self.proxies:
+            self.proxies["redis"].upstream = self._redis.socket
+
+    def kill_redis(self) -> None:
+        os.kill(self.redis_pid, signal.SIGKILL)
+        self._stop_redis()
+
+    def _stop_redis(self) -> None:
+        self._redis.__exit__(None, None, None)
+
+    # ---- start ---------------------------------------------------------------------------
+
+    def start_service(self, kind: str) -> None:
+        """Behind its proxy, at the port that it always has."""
+        port = str(self.proxies[kind].upstream[1])
+        fake = ["tests.chaos.service", kind, port, str(self.notes_dir)]
+        self.services[kind] = self._child(kind, [f"services.{kind}"] if self.small_models else fake)
+
+    def wait_ready(self, kinds: Sequence[str] = KINDS) -> None:
+        """Until each service answers, past its proxy."""
+        timeout_s = 300 if self.small_models else 60
+        deadline = time.monotonic() + timeout_s
+        with httpx.Client(timeout=2, trust_env=False) as client:
+            for kind in kinds:
+                url = f"http://127.0.0.1:{self.proxies[kind].upstream[1]}/readyz"
+                while not _is_ready(client, url):
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"{kind} is not ready; see {self.folder}/{kind}.log")
+                    time.sleep(0.05)
+
+    def start_worker(self, index: int) -> None:
+        """A worker with its pool."""
+        child = self._child(f"worker-{index}", ["tests.chaos.worker", str(self.notes_dir)])
+        self.workers[index : index + 1] = [child]
+
+    def _start(self) -> None:
+        for folder in (self.data_dir, self.notes_dir):
+            folder.mkdir(parents=True)
+        self._exit.enter_context(self.disk)
+        self.runs_dir.mkdir()
+        self.start_redis()
+        self._exit.callback(lambda: self._stop_redis())
+        upstreams = {kind: ("127.0.0.1", free_port()) for kind in KINDS}
+        for name, upstream in {"redis": self._redis.socket, **upstreams}.items():
+            self.proxies[name] = self._exit.enter_context(FaultProxy(upstream))
+        self._exit.callback(self._end_children)
+        for kind in KINDS:
+            self.start_service(kind)
+        self.wait_ready()
+        for index in range(2):
+            self.dispatchers.append(self._child(f"dispatcher-{index}", ["worker.dispatcher"]))
+        for index in range(self.num_workers):
+            self.start_worker(index)
+
+    def _child(self, name: str, words: Sequence[str]) -> Child:
+        settings = {
+            "BROKER_URL": f"redis://127.0.0.1:{self.proxies['redis'].port}/0",
+            **{f"{kind.upper()}_URL": self._url(kind) for kind in KINDS},
+            "RUNS_DIR": str(self.runs_dir),
+            "DATA_DIR": str(self.data_dir),
+            "CONCURRENCY": str(self.concurrency),
+            "LEASE_S": str(LEASE_S),
+            "RING_AGAIN_S": str(RING_AGAIN_S),
+            "TICK_S": str(TICK_S),
+            "MESSAGE_S": str(MESSAGE_S),
+        }
+        env = {f"WORKER_{setting}": value for setting, value in settings.items()}
+        env |= {f"{kind.upper()}_PORT": str(self.proxies[kind].upstream[1]) for kind in KINDS}
+        env["LLM_MAX_NEW_TOKENS"] = "12"  # of the small language model: short answers suffice here
+        return Child(
+            name,
+            words,
+            log=self.folder / f"{name}.log",
+            env=child_environment(**env, REMAP_SIGTERM="SIGQUIT", OMP_NUM_THREADS="1"),
+        )
+
+    def _url(self, kind: str) -> str:
+        return f"http://127.0.0.1:{self.proxies[kind].port}"
+
+    def _children(self) -> list[Child]:
+        return [*self.services.values(), *self.dispatchers, *self.workers]
+
+    def _end_children(self) -> None:
+        for child in reversed(self._children()):
+            child.kill()
+
+
+def _is_ready(client: httpx.Client, url: str) -> bool:
+    try:
+        return client.get(url).status_code == 200
+    except httpx.TransportError:
+        return False

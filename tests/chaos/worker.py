@@ -1,0 +1,34 @@
+"""`python -m tests.chaos.worker FOLDER`: the real worker, whose classifiers are fakes.
+
+A caption that says `poison` ends the process that reads it, as a fault in a native library would;
+FOLDER/executions.jsonl says how often that happened.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import worker.__main__
+import worker.tasks
+from tests.chaos.service import note_execution
+from worker.classifiers import Classifiers
+
+POISON = "poison"
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+
+    def detect_language(text: str) -> tuple[str, float]:
+        if POISON in text:
+            note_execution(folder, POISON, text)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "en", 0.9
+
+    worker.tasks.build_classifiers = lambda: Classifiers(detect_language, lambda pixels: 0.01)
+    worker.__main__.main()
+
+
+if __name__ == "__main__":
+    main()

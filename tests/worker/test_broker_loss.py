@@ -1,0 +1,74 @@
+"""A worker whose connections to the broker break."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from stack.embedded_redis import EmbeddedRedis
+from tests.chaos.fault_proxy import FaultProxy
+from unspoken.settings import child_environment
+from worker.celery_app import BULK, create_celery
+from worker.doorbell import CeleryDoorbell
+
+RESETS = 3
+SOON_S = 60.0
+"""A worker that hears no more took two minutes, until its watchdog ended it."""
+
+
+def test_a_connection_that_forgot_its_broker_is_closed_without_ending_the_worker(tmp_path):
+    with EmbeddedRedis(tmp_path) as server, create_celery(server.url) as app:
+        CeleryDoorbell(app).ring("r", [1], queue=BULK)
+        connection = app.connection_for_read()
+        channel = connection.default_channel
+        assert app.amqp.queues[BULK](channel).get(no_ack=False) is not None
+        # What Celery's consumer leaves when Redis is killed, as the chaos suite saw it.
+        channel._disconnect_pools()
+        connection.transport.client = None
+        connection.release()
+        assert connection._closed
+
+
+def test_a_worker_whose_connections_were_reset_takes_messages_again(tmp_path):
+    log = tmp_path / "worker.log"
+    with (
+        EmbeddedRedis(tmp_path / "redis") as server,
+        FaultProxy(server.socket) as proxy,
+        create_celery(server.url) as app,
+        log.open("ab") as output,
+    ):
+        doorbell = CeleryDoorbell(app)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker"],
+            env=child_environment(
+                WORKER_BROKER_URL=f"redis://127.0.0.1:{proxy.port}/0",
+                WORKER_CONCURRENCY="1",
+                WORKER_RUNS_DIR=str(tmp_path),
+                WORKER_DATA_DIR=str(tmp_path),
+            ),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            wait_for(log, " ready.")
+            for _ in range(RESETS):
+                proxy.reset()
+                # As the dispatcher does: a message may be lost with the connection it came by.
+                wait_for(log, " received", ring=doorbell)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(log, words, *, ring=None):
+    """Until the log says it once more, ringing every two seconds."""
+    before, started_s, rung = log.read_text().count(words), time.monotonic(), 0
+    while log.read_text().count(words) == before:
+        waited_s = time.monotonic() - started_s
+        assert waited_s < SOON_S, log.read_text()[-2000:]
+        if ring is not None and waited_s >= 2 * rung:
+            ring.ring("no-such-run", [0], queue=BULK)
+            rung += 1
+        time.sleep(0.05)
