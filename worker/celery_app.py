@@ -11,6 +11,8 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
+from kombu.transport import virtual
+from kombu.transport.redis import QoS
 from redis.exceptions import RedisError
 
 INTERACTIVE, BULK = "interactive", "bulk"
@@ -25,12 +27,32 @@ VISIBILITY_TIMEOUT_S = 900
 RECONNECT_S = 5.0
 
 
+class _LettingGo(QoS):  # type: ignore[misc]
+    """Lets go of a message whose acknowledgement a lost broker did not take.
+
+    kombu 5.7 keeps it in hand. A worker whose hands are full of such messages asks for no more, so
+    it never sees that the broker was lost, and waits for ever.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except (RedisError, OSError):
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+
 class _QuickConnection(Connection):  # type: ignore[misc]
     """Looks for a lost broker every five seconds, not after pauses of up to thirty.
 
     It survives the loss, too: kombu 5.7 gives messages in hand back to a broker whose address it
     has forgotten already, and the AttributeError of that would end the worker.
     """
+
+    def channel(self) -> Any:
+        channel = super().channel()
+        channel.QoS = _LettingGo
+        return channel
 
     def _ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         kwargs.setdefault("interval_start", 1)

@@ -6,6 +6,9 @@ import subprocess
 import sys
 import time
 
+import pytest
+from redis.exceptions import RedisError
+
 from stack.embedded_redis import EmbeddedRedis
 from tests.chaos.fault_proxy import FaultProxy
 from unspoken.settings import child_environment
@@ -28,6 +31,21 @@ def test_a_connection_that_forgot_its_broker_is_closed_without_ending_the_worker
         connection.transport.client = None
         connection.release()
         assert connection._closed
+
+
+def test_a_message_that_a_lost_broker_let_nobody_acknowledge_is_out_of_hand(tmp_path):
+    server = EmbeddedRedis(tmp_path)
+    with create_celery(server.url) as app:
+        with server:
+            CeleryDoorbell(app).ring("r", [1], queue=BULK)
+            channel = app.connection_for_read().default_channel
+            channel.basic_qos(0, 1, False)
+            message = app.amqp.queues[BULK](channel).get(no_ack=False)
+            assert not channel.qos.can_consume()
+        with pytest.raises((RedisError, OSError)):
+            message.ack()
+        # Else a worker would ask for no more, and never see that its broker was lost.
+        assert channel.qos.can_consume()
 
 
 def test_a_worker_whose_connections_were_reset_takes_messages_again(tmp_path):
