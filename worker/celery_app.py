@@ -12,7 +12,7 @@ from celery.app.amqp import AMQP
 from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
 from kombu.transport import virtual
-from kombu.transport.redis import QoS
+from kombu.transport.redis import Channel, QoS, Transport
 from redis.exceptions import RedisError
 
 INTERACTIVE, BULK = "interactive", "bulk"
@@ -42,6 +42,14 @@ class _LettingGo(QoS):  # type: ignore[misc]
             raise
 
 
+class _Channel(Channel):  # type: ignore[misc]
+    QoS = _LettingGo
+
+
+class _Transport(Transport):  # type: ignore[misc]
+    Channel = _Channel
+
+
 class _QuickConnection(Connection):  # type: ignore[misc]
     """Looks for a lost broker every five seconds, not after pauses of up to thirty.
 
@@ -49,10 +57,9 @@ class _QuickConnection(Connection):  # type: ignore[misc]
     has forgotten already, and the AttributeError of that would end the worker.
     """
 
-    def channel(self) -> Any:
-        channel = super().channel()
-        channel.QoS = _LettingGo
-        return channel
+    def get_transport_cls(self) -> Any:
+        found = super().get_transport_cls()
+        return _Transport if found is Transport else found
 
     def _ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         kwargs.setdefault("interval_start", 1)
