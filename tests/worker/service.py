@@ -9,13 +9,20 @@ import uvicorn
 from fastapi import FastAPI
 
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
+from unspoken.errors import UnspokenError
 from unspoken.images import decode_base64, decode_picture
 from unspoken.schemas import DetectRequest, ProposeRequest, TextEmbeddingsRequest
+from unspoken.server import error_response
 
 
 def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
     """One app; each client finds the model of its kind."""
     app, encoder = FastAPI(), FakeTextEncoder()
+
+    @app.exception_handler(UnspokenError)
+    def on_unspoken(_request, error: UnspokenError):
+        # An error that nobody answers would make uvicorn close the connection.
+        return error_response(error)
 
     @app.get("/readyz")
     def readyz():
