@@ -1,6 +1,7 @@
 """Leases and the calls to storage, on a real folder."""
 
 import errno
+import hashlib
 import os
 import threading
 
@@ -17,7 +18,7 @@ def make_old(path, seconds):
 
 def test_of_many_who_take_a_lease_that_lapsed_one_gets_it(tmp_path):
     path = tmp_path / "a"
-    for _ in range(5):
+    for _ in range(20):
         path.write_text("dead")
         make_old(path, 60)
         barrier, got = threading.Barrier(8), []
@@ -36,6 +37,19 @@ def test_of_many_who_take_a_lease_that_lapsed_one_gets_it(tmp_path):
         assert len(got) == 1 and got[0].is_ours()
         got[0].give_back()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_whose_maker_ended_on_the_way_does_not_bar_the_lease_for_ever(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("dead")
+    make_old(path, 60)
+    claim = tmp_path / f".a.{hashlib.sha256(b'dead').hexdigest()[:16]}.claim"
+    claim.touch()
+    assert acquire(path, lease_s=30) is None  # its maker may be about to take the lease
+    make_old(claim, 60)
+    assert acquire(path, lease_s=30) is None and not claim.exists()
+    assert acquire(path, lease_s=30) is not None
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_lease_that_another_took_meanwhile_is_neither_renewed_nor_removed(tmp_path):

@@ -4,6 +4,7 @@ Its content is the holder's token. Ages are taken by the file system's own clock
 lease for a moment (a stalled host that wakes up) cost time and nothing else.
 """
 
+import hashlib
 import logging
 import secrets
 import threading
@@ -85,14 +86,10 @@ class Lease:
 
 
 def acquire(path: Path, *, lease_s: float) -> Lease | None:
-    """Take a lease; None where another holds it."""
+    """Take a lease; None where another holds it, or is about to."""
     token = secrets.token_hex(8)
-    for _ in range(2):
-        if storage.create(path, token.encode()):
-            return Lease(path=path, token=token, lease_s=lease_s)
-        if not _remove_stale(path, lease_s=lease_s):
-            return None
-    return None
+    taken = storage.create(path, token.encode()) or _take_over(path, token, lease_s=lease_s)
+    return Lease(path=path, token=token, lease_s=lease_s) if taken else None
 
 
 def _never() -> bool:
@@ -142,24 +139,35 @@ def held_names(folder: Path, *, lease_s: float) -> frozenset[str]:
     return frozenset(held)
 
 
-def _remove_stale(path: Path, *, lease_s: float) -> bool:
-    """Whether the way is free now. The one who renames it away may take it: never two."""
-    try:
-        if storage.now_s(path.parent) - storage.modified_s(path) < lease_s:
-            return False
-    except FileNotFoundError:
-        return True
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.stale")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return True
-    # Between look and rename another may have taken it anew: then it is theirs, and goes back.
-    if storage.now_s(path.parent) - storage.modified_s(aside) < lease_s:
-        try:
-            storage.publish_first(aside, path)
-        finally:
-            storage.remove(aside)
+def _take_over(path: Path, token: str, *, lease_s: float) -> bool:
+    """Make a lapsed lease ours. The lease is never away meanwhile, so nobody can slip in.
+
+    Whoever may replace a holder is who created the claim on that very holder's token: never two.
+    """
+    holder = storage.read(path)
+    if holder is None:
+        return storage.create(path, token.encode())
+    if not _lapsed(path, lease_s=lease_s):
         return False
-    storage.remove(aside)
-    return True
+    digest = hashlib.sha256(holder).hexdigest()[:16]
+    claim = path.with_name(f".{path.name}.{digest}.claim")
+    if not storage.create(claim):
+        if _lapsed(claim, lease_s=lease_s):  # who created it ended on the way
+            storage.remove(claim)
+        return False
+    try:
+        # A claim may come late, after another was made good and removed.
+        if storage.read(path) != holder or not _lapsed(path, lease_s=lease_s):
+            return False
+        storage.replace(path, token.encode())
+        return True
+    finally:
+        storage.remove(claim)
+
+
+def _lapsed(path: Path, *, lease_s: float) -> bool:
+    """Whether a file was not renewed for so long; False where it is gone."""
+    try:
+        return storage.now_s(path.parent) - storage.modified_s(path) >= lease_s
+    except FileNotFoundError:
+        return False
