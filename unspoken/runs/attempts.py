@@ -9,7 +9,6 @@ Numbers have no gaps, so that a chunk's tries are found without listing the fold
 versions left `000007.2.waited` where a try was none, and no lines.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -91,12 +90,6 @@ def begin_attempt(folder: Path, chunk_id: int, *, after: int) -> Attempt:
         journal = storage.create_journal(path)
         if journal is not None:
             return Attempt(chunk_id=chunk_id, number=after, path=path, journal=journal)
-
-
-def count_attempts(folder: Path) -> int:
-    """Tries at all chunks; this lists the folder."""
-    pattern = re.compile(r"\d+\.\d+")
-    return sum(pattern.fullmatch(name) is not None for name in storage.names(folder))
 
 
 def _path(folder: Path, chunk_id: int, number: int) -> Path:

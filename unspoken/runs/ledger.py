@@ -27,7 +27,6 @@ from unspoken.runs.attempts import (
     Attempt,
     PastAttempts,
     begin_attempt,
-    count_attempts,
     past_attempts,
 )
 from unspoken.runs.files import file_sha256
@@ -83,10 +82,6 @@ class Ledger:
         after: number of its last try.
         """
         return begin_attempt(self._attempts_dir, chunk_id, after=after)
-
-    def total_attempts(self) -> int:
-        """Tries at all chunks; lists the folder."""
-        return count_attempts(self._attempts_dir)
 
     # ---- leases --------------------------------------------------------------------------
 
