@@ -28,14 +28,9 @@ SURE = 0.99  # neither evidence alone is trusted more
 
 def refine(probabilities: Tensor, pixels: Tensor) -> Tensor:
     """(N, h, w) probabilities, (3, h, w) uint8 -> (N, h, w); each mask by itself."""
-    likeness = _likeness(pixels)
-    smoothed = _smooth(probabilities, likeness)
-    return _smooth(weigh_colours(smoothed, pixels), likeness)
-
-
-def smooth(probabilities: Tensor, pixels: Tensor) -> Tensor:
-    """(N, h, w) probabilities along the edges of (3, h, w) uint8 -> (N, h, w)."""
-    return _smooth(probabilities, _likeness(pixels))
+    likeness = likeness_of(pixels)
+    smoothed = smooth(probabilities, likeness)
+    return smooth(weigh_colours(smoothed, pixels), likeness)
 
 
 def weigh_colours(probabilities: Tensor, pixels: Tensor) -> Tensor:
@@ -56,8 +51,8 @@ def weigh_colours(probabilities: Tensor, pixels: Tensor) -> Tensor:
     return torch.where(near, weighed, probabilities)
 
 
-def _likeness(pixels: Tensor) -> Tensor:
-    """(offsets, h, w): how much each neighbour counts; they sum to one."""
+def likeness_of(pixels: Tensor) -> Tensor:
+    """(3, h, w) uint8 -> (offsets, h, w): how much each neighbour counts; they sum to one."""
     colours = pixels.float() / 255
     around = F.pad(colours[None], (RADIUS,) * 4, mode="replicate")[0]
     weights = torch.stack(
@@ -69,7 +64,8 @@ def _likeness(pixels: Tensor) -> Tensor:
     return weights / weights.sum(0)
 
 
-def _smooth(probabilities: Tensor, likeness: Tensor) -> Tensor:
+def smooth(probabilities: Tensor, likeness: Tensor) -> Tensor:
+    """(N, h, w) probabilities, (offsets, h, w) -> (N, h, w)."""
     for _ in range(ITERATIONS):
         around = F.pad(probabilities[:, None], (RADIUS,) * 4, mode="replicate")[:, 0]
         probabilities = torch.zeros_like(probabilities)

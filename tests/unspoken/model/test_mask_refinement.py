@@ -2,7 +2,7 @@
 
 import torch
 
-from unspoken.model.mask_refinement import refine, smooth, weigh_colours
+from unspoken.model.mask_refinement import likeness_of, refine, smooth, weigh_colours
 
 
 def pixels_of(*columns: tuple[int, int], height: int = 20) -> torch.Tensor:
@@ -15,7 +15,7 @@ def test_noise_is_smoothed_within_a_colour_and_not_across_its_edge():
     pixels = pixels_of((15, 30), (15, 200))
     truth = (pixels[0] == 200).float()
     noisy = truth[None] * 0.6 + 0.2 + 0.2 * torch.randn(1, 20, 30, generator=seeded(0))
-    smoothed = smooth(noisy.clamp(0, 1), pixels)[0]
+    smoothed = smooth(noisy.clamp(0, 1), likeness_of(pixels))[0]
     assert smoothed[:, 15:].std() < noisy[0, :, 15:].std() / 4
     assert smoothed[:, 14].max() < 0.4 and smoothed[:, 15].min() > 0.6
 
