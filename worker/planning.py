@@ -11,7 +11,6 @@ from unspoken.ports import CropRanker, Detector, Prompter, TextEncoder
 from unspoken.runs.plan import (
     LabelConfig,
     ListedRow,
-    Plan,
     default_threshold,
     make_plan,
     write_plan,
@@ -38,7 +37,7 @@ class Services:
     crop_ranker: CropRanker
 
 
-def plan_run(run: Run, *, runs_dir: Path, data_dir: Path, services: Services) -> Plan:
+def plan_run(run: Run, *, runs_dir: Path, data_dir: Path, services: Services) -> None:
     """Make and write the plan. Raises the services' errors, InvalidInput, Conflict, OSError."""
     threshold = run.box_threshold
     if threshold is None:
@@ -70,7 +69,6 @@ def plan_run(run: Run, *, runs_dir: Path, data_dir: Path, services: Services) ->
         prompt_sha256=proposal.prompt_sha256,
     )
     write_plan(runs_dir / run.run_id, plan)
-    return plan
 
 
 def _listing(
