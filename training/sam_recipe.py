@@ -141,14 +141,17 @@ def small_sam() -> SamRecipe:
 
 
 def small_sam_fine() -> SamRecipe:
-    """The small SAM at the size that it serves, a third larger: parts of a few pixels."""
+    """The small SAM at the size that it serves, a third larger: parts of a few pixels.
+
+    7.5 s a step on two AVX2 cores in fp32, beside other work: 38 minutes; docs/decisions/0013.
+    """
     before = small_sam()
     return replace(
         before,
         name="small-sam-fine",
         network=replace(before.network, sam=sam_config("small")),
         batch=BatchConfig(masks_a_step=96, boxes_a_step=0, masks_a_picture=12, seed=91),
-        steps=400,
+        steps=300,
         compile_decoder=False,
         lr_mix=3e-4,
         lr_decoder=3e-4,
@@ -160,8 +163,9 @@ def small_sam_fine() -> SamRecipe:
 def small_semantic() -> SamRecipe:
     """The small SAM learns labels from a dataset of the worker's own, 1 mask : 4 boxes.
 
-    2.8 to 3 s a step on two AVX-512 cores (bf16, two processes of one thread): 17 minutes. Names
-    .645 of true boxes right (`top1` of `python -m bench.segmenter_quality`); docs/decisions/0007.
+    5 s a step on two AVX2 cores in fp32, beside other work, once all pictures are encoded; before, up
+    to three times that. The card of weights/small/segmenter has what it reached and in how many
+    steps; docs/decisions/0007.
     """
     return SamRecipe(
         name="small-semantic",

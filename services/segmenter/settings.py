@@ -24,7 +24,7 @@ class SegmenterSettings(ServiceSettings):
     detector_url: str | None = None
     """The detector service, for text queries before a bank is ready; none when absent."""
     cache_mib: Annotated[float, Field(gt=0)] = 512.0
-    """Memory of the pictures that are held: embedding, file and bank of each."""
+    """Memory of the pictures that are held: embedding, file, guide and bank of each."""
     bank_points_per_side: Annotated[int, Field(ge=1, le=128)] | None = None
     """Clicks along each side of a picture for its bank; 16 for small networks, else 32."""
     bank_behind: bool = True
