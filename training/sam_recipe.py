@@ -163,8 +163,8 @@ def small_sam_fine() -> SamRecipe:
 def small_semantic() -> SamRecipe:
     """The small SAM learns labels from a dataset of the worker's own, 1 mask : 4 boxes.
 
-    5 s a step on two AVX2 cores in fp32, beside other work, once all pictures are encoded; before, up
-    to three times that. The card of weights/small/segmenter has what it reached and in how many
+    5 s a step on two AVX2 cores in fp32, beside other work, once all pictures are encoded; before,
+    up to three times that. The card of weights/small/segmenter has what it reached and in how many
     steps; docs/decisions/0007.
     """
     return SamRecipe(
