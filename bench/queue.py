@@ -37,9 +37,9 @@ import psutil
 from smallworld.scenes import SceneConfig
 from smallworld.shards import write_shards
 from smallworld.world import World
-from stack.embedded_redis import EmbeddedRedis
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
 from tests.worker.service import create_app, serve
+from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.filter_config import FilterConfig
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import count_run

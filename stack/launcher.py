@@ -18,9 +18,9 @@ from types import TracebackType
 
 import httpx
 
-from stack.embedded_redis import EmbeddedRedis
-from stack.process import end_with_parent
+from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.errors import InvalidConfig
+from unspoken.process import end_with_parent
 from unspoken.settings import child_environment
 
 READY_S = 300.0

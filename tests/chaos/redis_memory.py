@@ -13,8 +13,8 @@ from pathlib import Path
 
 import redis
 
-from stack.embedded_redis import EmbeddedRedis
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
+from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, write_plan
 from unspoken.runs.store import create_run

@@ -16,12 +16,12 @@ from pathlib import Path
 import httpx
 import redis
 
-from stack.embedded_redis import EmbeddedRedis
 from stack.launcher import free_port
-from stack.process import end_with_parent
 from tests.chaos.disk import SmallDisk
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.service import KINDS
+from unspoken.embedded_redis import EmbeddedRedis
+from unspoken.process import end_with_parent
 from unspoken.settings import child_environment
 
 # A tenth and less of what runs have by default, as a chunk takes a tenth of a second and less.

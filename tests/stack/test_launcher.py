@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from stack.embedded_redis import EmbeddedRedis, find_server
 from stack.launcher import _Child, free_port
+from unspoken.embedded_redis import EmbeddedRedis, find_server
 
 
 def test_a_redis_binary_is_always_at_hand():

@@ -9,8 +9,8 @@ import time
 import pytest
 from redis.exceptions import RedisError
 
-from stack.embedded_redis import EmbeddedRedis
 from tests.chaos.fault_proxy import FaultProxy
+from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.settings import child_environment
 from worker.celery_app import BULK, create_celery
 from worker.doorbell import CeleryDoorbell

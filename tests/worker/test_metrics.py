@@ -13,9 +13,9 @@ from kombu import Consumer, Queue
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.llm.app import create_app as llm_app
-from stack.embedded_redis import EmbeddedRedis
 from tests.fakes import FakePrompter
 from tests.worker.stage import Stage
+from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.schemas import RunStatus
 from worker.broker import BrokerState, read_broker
 from worker.celery_app import BULK, INTERACTIVE, create_celery

@@ -16,8 +16,8 @@ from types import TracebackType
 
 import redis
 
-from stack.process import end_with_parent
 from unspoken.errors import InvalidConfig
+from unspoken.process import end_with_parent
 
 START_S = 10.0
 logger = logging.getLogger(__name__)
