@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from unspoken.clients import (
@@ -37,6 +38,7 @@ from unspoken.runs.store import (
     write_status,
 )
 from unspoken.schemas import ENDED, RunStatus
+from worker.aside import Aside
 from worker.broker import read_broker
 from worker.celery_app import BULK, INTERACTIVE, create_celery
 from worker.deciding import decide_run
@@ -75,10 +77,12 @@ class Dispatcher:
         lease_s: float = 20.0,
         ring_again_s: float = 10.0,
         message_s: float = 90.0,
+        patience_s: float | None = None,
         only: frozenset[str] | None = None,
         metrics: DispatcherMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """patience_s: planning or finishing one run holds up a tick so long; None: to its end."""
         self._runs_dir = runs_dir
         self._data_dir = data_dir
         self._services = services
@@ -86,6 +90,7 @@ class Dispatcher:
         self._lease_s = lease_s
         self._ring_again_s = ring_again_s
         self._message_s = message_s
+        self._patience_s = patience_s
         self._only = only
         self._metrics = metrics
         self._clock = clock
@@ -177,29 +182,42 @@ class Dispatcher:
         if is_cancelled(watch.ledger.run_dir):
             return self._status(watch, "cancelled")
         if watch.plan is None:
-            watch.plan = self._plan(watch)
+            return self._plan(watch)
         watch.look()
         if watch.num_open:
             self._ring(watch, watch.plan)
             watch.message = watch.breaker.message
             return self._status(watch, "running")
-        if not self._verify(watch):
-            return self._status(watch, "running")
-        self._tell(self._status(watch, "finishing"))
-        self._finish(watch, watch.plan)
-        return self._status(watch, "done")
+        return self._finish(watch, watch.plan)
 
-    def _plan(self, watch: RunWatch) -> Plan:
-        run = watch.run
+    def _plan(self, watch: RunWatch) -> RunStatus:
+        if watch.planning is None:
+            watch.planning = Aside(partial(self._read_or_make_plan, watch.run))
+        if not watch.planning.ended(patience_s=self._patience_s):
+            watch.message = "reads the source, to plan"
+            return self._status(watch, "planned")
+        planning, watch.planning = watch.planning, None
+        watch.plan = planning.result()
+        return self._advance(watch)
+
+    def _read_or_make_plan(self, run: Run) -> Plan:
         try:
-            return read_plan(watch.ledger.run_dir)
+            return read_plan(self._runs_dir / run.run_id)
         except NotFound:
             logger.info("planning")
-        watch.message = "reads the source, to plan"
-        self._tell(self._status(watch, "planned"))
-        watch.message = ""
         plan_run(run, runs_dir=self._runs_dir, data_dir=self._data_dir, services=self._services)
-        return read_plan(watch.ledger.run_dir)
+        return read_plan(self._runs_dir / run.run_id)
+
+    def _finish(self, watch: RunWatch, plan: Plan) -> RunStatus:
+        if watch.finishing is None:
+            watch.finishing = Aside(partial(self._verify_and_write, watch, plan))
+        if not watch.finishing.ended(patience_s=self._patience_s):
+            return self._status(watch, "finishing")
+        finishing, watch.finishing = watch.finishing, None
+        if finishing.result():
+            return self._status(watch, "done")
+        watch.forget()
+        return self._status(watch, "running")
 
     def _ring(self, watch: RunWatch, plan: Plan) -> None:
         queue = _queue_of(watch.run, plan)
@@ -222,19 +240,15 @@ class Dispatcher:
         slots = count_workers(self._runs_dir).slots
         return QUEUED_PER_SLOT * slots or max(MIN_QUEUED, QUEUED_PER_SLOT * len(watch.leased))
 
-    def _verify(self, watch: RunWatch) -> bool:
-        """Once, before finishing: every shard is the one that its record names."""
-        assert watch.plan is not None, "planned before"
-        if not watch.verified:
-            chunks = range(len(watch.plan.chunks))
-            if not all([watch.ledger.verify(chunk_id) for chunk_id in chunks]):
-                watch.forget()
-                return False
-        watch.verified = True
-        return True
+    def _verify_and_write(self, watch: RunWatch, plan: Plan) -> bool:
+        """Labels, contact sheet, manifest and card; False where a shard was found to be spoilt.
 
-    def _finish(self, watch: RunWatch, plan: Plan) -> None:
-        """Labels, contact sheet, manifest and card; each is written whole."""
+        Each file is written whole, and every shard is the one that its record names.
+        """
+        if not watch.verified:
+            if not all([watch.ledger.verify(chunk.id) for chunk in plan.chunks]):
+                return False
+            watch.verified = True
         check_models(plan, [self._services.text_encoder.model])
         watch.ledger.sweep()
         finish_run(
@@ -245,6 +259,7 @@ class Dispatcher:
             pictures=picture_folder(self._data_dir, watch.run),
             decision=self._decide(watch, plan),
         )
+        return True
 
     def _decide(self, watch: RunWatch, plan: Plan) -> Decision | None:
         """Thresholds and decided shards, once, of a run that left them to its decoys."""
@@ -335,6 +350,7 @@ def main() -> None:
             lease_s=settings.lease_s,
             ring_again_s=settings.ring_again_s,
             message_s=settings.message_s,
+            patience_s=settings.tick_s,
             metrics=metrics,
         )
         dispatcher.run(tick_s=settings.tick_s, stop=stop)

@@ -14,6 +14,7 @@ from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import Plan
 from unspoken.runs.store import Run
 from unspoken.runs.trouble import Trouble, read_trouble
+from worker.aside import Aside
 from worker.breaker import Breaker
 from worker.progress import NO_WORKERS, Rate, Tally
 
@@ -54,6 +55,8 @@ class RunWatch:
         self.run, self.ledger = run, ledger
         self.breaker = Breaker(clock)
         self.plan: Plan | None = None
+        self.planning: Aside[Plan] | None = None
+        self.finishing: Aside[bool] | None = None
         self.decision: Decision | None = None
         self.message = ""
         self.verified = False
