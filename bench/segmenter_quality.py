@@ -12,12 +12,13 @@ grid_miou           the same for masks whose logits are the truth's shares of th
 top1                wholes whose vector is nearest to their own noun, of the known nouns; bar .60
 held_out_top1       the same for classes never trained on, among known and held-out nouns
 untrained_top1      the floor: the same network before it met a label
-true_labels_top1    the ceiling: trained on the truth's labels (where such weights are given)
-named_only_top1     trained on what captions name, without implied boxes (where such are given)
 
-Further weights of the recipes are named with `--true-labels`, `--named-only`, `--mixed`, `--unmixed`.
-With `--sam` come `retention_own`, `_mixed` and `_unmixed`: box mIoU less the small SAM's, below 0 if lost.
-"""  # noqa: E501 - names of options
+With `--arms ARMS`, of `bench.segmenter_arms`, come the controls, equally long trained from one SAM:
+
+ARM_top1            `own`, the worker's dataset; `true_labels`, the ceiling; `named_only`, without
+                    implied boxes; `unmixed`, without masks
+ARM_lost_miou       box_miou of the SAM less that of the arm; attention is joint
+"""
 
 import json
 from pathlib import Path
@@ -29,7 +30,7 @@ import typer
 
 from smallworld.world import World
 from training.data.batches import low_resolution
-from training.evaluate import WORLD_SEED, dataset_groups, load_any, text_encoder
+from training.evaluate import WORLD_SEED, dataset_groups, load_any, retention, text_encoder
 from training.evaluation.measure import EvaluationConfig, Figures, measure
 from training.evaluation.pictures import scene_pictures
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
@@ -40,17 +41,15 @@ from unspoken.settings import ProcessSettings
 WEIGHTS = Path(__file__).parents[1] / "weights" / "small" / "segmenter" / "model.safetensors"
 HELD_OUT_SEED = WORLD_SEED + 10_000_000
 STYLE = "twemoji"
+SAM = "sam.safetensors"
+ARMS = ("own", "true_labels", "named_only", "unmixed")
 
 
 def main(
     weights: Annotated[Path, typer.Option(help="The network to judge.")] = WEIGHTS,
     scenes: Annotated[int, typer.Option(help="Scenes a group.")] = 500,
     data: Annotated[Path | None, typer.Option(help="Its dataset: groups by captions.")] = None,
-    sam: Annotated[Path | None, typer.Option(help="The small SAM that it started from.")] = None,
-    true_labels: Annotated[Path | None, typer.Option(help="Trained on the truth.")] = None,
-    named_only: Annotated[Path | None, typer.Option(help="Trained on named boxes.")] = None,
-    mixed: Annotated[Path | None, typer.Option(help="Joint, trained 1:4.")] = None,
-    unmixed: Annotated[Path | None, typer.Option(help="Joint, trained 0:1.")] = None,
+    arms: Annotated[Path | None, typer.Option(help="The controls' folder.")] = None,
 ) -> None:
     """Print one JSON line."""
     torch.set_num_threads(2)
@@ -64,20 +63,14 @@ def main(
         "grid_miou": bench.grid(loaded),
         **{name: value for name, value in figures.items() if name != "box_miou"},
         "held_out_top1": bench.held_out(loaded)["box_top1"],
-        "untrained_top1": bench.known(_untrained(loaded))["box_top1"],
+        "untrained_top1": bench.known(fresh_tokens(loaded))["box_top1"],
     }
-    for name, path in (("true_labels", true_labels), ("named_only", named_only)):
-        if path is not None:
-            line[f"{name}_top1"] = bench.known(load_any(path))["box_top1"]
-    if sam is not None:
-        before = bench.known(load_any(sam))["box_miou"]
-        known = {weights: figures["box_miou"]}
-        for name, path in (("own", weights), ("mixed", mixed), ("unmixed", unmixed)):
-            if path is not None and path not in known:
-                known[path] = bench.known(load_any(path))["box_miou"]
-            after = None if path is None else known[path]
-            if before is not None and after is not None:
-                line[f"retention_{name}"] = round(after - before, 4)
+    if arms is not None:
+        before = bench.known(load_any(arms / SAM))
+        for arm in ARMS:
+            found = bench.known(load_any(arms / arm / "weights.safetensors"))
+            line[f"{arm}_top1"] = found["box_top1"]
+            line[f"{arm}_lost_miou"] = retention(found, before)["lost_box_miou"]
     typer.echo(json.dumps({"bench": "segmenter_quality", "figures": line}))
 
 
@@ -128,8 +121,8 @@ class _Bench:
         )
 
 
-def _untrained(loaded: LoadedSam) -> LoadedSam:
-    """The same network with the semantic head as it starts."""
+def fresh_tokens(loaded: LoadedSam) -> LoadedSam:
+    """The same network with the semantic head as it starts: one that never met a label."""
     torch.manual_seed(0)
     model = type(loaded.model)(loaded.model.config)
     trained = loaded.model.state_dict()
