@@ -56,7 +56,7 @@ chaos: setup ## kill and harm everything during a run of 500 chunks, and judge w
 chaos-long: setup ## the same with 2 000 chunks
 	$(CHAOS) --chunks 2000 --rounds 6 --longest-s 10
 
-compose-test: ## build the containers, label a batch over HTTP, kill a worker, tear down
+compose-test: ## build the containers, label a batch over HTTP while parts are killed, tear down
 	bash tests/compose/run
 
 bench: setup ## every benchmark, one JSON line each

@@ -29,7 +29,7 @@ from smallworld.true_dataset import write_true_dataset
 from unspoken.model.checkpoint import load_weights, save_weights
 from unspoken.settings import child_environment
 
-STEPS = 300
+STEPS = 200
 
 
 def main() -> None:

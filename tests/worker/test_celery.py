@@ -23,7 +23,7 @@ from unspoken.runs.shards import iter_rows
 from unspoken.runs.store import create_run, read_status
 from unspoken.schemas import ImageInput, InlineItem, RunRequest
 from unspoken.settings import child_environment
-from worker.celery_app import LABEL_TASK, create_celery
+from worker.celery_app import BULK, LABEL_TASK, create_celery
 from worker.dispatcher import Dispatcher, connect_services
 from worker.doorbell import CeleryDoorbell
 from worker.heartbeat import Workers, count_workers
@@ -74,12 +74,12 @@ def run_redis(broker):
 
 
 @contextmanager
-def celery_worker(settings, log, *, concurrency=2):
+def celery_worker(settings, log, *, concurrency=2, module="worker", **changes):
     names = ("broker_url", "llm_url", "detector_url", "runs_dir", "data_dir", "lease_s", "grace_s")
-    changes = {f"WORKER_{name.upper()}": str(getattr(settings, name)) for name in names}
+    changes |= {f"WORKER_{name.upper()}": str(getattr(settings, name)) for name in names}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker"],
+            [sys.executable, "-m", module],
             env=child_environment(**changes, WORKER_CONCURRENCY=str(concurrency)),
             stdout=output,
             stderr=output,
@@ -298,3 +298,17 @@ def test_a_worker_that_lost_redis_still_ends_when_told_to(settings, broker_proce
         time.sleep(2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) in (0, 1)
+
+
+def test_a_worker_that_is_connected_and_takes_nothing_is_ended_by_its_watchdog(
+    settings, broker_process, tmp_path
+):
+    log = tmp_path / "worker.log"
+    deaf = {"module": "tests.worker.deaf_worker", "WORKER_WATCHDOG_S": "2"}
+    with celery_worker(settings, log, **deaf) as worker:
+        wait_until_ready(log)
+        app = create_celery(settings.broker_url)
+        CeleryDoorbell(app).ring("r", [0], queue=BULK)
+        assert worker.wait(timeout=60) == 1
+        app.close()
+    assert "takes no message for 2 s; ends" in log.read_text()

@@ -96,7 +96,11 @@ def _resize(planes: Tensor, side: int) -> Tensor:
     """(B, C, s, s) -> (B, C, side, side); as they are where the sides are the same."""
     if planes.shape[-1] == side:
         return planes
-    return F.interpolate(planes, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    # torch has no such resize in bfloat16 on CPUs.
+    resized = F.interpolate(
+        planes.float(), (side, side), mode="bilinear", align_corners=False, antialias=True
+    )
+    return resized.to(planes.dtype)
 
 
 def build_stem() -> Any:

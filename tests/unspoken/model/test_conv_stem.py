@@ -87,6 +87,16 @@ def test_a_stem_may_see_the_square_at_a_size_of_its_own():
     assert ours.shape == theirs.shape and not torch.allclose(ours, theirs, atol=1e-2)
 
 
+def test_a_stem_at_a_size_of_its_own_works_in_half_precision():
+    model = network(replace(STEMMED, stem_size=48))
+    model.load_state_dict(stemmed().state_dict())
+    with torch.no_grad():
+        exact = model.embed_images([picture()])
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model.embed_images([picture()])
+    assert torch.allclose(rough.float(), exact, atol=0.1 * float(exact.abs().max()))
+
+
 def test_the_stem_sees_what_the_detectors_backbone_sees(text_encoder_dir):
     model = stemmed()
     detector = load_small_detector(DETECTOR, text_encoder_dir=text_encoder_dir).model
