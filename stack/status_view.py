@@ -18,7 +18,7 @@ from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.schemas import ENDED, RunStatus
 
 POLL_S = 0.5
-# The dispatcher looks every second; it is silent for longer while it plans or finishes.
+# The dispatcher looks every second, and says so.
 SILENT_S = 60.0
 BAR_WIDTH = 40
 

@@ -49,13 +49,20 @@ class Heartbeat:
         storage.remove(self._path)
 
     def _run(self) -> None:
+        beat = self._first_beat
         while True:
             try:
-                self._beat()
+                beat()
+                beat = self._beat
             except OSError as error:  # a disk in trouble; the worker itself says more of it
                 logger.debug("no heartbeat: %s", error)
             if self._ended.wait(self._beat_s):
                 return
+
+    def _first_beat(self) -> None:
+        # In a container that came back the process before us had our name, and maybe other hands.
+        storage.remove(self._path)
+        self._beat()
 
     def _beat(self) -> None:
         try:

@@ -139,16 +139,26 @@ def test_the_broker_is_told_by_its_queues_and_its_memory_and_missed_when_it_is_g
     assert ("unspoken_queue_messages", "bulk") not in figures
 
 
+def wait_for_slots(folder, slots):
+    deadline = time.monotonic() + 20
+    while (workers := count_workers(folder)).slots != slots and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return workers
+
+
 def test_workers_are_counted_while_they_beat_and_not_when_they_ended_in_order(tmp_path):
     assert count_workers(tmp_path) == Workers(alive=0, silent=0, slots=0)
     heartbeat = Heartbeat(tmp_path, slots=3, beat_s=0.02)
     heartbeat.start()
-    deadline = time.monotonic() + 20
-    while not count_workers(tmp_path).slots and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert count_workers(tmp_path) == Workers(alive=1, silent=0, slots=3)
+    assert wait_for_slots(tmp_path, 3) == Workers(alive=1, silent=0, slots=3)
     heartbeat.end()
     assert count_workers(tmp_path).alive == 0
+
+
+def test_a_worker_that_comes_back_under_its_old_name_says_how_many_hands_it_has_now(tmp_path):
+    for slots in (3, 5):  # the first one is killed: it says no good-bye
+        Heartbeat(tmp_path, slots=slots, beat_s=60).start()
+        assert wait_for_slots(tmp_path, slots) == Workers(alive=1, silent=0, slots=slots)
 
 
 def test_a_worker_that_died_is_silent_for_a_while_and_then_forgotten(tmp_path):
