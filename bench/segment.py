@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -207,7 +207,9 @@ def real_size_figures(texts: TextEncoder) -> dict[str, float]:
     }
 
 
-def build_engine(size: str, texts: TextEncoder) -> SegmentEngine:
+def build_engine(
+    size: str, texts: TextEncoder, *, encoder_dtype: torch.dtype = torch.float32
+) -> SegmentEngine:
     """Random weights of this size, which say of themselves that they are trained."""
     torch.manual_seed(0)
     network = DrawingSam(SemanticSamConfig(sam=sam_config(size))).eval()
@@ -220,7 +222,7 @@ def build_engine(size: str, texts: TextEncoder) -> SegmentEngine:
         weights_sha256="0" * 64,
         text_space=TextSpace.of(loaded, texts.encode_texts),
         cache=EmbeddingCache[HeldPicture](64),
-        config=SegmentConfig(bank=EVERY_MASK),
+        config=SegmentConfig(bank=EVERY_MASK, encoder_dtype=encoder_dtype),
     )
 
 
@@ -315,21 +317,28 @@ def usual_loop_s(network: SemanticSam, picture: Picture, texts: Sequence[str]) -
     return time.perf_counter() - started
 
 
-def random_detector() -> DetectorEngine:
+def random_detector(
+    *, short_side_px: int = SHORT_SIDE_PX, dtype: torch.dtype = torch.float32
+) -> DetectorEngine:
     """Grounding-DINO with a Swin-T and a BERT at their published sizes."""
-    entry = load_profile("small").text_encoder  # its vocabulary is that of bert-base-uncased
-    folder = resolve_files(entry, cache_dir=default_cache_dir())
     torch.manual_seed(0)
     backend = TransformersBackend(
         GroundingDinoForObjectDetection(GroundingDinoConfig()),
-        tokenizer=AutoTokenizer.from_pretrained(str(folder), local_files_only=True),
-        prepare=resize_by(ImageProcessor(), short_side_px=SHORT_SIDE_PX),
+        tokenizer=bert_tokenizer(),
+        prepare=resize_by(ImageProcessor(), short_side_px=short_side_px),
         device="cpu",
         box_threshold=None,
+        dtype=dtype,
     )
     return DetectorEngine(
         backend, model=ModelInfo(name="random Swin-T", kind="detector", revision="0")
     )
+
+
+def bert_tokenizer() -> Any:
+    """That of bert-base-uncased, from the small text encoder."""
+    folder = resolve_files(load_profile("small").text_encoder, cache_dir=default_cache_dir())
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 @cache

@@ -30,7 +30,7 @@ from unspoken.errors import InvalidConfig, MissingWeights
 logger = logging.getLogger(__name__)
 
 Kind = Literal["llm", "detector", "text_encoder", "segmenter"]
-Dtype = Literal["float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "float16", "bfloat16", "auto"]
 LOCK_FILE = "unspoken-lock.json"
 MODELS_FILE = "models.yaml"
 _PIECE_BYTES = 1 << 20

@@ -20,6 +20,7 @@ from services.detector.packing import MAX_WORD_PIECES, Chunk
 from services.detector.scoring import RawDetections
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.grounding_dino import PhraseMemory, load_small_detector, prepare_pixels
+from unspoken.precision import compute_dtype, computing_in
 
 LONG_TO_SHORT = 1333 / 800
 """The published bound on the long side, for a short side of 800."""
@@ -44,10 +45,13 @@ class TransformersBackend:
         prepare: PreparePixels,
         device: str,
         box_threshold: float | None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """dtype: of products; that of the weights is theirs."""
         self._model = model.to(device).eval().requires_grad_(requires_grad=False)
         self._tokenizer = tokenizer
         self._prepare = prepare
+        self._device, self._dtype = device, dtype
         self._stop_id = tokenizer.convert_tokens_to_ids(".")
         self.box_threshold = box_threshold
         self.max_word_pieces = min(MAX_WORD_PIECES, model.config.max_text_len - _SPARE_TOKENS)
@@ -63,7 +67,10 @@ class TransformersBackend:
         """See Backend."""
         weights = next(self._model.parameters())
         pixel_values = self._prepare(pixels).to(device=weights.device, dtype=weights.dtype)
-        with encoding_once(self._model.model.backbone):
+        with (
+            computing_in(self._dtype, device=self._device),
+            encoding_once(self._model.model.backbone),
+        ):
             return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
 
     def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
@@ -119,9 +126,11 @@ def load_hub_detector(
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         if not (folder / name).is_file():
             raise MissingWeights(f"no {name} in {folder}")
+    computes = compute_dtype(dtype, device=device)
+    weights_dtype = torch.float32 if dtype == "auto" else computes
     try:
         model, report = AutoModelForZeroShotObjectDetection.from_pretrained(
-            folder, dtype=torch_dtype(dtype), use_safetensors=True, output_loading_info=True
+            folder, dtype=weights_dtype, use_safetensors=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
         processor = AutoImageProcessor.from_pretrained(folder)
@@ -140,6 +149,7 @@ def load_hub_detector(
         prepare=resize_by(processor, short_side_px=short_side_px),
         device=device,
         box_threshold=None,
+        dtype=computes,
     )
 
 
@@ -188,16 +198,3 @@ def resize_by(processor: Any, *, short_side_px: int) -> PreparePixels:
         return prepared
 
     return prepare
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The type that models.yaml names. Raises InvalidConfig."""
-    match name:
-        case "float32":
-            return torch.float32
-        case "float16":
-            return torch.float16
-        case "bfloat16":
-            return torch.bfloat16
-        case _:
-            raise InvalidConfig(f"dtype must be float32, float16 or bfloat16, got {name!r}")

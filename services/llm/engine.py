@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from services.llm.chat import ChatFrame, chat_frame, check_chat_format
@@ -24,6 +23,7 @@ from services.llm.template_file import load_templates
 from unspoken.captions import caption_nouns
 from unspoken.lexicon import STUFF, Lexicon, load_lexicon
 from unspoken.phrases import parse_phrases
+from unspoken.precision import compute_dtype
 from unspoken.profiles import ModelEntry, load_profile, resolve_files
 from unspoken.schemas import ModelInfo, Proposal
 
@@ -206,7 +206,10 @@ def load_generator(
     if gguf_files:
         folder = converted_smollm2(folder / gguf_files[0], cache_dir=cache_dir)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, entry.dtype), local_files_only=True, trust_remote_code=False
+        folder,
+        dtype=compute_dtype(entry.dtype, device=entry.device),
+        local_files_only=True,
+        trust_remote_code=False,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     logger.info("loaded llm=%s device=%s dtype=%s", entry.name, entry.device, entry.dtype)

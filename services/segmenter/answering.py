@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from services.segmenter.held_picture import HeldPicture
 from services.segmenter.prompting import Prompt, Prompted, cut_box, decode_prompts, prompts_of
@@ -30,7 +31,8 @@ class SegmentConfig:
     """Lowest score of a text query by the bank that names no threshold."""
     bank_behind: bool = True
     """Whether a picture's bank is built behind the first answer of the detector."""
-    encoder_dtype: str = "float32"
+    encoder_dtype: torch.dtype = torch.float32
+    """Of the image encoder's products."""
 
 
 class Answering:

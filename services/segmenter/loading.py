@@ -17,6 +17,7 @@ from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector, TextEncoder
+from unspoken.precision import compute_dtype
 from unspoken.profiles import ModelEntry, checked_sha256, load_profile, resolve_files
 from unspoken.schemas import EMBEDDING_DIM, ModelInfo
 
@@ -75,7 +76,7 @@ def build_segmenter(
             bank=_bank_config(options.get("bank"), settings),
             score_threshold=_score_threshold(options, settings),
             bank_behind=settings.bank_behind,
-            encoder_dtype="float32" if entry is None else entry.dtype,
+            encoder_dtype=compute_dtype("float32" if entry is None else entry.dtype, device=device),
         ),
     )
 

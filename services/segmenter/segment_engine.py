@@ -5,7 +5,6 @@ Only the inference thread touches the network and the texts' vectors. See servic
 
 import hashlib
 import logging
-from contextlib import nullcontext
 from typing import ClassVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from unspoken.model.mask_bank import MaskBank, MaskBankBuilder
 from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.ports import Detector
+from unspoken.precision import computing_in
 from unspoken.schemas import MAX_TEXTS, ModelInfo
 from unspoken.segment_schemas import CacheState, SegmentQuery, SegmentQuestion
 from unspoken.timings import Timings
@@ -70,7 +70,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             content_sha256,
             weights_sha256=self._weights_sha256,
             preprocessing=PREPROCESSING,
-            dtype=f"{self.config.encoder_dtype}, kept as float16",
+            dtype=f"{self.config.encoder_dtype}, kept as float16".removeprefix("torch."),
         )
 
     def embed(self, picture: Picture) -> HeldPicture:
@@ -82,8 +82,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
     @torch.inference_mode()
     def _encode(self, picture: Picture) -> HeldPicture:
         upscaler = MaskUpscaler.of(picture.pixels, self.network.config.sam)
-        device, dtype = self.network.device.type, getattr(torch, self.config.encoder_dtype)
-        with nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype):
+        with computing_in(self.config.encoder_dtype, device=self.network.device.type):
             embedding = self.network.embed_images([upscaler.frame.to_input(picture.pixels)])
         return HeldPicture(
             id=self.image_id(picture.sha256),

@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from services.detector.engine import DetectorEngine, build_engine
 from services.detector.image_features import encoding_once
+from services.detector.packing import pack_phrases
 from services.detector.settings import DetectorSettings
 from services.detector.transformers_backend import load_hub_detector
 from tests.contracts import check_detector, picture_bytes
 from tests.services.detector.conftest import TINY, minilm_folder, tiny_detector_engine
+from unspoken import precision
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.images import decode_picture
 
@@ -105,6 +108,17 @@ def test_the_threshold_comes_from_the_caller_then_the_weights_then_the_original(
     assert DetectorEngine(backend, model=TINY, box_threshold=0.0).box_threshold == 0.0
     hub = load_hub_detector(hub_folder, short_side_px=96, device="cpu", dtype="float32")
     assert DetectorEngine(hub, model=TINY).box_threshold == 0.35
+
+
+def test_products_in_bfloat16_move_boxes_by_little(hub_folder, monkeypatch):
+    boxes = []
+    for faster in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(precision, "faster_dtype", lambda _, faster=faster: faster)
+        backend = load_hub_detector(hub_folder, short_side_px=96, device="cpu", dtype="auto")
+        (raw,) = backend.predict(PICTURE.pixels, pack_phrases(["car"], backend.word_pieces))
+        boxes.append(raw.boxes_cxcywh_norm)
+    assert not np.array_equal(*boxes)
+    assert np.allclose(*boxes, atol=0.05)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (40, 3)])

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.contracts import check_segmenter, picture_bytes
@@ -246,7 +247,7 @@ def test_a_bank_grows_the_memory_that_a_picture_is_counted_with(picture):
 
 
 def test_other_weights_or_another_precision_give_another_id(picture):
-    one, other = tiny_engine(), tiny_engine(encoder_dtype="bfloat16")
+    one, other = tiny_engine(), tiny_engine(encoder_dtype=torch.bfloat16)
     assert one.image_id(picture.sha256) != other.image_id(picture.sha256)
     assert one.image_id(picture.sha256) == tiny_engine().image_id(picture.sha256)
     assert other.segment(picture, question({"text": "car"}, method="bank")).results

@@ -1,0 +1,78 @@
+"""`python -m bench.detect`: the detector as served against the groundingdino-py package's network.
+
+Swin-T and BERT at their published sizes on random weights, a picture of 640 x 480 and twelve
+phrases, both in turn in one run and at one short side. Served is transformers' network with `dtype:
+auto` of models.yaml: bfloat16 where a probe finds it faster here. The package's predictor needs
+opencv; here its own network is called as that predictor calls it.
+
+speedup       seconds of the package's network over those of the served engine; bar 1.8 on a
+              processor with avx512_bf16 or AMX, never below 1.0
+package_s, served_s   medians of seconds a picture
+float32_s     the served engine in float32
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+
+import torch
+from transformers import BertConfig
+
+from bench.encode import seconds
+from bench.segment import bert_tokenizer, random_detector, street
+from services.detector.engine import DetectorEngine
+from services.detector.groundingdino_backend import GroundingDinoBackend, build_network
+from unspoken.precision import faster_dtype
+from unspoken.schemas import ModelInfo
+
+ROUNDS = 5
+SHORT_SIDE_PX = 800
+"""The published one."""
+PHRASES = (
+    *("dog", "leash", "tree", "bicycle", "wheel", "street lamp"),
+    *("window", "roof", "bench", "bag", "shoe", "sign"),
+)
+
+
+def main() -> None:
+    """Print one JSON line."""
+    dtype = faster_dtype("cpu")
+    engines = {
+        "package_s": package_detector(),
+        "served_s": random_detector(short_side_px=SHORT_SIDE_PX, dtype=dtype),
+        "float32_s": random_detector(short_side_px=SHORT_SIDE_PX),
+    }
+    taken_s: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(ROUNDS):
+        for name, engine in engines.items():
+            taken_s[name].append(seconds(asked(engine)))
+    medians_s = {name: statistics.median(times) for name, times in taken_s.items()}
+    figures = {
+        "speedup": round(medians_s["package_s"] / medians_s["served_s"], 2),
+        **{name: round(median_s, 2) for name, median_s in medians_s.items()},
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    print(json.dumps({"bench": "detect", "figures": figures}))
+
+
+def asked(engine: DetectorEngine) -> Callable[[], object]:
+    """One picture, all phrases in one pass."""
+    return lambda: engine.detect(street(), PHRASES, box_threshold=0.3)
+
+
+def package_detector() -> DetectorEngine:
+    """The package's own network."""
+    tokenizer = bert_tokenizer()
+    torch.manual_seed(0)
+    network = build_network("swin_T_224_1k", bert_config=BertConfig(), tokenizer=tokenizer)
+    backend = GroundingDinoBackend(
+        network, tokenizer=tokenizer, short_side_px=SHORT_SIDE_PX, device="cpu"
+    )
+    return DetectorEngine(
+        backend, model=ModelInfo(name="groundingdino-py Swin-T", kind="detector", revision="0")
+    )
+
+
+if __name__ == "__main__":
+    main()

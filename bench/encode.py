@@ -1,0 +1,116 @@
+"""`python -m bench.encode`: the image encoder as served against the segment-anything package's own.
+
+ViT-B at its real size with the package's random weights, a picture of 640 x 480, both in turn in
+one run. Served is `dtype: auto` of models.yaml: bfloat16 where a probe finds it faster here.
+
+speedup         seconds of `SamPredictor.set_image` over those of the engine's `embed`; bar 1.8 on a
+                processor with avx512_bf16 or AMX, never below 1.0
+package_s, served_s      medians of seconds a picture
+embedding_error          of the served embedding, relative to the package's (rms)
+small_miou, small_least  what that type does to masks of a trained network: IoU of the small SAM's
+                masks of true boxes with those of float32, mean and least of 50 scenes
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from segment_anything import SamPredictor, sam_model_registry
+
+from bench.segment import build_engine, street
+from bench.segmenter_quality import STYLE, WEIGHTS
+from services.segmenter.engine import build_engine as build_text_encoder
+from services.segmenter.segment_engine import SegmentEngine
+from services.segmenter.settings import SegmenterSettings
+from training.evaluate import WORLD_SEED
+from training.evaluation.clicks import iou
+from training.evaluation.pictures import scene_pictures
+from unspoken.model.checkpoint import load_weights
+from unspoken.model.mask_upscaling import MaskUpscaler
+from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.precision import computing_in, faster_dtype
+
+ROUNDS = 5
+NUM_SCENES = 50
+
+
+def main() -> None:
+    """Print one JSON line."""
+    dtype = faster_dtype("cpu")
+    torch.manual_seed(0)
+    package = sam_model_registry["vit_b"]()
+    predictor = SamPredictor(package)
+    engine = build_engine("vit_b", build_text_encoder(SegmenterSettings()), encoder_dtype=dtype)
+    engine.network.load_state_dict(package.state_dict(), strict=False)
+    picture = street()
+    pairs = [
+        (
+            seconds(lambda: predictor.set_image(picture.pixels)),
+            seconds(lambda: engine.embed(picture)),
+        )
+        for _ in range(ROUNDS)
+    ]
+    package_s, served_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+    figures = {
+        "speedup": round(package_s / served_s, 2),
+        "package_s": round(package_s, 2),
+        "served_s": round(served_s, 2),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "embedding_error": embedding_error(predictor, engine),
+        **small_masks(dtype),
+    }
+    print(json.dumps({"bench": "encode", "figures": figures}))
+
+
+def embedding_error(predictor: SamPredictor, engine: SegmentEngine) -> float:
+    """Of the picture that both encoded last."""
+    exact = predictor.get_image_embedding()
+    served = engine.find(engine.image_id(street().sha256)).embedding.float()
+    return round(float((served - exact).norm() / exact.norm()), 4)
+
+
+@torch.inference_mode()
+def small_masks(dtype: torch.dtype) -> dict[str, float]:
+    """Masks of true boxes by the small weights: the type's against float32's."""
+    network = load_weights(WEIGHTS).model.eval()
+    found: list[float] = []
+    for picture in scene_pictures(num_scenes=NUM_SCENES, first_seed=WORLD_SEED, style=STYLE):
+        if not picture.objects:
+            continue
+        boxes = np.array([each.box_xyxy for each in picture.objects])
+        exact = masks_of_boxes(network, picture.pixels, boxes, torch.float32)
+        rough = masks_of_boxes(network, picture.pixels, boxes, dtype)
+        found += iou(rough, exact).tolist()
+    return {
+        "small_miou": round(statistics.mean(found), 4),
+        "small_least": round(min(found), 4),
+    }
+
+
+def masks_of_boxes(
+    network: SemanticSam, pixels: np.ndarray, boxes_xyxy: np.ndarray, dtype: torch.dtype
+) -> np.ndarray:
+    """(N, H, W) bool."""
+    upscaler = MaskUpscaler.of(pixels, network.config.sam)
+    with computing_in(dtype, device="cpu"):
+        embedding = network.embed_images([upscaler.frame.to_input(pixels)])
+    index = torch.zeros(len(boxes_xyxy), dtype=torch.long)
+    prompts = Prompts(index, boxes=upscaler.frame.boxes_to_input(boxes_xyxy))
+    output = network.decode(embedding.float(), prompts, multimask_output=False)
+    masks: np.ndarray = upscaler.masks(output.mask_logits[:, 0]).numpy()
+    return masks
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    started_s = time.perf_counter()
+    run()
+    return time.perf_counter() - started_s
+
+
+if __name__ == "__main__":
+    main()
