@@ -10,8 +10,8 @@ versions left `000007.2.waited` where a try was none, and no lines.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,24 @@ class Attempt:
         """The try is not counted: a service or a disk was in trouble; the chunk is not to blame."""
         storage.remove(self.path)
 
-    @contextmanager
-    def under_way(self, items: Sequence[int]) -> Iterator[None]:
+    def under_way(self, items: Sequence[int]) -> "UnderWay":
         """Mark items while they are worked on; the marks stay where that ends badly."""
-        numbers = " ".join(map(str, items)).encode()
-        self.journal.append(b"+" + numbers + b"\n")
-        yield
-        self.journal.append(b"-" + numbers + b"\n")
+        return UnderWay(self.journal, items)
+
+
+class UnderWay:
+    """A block in which items are worked on."""
+
+    def __init__(self, journal: storage.Journal, items: Sequence[int]) -> None:
+        self._journal = journal
+        self._numbers = " ".join(map(str, items)).encode()
+
+    def __enter__(self) -> None:
+        self._journal.append(b"+" + self._numbers + b"\n")
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self._journal.append(b"-" + self._numbers + b"\n")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ lease for a moment (a stalled host that wakes up) cost time and nothing else.
 
 import hashlib
 import logging
+import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from unspoken.runs import storage
@@ -27,7 +30,6 @@ class Lease:
     path: Path
     token: str
     lease_s: float
-    _ended: threading.Event = field(default_factory=threading.Event)
     _rest_s: float | None = None
 
     def rest(self, seconds: float) -> None:
@@ -48,23 +50,6 @@ class Lease:
             pass
         return False
 
-    def keep_renewed(self, put_down: Callable[[], bool]) -> None:
-        """Renew every third of a lease's life, until `stop`, or until `put_down` says so."""
-        look_s = min(self.lease_s / 3, LOOK_S)
-        since_s = 0.0
-        while not self._ended.wait(look_s):
-            if put_down():
-                self.give_back()
-                return
-            since_s += look_s
-            if since_s >= self.lease_s / 3:
-                since_s = 0.0
-                self._renew_anyhow()
-
-    def stop(self) -> None:
-        """Renew no more."""
-        self._ended.set()
-
     def give_back(self) -> None:
         """Remove the lease, or let it rest."""
         try:
@@ -77,12 +62,70 @@ class Lease:
         except FileNotFoundError:
             pass
 
-    def _renew_anyhow(self) -> None:
+
+class _Keeper:
+    """The thread of a process that renews whatever leases it holds, and asks who is put down.
+
+    One for all: a thread of its own would be a tenth of what a chunk costs.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._kept: dict[str, _Kept] = {}
+        self._waits_s: float | None = None
+        threading.Thread(target=self._run, name="leases", daemon=True).start()
+
+    def keep(self, lease: Lease, put_down: Callable[[], bool]) -> None:
+        """Renew it every third of its life, until `let_go`, or until `put_down` says so."""
+        kept = _Kept(lease, put_down)
+        with self._changed:
+            self._kept[lease.token] = kept
+            if self._waits_s is None or kept.look_s < self._waits_s:
+                self._changed.notify()
+
+    def let_go(self, lease: Lease) -> None:
+        """Renew it no more, from now on."""
+        with self._changed:
+            self._kept.pop(lease.token, None)
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                self._waits_s = min((kept.look_s for kept in self._kept.values()), default=None)
+                self._changed.wait(self._waits_s)
+                for token, kept in list(self._kept.items()):
+                    if not kept.look():
+                        del self._kept[token]
+
+
+class _Kept:
+    """A lease that is renewed."""
+
+    def __init__(self, lease: Lease, put_down: Callable[[], bool]) -> None:
+        self._lease, self._put_down = lease, put_down
+        self._renewed_s = time.monotonic()
+        self.look_s = min(lease.lease_s / 3, LOOK_S)
+
+    def look(self) -> bool:
+        """Renew it where it is time to; False where it was put down."""
+        name = self._lease.path.name
         try:
-            if not self.renew():
-                logger.warning("lease %s is lost; the work may be done twice", self.path.name)
+            if self._put_down():
+                self._lease.give_back()
+                return False
+            if time.monotonic() - self._renewed_s >= self._lease.lease_s / 3:
+                self._renewed_s = time.monotonic()
+                if not self._lease.renew():
+                    logger.warning("lease %s is lost; the work may be done twice", name)
         except OSError as error:  # a server that is away for a moment
-            logger.warning("lease %s could not be renewed: %s", self.path.name, error)
+            logger.warning("lease %s could not be renewed: %s", name, error)
+        return True
+
+
+@cache
+def _keeper_of(_pid: int) -> _Keeper:
+    """A thread does not survive a fork: a child has a keeper of its own."""
+    return _Keeper()
 
 
 def acquire(path: Path, *, lease_s: float) -> Lease | None:
@@ -112,15 +155,12 @@ def hold(
     if lease is None:
         yield None
         return
-    renewing = threading.Thread(
-        target=lease.keep_renewed, args=(put_down,), name="lease", daemon=True
-    )
-    renewing.start()
+    keeper = _keeper_of(os.getpid())
+    keeper.keep(lease, put_down)
     try:
         yield lease
     finally:
-        lease.stop()
-        renewing.join()
+        keeper.let_go(lease)
         lease.give_back()
 
 
