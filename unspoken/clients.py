@@ -48,7 +48,7 @@ from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
 Reply = TypeVar("Reply", bound=BaseModel)
 
 MODEL_KNOWN_S = 10.0
-"""Who answered so lately is not asked for its name."""
+"""Who answered so lately is not asked for its name, nor whether it is ready."""
 READY_TIMEOUT_S = 5.0
 MAX_RETRY_AFTER_S = 300.0
 
@@ -91,7 +91,7 @@ class _ServiceClient:
     @property
     def model(self) -> ModelInfo:
         """Which weights answer at the other end: by its last reply, or asked where that is old."""
-        if self._model is None or time.monotonic() - self._asked_s > MODEL_KNOWN_S:
+        if not self._answered_lately:
             response = self._request("GET", "/v1/models")
             self._learn(self._of_kind(response.content))
             assert self._model is not None, "just learned"
@@ -112,10 +112,22 @@ class _ServiceClient:
         raise ServiceUnavailable(f"no {self._kind} is served there")
 
     def check_ready(self) -> None:
-        """Raise NotReady or ServiceUnavailable unless the service is ready."""
-        self._request("GET", "/readyz", timeout=READY_TIMEOUT_S)
+        """Raise NotReady or ServiceUnavailable unless the service is ready, or was a moment ago."""
+        if not self._answered_lately:
+            self._request("GET", "/readyz", timeout=READY_TIMEOUT_S)
+
+    @property
+    def _answered_lately(self) -> bool:
+        return self._model is not None and time.monotonic() - self._asked_s <= MODEL_KNOWN_S
 
     def _request(self, method: str, path: str, **arguments: object) -> httpx.Response:
+        try:
+            return self._answer(method, path, **arguments)
+        except (DeadlineExceeded, NotReady, Overloaded, ServiceUnavailable):
+            self._asked_s = -math.inf  # what it was a moment ago it is no more
+            raise
+
+    def _answer(self, method: str, path: str, **arguments: object) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)  # type: ignore[arg-type]
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:

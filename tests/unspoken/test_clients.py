@@ -8,6 +8,7 @@ import pytest
 
 from unspoken.clients import DetectorClient, PrompterClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
+from unspoken.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.schemas import ModelInfo
 
 IN_100_S = object()
@@ -79,3 +80,24 @@ def test_a_model_that_is_replaced_is_seen_in_the_next_reply_without_being_asked_
     client.propose(["a dog"])
     assert client.model.revision == "2"
     assert asked == ["/v1/models", "/propose"]
+
+
+def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise():
+    asked, status = [], [200]
+
+    def answer(request):
+        asked.append(request.url.path)
+        model = {"name": "m", "kind": "detector", "revision": "0"}
+        return httpx.Response(status[0], json=[model] if status[0] == 200 else {})
+
+    client = client_of(answer)
+    client.check_ready()
+    assert client.model.name == "m"
+    client.check_ready()
+    assert asked == ["/readyz", "/v1/models"]
+    status[0] = 503
+    with pytest.raises(NotReady):
+        client.detect(decode_picture(ONE_WHITE_PIXEL), [])
+    with pytest.raises(NotReady):
+        client.check_ready()
+    assert asked[2:] == ["/detect", "/readyz"]
