@@ -86,12 +86,12 @@ class _ServiceClient:
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
         self._model: ModelInfo | None = None
-        self._asked_s = 0.0
+        self._asked_s = -math.inf
 
     @property
     def model(self) -> ModelInfo:
         """Which weights answer at the other end: by its last reply, or asked where that is old."""
-        if not self._answered_lately:
+        if self._model is None or not self._answered_lately:
             response = self._request("GET", "/v1/models")
             self._learn(self._of_kind(response.content))
             assert self._model is not None, "just learned"
@@ -118,7 +118,7 @@ class _ServiceClient:
 
     @property
     def _answered_lately(self) -> bool:
-        return self._model is not None and time.monotonic() - self._asked_s <= MODEL_KNOWN_S
+        return time.monotonic() - self._asked_s <= MODEL_KNOWN_S
 
     def _request(self, method: str, path: str, **arguments: object) -> httpx.Response:
         try:
