@@ -62,7 +62,7 @@ from unspoken.model.text_space import TextSpace, background_words
 from unspoken.ports import TextEncoder
 from unspoken.profiles import load_profile, resolve_files
 from unspoken.schemas import ModelInfo
-from unspoken.server import uvicorn_config
+from unspoken.serving import uvicorn_config
 from unspoken.settings import default_cache_dir
 
 SIZE_WH = (640, 480)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.demo import run_demo
+from stack.embedding import embed
 from stack.experiment_verbs import reproduce_app
 from stack.export_verbs import export_app, report
 from stack.filter_options import parse_filters
@@ -49,6 +50,7 @@ app.add_typer(reproduce_app, name="reproduce")
 app.command("report")(report)
 app.command("verify")(verify)
 app.command("fork")(fork)
+app.command("embed")(embed)
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]

@@ -27,6 +27,7 @@ from tests.fakes import (
     FakeSegmenter,
     FakeTextEncoder,
 )
+from tests.serving import ready_client
 from unspoken.clients import (
     CropRankerClient,
     DetectorClient,
@@ -40,7 +41,7 @@ from unspoken.images import decode_picture
 
 @contextmanager
 def served(app) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with ready_client(app) as client:
         yield client
 
 

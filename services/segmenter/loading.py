@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from services.segmenter.answering import SegmentConfig
+from services.segmenter.disk_tier import DiskTier
 from services.segmenter.embedding_cache import EmbeddingCache
 from services.segmenter.held_picture import HeldPicture
 from services.segmenter.segment_engine import SegmentEngine
@@ -71,6 +72,9 @@ def build_segmenter(
             ),
         ),
         cache=EmbeddingCache[HeldPicture](settings.cache_mib),
+        disk=None
+        if settings.disk_cache_dir is None
+        else DiskTier(settings.disk_cache_dir, settings.disk_cache_mib),
         detector=detector,
         config=SegmentConfig(
             bank=_bank_config(options.get("bank"), settings),
