@@ -12,7 +12,7 @@ from tests.fakes import FakeDetector, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
 from tests.worker.service import serve
 from unspoken.batching import InferenceThread
-from unspoken.clients import DetectorClient, connect
+from unspoken.clients.ports import DetectorClient, connect
 
 NUM_REQUESTS = 16
 

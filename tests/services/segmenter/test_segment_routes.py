@@ -17,7 +17,7 @@ from services.segmenter.app import create_app
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
-from unspoken.clients import SegmenterClient
+from unspoken.clients.ports import SegmenterClient
 from unspoken.images import Picture, decode_picture
 
 PNG = picture_bytes()

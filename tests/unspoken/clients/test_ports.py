@@ -1,12 +1,14 @@
 """What a client makes of a service that does not answer as it should."""
 
+import subprocess
+import sys
 import time
 from email.utils import formatdate
 
 import httpx
 import pytest
 
-from unspoken.clients import DetectorClient, PrompterClient
+from unspoken.clients.ports import DetectorClient, PrompterClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.schemas import ModelInfo
 
@@ -79,3 +81,8 @@ def test_a_model_that_is_replaced_is_seen_in_the_next_reply_without_being_asked_
     client.propose(["a dog"])
     assert client.model.revision == "2"
     assert asked == ["/v1/models", "/propose"]
+
+
+def test_a_worker_needs_none_of_what_decodes_masks():
+    script = "import sys; sys.modules['pycocotools'] = None; import unspoken.clients.ports"
+    subprocess.run([sys.executable, "-c", script], check=True)
