@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from unspoken.clients.error_replies import error_of
+from unspoken.clients.http_error import error_of
 from unspoken.clients.retries import Retries, broken_off, may_pass
 from unspoken.clients.steps import CONNECT_S
 from unspoken.errors import ServiceUnavailable, UnspokenError

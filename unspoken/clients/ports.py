@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from unspoken.clients.error_replies import error_of
+from unspoken.clients.http_error import error_of
 from unspoken.crop_schemas import MAX_CROPS, Crop, RankCropsReply
 from unspoken.errors import ServiceUnavailable, Unreachable
 from unspoken.images import ONE_WHITE_PIXEL, Picture

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from unspoken.clients.error_replies import error_of
+from unspoken.clients.http_error import error_of
 from unspoken.clients.retries import Retries, broken_off, may_pass
 from unspoken.errors import InvalidInput, ServiceUnavailable
 from unspoken.logs import outgoing_headers
@@ -138,5 +138,5 @@ def checked_url(base_url: str) -> str:
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
-    """What shows a gateway who asks."""
-    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    """What shows a gateway who asks; an empty key is none."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
