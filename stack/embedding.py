@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unspoken.clients import SegmenterClient, connect
+from unspoken.clients.ports import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput, NotReady, Overloaded
 from unspoken.images import decode_picture
 from unspoken.ports import Segmenter

@@ -12,7 +12,7 @@ from services.segmenter.embedding_cache import EmbeddingCache
 from services.segmenter.held_picture import HeldPicture
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
-from unspoken.clients import DetectorClient, connect
+from unspoken.clients.ports import DetectorClient, connect
 from unspoken.errors import InvalidConfig
 from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights, read_header
 from unspoken.model.mask_bank import MaskBankConfig

@@ -17,7 +17,7 @@ from tests.contracts import picture_bytes
 from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
 from tests.worker.service import serve
 from unspoken.batching import InferenceThread
-from unspoken.clients import DetectorClient, connect
+from unspoken.clients.ports import DetectorClient, connect
 from unspoken.errors import EngineFailure
 from unspoken.images import decode_picture
 from unspoken.logs import (

@@ -18,7 +18,7 @@ from tests.contracts import check_detector, picture_bytes
 from tests.fakes import FakeDetector
 from tests.services.detector.conftest import tiny_detector_engine
 from tests.serving import ready_client
-from unspoken.clients import DetectorClient
+from unspoken.clients.ports import DetectorClient
 from unspoken.images import decode_picture
 
 # The same network in two threads: sums in another order. A score differed by 7e-10 once.

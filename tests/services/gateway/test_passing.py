@@ -16,7 +16,7 @@ from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.serving import ready_client
 from tests.worker.service import serve
-from unspoken.clients import SegmenterClient
+from unspoken.clients.ports import SegmenterClient
 
 PNG = picture_bytes()
 IMAGE = {"base64": base64.b64encode(PNG).decode()}

@@ -11,7 +11,7 @@ from tests.services.segmenter.tiny import tiny_engine
 from tests.serving import ready_client
 from tests.worker.service import serve
 from unspoken.batching import InferenceThread
-from unspoken.clients import DetectorClient, connect
+from unspoken.clients.ports import DetectorClient, connect
 
 NUM_REQUESTS = 16
 

@@ -22,7 +22,7 @@ from tests.contracts import check_crop_ranker, picture_bytes
 from tests.fakes import FakeCropRanker, FakeTextEncoder
 from tests.services.segmenter.test_engine import models_file
 from tests.serving import ready_client
-from unspoken.clients import CropRankerClient
+from unspoken.clients.ports import CropRankerClient
 from unspoken.crop_schemas import Crop
 from unspoken.crops import crop_windows
 from unspoken.errors import Conflict, EngineFailure

@@ -19,7 +19,7 @@ from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
 from tests.serving import ready_client
-from unspoken.clients import SegmenterClient
+from unspoken.clients.ports import SegmenterClient
 from unspoken.images import Picture, decode_picture
 
 PNG = picture_bytes()
