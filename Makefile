@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo up chaos chaos-long compose-test bench clean
+.PHONY: help setup check format openapi test demo up chaos chaos-long compose-test bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ check: setup ## format, lint, types and import contracts, as CI runs them
 format: setup ## let ruff write
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+openapi: setup ## write docs/openapi anew from the services
+	$(BIN)/python -m tests.openapi
 
 test: setup ## the whole test suite, on the CPU, offline
 	$(BIN)/python -m pytest

@@ -34,6 +34,7 @@ import httpx
 import numpy as np
 import torch
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection
@@ -62,7 +63,7 @@ from unspoken.model.text_space import TextSpace, background_words
 from unspoken.ports import TextEncoder
 from unspoken.profiles import load_profile, resolve_files
 from unspoken.schemas import ModelInfo
-from unspoken.server import uvicorn_config
+from unspoken.serving import uvicorn_config
 from unspoken.settings import default_cache_dir
 
 SIZE_WH = (640, 480)
@@ -230,20 +231,28 @@ def build_engine(
 def serve(engine: SegmentEngine, texts: TextEncoder) -> Iterator[Served]:
     """The engine on a free port of the loopback, with a picture whose bank is drawn."""
     thread = InferenceThread(name="bench", initializer=lambda: torch.set_num_threads(1))
-    app = create_app(texts, segmenter=engine, thread=thread)
+    with (
+        serving(create_app(texts, segmenter=engine, thread=thread)) as url,
+        httpx.Client(base_url=url, trust_env=False) as http,
+    ):
+        held = engine.embed(street())
+        engine.keep_bank(held, drawn_bank(texts, held.size_hw))
+        yield Served(http, engine, held.id)
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The app, ready, on a free port of the loopback -> its URL."""
     server = uvicorn.Server(uvicorn_config(app, host="127.0.0.1", port=0, log_level="warning"))
     running = threading.Thread(target=server.run)
     running.start()
     try:
         while not server.started:
             time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            while http.get("/readyz").status_code != 200:
-                time.sleep(0.1)
-            held = engine.embed(street())
-            engine.keep_bank(held, drawn_bank(texts, held.size_hw))
-            yield Served(http, engine, held.id)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        while httpx.get(f"{url}/readyz", trust_env=False).status_code != 200:
+            time.sleep(0.1)
+        yield url
     finally:
         server.should_exit = True
         running.join()

@@ -3,7 +3,6 @@
 import logging
 import signal
 import sys
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.demo import run_demo
+from stack.embedding import embed
 from stack.experiment_verbs import reproduce_app
 from stack.export_verbs import export_app, report
 from stack.filter_options import parse_filters
@@ -28,11 +28,11 @@ from stack.launcher import StackConfig
 from stack.run_verbs import fork, verify
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
-from stack.status_view import RunFolder, show_runs
+from stack.status_view import opened_runs, show_runs
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
+from unspoken.clients import Client
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
-from unspoken.run_client import RunsClient
 from unspoken.schemas import RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
 
@@ -49,6 +49,7 @@ app.add_typer(reproduce_app, name="reproduce")
 app.command("report")(report)
 app.command("verify")(verify)
 app.command("fork")(fork)
+app.command("embed")(embed)
 
 console = Console(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
@@ -178,13 +179,13 @@ def label(
         filters=parse_filters(filters or (), blocklist=blocklist),
     )
     if url:
-        runs = RunsClient(url)
-        created = runs.create(request)
-        _finish(follow(lambda: runs.read(created.run_id), console))
+        with Client(url) as client:
+            created = client.runs.create(request)
+            _finish(follow(lambda: client.runs.read(created.run_id), console))
         return
     config = _any_ports(out, data_dir=there.data_dir)
     with running_stack(config, console) as stack:
-        runs = RunsClient(stack.urls["gateway"])
+        runs = Client(stack.urls["gateway"]).runs
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 
@@ -203,7 +204,7 @@ def status(
     """How far runs are: of a workspace on this machine, or of a gateway."""
     if watch and run is None:
         raise InvalidInput("--watch follows one run: name it")
-    with RunsClient(url) if url else nullcontext(RunFolder(folder / "runs")) as source:
+    with opened_runs(url, folder / "runs") as source:
         show_runs(source, run, watch=watch, as_json=as_json)
 
 
@@ -215,7 +216,7 @@ def cancel(
     url: Url = None,
 ) -> None:
     """Start no further chunk of a run; what is committed stays."""
-    with RunsClient(url) if url else nullcontext(RunFolder(folder / "runs")) as runs:
+    with opened_runs(url, folder / "runs") as runs:
         typer.echo(describe(runs.cancel(run)))
 
 
@@ -232,13 +233,13 @@ def retry(
 ) -> None:
     """Label again just the pictures that failed, as a new run."""
     if url:
-        runs = RunsClient(url)
-        created = runs.retry_failed(run)
-        _finish(follow(lambda: runs.read(created.run_id), console))
+        with Client(url) as client:
+            created = client.runs.retry_failed(run)
+            _finish(follow(lambda: client.runs.read(created.run_id), console))
         return
     data_dir = _local(source, pictures).data_dir if source else folder / "data"
     with running_stack(_any_ports(folder, data_dir=data_dir), console) as stack:
-        runs = RunsClient(stack.urls["gateway"])
+        runs = Client(stack.urls["gateway"]).runs
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 

@@ -28,8 +28,8 @@ from stack.demo_tables import label_table, phrase_table, source_table
 from stack.drawing import draw_rows
 from stack.labelling import describe, follow, running_stack
 from stack.launcher import StackConfig
+from unspoken.clients import Client
 from unspoken.errors import Conflict
-from unspoken.run_client import RunsClient
 from unspoken.runs import storage
 from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
 from unspoken.runs.exports.report import PAGE_FILE, write_report
@@ -62,7 +62,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     if not stay:
         config = replace(config, ports=dict.fromkeys(config.ports, 0))
     with running_stack(config, console) as stack:
-        runs = RunsClient(stack.urls["gateway"])
+        runs = Client(stack.urls["gateway"]).runs
         started = time.monotonic()
         runs.create(RunRequest(source="shards", run_id=RUN_ID))
         status = follow(lambda: runs.read(RUN_ID), console, each_poll=stack.revive)

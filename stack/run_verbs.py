@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from unspoken.clients import Client, Retries
 from unspoken.errors import Conflict
-from unspoken.run_client import RunsClient
 from unspoken.runs.store import fork_run, picture_folder, read_run, source_root
 from unspoken.runs.verify import CheckSource, verify_run
 from worker.intake import read_chunk
@@ -54,8 +54,8 @@ def fork(
     The first run stays as it is. `unspoken label` or `unspoken up` on the workspace works it off.
     """
     if url:
-        with RunsClient(url) as runs:
-            created = runs.fork(run)
+        with Client(url, retries=Retries(tries=1)) as client:
+            created = client.runs.fork(run)
     else:
         created = fork_run(folder / "runs", run)
     typer.echo(f"{created.run_id} is queued")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unspoken.clients import SegmenterClient, connect
+from unspoken.clients.ports import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.images import Picture, decode_picture
 from unspoken.masks import decode_rle

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stack.labelling import describe
+from unspoken.clients import Client, Retries
 from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.schemas import ENDED, RunStatus
 
@@ -24,7 +26,7 @@ BAR_WIDTH = 40
 
 
 class Runs(Protocol):
-    """Where statuses come from: a gateway (unspoken.run_client), or a folder."""
+    """Where statuses come from: a gateway (unspoken.clients), or a folder."""
 
     def read(self, run_id: str) -> RunStatus:
         """How far a run is."""
@@ -32,7 +34,10 @@ class Runs(Protocol):
     def list(self) -> list[RunStatus]:
         """All runs, the newest first."""
 
-    def events(self, run_id: str) -> Iterator[RunStatus]:
+    def cancel(self, run_id: str) -> RunStatus:
+        """Start no further chunk of a run."""
+
+    def follow(self, run_id: str) -> Iterator[RunStatus]:
         """Each change until the run has ended."""
 
 
@@ -51,10 +56,10 @@ class RunFolder:
         return list_runs(self.runs_dir)
 
     def cancel(self, run_id: str) -> RunStatus:
-        """Start no further chunk of a run."""
+        """See Runs."""
         return cancel_run(self.runs_dir, run_id)
 
-    def events(self, run_id: str) -> Iterator[RunStatus]:
+    def follow(self, run_id: str) -> Iterator[RunStatus]:
         """See Runs; the folder is looked at twice a second."""
         told: RunStatus | None = None
         while True:
@@ -67,6 +72,17 @@ class RunFolder:
             time.sleep(POLL_S)
 
 
+@contextmanager
+def opened_runs(url: str | None, runs_dir: Path) -> Iterator[Runs]:
+    """The runs of a gateway where one is named, else of a folder."""
+    if url is None:
+        yield RunFolder(runs_dir)
+        return
+    # Somebody waits at a terminal: a gateway that is not there is told at once.
+    with Client(url, retries=Retries(tries=1)) as client:
+        yield client.runs
+
+
 def show_runs(runs: Runs, run_id: str | None, *, watch: bool, as_json: bool) -> None:
     """Print all runs, a line each; or one run; or, with `watch`, one run as it goes."""
     if run_id is None:
@@ -75,7 +91,7 @@ def show_runs(runs: Runs, run_id: str | None, *, watch: bool, as_json: bool) -> 
         if not found and not as_json:
             typer.echo("no runs", err=True)
         return
-    statuses = runs.events(run_id) if watch else iter([runs.read(run_id)])
+    statuses = runs.follow(run_id) if watch else iter([runs.read(run_id)])
     console = Console()
     if as_json or (watch and not console.is_terminal):
         for status in statuses:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.segmenter.disk_tier import DiskTier, Stored
 from services.segmenter.embedding_cache import EmbeddingCache, public_id
 from services.segmenter.stages import MISS, BankSteps, Detected, Plan, StagedSegmenter
 from unspoken.crop_schemas import Crop
@@ -129,8 +130,10 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
 
     model = ModelInfo(name="fake-segmenter", kind="segmenter", revision="0")
 
-    def __init__(self, *, before: Callable[[Picture], None] | None = None) -> None:
-        super().__init__(EmbeddingCache[FakeHeld](capacity_mib=1))
+    def __init__(
+        self, *, before: Callable[[Picture], None] | None = None, disk: DiskTier | None = None
+    ) -> None:
+        super().__init__(EmbeddingCache[FakeHeld](capacity_mib=1), disk)
         self.num_embedded = 0
         self._before = before
 
@@ -144,6 +147,12 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
         held = FakeHeld(self.image_id(picture.sha256), picture.sha256, picture.size_hw)
         self.cache.put(held)
         return held
+
+    def pack(self, held: FakeHeld) -> dict[str, np.ndarray]:
+        return {"image_embedding": np.zeros(4, dtype=np.float16)}
+
+    def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> FakeHeld:
+        return FakeHeld(stored.id, sha256, size_hw)
 
     def plan(self, held: FakeHeld, question: SegmentQuestion) -> Plan[FakeHeld]:
         height, width = held.size_hw

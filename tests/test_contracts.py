@@ -27,7 +27,8 @@ from tests.fakes import (
     FakeSegmenter,
     FakeTextEncoder,
 )
-from unspoken.clients import (
+from tests.serving import ready_client
+from unspoken.clients.ports import (
     CropRankerClient,
     DetectorClient,
     PrompterClient,
@@ -40,7 +41,7 @@ from unspoken.images import decode_picture
 
 @contextmanager
 def served(app) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with ready_client(app) as client:
         yield client
 
 
@@ -124,7 +125,7 @@ def test_a_client_raises_what_the_service_meant(status, expected):
 
 
 def test_a_client_of_a_dead_service_says_so():
-    from unspoken.clients import connect
+    from unspoken.clients.ports import connect
 
     with pytest.raises(ServiceUnavailable):
         PrompterClient(connect("http://127.0.0.1:9")).propose(["a dog"])

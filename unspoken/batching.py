@@ -1,21 +1,26 @@
 """One inference thread per device, and a bounded micro-batcher in front of it.
 
-Work-conserving: an idle device starts at once (after at most `max_wait_ms`), and while a batch
-runs the next one fills. Woken by events, never by polling. When the queue is full the caller
-gets `Overloaded` at once. A batch that raises is halved and run again, so that only the bad item
-fails. Items whose caller has gone, or whose deadline has passed, are dropped before they cost.
+Work-conserving: an idle device starts at once (after at most `max_wait_ms`). While a batch runs the
+next one fills; once it is full it is handed to the thread ahead, so that the device goes on without
+waiting for the event loop. Never more than one is ahead: later items may still be dropped, or come.
+Woken by events, never by polling. When the queue is full the caller gets `Overloaded` at once. A
+batch that raises is halved and run again, so that only the bad item fails; where memory was short
+later batches are smaller, too. Items whose caller has gone, or whose deadline has passed, are
+dropped before they cost.
 """
 
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import Context, copy_context
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from unspoken.errors import DeadlineExceeded, EngineFailure, NotReady, Overloaded, UnspokenError
 from unspoken.logs import fields
@@ -23,42 +28,92 @@ from unspoken.logs import fields
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+HANG_S = 300.0
+MAX_QUEUE_BYTES = 512 * 1024 * 1024
+_BATCHES_AT_ONCE = 2  # one that runs, one ahead
+
 logger = logging.getLogger(__name__)
 
 
 class InferenceThread:
-    """The only thread that runs a device's models; shared by all batchers of that device."""
+    """The only thread that runs a device's models; shared by all batchers of that device.
 
-    def __init__(self, *, name: str, initializer: Callable[[], None] | None = None) -> None:
+    It starts with the first call. hang_s: a call that runs for longer is taken for dead.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        initializer: Callable[[], None] | None = None,
+        hang_s: float = HANG_S,
+    ) -> None:
         self.name = name
-        self._executor = ThreadPoolExecutor(
-            max_workers=1,
-            thread_name_prefix=f"inference-{name}",
-            initializer=initializer or _nothing,
-        )
+        self.hang_s = hang_s
+        self._initializer = initializer or _nothing
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        # A daemon: a call that hangs must not keep the process from its end.
+        self._thread = threading.Thread(target=self._work, name=f"inference-{name}", daemon=True)
+        self._starting = threading.Lock()
         self._busy_since: float | None = None
+        self._death: str | None = None
 
     async def run(self, function: Callable[[], Result]) -> Result:
-        """Run `function` on the thread and wait for it without blocking the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._timed, function
-        )
+        """Run `function` on the thread, wait for it off the event loop. Raises NotReady: dead."""
+        future: Future[Result] = Future()
+        with self._starting:
+            if self._death is not None:
+                raise NotReady(self._death)
+            if self._thread.ident is None:
+                self._thread.start()
+            self._calls.put((future, function))
+        return await asyncio.wrap_future(future)
 
     def busy_s(self) -> float:
         """How long the current call has been running; 0 when idle. The probes' heartbeat."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def close(self) -> None:
-        """Finish the current call and end the thread."""
-        self._executor.shutdown(wait=True)
+    def failure(self) -> str | None:
+        """Why no further call will be answered; None while the thread is well."""
+        if self._death is None and self.busy_s() > self.hang_s:
+            return f"a call on the inference thread {self.name} runs for {self.busy_s():.0f} s"
+        return self._death
 
-    def _timed(self, function: Callable[[], Result]) -> Result:
-        self._busy_since = time.monotonic()
+    def close(self) -> None:
+        """Finish the calls that wait and end the thread."""
+        self._calls.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
         try:
-            return function()
-        finally:
-            self._busy_since = None
+            self._initializer()
+        except BaseException as error:  # noqa: BLE001 - the thread's end must be known
+            self._die(error)
+        while (call := self._calls.get()) is not None:
+            future, function = call
+            if not future.set_running_or_notify_cancel():
+                continue
+            if self._death is not None:
+                future.set_exception(NotReady(self._death))
+                continue
+            self._busy_since = time.monotonic()
+            try:
+                result = function()
+            except BaseException as error:  # noqa: BLE001 - the thread's outermost loop
+                self._busy_since = None
+                if _ends_the_engine(error):
+                    self._die(error)
+                    error = NotReady(self._death or "")
+                future.set_exception(error)
+            else:
+                self._busy_since = None
+                future.set_result(result)
+
+    def _die(self, error: BaseException) -> None:
+        with self._starting:
+            self._death = f"the engine of {self.name} is dead: {type(error).__name__}: {error}"
 
 
 @dataclass(eq=False)
@@ -67,14 +122,29 @@ class _Waiting(Generic[Item, Result]):
     future: "asyncio.Future[Result]"
     deadline: float
     bucket: Hashable
+    num_bytes: int
     context: Context
+    arrived: float = field(default_factory=time.monotonic)
+
+    def is_wanted(self) -> bool:
+        """Whether anybody still waits for it."""
+        return not self.future.done() and self.deadline > time.monotonic()
+
+
+@dataclass(eq=False)
+class _Batch(Generic[Item, Result]):
+    waiting: list[_Waiting[Item, Result]]
+    is_full: bool = False
+    has_begun: bool = False
 
 
 class MicroBatcher(Generic[Item, Result]):
     """Collects single items into batches of at most `max_batch` of one bucket.
 
     run_batch: called on the inference thread; answers one result per item, in order.
-    max_queue: items that may wait; one more raises Overloaded.
+    bucket: items of one shape share a batch. weigh: bytes of an item. max_batch_bytes: a batch's
+    bound beside its number; a heavier item runs alone.
+    max_queue, max_queue_bytes: what may wait; more raises Overloaded.
     """
 
     def __init__(
@@ -86,18 +156,25 @@ class MicroBatcher(Generic[Item, Result]):
         max_batch: int,
         max_wait_ms: float = 0.0,
         max_queue: int = 64,
+        max_queue_bytes: int = MAX_QUEUE_BYTES,
+        max_batch_bytes: int | None = None,
         bucket: Callable[[Item], Hashable] | None = None,
+        weigh: Callable[[Item], int] | None = None,
     ) -> None:
         self.name = name
         self.max_batch = max_batch
         self.max_queue = max_queue
+        self.max_queue_bytes = max_queue_bytes
         self.num_batches = 0
         self.num_items = 0
         self._run_batch = run_batch
         self._thread = thread
         self._max_wait_s = max_wait_ms / 1000
+        self._max_batch_bytes = max_batch_bytes
         self._bucket = bucket or _one_bucket
+        self._weigh = weigh or _weightless
         self._queue: deque[_Waiting[Item, Result]] = deque()
+        self._running: dict[asyncio.Task[None], _Batch[Item, Result]] = {}
         self._wake = asyncio.Event()
         self._collector: asyncio.Task[None] | None = None
         self._closing = False
@@ -106,34 +183,50 @@ class MicroBatcher(Generic[Item, Result]):
     @property
     def queue_length(self) -> int:
         """Items that wait, without those that run."""
-        return len(self._queue)
+        return len(self._queue) + sum(len(batch.waiting) for batch in self._ahead())
+
+    @property
+    def queue_bytes(self) -> int:
+        """What the items that wait weigh."""
+        ahead = sum(each.num_bytes for batch in self._ahead() for each in batch.waiting)
+        return ahead + sum(each.num_bytes for each in self._queue)
 
     def retry_after_s(self) -> float:
         """When a place will be free: queued batches times the average time of one, 1 s at least."""
-        return max(1.0, math.ceil((len(self._queue) / self.max_batch) * self._batch_s))
+        return max(1.0, math.ceil((self.queue_length / self.max_batch) * self._batch_s))
 
-    def check_room(self, num_items: int = 1) -> None:
+    def check_room(self, num_items: int = 1, num_bytes: int = 1) -> None:
         """Raise Overloaded or NotReady now, before a body is decoded for nothing."""
         if self._closing:
             raise NotReady(f"{self.name} is draining")
         # A request larger than the whole queue is let in when nothing waits, or it never could be.
-        if self._queue and len(self._queue) + num_items > self.max_queue:
+        length = self.queue_length
+        if length and length + num_items > self.max_queue:
             raise Overloaded(
-                f"{len(self._queue)} items wait for {self.name}, at most {self.max_queue} may",
+                f"{length} items wait for {self.name}, at most {self.max_queue} may",
+                retry_after_s=self.retry_after_s(),
+            )
+        if length and self.queue_bytes + num_bytes > self.max_queue_bytes:
+            raise Overloaded(
+                f"what waits for {self.name} has {self.queue_bytes} bytes, at most "
+                f"{self.max_queue_bytes} may",
                 retry_after_s=self.retry_after_s(),
             )
 
     async def submit(self, item: Item, *, timeout_s: float) -> Result:
         """Wait for one result. Raises Overloaded, NotReady, DeadlineExceeded, EngineFailure."""
-        self.check_room()
+        self.check_room(1, self._weigh(item))
         return await self._enqueue(item, timeout_s=timeout_s)
 
     async def submit_all(self, items: list[Item], *, timeout_s: float) -> list[Result]:
         """All items of one request or none: admission is decided once for the whole list."""
-        self.check_room(len(items))
-        return list(
-            await asyncio.gather(*(self._enqueue(item, timeout_s=timeout_s) for item in items))
-        )
+        self.check_room(len(items), sum(map(self._weigh, items)))
+        tasks = [asyncio.ensure_future(self._enqueue(each, timeout_s=timeout_s)) for each in items]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:  # one has failed, so nobody waits for the others
+                task.cancel()
 
     async def start(self) -> None:
         """Start collecting; call on the running event loop."""
@@ -147,12 +240,12 @@ class MicroBatcher(Generic[Item, Result]):
             await self._collector
 
     async def _enqueue(self, item: Item, *, timeout_s: float) -> Result:
-        loop = asyncio.get_running_loop()
         waiting: _Waiting[Item, Result] = _Waiting(
             item,
-            loop.create_future(),
-            loop.time() + timeout_s,
+            asyncio.get_running_loop().create_future(),
+            time.monotonic() + timeout_s,
             self._bucket(item),
+            self._weigh(item),
             copy_context(),
         )
         self._queue.append(waiting)
@@ -164,61 +257,145 @@ class MicroBatcher(Generic[Item, Result]):
 
     async def _collect(self) -> None:
         while True:
-            while not self._queue:
-                if self._closing:
-                    return
-                self._wake.clear()
-                await self._wake.wait()
-            if self._max_wait_s and len(self._queue) < self.max_batch and not self._closing:
-                await asyncio.sleep(self._max_wait_s)
+            self._wake.clear()
             batch = self._take()
-            if batch:
-                started = time.monotonic()
-                await self._run(batch)
-                took_s = time.monotonic() - started
-                self._batch_s = took_s if not self._batch_s else 0.8 * self._batch_s + 0.2 * took_s
+            if batch is None:
+                if self._closing and not self._queue and not self._running:
+                    return
+                await self._sleep()
+                continue
+            task = asyncio.create_task(self._run(batch), name=f"batch-{self.name}")
+            self._running[task] = batch
+            task.add_done_callback(self._landed)
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        """The oldest live item and those of its bucket, in order, up to max_batch."""
-        now = asyncio.get_running_loop().time()
-        live = [w for w in self._queue if not w.future.done() and w.deadline > now]
-        batch = [w for w in live if w.bucket == live[0].bucket][: self.max_batch] if live else []
-        chosen = {id(w) for w in batch}
-        self._queue = deque(w for w in live if id(w) not in chosen)
+    async def _sleep(self) -> None:
+        """Until something happens, or the oldest item of an idle device has waited enough."""
+        timeout_s = None
+        if self._queue and not self._running:
+            timeout_s = max(0.0, self._queue[0].arrived + self._max_wait_s - time.monotonic())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _take(self) -> _Batch[Item, Result] | None:
+        """The next batch, where it is time for one."""
+        if len(self._running) >= _BATCHES_AT_ONCE:
+            return None
+        self._queue = deque(each for each in self._queue if each.is_wanted())
+        if not self._queue:
+            return None
+        batch = self._next()
+        if not batch.is_full:
+            due = batch.waiting[0].arrived + self._max_wait_s
+            if self._running or (time.monotonic() < due and not self._closing):
+                return None
+        chosen = {id(each) for each in batch.waiting}
+        self._queue = deque(each for each in self._queue if id(each) not in chosen)
         return batch
 
-    async def _run(self, batch: list[_Waiting[Item, Result]]) -> None:
-        items = [waiting.item for waiting in batch]
-        self.num_batches += 1
-        self.num_items += len(items)
+    def _next(self) -> _Batch[Item, Result]:
+        """The oldest item and those of its bucket, in order, up to the bounds."""
+        batch: _Batch[Item, Result] = _Batch([])
+        num_bytes = 0
+        for each in self._queue:
+            if each.bucket != self._queue[0].bucket:
+                continue
+            num_bytes += each.num_bytes
+            is_heavy = self._max_batch_bytes is not None and num_bytes > self._max_batch_bytes
+            if is_heavy and batch.waiting:
+                batch.is_full = True
+                break
+            batch.waiting.append(each)
+            if is_heavy or len(batch.waiting) >= self.max_batch:
+                batch.is_full = True
+                break
+        return batch
+
+    def _ahead(self) -> list[_Batch[Item, Result]]:
+        """Batches that were handed to the thread and have not begun."""
+        return [batch for batch in self._running.values() if not batch.has_begun]
+
+    def _landed(self, task: "asyncio.Task[None]") -> None:
+        batch = self._running.pop(task)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a batch broke", exc_info=error, extra=fields(batcher=self.name))
+            _fail(batch.waiting, EngineFailure(f"{self.name} broke: {type(error).__name__}"))
+
+    async def _run(self, batch: _Batch[Item, Result]) -> None:
+        live: list[_Waiting[Item, Result]] = []
+
+        def work() -> tuple[list[Result], float]:
+            batch.has_begun = True
+            live.extend(each for each in batch.waiting if each.is_wanted())
+            if not live:
+                return [], 0.0
+            began = time.monotonic()
+            return self._run_batch([each.item for each in live]), time.monotonic() - began
+
         try:
-            results = await self._thread.run(lambda: self._run_batch(items))
-        except Exception as error:  # noqa: BLE001 - the thread's outermost loop: it must go on
-            await self._split(batch, error)
+            results, took_s = await self._thread.run(work)
+        except NotReady as error:  # the engine is dead: nobody is to blame
+            _fail(batch.waiting, error)
             return
-        assert len(results) == len(batch), f"{self.name} answers every item"
-        for waiting, result in zip(batch, results, strict=True):
+        except Exception as error:  # noqa: BLE001 - the thread's outermost loop: it must go on
+            await self._split(live, error)
+            return
+        assert len(results) == len(live), f"{self.name} answers every item"
+        if not live:
+            return
+        self.num_batches += 1
+        self.num_items += len(live)
+        self._batch_s = took_s if not self._batch_s else 0.8 * self._batch_s + 0.2 * took_s
+        for waiting, result in zip(live, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(result)
 
-    async def _split(self, batch: list[_Waiting[Item, Result]], error: Exception) -> None:
+    async def _split(self, failed: list[_Waiting[Item, Result]], error: Exception) -> None:
         """Halve a failed batch until the bad item stands alone; its caller gets the error."""
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            await self._run(batch[:middle])
-            await self._run(batch[middle:])
+        if len(failed) > 1:
+            middle = len(failed) // 2
+            if _is_out_of_memory(error) and middle < self.max_batch:
+                self.max_batch = middle
+                about = fields(batcher=self.name, max_batch=middle)
+                logger.warning("out of memory: smaller batches from now on", extra=about)
+            await self._run(_Batch(failed[:middle]))
+            await self._run(_Batch(failed[middle:]))
             return
         if not isinstance(error, UnspokenError):
             # With the ids of the request that it was asked in, not of the batch's other ones.
             about = fields(batcher=self.name)
-            batch[0].context.run(logger.error, "item failed", exc_info=error, extra=about)
+            failed[0].context.run(logger.error, "item failed", exc_info=error, extra=about)
             error = EngineFailure(f"{self.name} failed on this item: {type(error).__name__}")
-        if not batch[0].future.done():
-            batch[0].future.set_exception(error)
+        _fail(failed, error)
+
+
+def _fail(waiting: list[_Waiting[Any, Any]], error: Exception) -> None:
+    for each in waiting:
+        if not each.future.done():
+            each.future.set_exception(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of Python, of torch on a GPU, of torch's allocator on a CPU; torch is not imported here."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def _ends_the_engine(error: BaseException) -> bool:
+    """A GPU's context is spoilt for good (torch.AcceleratorError), or the thread is to end."""
+    return not isinstance(error, Exception) or type(error).__name__ == "AcceleratorError"
 
 
 def _one_bucket(_item: object) -> Hashable:
     return None
+
+
+def _weightless(_item: object) -> int:
+    return 0
 
 
 def _nothing() -> None:

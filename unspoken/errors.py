@@ -16,7 +16,8 @@ UnspokenError
   InvalidConfig           settings, profile or weights are wrong: a process stops at start
     MissingWeights        a weight file is not there, or its hash differs
 
-`unspoken.server` holds the one table from here to HTTP, `unspoken.clients` the way back.
+`unspoken.error_replies` holds the one table from here to HTTP, `unspoken.clients.http_error` the
+way back.
 """
 
 from collections.abc import Mapping

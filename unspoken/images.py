@@ -20,6 +20,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+DECODING = "exif-white-highbyte-1"
+"""Names what `decode_picture` does with pixels: stands in the key of every kept embedding."""
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
 MAX_ASPECT = 50
@@ -45,6 +47,11 @@ class Picture:
     def size_hw(self) -> tuple[int, int]:
         """(height, width) in pixels, after EXIF orientation."""
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of file and pixels."""
+        return len(self.encoded) + self.pixels.nbytes
 
 
 def decode_picture(encoded: bytes) -> Picture:

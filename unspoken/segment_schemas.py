@@ -151,6 +151,13 @@ class ImageRequest(WireModel):
     image: SegmentImage
 
 
+class CacheState(WireModel):
+    """Whether the picture's embedding was there already, and where."""
+
+    hit: bool
+    tier: Literal["memory", "disk", "none"]
+
+
 class ImageReply(WireModel):
     """A picture that the service holds."""
 
@@ -162,6 +169,8 @@ class ImageReply(WireModel):
     name: str | None = None
     cached: bool
     """Whether it was there before this request."""
+    cache: CacheState | None = None
+    """The same, and where; services of an earlier version do not say it."""
     bank_ready: bool
     """Whether any number of texts is now one matrix product."""
     model: ModelInfo
@@ -227,13 +236,6 @@ class SegmentedImage(WireModel):
     id: str
     width: int
     height: int
-
-
-class CacheState(WireModel):
-    """Whether the picture's embedding was there already, and where."""
-
-    hit: bool
-    tier: Literal["memory", "none"]
 
 
 class SegmentReply(WireModel):

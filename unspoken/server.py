@@ -6,71 +6,34 @@ A service builds its engine, then calls `create_service` and adds its routes. Ha
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unspoken import __version__
 from unspoken.batching import InferenceThread, MicroBatcher
-from unspoken.errors import (
-    Conflict,
-    DeadlineExceeded,
-    EngineFailure,
-    InvalidInput,
-    NotAnImage,
-    NotFound,
-    NotReady,
-    Overloaded,
-    ServiceUnavailable,
-    TooLarge,
-    UnspokenError,
-)
-from unspoken.logs import (
-    REQUEST_HEADER,
-    carried,
-    configure_logging,
-    fields,
-    incoming_ids,
-    log_ids,
-)
+from unspoken.door import Admission, Door
+from unspoken.error_replies import ERROR_REPLIES, error_response
+from unspoken.errors import InvalidInput, NotReady, TooLarge, UnspokenError
+from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
+from unspoken.observing import Observing
 from unspoken.schemas import ErrorBody, ModelInfo
-from unspoken.settings import ServiceSettings
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
-# The one table from the error tree to HTTP; the nearest class counts, anything else is 500.
-STATUS: dict[type[UnspokenError], int] = {
-    InvalidInput: 422,
-    NotAnImage: 415,
-    TooLarge: 413,
-    NotFound: 404,
-    Conflict: 409,
-    Overloaded: 429,
-    NotReady: 503,
-    DeadlineExceeded: 504,
-    ServiceUnavailable: 502,
-    EngineFailure: 500,
-}
-HANG_S = 300.0
 MAX_BODY_BYTES = 32 * 1024 * 1024
-ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (404, 413, 415, 422, 429, 503, 504)
-}
-
-_SILENT_ROUTES = ("/livez", "/readyz", "/metrics")
 _decode_pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
 
 
@@ -80,44 +43,68 @@ async def in_decode_pool(function: Callable[..., Result], *args: object) -> Resu
     return await loop.run_in_executor(_decode_pool, carried(function, *args))
 
 
-class _Health:
+class Health:
     """What the probes ask: warmed up, draining, or dead."""
 
     def __init__(self, thread: InferenceThread) -> None:
         self.thread = thread
         self.warm = False
+        self.leaving = False
+        """Still at work, but nobody new should be sent here."""
         self.draining = False
-        self.failure: str | None = None
+        self.warm_up_failure: str | None = None
 
     def check_ready(self) -> None:
+        """Raise NotReady unless new work should be sent here."""
+        if self.leaving:
+            raise NotReady("draining")
+        self.check_open()
+
+    def check_open(self) -> None:
         """Raise NotReady until the warm-up has run, and again from the drain on."""
-        if self.failure is not None:
-            raise NotReady(f"the warm-up failed: {self.failure}")
+        if (failure := self.failure()) is not None:
+            raise NotReady(failure)
         if self.draining:
             raise NotReady("draining")
         if not self.warm:
             raise NotReady("loading")
 
     def check_alive(self) -> None:
-        """Raise NotReady when the inference thread hangs."""
-        if self.thread.busy_s() > HANG_S:
-            raise NotReady(f"the inference thread has been busy for {self.thread.busy_s():.0f} s")
+        """Raise NotReady when the inference thread hangs or is dead."""
+        if (failure := self.failure()) is not None:
+            raise NotReady(failure)
+
+    def failure(self) -> str | None:
+        """Why this process will never answer (again): whoever serves it ends it."""
+        if self.warm_up_failure is not None:
+            return f"the warm-up failed: {self.warm_up_failure}"
+        return self.thread.failure()
 
 
-class _QueueLengths:
-    """Prometheus collector: how many items wait for each batcher."""
+class _Queues(Collector):
+    """What waits for each batcher, and what it has done."""
 
     def __init__(self, batchers: Sequence[MicroBatcher[Any, Any]]) -> None:
         self._batchers = batchers
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Read the queues at scrape time."""
-        waiting = GaugeMetricFamily(
-            "unspoken_queue_length", "Items that wait for a batch", labels=["batcher"]
+        labels = ["batcher"]
+        length = GaugeMetricFamily(
+            "unspoken_queue_length", "Items that wait for a batch", labels=labels
         )
+        size = GaugeMetricFamily("unspoken_queue_bytes", "Bytes of these items", labels=labels)
+        bound = GaugeMetricFamily("unspoken_max_batch", "Items in a batch at most", labels=labels)
+        batches = CounterMetricFamily("unspoken_batches", "Batches that were run", labels=labels)
+        items = CounterMetricFamily("unspoken_batch_items", "Items in them", labels=labels)
         for batcher in self._batchers:
-            waiting.add_metric([batcher.name], batcher.queue_length)
-        yield waiting
+            name = [batcher.name]
+            length.add_metric(name, batcher.queue_length)
+            size.add_metric(name, batcher.queue_bytes)
+            bound.add_metric(name, batcher.max_batch)
+            batches.add_metric(name, batcher.num_batches)
+            items.add_metric(name, batcher.num_items)
+        yield from (length, size, bound, batches, items)
 
 
 class _BodyLimit:
@@ -164,23 +151,29 @@ def create_service(
     batchers: Sequence[MicroBatcher[Any, Any]],
     thread: InferenceThread,
     warm_up: Callable[[], object],
+    admissions: Mapping[str, Admission] | None = None,
+    request_timeout_s: float | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    collectors: Sequence[Collector] = (),
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """A FastAPI app with the common routes; the caller adds its own.
 
-    warm_up: runs once on the inference thread; `/readyz` answers 503 until it has.
-    on_close: awaited after the last request, before the batchers end.
+    warm_up: runs once on the inference thread; until it has, `/readyz` and all work is 503.
+    admissions: path -> who is let in there. request_timeout_s: of a request that names none.
+    collectors: more for `/metrics`. on_close: awaited after the last request, before the batchers
+    end. `app.state.health` is for whoever serves the app.
     """
-    health = _Health(thread)
+    health = Health(thread)
+    admissions = admissions or {}
 
     async def warm() -> None:
         try:
             await thread.run(warm_up)
         except Exception as error:
-            health.failure = f"{type(error).__name__}: {error}"
+            health.warm_up_failure = f"{type(error).__name__}: {error}"
             logger.exception("warm-up failed", extra=fields(service=name))
-            raise
+            return
         health.warm = True
         logger.info("ready", extra=fields(service=name))
 
@@ -204,14 +197,31 @@ def create_service(
         lifespan=lifespan,
         responses=ERROR_REPLIES,
     )
-    _add_probes(app, health=health, models=models)
-    _add_metrics(app, name=name, batchers=batchers)
+    app.state.health = health
+    registry = CollectorRegistry()
+    for collector in (_Queues(batchers), *collectors):
+        registry.register(collector)
+    _add_probes(app, health=health, models=models, registry=registry)
     _add_errors(app)
+    # From the inside out.
+    app.add_middleware(
+        Door,
+        check_open=health.check_open,
+        admissions=admissions,
+        timeout_s=request_timeout_s,
+    )
     app.add_middleware(_BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(Observing, service=name, registry=registry, paths=frozenset(admissions))
     return app
 
 
-def _add_probes(app: FastAPI, *, health: _Health, models: Callable[[], list[ModelInfo]]) -> None:
+def _add_probes(
+    app: FastAPI,
+    *,
+    health: Health,
+    models: Callable[[], list[ModelInfo]],
+    registry: CollectorRegistry,
+) -> None:
     @app.get("/livez", tags=["probes"])
     async def livez() -> dict[str, str]:
         """Alive: the event loop answers and the inference thread does not hang."""
@@ -228,46 +238,6 @@ def _add_probes(app: FastAPI, *, health: _Health, models: Callable[[], list[Mode
     async def list_models() -> list[ModelInfo]:
         """Which weights answer here."""
         return models()
-
-
-def _add_metrics(app: FastAPI, *, name: str, batchers: Sequence[MicroBatcher[Any, Any]]) -> None:
-    registry = CollectorRegistry()
-    registry.register(_QueueLengths(batchers))
-    requests = Counter(
-        "unspoken_requests", "Requests", ["service", "route", "status"], registry=registry
-    )
-    seconds = Histogram(
-        "unspoken_request_seconds", "Time of a request", ["service", "route"], registry=registry
-    )
-
-    def note(request: Request, status: int, started: float) -> None:
-        took_s = time.perf_counter() - started
-        route = getattr(request.scope.get("route"), "path", "unknown")
-        requests.labels(name, route, status).inc()
-        seconds.labels(name, route).observe(took_s)
-        if route in _SILENT_ROUTES:
-            return
-        about = {"service": name, "method": request.method, "route": route, "status": status}
-        with log_ids(run=request.path_params.get("run_id")):
-            logger.info("answered", extra=fields(**about, took_ms=round(took_s * 1000, 1)))
-
-    @app.middleware("http")
-    async def observe(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        ids = incoming_ids(request.headers)
-        request.state.request_id = ids["request"]
-        started = time.perf_counter()
-        with log_ids(**ids):
-            try:
-                response = await call_next(request)
-            except Exception:  # a bug, on its way to its handler
-                note(request, 500, started)
-                raise
-            note(request, response.status_code, started)
-        response.headers[REQUEST_HEADER] = ids["request"]
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
 
     @app.get("/metrics", tags=["probes"], include_in_schema=False)
     async def metrics() -> Response:
@@ -309,43 +279,3 @@ def _add_errors(app: FastAPI) -> None:
             status_code=500,
             headers={REQUEST_HEADER: ids["request"]},
         )
-
-
-def status_of(error: UnspokenError) -> int:
-    """HTTP status of an error by the nearest class in the table."""
-    for kind in type(error).__mro__:
-        if kind in STATUS:
-            return STATUS[kind]
-    return 500
-
-
-def error_response(error: UnspokenError) -> JSONResponse:
-    """The reply for an error, with Retry-After where coming back helps."""
-    headers: dict[str, str] = {}
-    if isinstance(error, Overloaded | NotReady):
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    body = ErrorBody(error=error.code, message=error.message, details=error.details)
-    return JSONResponse(body.model_dump(mode="json"), status_code=status_of(error), headers=headers)
-
-
-def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvicorn.Config:
-    """How every service listens: one process, our own access log, 30 s to drain."""
-    return uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_level=log_level.lower(),
-        log_config=None,  # its lines go the way of ours
-        access_log=False,
-        timeout_graceful_shutdown=30,
-        server_header=False,
-    )
-
-
-def serve(app: FastAPI, settings: ServiceSettings) -> None:
-    """Listen until SIGTERM, then drain."""
-    configure_logging(settings.log_level, settings.log_format)
-    config = uvicorn_config(
-        app, host=settings.host, port=settings.port, log_level=settings.log_level
-    )
-    uvicorn.Server(config).run()

@@ -6,7 +6,7 @@ Only `__main__` files and the stack build these; nothing else reads the environm
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,6 +56,14 @@ class ProcessSettings(BaseSettings):
     """text: lines for people. json: one JSON object a line, as compose sets it."""
 
 
+class Limits(TypedDict):
+    """How much a service takes on; see ServiceSettings."""
+
+    max_queue: int
+    max_queue_bytes: int
+    request_timeout_s: float
+
+
 class ServiceSettings(ProcessSettings):
     """What every HTTP service has."""
 
@@ -73,8 +81,22 @@ class ServiceSettings(ProcessSettings):
     """torch threads of the inference thread."""
     max_queue: Annotated[int, Field(ge=1)] = 64
     """Requests that wait; one more is answered 429."""
+    max_queue_mib: Annotated[float, Field(gt=0)] = 512.0
+    """Memory of bodies that are read, and of decoded pictures that wait; more is answered 429."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """A request that took longer is answered 504."""
+    """A request that took longer is answered 504; X-Request-Timeout-Ms names less."""
+    hang_s: Annotated[float, Field(gt=0)] = 300.0
+    """A call of the model that runs for longer is taken for dead, and the process ends."""
+    drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """After SIGTERM /readyz says 503 for so long before new connections are refused."""
+
+    def limits(self) -> "Limits":
+        """What an app's `create_app` takes of this."""
+        return {
+            "max_queue": self.max_queue,
+            "max_queue_bytes": int(self.max_queue_mib * 1024 * 1024),
+            "request_timeout_s": self.request_timeout_s,
+        }
 
     @model_validator(mode="after")
     def _loopback_unless_trusted(self) -> "ServiceSettings":

@@ -5,6 +5,7 @@ within WORKER_GRACE_S or given back, and the process ends, also where Redis is l
 """
 
 import functools
+import os
 
 from celery import Celery, signals
 from celery.worker import state
@@ -12,6 +13,7 @@ from celery.worker import state
 from unspoken.logs import configure_logging
 from worker.celery_app import QUEUES, create_celery, queue_length
 from worker.heartbeat import Heartbeat
+from worker.inherited import let_go_of_sockets
 from worker.settings import WorkerSettings
 from worker.shift import Shift
 from worker.tasks import Bench, connect_bench, register_tasks
@@ -33,6 +35,7 @@ def main() -> None:
         return connect_bench(settings, shift)
 
     register_tasks(app, bench)
+    _release_children()
     _watch(app, shift, settings)
     heartbeat = Heartbeat(settings.runs_dir, slots=settings.concurrency)
     signals.worker_ready.connect(lambda **_: heartbeat.start(), weak=False)
@@ -55,6 +58,17 @@ def main() -> None:
 
 def _leave_logging_alone(**_: object) -> None:
     """Somebody listens to the signal: that is all that Celery looks at."""
+
+
+def _release_children() -> None:
+    """Have processes of the pool let go of the main process's connections."""
+    main_pid = os.getpid()
+
+    def release(**_: object) -> None:
+        if os.getpid() != main_pid:  # other pools than prefork send the signal, too
+            let_go_of_sockets()
+
+    signals.worker_process_init.connect(release, weak=False)
 
 
 def _watch(app: Celery, shift: Shift, settings: WorkerSettings) -> None:

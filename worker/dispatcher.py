@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from unspoken.clients import (
+from unspoken.clients.ports import (
     CropRankerClient,
     DetectorClient,
     PrompterClient,

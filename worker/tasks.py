@@ -20,7 +20,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from unspoken.clients import CropRankerClient, DetectorClient, PrompterClient, connect
+from unspoken.clients.ports import CropRankerClient, DetectorClient, PrompterClient, connect
 from unspoken.errors import (
     Conflict,
     DeadlineExceeded,

@@ -6,7 +6,7 @@ from services.detector.app import create_app
 from services.detector.engine import build_engine
 from services.detector.settings import DetectorSettings
 from unspoken.batching import InferenceThread
-from unspoken.server import serve
+from unspoken.serving import serve
 
 
 def main() -> None:
@@ -14,13 +14,14 @@ def main() -> None:
     settings = DetectorSettings()
     num_threads = settings.num_threads
     thread = InferenceThread(
-        name="detector", initializer=lambda: torch.set_num_threads(num_threads)
+        name="detector",
+        initializer=lambda: torch.set_num_threads(num_threads),
+        hang_s=settings.hang_s,
     )
     app = create_app(
         build_engine(settings),
         thread=thread,
-        max_queue=settings.max_queue,
-        request_timeout_s=settings.request_timeout_s,
+        **settings.limits(),
     )
     serve(app, settings)
 

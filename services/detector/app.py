@@ -10,7 +10,9 @@ import numpy as np
 from fastapi import FastAPI, Request
 from pydantic import TypeAdapter, ValidationError
 
-from unspoken.batching import InferenceThread, MicroBatcher
+from services.detector.packing import MAX_PHRASES
+from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
+from unspoken.door import Admission
 from unspoken.errors import InvalidInput
 from unspoken.images import ONE_WHITE_PIXEL, Picture, decode_base64, decode_picture
 from unspoken.ports import Detector
@@ -44,6 +46,7 @@ def create_app(
     *,
     thread: InferenceThread | None = None,
     max_queue: int = 64,
+    max_queue_bytes: int = MAX_QUEUE_BYTES,
     request_timeout_s: float = 120.0,
 ) -> FastAPI:
     """The HTTP face of a detector.
@@ -59,14 +62,30 @@ def create_app(
         ]
 
     # Pictures differ in size and a batch gains nothing on a CPU: one at a time.
-    batcher = MicroBatcher(answer, name="detect", thread=thread, max_batch=1, max_queue=max_queue)
+    batcher = MicroBatcher(
+        answer,
+        name="detect",
+        thread=thread,
+        max_batch=1,
+        max_queue=max_queue,
+        max_queue_bytes=max_queue_bytes,
+        weigh=lambda asked: asked.picture.num_bytes,
+    )
+
+    def warm_up() -> None:
+        """The smallest question, and the largest: the widest picture, a prompt full of phrases."""
+        engine.detect(_blank_picture(64, 64), ["object"])
+        engine.detect(_blank_picture(720, 1200), [f"object {n}" for n in range(MAX_PHRASES)])
+
     app = create_service(
         "detector",
         description="Boxes for phrases: an open-vocabulary detector. Up to 1 000 phrases at once.",
         models=lambda: [engine.model],
         batchers=[batcher],
         thread=thread,
-        warm_up=lambda: engine.detect(_blank_picture(), ["object"]),
+        warm_up=warm_up,
+        admissions={"/detect": Admission(batcher, max_bytes=max_queue_bytes)},
+        request_timeout_s=request_timeout_s,
     )
 
     @app.post("/detect", openapi_extra={"requestBody": _REQUEST_BODY}, tags=["detect"])
@@ -76,7 +95,6 @@ def create_app(
         Boxes are xyxy in pixels of the picture after EXIF orientation. No hit is an empty list.
         """
         timings = Timings()
-        batcher.check_room()
         with timings.measure("decode"):
             question = await _read_question(request)
         with timings.measure("detect"):
@@ -140,8 +158,8 @@ def _listed_phrases(values: list[str]) -> list[str]:
         raise InvalidInput("phrases must be a JSON list of texts, or a repeated field") from error
 
 
-def _blank_picture() -> Picture:
-    pixels = np.full((64, 64, 3), 255, dtype=np.uint8)
+def _blank_picture(height: int, width: int) -> Picture:
+    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
     return Picture(encoded=b"", sha256=hashlib.sha256(b"").hexdigest(), pixels=pixels)
 
 

@@ -1,14 +1,15 @@
 """`python -m services.gateway`: settings, then listen."""
 
 from services.gateway.app import create_app
+from services.gateway.events import end_streams
 from services.gateway.settings import GatewaySettings
-from unspoken.server import serve
+from unspoken.serving import serve
 
 
 def main() -> None:
     """Listen until SIGTERM."""
     settings = GatewaySettings()
-    serve(create_app(settings), settings)
+    serve(create_app(settings), settings, on_stop=end_streams)
 
 
 if __name__ == "__main__":

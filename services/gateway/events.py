@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus
 
 from unspoken.errors import NotFound
 from unspoken.schemas import ENDED, RunStatus
@@ -60,3 +61,8 @@ async def follow(
             status = await look()
         except NotFound:  # its folder was removed; who asks again is told so
             return
+
+
+def end_streams() -> None:
+    """Let all streams end with the process; else each would hold its server through the drain."""
+    AppStatus.should_exit = True

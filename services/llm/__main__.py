@@ -7,7 +7,7 @@ from services.llm.engine import build_engine
 from services.llm.settings import LlmSettings
 from unspoken.batching import InferenceThread
 from unspoken.logs import configure_logging
-from unspoken.server import serve
+from unspoken.serving import serve
 
 
 def main() -> None:
@@ -16,14 +16,15 @@ def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     engine = build_engine(settings)
     thread = InferenceThread(
-        name="llm", initializer=lambda: torch.set_num_threads(settings.num_threads)
+        name="llm",
+        initializer=lambda: torch.set_num_threads(settings.num_threads),
+        hang_s=settings.hang_s,
     )
     app = create_app(
         engine,
         thread=thread,
         max_batch=settings.max_batch,
-        max_queue=settings.max_queue,
-        request_timeout_s=settings.request_timeout_s,
+        **settings.limits(),
     )
     serve(app, settings)
 

@@ -4,13 +4,18 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from unspoken.batching import InferenceThread, MicroBatcher
+from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
+from unspoken.door import Admission
 from unspoken.ports import Prompter
 from unspoken.schemas import Proposal, ProposeReply, ProposeRequest
 from unspoken.server import create_service
 from unspoken.timings import Timings
 
 MAX_BATCH = 8
+LONG_CAPTION = (
+    "people with umbrellas and bicycles wait at a crossing beside a bus stop, a kiosk, two parked "
+    "vans and a row of old brick houses with balconies, while a tram passes under the wires"
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ def create_app(
     thread: InferenceThread | None = None,
     max_batch: int = MAX_BATCH,
     max_queue: int = 64,
+    max_queue_bytes: int = MAX_QUEUE_BYTES,
     request_timeout_s: float = 120.0,
 ) -> FastAPI:
     """The service over any Prompter.
@@ -45,15 +51,25 @@ def create_app(
         thread=thread,
         max_batch=max_batch,
         max_queue=max_queue,
+        max_queue_bytes=max_queue_bytes,
         bucket=lambda item: item.templates,
+        weigh=lambda item: len(item.caption),
     )
+
+    def warm_up() -> None:
+        """The smallest batch, and the largest: of captions as long as alt texts get."""
+        engine.propose(["A red car parked in front of a house"])
+        engine.propose([f"{number} {LONG_CAPTION}" for number in range(max_batch)])
+
     app = create_service(
         "llm",
         description="Asks a language model what a caption names and what it leaves unspoken.",
         models=lambda: [engine.model],
         batchers=[batcher],
         thread=thread,
-        warm_up=lambda: engine.propose(["A red car parked in front of a house"]),
+        warm_up=warm_up,
+        admissions={"/propose": Admission(batcher, max_bytes=max_queue_bytes)},
+        request_timeout_s=request_timeout_s,
     )
 
     @app.post("/propose", tags=["prompter"])

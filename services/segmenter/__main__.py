@@ -9,7 +9,7 @@ from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
 from unspoken.logs import configure_logging
-from unspoken.server import serve
+from unspoken.serving import serve
 
 
 def main() -> None:
@@ -18,15 +18,16 @@ def main() -> None:
     configure_logging(settings.log_level, settings.log_format)
     engine = build_engine(settings)
     thread = InferenceThread(
-        name="segmenter", initializer=lambda: torch.set_num_threads(settings.num_threads)
+        name="segmenter",
+        initializer=lambda: torch.set_num_threads(settings.num_threads),
+        hang_s=settings.hang_s,
     )
     app = create_app(
         engine,
         segmenter=build_segmenter(settings, engine),
         ranker=build_crop_engine(settings, engine),
         thread=thread,
-        max_queue=settings.max_queue,
-        request_timeout_s=settings.request_timeout_s,
+        **settings.limits(),
     )
     serve(app, settings)
 

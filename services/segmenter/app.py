@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Response
 
+from services.segmenter.cache_metrics import CacheMetrics
 from services.segmenter.crop_routes import CropFlow, crop_router
 from services.segmenter.segment_routes import SegmentFlow, segment_router
 from services.segmenter.stages import StagedSegmenter
-from unspoken.batching import InferenceThread, MicroBatcher
+from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
+from unspoken.door import Admission
 from unspoken.ports import CropRanker, TextEncoder
 from unspoken.schemas import TextEmbeddingsReply, TextEmbeddingsRequest
 from unspoken.server import create_service, in_decode_pool
+from unspoken.settings import Limits
 from unspoken.timings import Timings
 
 MAX_REQUESTS_A_BATCH = 8
+WARM_TEXTS = 64
 # Eight decimals keep a float32 of a unit vector to 5e-9 and halve the reply.
 DECIMALS = 8
 
@@ -30,6 +34,7 @@ def create_app(
     ranker: CropRanker | None = None,
     thread: InferenceThread | None = None,
     max_queue: int = 64,
+    max_queue_bytes: int = MAX_QUEUE_BYTES,
     request_timeout_s: float = 120.0,
 ) -> FastAPI:
     """The service over any TextEncoder, a segmenter where the profile has one, and a ranker.
@@ -51,23 +56,28 @@ def create_app(
         thread=thread,
         max_batch=MAX_REQUESTS_A_BATCH,
         max_queue=max_queue,
+        max_queue_bytes=max_queue_bytes,
+        weigh=lambda texts: sum(map(len, texts)),
     )
     batchers: list[MicroBatcher[Any, Any]] = [batcher]
+    limits = Limits(
+        max_queue=max_queue, max_queue_bytes=max_queue_bytes, request_timeout_s=request_timeout_s
+    )
+    admissions = {"/text-embeddings": Admission(batcher, max_bytes=max_queue_bytes)}
     flow = None
     if segmenter is not None:
-        flow = SegmentFlow(
-            segmenter, thread=thread, max_queue=max_queue, request_timeout_s=request_timeout_s
-        )
+        flow = SegmentFlow(segmenter, thread=thread, **limits)
         batchers += flow.batchers
+        admissions |= dict.fromkeys(("/segment", "/images"), flow.admission)
     crops = None
     if ranker is not None:
-        crops = CropFlow(
-            ranker, thread=thread, max_queue=max_queue, request_timeout_s=request_timeout_s
-        )
+        crops = CropFlow(ranker, thread=thread, **limits)
         batchers.append(crops.batcher)
+        admissions["/rank-crops"] = Admission(crops.batcher, max_bytes=max_queue_bytes)
 
     def warm_up() -> None:
-        engine.encode_texts(["a photo of a car"])
+        engine.encode_texts(["car"])
+        engine.encode_texts([f"a photo of a car, number {n}" for n in range(WARM_TEXTS)])
         if segmenter is not None:
             segmenter.warm_up()
 
@@ -78,6 +88,9 @@ def create_app(
         batchers=batchers,
         thread=thread,
         warm_up=warm_up,
+        admissions=admissions,
+        request_timeout_s=request_timeout_s,
+        collectors=[] if flow is None else [CacheMetrics(flow.segmenter, flow.lookups)],
         on_close=None if flow is None else flow.close,
     )
     app.include_router(segment_router(flow))

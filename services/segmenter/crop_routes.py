@@ -38,6 +38,7 @@ class CropFlow:
         *,
         thread: InferenceThread,
         max_queue: int,
+        max_queue_bytes: int,
         request_timeout_s: float,
     ) -> None:
         def answer(questions: list[_Question]) -> list[list[int]]:
@@ -46,7 +47,13 @@ class CropFlow:
         self.ranker = ranker
         # The crops of one picture are a batch already.
         self.batcher: MicroBatcher[_Question, list[int]] = MicroBatcher(
-            answer, name="rank-crops", thread=thread, max_batch=1, max_queue=max_queue
+            answer,
+            name="rank-crops",
+            thread=thread,
+            max_batch=1,
+            max_queue=max_queue,
+            max_queue_bytes=max_queue_bytes,
+            weigh=lambda asked: asked.picture.num_bytes,
         )
         self._timeout_s = request_timeout_s
 
@@ -68,7 +75,6 @@ def crop_router(flow: CropFlow | None, *, text_encoder: str) -> APIRouter:
                 "checked by one that is a CLIP, as in the profile base (UNSPOKEN_PROFILE=base)"
             )
         timings = Timings()
-        flow.batcher.check_room()
         with timings.measure("decode"):
             question = await in_decode_pool(_read_question, await request.body())
         with timings.measure("rank"):

@@ -62,6 +62,7 @@ class EmbeddingCache(Generic[Entry]):
         self._total_bytes = 0
         self._names: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
+        self.num_evicted = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -107,3 +108,4 @@ class EmbeddingCache(Generic[Entry]):
         while self._total_bytes > self._capacity_bytes and len(self._entries) > 1:
             oldest, _ = self._entries.popitem(last=False)
             self._total_bytes -= self._bytes.pop(oldest)
+            self.num_evicted += 1

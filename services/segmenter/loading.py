@@ -7,11 +7,12 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from services.segmenter.answering import SegmentConfig
+from services.segmenter.disk_tier import DiskTier
 from services.segmenter.embedding_cache import EmbeddingCache
 from services.segmenter.held_picture import HeldPicture
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
-from unspoken.clients import DetectorClient, connect
+from unspoken.clients.ports import DetectorClient, connect
 from unspoken.errors import InvalidConfig
 from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights, read_header
 from unspoken.model.mask_bank import MaskBankConfig
@@ -71,6 +72,9 @@ def build_segmenter(
             ),
         ),
         cache=EmbeddingCache[HeldPicture](settings.cache_mib),
+        disk=None
+        if settings.disk_cache_dir is None
+        else DiskTier(settings.disk_cache_dir, settings.disk_cache_mib),
         detector=detector,
         config=SegmentConfig(
             bank=_bank_config(options.get("bank"), settings),

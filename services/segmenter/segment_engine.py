@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from services.segmenter.answering import Answering, SegmentConfig
+from services.segmenter.disk_tier import DiskTier, Stored
 from services.segmenter.embedding_cache import EmbeddingCache, public_id
 from services.segmenter.held_picture import HeldPicture
 from services.segmenter.prompting import prompts_of
 from services.segmenter.rendering import Answer, WireBank, render
 from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter, Way
 from unspoken.errors import Conflict, InvalidInput
-from unspoken.images import Picture, decode_picture
+from unspoken.images import DECODING, Picture, decode_picture
 from unspoken.model.checkpoint import LoadedSam
-from unspoken.model.input_frame import PREPROCESSING
+from unspoken.model.input_frame import PREPROCESSING, InputFrame
 from unspoken.model.mask_bank import MaskBank, MaskBankBuilder
 from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import TextQuery, TextSpace
@@ -45,10 +46,11 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         weights_sha256: str,
         text_space: TextSpace,
         cache: EmbeddingCache[HeldPicture],
+        disk: DiskTier | None = None,
         detector: Detector | None = None,
         config: SegmentConfig,
     ) -> None:
-        super().__init__(cache)
+        super().__init__(cache, disk)
         self.loaded = loaded
         self.network = loaded.model
         self._is_trained = loaded.info.semantic_trained
@@ -69,7 +71,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         return public_id(
             content_sha256,
             weights_sha256=self._weights_sha256,
-            preprocessing=PREPROCESSING,
+            preprocessing=f"{DECODING} {PREPROCESSING}",
             dtype=f"{self.config.encoder_dtype}, kept as float16".removeprefix("torch."),
         )
 
@@ -91,6 +93,29 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             encoded=picture.encoded,
             embedding=embedding.to(device="cpu", dtype=self.embedding_dtype),
             upscaler=upscaler,
+        )
+
+    def pack(self, held: HeldPicture) -> dict[str, np.ndarray]:
+        """See StagedSegmenter."""
+        arrays = {
+            "image_embedding": held.embedding.numpy(),
+            "encoded": np.frombuffer(held.encoded, dtype=np.uint8),
+        }
+        if held.upscaler.guide is not None:
+            arrays["guide"] = held.upscaler.guide.numpy()
+        return arrays
+
+    def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> HeldPicture:
+        """See StagedSegmenter."""
+        tensors = {name: torch.from_numpy(np.array(each)) for name, each in stored.arrays.items()}
+        frame = InputFrame.of(size_hw, self.network.config.sam)
+        return HeldPicture(
+            id=stored.id,
+            sha256=sha256,
+            size_hw=size_hw,
+            encoded=stored.arrays["encoded"].tobytes(),
+            embedding=tensors["image_embedding"],
+            upscaler=MaskUpscaler(frame, tensors.get("guide")),
         )
 
     def plan(self, held: HeldPicture, question: SegmentQuestion) -> Plan[HeldPicture]:
@@ -184,6 +209,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         held = self._encode(picture)
         box = SegmentQuery.model_validate({"boxes": [{"x0": 8, "y0": 8, "x1": 48, "y1": 48}]})
         self.answer(self.plan(held, SegmentQuestion(queries=(box,))), None)
+        self.bank_steps(held).step()  # the largest batch of clicks
         if self._is_trained:
             self.text_space.scores(np.zeros((1, 768), dtype=np.float32), [TextQuery("thing")])
 

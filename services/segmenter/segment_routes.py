@@ -6,6 +6,8 @@ requests are served. Nothing here reaches torch.
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -13,7 +15,16 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from fastapi import APIRouter, Header, Path, Request, Response
 
 from services.segmenter.single_flight import SingleFlight
-from services.segmenter.stages import HIT, MISS, BankSteps, Detected, Plan, StagedSegmenter
+from services.segmenter.stages import (
+    DISK_HIT,
+    HIT,
+    MISS,
+    BankSteps,
+    Detected,
+    Plan,
+    StagedSegmenter,
+    unknown_image,
+)
 from services.segmenter.wire_requests import (
     IMAGES_BODY,
     SEGMENT_BODY,
@@ -22,9 +33,10 @@ from services.segmenter.wire_requests import (
     read_question,
 )
 from unspoken.batching import InferenceThread, MicroBatcher
-from unspoken.errors import Conflict, DeadlineExceeded, UnspokenError
+from unspoken.door import Admission
+from unspoken.errors import Conflict, NotAnImage, TooLarge, UnspokenError
 from unspoken.images import Picture, decode_picture
-from unspoken.logs import carried
+from unspoken.logs import carried, fields
 from unspoken.schemas import ErrorBody
 from unspoken.segment_schemas import (
     MAX_IMAGE_NAME_CHARS,
@@ -42,6 +54,7 @@ logger = logging.getLogger(__name__)
 # Requests that wait for the detector hold no place where it, in one process, decodes its pictures.
 DETECTIONS_AT_ONCE = 8
 MAX_BANKS_BEHIND = 8
+MAX_WRITES_BEHIND = 32
 _MORE_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (409, 502)
 }
@@ -55,6 +68,14 @@ class Work(NamedTuple):
     detected: Detected | None
 
 
+class _Held(NamedTuple):
+    """A picture that is in memory now, how it came there, and what that took."""
+
+    held: Any
+    state: CacheState
+    timings: Timings
+
+
 class SegmentFlow:
     """The way of a request through the stages; owns the batchers."""
 
@@ -64,10 +85,15 @@ class SegmentFlow:
         *,
         thread: InferenceThread,
         max_queue: int,
+        max_queue_bytes: int,
         request_timeout_s: float,
     ) -> None:
         def batcher(
-            name: str, run: Callable[[Any], Any], *, queue: int = max_queue
+            name: str,
+            run: Callable[[Any], Any],
+            *,
+            queue: int = max_queue,
+            weigh: Callable[[Any], int] | None = None,
         ) -> MicroBatcher[Any, Any]:
             # One picture at a time: neither the encoder nor the decoder gains from more on a CPU.
             return MicroBatcher(
@@ -76,10 +102,14 @@ class SegmentFlow:
                 thread=thread,
                 max_batch=1,
                 max_queue=queue,
+                max_queue_bytes=max_queue_bytes,
+                weigh=weigh,
             )
 
         self.segmenter = segmenter
-        self._embedding: MicroBatcher[Picture, Any] = batcher("embed", segmenter.embed)
+        self._embedding: MicroBatcher[Picture, Any] = batcher(
+            "embed", segmenter.embed, weigh=lambda picture: picture.num_bytes
+        )
         self._answering: MicroBatcher[Work, Any] = batcher(
             "segment", lambda work: segmenter.answer(work.plan, work.detected)
         )
@@ -91,50 +121,85 @@ class SegmentFlow:
             self._answering,
             self._building,
         ]
-        self._embeds: SingleFlight[Any] = SingleFlight()
+        self.admission = Admission(self._embedding, self._answering, max_bytes=max_queue_bytes)
+        self._pictures: SingleFlight[_Held] = SingleFlight(kept=(NotAnImage, TooLarge))
         self._banks: SingleFlight[None] = SingleFlight()
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._writes: set[asyncio.Future[None]] = set()
+        self.lookups = Counter({"memory": 0, "disk": 0, "none": 0})
+        """Tier -> pictures that were asked about and found there; "none": encoded anew."""
         self._detecting = ThreadPoolExecutor(DETECTIONS_AT_ONCE, thread_name_prefix="detect")
         self._timeout_s = request_timeout_s
 
-    def check_room(self) -> None:
-        """Raise Overloaded or NotReady before a body is read for nothing."""
-        self._embedding.check_room()
-        self._answering.check_room()
-
     async def close(self) -> None:
-        """Stop what was built behind, and let no thread stay."""
+        """Stop what was built behind, finish what is written, and let no thread stay."""
         await self._banks.close()
+        await asyncio.gather(*self._writes, return_exceptions=True)
+        self._writing.shutdown(wait=False)
         self._detecting.shutdown(wait=False)
 
     async def hold(self, asked: Asked, timings: Timings) -> tuple[Any, CacheState]:
-        """The picture of a request: held already, or encoded now. Raises NotFound."""
-        if asked.encoded is None:
-            return self.segmenter.find(asked.image_id or ""), HIT
-        encoded = asked.encoded
-        held, state = await in_decode_pool(self.segmenter.find_encoded, encoded), HIT
+        """The picture of a request: held, on disk, or encoded now. Raises NotFound, NotAnImage."""
+        encoded, image_id = asked.encoded, asked.image_id or ""
+        if encoded is not None:
+            image_id = await in_decode_pool(self.segmenter.id_of, encoded)
+        held, state = self.segmenter.cache.get(image_id), HIT
         if held is None:
-            with timings.measure("decode"):
-                picture = await in_decode_pool(decode_picture, encoded)
-            with timings.measure("encode"):
-                held = await self._embeds.run(picture.sha256, lambda: self._embed(picture))
-            state = MISS
+            started = time.perf_counter()
+            # Who has only the id must not fail those who have the file.
+            key = (image_id, encoded is None)
+            brought = await self._pictures.run(key, lambda: self._bring(image_id, encoded))
+            held, state = brought.held, brought.state
+            timings.share((time.perf_counter() - started) * 1000, [brought.timings])
         if asked.name is not None:
             self.segmenter.cache.give_name(asked.name, held)
+        self.lookups[state.tier] += 1
         return held, state
 
-    async def _embed(self, picture: Picture) -> Any:
-        """Encode a picture, unless a flight that landed while this one was decoded has done it."""
-        held = self.segmenter.cache.get(self.segmenter.image_id(picture.sha256))
+    async def _bring(self, image_id: str, encoded: bytes | None) -> _Held:
+        """Into memory, from the disk or by encoding: once for all who ask meanwhile."""
+        timings = Timings()
+        held = self.segmenter.cache.get(image_id)  # a flight may have landed just now
         if held is not None:
-            return held
-        return await self._embedding.submit(picture, timeout_s=self._timeout_s)
+            return _Held(held, HIT, timings)
+        if self.segmenter.disk is not None:
+            with timings.measure("disk"):
+                held = await in_decode_pool(self.segmenter.restore, image_id)
+            if held is not None:
+                return _Held(held, DISK_HIT, timings)
+        if encoded is None:
+            raise unknown_image(image_id)
+        with timings.measure("decode"):
+            picture = await in_decode_pool(decode_picture, encoded)
+        with timings.measure("encode"):
+            held = await self._embedding.submit(picture, timeout_s=self._timeout_s)
+        self._store_behind(held)
+        return _Held(held, MISS, timings)
+
+    def _store_behind(self, held: Any) -> None:
+        """Write a picture to the disk behind the answer; not where the disk is far behind."""
+        if self.segmenter.disk is None:
+            return
+        if len(self._writes) >= MAX_WRITES_BEHIND:
+            logger.warning("the disk is too slow: not kept", extra=fields(image=held.id[:16]))
+            return
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(self._writing, self.segmenter.store, held)
+        self._writes.add(writing)
+        writing.add_done_callback(self._writes.discard)
+
+    async def read(self, image_id: str) -> ImageReply:
+        """What is known of a picture. Raises NotFound."""
+        if self.segmenter.disk is None or self.segmenter.cache.get(image_id) is not None:
+            return self.segmenter.read_image(image_id)
+        return await in_decode_pool(self.segmenter.read_image, image_id)
 
     async def answer(self, held: Any, question: SegmentQuestion, timings: Timings) -> Any:
         """Masks and scores, not yet written."""
         plan = self.segmenter.plan(held, question)
         if plan.needs_bank:
             with timings.measure("bank"):
-                await self._wait_for_bank(held)
+                await self._banks.run(held.id, lambda: self._build(held))
         detected = None
         if plan.phrases:
             with timings.measure("detect"):
@@ -149,17 +214,6 @@ class SegmentFlow:
         is_needed = not held.bank_ready and held.id not in self._banks
         if is_needed and len(self._banks) < MAX_BANKS_BEHIND:
             self._banks.launch(held.id, lambda: self._build_quietly(held))
-
-    async def _wait_for_bank(self, held: Any) -> None:
-        """Raise DeadlineExceeded where it takes longer than a request may; the work goes on."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._banks.run(held.id, lambda: self._build(held))
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"the bank of this picture was not ready within {self._timeout_s:.0f} s; it is "
-                "being built: ask again"
-            ) from error
 
     async def _build(self, held: Any) -> None:
         steps = self.segmenter.bank_steps(held)
@@ -200,7 +254,6 @@ def segment_router(flow: SegmentFlow | None) -> APIRouter:
         No hit is an empty list. An id that is not held (any more) is 404: send the picture again.
         """
         flow, timings = served(), Timings()
-        flow.check_room()
         with timings.measure("decode"):
             asked, question = await read_question(request)
         held, state = await flow.hold(asked, timings)
@@ -209,34 +262,41 @@ def segment_router(flow: SegmentFlow | None) -> APIRouter:
         def render() -> bytes:
             return flow.segmenter.render(answer, cache=state, timings=timings)
 
-        return Response(await in_decode_pool(render), media_type="application/json")
+        reply = Response(await in_decode_pool(render), media_type="application/json")
+        _log("segmented", held, state, timings, queries=len(question.queries))
+        return reply
 
     @router.post("/images", openapi_extra={"requestBody": IMAGES_BODY})
     async def add_image(request: Request, response: Response) -> ImageReply:
         """Embed a picture ahead: 201 with its id, or 200 where it was held already."""
         flow, timings = served(), Timings()
-        flow.check_room()
         with timings.measure("decode"):
             asked = await read_image(request)
         held, state = await flow.hold(asked, timings)
         response.status_code = 200 if state.hit else 201
         response.headers["Location"] = f"/images/{held.id}"
         response.headers["ETag"] = f'"{held.id}"'
-        return flow.segmenter.describe(held, is_cached=state.hit, name=asked.name, timings=timings)
+        _log("embedded", held, state, timings)
+        return flow.segmenter.describe(held, state, name=asked.name, timings=timings)
 
     @router.get("/images/{image_id:path}", response_model=ImageReply)
     async def read(
         image_id: ImageId, if_none_match: Annotated[str | None, Header()] = None
     ) -> Response:
         """Whether a picture is held: 200, or 304 with its ETag, or 404."""
-        flow = served()
-        held = flow.segmenter.find(image_id)
-        tag = f'"{held.id}"'
+        reply = await served().read(image_id)
+        tag = f'"{reply.id}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         known = {each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")}
         if known & {tag, "*"}:
             return Response(status_code=304, headers=headers)
-        reply = flow.segmenter.describe(held, is_cached=True)
         return Response(reply.model_dump_json(), media_type="application/json", headers=headers)
 
     return router
+
+
+def _log(message: str, held: Any, state: CacheState, timings: Timings, **more: object) -> None:
+    """One line for a request: which picture, whence it came, and what took how long."""
+    stages = {f"{stage}_ms": took_ms for stage, took_ms in timings.as_ms().items()}
+    about = {"image": held.id[:16], "hit": state.hit, "tier": state.tier}
+    logger.info(message, extra=fields(**about, **more, **stages))

@@ -25,6 +25,10 @@ class SegmenterSettings(ServiceSettings):
     """The detector service, for text queries before a bank is ready; none when absent."""
     cache_mib: Annotated[float, Field(gt=0)] = 512.0
     """Memory of the pictures that are held: embedding, file, guide and bank of each."""
+    disk_cache_dir: Path | None = None
+    """A folder that keeps embeddings over restarts; replicas may share it. None when absent."""
+    disk_cache_mib: Annotated[float, Field(gt=0)] = 10_240.0
+    """Bound of that folder: an embedding of SAM's size has 2 MiB, beside its picture's file."""
     bank_points_per_side: Annotated[int, Field(ge=1, le=128)] | None = None
     """Clicks along each side of a picture for its bank; 16 for small networks, else 32."""
     bank_behind: bool = True

@@ -1,17 +1,28 @@
 """One piece of work for all who ask for it at the same time."""
 
 import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
 
-class SingleFlight(Generic[Result]):
-    """Runs on one event loop. A waiter that goes away does not stop the work of the others."""
+MAX_KEPT_ERRORS = 1024
 
-    def __init__(self) -> None:
+
+class SingleFlight(Generic[Result]):
+    """Runs on one event loop. A waiter that goes away does not stop the work of the others.
+
+    kept: errors that the same work would end in again; they are answered for `keep_s`.
+    """
+
+    def __init__(self, *, kept: tuple[type[Exception], ...] = (), keep_s: float = 5.0) -> None:
         self._flights: dict[Hashable, asyncio.Task[Result]] = {}
+        self._kept = kept
+        self._keep_s = keep_s
+        self._errors: OrderedDict[Hashable, tuple[float, Exception]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -21,12 +32,15 @@ class SingleFlight(Generic[Result]):
 
     async def run(self, key: Hashable, start: Callable[[], Awaitable[Result]]) -> Result:
         """The result of the flight under `key`, which is started where there is none."""
+        until, error = self._errors.get(key, (0.0, None))
+        if error is not None and time.monotonic() < until:
+            raise error
         return await asyncio.shield(self.launch(key, start))
 
     def launch(
         self, key: Hashable, start: Callable[[], Awaitable[Result]]
     ) -> "asyncio.Task[Result]":
-        """The flight under `key`; an error reaches those who wait and is not kept."""
+        """The flight under `key`; an error reaches those who wait."""
         flight = self._flights.get(key)
         if flight is None:
             flight = asyncio.ensure_future(_awaited(start))
@@ -43,8 +57,14 @@ class SingleFlight(Generic[Result]):
 
     def _land(self, key: Hashable, flight: "asyncio.Task[Result]") -> None:
         self._flights.pop(key, None)
-        if not flight.cancelled():
-            flight.exception()  # seen: nobody may be waiting any more
+        if flight.cancelled():
+            return
+        error = flight.exception()  # seen: nobody may be waiting any more
+        if isinstance(error, self._kept):
+            assert isinstance(error, Exception)
+            self._errors[key] = (time.monotonic() + self._keep_s, error)
+            while len(self._errors) > MAX_KEPT_ERRORS:
+                self._errors.popitem(last=False)
 
 
 async def _awaited(start: Callable[[], Awaitable[Result]]) -> Result:

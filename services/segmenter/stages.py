@@ -9,6 +9,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
+from services.segmenter.disk_tier import DiskTier, Stored
 from services.segmenter.embedding_cache import EmbeddingCache, Held
 from unspoken.errors import NotFound
 from unspoken.images import Picture
@@ -52,10 +55,11 @@ class BankSteps(Protocol):
 
 
 class StagedSegmenter(ABC, Generic[Entry]):
-    """See unspoken.ports.Segmenter; `cache` holds its pictures."""
+    """See unspoken.ports.Segmenter; `cache` holds its pictures, `disk` keeps them longer."""
 
-    def __init__(self, cache: EmbeddingCache[Entry]) -> None:
+    def __init__(self, cache: EmbeddingCache[Entry], disk: DiskTier | None = None) -> None:
         self.cache = cache
+        self.disk = disk
 
     @property
     @abstractmethod
@@ -71,6 +75,14 @@ class StagedSegmenter(ABC, Generic[Entry]):
     @abstractmethod
     def embed(self, picture: Picture) -> Entry:
         """Encode a picture and keep it. Inference thread."""
+
+    @abstractmethod
+    def pack(self, held: Entry) -> dict[str, np.ndarray]:
+        """What of a picture is kept on disk. Any thread."""
+
+    @abstractmethod
+    def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> Entry:
+        """The picture of which this was kept. Any thread."""
 
     @abstractmethod
     def plan(self, held: Entry, question: SegmentQuestion) -> Plan[Entry]:
@@ -101,18 +113,31 @@ class StagedSegmenter(ABC, Generic[Entry]):
     def add_image(self, picture: Picture, *, name: str | None = None) -> ImageReply:
         """See unspoken.ports.Segmenter."""
         timings = Timings()
-        held = self.cache.get(self.image_id(picture.sha256))
-        is_cached = held is not None
-        if held is None:
-            with timings.measure("encode"):
-                held = self.embed(picture)
+        held, state = self._hold(picture, timings)
         if name is not None:
             self.cache.give_name(name, held)
-        return self.describe(held, name=name, is_cached=is_cached, timings=timings)
+        return self.describe(held, state, name=name, timings=timings)
 
     def read_image(self, image_id: str) -> ImageReply:
-        """See unspoken.ports.Segmenter."""
-        return self.describe(self.find(image_id), is_cached=True)
+        """See unspoken.ports.Segmenter. A picture on disk is left there."""
+        timings = Timings()
+        held = self.cache.get(image_id)
+        if held is not None:
+            return self.describe(held, HIT, timings=timings)
+        about = None if self.disk is None else self.disk.about(image_id)
+        if about is None:
+            raise unknown_image(image_id)
+        return ImageReply(
+            id=image_id,
+            sha256=about["sha256"],
+            width=int(about["width"]),
+            height=int(about["height"]),
+            cached=True,
+            cache=DISK_HIT,
+            bank_ready=False,
+            model=self.model,
+            timings_ms=timings.as_ms(),
+        )
 
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
         """See unspoken.ports.Segmenter."""
@@ -131,20 +156,32 @@ class StagedSegmenter(ABC, Generic[Entry]):
         answer = self.answer(plan, detected)
         return SegmentReply.model_validate_json(self.render(answer, cache=state, timings=timings))
 
+    def restore(self, image_id: str) -> Entry | None:
+        """A picture that is on disk, which is then in memory too. Any thread."""
+        stored = None if self.disk is None else self.disk.read(image_id)
+        if stored is None:
+            return None
+        size_hw = (int(stored.about["height"]), int(stored.about["width"]))
+        held = self.unpack(stored, sha256=stored.about["sha256"], size_hw=size_hw)
+        self.cache.put(held)
+        return held
+
+    def store(self, held: Entry) -> None:
+        """Keep a picture on disk, where there is one. Any thread but the inference thread."""
+        if self.disk is not None:
+            height, width = held.size_hw
+            about = {"sha256": held.sha256, "height": str(height), "width": str(width)}
+            self.disk.write(held.id, self.pack(held), **about)
+
     def find(self, id_or_name: str) -> Entry:
-        """A picture that is held. Raises NotFound."""
-        held = self.cache.get(id_or_name)
+        """A picture that is held, in memory or on disk. Raises NotFound."""
+        held = self.cache.get(id_or_name) or self.restore(id_or_name)
         if held is None:
-            raise NotFound(f"no picture {id_or_name!r} is held here (any more): send it again")
+            raise unknown_image(id_or_name)
         return held
 
     def describe(
-        self,
-        held: Entry,
-        *,
-        is_cached: bool,
-        name: str | None = None,
-        timings: Timings | None = None,
+        self, held: Entry, state: CacheState, *, timings: Timings, name: str | None = None
     ) -> ImageReply:
         """What is said about a picture that is held."""
         height, width = held.size_hw
@@ -154,25 +191,39 @@ class StagedSegmenter(ABC, Generic[Entry]):
             width=width,
             height=height,
             name=name,
-            cached=is_cached,
+            cached=state.hit,
+            cache=state,
             bank_ready=held.bank_ready,
             model=self.model,
-            timings_ms={} if timings is None else timings.as_ms(),
+            timings_ms=timings.as_ms(),
         )
 
-    def find_encoded(self, encoded: bytes) -> Entry | None:
-        """The held picture of a file, looked up before anything is decoded."""
-        return self.cache.get(self.image_id(hashlib.sha256(encoded).hexdigest()))
+    def id_of(self, encoded: bytes) -> str:
+        """The public id of a file, before anything is decoded. Any thread."""
+        return self.image_id(hashlib.sha256(encoded).hexdigest())
 
     def _hold(self, image: Picture | str, timings: Timings) -> tuple[Entry, CacheState]:
-        if isinstance(image, str):
-            return self.find(image), HIT
-        held = self.cache.get(self.image_id(image.sha256))
+        image_id = image if isinstance(image, str) else self.image_id(image.sha256)
+        held = self.cache.get(image_id)
         if held is not None:
             return held, HIT
+        with timings.measure("disk"):
+            held = self.restore(image_id)
+        if held is not None:
+            return held, DISK_HIT
+        if isinstance(image, str):
+            raise unknown_image(image)
         with timings.measure("encode"):
-            return self.embed(image), MISS
+            held = self.embed(image)
+        self.store(held)
+        return held, MISS
+
+
+def unknown_image(id_or_name: str) -> NotFound:
+    """The error for a picture that is in no tier."""
+    return NotFound(f"no picture {id_or_name!r} is held here (any more): send it again")
 
 
 HIT = CacheState(hit=True, tier="memory")
+DISK_HIT = CacheState(hit=True, tier="disk")
 MISS = CacheState(hit=False, tier="none")

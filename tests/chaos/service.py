@@ -21,7 +21,7 @@ from services.segmenter.app import create_app as create_segmenter
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
 from unspoken.errors import NotReady, Overloaded
 from unspoken.images import Picture
-from unspoken.server import uvicorn_config
+from unspoken.serving import uvicorn_config
 
 KINDS = ("llm", "detector", "segmenter")
 CAPTION_S, PICTURE_S = 0.01, 0.02

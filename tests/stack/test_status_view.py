@@ -84,7 +84,7 @@ def test_a_duration_has_at_most_two_units(seconds, told):
 
 def test_a_folder_is_watched_until_the_run_ends_and_tells_nothing_twice(folder):
     write_status(folder / "runs", status(done=1))
-    watched = RunFolder(folder / "runs").events("r")
+    watched = RunFolder(folder / "runs").follow("r")
     assert next(watched).done == 1
     write_status(folder / "runs", status(done=1))  # the dispatcher looked again
     write_status(folder / "runs", status(done=2))

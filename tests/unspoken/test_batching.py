@@ -177,3 +177,178 @@ def test_a_long_batch_does_not_block_the_event_loop():
             return worst
 
     assert asyncio.run(scenario()) < 0.2
+
+
+def test_a_full_batch_is_ahead_while_another_runs_and_a_smaller_one_goes_on_filling():
+    release, batches = threading.Event(), []
+
+    def blocked(items: list[int]) -> list[int]:
+        batches.append(items)
+        release.wait(5)
+        return items
+
+    async def scenario() -> tuple[int, int]:
+        async with batcher_of(blocked, max_batch=2, max_queue=16) as batcher:
+            waiting = [asyncio.ensure_future(batcher.submit(0, timeout_s=5))]
+            await asyncio.sleep(0.05)  # alone, so it began at once
+            waiting += [asyncio.ensure_future(batcher.submit(i, timeout_s=5)) for i in (1, 2, 3)]
+            await asyncio.sleep(0.05)
+            begun, length = len(batches), batcher.queue_length
+            waiting.append(asyncio.ensure_future(batcher.submit(4, timeout_s=5)))
+            await asyncio.sleep(0.01)
+            release.set()
+            await asyncio.gather(*waiting)
+            return begun, length
+
+    assert asyncio.run(scenario()) == (1, 3)  # what is ahead still waits, and counts as waiting
+    assert batches == [[0], [1, 2], [3, 4]]
+
+
+def test_a_lone_item_waits_for_company_no_longer_than_it_must():
+    sizes: list[int] = []
+
+    def note(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        return items
+
+    async def scenario() -> float:
+        async with batcher_of(note, max_batch=2, max_wait_ms=60_000) as batcher:
+            started = time.perf_counter()
+            await asyncio.gather(*(batcher.submit(i, timeout_s=30) for i in range(2)))
+            return time.perf_counter() - started
+
+    assert asyncio.run(scenario()) < 20 and sizes == [2]
+
+
+def test_batches_and_the_queue_are_bounded_in_bytes_too():
+    release, batches = threading.Event(), []
+
+    def blocked(items: list[int]) -> list[int]:
+        batches.append(items)
+        release.wait(5)
+        return items
+
+    async def scenario() -> None:
+        options = {"max_batch": 8, "max_batch_bytes": 10, "max_queue_bytes": 30}
+        async with batcher_of(blocked, weigh=lambda item: item, **options) as batcher:
+            waiting = []
+            for item in (40, 6, 5, 9):  # 40 is over every bound, and runs alone: nothing waits
+                waiting.append(asyncio.ensure_future(batcher.submit(item, timeout_s=5)))
+                await asyncio.sleep(0.02)
+            assert batcher.queue_bytes == 20
+            with pytest.raises(Overloaded, match="bytes"):
+                await batcher.submit(11, timeout_s=5)
+            release.set()
+            await asyncio.gather(*waiting)
+
+    asyncio.run(scenario())
+    assert batches == [[40], [6], [5], [9]]
+
+
+def test_where_memory_is_short_batches_are_halved_for_good():
+    sizes: list[int] = []
+
+    def hungry(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 3:
+            raise MemoryError
+        return items
+
+    async def scenario() -> int:
+        async with batcher_of(hungry, max_batch=8) as batcher:
+            answers = await batcher.submit_all(list(range(8)), timeout_s=5)
+            assert answers == list(range(8))
+            await batcher.submit_all(list(range(8)), timeout_s=5)
+            return batcher.max_batch
+
+    assert asyncio.run(scenario()) == 2
+    assert sizes == [8, 4, 2, 2, 4, 2, 2, 2, 2, 2, 2]
+
+
+def test_an_item_whose_caller_has_gone_is_not_run():
+    ran: list[int] = []
+
+    def slow(items: list[int]) -> list[int]:
+        ran.extend(items)
+        time.sleep(0.1)
+        return items
+
+    async def scenario() -> None:
+        async with batcher_of(slow, max_batch=1) as batcher:
+            waiting = [asyncio.ensure_future(batcher.submit(i, timeout_s=5)) for i in range(4)]
+            await asyncio.sleep(0.03)
+            for gone in waiting[1:3]:  # one is ahead already, one is in the queue
+                gone.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert ran == [0, 3]
+
+
+def test_a_request_of_which_one_item_fails_leaves_nothing_behind_in_the_queue():
+    ran: list[int] = []
+
+    def picky(items: list[int]) -> list[int]:
+        ran.extend(items)
+        time.sleep(0.02)
+        if 0 in items:
+            raise InvalidInput("no")
+        return items
+
+    async def scenario() -> None:
+        async with batcher_of(picky, max_batch=1) as batcher:
+            with pytest.raises(InvalidInput):
+                await batcher.submit_all(list(range(20)), timeout_s=5)
+
+    asyncio.run(scenario())
+    assert len(ran) < 5
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), type("AcceleratorError", (RuntimeError,), {})()])
+def test_an_engine_that_is_dead_says_so_and_answers_nobody_any_more(error):
+    thread = InferenceThread(name="doomed")
+
+    def die() -> None:
+        raise error
+
+    async def scenario() -> None:
+        assert thread.failure() is None
+        with pytest.raises(NotReady, match="dead"):
+            await thread.run(die)
+        with pytest.raises(NotReady, match="dead"):
+            await thread.run(lambda: 1)
+
+    asyncio.run(scenario())
+    assert "engine of doomed is dead" in (thread.failure() or "")
+    thread.close()
+
+
+def test_a_call_that_runs_for_too_long_is_a_failure_of_its_thread():
+    thread = InferenceThread(name="slow", hang_s=0.05)
+    release = threading.Event()
+
+    async def scenario() -> str | None:
+        working = asyncio.ensure_future(thread.run(lambda: release.wait(5)))
+        await asyncio.sleep(0.3)
+        failure = thread.failure()
+        release.set()
+        await working
+        return failure
+
+    assert "runs for" in (asyncio.run(scenario()) or "")
+    assert thread.failure() is None and thread.busy_s() == 0
+    thread.close()
+
+
+def test_a_thread_that_could_not_be_set_up_is_dead():
+    def fail() -> None:
+        raise OSError("no such device")
+
+    thread = InferenceThread(name="test", initializer=fail)
+
+    async def scenario() -> None:
+        with pytest.raises(NotReady, match="no such device"):
+            await thread.run(lambda: 1)
+
+    asyncio.run(scenario())
+    thread.close()

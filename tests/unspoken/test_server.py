@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from tests.serving import ready_client, wait_until_ready
 from unspoken.batching import InferenceThread
 from unspoken.errors import (
     Conflict,
@@ -69,16 +70,8 @@ def service(warm_up=lambda: None, **options) -> FastAPI:
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    with TestClient(service(), raise_server_exceptions=False) as client:
+    with ready_client(service()) as client:
         yield client
-
-
-def wait_ready(client: TestClient) -> None:
-    for _ in range(200):
-        if client.get("/readyz").status_code == 200:
-            return
-        time.sleep(0.01)
-    raise AssertionError("never ready")
 
 
 def test_readiness_comes_only_after_the_warm_up():
@@ -89,7 +82,7 @@ def test_readiness_comes_only_after_the_warm_up():
         assert refused.status_code == 503
         assert refused.json()["error"] == "not_ready"
         warmed.set()
-        wait_ready(client)
+        wait_until_ready(client)
 
 
 @pytest.mark.parametrize("index", range(len(ERRORS)), ids=[type(e).__name__ for e, _ in ERRORS])
@@ -124,7 +117,7 @@ def test_an_unknown_field_is_refused(client):
 
 
 def test_a_body_over_the_limit_is_413():
-    with TestClient(service(max_body_bytes=1000), raise_server_exceptions=False) as client:
+    with ready_client(service(max_body_bytes=1000)) as client:
         response = client.post("/propose", content=b"{" + b" " * 2000 + b"}")
         assert response.status_code == 413
         assert response.json()["error"] == "too_large"
@@ -135,7 +128,7 @@ def test_a_chunked_body_over_the_limit_is_413_too():
         for _ in range(50):
             yield b" " * 100
 
-    with TestClient(service(max_body_bytes=1000), raise_server_exceptions=False) as client:
+    with ready_client(service(max_body_bytes=1000)) as client:
         response = client.post("/propose", content=chunks())
         assert response.status_code == 413
         assert response.json()["error"] == "too_large"

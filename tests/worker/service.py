@@ -5,14 +5,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import uvicorn
 from fastapi import FastAPI
 
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
+from tests.serving import wait_until_ready
+from unspoken.error_replies import error_response
 from unspoken.errors import UnspokenError
 from unspoken.images import decode_base64, decode_picture
 from unspoken.schemas import DetectRequest, ProposeRequest, TextEmbeddingsRequest
-from unspoken.server import error_response
 
 
 def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
@@ -60,14 +62,17 @@ def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
 
 @contextmanager
 def serve(app: FastAPI) -> Iterator[str]:
-    """Serve on a free loopback port -> its URL."""
+    """Serve on a free loopback port -> its URL, once the app has loaded."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with httpx.Client(base_url=url, trust_env=False) as client:
+                wait_until_ready(client)
+            yield url
         finally:
             server.should_exit = True
             thread.join()

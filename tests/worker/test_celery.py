@@ -9,9 +9,10 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -312,3 +313,32 @@ def test_a_worker_that_is_connected_and_takes_nothing_is_ended_by_its_watchdog(
         assert worker.wait(timeout=60) == 1
         app.close()
     assert "takes no message for 2 s; ends" in log.read_text()
+
+
+def sockets_of(process):
+    """Inodes: two processes that hold one socket have the same."""
+    found = set()
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            target = str(descriptor.readlink())
+            if target.startswith("socket:"):
+                found.add(target)
+    return found
+
+
+def test_a_process_of_the_pool_does_not_hold_its_parents_connections(settings, tmp_path):
+    log = tmp_path / "worker.log"
+    settings.runs_dir.mkdir()
+    with celery_worker(settings, log, concurrency=1) as worker:
+        wait_until_ready(log)
+        parent = psutil.Process(worker.pid)
+        (first,) = parent.children()
+        first.kill()  # its successor is forked while the parent is connected
+        deadline = time.monotonic() + 60
+        while parent.children() in ([first], []) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (child,) = parent.children()
+        while sockets_of(parent) & sockets_of(child) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert sockets_of(parent), "it is connected to Redis"
+        assert not sockets_of(parent) & sockets_of(child)

@@ -11,7 +11,7 @@ from tests.unspoken.test_logs import written as written  # the fixture
 from tests.worker.service import create_app, serve
 from tests.worker.sources import CAPTIONS
 from tests.worker.stage import CLASSIFIERS, Stage
-from unspoken.clients import DetectorClient, PrompterClient, connect
+from unspoken.clients.ports import DetectorClient, PrompterClient, connect
 from unspoken.errors import EngineFailure
 from unspoken.logs import TextFormatter
 from worker.pipeline import Ports

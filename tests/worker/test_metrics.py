@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from fastapi.testclient import TestClient
 from kombu import Consumer, Queue
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.llm.app import create_app as llm_app
 from tests.fakes import FakePrompter
+from tests.serving import ready_client
 from tests.worker.stage import Stage
 from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.schemas import RunStatus
@@ -189,7 +189,7 @@ def test_alerts_are_made_of_metrics_that_exist(tmp_path):
     metrics.saw(status(4, failed={"poison": 1}, dropped={"duplicate": 1}, seconds_left=9,
                        timings_ms={"detect": 1}))  # fmt: skip
     known = {name for name, *_ in scraped(metrics)}
-    with TestClient(llm_app(FakePrompter())) as client:
+    with ready_client(llm_app(FakePrompter())) as client:
         client.post("/propose", json={"captions": ["a dog"]})
         families = text_string_to_metric_families(client.get("/metrics").text)
         known |= {sample.name for family in families for sample in family.samples}

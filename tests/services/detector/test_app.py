@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 
@@ -18,7 +17,8 @@ from services.detector.engine import DetectorEngine
 from tests.contracts import check_detector, picture_bytes
 from tests.fakes import FakeDetector
 from tests.services.detector.conftest import tiny_detector_engine
-from unspoken.clients import DetectorClient
+from tests.serving import ready_client
+from unspoken.clients.ports import DetectorClient
 from unspoken.images import decode_picture
 
 # The same network in two threads: sums in another order. A score differed by 7e-10 once.
@@ -26,11 +26,7 @@ PIXEL_NOISE, SCORE_NOISE = 1e-4, 1e-7
 
 
 def serve(detector) -> Iterator[TestClient]:
-    with TestClient(create_app(detector), raise_server_exceptions=False) as client:
-        for _ in range(200):
-            if client.get("/readyz").status_code == 200:
-                break
-            time.sleep(0.05)
+    with ready_client(create_app(detector)) as client:
         yield client
 
 

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
 from tests.contracts import picture_bytes
+from tests.serving import ready_client
 from unspoken.runs.store import write_status
 from unspoken.schemas import RunStatus
 
@@ -23,7 +24,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
     settings = GatewaySettings(
         data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", poll_s=0.01, max_body_mib=1
     )
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with ready_client(create_app(settings)) as client:
         yield client
 
 

@@ -15,8 +15,8 @@ from services.gateway.events import event_id
 from services.gateway.settings import GatewaySettings
 from stack.launcher import free_port
 from tests.worker.service import serve
-from unspoken.errors import NotFound, ServiceUnavailable
-from unspoken.run_client import RunsClient, parse_events
+from unspoken.clients import Client, Retries
+from unspoken.clients.events import EventParser
 from unspoken.runs.store import create_run, write_status
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.settings import child_environment
@@ -63,6 +63,11 @@ def stream(url, *, last_id=None):
         )
 
 
+def parse_events(pieces):
+    parser = EventParser()
+    return (event for piece in pieces for event in parser.feed(piece))
+
+
 def test_a_stream_tells_each_change_once_and_closes_with_the_end(folder, url):
     tell(folder, 1)
     with stream(url) as events:
@@ -102,24 +107,6 @@ def test_a_stream_without_news_says_that_it_lives(folder, url):
     assert body.count(b"event: status") == 1 and b"retry: 2000" in body
 
 
-def test_a_line_may_hold_what_unicode_calls_the_end_of_one():
-    body = 'id: 7\r\nevent: status\r\ndata: "a\u2028b\x85c"\r\n\r\n: note\r\n\r\ndata: x\n'.encode()
-    pieces = [body[start : start + 5] for start in range(0, len(body), 5)]
-    (event,) = parse_events(pieces)  # the last one never ended
-    assert event == ("status", '"a\u2028b\x85c"', "7")
-
-
-def test_a_run_that_nobody_knows_is_said_to_be_so(url):
-    with RunsClient(url) as runs, pytest.raises(NotFound):
-        next(runs.events("nobody"))
-
-
-def test_a_gateway_that_stays_away_is_given_up_at_last():
-    client = RunsClient(f"http://127.0.0.1:{free_port()}", pause_s=0.01)
-    with client as runs, pytest.raises(ServiceUnavailable, match="no gateway answers"):
-        next(runs.events("r", patience_s=0.1))
-
-
 @contextmanager
 def gateway_process(folder, port):
     changes = {"GATEWAY_DATA_DIR": str(folder / "data"), "GATEWAY_RUNS_DIR": str(folder / "runs")}
@@ -145,8 +132,9 @@ def gateway_process(folder, port):
 
 def test_a_client_goes_on_over_a_gateway_that_is_stopped_and_started_again(folder):
     port = free_port()
-    with RunsClient(f"http://127.0.0.1:{port}", pause_s=0.1) as runs:
-        told = runs.events("r")
+    retries = Retries(first_pause_s=0.1)
+    with Client(f"http://127.0.0.1:{port}", retries=retries) as client:
+        told = client.runs.follow("r")
         tell(folder, 1)
         with gateway_process(folder, port) as process:
             assert next(told).done == 1

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import httpx
 import pytest
@@ -13,8 +14,9 @@ from services.gateway.settings import GatewaySettings
 from services.segmenter.app import create_app as segmenter_app
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
+from tests.serving import ready_client
 from tests.worker.service import serve
-from unspoken.clients import SegmenterClient
+from unspoken.clients.ports import SegmenterClient
 
 PNG = picture_bytes()
 IMAGE = {"base64": base64.b64encode(PNG).decode()}
@@ -26,12 +28,14 @@ def segmenter() -> Iterator[str]:
         yield url
 
 
-def gateway(tmp_path, *, url: str = "http://segmenter", transport=None) -> TestClient:
+def gateway(
+    tmp_path, *, url: str = "http://segmenter", transport=None
+) -> AbstractContextManager[TestClient]:
     settings = GatewaySettings(
         data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", segmenter_url=url, max_body_mib=1
     )
     passing = None if transport is None else Passing(url, timeout_s=5, transport=transport)
-    return TestClient(create_app(settings, passing=passing), raise_server_exceptions=False)
+    return ready_client(create_app(settings, passing=passing))
 
 
 def test_a_client_of_the_gateway_is_a_client_of_the_segmenter(tmp_path, segmenter):

@@ -9,13 +9,9 @@ from services.llm.parsing import Answer
 from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.fakes import FakePrompter
+from tests.serving import wait_until_ready
 from unspoken.lexicon import load_lexicon
 from unspoken.schemas import ModelInfo
-
-
-def wait_until_ready(client: TestClient) -> None:
-    while client.get("/readyz").status_code != 200:
-        pass
 
 
 @pytest.fixture

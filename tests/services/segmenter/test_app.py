@@ -8,13 +8,14 @@ from fastapi.testclient import TestClient
 
 from services.segmenter.app import create_app
 from tests.fakes import FakeTextEncoder
+from tests.serving import ready_client
 from unspoken.batching import InferenceThread
 
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
     app = create_app(FakeTextEncoder(), thread=InferenceThread(name="test"))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with ready_client(app) as client:
         yield client
 
 

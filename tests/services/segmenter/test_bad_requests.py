@@ -11,6 +11,7 @@ from services.segmenter.app import create_app
 from tests.contracts import picture_bytes
 from tests.fakes import FakeDetector, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
+from tests.serving import ready_client
 
 PNG = picture_bytes()
 IMAGE = {"base64": base64.b64encode(PNG).decode()}
@@ -20,7 +21,7 @@ TEXT = {"text": "car"}
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
     app = create_app(FakeTextEncoder(), segmenter=tiny_engine(detector=FakeDetector()))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with ready_client(app) as client:
         yield client
 
 

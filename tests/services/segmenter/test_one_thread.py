@@ -3,16 +3,15 @@
 import base64
 from concurrent.futures import ThreadPoolExecutor
 
-from fastapi.testclient import TestClient
-
 from services.detector.app import create_app as detector_app
 from services.segmenter.app import create_app as segmenter_app
 from tests.contracts import picture_bytes
 from tests.fakes import FakeDetector, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
+from tests.serving import ready_client
 from tests.worker.service import serve
 from unspoken.batching import InferenceThread
-from unspoken.clients import DetectorClient, connect
+from unspoken.clients.ports import DetectorClient, connect
 
 NUM_REQUESTS = 16
 
@@ -23,7 +22,7 @@ def test_many_text_queries_by_the_detector_of_the_same_process_all_come_back():
     with serve(detector_app(detector, thread=thread)) as url, connect(url) as http:
         engine = tiny_engine(detector=DetectorClient(http))
         app = segmenter_app(FakeTextEncoder(), segmenter=engine, thread=thread)
-        with TestClient(app) as client, ThreadPoolExecutor(NUM_REQUESTS) as pool:
+        with ready_client(app) as client, ThreadPoolExecutor(NUM_REQUESTS) as pool:
 
             def ask(number: int) -> str:
                 picture = picture_bytes(size=(96 + number, 64))

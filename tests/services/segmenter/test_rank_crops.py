@@ -21,7 +21,8 @@ from services.segmenter.settings import SegmenterSettings
 from tests.contracts import check_crop_ranker, picture_bytes
 from tests.fakes import FakeCropRanker, FakeTextEncoder
 from tests.services.segmenter.test_engine import models_file
-from unspoken.clients import CropRankerClient
+from tests.serving import ready_client
+from unspoken.clients.ports import CropRankerClient
 from unspoken.crop_schemas import Crop
 from unspoken.crops import crop_windows
 from unspoken.errors import Conflict, EngineFailure
@@ -71,7 +72,7 @@ def crop_engine(folder: Path) -> CropEngine | None:
 @contextmanager
 def served(ranker) -> Iterator[TestClient]:
     app = create_app(FakeTextEncoder(), ranker=ranker)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with ready_client(app) as client:
         yield client
 
 

@@ -14,10 +14,12 @@ from fastapi.testclient import TestClient
 from pycocotools import mask as coco
 
 from services.segmenter.app import create_app
+from services.segmenter.disk_tier import DiskTier
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
-from unspoken.clients import SegmenterClient
+from tests.serving import ready_client
+from unspoken.clients.ports import SegmenterClient
 from unspoken.images import Picture, decode_picture
 
 PNG = picture_bytes()
@@ -29,7 +31,7 @@ QUERIES = [{"text": "car", "threshold": 0}, {"text": "wheel", "boxes": [BOX]}]
 @contextmanager
 def served(segmenter, **limits: object) -> Iterator[TestClient]:
     app = create_app(FakeTextEncoder(), segmenter=segmenter, **limits)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with ready_client(app) as client:
         yield client
 
 
@@ -58,6 +60,7 @@ def test_a_reply_says_what_was_done_and_how_long_it_took(client):
     stages = reply["timings_ms"]
     assert {"decode", "decode_masks", "score", "render", "total"} <= set(stages)
     assert stages["total"] >= max(stages.values())
+    assert reply["cache"] == {"hit": False, "tier": "none"}
     again = client.post("/segment", json={**body, "image": {"id": reply["image"]["id"]}}).json()
     assert again["cache"] == {"hit": True, "tier": "memory"}
     assert again["results"] == reply["results"]
@@ -164,28 +167,75 @@ def test_a_picture_is_encoded_once_however_many_ask_at_once():
     assert fake.num_embedded == 1
 
 
-def test_a_picture_that_was_encoded_while_another_request_decoded_it_is_not_encoded_again(
-    monkeypatch,
-):
-    decoded = threading.Barrier(2, timeout=10)
-    fake = FakeSegmenter()
+def test_a_picture_is_decoded_once_however_many_ask_at_once(monkeypatch):
+    gate, num_decoded = threading.Event(), 0
 
     def decode_slowly(encoded: bytes) -> Picture:
-        if decoded.wait() == 0:  # both have missed the cache: one of them goes on first
-            deadline = time.monotonic() + 10
-            while not fake.num_embedded and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(0.1)
+        nonlocal num_decoded
+        num_decoded += 1
+        gate.wait(10)
         return decode_picture(encoded)
 
     monkeypatch.setattr("services.segmenter.segment_routes.decode_picture", decode_slowly)
-    with served(fake) as client, ThreadPoolExecutor(2) as pool:
-        asking = [
-            pool.submit(client.post, "/segment", json={"image": IMAGE, "queries": QUERIES})
-            for _ in range(2)
-        ]
+    fake = FakeSegmenter()
+    with served(fake) as client, ThreadPoolExecutor(8) as pool:
+        body = {"image": IMAGE, "queries": QUERIES}
+        asking = [pool.submit(client.post, "/segment", json=body) for _ in range(8)]
+        time.sleep(0.3)
+        gate.set()
         assert {each.result().status_code for each in asking} == {200}
-    assert fake.num_embedded == 1
+    assert num_decoded == fake.num_embedded == 1
+
+
+def test_a_damaged_picture_is_refused_again_without_being_decoded_again(monkeypatch):
+    num_decoded = 0
+
+    def decode(encoded: bytes) -> Picture:
+        nonlocal num_decoded
+        num_decoded += 1
+        return decode_picture(encoded)
+
+    monkeypatch.setattr("services.segmenter.segment_routes.decode_picture", decode)
+    with served(FakeSegmenter()) as client:
+        for _ in range(3):
+            assert client.post("/images", files={"image": b"no picture"}).status_code == 415
+    assert num_decoded == 1
+
+
+# ---- the disk tier ---------------------------------------------------------------------------
+
+
+def test_a_picture_is_found_on_disk_after_a_restart_and_by_another_replica(tmp_path):
+    first = tiny_engine(disk=DiskTier(tmp_path, 8))
+    body = {"image": IMAGE, "queries": [{"boxes": [BOX]}]}
+    with served(first) as client:
+        before = client.post("/segment", json=body).json()
+        assert before["cache"] == {"hit": False, "tier": "none"}
+    second = tiny_engine(disk=DiskTier(tmp_path, 8))
+    with served(second) as client:
+        image_id = before["image"]["id"]
+        known = client.get(f"/images/{image_id}")
+        assert known.json()["cache"] == {"hit": True, "tier": "disk"}
+        assert (known.json()["width"], known.headers["ETag"]) == (96, f'"{image_id}"')
+        tag = {"If-None-Match": known.headers["ETag"]}
+        assert client.get(f"/images/{image_id}", headers=tag).status_code == 304
+        by_id = client.post("/segment", json={**body, "image": {"id": image_id}}).json()
+        assert by_id["cache"] == {"hit": True, "tier": "disk"} and "disk" in by_id["timings_ms"]
+        assert by_id["results"] == before["results"]
+        added = client.post("/images", json={"image": IMAGE})
+        assert added.status_code == 200 and added.json()["cache"]["tier"] == "memory"
+        figures = client.get("/metrics").text
+        assert 'unspoken_cache_lookups_total{tier="disk"} 1.0' in figures
+        assert 'unspoken_cache_bytes{tier="disk"}' in figures
+        assert client.get("/images/" + "0" * 64).status_code == 404
+    assert second.num_embedded == 0
+
+
+def test_other_weights_find_nothing_of_what_these_have_kept(tmp_path):
+    for sha256 in ("0" * 64, "1" * 64):
+        engine = tiny_engine(disk=DiskTier(tmp_path, 8), weights_sha256=sha256)
+        with served(engine) as client:
+            assert client.post("/images", json={"image": IMAGE}).status_code == 201
 
 
 def test_the_bank_is_built_behind_the_detectors_answer():
@@ -207,11 +257,11 @@ def test_a_bank_that_takes_too_long_is_504_and_is_there_later():
 
     def slowly(held):
         steps = slow(held)
-        time.sleep(0.4)
+        time.sleep(1.2)
         return steps
 
     engine.bank_steps = slowly
-    with served(engine, request_timeout_s=0.3) as client:
+    with served(engine, request_timeout_s=1.0) as client:
         image_id = client.post("/images", json={"image": IMAGE}).json()["id"]
         body = {"image": {"id": image_id}, "queries": [], "method": "bank"}
         late = client.post("/segment", json=body)

@@ -64,6 +64,28 @@ def test_an_error_reaches_all_who_wait_and_is_not_kept():
     asyncio.run(run())
 
 
+def test_an_error_that_would_come_again_is_kept_for_a_while():
+    started = 0
+
+    async def fail() -> str:
+        nonlocal started
+        started += 1
+        raise ValueError("bad picture")
+
+    async def run() -> None:
+        flights = SingleFlight[str](kept=(ValueError,), keep_s=0.2)
+        for _ in range(3):
+            with pytest.raises(ValueError, match="bad picture"):
+                await flights.run("key", fail)
+        assert started == 1
+        await asyncio.sleep(0.25)
+        with pytest.raises(ValueError, match="bad picture"):
+            await flights.run("key", fail)
+
+    asyncio.run(run())
+    assert started == 2
+
+
 def test_closing_cancels_what_flies():
     async def run() -> None:
         flights = SingleFlight[None]()

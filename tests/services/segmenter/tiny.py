@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from services.segmenter.answering import SegmentConfig
+from services.segmenter.disk_tier import DiskTier
 from services.segmenter.embedding_cache import EmbeddingCache
 from services.segmenter.held_picture import HeldPicture
 from services.segmenter.segment_engine import SegmentEngine
@@ -78,6 +79,8 @@ def tiny_engine(
     detector: Detector | None = None,
     cache_mib: float = 8,
     score: str = "softmax",
+    disk: DiskTier | None = None,
+    weights_sha256: str = "0" * 64,
     **changes: object,
 ) -> CountingEngine:
     """An engine over `tiny_sam` and the fake text encoder."""
@@ -85,11 +88,12 @@ def tiny_engine(
     return CountingEngine(
         loaded,
         model=MODEL,
-        weights_sha256="0" * 64,
+        weights_sha256=weights_sha256,
         text_space=TextSpace.of(
             loaded, FakeTextEncoder().encode_texts, TextSpaceConfig(score=score)
         ),
         cache=EmbeddingCache(cache_mib),
+        disk=disk,
         detector=detector,
         config=replace(SegmentConfig(bank=BANK), **changes),
     )

@@ -1,5 +1,7 @@
 """The ports over HTTP: what a worker holds where an engine would stand in one process.
 
+One question, one answer: trying again is the business of whoever holds the port.
+
 Every reply that is not a success becomes the error of `unspoken.errors` that the service raised;
 a service that does not answer is ServiceUnavailable.
 """
@@ -7,8 +9,7 @@ a service that does not answer is ServiceUnavailable.
 import base64
 import math
 import time
-from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
+from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -16,21 +17,9 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from unspoken.clients.http_error import error_of
 from unspoken.crop_schemas import MAX_CROPS, Crop, RankCropsReply
-from unspoken.errors import (
-    Conflict,
-    DeadlineExceeded,
-    EngineFailure,
-    InvalidInput,
-    NotAnImage,
-    NotFound,
-    NotReady,
-    Overloaded,
-    ServiceUnavailable,
-    TooLarge,
-    Unreachable,
-    UnspokenError,
-)
+from unspoken.errors import DeadlineExceeded, NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.images import ONE_WHITE_PIXEL, Picture
 from unspoken.logs import outgoing_headers
 from unspoken.schemas import (
@@ -50,18 +39,8 @@ Reply = TypeVar("Reply", bound=BaseModel)
 MODEL_KNOWN_S = 10.0
 """Who answered so lately is not asked for its name, nor whether it is ready."""
 READY_TIMEOUT_S = 5.0
-MAX_RETRY_AFTER_S = 300.0
 
 _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
-_BY_STATUS: Mapping[int, type[UnspokenError]] = {
-    404: NotFound,
-    409: Conflict,
-    413: TooLarge,
-    415: NotAnImage,
-    422: InvalidInput,
-    502: ServiceUnavailable,
-    504: DeadlineExceeded,
-}
 
 
 def connect(base_url: str, *, timeout_s: float = 180.0) -> httpx.Client:
@@ -266,37 +245,3 @@ class SegmenterClient(_ServiceClient):
 
 def _base64(picture: Picture) -> str:
     return base64.b64encode(picture.encoded).decode("ascii")
-
-
-def error_of(response: httpx.Response) -> UnspokenError:
-    """The error that a service's reply stands for."""
-    try:
-        body = response.json()
-        message, details = str(body["message"]), dict(body.get("details") or {})
-    except (ValueError, KeyError, TypeError):
-        message, details = response.text[:200], {}
-    message = f"{response.request.url.path}: {message}"
-    if response.status_code in (429, 503):
-        busy = Overloaded if response.status_code == 429 else NotReady
-        retry_after_s = _seconds(response.headers.get("Retry-After"))
-        return busy(message, retry_after_s=retry_after_s, details=details)
-    kind = _BY_STATUS.get(response.status_code)
-    if kind is not None:
-        return kind(message, details=details)
-    if response.status_code < 500:
-        return InvalidInput(message, details=details)
-    return EngineFailure(message, details=details)
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Seconds of a Retry-After, which may be a date; of one that says nothing sane, one."""
-    if retry_after is None:
-        return 1.0
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except ValueError:
-            return 1.0
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else 1.0

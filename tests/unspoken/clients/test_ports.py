@@ -1,12 +1,14 @@
 """What a client makes of a service that does not answer as it should."""
 
+import subprocess
+import sys
 import time
 from email.utils import formatdate
 
 import httpx
 import pytest
 
-from unspoken.clients import DetectorClient, PrompterClient
+from unspoken.clients.ports import DetectorClient, PrompterClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.schemas import ModelInfo
@@ -101,3 +103,8 @@ def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise()
     with pytest.raises(NotReady):
         client.check_ready()
     assert asked[2:] == ["/detect", "/readyz"]
+
+
+def test_a_worker_needs_none_of_what_decodes_masks():
+    script = "import sys; sys.modules['pycocotools'] = None; import unspoken.clients.ports"
+    subprocess.run([sys.executable, "-c", script], check=True)

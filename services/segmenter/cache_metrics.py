@@ -1,0 +1,39 @@
+"""Prometheus figures of the pictures that a segmenter holds."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.segmenter.stages import StagedSegmenter
+
+
+class CacheMetrics(Collector):
+    """Reads the tiers at scrape time. lookups: tier -> pictures asked about and found there."""
+
+    def __init__(self, segmenter: StagedSegmenter[Any], lookups: Mapping[str, int]) -> None:
+        self._segmenter = segmenter
+        self._lookups = lookups
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        memory, disk = self._segmenter.cache, self._segmenter.disk
+        lookups = CounterMetricFamily(
+            "unspoken_cache_lookups",
+            "Pictures that were asked about, by where they were; none: encoded",
+            labels=["tier"],
+        )
+        for tier, number in self._lookups.items():
+            lookups.add_metric([tier], number)
+        size = GaugeMetricFamily("unspoken_cache_bytes", "Bytes that a tier holds", labels=["tier"])
+        size.add_metric(["memory"], memory.total_bytes)
+        evicted = CounterMetricFamily(
+            "unspoken_cache_evicted", "Pictures that had to go", labels=["tier"]
+        )
+        evicted.add_metric(["memory"], memory.num_evicted)
+        if disk is not None:
+            size.add_metric(["disk"], disk.num_bytes)
+            evicted.add_metric(["disk"], disk.num_evicted)
+        yield from (lookups, size, evicted)
+        yield GaugeMetricFamily("unspoken_cache_pictures", "Pictures in memory", value=len(memory))

@@ -1,0 +1,134 @@
+"""`unspoken embed FOLDER`: pictures embedded ahead, so that a first question is a quick one."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from unspoken.clients.ports import SegmenterClient, connect
+from unspoken.errors import Conflict, InvalidInput, NotReady, Overloaded
+from unspoken.images import decode_picture
+from unspoken.ports import Segmenter
+from unspoken.segment_schemas import ImageReply
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+MAX_TRIES = 60
+MAX_NAMED = 5
+
+console = Console(stderr=True)
+
+
+@dataclass
+class EmbedReport:
+    """What became of a folder's pictures."""
+
+    num_encoded: int = 0
+    num_there: int = 0
+    refused: dict[Path, str] = field(default_factory=dict)
+    """Files that are no pictures that we read, with what is wrong."""
+
+
+def embed(
+    folder: Annotated[Path, typer.Argument(help="Pictures at any depth: JPEG, PNG, WEBP.")],
+    *,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the disk tier; SEGMENTER_DISK_CACHE_DIR if not given."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="A gateway or segmenter; else in this process.")
+    ] = None,
+) -> None:
+    """Embed a folder's pictures ahead, into the disk tier or into a service that runs."""
+    paths = picture_files(folder)
+    with (
+        _reached_segmenter(url, cache) as segmenter,
+        Progress(
+            TextColumn("embedding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        ) as progress,
+    ):
+        bar = progress.add_task("embedding", total=len(paths))
+        report = embed_files(paths, segmenter, on_each=lambda: progress.advance(bar))
+    for path, problem in list(report.refused.items())[:MAX_NAMED]:
+        console.print(f"[yellow]left out:[/yellow] {path}: {problem}", soft_wrap=True)
+    typer.echo(
+        f"{len(paths)} pictures: {report.num_encoded} encoded, {report.num_there} were there, "
+        f"{len(report.refused)} left out"
+    )
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Files of a picture's name below a folder, in order. Raises InvalidInput where none is."""
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder} is no folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise InvalidInput(f"{folder} has no pictures: {', '.join(sorted(SUFFIXES))}")
+    return paths
+
+
+def embed_files(
+    paths: Sequence[Path], segmenter: Segmenter, *, on_each: Callable[[], None]
+) -> EmbedReport:
+    """Embed one after another; what is no picture is left out and noted."""
+    report = EmbedReport()
+    for path in paths:
+        try:
+            picture = decode_picture(path.read_bytes())
+            reply = _patiently(lambda: segmenter.add_image(picture))  # noqa: B023 - called at once
+        except InvalidInput as error:
+            report.refused[path] = error.message
+        except OSError as error:
+            report.refused[path] = str(error.strerror)
+        else:
+            report.num_there += reply.cached
+            report.num_encoded += not reply.cached
+        on_each()
+    return report
+
+
+def _patiently(add: Callable[[], ImageReply]) -> ImageReply:
+    """Come back when a service that is full says so; its last word is raised."""
+    for _ in range(MAX_TRIES):
+        try:
+            return add()
+        except (Overloaded, NotReady) as error:
+            time.sleep(error.retry_after_s)
+    return add()
+
+
+@contextmanager
+def _reached_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter]:
+    if url is not None:
+        if cache is not None:
+            raise InvalidInput("--cache is of this process; a service has its own: leave one out")
+        with connect(url) as http:
+            yield SegmenterClient(http)
+        return
+    # torch and the models: only this way of asking needs them.
+    from services.segmenter.engine import build_engine
+    from services.segmenter.loading import build_segmenter
+    from services.segmenter.settings import SegmenterSettings
+
+    settings = SegmenterSettings()
+    if cache is not None:
+        settings = settings.model_copy(update={"disk_cache_dir": cache})
+    if settings.disk_cache_dir is None:
+        raise InvalidInput("name the disk tier (--cache, SEGMENTER_DISK_CACHE_DIR) or a --url")
+    segmenter = build_segmenter(settings, build_engine(settings))
+    if segmenter is None:
+        raise Conflict(
+            f"the profile {settings.profile} has no segmenter: choose another "
+            "(UNSPOKEN_PROFILE), or give weights (SEGMENTER_WEIGHTS)"
+        )
+    yield segmenter

@@ -1,0 +1,13 @@
+from bench.overload import measure, p99_ms
+
+
+def test_a_service_that_is_asked_for_too_much_answers_what_it_can_and_refuses_the_rest():
+    figures = measure(num_clients=80, seconds=1.5)
+    assert figures["errors_5xx"] == 0
+    assert figures["num_accepted"] > 0 and figures["num_rejected"] > 0
+    assert 0 < figures["throughput_of_ideal"] <= 1.1
+    assert min(figures["accepted_p99_ms"], figures["livez_p99_ms"]) > 0
+
+
+def test_a_percentile_of_nothing_is_nothing():
+    assert p99_ms([]) == 0 and p99_ms([0.1] * 100) == 100

@@ -1,0 +1,123 @@
+"""docs/wire-api.md has a curl for every route, and a reply with the fields that really come."""
+
+import json
+import re
+import time
+from contextlib import ExitStack
+
+import pytest
+from PIL import Image
+
+from services.detector.app import create_app as detector_app
+from services.llm.app import create_app as llm_app
+from services.segmenter.app import create_app as segmenter_app
+from tests.docs.curl import commands
+from tests.docs.pages import blocks
+from tests.fakes import (
+    FakeCropRanker,
+    FakeDetector,
+    FakePrompter,
+    FakeSegmenter,
+    FakeTextEncoder,
+)
+from tests.openapi import apps
+from tests.served_stack import served_stack, worked_off
+from tests.worker.service import serve
+from unspoken.runs.store import list_runs
+from unspoken.schemas import ENDED
+
+PAGE = blocks("wire-api.md")
+PORTS = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
+# Their keys are data: stages, reasons, templates.
+FREE_FORM = {"timings_ms", "dropped", "failed", "raw_texts", "details"}
+
+
+def asked() -> list[tuple[int, str, str]]:
+    """(port, method, path) of every curl of the page."""
+    return [
+        (command.port, command.method, command.path)
+        for block in PAGE
+        if block.language == "sh"
+        for command in commands(block.text)
+    ]
+
+
+@pytest.mark.parametrize("service", PORTS)
+def test_every_route_has_a_curl(service):
+    told, missing = asked(), []
+    for path, verbs in apps()[service].openapi()["paths"].items():
+        pattern = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))
+        for verb in verbs:
+            if not any(
+                method == verb.upper()
+                and pattern.fullmatch(asked_path)
+                # The gateway passes on, and the probes are every service's: one of them shows how.
+                and (port in (PORTS[service], 8000) or path in ("/livez", "/readyz", "/v1/models"))
+                for port, method, asked_path in told
+            ):
+                missing.append(f"{verb.upper()} {path}")
+    assert not missing
+
+
+@pytest.fixture
+def urls(tmp_path):
+    """Port of the page -> a service over fakes, behind a gateway that has runs worked off."""
+    (tmp_path / "data/shards").mkdir(parents=True)
+    Image.linear_gradient("L").resize((96, 64)).save(tmp_path / "street.jpg")
+    segmenter = FakeSegmenter()
+    with ExitStack() as opened:
+        stack = opened.enter_context(served_stack(tmp_path, segmenter=segmenter))
+        opened.enter_context(worked_off(stack.runs_dir, failed={"engine_failure": 1}))
+        services = {
+            8001: llm_app(FakePrompter()),
+            8002: detector_app(FakeDetector()),
+            8003: segmenter_app(FakeTextEncoder(), segmenter=segmenter, ranker=FakeCropRanker()),
+        }
+        yield {
+            8000: stack.url,
+            **{port: opened.enter_context(serve(app)) for port, app in services.items()},
+        }
+
+
+def wait_for_runs(runs_dir):
+    """A run is asked for its failures when it has ended."""
+    deadline = time.monotonic() + 60
+    while any(run.state not in ENDED for run in list_runs(runs_dir)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_every_curl_of_the_page_gets_the_reply_that_is_written_below_it(urls, tmp_path):
+    for block, below in zip(PAGE, [*PAGE[1:], None], strict=True):
+        if block.language != "sh":
+            continue
+        where = f"docs/wire-api.md:{block.line}"
+        wait_for_runs(tmp_path / "runs")
+        replies = [command.send(urls, folder=tmp_path) for command in commands(block.text)]
+        assert replies, f"{where} asks nothing"
+        match below.language if block.is_right_above(below) else "":
+            case "json":
+                compare(json.loads(below.text), replies[-1].json(), where=where)
+            case "text":
+                written, real = (
+                    {line.partition(":")[0] for line in text.splitlines() if line}
+                    for text in (below.text, replies[-1].text)
+                )
+                assert written == real, where
+            case _:
+                assert all(reply.is_success for reply in replies), where
+
+
+def compare(written, real, *, where):
+    """Fields and kinds of values agree; what is None on one side may be absent on the other."""
+    if isinstance(written, dict) and isinstance(real, dict):
+        needed = {key for key, value in real.items() if value is not None}
+        assert set(written) <= set(real) and needed <= set(written), (where, needed ^ set(written))
+        for key in needed - FREE_FORM:
+            compare(written[key], real[key], where=f"{where} {key}")
+    elif isinstance(written, list) and isinstance(real, list):
+        if written and real:
+            compare(written[0], real[0], where=f"{where}[0]")
+    else:
+        kinds = [float if type(each) is int else type(each) for each in (written, real)]
+        assert kinds[0] == kinds[1], (where, written, real)

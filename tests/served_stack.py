@@ -1,0 +1,77 @@
+"""A real gateway before a fake segmenter, each on a real port, and somebody who does the runs."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.gateway.app import create_app as gateway_app
+from services.gateway.settings import GatewaySettings
+from services.segmenter.app import create_app as segmenter_app
+from tests.fakes import FakeSegmenter, FakeTextEncoder
+from tests.worker.service import serve
+from unspoken.runs.store import list_runs, write_status
+from unspoken.schemas import ENDED
+
+
+@dataclass(frozen=True)
+class ServedStack:
+    """Where it is, and what stands behind it."""
+
+    url: str
+    segmenter: FakeSegmenter
+    data_dir: Path
+    runs_dir: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+
+@contextmanager
+def served_stack(folder: Path, *, segmenter: FakeSegmenter | None = None) -> Iterator[ServedStack]:
+    """The stack over data and runs below `folder`; runs stay as they are."""
+    segmenter = segmenter or FakeSegmenter()
+    data_dir, runs_dir = folder / "data", folder / "runs"
+    with serve(segmenter_app(FakeTextEncoder(), segmenter=segmenter)) as behind:
+        settings = GatewaySettings(
+            data_dir=data_dir, runs_dir=runs_dir, segmenter_url=behind, poll_s=0.01
+        )
+        with serve(gateway_app(settings)) as url:
+            yield ServedStack(url, segmenter, data_dir, runs_dir)
+
+
+@contextmanager
+def worked_off(
+    runs_dir: Path, *, rows: int = 3, failed: Mapping[str, int] | None = None
+) -> Iterator[None]:
+    """Every run goes from planned over running to done, a row each time that it is looked at.
+
+    failed: reasons of the rows that failed, from the start.
+    """
+    is_over = threading.Event()
+
+    def work() -> None:
+        while not is_over.wait(0.02):
+            for run in list_runs(runs_dir):
+                if run.state not in ENDED:
+                    done = min(run.done + 1, rows)
+                    changes = {
+                        "state": "done" if done == rows else "running",
+                        "total": rows,
+                        "done": done,
+                        "labelled": done,
+                        "failed": dict(failed or {}),
+                        "updated_s": time.time(),
+                    }
+                    write_status(runs_dir, run.model_copy(update=changes))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()

@@ -1,0 +1,32 @@
+"""Apps in the test's own process that have loaded: before that they answer 503."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+
+@contextmanager
+def ready_client(app: FastAPI) -> Iterator[TestClient]:
+    """A client of a ready app; a bug of the app is a 500, as over the network."""
+    with TestClient(app, raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def wait_until_ready(client) -> None:
+    """Ask /readyz of an HTTP client's service until it says yes; an app without it is ready."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            reply = client.get("/readyz")
+            if reply.status_code != 503:
+                return
+            assert "failed" not in reply.text, reply.text
+        except httpx.TransportError:  # it does not listen yet
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

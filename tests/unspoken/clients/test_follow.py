@@ -1,0 +1,95 @@
+"""A run followed by the client while its connection is cut, reset and gone."""
+
+import threading
+import time
+
+import pytest
+
+from stack.launcher import free_port
+from tests.chaos.fault_proxy import FaultProxy
+from tests.unspoken.clients.scripted import Answer, scripted
+from unspoken.clients import Retries, RunRequest
+from unspoken.clients.events import EventParser
+from unspoken.errors import NotFound, Unreachable
+from unspoken.runs.store import create_run, write_status
+from unspoken.schemas import RunStatus
+
+QUICK = Retries(first_pause_s=0.01, max_pause_s=0.05)
+ROWS = 6
+
+
+@pytest.fixture
+def run(stack):
+    (stack.data_dir / "in").mkdir(parents=True)
+    return create_run(stack.data_dir, stack.runs_dir, RunRequest(source="in", run_id="r"))
+
+
+def tell(stack, run, done, **changes) -> RunStatus:
+    """What a dispatcher writes as it goes."""
+    told = {"state": "running", "total": ROWS, "done": done, "updated_s": time.time(), **changes}
+    status = run.model_copy(update=told)
+    write_status(stack.runs_dir, status)
+    return status
+
+
+def test_each_change_is_told_once_over_streams_that_are_cut_and_reset(client_class, stack, run):
+    with FaultProxy(("127.0.0.1", stack.port)) as proxy:
+        with client_class(f"http://127.0.0.1:{proxy.port}", retries=QUICK) as client:
+            told = client.runs.follow("r")
+            assert next(told).state == "planned"
+            for done in range(1, ROWS):
+                if done % 2:
+                    proxy.reset()
+                else:
+                    proxy.cut(after_bytes=100)  # in the midst of the next event
+                    threading.Timer(0.1, proxy.heal).start()
+                tell(stack, run, done)
+                assert next(told).done == done
+            tell(stack, run, ROWS, state="done")
+            assert [status.done for status in told] == [ROWS]
+        assert proxy.num_connections >= ROWS - 1
+
+
+def test_a_run_that_has_ended_is_told_once_and_ends(client, stack, run):
+    tell(stack, run, ROWS, state="cancelled")
+    assert [status.state for status in client.runs.follow("r")] == ["cancelled"]
+
+
+def test_a_run_that_nobody_knows_is_said_to_be_so(client):
+    with pytest.raises(NotFound):
+        next(client.runs.follow("nobody"))
+
+
+def test_a_run_whose_folder_is_removed_is_said_to_be_so(client_class, stack, run):
+    with client_class(stack.url, retries=QUICK) as client:
+        told = client.runs.follow("r")
+        next(told)
+        (stack.runs_dir / "r").rename(stack.runs_dir / ".gone")
+        with pytest.raises(NotFound):
+            next(told)
+
+
+def test_a_gateway_that_stays_away_is_given_up_at_last(client_class):
+    with (
+        client_class(f"http://127.0.0.1:{free_port()}", retries=QUICK) as client,
+        pytest.raises(Unreachable, match="no gateway answers"),
+    ):
+        next(client.runs.follow("r", patience_s=0.1))
+
+
+def test_a_refused_stream_is_asked_for_again_until_it_is_final(client_class):
+    with (
+        scripted(Answer(429, "0"), Answer(502), Answer(404)) as (url, asked),
+        client_class(url, retries=QUICK) as client,
+        pytest.raises(NotFound, match="told 404"),
+    ):
+        next(client.runs.follow("r"))
+    assert len(asked) == 3
+
+
+def test_a_line_may_hold_what_unicode_calls_the_end_of_one():
+    body = 'id: 7\r\nevent: status\r\ndata: "a\u2028b\x85c"\r\n\r\n: note\r\n\r\ndata: x\n'.encode()
+    parser = EventParser()
+    pieces = [body[start : start + 5] for start in range(0, len(body), 5)]
+    (event,) = [event for piece in pieces for event in parser.feed(piece)]  # the last never ended
+    assert event == ("status", '"a\u2028b\x85c"', "7")

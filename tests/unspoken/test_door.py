@@ -1,0 +1,146 @@
+"""The door: who is let in before a body is read, deadlines, and callers that have gone."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from services.llm.app import create_app
+from tests.fakes import FakePrompter
+from tests.worker.service import serve
+
+BODY = {"captions": ["a red car"]}
+
+
+class Gated:
+    """A prompter that answers 'hold' only when it is let, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.asked: list[str] = []
+        self.engine = FakePrompter(before=self._before)
+
+    def _before(self, captions: Sequence[str]) -> None:
+        self.asked += captions
+        if "hold" in captions:
+            self.open.wait(20)
+
+    def wait_until_held(self) -> None:
+        deadline = time.monotonic() + 20
+        while "hold" not in self.asked:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+@contextmanager
+def gated(**limits: object) -> Iterator[tuple[Gated, httpx.Client, ThreadPoolExecutor]]:
+    """A service over a real port whose engine can be held."""
+    gate = Gated()
+    with (
+        serve(create_app(gate.engine, **limits)) as url,
+        ThreadPoolExecutor(16) as pool,
+        httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
+    ):
+        try:
+            yield gate, client, pool
+        finally:
+            gate.open.set()
+
+
+def captions(*texts: str) -> dict[str, object]:
+    return {"captions": list(texts)}
+
+
+def half_a_request(client: httpx.Client, *, length: int) -> bytes:
+    """Announce a body, send none of it, and return what is answered all the same."""
+    head = f"POST /propose HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        connection.settimeout(10)
+        connection.sendall(head.encode())
+        return connection.recv(4096)
+
+
+def test_work_is_503_while_the_service_loads_and_probes_answer():
+    loading = threading.Event()
+    app = create_app(FakePrompter(before=lambda captions: loading.wait(20)))
+    with TestClient(app) as client:
+        refused = client.post("/propose", json=BODY)
+        assert refused.status_code == 503 and refused.json()["error"] == "not_ready"
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert client.get("/livez").status_code == 200
+        loading.set()
+
+
+def test_a_full_queue_is_429_before_the_body_has_come():
+    with gated(max_batch=1, max_queue=2) as (gate, client, pool):
+        asking = [pool.submit(client.post, "/propose", json=captions("hold"))]
+        gate.wait_until_held()
+        asking += [pool.submit(client.post, "/propose", json=captions(f"{n}")) for n in range(2)]
+        deadline = time.monotonic() + 20
+        while 'unspoken_queue_length{batcher="propose"} 2.0' not in client.get("/metrics").text:
+            assert time.monotonic() < deadline
+        reply = half_a_request(client, length=1000)
+        assert b" 429 " in reply.splitlines()[0]
+        assert b"retry-after: " in reply.lower() and b"overloaded" in reply
+        counted = client.get("/metrics").text
+        assert 'unspoken_requests_total{route="/propose",service="llm",status="429"}' in counted
+        gate.open.set()
+        assert [each.result().status_code for each in asking] == [200] * 3
+        assert client.post("/propose", json=BODY).status_code == 200
+
+
+def test_bodies_that_are_read_are_bounded_together():
+    with gated(max_queue_bytes=100_000) as (gate, client, pool):
+        holding = pool.submit(client.post, "/propose", json=captions("hold"))
+        gate.wait_until_held()
+        assert b"429" in half_a_request(client, length=99_990)
+        gate.open.set()
+        assert holding.result().status_code == 200
+
+
+def test_a_deadline_that_the_caller_names_is_504_and_what_waited_is_not_run():
+    with gated(max_batch=1) as (gate, client, pool):
+        holding = pool.submit(client.post, "/propose", json=captions("hold"))
+        gate.wait_until_held()
+        late = client.post(
+            "/propose", json=captions("late"), headers={"X-Request-Timeout-Ms": "100"}
+        )
+        assert late.status_code == 504 and late.json()["error"] == "deadline_exceeded"
+        gate.open.set()
+        assert holding.result().status_code == 200
+        assert client.post("/propose", json=BODY).status_code == 200
+    assert "late" not in gate.asked
+
+
+def test_the_services_own_deadline_holds_where_the_caller_names_a_later_one():
+    with gated(request_timeout_s=0.2) as (gate, client, _pool):
+        for headers in ({}, {"X-Request-Timeout-Ms": "60000"}):
+            late = client.post("/propose", json=captions("hold"), headers=headers)
+            assert late.status_code == 504 and "0.2 s" in late.json()["message"]
+        gate.open.set()
+
+
+@pytest.mark.parametrize("named", ["0", "-1", "soon", "1.5", "9999999999"])
+def test_a_deadline_that_is_none_is_422(named):
+    with gated() as (_gate, client, _pool):
+        reply = client.post("/propose", json=BODY, headers={"X-Request-Timeout-Ms": named})
+        assert reply.status_code == 422 and "X-Request-Timeout-Ms" in reply.json()["message"]
+
+
+def test_what_a_caller_asked_who_has_gone_is_not_run():
+    with gated(max_batch=1) as (gate, client, pool):
+        holding = pool.submit(client.post, "/propose", json=captions("hold"))
+        gate.wait_until_held()
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/propose", json=captions("gone"), timeout=0.2)
+        time.sleep(0.3)  # the server hears of it
+        gate.open.set()
+        assert holding.result().status_code == 200
+        assert client.post("/propose", json=BODY).status_code == 200
+    assert "gone" not in gate.asked

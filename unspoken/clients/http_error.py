@@ -1,0 +1,68 @@
+"""The error that an HTTP reply stands for: the table of `unspoken.server` read the other way."""
+
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from unspoken.errors import (
+    Conflict,
+    DeadlineExceeded,
+    EngineFailure,
+    InvalidInput,
+    NotAnImage,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ServiceUnavailable,
+    TooLarge,
+    UnspokenError,
+)
+
+MAX_RETRY_AFTER_S = 300.0
+
+_BY_STATUS: Mapping[int, type[UnspokenError]] = {
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+    415: NotAnImage,
+    422: InvalidInput,
+    502: ServiceUnavailable,
+    504: DeadlineExceeded,
+}
+
+
+def error_of(response: httpx.Response) -> UnspokenError:
+    """The error that a service's reply stands for; its body has been read."""
+    try:
+        body = response.json()
+        message, details = str(body["message"]), dict(body.get("details") or {})
+    except (ValueError, KeyError, TypeError):
+        message, details = response.text[:200], {}
+    message = f"{response.request.url.path}: {message}"
+    if response.status_code in (429, 503):
+        busy = Overloaded if response.status_code == 429 else NotReady
+        retry_after_s = _seconds(response.headers.get("Retry-After"))
+        return busy(message, retry_after_s=retry_after_s, details=details)
+    kind = _BY_STATUS.get(response.status_code)
+    if kind is not None:
+        return kind(message, details=details)
+    if response.status_code < 500:
+        return InvalidInput(message, details=details)
+    return EngineFailure(message, details=details)
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Seconds of a Retry-After, which may be a date; of one that says nothing sane, one."""
+    if retry_after is None:
+        return 1.0
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except ValueError:
+            return 1.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else 1.0

@@ -1,0 +1,67 @@
+"""The verbs of labelling runs as conversations. Sends nothing itself."""
+
+import secrets
+import time
+from collections.abc import Callable
+from urllib.parse import quote
+
+from pydantic import TypeAdapter
+
+from unspoken.clients.steps import Call, Exchange, Steps, parsed
+from unspoken.schemas import RunRequest, RunStatus
+
+_STATUS = TypeAdapter(RunStatus)
+_STATUSES = TypeAdapter(list[RunStatus])
+
+
+class RunTalk:
+    """The conversations about runs."""
+
+    def __init__(self, begin: Callable[[], Exchange]) -> None:
+        self._begin = begin
+
+    def create(self, request: RunRequest) -> Steps[RunStatus]:
+        """Queue a run.
+
+        It gets its id here where it has none: sent twice, the same run is answered.
+        """
+        if request.run_id is None:
+            request = request.model_copy(update={"run_id": _new_run_id()})
+        # Not without None: a filter that is None is switched off.
+        body = {"json": request.model_dump(mode="json", exclude_defaults=True)}
+        return (yield from self._ask(Call(method="POST", path="/runs", body=body)))
+
+    def read(self, run_id: str) -> Steps[RunStatus]:
+        """How far a run is."""
+        return (yield from self._ask(Call(method="GET", path=_path(run_id))))
+
+    def list(self) -> Steps[list[RunStatus]]:
+        """All runs, the newest first."""
+        response = yield from self._begin().send(Call(method="GET", path="/runs"))
+        return parsed(_STATUSES, response)
+
+    def retry_failed(self, run_id: str) -> Steps[RunStatus]:
+        """Queue a new run of just the failures. Asked twice, it would be two runs."""
+        path = f"{_path(run_id)}/retry-failed"
+        return (yield from self._ask(Call(method="POST", path=path, is_repeatable=False)))
+
+    def fork(self, run_id: str) -> Steps[RunStatus]:
+        """Queue a new run that asks the same. Asked twice, it would be two runs."""
+        path = f"{_path(run_id)}/fork"
+        return (yield from self._ask(Call(method="POST", path=path, is_repeatable=False)))
+
+    def cancel(self, run_id: str) -> Steps[RunStatus]:
+        """Start no further chunk of a run."""
+        return (yield from self._ask(Call(method="DELETE", path=_path(run_id))))
+
+    def _ask(self, call: Call) -> Steps[RunStatus]:
+        return parsed(_STATUS, (yield from self._begin().send(call)))
+
+
+def _path(run_id: str) -> str:
+    return f"/runs/{quote(run_id, safe='')}"
+
+
+def _new_run_id() -> str:
+    """As the gateway would choose it."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)

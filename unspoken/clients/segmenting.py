@@ -1,0 +1,167 @@
+"""Asking for masks: which requests that takes, and what their answers mean. Sends nothing itself.
+
+A picture is sent once: after that its id is asked about. The gateway may have let it go meanwhile,
+which it says with 404; then the picture is sent again within the same call.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+from pydantic import TypeAdapter
+
+from unspoken.clients.pictures import File, HeldImage, ImageSource, KnownIds, read_file
+from unspoken.clients.replies import Segmentation
+from unspoken.clients.steps import Call, Exchange, Steps, Work, checked, parsed
+from unspoken.errors import InvalidInput, NotFound
+from unspoken.segment_schemas import ImageReply, Method, SegmentQuestion, SegmentReply
+
+_IMAGE = TypeAdapter(ImageReply)
+_SEGMENT = TypeAdapter(SegmentReply)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: a text; or boxes and points, whose masks the text then scores.
+
+    boxes: (x0, y0, x1, y1) each, pixels. points: (x, y) on the thing, or (x, y, 0) off it.
+    negative: texts that the thing must not be. threshold: lowest score answered.
+    """
+
+    text: str | None = None
+    _: KW_ONLY
+    boxes: Sequence[Sequence[float]] = ()
+    points: Sequence[Sequence[float]] = ()
+    negative: Sequence[str] = ()
+    threshold: float | None = None
+
+    def to_wire(self) -> dict[str, object]:
+        """As the wire writes it. Raises InvalidInput for boxes and points of another form."""
+        try:
+            boxes = [
+                dict(zip(("x0", "y0", "x1", "y1"), map(float, box), strict=True))
+                for box in self.boxes
+            ]
+        except (TypeError, ValueError) as error:
+            raise InvalidInput("a query's box is (x0, y0, x1, y1), pixels") from error
+        try:
+            points = [
+                {"x": float(x), "y": float(y), "label": int(*label) if label else 1}
+                for x, y, *label in self.points
+            ]
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                "a query's point is (x, y), or (x, y, 0) where it is off the thing"
+            ) from error
+        return {
+            "text": self.text,
+            "boxes": boxes,
+            "points": points,
+            "negative": list(self.negative),
+            "threshold": self.threshold,
+        }
+
+
+AnyQuery: TypeAlias = str | Query
+
+
+def question_of(
+    queries: Sequence[AnyQuery],
+    *,
+    method: Method,
+    masks: bool,
+    embeddings: bool,
+    top_k: int,
+    nms_iou: float | None,
+) -> SegmentQuestion:
+    """The queries as a request. Raises InvalidInput."""
+    asked = [Query(query) if isinstance(query, str) else query for query in queries]
+    return checked(
+        SegmentQuestion,
+        {
+            "queries": [query.to_wire() for query in asked],
+            "method": method,
+            "output": {
+                "mask": "rle" if masks else "none",
+                "embedding": embeddings,
+                "top_k": top_k,
+            },
+            "nms_iou": nms_iou,
+        },
+    )
+
+
+class SegmentTalk:
+    """The conversations about pictures; one for all calls of a client, and for its threads."""
+
+    def __init__(self, begin: Callable[[], Exchange]) -> None:
+        self._begin = begin
+        self._known = KnownIds()
+
+    def segment(self, image: ImageSource, question: SegmentQuestion) -> Steps[Segmentation]:
+        """Ask by the id where it is known, and with the picture itself where it is not (any more).
+
+        Raises NotFound for an id alone that is not held.
+        """
+        exchange = self._begin()
+        file, image_id = yield from self._look_up(image)
+        if image_id is not None:
+            try:
+                response = yield from exchange.send(_segment_call(question, image_id))
+                return Segmentation.of(parsed(_SEGMENT, response))
+            except NotFound:
+                if file is None:
+                    raise
+        assert file is not None, "what has no id has a file"
+        response = yield from exchange.send(_segment_call(question, file))
+        answer = Segmentation.of(parsed(_SEGMENT, response))
+        self._known.put(file.sha256, answer.image_id)
+        return answer
+
+    def add_image(self, image: ImageSource, *, name: str | None, bank: bool) -> Steps[HeldImage]:
+        """Send a picture ahead; with `bank`, have its bank built too."""
+        exchange = self._begin()
+        file = yield Work(partial(read_file, image))
+        form = {"files": _as_form(file), "data": {} if name is None else {"name": name}}
+        call = Call(method="POST", path="/images", body=form)
+        reply = parsed(_IMAGE, (yield from exchange.send(call)))
+        self._known.put(file.sha256, reply.id)
+        if bank and not reply.bank_ready:
+            question = SegmentQuestion(queries=(), method="bank")
+            yield from exchange.send(_segment_call(question, file))
+            reply = reply.model_copy(update={"bank_ready": True})
+        return HeldImage.of(reply, file)
+
+    def find_image(self, id_or_name: str) -> Steps[HeldImage]:
+        """A picture that somebody sent. Raises NotFound."""
+        call = Call(method="GET", path=f"/images/{quote(id_or_name, safe='')}")
+        return HeldImage.of(parsed(_IMAGE, (yield from self._begin().send(call))), None)
+
+    def _look_up(self, image: ImageSource) -> Steps[tuple[File | None, str | None]]:
+        """The picture's file, and its id where it is known: one of both at least."""
+        if isinstance(image, HeldImage):
+            known = None if image.file is None else self._known.get(image.file.sha256)
+            return image.file, known or image.id
+        file: File = yield Work(partial(read_file, image))
+        return file, self._known.get(file.sha256)
+
+
+def _segment_call(question: SegmentQuestion, image: File | str) -> Call:
+    """By id as JSON; with the file as a form, which sends its bytes as they are."""
+    asked = question.model_dump(mode="json", exclude_none=True, exclude={"image"})
+    if isinstance(image, str):
+        body: dict[str, Any] = {"json": {**asked, "image": {"id": image}}}
+    else:
+        fields = {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in asked.items()
+        }
+        body = {"files": _as_form(image), "data": fields}
+    return Call(method="POST", path="/segment", body=body)
+
+
+def _as_form(file: File) -> dict[str, tuple[str, bytes]]:
+    return {"image": ("image", file.encoded)}

@@ -1,0 +1,142 @@
+"""A call as steps: what to send, when to pause, what to make of an answer; nothing is sent here.
+
+A conversation is a generator. It yields steps, is given what came of them, and returns the call's
+result. `Client` and `AsyncClient` each have one small loop that does the steps; all else is shared.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from unspoken.clients.http_error import error_of
+from unspoken.clients.retries import Retries, broken_off, may_pass
+from unspoken.errors import InvalidInput, ServiceUnavailable
+from unspoken.logs import outgoing_headers
+
+Result = TypeVar("Result")
+Request = TypeVar("Request", bound=BaseModel)
+
+CONNECT_S = 5.0
+DEFAULT_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A request that can be sent as often as need be.
+
+    body: httpx's own `json`, `files` and `data`. is_repeatable: see `may_pass`.
+    """
+
+    method: str
+    path: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    is_repeatable: bool = True
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send the request: is given its response, read to the end, or httpx's error.
+
+    request: arguments of httpx's `request`.
+    """
+
+    request: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait for so long: is given nothing."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that blocks: is given its result."""
+
+    function: Callable[[], Any]
+
+
+Step: TypeAlias = Send | Pause | Work
+Steps: TypeAlias = Generator[Step, Any, Result]
+
+
+class Exchange:
+    """The requests of one call of the caller's: they share its time and its retries."""
+
+    def __init__(self, base_url: str, *, retries: Retries, timeout_s: float) -> None:
+        self._base_url = base_url
+        self._retries = retries
+        self._ends_s = time.monotonic() + timeout_s
+        self._headers = outgoing_headers()
+
+    def send(self, call: Call) -> Steps[httpx.Response]:
+        """A success. Raises what the gateway answered, where trying again does not help."""
+        for num_tried in itertools.count(1):
+            answer: httpx.Response | httpx.RequestError = yield Send(self._request(call))
+            broke = answer if isinstance(answer, httpx.RequestError) else None
+            if isinstance(answer, httpx.RequestError):
+                error = broken_off(answer, url=self._base_url)
+            elif answer.is_success:
+                return answer
+            else:
+                error = error_of(answer)
+            pause_s = self._retries.pause_s(num_tried, error)
+            if (
+                num_tried >= self._retries.tries
+                or not may_pass(error, is_repeatable=call.is_repeatable)
+                or time.monotonic() + pause_s >= self._ends_s
+            ):
+                raise error from broke
+            yield Pause(pause_s)
+        raise AssertionError("the loop ends with a success or an error")
+
+    def _request(self, call: Call) -> Mapping[str, Any]:
+        left_s = max(self._ends_s - time.monotonic(), 0.001)
+        return {
+            "method": call.method,
+            "url": call.path,
+            "headers": self._headers,
+            "timeout": httpx.Timeout(left_s, connect=min(CONNECT_S, left_s)),
+            **call.body,
+        }
+
+
+def parsed(reply: TypeAdapter[Result], response: httpx.Response) -> Result:
+    """The reply as a value; fields of a later gateway that we do not know are passed over.
+
+    Raises ServiceUnavailable for anything else.
+    """
+    try:
+        return reply.validate_json(response.content, extra="ignore")
+    except ValidationError as error:
+        path = response.request.url.path
+        raise ServiceUnavailable(f"{path} answered something else: {error}") from error
+
+
+def checked(model: type[Request], fields: Mapping[str, object]) -> Request:
+    """Values of the caller's as a request. Raises InvalidInput, which names the first problem."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
+def checked_url(base_url: str) -> str:
+    """Raises InvalidInput for what is no address of a gateway."""
+    url = httpx.URL(base_url)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidInput(f"a gateway's address is like http://127.0.0.1:8000, got {base_url!r}")
+    return base_url.rstrip("/")
+
+
+def auth_headers(api_key: str | None) -> dict[str, str]:
+    """What shows a gateway who asks; an empty key is none."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}

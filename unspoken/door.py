@@ -1,0 +1,181 @@
+"""The door of a service: who comes in, and how long it may take.
+
+Decided before a byte of the body is read: 503 while the service loads or drains, 429 where it is
+full. A request that has not been answered at its deadline is given up wherever it stands: 504. So
+is one whose caller has gone: what waits for it in a queue is dropped there.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from unspoken.batching import MAX_QUEUE_BYTES, MicroBatcher
+from unspoken.error_replies import error_response
+from unspoken.errors import DeadlineExceeded, InvalidInput, Overloaded, UnspokenError
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+MAX_TIMEOUT_MS = 3_600_000
+
+
+class Admission:
+    """How many requests some batchers' routes let in, and how many bytes of bodies.
+
+    Their queues bound what waits for the device. This bounds what is still read and decoded before
+    them, and what waits for somebody else behind them.
+    """
+
+    def __init__(self, *batchers: MicroBatcher[Any, Any], max_bytes: int = MAX_QUEUE_BYTES) -> None:
+        self._batchers = batchers
+        self._max_requests = max(each.max_queue + 2 * each.max_batch for each in batchers)
+        self._max_bytes = max_bytes
+        self._num_requests = 0
+        self._num_bytes = 0
+
+    @contextmanager
+    def enter(self, announced_bytes: int) -> Iterator["Visit"]:
+        """A place until the block ends. Raises Overloaded, NotReady."""
+        for batcher in self._batchers:
+            batcher.check_room(1, max(1, announced_bytes))
+        is_crowded = self._num_requests >= self._max_requests
+        # One larger than the bound is let in alone, or it never could be.
+        if is_crowded or (self._num_bytes and self._num_bytes + announced_bytes > self._max_bytes):
+            raise Overloaded(
+                f"{self._num_requests} requests of {self._num_bytes} bytes are under way, at most "
+                f"{self._max_requests} and {self._max_bytes} may",
+                retry_after_s=max(each.retry_after_s() for each in self._batchers),
+            )
+        visit = Visit(self, announced_bytes)
+        self._num_requests += 1
+        self._num_bytes += announced_bytes
+        try:
+            yield visit
+        finally:
+            self._num_requests -= 1
+            self._num_bytes -= visit.num_bytes
+
+    def add_bytes(self, num_bytes: int) -> None:
+        """Count what came beyond its announcement."""
+        self._num_bytes += num_bytes
+
+
+class Visit:
+    """One request inside; its body is counted as it comes, where no length was announced."""
+
+    def __init__(self, admission: Admission, announced_bytes: int) -> None:
+        self.num_bytes = announced_bytes
+        self._admission = admission
+        self._received_bytes = 0
+
+    def receive(self, num_bytes: int) -> None:
+        """Count a piece of the body."""
+        self._received_bytes += num_bytes
+        beyond = self._received_bytes - self.num_bytes
+        if beyond > 0:
+            self.num_bytes += beyond
+            self._admission.add_bytes(beyond)
+
+
+class Door:
+    """ASGI middleware before all routes that work: those of POST.
+
+    check_open: raises NotReady while the service loads or drains. admissions: by path.
+    timeout_s: of a request that names none, and the most that one may name.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        check_open: Callable[[], None],
+        admissions: Mapping[str, Admission],
+        timeout_s: float | None,
+    ) -> None:
+        self._app = app
+        self._check_open = check_open
+        self._admissions = admissions
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            headers = Headers(scope=scope)
+            timeout_s = self._timeout_of(headers)
+            self._check_open()
+            async with asyncio.timeout(timeout_s) as timer:
+                await self._admit(scope, headers, receive, answer)
+        except TimeoutError:
+            if has_begun or not timer.expired():
+                raise
+            error = DeadlineExceeded(
+                f"no answer within {timeout_s:g} s; what was begun and helps others, such as an "
+                "embedding or a bank, goes on: ask again"
+            )
+            await error_response(error)(scope, receive, send)
+        except UnspokenError as error:  # of the door itself: the routes answer their own
+            await error_response(error)(scope, receive, send)
+
+    async def _admit(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        admission = self._admissions.get(scope["path"])
+        if admission is None:
+            await self._app(scope, receive, send)
+            return
+        announced = headers.get("content-length", "0")
+        num_bytes = int(announced) if announced.isdecimal() and len(announced) < 16 else 0
+        with admission.enter(num_bytes) as visit:
+            await _while_heard(self._app, scope, receive, send, count=visit.receive)
+
+    def _timeout_of(self, headers: Headers) -> float | None:
+        named = headers.get(TIMEOUT_HEADER)
+        if named is None:
+            return self._timeout_s
+        # isdecimal knows digits of all scripts, and so does int.
+        if not named.isdecimal() or len(named) > 9 or not 1 <= int(named) <= MAX_TIMEOUT_MS:
+            raise InvalidInput(
+                f"{TIMEOUT_HEADER} must be whole milliseconds from 1 to {MAX_TIMEOUT_MS}"
+            )
+        return min(int(named) / 1000, self._timeout_s or MAX_TIMEOUT_MS)
+
+
+async def _while_heard(
+    app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, count: Callable[[int], None]
+) -> None:
+    """Run the app until it is done or its caller has gone."""
+    whole_body = asyncio.Event()
+
+    async def body() -> Message:
+        if whole_body.is_set():  # what comes now is the caller's end, and is watched for below
+            await asyncio.Event().wait()
+        message = await receive()
+        count(len(message.get("body", b"")))
+        if not message.get("more_body", False):
+            whole_body.set()
+        return message
+
+    async def gone() -> None:
+        await whole_body.wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working = asyncio.ensure_future(app(scope, body, send))
+    watching = asyncio.create_task(gone())
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        watching.cancel()  # and not waited for: some servers' `receive` ends with the reply alone
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)

@@ -1,0 +1,113 @@
+"""A process that serves apps: listens, drains on SIGTERM, and ends where an engine is dead."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import uvicorn
+from fastapi import FastAPI
+
+from unspoken.logs import configure_logging
+from unspoken.settings import ServiceSettings
+
+DEAD_STATUS = 70  # sysexits.h, EX_SOFTWARE
+WATCH_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class _QuietServer(uvicorn.Server):
+    """One of several in a process: signals are the process's business, not each server's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvicorn.Config:
+    """How every service listens: one process, our own access log, 30 s to drain."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=log_level.lower(),
+        log_config=None,  # its lines go the way of ours
+        access_log=False,
+        timeout_graceful_shutdown=30,
+        server_header=False,
+    )
+
+
+def serve(
+    app: FastAPI, settings: ServiceSettings, *, on_stop: Callable[[], None] | None = None
+) -> None:
+    """Listen until SIGTERM or Ctrl-C, then drain. See serve_all."""
+    configure_logging(settings.log_level, settings.log_format)
+    asyncio.run(serve_all([(app, settings)], on_stop=on_stop))
+
+
+async def serve_all(
+    apps: Sequence[tuple[FastAPI, ServiceSettings]], *, on_stop: Callable[[], None] | None = None
+) -> None:
+    """Listen on every port until SIGTERM or Ctrl-C, then drain all; a second signal waits no more.
+
+    First `/readyz` says so, while requests are still taken for `drain_delay_s`: whoever sends them
+    looks elsewhere by then. Then nothing new comes in, and what is inside is answered. An app may
+    ask those before it in the list: the last one is drained first. on_stop: called before that.
+    """
+    servers = [
+        _QuietServer(
+            uvicorn_config(
+                app, host=settings.host, port=settings.port, log_level=settings.log_level
+            )
+        )
+        for app, settings in apps
+    ]
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for server in servers:
+            server.force_exit = told.is_set()
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    threading.Thread(
+        target=_watch, args=[[app for app, _ in apps]], name="watch", daemon=True
+    ).start()
+    running = [asyncio.create_task(server.serve()) for server in servers]
+    telling = asyncio.create_task(told.wait())
+    # A port that is taken ends its server alone: then all must go, so that somebody notices.
+    await asyncio.wait((*running, telling), return_when=asyncio.FIRST_COMPLETED)
+    if told.is_set() and (delay_s := max(settings.drain_delay_s for _, settings in apps)):
+        for app, _ in apps:
+            app.state.health.leaving = True
+        await asyncio.sleep(delay_s)
+    telling.cancel()
+    if on_stop is not None:
+        on_stop()
+    for server, task in zip(reversed(servers), reversed(running), strict=True):
+        server.should_exit = True
+        await task
+
+
+def _watch(apps: Sequence[FastAPI]) -> None:
+    """End the process where an engine is dead: whoever started it starts it again.
+
+    A thread of its own, which no event loop holds up. Nothing is drained: nothing more will be
+    answered, but that.
+    """
+    while True:
+        time.sleep(WATCH_S)
+        for app in apps:
+            if (failure := app.state.health.failure()) is not None:
+                logger.critical("this process ends: %s", failure)
+                time.sleep(WATCH_S)  # those who wait are told
+                logging.shutdown()
+                os._exit(DEAD_STATUS)
