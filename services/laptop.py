@@ -30,7 +30,7 @@ from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
 from unspoken.logs import configure_logging
-from unspoken.server import uvicorn_config
+from unspoken.server import use_keys, uvicorn_config
 from unspoken.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,8 @@ def _limits(settings: ServiceSettings) -> _Limits:
 
 async def serve_all(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:
     """Listen on every port until SIGTERM or Ctrl-C, then drain all."""
+    for app, settings in apps:
+        use_keys(app, settings.key_ring())
     servers = [
         _QuietServer(
             uvicorn_config(

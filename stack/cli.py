@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
+from stack.client_key import client_key
 from stack.demo import run_demo
 from stack.experiment_verbs import reproduce_app
 from stack.export_verbs import export_app, report
@@ -30,6 +31,7 @@ from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
 from stack.status_view import RunFolder, show_runs
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
+from unspoken.api_keys import key_sha256, new_key, parse_keys
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
 from unspoken.run_client import RunsClient
@@ -178,13 +180,13 @@ def label(
         filters=parse_filters(filters or (), blocklist=blocklist),
     )
     if url:
-        runs = RunsClient(url)
+        runs = RunsClient(url, key=client_key())
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console))
         return
     config = _any_ports(out, data_dir=there.data_dir)
     with running_stack(config, console) as stack:
-        runs = RunsClient(stack.urls["gateway"])
+        runs = RunsClient(stack.urls["gateway"], key=client_key())
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 
@@ -203,7 +205,11 @@ def status(
     """How far runs are: of a workspace on this machine, or of a gateway."""
     if watch and run is None:
         raise InvalidInput("--watch follows one run: name it")
-    with RunsClient(url) if url else nullcontext(RunFolder(folder / "runs")) as source:
+    with (
+        RunsClient(url, key=client_key())
+        if url
+        else nullcontext(RunFolder(folder / "runs")) as source
+    ):
         show_runs(source, run, watch=watch, as_json=as_json)
 
 
@@ -215,7 +221,11 @@ def cancel(
     url: Url = None,
 ) -> None:
     """Start no further chunk of a run; what is committed stays."""
-    with RunsClient(url) if url else nullcontext(RunFolder(folder / "runs")) as runs:
+    with (
+        RunsClient(url, key=client_key())
+        if url
+        else nullcontext(RunFolder(folder / "runs")) as runs
+    ):
         typer.echo(describe(runs.cancel(run)))
 
 
@@ -232,13 +242,13 @@ def retry(
 ) -> None:
     """Label again just the pictures that failed, as a new run."""
     if url:
-        runs = RunsClient(url)
+        runs = RunsClient(url, key=client_key())
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console))
         return
     data_dir = _local(source, pictures).data_dir if source else folder / "data"
     with running_stack(_any_ports(folder, data_dir=data_dir), console) as stack:
-        runs = RunsClient(stack.urls["gateway"])
+        runs = RunsClient(stack.urls["gateway"], key=client_key())
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 
@@ -291,6 +301,22 @@ def world(
     with console.status(f"composing {scenes} scenes"):
         tars = write_world(out, num_scenes=scenes, seed=seed, num_sa1b=unlabelled, styles=chosen)
     typer.echo(f"{len(tars)} shards in {out / 'shards'}; look at {out / 'contact-sheet.jpg'}")
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Who is to have it: it stands in the log.")],
+    *,
+    per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Requests a minute; 0 for no limit.")
+    ] = None,
+) -> None:
+    """Make an API key. It is shown this once: services know its digest alone."""
+    made = new_key()
+    entry = f"{name}:{key_sha256(made)}" + ("" if per_minute is None else f":{per_minute}")
+    parse_keys(entry, requests_per_minute=0)
+    typer.echo(f"UNSPOKEN_CLIENT_KEY={made}      # for who asks")
+    typer.echo(f"UNSPOKEN_API_KEYS={entry}      # for the services; more are apart by blanks")
 
 
 @app.command("settings")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stack.client_key import client_key
 from unspoken.errors import Conflict
 from unspoken.run_client import RunsClient
 from unspoken.runs.store import fork_run, picture_folder, read_run, source_root
@@ -54,7 +55,7 @@ def fork(
     The first run stays as it is. `unspoken label` or `unspoken up` on the workspace works it off.
     """
     if url:
-        with RunsClient(url) as runs:
+        with RunsClient(url, key=client_key()) as runs:
             created = runs.fork(run)
     else:
         created = fork_run(folder / "runs", run)

@@ -7,7 +7,9 @@ UnspokenError
   NotFound                an id that nobody knows (404)
   Conflict                the id exists with another content, or a run was changed (409)
     ModelsChanged         another model answers than the run was planned with
+  Unauthorized            no API key, or one that is not known (401)
   Overloaded              the queue is full; carries `retry_after_s` (429)
+    RateLimited           this API key has asked too often (429)
   NotReady                loading or draining (503)
   DeadlineExceeded        the request's time is over (504)
   EngineFailure           the model failed on this item (500)
@@ -16,7 +18,7 @@ UnspokenError
   InvalidConfig           settings, profile or weights are wrong: a process stops at start
     MissingWeights        a weight file is not there, or its hash differs
 
-`unspoken.server` holds the one table from here to HTTP, `unspoken.clients` the way back.
+`unspoken.error_replies` holds the one table from here to HTTP, `unspoken.clients` the way back.
 """
 
 from collections.abc import Mapping
@@ -83,6 +85,18 @@ class Overloaded(UnspokenError):
     ) -> None:
         super().__init__(message, details=details)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """This API key has asked more often than it may."""
+
+    code = "rate_limited"
+
+
+class Unauthorized(UnspokenError):
+    """No API key was sent, or one that the service does not know."""
+
+    code = "unauthorized"
 
 
 class NotReady(UnspokenError):

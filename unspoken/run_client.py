@@ -14,8 +14,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import httpx
+from pydantic import SecretStr
 
-from unspoken.clients import connect, error_of
+from unspoken.clients import NO_KEY, connect, error_of
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable
 from unspoken.schemas import RunRequest, RunStatus
 
@@ -25,10 +26,13 @@ MAX_PAUSE_S = 10.0
 
 
 class RunsClient:
-    """One gateway. `pause_s`: before a stream that broke is asked for again; doubles each time."""
+    """One gateway. `pause_s`: before a stream that broke is asked for again; doubles each time.
 
-    def __init__(self, url: str, *, pause_s: float = 0.5) -> None:
-        self._http = connect(url, timeout_s=60)
+    key: the API key, where the gateway asks for one.
+    """
+
+    def __init__(self, url: str, *, pause_s: float = 0.5, key: SecretStr = NO_KEY) -> None:
+        self._http = connect(url, timeout_s=60, key=key)
         self._pause_s = pause_s
 
     def __enter__(self) -> "RunsClient":

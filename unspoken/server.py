@@ -18,25 +18,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unspoken import __version__
+from unspoken.api_keys import KeyRing
 from unspoken.batching import InferenceThread, MicroBatcher
-from unspoken.errors import (
-    Conflict,
-    DeadlineExceeded,
-    EngineFailure,
-    InvalidInput,
-    NotAnImage,
-    NotFound,
-    NotReady,
-    Overloaded,
-    ServiceUnavailable,
-    TooLarge,
-    UnspokenError,
-)
+from unspoken.error_replies import error_response
+from unspoken.errors import InvalidInput, NotReady, UnspokenError
+from unspoken.guards import BodyLimit, KeyGate, SafeHeaders, add_safe_headers
 from unspoken.logs import (
     REQUEST_HEADER,
     carried,
@@ -51,23 +40,10 @@ from unspoken.settings import ServiceSettings
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
-# The one table from the error tree to HTTP; the nearest class counts, anything else is 500.
-STATUS: dict[type[UnspokenError], int] = {
-    InvalidInput: 422,
-    NotAnImage: 415,
-    TooLarge: 413,
-    NotFound: 404,
-    Conflict: 409,
-    Overloaded: 429,
-    NotReady: 503,
-    DeadlineExceeded: 504,
-    ServiceUnavailable: 502,
-    EngineFailure: 500,
-}
 HANG_S = 300.0
 MAX_BODY_BYTES = 32 * 1024 * 1024
 ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (404, 413, 415, 422, 429, 503, 504)
+    status: {"model": ErrorBody} for status in (401, 404, 413, 415, 422, 429, 503, 504)
 }
 
 _SILENT_ROUTES = ("/livez", "/readyz", "/metrics")
@@ -120,42 +96,6 @@ class _QueueLengths:
         yield waiting
 
 
-class _BodyLimit:
-    """413 in our error shape; starlette's own limiter answers in plain text."""
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        error = TooLarge(f"the body is over {self._max_bytes} bytes")
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
-            await error_response(error)(scope, receive, send)
-            return
-        received = 0
-
-        async def count() -> Message:
-            # A chunked body announces no length: it is counted as it comes, then cut.
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                return {"type": "http.disconnect"}
-            return message
-
-        async def forward(message: Message) -> None:
-            if received <= self._max_bytes:
-                await send(message)
-
-        await self._app(scope, count, forward)
-        if received > self._max_bytes:
-            await error_response(error)(scope, receive, send)
-
-
 def create_service(
     name: str,
     *,
@@ -205,10 +145,19 @@ def create_service(
         responses=ERROR_REPLIES,
     )
     _add_probes(app, health=health, models=models)
-    _add_metrics(app, name=name, batchers=batchers)
     _add_errors(app)
-    app.add_middleware(_BodyLimit, max_bytes=max_body_bytes)
+    # From the inside out: what is refused is counted and logged, too.
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    use_keys(app, None)
+    app.add_middleware(KeyGate)
+    _add_metrics(app, name=name, batchers=batchers)
+    app.add_middleware(SafeHeaders)
     return app
+
+
+def use_keys(app: FastAPI, keys: KeyRing | None) -> None:
+    """Let in only who has a key of this ring; everybody where there is none."""
+    app.state.keys = keys
 
 
 def _add_probes(app: FastAPI, *, health: _Health, models: Callable[[], list[ModelInfo]]) -> None:
@@ -248,6 +197,8 @@ def _add_metrics(app: FastAPI, *, name: str, batchers: Sequence[MicroBatcher[Any
         if route in _SILENT_ROUTES:
             return
         about = {"service": name, "method": request.method, "route": route, "status": status}
+        if (key := getattr(request.state, "api_key", None)) is not None:
+            about["key"] = key
         with log_ids(run=request.path_params.get("run_id")):
             logger.info("answered", extra=fields(**about, took_ms=round(took_s * 1000, 1)))
 
@@ -266,7 +217,6 @@ def _add_metrics(app: FastAPI, *, name: str, batchers: Sequence[MicroBatcher[Any
                 raise
             note(request, response.status_code, started)
         response.headers[REQUEST_HEADER] = ids["request"]
-        response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
     @app.get("/metrics", tags=["probes"], include_in_schema=False)
@@ -304,28 +254,11 @@ def _add_errors(app: FastAPI) -> None:
         ids = {**incoming_ids(request.headers), "request": request.state.request_id}
         with log_ids(**ids):
             logger.error("unexpected error at %r", request.url.path, exc_info=error)
-        return JSONResponse(
-            ErrorBody(error="internal", message="an unexpected error; see the log").model_dump(),
-            status_code=500,
-            headers={REQUEST_HEADER: ids["request"]},
-        )
-
-
-def status_of(error: UnspokenError) -> int:
-    """HTTP status of an error by the nearest class in the table."""
-    for kind in type(error).__mro__:
-        if kind in STATUS:
-            return STATUS[kind]
-    return 500
-
-
-def error_response(error: UnspokenError) -> JSONResponse:
-    """The reply for an error, with Retry-After where coming back helps."""
-    headers: dict[str, str] = {}
-    if isinstance(error, Overloaded | NotReady):
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    body = ErrorBody(error=error.code, message=error.message, details=error.details)
-    return JSONResponse(body.model_dump(mode="json"), status_code=status_of(error), headers=headers)
+        body = ErrorBody(error="internal", message="an unexpected error; see the log")
+        reply = JSONResponse(body.model_dump(), status_code=500)
+        reply.headers[REQUEST_HEADER] = ids["request"]
+        add_safe_headers(reply.headers, path=request.url.path)  # no middleware sees this reply
+        return reply
 
 
 def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvicorn.Config:
@@ -345,6 +278,7 @@ def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvi
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
     """Listen until SIGTERM, then drain."""
     configure_logging(settings.log_level, settings.log_format)
+    use_keys(app, settings.key_ring())
     config = uvicorn_config(
         app, host=settings.host, port=settings.port, log_level=settings.log_level
     )

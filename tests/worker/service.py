@@ -9,10 +9,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
+from unspoken.error_replies import error_response
 from unspoken.errors import UnspokenError
 from unspoken.images import decode_base64, decode_picture
 from unspoken.schemas import DetectRequest, ProposeRequest, TextEmbeddingsRequest
-from unspoken.server import error_response
 
 
 def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
