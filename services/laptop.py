@@ -29,6 +29,7 @@ from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
+from unspoken.fetching import build_fetcher
 from unspoken.logs import configure_logging
 from unspoken.server import use_keys, uvicorn_config
 from unspoken.settings import ServiceSettings
@@ -57,7 +58,10 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
     thread = InferenceThread(name="cpu", initializer=lambda: torch.set_num_threads(num_threads))
     llm_face = llm_app.create_app(build_llm(llm), thread=thread, **_limits(llm))
     detector_face = detector_app.create_app(
-        build_detector(detector), thread=thread, **_limits(detector)
+        build_detector(detector),
+        thread=thread,
+        fetcher=build_fetcher(detector),
+        **_limits(detector),
     )
     text_encoder = build_text_encoder(segmenter)
     segmenter_face = segmenter_app.create_app(
@@ -65,6 +69,7 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
         segmenter=build_segmenter(segmenter, text_encoder),
         ranker=build_crop_engine(segmenter, text_encoder),
         thread=thread,
+        fetcher=build_fetcher(segmenter),
         **_limits(segmenter),
     )
     return [

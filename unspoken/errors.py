@@ -2,6 +2,7 @@
 
 UnspokenError
   InvalidInput            the request itself is wrong (422)
+    NotFetchable          a picture's URL that is not allowed, or gave none (422)
     NotAnImage            the bytes are no picture that we read (415)
     TooLarge              body, picture or list over its bound (413)
   NotFound                an id that nobody knows (404)
@@ -45,6 +46,12 @@ class NotAnImage(InvalidInput):
     """The bytes are not a picture in a format that we read."""
 
     code = "not_an_image"
+
+
+class NotFetchable(InvalidInput):
+    """A picture's URL is not allowed here, or gave no picture."""
+
+    code = "not_fetchable"
 
 
 class TooLarge(InvalidInput):

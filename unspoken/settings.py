@@ -84,6 +84,13 @@ class ServiceSettings(ProcessSettings):
         ),
     )
     """For keys that name no number of their own; more is answered 429. 0 for no limit."""
+    url_input: Literal["off", "https", "http"] = Field(
+        "off", validation_alias=AliasChoices("UNSPOKEN_URL_INPUT", "url_input")
+    )
+    """Whether a picture may be given by its URL: not at all, by https, or by http too."""
+    url_hosts: str = Field("", validation_alias=AliasChoices("UNSPOKEN_URL_HOSTS", "url_hosts"))
+    """Hosts that URLs may be of, apart by blanks, `.example.org` for all below it; every public one
+    where there are none."""
     num_threads: Annotated[int, Field(ge=1)] = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 2) // 2)
     )

@@ -6,6 +6,7 @@ from services.detector.app import create_app
 from services.detector.engine import build_engine
 from services.detector.settings import DetectorSettings
 from unspoken.batching import InferenceThread
+from unspoken.fetching import build_fetcher
 from unspoken.server import serve
 
 
@@ -21,6 +22,7 @@ def main() -> None:
         thread=thread,
         max_queue=settings.max_queue,
         request_timeout_s=settings.request_timeout_s,
+        fetcher=build_fetcher(settings),
     )
     serve(app, settings)
 

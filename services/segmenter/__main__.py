@@ -8,6 +8,7 @@ from services.segmenter.engine import build_engine
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
+from unspoken.fetching import build_fetcher
 from unspoken.logs import configure_logging
 from unspoken.server import serve
 
@@ -27,6 +28,7 @@ def main() -> None:
         thread=thread,
         max_queue=settings.max_queue,
         request_timeout_s=settings.request_timeout_s,
+        fetcher=build_fetcher(settings),
     )
     serve(app, settings)
 
