@@ -24,6 +24,7 @@ from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
+from unspoken.fetching import build_fetcher
 from unspoken.logs import configure_logging
 from unspoken.serving import serve_all
 from unspoken.settings import ServiceSettings
@@ -51,7 +52,10 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
     )
     llm_face = llm_app.create_app(build_llm(llm), thread=thread, **llm.limits())
     detector_face = detector_app.create_app(
-        build_detector(detector), thread=thread, **detector.limits()
+        build_detector(detector),
+        thread=thread,
+        fetcher=build_fetcher(detector),
+        **detector.limits(),
     )
     text_encoder = build_text_encoder(segmenter)
     segmenter_face = segmenter_app.create_app(
@@ -59,6 +63,7 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
         segmenter=build_segmenter(segmenter, text_encoder),
         ranker=build_crop_engine(segmenter, text_encoder),
         thread=thread,
+        fetcher=build_fetcher(segmenter),
         **segmenter.limits(),
     )
     return [

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
+from stack.client_key import client_key
 from stack.demo import run_demo
 from stack.embedding import embed
 from stack.experiment_verbs import reproduce_app
@@ -30,6 +31,7 @@ from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
 from stack.status_view import opened_runs, show_runs
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
+from unspoken.api_keys import key_sha256, new_key, parse_keys
 from unspoken.clients import Client
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.profiles import load_profile
@@ -179,13 +181,13 @@ def label(
         filters=parse_filters(filters or (), blocklist=blocklist),
     )
     if url:
-        with Client(url) as client:
+        with Client(url, api_key=client_key().get_secret_value()) as client:
             created = client.runs.create(request)
             _finish(follow(lambda: client.runs.read(created.run_id), console))
         return
     config = _any_ports(out, data_dir=there.data_dir)
     with running_stack(config, console) as stack:
-        runs = Client(stack.urls["gateway"]).runs
+        runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
         created = runs.create(request)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 
@@ -233,13 +235,13 @@ def retry(
 ) -> None:
     """Label again just the pictures that failed, as a new run."""
     if url:
-        with Client(url) as client:
+        with Client(url, api_key=client_key().get_secret_value()) as client:
             created = client.runs.retry_failed(run)
             _finish(follow(lambda: client.runs.read(created.run_id), console))
         return
     data_dir = _local(source, pictures).data_dir if source else folder / "data"
     with running_stack(_any_ports(folder, data_dir=data_dir), console) as stack:
-        runs = Client(stack.urls["gateway"]).runs
+        runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 
@@ -292,6 +294,22 @@ def world(
     with console.status(f"composing {scenes} scenes"):
         tars = write_world(out, num_scenes=scenes, seed=seed, num_sa1b=unlabelled, styles=chosen)
     typer.echo(f"{len(tars)} shards in {out / 'shards'}; look at {out / 'contact-sheet.jpg'}")
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Who is to have it: it stands in the log.")],
+    *,
+    per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Requests a minute; 0 for no limit.")
+    ] = None,
+) -> None:
+    """Make an API key. It is shown this once: services know its digest alone."""
+    made = new_key()
+    entry = f"{name}:{key_sha256(made)}" + ("" if per_minute is None else f":{per_minute}")
+    parse_keys(entry, requests_per_minute=0)
+    typer.echo(f"UNSPOKEN_CLIENT_KEY={made}      # for who asks")
+    typer.echo(f"UNSPOKEN_API_KEYS={entry}      # for the services; more are apart by blanks")
 
 
 @app.command("settings")

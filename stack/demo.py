@@ -23,6 +23,7 @@ from smallworld.truth import (
     total_score,
 )
 from smallworld.world import World
+from stack.client_key import client_key
 from stack.demo_queries import ask_for_words
 from stack.demo_tables import label_table, phrase_table, source_table
 from stack.drawing import draw_rows
@@ -62,7 +63,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     if not stay:
         config = replace(config, ports=dict.fromkeys(config.ports, 0))
     with running_stack(config, console) as stack:
-        runs = Client(stack.urls["gateway"]).runs
+        runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
         started = time.monotonic()
         runs.create(RunRequest(source="shards", run_id=RUN_ID))
         status = follow(lambda: runs.read(RUN_ID), console, each_poll=stack.revive)

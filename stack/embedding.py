@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from stack.client_key import client_key
 from unspoken.clients.ports import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput, NotReady, Overloaded
 from unspoken.images import decode_picture
@@ -112,7 +113,7 @@ def _reached_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmente
     if url is not None:
         if cache is not None:
             raise InvalidInput("--cache is of this process; a service has its own: leave one out")
-        with connect(url) as http:
+        with connect(url, key=client_key()) as http:
             yield SegmenterClient(http)
         return
     # torch and the models: only this way of asking needs them.

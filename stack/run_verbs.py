@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stack.client_key import client_key
 from unspoken.clients import Client, Retries
 from unspoken.errors import Conflict
 from unspoken.runs.store import fork_run, picture_folder, read_run, source_root
@@ -54,7 +55,9 @@ def fork(
     The first run stays as it is. `unspoken label` or `unspoken up` on the workspace works it off.
     """
     if url:
-        with Client(url, retries=Retries(tries=1)) as client:
+        with Client(
+            url, api_key=client_key().get_secret_value(), retries=Retries(tries=1)
+        ) as client:
             created = client.runs.fork(run)
     else:
         created = fork_run(folder / "runs", run)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from stack.client_key import client_key
 from unspoken.clients.ports import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.images import Picture, decode_picture
@@ -65,7 +66,7 @@ def segment_file(
 def reached_segmenter(url: str | None) -> Iterator[Segmenter]:
     """The segmenter behind a URL (a gateway's or its own), or one in this process."""
     if url is not None:
-        with connect(url) as http:
+        with connect(url, key=client_key()) as http:
             yield SegmenterClient(http)
         return
     yield _segmenter_here()

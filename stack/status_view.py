@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from stack.client_key import client_key
 from stack.labelling import describe
 from unspoken.clients import Client, Retries
 from unspoken.runs.store import cancel_run, list_runs, read_status
@@ -79,7 +80,8 @@ def opened_runs(url: str | None, runs_dir: Path) -> Iterator[Runs]:
         yield RunFolder(runs_dir)
         return
     # Somebody waits at a terminal: a gateway that is not there is told at once.
-    with Client(url, retries=Retries(tries=1)) as client:
+    key = client_key().get_secret_value()
+    with Client(url, api_key=key, retries=Retries(tries=1)) as client:
         yield client.runs
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.schemas import MAX_TEXTS, ImageInfo, ImageInput, ModelInfo, Text, WireModel
+from unspoken.schemas import MAX_TEXTS, ImageInfo, LinkedImage, ModelInfo, Text, WireModel
 from unspoken.segment_schemas import PromptBox
 
 MAX_CROPS = 8
@@ -22,7 +22,7 @@ class Crop(WireModel):
 class RankCropsRequest(WireModel):
     """A picture, its boxes, and all labels that each crop is compared with; no label twice."""
 
-    image: ImageInput
+    image: LinkedImage
     crops: Annotated[list[Crop], Field(max_length=MAX_CROPS)]
     labels: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
 

@@ -15,6 +15,7 @@ from unspoken.errors import (
     Overloaded,
     ServiceUnavailable,
     TooLarge,
+    Unauthorized,
     UnspokenError,
 )
 from unspoken.schemas import ErrorBody
@@ -30,10 +31,13 @@ STATUS: dict[type[UnspokenError], int] = {
     NotReady: 503,
     DeadlineExceeded: 504,
     ServiceUnavailable: 502,
+    # Out of a handler it is a service behind this one that knows not our key; a caller of ours
+    # who has none is told so at the gate, by 401.
+    Unauthorized: 502,
     EngineFailure: 500,
 }
 ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (404, 413, 415, 422, 429, 503, 504)
+    status: {"model": ErrorBody} for status in (401, 404, 413, 415, 422, 429, 503, 504)
 }
 
 
@@ -45,10 +49,13 @@ def status_of(error: UnspokenError) -> int:
     return 500
 
 
-def error_response(error: UnspokenError) -> JSONResponse:
+def error_response(error: UnspokenError, *, status: int | None = None) -> JSONResponse:
     """The reply for an error, with Retry-After where coming back helps."""
+    status = status_of(error) if status is None else status
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded | NotReady):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     body = ErrorBody(error=error.code, message=error.message, details=error.details)
-    return JSONResponse(body.model_dump(mode="json"), status_code=status_of(error), headers=headers)
+    return JSONResponse(body.model_dump(mode="json"), status_code=status, headers=headers)

@@ -2,12 +2,15 @@
 
 UnspokenError
   InvalidInput            the request itself is wrong (422)
+    NotFetchable          a picture's URL that is not allowed, or gave none (422)
     NotAnImage            the bytes are no picture that we read (415)
     TooLarge              body, picture or list over its bound (413)
   NotFound                an id that nobody knows (404)
   Conflict                the id exists with another content, or a run was changed (409)
     ModelsChanged         another model answers than the run was planned with
+  Unauthorized            no API key, or one that is not known (401)
   Overloaded              the queue is full; carries `retry_after_s` (429)
+    RateLimited           this API key has asked too often (429)
   NotReady                loading or draining (503)
   DeadlineExceeded        the request's time is over (504)
   EngineFailure           the model failed on this item (500)
@@ -44,6 +47,12 @@ class NotAnImage(InvalidInput):
     """The bytes are not a picture in a format that we read."""
 
     code = "not_an_image"
+
+
+class NotFetchable(InvalidInput):
+    """A picture's URL is not allowed here, or gave no picture."""
+
+    code = "not_fetchable"
 
 
 class TooLarge(InvalidInput):
@@ -84,6 +93,18 @@ class Overloaded(UnspokenError):
     ) -> None:
         super().__init__(message, details=details)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """This API key has asked more often than it may."""
+
+    code = "rate_limited"
+
+
+class Unauthorized(UnspokenError):
+    """No API key was sent, or one that the service does not know."""
+
+    code = "unauthorized"
 
 
 class NotReady(UnspokenError):

@@ -1,25 +1,27 @@
 """Pictures at the door: read only what is safe to read, and say clearly what is not.
 
-Formats JPEG, PNG and WEBP; the header is checked before any pixel is decoded. The first frame of
-an animated file is used; EXIF orientation is applied; CMYK, 16-bit, palette and alpha pictures
-become RGB by fixed rules (alpha over white, 16-bit scaled to 8).
+Formats JPEG, PNG and WEBP; metadata never reaches the decoder, and the header is checked before any
+pixel is decoded. The first frame of an animated file is used; EXIF orientation is applied; CMYK,
+16-bit, palette and alpha pictures become RGB by fixed rules (alpha over white, 16-bit scaled to 8),
+some rows at a time, so that a picture is in memory twice at most.
 """
 
 import base64
 import binascii
 import hashlib
 import io
-import warnings
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from unspoken.encoded_picture import FORMATS, strip_metadata
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 DECODING = "exif-white-highbyte-1"
 """Names what `decode_picture` does with pixels: stands in the key of every kept embedding."""
 MAX_PIXELS = 40_000_000
@@ -30,6 +32,23 @@ ONE_WHITE_PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
 )
 """A PNG: the smallest picture that a service will decode."""
+
+_ROWS_AT_ONCE = 256
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what sets the picture upright."""
+# Pillow's readers raise all of these for damaged files.
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
+    *(struct.error, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -58,13 +77,13 @@ def decode_picture(encoded: bytes) -> Picture:
     """Read an encoded picture. Raises NotAnImage, TooLarge."""
     if len(encoded) > MAX_BYTES:
         raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")
+    _, content, orientation = strip_metadata(encoded)
     with _told_damage():
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
         _check_header(image)
-        image.seek(0)
         image.load()
-        rgb = _to_rgb(ImageOps.exif_transpose(image))
-    pixels = np.asarray(rgb)
+        upright = image.transpose(_TRANSPOSES[orientation]) if orientation > 1 else image
+        pixels = _to_rgb(upright)
     return Picture(encoded=encoded, sha256=hashlib.sha256(encoded).hexdigest(), pixels=pixels)
 
 
@@ -73,25 +92,23 @@ def read_size_hw(encoded: bytes) -> tuple[int, int]:
 
     Raises NotAnImage, TooLarge.
     """
+    _, content, _ = strip_metadata(encoded)
     with _told_damage():
-        width, height = Image.open(io.BytesIO(encoded), formats=FORMATS).size
+        width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
     return height, width
 
 
 @contextmanager
 def _told_damage() -> Iterator[None]:
     """Pillow's many errors as ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            yield
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise TooLarge(f"the picture is a decompression bomb: {error}") from error
-        except UnidentifiedImageError as error:
-            raise NotAnImage(f"not a picture in one of {', '.join(FORMATS)}") from error
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError) as error:
-            # Pillow's readers raise all of these for damaged files.
-            raise NotAnImage(f"the picture is damaged: {error}") from error
+    try:
+        yield
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise TooLarge(f"the picture is a decompression bomb: {error}") from error
+    except UnidentifiedImageError as error:
+        raise NotAnImage(f"not a picture in one of {', '.join(FORMATS)}") from error
+    except _DAMAGE as error:
+        raise NotAnImage(f"the picture is damaged: {error}") from error
 
 
 def decode_base64(text: str) -> bytes:
@@ -119,13 +136,24 @@ def _check_header(image: Image.Image) -> None:
         raise TooLarge(f"the picture's sides are {width} x {height}, over {MAX_ASPECT} : 1")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: alpha over white, 16-bit to 8 by its high byte."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8, read-only."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for top in range(0, height, _ROWS_AT_ONCE):
+        rows = image.crop((0, top, width, min(top + _ROWS_AT_ONCE, height)))
+        pixels[top : top + _ROWS_AT_ONCE] = _rows_to_rgb(rows)
+    pixels.flags.writeable = False
+    return pixels
+
+
+def _rows_to_rgb(rows: Image.Image) -> np.ndarray | Image.Image:
+    """Any mode to RGB, or to (h, w, 1) grey: alpha over white, 16-bit to 8 by its high byte."""
+    if rows.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = np.asarray(rows).astype(np.int64)
+        return np.clip(values >> 8, 0, 255).astype(np.uint8)[:, :, None]
+    if rows.mode in ("RGBA", "LA", "PA") or "transparency" in rows.info:
+        rgba = rows.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return rows.convert("RGB")

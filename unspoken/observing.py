@@ -49,7 +49,6 @@ class Observing:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_HEADER] = ids["request"]
-                headers["X-Content-Type-Options"] = "nosniff"
                 self._note(scope, status, started)
             await send(message)
 
@@ -78,5 +77,7 @@ class Observing:
             "status": status,
             "took_ms": round(took_s * 1000, 1),
         }
+        if (key := scope["state"].get("api_key")) is not None:
+            about["key"] = key
         with log_ids(run=scope.get("path_params", {}).get("run_id")):
             logger.info("answered", extra=fields(**about))

@@ -6,6 +6,7 @@ Boxes are xyxy in pixels of the original, EXIF-transposed picture. Scores are in
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from unspoken.filter_config import FilterConfig
 
@@ -14,6 +15,7 @@ MAX_TEXT_CHARS = 256
 MAX_CAPTION_CHARS = 2000
 MAX_CAPTIONS = 256
 MAX_BASE64_CHARS = 64 * 1024 * 1024
+MAX_URL_CHARS = 4096
 EMBEDDING_DIM = 768
 DEFAULT_FDR = 0.1
 
@@ -61,6 +63,28 @@ class ImageInput(WireModel):
     """A picture inline; the encoded file (JPEG, PNG, WEBP) as base64."""
 
     base64: Annotated[str, Field(max_length=MAX_BASE64_CHARS)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_url(cls, written: object) -> object:
+        if isinstance(written, dict) and "url" in written:
+            raise PydanticCustomError(
+                "url_not_possible", "image.url is not possible here: send the picture as base64"
+            )
+        return written
+
+
+class LinkedImage(WireModel):
+    """A picture inline, or its URL where the service reads such (UNSPOKEN_URL_INPUT)."""
+
+    base64: Annotated[str, Field(max_length=MAX_BASE64_CHARS)] | None = None
+    url: Annotated[str, Field(max_length=MAX_URL_CHARS)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "LinkedImage":
+        if (self.base64 is None) == (self.url is None):
+            raise PydanticCustomError("one_image", "give either base64 or url, and not both")
+        return self
 
 
 class ImageInfo(WireModel):
@@ -156,7 +180,7 @@ class ProposeReply(WireModel):
 class DetectRequest(WireModel):
     """A picture and the phrases to look for; thresholds default to the model's own."""
 
-    image: ImageInput
+    image: LinkedImage
     phrases: Annotated[list[Text], Field(max_length=MAX_TEXTS)]
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
 

@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.schemas import MAX_BASE64_CHARS, MAX_TEXTS, Box, ModelInfo, Text, WireModel
+from unspoken.schemas import (
+    MAX_BASE64_CHARS,
+    MAX_TEXTS,
+    MAX_URL_CHARS,
+    Box,
+    ModelInfo,
+    Text,
+    WireModel,
+)
 
 MAX_PROMPTS = 1000
 MAX_POINTS = 64
@@ -24,25 +32,23 @@ MaskForm = Literal["rle", "polygon", "png", "none"]
 
 
 class SegmentImage(WireModel):
-    """A picture inline, or the id (or one's own name) of one that was sent before."""
+    """A picture inline, the id (or one's own name) of one that was sent before, or its URL.
+
+    URLs are read where the service is set to (UNSPOKEN_URL_INPUT).
+    """
 
     base64: Annotated[str, Field(max_length=MAX_BASE64_CHARS)] | None = None
     id: ImageName | None = None
-    url: Annotated[str, Field(max_length=4096)] | None = None
+    url: Annotated[str, Field(max_length=MAX_URL_CHARS)] | None = None
     name: ImageName | None = None
     """A name of one's own for a picture that is sent: the latest picture of a name counts."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "SegmentImage":
-        if self.url is not None:
-            raise PydanticCustomError(
-                "url_not_enabled",
-                "image.url is not enabled on this service: send the picture as base64, or its id",
-            )
-        if (self.base64 is None) == (self.id is None):
-            raise PydanticCustomError("one_image", "give either base64 or id, and not both")
+        if [self.base64, self.id, self.url].count(None) != 2:
+            raise PydanticCustomError("one_image", "give one of base64, id and url")
         if self.name is not None and self.id is not None:
-            raise PydanticCustomError("name_of_id", "a name is given with base64, not with an id")
+            raise PydanticCustomError("name_of_id", "a name is given with a picture, not an id")
         check_name(self.name)
         return self
 

@@ -17,15 +17,15 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unspoken import __version__
+from unspoken.api_keys import KeyRing
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.door import Admission, Door
 from unspoken.error_replies import ERROR_REPLIES, error_response
-from unspoken.errors import InvalidInput, NotReady, TooLarge, UnspokenError
+from unspoken.errors import InvalidInput, NotReady, UnspokenError
+from unspoken.guards import BodyLimit, KeyGate, SafeHeaders, add_safe_headers
 from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
 from unspoken.observing import Observing
 from unspoken.schemas import ErrorBody, ModelInfo
@@ -107,42 +107,6 @@ class _Queues(Collector):
         yield from (length, size, bound, batches, items)
 
 
-class _BodyLimit:
-    """413 in our error shape; starlette's own limiter answers in plain text."""
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        error = TooLarge(f"the body is over {self._max_bytes} bytes")
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
-            await error_response(error)(scope, receive, send)
-            return
-        received = 0
-
-        async def count() -> Message:
-            # A chunked body announces no length: it is counted as it comes, then cut.
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                return {"type": "http.disconnect"}
-            return message
-
-        async def forward(message: Message) -> None:
-            if received <= self._max_bytes:
-                await send(message)
-
-        await self._app(scope, count, forward)
-        if received > self._max_bytes:
-            await error_response(error)(scope, receive, send)
-
-
 def create_service(
     name: str,
     *,
@@ -203,16 +167,24 @@ def create_service(
         registry.register(collector)
     _add_probes(app, health=health, models=models, registry=registry)
     _add_errors(app)
-    # From the inside out.
+    # From the inside out: what is refused is counted and logged, too.
     app.add_middleware(
         Door,
         check_open=health.check_open,
         admissions=admissions,
         timeout_s=request_timeout_s,
     )
-    app.add_middleware(_BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    use_keys(app, None)
+    app.add_middleware(KeyGate)
     app.add_middleware(Observing, service=name, registry=registry, paths=frozenset(admissions))
+    app.add_middleware(SafeHeaders)
     return app
+
+
+def use_keys(app: FastAPI, keys: KeyRing | None) -> None:
+    """Let in only who has a key of this ring; everybody where there is none."""
+    app.state.keys = keys
 
 
 def _add_probes(
@@ -274,8 +246,8 @@ def _add_errors(app: FastAPI) -> None:
         ids = {**incoming_ids(request.headers), "request": request.state.request_id}
         with log_ids(**ids):
             logger.error("unexpected error at %r", request.url.path, exc_info=error)
-        return JSONResponse(
-            ErrorBody(error="internal", message="an unexpected error; see the log").model_dump(),
-            status_code=500,
-            headers={REQUEST_HEADER: ids["request"]},
-        )
+        body = ErrorBody(error="internal", message="an unexpected error; see the log")
+        reply = JSONResponse(body.model_dump(), status_code=500)
+        reply.headers[REQUEST_HEADER] = ids["request"]
+        add_safe_headers(reply.headers, path=request.url.path)  # no middleware sees this reply
+        return reply

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from unspoken.logs import configure_logging
+from unspoken.server import use_keys
 from unspoken.settings import ServiceSettings
 
 DEAD_STATUS = 70  # sysexits.h, EX_SOFTWARE
@@ -60,6 +61,8 @@ async def serve_all(
     looks elsewhere by then. Then nothing new comes in, and what is inside is answered. An app may
     ask those before it in the list: the last one is drained first. on_stop: called before that.
     """
+    for app, settings in apps:
+        use_keys(app, settings.key_ring())
     servers = [
         _QuietServer(
             uvicorn_config(

@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from unspoken.api_keys import KeyRing, parse_keys
 from unspoken.errors import InvalidConfig
 
 
@@ -35,6 +36,8 @@ class ProcessSettings(BaseSettings):
         use_attribute_docstrings=True,
         # Compose hands on what nobody set as an empty text: that is not set.
         env_ignore_empty=True,
+        # A value that does not fit may be a secret in the wrong place.
+        hide_input_in_errors=True,
     )
 
     profile: str = Field("small", validation_alias=AliasChoices("UNSPOKEN_PROFILE", "profile"))
@@ -54,6 +57,10 @@ class ProcessSettings(BaseSettings):
         "text", validation_alias=AliasChoices("UNSPOKEN_LOG_FORMAT", "log_format")
     )
     """text: lines for people. json: one JSON object a line, as compose sets it."""
+    client_key: SecretStr = Field(
+        SecretStr(""), validation_alias=AliasChoices("UNSPOKEN_CLIENT_KEY", "client_key")
+    )
+    """The API key that this process sends to the services that it asks."""
 
 
 class Limits(TypedDict):
@@ -75,6 +82,23 @@ class ServiceSettings(ProcessSettings):
         default=False, validation_alias=AliasChoices("UNSPOKEN_TRUSTED_BIND", "trusted_bind")
     )
     """The network around this process is closed (compose): any address may be bound."""
+    api_keys: str = Field("", validation_alias=AliasChoices("UNSPOKEN_API_KEYS", "api_keys"))
+    """Keys that are let in: `NAME:SHA256` or `NAME:SHA256:PER_MINUTE`, apart by blanks. Where there
+    are none everybody is. `unspoken key NAME` makes one."""
+    key_requests_per_minute: Annotated[float, Field(ge=0)] = Field(
+        600.0,
+        validation_alias=AliasChoices(
+            "UNSPOKEN_KEY_REQUESTS_PER_MINUTE", "key_requests_per_minute"
+        ),
+    )
+    """For keys that name no number of their own; more is answered 429. 0 for no limit."""
+    url_input: Literal["off", "https", "http"] = Field(
+        "off", validation_alias=AliasChoices("UNSPOKEN_URL_INPUT", "url_input")
+    )
+    """Whether a picture may be given by its URL: not at all, by https, or by http too."""
+    url_hosts: str = Field("", validation_alias=AliasChoices("UNSPOKEN_URL_HOSTS", "url_hosts"))
+    """Hosts that URLs may be of, apart by blanks, `.example.org` for all below it; every public one
+    where there are none."""
     num_threads: Annotated[int, Field(ge=1)] = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 2) // 2)
     )
@@ -100,16 +124,23 @@ class ServiceSettings(ProcessSettings):
 
     @model_validator(mode="after")
     def _loopback_unless_trusted(self) -> "ServiceSettings":
-        check_bind(self.host, trusted=self.trusted_bind)
+        has_keys = self.key_ring() is not None
+        check_bind(self.host, trusted=self.trusted_bind, has_keys=has_keys)
         return self
 
+    def key_ring(self) -> KeyRing | None:
+        """Who is let in; None for everybody. Raises InvalidConfig."""
+        keys = parse_keys(self.api_keys, requests_per_minute=self.key_requests_per_minute)
+        return KeyRing(keys) if keys else None
 
-def check_bind(host: str, *, trusted: bool) -> None:
-    """Raise InvalidConfig unless `host` is of the loopback or the network around is closed."""
-    if not trusted and not _is_loopback(host):
+
+def check_bind(host: str, *, trusted: bool, has_keys: bool = False) -> None:
+    """Raise InvalidConfig unless `host` is of the loopback, keys are asked, or all is closed."""
+    if not trusted and not has_keys and not _is_loopback(host):
         raise InvalidConfig(
-            f"{host} is not a loopback address; set UNSPOKEN_TRUSTED_BIND=1 only where "
-            "the network around this process is closed"
+            f"{host} is not a loopback address; set UNSPOKEN_API_KEYS where a service is to be "
+            "reached from there, or UNSPOKEN_TRUSTED_BIND=1 only where the network around this "
+            "process is closed"
         )
 
 

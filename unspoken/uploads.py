@@ -11,6 +11,10 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from unspoken.errors import InvalidInput
+from unspoken.fetching import Fetcher, fetch_url
+from unspoken.images import Picture, decode_base64, decode_picture
+from unspoken.schemas import LinkedImage
+from unspoken.server import in_decode_pool
 
 MAX_FIELD_BYTES = 4 * 1024 * 1024
 
@@ -56,6 +60,14 @@ async def read_upload(request: Request, *, max_fields: int) -> Upload:
             return Upload(body=await request.body())
         case _:
             raise InvalidInput(f"send application/json or multipart/form-data, got {kind!r}")
+
+
+async def picture_of(image: LinkedImage, fetcher: Fetcher | None) -> Picture:
+    """Decode a picture that is inline, or fetch it. Raises InvalidInput and its kin."""
+    if image.url is not None:
+        return await in_decode_pool(decode_picture, await fetch_url(fetcher, image.url))
+    written = image.base64 or ""
+    return await in_decode_pool(lambda: decode_picture(decode_base64(written)))
 
 
 def validated(model: type[Model], written: bytes | dict[str, object]) -> Model:

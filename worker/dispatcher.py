@@ -317,9 +317,15 @@ def _queue_of(run: Run, plan: Plan) -> str:
 def connect_services(settings: WorkerSettings) -> Iterator[Services]:
     """Clients of the three services, closed at the end."""
     with (
-        connect(settings.llm_url, timeout_s=settings.service_timeout_s) as llm,
-        connect(settings.detector_url, timeout_s=settings.service_timeout_s) as detector,
-        connect(settings.segmenter_url, timeout_s=settings.service_timeout_s) as segmenter,
+        connect(
+            settings.llm_url, timeout_s=settings.service_timeout_s, key=settings.client_key
+        ) as llm,
+        connect(
+            settings.detector_url, timeout_s=settings.service_timeout_s, key=settings.client_key
+        ) as detector,
+        connect(
+            settings.segmenter_url, timeout_s=settings.service_timeout_s, key=settings.client_key
+        ) as segmenter,
     ):
         yield Services(
             PrompterClient(llm),

@@ -19,6 +19,7 @@ from unspoken.errors import (
     NotReady,
     Overloaded,
     ServiceUnavailable,
+    Unauthorized,
     Unreachable,
     UnspokenError,
 )
@@ -40,9 +41,9 @@ from worker.readers.row import SourceRow
 
 logger = logging.getLogger(__name__)
 
-PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded)
+PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded, Unauthorized)
 """Errors of a service, not of an item."""
-AWAY = (Overloaded, NotReady, Unreachable)
+AWAY = (Overloaded, NotReady, Unreachable, Unauthorized)
 """Of these, those where the question was never taken up: no item can be to blame."""
 PATIENCE_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0

@@ -98,9 +98,15 @@ class Bench:
 def connect_bench(settings: WorkerSettings, shift: Shift | None = None) -> Bench:
     """Clients of the services, and the classifiers, as the settings say."""
     timeout_s = settings.service_timeout_s
-    prompter = PrompterClient(connect(settings.llm_url, timeout_s=timeout_s))
-    detector = DetectorClient(connect(settings.detector_url, timeout_s=timeout_s))
-    crop_ranker = CropRankerClient(connect(settings.segmenter_url, timeout_s=timeout_s))
+    prompter = PrompterClient(
+        connect(settings.llm_url, timeout_s=timeout_s, key=settings.client_key)
+    )
+    detector = DetectorClient(
+        connect(settings.detector_url, timeout_s=timeout_s, key=settings.client_key)
+    )
+    crop_ranker = CropRankerClient(
+        connect(settings.segmenter_url, timeout_s=timeout_s, key=settings.client_key)
+    )
 
     def check_ready(config: LabelConfig) -> None:
         prompter.check_ready()

@@ -6,6 +6,7 @@ from services.detector.app import create_app
 from services.detector.engine import build_engine
 from services.detector.settings import DetectorSettings
 from unspoken.batching import InferenceThread
+from unspoken.fetching import build_fetcher
 from unspoken.serving import serve
 
 
@@ -22,6 +23,7 @@ def main() -> None:
         build_engine(settings),
         thread=thread,
         **settings.limits(),
+        fetcher=build_fetcher(settings),
     )
     serve(app, settings)
 

@@ -14,7 +14,8 @@ from services.detector.packing import MAX_PHRASES
 from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
 from unspoken.door import Admission
 from unspoken.errors import InvalidInput
-from unspoken.images import ONE_WHITE_PIXEL, Picture, decode_base64, decode_picture
+from unspoken.fetching import Fetcher
+from unspoken.images import ONE_WHITE_PIXEL, Picture, decode_picture
 from unspoken.ports import Detector
 from unspoken.schemas import (
     MAX_TEXTS,
@@ -22,11 +23,11 @@ from unspoken.schemas import (
     DetectReply,
     DetectRequest,
     ImageInfo,
-    ImageInput,
+    LinkedImage,
 )
 from unspoken.server import create_service, in_decode_pool
 from unspoken.timings import Timings
-from unspoken.uploads import Upload, read_upload, validated
+from unspoken.uploads import Upload, picture_of, read_upload, validated
 
 _EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 _PHRASES: TypeAdapter[list[str]] = TypeAdapter(list[str])
@@ -48,10 +49,12 @@ def create_app(
     max_queue: int = 64,
     max_queue_bytes: int = MAX_QUEUE_BYTES,
     request_timeout_s: float = 120.0,
+    fetcher: Fetcher | None = None,
 ) -> FastAPI:
     """The HTTP face of a detector.
 
-    thread: where the engine's torch work runs; a new one when absent.
+    thread: where the engine's torch work runs; a new one when absent. fetcher: reads pictures from
+    URLs; none are read where it is absent.
     """
     thread = thread or InferenceThread(name="detector")
 
@@ -96,7 +99,7 @@ def create_app(
         """
         timings = Timings()
         with timings.measure("decode"):
-            question = await _read_question(request)
+            question = await _read_question(request, fetcher)
         with timings.measure("detect"):
             result = await batcher.submit(question, timeout_s=request_timeout_s)
         height, width = question.picture.size_hw
@@ -113,17 +116,13 @@ def create_app(
     return app
 
 
-async def _read_question(request: Request) -> _Question:
+async def _read_question(request: Request, fetcher: Fetcher | None) -> _Question:
     upload = await read_upload(request, max_fields=MAX_TEXTS + 8)
-    if upload.body is not None:
-        return await in_decode_pool(_question_of_json, upload.body)
-    return await in_decode_pool(_question_of_form, upload)
-
-
-def _question_of_json(body: bytes) -> _Question:
-    asked = validated(DetectRequest, body)
+    if upload.body is None:
+        return await in_decode_pool(_question_of_form, upload)
+    asked = await in_decode_pool(validated, DetectRequest, upload.body)
     return _Question(
-        picture=decode_picture(decode_base64(asked.image.base64)),
+        picture=await picture_of(asked.image, fetcher),
         phrases=asked.phrases,
         box_threshold=asked.box_threshold,
     )
@@ -167,7 +166,7 @@ def _json_schema() -> dict[str, Any]:
     """DetectRequest with the picture's schema in its place: OpenAPI knows no `$defs`."""
     schema = DetectRequest.model_json_schema()
     schema.pop("$defs", None)
-    schema["properties"]["image"] = ImageInput.model_json_schema()
+    schema["properties"]["image"] = LinkedImage.model_json_schema()
     return schema
 
 

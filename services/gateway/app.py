@@ -60,7 +60,11 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
     passing: the way to the segmenter; the settings' own when absent.
     """
     data_dir, runs_dir = settings.data_dir, settings.runs_dir
-    passing = passing or Passing(settings.segmenter_url, timeout_s=settings.segmenter_timeout_s)
+    passing = passing or Passing(
+        settings.segmenter_url,
+        timeout_s=settings.segmenter_timeout_s,
+        key=settings.client_key,
+    )
 
     def check_folders() -> None:
         runs_dir.mkdir(parents=True, exist_ok=True)

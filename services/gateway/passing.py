@@ -11,10 +11,12 @@ from urllib.parse import quote
 import httpx
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import SecretStr
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
-from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable
+from unspoken.clients.ports import NO_KEY, key_headers
+from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable, Unauthorized
 from unspoken.logs import REQUEST_HEADER
 from unspoken.schemas import ErrorBody
 
@@ -22,7 +24,7 @@ from unspoken.schemas import ErrorBody
 _OWN_HEADERS = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
     *("transfer-encoding", "upgrade", "host", "date", "server"),
-    *("x-request-id", "x-content-type-options"),
+    *("x-request-id", "authorization"),
 }
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (409, 502)}
 
@@ -30,6 +32,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for sta
 class Passing:
     """Owns the connections to one service.
 
+    key: the API key that the gateway has there; a caller's own is for the gateway alone.
     transport: stands in for the network where it is given.
     """
 
@@ -38,12 +41,14 @@ class Passing:
         base_url: str,
         *,
         timeout_s: float,
+        key: SecretStr = NO_KEY,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(
             base_url=base_url,
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             trust_env=False,
+            headers=key_headers(key),
             transport=transport,
         )
 
@@ -71,6 +76,9 @@ class Passing:
             raise ServiceUnavailable(
                 f"the segmenter could not be reached for {path}: {error}"
             ) from error
+        if answer.status_code == 401:
+            await answer.aclose()
+            raise Unauthorized("the segmenter knows not the gateway's key (UNSPOKEN_CLIENT_KEY)")
         headers = {
             name: value for name, value in answer.headers.items() if name not in _OWN_HEADERS
         }

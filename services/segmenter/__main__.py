@@ -8,6 +8,7 @@ from services.segmenter.engine import build_engine
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
+from unspoken.fetching import build_fetcher
 from unspoken.logs import configure_logging
 from unspoken.serving import serve
 
@@ -28,6 +29,7 @@ def main() -> None:
         ranker=build_crop_engine(settings, engine),
         thread=thread,
         **settings.limits(),
+        fetcher=build_fetcher(settings),
     )
     serve(app, settings)
 

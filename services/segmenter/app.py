@@ -15,6 +15,7 @@ from services.segmenter.segment_routes import SegmentFlow, segment_router
 from services.segmenter.stages import StagedSegmenter
 from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
 from unspoken.door import Admission
+from unspoken.fetching import Fetcher
 from unspoken.ports import CropRanker, TextEncoder
 from unspoken.schemas import TextEmbeddingsReply, TextEmbeddingsRequest
 from unspoken.server import create_service, in_decode_pool
@@ -36,12 +37,12 @@ def create_app(
     max_queue: int = 64,
     max_queue_bytes: int = MAX_QUEUE_BYTES,
     request_timeout_s: float = 120.0,
+    fetcher: Fetcher | None = None,
 ) -> FastAPI:
     """The service over any TextEncoder, a segmenter where the profile has one, and a ranker.
 
-    ranker: None where the text encoder knows no pictures.
-
-    thread: the device's inference thread; one of its own when none is shared.
+    ranker: None where the text encoder knows no pictures. thread: the device's inference thread;
+    one of its own when none is shared. fetcher: reads pictures from URLs; none where it is absent.
     """
     thread = thread or InferenceThread(name="segmenter")
 
@@ -93,8 +94,8 @@ def create_app(
         collectors=[] if flow is None else [CacheMetrics(flow.segmenter, flow.lookups)],
         on_close=None if flow is None else flow.close,
     )
-    app.include_router(segment_router(flow))
-    app.include_router(crop_router(crops, text_encoder=engine.model.name))
+    app.include_router(segment_router(flow, fetcher=fetcher))
+    app.include_router(crop_router(crops, text_encoder=engine.model.name, fetcher=fetcher))
 
     @app.post("/text-embeddings", tags=["text encoder"], response_model=TextEmbeddingsReply)
     async def text_embeddings(request: TextEmbeddingsRequest) -> Response:

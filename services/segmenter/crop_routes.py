@@ -8,12 +8,13 @@ from services.segmenter.wire_requests import inlined_schema
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.crop_schemas import Crop, RankCropsReply, RankCropsRequest
 from unspoken.errors import Conflict
-from unspoken.images import Picture, decode_base64, decode_picture
+from unspoken.fetching import Fetcher
+from unspoken.images import Picture
 from unspoken.ports import CropRanker
 from unspoken.schemas import ErrorBody, ImageInfo
 from unspoken.server import in_decode_pool
 from unspoken.timings import Timings
-from unspoken.uploads import validated
+from unspoken.uploads import picture_of, validated
 
 _BODY: dict[str, Any] = {
     "required": True,
@@ -62,7 +63,9 @@ class CropFlow:
         return await self.batcher.submit(question, timeout_s=self._timeout_s)
 
 
-def crop_router(flow: CropFlow | None, *, text_encoder: str) -> APIRouter:
+def crop_router(
+    flow: CropFlow | None, *, text_encoder: str, fetcher: Fetcher | None = None
+) -> APIRouter:
     """The route; it says so where the text encoder of that name knows no pictures."""
     router = APIRouter(tags=["text encoder"], responses={409: {"model": ErrorBody}})
 
@@ -76,7 +79,9 @@ def crop_router(flow: CropFlow | None, *, text_encoder: str) -> APIRouter:
             )
         timings = Timings()
         with timings.measure("decode"):
-            question = await in_decode_pool(_read_question, await request.body())
+            asked = await in_decode_pool(validated, RankCropsRequest, await request.body())
+            picture = await picture_of(asked.image, fetcher)
+            question = _Question(picture, asked.crops, asked.labels)
         with timings.measure("rank"):
             ranks = await flow.rank(question)
         height, width = question.picture.size_hw
@@ -88,9 +93,3 @@ def crop_router(flow: CropFlow | None, *, text_encoder: str) -> APIRouter:
         )
 
     return router
-
-
-def _read_question(body: bytes) -> _Question:
-    asked = validated(RankCropsRequest, body)
-    picture = decode_picture(decode_base64(asked.image.base64))
-    return _Question(picture, asked.crops, asked.labels)

@@ -55,7 +55,7 @@ def build_segmenter(
     if score not in ("softmax", "cosine"):
         raise InvalidConfig(f"a segmenter's score is softmax or cosine, got {score!r}")
     if detector is None and settings.detector_url is not None:
-        detector = DetectorClient(connect(settings.detector_url))
+        detector = DetectorClient(connect(settings.detector_url, key=settings.client_key))
     logger.info("loaded segmenter=%s device=%s", loaded.name, device)
     return SegmentEngine(
         loaded.sam,

@@ -35,6 +35,7 @@ from services.segmenter.wire_requests import (
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.door import Admission
 from unspoken.errors import Conflict, NotAnImage, TooLarge, UnspokenError
+from unspoken.fetching import Fetcher
 from unspoken.images import Picture, decode_picture
 from unspoken.logs import carried, fields
 from unspoken.schemas import ErrorBody
@@ -233,7 +234,7 @@ class SegmentFlow:
         return await waiting
 
 
-def segment_router(flow: SegmentFlow | None) -> APIRouter:
+def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) -> APIRouter:
     """The routes; each says so where the profile has no segmenter."""
     router = APIRouter(tags=["segmenter"], responses=_MORE_ERRORS)
 
@@ -255,7 +256,7 @@ def segment_router(flow: SegmentFlow | None) -> APIRouter:
         """
         flow, timings = served(), Timings()
         with timings.measure("decode"):
-            asked, question = await read_question(request)
+            asked, question = await read_question(request, fetcher)
         held, state = await flow.hold(asked, timings)
         answer = await flow.answer(held, question, timings)
 
@@ -271,7 +272,7 @@ def segment_router(flow: SegmentFlow | None) -> APIRouter:
         """Embed a picture ahead: 201 with its id, or 200 where it was held already."""
         flow, timings = served(), Timings()
         with timings.measure("decode"):
-            asked = await read_image(request)
+            asked = await read_image(request, fetcher)
         held, state = await flow.hold(asked, timings)
         response.status_code = 200 if state.hit else 201
         response.headers["Location"] = f"/images/{held.id}"

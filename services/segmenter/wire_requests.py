@@ -9,6 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from unspoken.errors import InvalidInput
+from unspoken.fetching import Fetcher, fetch_url
 from unspoken.images import ONE_WHITE_PIXEL, decode_base64
 from unspoken.segment_schemas import ImageRequest, SegmentImage, SegmentQuestion, SegmentRequest
 from unspoken.server import in_decode_pool
@@ -20,21 +21,31 @@ _EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 
 
 class Asked(NamedTuple):
-    """Which picture a request is about: the file itself, or the id of one that is held."""
+    """Which picture a request is about: the file itself, its URL, or the id of one that is held."""
 
     encoded: bytes | None
     image_id: str | None
     name: str | None
+    url: str | None = None
 
 
-async def read_question(request: Request) -> tuple[Asked, SegmentQuestion]:
-    """The body of `POST /segment`."""
-    return await in_decode_pool(_question, await read_upload(request, max_fields=MAX_FIELDS))
+async def read_question(request: Request, fetcher: Fetcher | None) -> tuple[Asked, SegmentQuestion]:
+    """The body of `POST /segment`, with its picture where it gives a URL."""
+    upload = await read_upload(request, max_fields=MAX_FIELDS)
+    asked, question = await in_decode_pool(_question, upload)
+    return await _fetched(asked, fetcher), question
 
 
-async def read_image(request: Request) -> Asked:
+async def read_image(request: Request, fetcher: Fetcher | None) -> Asked:
     """The body of `POST /images`. Raises InvalidInput for an id: there is nothing to embed."""
-    return await in_decode_pool(_image, await read_upload(request, max_fields=MAX_FIELDS))
+    upload = await read_upload(request, max_fields=MAX_FIELDS)
+    return await _fetched(await in_decode_pool(_image, upload), fetcher)
+
+
+async def _fetched(asked: Asked, fetcher: Fetcher | None) -> Asked:
+    if asked.url is None:
+        return asked
+    return asked._replace(encoded=await fetch_url(fetcher, asked.url), url=None)
 
 
 def _question(upload: Upload) -> tuple[Asked, SegmentQuestion]:
@@ -59,7 +70,7 @@ def _image(upload: Upload) -> Asked:
     else:
         upload.refuse_unknown({"name"})
         asked = _form_image(upload)
-    if asked.encoded is None:
+    if asked.image_id is not None:
         raise InvalidInput("send the picture itself; GET /images/{id} tells whether one is held")
     return asked
 
@@ -77,7 +88,7 @@ def _form_image(upload: Upload) -> Asked:
 
 def _asked(image: SegmentImage) -> Asked:
     encoded = None if image.base64 is None else decode_base64(image.base64)
-    return Asked(encoded, image.id, image.name)
+    return Asked(encoded, image.id, image.name, image.url)
 
 
 def _json_field(name: str, text: str) -> object:

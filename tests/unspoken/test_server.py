@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from tests.serving import ready_client, wait_until_ready
@@ -132,6 +132,21 @@ def test_a_chunked_body_over_the_limit_is_413_too():
         response = client.post("/propose", content=chunks())
         assert response.status_code == 413
         assert response.json()["error"] == "too_large"
+
+
+def test_a_route_that_reads_its_body_itself_is_cut_too():
+    app = service(max_body_bytes=1000)
+
+    @app.post("/own")
+    async def own(request: Request) -> dict[str, int]:
+        return {"bytes": len(await request.body())}
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.post("/own", content=iter([b"x" * 900])).json() == {"bytes": 900}
+        response = client.post("/own", content=iter([b"x" * 900] * 2))
+        assert response.status_code == 413
+        assert response.json()["error"] == "too_large"
+        assert response.headers["X-Request-Id"]
 
 
 def test_unknown_routes_answer_in_the_same_shape(client):

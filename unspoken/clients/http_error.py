@@ -18,12 +18,14 @@ from unspoken.errors import (
     Overloaded,
     ServiceUnavailable,
     TooLarge,
+    Unauthorized,
     UnspokenError,
 )
 
 MAX_RETRY_AFTER_S = 300.0
 
 _BY_STATUS: Mapping[int, type[UnspokenError]] = {
+    401: Unauthorized,
     404: NotFound,
     409: Conflict,
     413: TooLarge,

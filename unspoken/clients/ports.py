@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import numpy as np
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from unspoken.clients.http_error import error_of
 from unspoken.crop_schemas import MAX_CROPS, Crop, RankCropsReply
@@ -39,12 +39,19 @@ Reply = TypeVar("Reply", bound=BaseModel)
 MODEL_KNOWN_S = 10.0
 """Who answered so lately is not asked for its name, nor whether it is ready."""
 READY_TIMEOUT_S = 5.0
+NO_KEY = SecretStr("")
 
 _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 
 
-def connect(base_url: str, *, timeout_s: float = 180.0) -> httpx.Client:
-    """A client for one service, which tells it the ids of our log lines.
+def key_headers(key: SecretStr) -> dict[str, str]:
+    """What tells an API key; nothing where it is empty."""
+    secret = key.get_secret_value()
+    return {"Authorization": f"Bearer {secret}"} if secret else {}
+
+
+def connect(base_url: str, *, timeout_s: float = 180.0, key: SecretStr = NO_KEY) -> httpx.Client:
+    """A client for one service, which tells it the ids of our log lines and our API key.
 
     The environment's proxies are not for traffic among services.
     """
@@ -53,6 +60,7 @@ def connect(base_url: str, *, timeout_s: float = 180.0) -> httpx.Client:
         base_url=base_url,
         timeout=timeout,
         trust_env=False,
+        headers=key_headers(key),
         event_hooks={"request": [lambda request: request.headers.update(outgoing_headers())]},
     )
 

@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import Image
 
+from unspoken.encoded_picture import strip_metadata
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.images import Picture
 from unspoken.runs.picture_files import PictureFiles
@@ -82,11 +83,9 @@ class LabelledPictures:
         Boxes count after EXIF orientation, and most readers ignore it.
         """
         picture = self.read(row)
-        with Image.open(io.BytesIO(picture.encoded)) as image:
-            ending = ENDINGS[str(image.format)]
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        kind, _, orientation = strip_metadata(picture.encoded)
         if orientation == 1:
-            return UprightFile(picture.encoded, ending)
+            return UprightFile(picture.encoded, ENDINGS[kind])
         return UprightFile(encode_jpeg(Image.fromarray(picture.pixels), quality=95), "jpg")
 
 

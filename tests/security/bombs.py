@@ -1,0 +1,83 @@
+"""Sends every bomb to two services and prints one JSON object: `python -m tests.security.bombs`.
+
+A process of its own, so that its memory is that of the services and of nothing else.
+"""
+
+import base64
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from services.detector import app as detector
+from services.segmenter import app as segmenter
+from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
+from tests.security.pictures import BORNE, GOOD_PNG, REFUSED
+
+Send = Callable[[bytes], int]
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        detecting = stack.enter_context(TestClient(detector.create_app(FakeDetector())))
+        masking = stack.enter_context(
+            TestClient(segmenter.create_app(FakeTextEncoder(), segmenter=FakeSegmenter()))
+        )
+
+        def as_form(encoded: bytes) -> int:
+            files = {"image": ("picture", encoded)}
+            return detecting.post("/detect", files=files, data={"phrases": "car"}).status_code
+
+        def as_json(encoded: bytes) -> int:
+            image = {"base64": base64.b64encode(encoded).decode()}
+            return masking.post("/images", json={"image": image}).status_code
+
+        sys.stdout.write(json.dumps(judge({"form": as_form, "json": as_json})) + "\n")
+
+
+def judge(ways: dict[str, Send]) -> dict[str, Any]:
+    """Each picture by each way, and a good one after it."""
+    problems: list[str] = []
+    slowest_s, slowest, sent = 0.0, "", 0
+    for way, send in ways.items():
+        if send(GOOD_PNG) >= 300:
+            problems.append(f"{way}: a good picture is refused")
+    before_kib = peak_kib()
+    for name, make in {**REFUSED, **BORNE}.items():
+        encoded = make()
+        for way, send in ways.items():
+            # The process's own time: the machine may have other work.
+            start_s = time.process_time()
+            status = send(encoded)
+            took_s = time.process_time() - start_s
+            sent += 1
+            if took_s > slowest_s:
+                slowest_s, slowest = took_s, f"{name} as {way}"
+            wanted = range(200, 300) if name in BORNE else range(400, 500)
+            if status not in wanted:
+                problems.append(f"{name} as {way}: {status}")
+            if send(GOOD_PNG) >= 300:
+                problems.append(f"{name} as {way}: the next picture is refused")
+    return {
+        "bombs": len(REFUSED),
+        "borne": len(BORNE),
+        "requests": sent,
+        "slowest_s": round(slowest_s, 3),
+        "slowest": slowest,
+        "grown_mib": round((peak_kib() - before_kib) / 1024, 1),
+        "problems": problems,
+    }
+
+
+def peak_kib() -> int:
+    """Highest resident memory of this process so far (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What stands before every route of every service: API keys, a bound of the body, safe headers."""
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from unspoken.api_keys import KeyRing
+from unspoken.error_replies import error_response
+from unspoken.errors import Overloaded, TooLarge, Unauthorized
+
+OPEN_ROUTES = ("/livez", "/readyz")
+"""What asks these, an orchestrator or a balancer, has no key."""
+_DOCS = ("/docs", "/redoc")
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+NOTHING_LOADS = "default-src 'none'; frame-ancestors 'none'"
+NO_FRAMES = "frame-ancestors 'none'"
+
+
+class KeyGate:
+    """401 without a key that the app's ring knows, 429 for one that asks too often.
+
+    The ring is the app's own `state.keys`; where it is None everybody is let in.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        keys: KeyRing | None = scope["app"].state.keys if scope["type"] == "http" else None
+        if keys is not None and scope["path"] not in OPEN_ROUTES:
+            try:
+                name = keys.admit(Headers(scope=scope).get("authorization"))
+            except Unauthorized as error:
+                await error_response(error, status=401)(scope, receive, send)
+                return
+            except Overloaded as error:
+                await error_response(error)(scope, receive, send)
+                return
+            scope.setdefault("state", {})["api_key"] = name
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """413 in our error shape; starlette's own limiter answers in plain text."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        error = TooLarge(f"the body is over {self._max_bytes} bytes")
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            await error_response(error)(scope, receive, send)
+            return
+        received = 0
+
+        async def count() -> Message:
+            # A chunked body announces no length: it is counted as it comes, then cut.
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise error
+            return message
+
+        async def forward(message: Message) -> None:
+            if received <= self._max_bytes:
+                await send(message)
+
+        try:
+            await self._app(scope, count, forward)
+        except TooLarge:
+            if received <= self._max_bytes:
+                raise
+        # Whatever a route made of the cut, this is what it was.
+        if received > self._max_bytes:
+            await error_response(error)(scope, receive, send)
+
+
+class SafeHeaders:
+    """No sniffing, no frames, no referrers, nothing kept or loaded, where a reply says no other."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def forward(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                add_safe_headers(MutableHeaders(scope=message), path=scope["path"])
+            await send(message)
+
+        await self._app(scope, receive, forward)
+
+
+def add_safe_headers(headers: MutableHeaders, *, path: str) -> None:
+    """Set those that are not set; the pages of /docs load their scripts from elsewhere."""
+    policy = NO_FRAMES if path.startswith(_DOCS) else NOTHING_LOADS
+    for name, value in {**SECURITY_HEADERS, "Content-Security-Policy": policy}.items():
+        headers.setdefault(name, value)
