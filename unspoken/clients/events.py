@@ -88,10 +88,16 @@ class Following:
         }
 
     def accepts(self, response: httpx.Response) -> bool:
-        """Whether events follow; else its body is to be read and shown to `refused`."""
+        """Whether events follow; else its body is to be read and shown to `refused`.
+
+        Raises ServiceUnavailable for a success that is no stream: it would never end.
+        """
         self._parser = EventParser()
-        # The gateway has told everything that there is.
-        self.is_over = response.status_code == 204
+        kind = response.headers.get("Content-Type", "")
+        if response.status_code == 204:  # the gateway has told everything that there is
+            self.is_over = True
+        elif response.is_success and not kind.startswith("text/event-stream"):
+            raise ServiceUnavailable(f"{self._path} answered something else: {kind!r}")
         return response.is_success
 
     def refused(self, response: httpx.Response) -> None:

@@ -10,7 +10,7 @@ from tests.chaos.fault_proxy import FaultProxy
 from tests.unspoken.clients.scripted import Answer, scripted
 from unspoken.clients import Retries, RunRequest
 from unspoken.clients.events import EventParser
-from unspoken.errors import NotFound, Unreachable
+from unspoken.errors import NotFound, ServiceUnavailable, Unreachable
 from unspoken.runs.store import create_run, write_status
 from unspoken.schemas import RunStatus
 
@@ -85,6 +85,15 @@ def test_a_refused_stream_is_asked_for_again_until_it_is_final(client_class):
     ):
         next(client.runs.follow("r"))
     assert len(asked) == 3
+
+
+def test_what_is_no_stream_of_events_is_not_listened_to(client_class):
+    with (
+        scripted(Answer(200)) as (url, _asked),
+        client_class(url, retries=QUICK) as client,
+        pytest.raises(ServiceUnavailable, match="something else"),
+    ):
+        next(client.runs.follow("r"))
 
 
 def test_a_line_may_hold_what_unicode_calls_the_end_of_one():
