@@ -28,7 +28,8 @@ from unspoken.logs import fields
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-HANG_S = 300.0
+HANG_S = 900.0
+"""Longer than any call takes: a thousand phrases at a Swin-T on one core take minutes."""
 MAX_QUEUE_BYTES = 512 * 1024 * 1024
 _BATCHES_AT_ONCE = 2  # one that runs, one ahead
 

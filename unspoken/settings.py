@@ -109,7 +109,7 @@ class ServiceSettings(ProcessSettings):
     """Memory of bodies that are read, and of decoded pictures that wait; more is answered 429."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """A request that took longer is answered 504; X-Request-Timeout-Ms names less."""
-    hang_s: Annotated[float, Field(gt=0)] = 300.0
+    hang_s: Annotated[float, Field(gt=0)] = 900.0
     """A call of the model that runs for longer is taken for dead, and the process ends."""
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     """After SIGTERM /readyz says 503 for so long before new connections are refused."""

@@ -11,7 +11,10 @@ import threading
 from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
+from unspoken.process import give_back_free_memory
+
 MAX_NAMES = 16_384
+MIN_TRIM_BYTES = 8 * 1024 * 1024
 
 
 class Held(Protocol):
@@ -60,6 +63,7 @@ class EmbeddingCache(Generic[Entry]):
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._bytes: dict[str, int] = {}
         self._total_bytes = 0
+        self._put_bytes = 0
         self._names: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         self.num_evicted = 0
@@ -82,11 +86,21 @@ class EmbeddingCache(Generic[Entry]):
             return entry
 
     def put(self, entry: Entry) -> None:
-        """Add or replace an entry, and let the oldest go where there is no room."""
+        """Add or replace an entry, and let the oldest go where there is no room.
+
+        Now and then the heap is told to let go, too: what stays for long between an encoder's
+        large blocks leaves holes, and 512 MiB took 770 after 1 500 pictures.
+        """
         with self._lock:
             self._entries[entry.id] = entry
             self._entries.move_to_end(entry.id)
             self._weigh(entry)
+            self._put_bytes += entry.num_bytes
+            is_time = self._put_bytes > max(self._capacity_bytes / 16, MIN_TRIM_BYTES)
+            if is_time:
+                self._put_bytes = 0
+        if is_time:
+            give_back_free_memory()
 
     def weigh_again(self, entry: Entry) -> None:
         """Count an entry that has grown; nothing where it has gone meanwhile."""

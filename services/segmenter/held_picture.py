@@ -7,6 +7,9 @@ from torch import Tensor
 from services.segmenter.rendering import WireBank
 from unspoken.model.mask_upscaling import MaskUpscaler
 
+OVERHEAD_BYTES = 8192
+"""Objects around a picture's data, and what is rounded up to pages."""
+
 
 @dataclass(eq=False)
 class HeldPicture:
@@ -28,6 +31,7 @@ class HeldPicture:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of embedding, file, guide and bank."""
+        """Memory of embedding, file, guide and bank, and of what is around them."""
         bank_bytes = 0 if self.bank is None else self.bank.num_bytes
-        return self.embedding.nbytes + len(self.encoded) + self.upscaler.num_bytes + bank_bytes
+        own_bytes = self.embedding.nbytes + len(self.encoded) + self.upscaler.num_bytes
+        return OVERHEAD_BYTES + own_bytes + bank_bytes

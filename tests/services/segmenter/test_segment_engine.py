@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from services.segmenter.held_picture import OVERHEAD_BYTES
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeTextEncoder
 from tests.services.segmenter.tiny import question, tiny_engine
@@ -241,7 +242,8 @@ def test_a_bank_grows_the_memory_that_a_picture_is_counted_with(picture):
     engine = tiny_engine()
     held = engine.find(engine.add_image(picture).id)
     before = held.num_bytes
-    assert before == held.embedding.nbytes + len(picture.encoded) == engine.cache.total_bytes
+    data_bytes = held.embedding.nbytes + len(picture.encoded)
+    assert before == OVERHEAD_BYTES + data_bytes == engine.cache.total_bytes
     engine.segment(picture, question({"text": "car"}, method="bank"))
     assert engine.cache.total_bytes == held.num_bytes > before
 
