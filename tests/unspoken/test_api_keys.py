@@ -12,7 +12,8 @@ from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
 from tests.unspoken.test_server import service
 from unspoken.api_keys import ApiKey, KeyRing, key_sha256, new_key, parse_keys
-from unspoken.clients import connect, error_of
+from unspoken.clients.http_error import error_of
+from unspoken.clients.ports import connect
 from unspoken.errors import InvalidConfig, RateLimited, Unauthorized
 from unspoken.logs import JsonFormatter, TextFormatter
 from unspoken.server import use_keys

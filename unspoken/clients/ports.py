@@ -37,7 +37,11 @@ from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
 Reply = TypeVar("Reply", bound=BaseModel)
 
 MODEL_KNOWN_S = 10.0
-"""Who answered so lately is not asked for its name, nor whether it is ready."""
+"""Who answered so lately is not asked for its name."""
+READY_KNOWN_S = 1.0
+"""Nor, so lately, whether it is ready. Less than a chunk rests for after it met trouble: else one
+process after another would send the same picture to a service that has died, and three would take
+the picture for the cause."""
 READY_TIMEOUT_S = 5.0
 NO_KEY = SecretStr("")
 
@@ -78,7 +82,7 @@ class _ServiceClient:
     @property
     def model(self) -> ModelInfo:
         """Which weights answer at the other end: by its last reply, or asked where that is old."""
-        if self._model is None or not self._answered_lately:
+        if self._model is None or not self._answered_within(MODEL_KNOWN_S):
             response = self._request("GET", "/v1/models")
             self._learn(self._of_kind(response.content))
             assert self._model is not None, "just learned"
@@ -100,12 +104,11 @@ class _ServiceClient:
 
     def check_ready(self) -> None:
         """Raise NotReady or ServiceUnavailable unless the service is ready, or was a moment ago."""
-        if not self._answered_lately:
+        if not self._answered_within(READY_KNOWN_S):
             self._request("GET", "/readyz", timeout=READY_TIMEOUT_S)
 
-    @property
-    def _answered_lately(self) -> bool:
-        return time.monotonic() - self._asked_s <= MODEL_KNOWN_S
+    def _answered_within(self, seconds: float) -> bool:
+        return time.monotonic() - self._asked_s <= seconds
 
     def _request(self, method: str, path: str, **arguments: object) -> httpx.Response:
         try:

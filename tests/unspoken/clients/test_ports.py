@@ -8,10 +8,12 @@ from email.utils import formatdate
 import httpx
 import pytest
 
+from unspoken.clients import ports
 from unspoken.clients.ports import DetectorClient, PrompterClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.schemas import ModelInfo
+from worker.tasks import REST_S
 
 IN_100_S = object()
 
@@ -84,8 +86,9 @@ def test_a_model_that_is_replaced_is_seen_in_the_next_reply_without_being_asked_
     assert asked == ["/v1/models", "/propose"]
 
 
-def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise():
-    asked, status = [], [200]
+def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise(monkeypatch):
+    asked, status, now_s = [], [200], [100.0]
+    monkeypatch.setattr(ports.time, "monotonic", lambda: now_s[0])
 
     def answer(request):
         asked.append(request.url.path)
@@ -97,6 +100,9 @@ def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise()
     assert client.model.name == "m"
     client.check_ready()
     assert asked == ["/readyz", "/v1/models"]
+    now_s[0] += REST_S / 2  # before anybody takes up again a chunk that met trouble
+    client.check_ready()
+    assert asked.pop() == "/readyz"
     status[0] = 503
     with pytest.raises(NotReady):
         client.detect(decode_picture(ONE_WHITE_PIXEL), [])
