@@ -59,7 +59,7 @@ def test_no_file_names_a_machines_folders():
 @pytest.mark.parametrize(
     "target",
     [
-        *("help", "setup", "check", "test", "demo", "up"),
+        *("help", "setup", "check", "test", "security-test", "audit", "demo", "up"),
         *("chaos", "chaos-long", "compose-test", "bench"),
     ],
 )
