@@ -173,7 +173,11 @@ class Fetcher:
     ) -> tuple[bytes, str | None]:
         limit = self._config.timeout_s
         timeouts = {"connect": CONNECT_S, "read": limit, "write": limit, "pool": limit}
-        headers = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "unspoken"}
+        headers = (
+            (b"Accept", b"image/*"),
+            (b"Accept-Encoding", b"identity"),
+            (b"User-Agent", b"unspoken"),
+        )
         async with pool.stream(
             "GET", target.url, headers=headers, extensions={"timeout": timeouts}
         ) as reply:

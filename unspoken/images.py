@@ -140,13 +140,14 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return pixels
 
 
-def _rows_to_rgb(rows: Image.Image) -> np.ndarray | Image.Image:
+def _rows_to_rgb(rows: Image.Image) -> np.ndarray:
     """Any mode to RGB, or to (h, w, 1) grey: alpha over white, 16-bit to 8 by its high byte."""
     if rows.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.asarray(rows).astype(np.int64)
-        return np.clip(values >> 8, 0, 255).astype(np.uint8)[:, :, None]
+        grey: np.ndarray = np.clip(values >> 8, 0, 255).astype(np.uint8)[:, :, None]
+        return grey
     if rows.mode in ("RGBA", "LA", "PA") or "transparency" in rows.info:
         rgba = rows.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return rows.convert("RGB")
+        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+    return np.asarray(rows.convert("RGB"))

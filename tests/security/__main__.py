@@ -1,6 +1,6 @@
 """`make security-test`: the long form of what `make test` looks at shortly. Ends with 1 on trouble.
 
-    python -m tests.security [--cases 40] [--seed 7]
+    python -m tests.security [--cases 100] [--seed 7]
 
 prints one JSON line a part. `--cases`: of each kind (that fits, that does not) for each operation.
 """
@@ -21,7 +21,7 @@ MIN_CASES = 2000
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--seed", type=int, default=7)
     asked = parser.parse_args()
     parts = {
