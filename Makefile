@@ -50,7 +50,7 @@ audit: setup ## known holes in what requirements.lock names, and a CycloneDX bil
 	test -x $(AUDIT)/bin/pip-audit || $(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet pip-audit cyclonedx-bom
 	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-file sbom.cdx.json
-	$(AUDIT)/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+	$(AUDIT)/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 demo: setup ## captions in, labelled dataset out, on one machine: pictures in ./demo-out
 	$(BIN)/unspoken demo --out demo-out --exit
