@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format openapi test demo up chaos chaos-long compose-test bench clean
+.PHONY: help setup check format openapi test security-test audit demo up chaos chaos-long compose-test bench clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -43,6 +43,17 @@ openapi: setup ## write docs/openapi anew from the services
 
 test: setup ## the whole test suite, on the CPU, offline
 	$(BIN)/python -m pytest
+
+security-test: setup ## every attack that we know of, at length: bombs, SSRF, archives, schemathesis
+	$(BIN)/python -m tests.security
+
+# Tools of its own, beside the environment that they look at.
+AUDIT := $(VENV)-audit
+audit: setup ## known holes in what requirements.lock names, and a CycloneDX bill of materials
+	test -x $(AUDIT)/bin/pip-audit || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet pip-audit cyclonedx-bom
+	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-file sbom.cdx.json
+	$(AUDIT)/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 demo: setup ## captions in, labelled dataset out, on one machine: pictures in ./demo-out
 	$(BIN)/unspoken demo --out demo-out --exit

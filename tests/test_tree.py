@@ -59,7 +59,7 @@ def test_no_file_names_a_machines_folders():
 @pytest.mark.parametrize(
     "target",
     [
-        *("help", "setup", "check", "openapi", "test", "demo", "up"),
+        *("help", "setup", "check", "openapi", "test", "security-test", "audit", "demo", "up"),
         *("chaos", "chaos-long", "compose-test", "bench"),
     ],
 )

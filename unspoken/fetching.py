@@ -173,9 +173,13 @@ class Fetcher:
     ) -> tuple[bytes, str | None]:
         limit = self._config.timeout_s
         timeouts = {"connect": CONNECT_S, "read": limit, "write": limit, "pool": limit}
-        headers = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "unspoken"}
+        headers = (
+            (b"Accept", b"image/*"),
+            (b"Accept-Encoding", b"identity"),
+            (b"User-Agent", b"unspoken"),
+        )
         async with pool.stream(
-            "GET", target.url, headers=list(headers.items()), extensions={"timeout": timeouts}
+            "GET", target.url, headers=headers, extensions={"timeout": timeouts}
         ) as reply:
             told = {name.lower(): value.decode("latin-1") for name, value in reply.headers}
             if reply.status in _REDIRECTS and b"location" in told:

@@ -1,11 +1,12 @@
 """What stands before every route of every service: API keys, a bound of the body, safe headers."""
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unspoken.api_keys import KeyRing
 from unspoken.error_replies import error_response
-from unspoken.errors import Overloaded, TooLarge, Unauthorized
+from unspoken.errors import InvalidInput, Overloaded, TooLarge, Unauthorized
 
 OPEN_ROUTES = ("/livez", "/readyz")
 """What asks these, an orchestrator or a balancer, has no key."""
@@ -58,11 +59,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        error = TooLarge(f"the body is over {self._max_bytes} bytes")
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
-            await error_response(error)(scope, receive, send)
+        refusal = self._refusal(Headers(scope=scope))
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
+        error = self._too_large()
         received = 0
 
         async def count() -> Message:
@@ -86,6 +87,22 @@ class BodyLimit:
         # Whatever a route made of the cut, this is what it was.
         if received > self._max_bytes:
             await error_response(error)(scope, receive, send)
+
+    def _refusal(self, headers: Headers) -> Response | None:
+        """What the headers alone are to blame for."""
+        announced = headers.get("content-length", "0")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Two lengths: what stands before us may have believed the other one.
+            both = InvalidInput("send Content-Length or Transfer-Encoding, and not both")
+            refusal = error_response(both, status=400)
+            refusal.headers["Connection"] = "close"
+            return refusal
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            return error_response(self._too_large())
+        return None
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is over {self._max_bytes} bytes")
 
 
 class SafeHeaders:

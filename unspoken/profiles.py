@@ -246,6 +246,8 @@ def _inside(name: str) -> str:
     return name
 
 
+# A hub's repository becomes the name of a folder: it begins with a letter or a digit.
+_NAME = r"[A-Za-z0-9][\w.-]*"
 FileName = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=re.compile(r"^[0-9a-f]{64}$"))]
 
@@ -255,7 +257,7 @@ class _Written(BaseModel):
 
 
 class _WrittenSource(_Written):
-    source: Annotated[str, Field(pattern=r"^(wheel|project|hub|file):.+")]
+    source: Annotated[str, Field(pattern=rf"^((wheel|project|file):.+|hub:{_NAME}(/{_NAME})?)$")]
     revision: FileName
     files: Annotated[dict[FileName, Sha256 | None], Field(min_length=1)]
 

@@ -36,6 +36,7 @@ def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvi
         app,
         host=host,
         port=port,
+        http="h11",  # the strict one, also where httptools is installed
         log_level=log_level.lower(),
         log_config=None,  # its lines go the way of ours
         access_log=False,

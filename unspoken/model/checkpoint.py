@@ -8,6 +8,7 @@ tensors are SAM's own; the text mean stands beside them as `text_mean`.
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -66,7 +67,10 @@ def load_official_sam(
     """
     if not path.is_file():
         raise MissingWeights(f"no SAM checkpoint at {path}")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise InvalidConfig(f"{path} holds more than tensors, or none: {error}") from error
     if not isinstance(state, dict):
         raise InvalidConfig(f"{path} holds no state dict")
     model = SemanticSam(SemanticSamConfig(sam=config or _size_of(state, path), semantic=semantic))

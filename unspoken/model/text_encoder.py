@@ -9,6 +9,7 @@ Legend: N texts, T tokens, W width of the tower, D = 768.
 """
 
 import logging
+import pickle
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -158,7 +159,10 @@ def read_tower_weights(
             file = stack.enter_context(safe_open(path, framework="pt"))
             known, read = set(file.keys()), file.get_tensor
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                raise InvalidConfig(f"{path} holds more than tensors, or none: {error}") from error
             state = state.get("state_dict", state)
             known, read = set(state), state.__getitem__
         places = {

@@ -49,14 +49,19 @@ class PictureFiles:
             return file.read(size)
 
     def _scan(self, shard: str) -> dict[str, tuple[int, int]]:
-        with tarfile.open(self._inside(shard)) as tar:
-            return {each.name: (each.offset_data, each.size) for each in tar if each.isfile()}
+        try:
+            # Plain alone, as sources are read: a packed one may be a bomb.
+            with tarfile.open(self._inside(shard), "r:") as tar:
+                return {each.name: (each.offset_data, each.size) for each in tar if each.isfile()}
+        except tarfile.TarError as error:
+            raise NotFound(f"{shard} is no tar that can be read: {error}") from error
 
     def _inside(self, name: str) -> Path:
         root = self._root.resolve()
-        path = (root / name).resolve()
-        if not path.is_relative_to(root) or not path.is_file():
-            raise NotFound(
-                f"no file {name!r} below {self._root}: are these the dataset's pictures?"
-            )
-        return path
+        try:
+            path = (root / name).resolve()
+            if path.is_relative_to(root) and path.is_file():
+                return path
+        except (ValueError, RuntimeError):  # a zero byte, a ring of links
+            pass
+        raise NotFound(f"no file {name!r} below {self._root}: are these the dataset's pictures?")

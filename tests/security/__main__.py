@@ -1,0 +1,72 @@
+"""`make security-test`: the long form of what `make test` looks at shortly. Ends with 1 on trouble.
+
+    python -m tests.security [--cases 100] [--seed 7]
+
+prints one JSON line a part. `--cases`: of each kind (that fits, that does not) for each operation.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.security import archives, fuzzing, pickles, ssrf
+
+MIN_CASES = 2000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=7)
+    asked = parser.parse_args()
+    parts = {
+        "ssrf": lambda: asyncio.run(ssrf.judge()),
+        "bombs": judge_bombs,
+        "archives": archives.judge,
+        "pickles": judge_pickles,
+        "fuzzing": lambda: judge_fuzzing(asked.cases, asked.seed),
+    }
+    failed = False
+    for name, judge in parts.items():
+        report = judge()
+        failed = failed or bool(report["problems"])
+        sys.stdout.write(json.dumps({"part": name, **report}) + "\n")
+        sys.stdout.flush()
+    return int(failed)
+
+
+def judge_bombs() -> dict[str, Any]:
+    """In a process of its own, whose memory is that of the services."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.security.bombs"], capture_output=True, text=True
+    )
+    if done.returncode:
+        return {"problems": [done.stderr[-2000:]]}
+    report: dict[str, Any] = json.loads(done.stdout)
+    if report["slowest_s"] > 1:
+        report["problems"].append(f"{report['slowest']} took {report['slowest_s']} s")
+    if report["grown_mib"] > 300:
+        report["problems"].append(f"memory grew by {report['grown_mib']} MiB")
+    return report
+
+
+def judge_pickles() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        ran = pickles.is_executed(Path(folder))
+    return {"problems": ["a checkpoint was executed"] if ran else []}
+
+
+def judge_fuzzing(cases_each: int, number: int) -> dict[str, Any]:
+    report = fuzzing.fuzz(cases_each=cases_each, number=number)
+    if report["cases"] < MIN_CASES:
+        report["problems"].append(f"only {report['cases']} cases, {MIN_CASES} are wanted")
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""The short form of the fuzzing: `make security-test` has the long one."""
+
+from tests.security.fuzzing import fuzz
+
+CASES_EACH = 3
+
+
+def test_whatever_is_sent_no_service_answers_5xx():
+    tally = fuzz(cases_each=CASES_EACH, number=7)
+    assert tally["problems"] == []
+    assert tally["cases"] >= 80
