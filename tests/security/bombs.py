@@ -12,21 +12,20 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from fastapi.testclient import TestClient
-
 from services.detector import app as detector
 from services.segmenter import app as segmenter
 from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
 from tests.security.pictures import BORNE, GOOD_PNG, REFUSED
+from tests.serving import ready_client
 
 Send = Callable[[bytes], int]
 
 
 def main() -> None:
     with ExitStack() as stack:
-        detecting = stack.enter_context(TestClient(detector.create_app(FakeDetector())))
+        detecting = stack.enter_context(ready_client(detector.create_app(FakeDetector())))
         masking = stack.enter_context(
-            TestClient(segmenter.create_app(FakeTextEncoder(), segmenter=FakeSegmenter()))
+            ready_client(segmenter.create_app(FakeTextEncoder(), segmenter=FakeSegmenter()))
         )
 
         def as_form(encoded: bytes) -> int:

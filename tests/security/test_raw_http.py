@@ -15,7 +15,7 @@ from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
 from services.llm.app import create_app as create_llm
 from tests.fakes import FakeDetector, FakePrompter
-from unspoken.server import uvicorn_config
+from unspoken.serving import uvicorn_config
 
 SILENCE_S = 0.5
 BODY = b'{"captions":["a dog"]}'
