@@ -15,6 +15,7 @@ from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
 from services.llm.app import create_app as create_llm
 from tests.fakes import FakeDetector, FakePrompter
+from tests.serving import ready_client
 from unspoken.serving import uvicorn_config
 
 SILENCE_S = 0.5
@@ -112,9 +113,9 @@ def faces(tmp_path_factory) -> Iterator[list[tuple[TestClient, str]]]:
     folder = tmp_path_factory.mktemp("gateway")
     settings = GatewaySettings(data_dir=folder / "data", runs_dir=folder / "runs")
     with (
-        TestClient(create_llm(FakePrompter()), raise_server_exceptions=False) as llm,
-        TestClient(create_detector(FakeDetector()), raise_server_exceptions=False) as detector,
-        TestClient(create_gateway(settings), raise_server_exceptions=False) as gateway,
+        ready_client(create_llm(FakePrompter())) as llm,
+        ready_client(create_detector(FakeDetector())) as detector,
+        ready_client(create_gateway(settings)) as gateway,
     ):
         yield [(llm, "/propose"), (detector, "/detect"), (gateway, "/runs")]
 

@@ -6,7 +6,6 @@ from contextlib import ExitStack
 
 import httpcore
 import pytest
-from fastapi.testclient import TestClient
 
 from services.detector import app as detector
 from services.detector.settings import DetectorSettings
@@ -14,6 +13,7 @@ from services.segmenter import app as segmenter
 from tests.fakes import FakeCropRanker, FakeDetector, FakeSegmenter, FakeTextEncoder
 from tests.security.pictures import GOOD_PNG
 from tests.security.ssrf import NAME, PUBLIC, VECTORS, Range, judge, ok
+from tests.serving import ready_client
 from unspoken.errors import InvalidInput, NotFetchable, TooLarge
 from unspoken.fetching import FetchConfig, Fetcher, build_fetcher, is_public
 
@@ -184,7 +184,7 @@ def test_every_route_with_a_picture_takes_a_url_where_it_may_and_says_so_where_n
         (1, "/rank-crops", {"crops": crops, "labels": ["car"]}),
     ]
     with ExitStack() as stack:
-        clients = [stack.enter_context(TestClient(face)) for face in faces]
+        clients = [stack.enter_context(ready_client(face)) for face in faces]
         replies = [clients[face].post(path, json={**image, **more}) for face, path, more in asked]
     for reply in replies:
         if fetcher is None:
