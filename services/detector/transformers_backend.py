@@ -19,6 +19,7 @@ from services.detector.image_features import encoding_once
 from services.detector.packing import MAX_WORD_PIECES, Chunk
 from services.detector.scoring import RawDetections
 from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.model.deformable import use_bags
 from unspoken.model.grounding_dino import PhraseMemory, load_small_detector, prepare_pixels
 from unspoken.precision import compute_dtype, computing_in
 
@@ -48,6 +49,8 @@ class TransformersBackend:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """dtype: of products; that of the weights is theirs."""
+        if device == "cpu":
+            use_bags(model)
         self._model = model.to(device).eval().requires_grad_(requires_grad=False)
         self._tokenizer = tokenizer
         self._prepare = prepare
