@@ -1,4 +1,4 @@
-"""The error that an HTTP reply stands for: the table of `unspoken.server` read the other way."""
+"""The error that an HTTP reply stands for: the table of `error_replies` read the other way."""
 
 import math
 import time

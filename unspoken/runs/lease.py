@@ -66,7 +66,7 @@ class Lease:
 class _Keeper:
     """The thread of a process that renews whatever leases it holds, and asks who is put down.
 
-    One for all: a thread of its own would be a tenth of what a chunk costs.
+    One for all, rather than a thread that is started and joined for every chunk.
     """
 
     def __init__(self) -> None:
