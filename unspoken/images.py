@@ -141,7 +141,9 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     width, height = image.size
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     for top in range(0, height, _ROWS_AT_ONCE):
-        rows = image.crop((0, top, width, min(top + _ROWS_AT_ONCE, height)))
+        bottom = min(top + _ROWS_AT_ONCE, height)
+        is_whole = bottom - top == height
+        rows = image if is_whole else image.crop((0, top, width, bottom))
         pixels[top : top + _ROWS_AT_ONCE] = _rows_to_rgb(rows)
     pixels.flags.writeable = False
     return pixels
@@ -157,4 +159,4 @@ def _rows_to_rgb(rows: Image.Image) -> np.ndarray:
         rgba = rows.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         rows = Image.alpha_composite(white, rgba)
-    return np.asarray(rows.convert("RGB"))
+    return np.asarray(rows if rows.mode == "RGB" else rows.convert("RGB"))
