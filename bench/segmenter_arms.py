@@ -12,7 +12,8 @@ true_labels   on the truth of the same pictures: the ceiling
 named_only    on the worker's boxes of what captions name, without implied ones
 unmixed       on the worker's dataset without masks (0:1)
 
-Some 8 minutes an arm on two AVX-512 cores, beside other work; the same command goes on where it was stopped.
+Some 8 minutes an arm on two AVX-512 cores, beside other work; the same command goes on where it
+was stopped.
 """
 
 import argparse
