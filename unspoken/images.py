@@ -12,7 +12,7 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -73,29 +73,25 @@ class Picture:
         return len(self.encoded) + self.pixels.nbytes
 
 
-def decode_picture(encoded: bytes) -> Picture:
-    """Read an encoded picture. Raises NotAnImage, TooLarge."""
+def decode_picture(
+    encoded: bytes, *, check_size: Callable[[tuple[int, int]], None] = lambda size_hw: None
+) -> Picture:
+    """Read an encoded picture. Raises NotAnImage, TooLarge, and what `check_size` raises.
+
+    check_size: called with the header's (height, width), before EXIF orientation, ahead of any
+    pixel.
+    """
     if len(encoded) > MAX_BYTES:
         raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")
     _, content, orientation = strip_metadata(encoded)
     with _told_damage():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
+        check_size((image.height, image.width))
         _check_header(image)
         image.load()
         upright = image.transpose(_TRANSPOSES[orientation]) if orientation > 1 else image
         pixels = _to_rgb(upright)
     return Picture(encoded=encoded, sha256=hashlib.sha256(encoded).hexdigest(), pixels=pixels)
-
-
-def read_size_hw(encoded: bytes) -> tuple[int, int]:
-    """(height, width) in pixels as the header says, before EXIF orientation; decodes no pixel.
-
-    Raises NotAnImage, TooLarge.
-    """
-    _, content, _ = strip_metadata(encoded)
-    with _told_damage():
-        width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
-    return height, width
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from unspoken.errors import InvalidInput, TooLarge
 from unspoken.filter_config import FilterConfig
-from unspoken.images import Picture, decode_picture, read_size_hw
+from unspoken.images import Picture, decode_picture
 from unspoken.runs.rows import Filter
 from worker.classifiers import Classifiers, DetectLanguage, ScoreSafety, detect_language
 from worker.duplicates import SeenPictures
@@ -207,13 +207,16 @@ def _check_similarity(columns: Columns, config: FilterConfig) -> list[Filter]:
 def _read_picture(encoded: bytes | None, config: FilterConfig) -> Picture:
     """The decoded picture; its header is judged before a pixel is."""
     assert encoded is not None, "checked before"
-    try:
-        short, long = sorted(read_size_hw(encoded))
+
+    def check_size(size_hw: tuple[int, int]) -> None:
+        short, long = sorted(size_hw)
         if config.min_image_side_px is not None and short < config.min_image_side_px:
             raise _Dropped("too_small", f"the picture has {short} x {long} px")
         if config.max_aspect is not None and long > config.max_aspect * short:
             raise _Dropped("aspect", f"the picture has {short} x {long} px")
-        return decode_picture(encoded)
+
+    try:
+        return decode_picture(encoded, check_size=check_size)
     except TooLarge as error:
         raise _Dropped("picture_too_large", error.message) from error
     except InvalidInput as error:

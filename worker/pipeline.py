@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from unspoken.errors import (
@@ -109,19 +110,26 @@ def label_chunk(
             return _label(item, proposal, ports, config, own)
 
     started, taken = time.perf_counter(), [Timings() for _ in admitted]
-    with ThreadPoolExecutor(max_workers=config.detector_threads) as pool:
+    pool = _detector_threads(config.detector_threads)
+    try:
         jobs = [
             pool.submit(carried(label, index, item, proposal, own))
             for (index, item), proposal, own in zip(admitted, proposals, taken, strict=True)
         ]
-        try:
-            for (index, _), job in zip(admitted, jobs, strict=True):
-                finished[index] = job.result()
-        except BaseException:  # also the soft time limit, which is no Exception of ours
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for (index, _), job in zip(admitted, jobs, strict=True):
+            finished[index] = job.result()
+    except BaseException:  # also the soft time limit, which is no Exception of ours
+        _detector_threads.cache_clear()
+        pool.shutdown(cancel_futures=True)  # no mark of this chunk is made after its attempt
+        raise
     timings.share((time.perf_counter() - started) * 1000, taken)
     return [finished[index] for index in range(len(rows))]
+
+
+@lru_cache(maxsize=1)
+def _detector_threads(number: int) -> ThreadPoolExecutor:
+    """Kept from chunk to chunk: to start them anew took a twentieth of a worker's own time."""
+    return ThreadPoolExecutor(max_workers=number, thread_name_prefix="detect")
 
 
 def failed_row(row: SourceRow, *, reason: str, detail: str) -> Row:

@@ -1,8 +1,11 @@
+import time
+from contextlib import contextmanager
+
 import pytest
 
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter
 from tests.worker.sources import CAPTIONS, picture
-from unspoken.errors import Conflict, EngineFailure, NotReady, Overloaded
+from unspoken.errors import Conflict, DeadlineExceeded, EngineFailure, NotReady, Overloaded
 from unspoken.runs.plan import LabelConfig
 from worker.classifiers import Classifiers
 from worker.pipeline import Ports, label_chunk
@@ -173,3 +176,25 @@ def test_a_service_that_is_not_ready_fails_no_item(monkeypatch):
 
     with pytest.raises(NotReady):
         label_chunk(source_rows(2), ports(prompter=FakePrompter(before=loading)), CONFIG)
+
+
+def test_a_chunk_that_is_given_up_leaves_nothing_under_way_and_the_next_is_labelled():
+    marked = []
+
+    @contextmanager
+    def under_way(places):
+        marked.append(tuple(places))
+        yield
+        marked.remove(tuple(places))
+
+    def time_out(asked, phrases):
+        if asked.encoded == picture(0):
+            raise DeadlineExceeded("too slow")
+        time.sleep(0.2)
+
+    slow = ports(detector=FakeDetector(before=time_out))
+    with pytest.raises(DeadlineExceeded):
+        label_chunk(source_rows(6), slow, CONFIG, under_way=under_way)
+    assert marked == [(0,)], "only what it was given up for"
+    rows = label_chunk(source_rows(6), ports(), CONFIG)
+    assert [row.status for row in rows] == ["labelled"] * 6
