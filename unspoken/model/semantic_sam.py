@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unspoken.errors import InvalidInput
 from unspoken.model.conv_stem import STEM_PREFIX, StemmedImageEncoder
+from unspoken.model.image_attention import attend_piecewise
 from unspoken.model.sam_config import SamConfig, SemanticSamConfig
 from unspoken.model.semantic_decoder import NEW_PREFIXES, DecoderOutput, SemanticDecoder
 
@@ -164,11 +165,15 @@ def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
         window_size=config.window_size,
         global_attn_indexes=config.global_attention,
     )
-    if config.stem == "none":
-        return ImageEncoderViT(**sizes)
-    return StemmedImageEncoder(
-        mean=config.pixel_mean, std=config.pixel_std, stem_size=config.stem_size, **sizes
+    encoder = (
+        ImageEncoderViT(**sizes)
+        if config.stem == "none"
+        else StemmedImageEncoder(
+            mean=config.pixel_mean, std=config.pixel_std, stem_size=config.stem_size, **sizes
+        )
     )
+    attend_piecewise(encoder)
+    return encoder
 
 
 def build_prompt_encoder(config: SamConfig) -> PromptEncoder:
