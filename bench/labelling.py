@@ -43,7 +43,6 @@ from smallworld.truth import (
 )
 from unspoken.lexicon import load_lexicon
 from unspoken.ports import Detector
-from unspoken.profiles import load_profile
 from unspoken.runs.plan import LabelConfig, default_threshold, make_plan
 from unspoken.runs.rows import Annotation
 from unspoken.runs.shards import iter_rows
@@ -194,7 +193,7 @@ def _label_alone(
 
 
 def _lone_prompter(settings: LlmSettings) -> PrompterEngine:
-    entry = load_profile(settings.profile, models_file=settings.models_file).llm
+    entry = settings.read_profile().llm
     generator = load_generator(entry, cache_dir=settings.cache_dir, max_batch=1)
     return PrompterEngine(
         LoneCompleter(generator),

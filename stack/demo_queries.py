@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
-from unspoken.profiles import load_profile
 from unspoken.runs.rows import Row
 from unspoken.settings import ProcessSettings
 
@@ -24,7 +23,7 @@ def ask_for_words(
     The words are labels that the dataset found in the picture, named and implied, and one absent.
     """
     settings = ProcessSettings()
-    if load_profile(settings.profile, models_file=settings.models_file).segmenter is None:
+    if settings.read_profile().segmenter is None:
         return
     labelled = [row for row in rows if row.kept]
     if not labelled:

@@ -14,7 +14,6 @@ from unspoken.errors import Conflict, InvalidInput
 from unspoken.images import Picture, decode_picture
 from unspoken.masks import decode_rle
 from unspoken.ports import Segmenter
-from unspoken.profiles import load_profile
 from unspoken.segment_schemas import Method, RleMask, SegmentQuestion, SegmentReply
 
 MIN_WIDTH_PX = 576
@@ -117,7 +116,7 @@ def _segmenter_here() -> Segmenter:
     from services.segmenter.settings import SegmenterSettings
 
     settings = SegmenterSettings()
-    entry = load_profile(settings.profile, models_file=settings.models_file).segmenter
+    entry = settings.read_profile().segmenter
     if entry is None and settings.weights is None:
         raise Conflict(
             f"the profile {settings.profile} has no segmenter: choose another "

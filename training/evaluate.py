@@ -30,7 +30,7 @@ from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.text_encoder import load_text_tower
 from unspoken.model.text_space import TextSpaceConfig
-from unspoken.profiles import load_profile, resolve_files
+from unspoken.profiles import resolve_files
 from unspoken.runs.shards import iter_rows
 from unspoken.settings import ProcessSettings
 
@@ -47,7 +47,7 @@ def load_any(path: Path) -> LoadedSam:
 
 def text_encoder(settings: ProcessSettings) -> EncodeTexts:
     """The profile's text tower."""
-    entry = load_profile(settings.profile, models_file=settings.models_file).text_encoder
+    entry = settings.read_profile().text_encoder
     tower = load_text_tower(entry, resolve_files(entry, cache_dir=settings.cache_dir))
 
     def encode_texts(texts: Sequence[str]) -> np.ndarray:

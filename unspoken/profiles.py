@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -85,9 +86,12 @@ class Profile:
         )
 
 
-def load_profile(name: str, *, models_file: Path | None = None) -> Profile:
+def load_profile(
+    name: str, *, models_file: Path | None = None, device: str | None = None
+) -> Profile:
     """A profile of models.yaml (the project's own by default).
 
+    device: where all its models run, instead of where models.yaml says for each.
     Raises InvalidConfig: no such file, not of this form, or no such profile (the known are named).
     """
     path = models_file or project_root() / MODELS_FILE
@@ -105,16 +109,13 @@ def load_profile(name: str, *, models_file: Path | None = None) -> Profile:
         known = ", ".join(sorted(written.profiles))
         raise InvalidConfig(f"no profile {name!r} in {path.name}; known: {known}")
     chosen = written.profiles[name]
+    entry = partial(_entry, profile=name, device=device)
     return Profile(
         name=name,
-        llm=_entry("llm", chosen.llm, profile=name),
-        detector=_entry("detector", chosen.detector, profile=name),
-        text_encoder=_entry("text_encoder", chosen.text_encoder, profile=name),
-        segmenter=(
-            None
-            if chosen.segmenter is None
-            else _entry("segmenter", chosen.segmenter, profile=name)
-        ),
+        llm=entry("llm", chosen.llm),
+        detector=entry("detector", chosen.detector),
+        text_encoder=entry("text_encoder", chosen.text_encoder),
+        segmenter=None if chosen.segmenter is None else entry("segmenter", chosen.segmenter),
     )
 
 
@@ -282,7 +283,7 @@ class _ModelsFile(BaseModel):
     profiles: dict[str, _WrittenProfile]
 
 
-def _entry(kind: Kind, written: _WrittenEntry, *, profile: str) -> ModelEntry:
+def _entry(kind: Kind, written: _WrittenEntry, *, profile: str, device: str | None) -> ModelEntry:
     return ModelEntry(
         kind=kind,
         profile=profile,
@@ -290,7 +291,7 @@ def _entry(kind: Kind, written: _WrittenEntry, *, profile: str) -> ModelEntry:
         source=written.source,
         revision=written.revision,
         files=written.files,
-        device=written.device,
+        device=device or written.device,
         dtype=written.dtype,
         options=written.options,
         parts={role: _source(part, profile=profile) for role, part in written.parts.items()},

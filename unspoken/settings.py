@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unspoken.api_keys import KeyRing, parse_keys
 from unspoken.errors import InvalidConfig
+from unspoken.process import num_cores
+from unspoken.profiles import Profile, load_profile
 
 
 def default_cache_dir() -> Path:
@@ -51,6 +53,10 @@ class ProcessSettings(BaseSettings):
         validation_alias=AliasChoices("UNSPOKEN_CACHE_DIR", "cache_dir"),
     )
     """Converted and fetched weights, and notes of checked hashes."""
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] | None = Field(
+        None, validation_alias=AliasChoices("UNSPOKEN_DEVICE", "device")
+    )
+    """Where every model runs: cpu, cuda, cuda:1 or mps; where models.yaml says, when absent."""
     log_level: str = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
     """DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["text", "json"] = Field(
@@ -61,6 +67,10 @@ class ProcessSettings(BaseSettings):
         SecretStr(""), validation_alias=AliasChoices("UNSPOKEN_CLIENT_KEY", "client_key")
     )
     """The API key that this process sends to the services that it asks."""
+
+    def read_profile(self) -> Profile:
+        """The models that these settings name. Raises InvalidConfig."""
+        return load_profile(self.profile, models_file=self.models_file, device=self.device)
 
 
 class Limits(TypedDict):
@@ -99,9 +109,7 @@ class ServiceSettings(ProcessSettings):
     url_hosts: str = Field("", validation_alias=AliasChoices("UNSPOKEN_URL_HOSTS", "url_hosts"))
     """Hosts that URLs may be of, apart by blanks, `.example.org` for all below it; every public one
     where there are none."""
-    num_threads: Annotated[int, Field(ge=1)] = Field(
-        default_factory=lambda: max(1, (os.cpu_count() or 2) // 2)
-    )
+    num_threads: Annotated[int, Field(ge=1)] = Field(default_factory=num_cores)
     """torch threads of the inference thread."""
     max_queue: Annotated[int, Field(ge=1)] = 64
     """Requests that wait; one more is answered 429."""

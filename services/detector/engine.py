@@ -8,9 +8,10 @@ from services.detector.backend import Backend
 from services.detector.packing import pack_phrases
 from services.detector.scoring import ScoringConfig, best_first, detections_of
 from services.detector.settings import DetectorSettings
+from unspoken.devices import check_device
 from unspoken.errors import InvalidConfig
 from unspoken.images import Picture
-from unspoken.profiles import ModelEntry, load_profile, resolve_files
+from unspoken.profiles import ModelEntry, resolve_files
 from unspoken.schemas import Detection, DetectionResult, ModelInfo
 
 DEFAULT_BOX_THRESHOLD = 0.35
@@ -65,7 +66,8 @@ class DetectorEngine:
 
 def build_engine(settings: DetectorSettings) -> DetectorEngine:
     """Load the profile's detector. Raises InvalidConfig, MissingWeights."""
-    entry = load_profile(settings.profile, models_file=settings.models_file).detector
+    entry = settings.read_profile().detector
+    check_device(entry.device)
     folder = resolve_files(entry, cache_dir=settings.cache_dir)
     parts = {
         role: resolve_files(part, cache_dir=settings.cache_dir)

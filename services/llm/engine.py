@@ -21,10 +21,11 @@ from services.llm.settings import LlmSettings, PromptStyle
 from services.llm.smollm2 import converted_smollm2
 from services.llm.template_file import load_templates
 from unspoken.captions import caption_nouns
+from unspoken.devices import check_device
 from unspoken.lexicon import STUFF, Lexicon, load_lexicon
 from unspoken.phrases import parse_phrases
 from unspoken.precision import compute_dtype
-from unspoken.profiles import ModelEntry, load_profile, resolve_files
+from unspoken.profiles import ModelEntry, resolve_files
 from unspoken.schemas import ModelInfo, Proposal
 
 MAX_NOUNS = 6
@@ -199,8 +200,10 @@ def load_generator(
 ) -> Generator:
     """Any Hugging Face causal model that a profile names; a GGUF is converted first.
 
-    Raises MissingWeights with the name of a file that is not there.
+    Raises MissingWeights with the name of a file that is not there, InvalidConfig for a device that
+    is not.
     """
+    check_device(entry.device)
     folder = resolve_files(entry, cache_dir=cache_dir)
     gguf_files = [name for name in entry.files if name.endswith(".gguf")]
     if gguf_files:
@@ -240,7 +243,7 @@ def build_engine(settings: LlmSettings) -> PrompterEngine:
 
 
 def _transformers_completer(settings: LlmSettings) -> tuple[Completer, ModelInfo]:
-    entry = load_profile(settings.profile, models_file=settings.models_file).llm
+    entry = settings.read_profile().llm
     generator = load_generator(
         entry,
         cache_dir=settings.cache_dir,

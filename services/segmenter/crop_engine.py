@@ -12,7 +12,7 @@ from unspoken.crops import cut_crops, rank_labels
 from unspoken.images import Picture
 from unspoken.model.image_tower import ImageTower, knows_pictures, load_image_tower
 from unspoken.ports import TextEncoder
-from unspoken.profiles import load_profile, resolve_files
+from unspoken.profiles import resolve_files
 from unspoken.schemas import ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def build_crop_engine(settings: SegmenterSettings, text_encoder: TextEncoder) ->
 
     Raises MissingWeights, InvalidConfig.
     """
-    entry = load_profile(settings.profile, models_file=settings.models_file).text_encoder
+    entry = settings.read_profile().text_encoder
     if not knows_pictures(entry):
         return None
     folder = resolve_files(entry, cache_dir=settings.cache_dir)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.segmenter.settings import SegmenterSettings
+from unspoken.devices import check_device
 from unspoken.model.text_encoder import TextTower, load_text_tower
-from unspoken.profiles import load_profile, resolve_files
+from unspoken.profiles import resolve_files
 from unspoken.schemas import EMBEDDING_DIM, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class TextEncoderEngine:
 
 def build_engine(settings: SegmenterSettings) -> TextEncoderEngine:
     """The text encoder of the profile. Raises MissingWeights, InvalidConfig."""
-    entry = load_profile(settings.profile, models_file=settings.models_file).text_encoder
+    entry = settings.read_profile().text_encoder
+    check_device(entry.device)
     folder = resolve_files(entry, cache_dir=settings.cache_dir)
     tower = load_text_tower(entry, folder)
     logger.info("loaded text_encoder=%s device=%s dtype=%s", entry.name, entry.device, entry.dtype)

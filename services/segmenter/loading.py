@@ -13,13 +13,14 @@ from services.segmenter.held_picture import HeldPicture
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
 from unspoken.clients.ports import DetectorClient, connect
+from unspoken.devices import check_device
 from unspoken.errors import InvalidConfig
 from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights, read_header
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector, TextEncoder
 from unspoken.precision import compute_dtype
-from unspoken.profiles import ModelEntry, checked_sha256, load_profile, resolve_files
+from unspoken.profiles import ModelEntry, checked_sha256, resolve_files
 from unspoken.schemas import EMBEDDING_DIM, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -42,13 +43,14 @@ def build_segmenter(
     detector: one in this process; else the one at SEGMENTER_DETECTOR_URL. Raises MissingWeights,
     InvalidConfig.
     """
-    entry = load_profile(settings.profile, models_file=settings.models_file).segmenter
+    entry = settings.read_profile().segmenter
     if entry is None and settings.weights is None:
         logger.info("profile=%s has no segmenter", settings.profile)
         return None
+    device = settings.device or "cpu" if entry is None else entry.device
+    check_device(device)
     loaded = _load(entry, settings)
     _check_text_encoder(loaded, text_encoder.model)
-    device = "cpu" if entry is None else entry.device
     loaded.sam.model.to(device).requires_grad_(requires_grad=False)
     options = {} if entry is None else entry.options
     score = settings.score or _text_option(options, "score") or "softmax"

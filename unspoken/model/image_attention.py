@@ -38,9 +38,7 @@ class PiecewiseAttention(Attention):  # type: ignore[misc]
                 positions = _position_scores(
                     asked.unflatten(1, (-1, width)), rel_h[row : row + rows_at_once], rel_w
                 )
-                scores = torch.baddbmm(
-                    positions, asked, k[heads].transpose(1, 2), alpha=self.scale
-                )
+                scores = torch.baddbmm(positions, asked, k[heads].transpose(1, 2), alpha=self.scale)
                 summed[heads, places] = (scores.softmax(dim=-1) @ v[heads]).to(summed.dtype)
         joined = summed.view(batch, self.num_heads, height, width, -1).permute(0, 2, 3, 1, 4)
         return self.proj(joined.reshape(batch, height, width, -1))  # type: ignore[no-any-return]

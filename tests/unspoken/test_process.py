@@ -1,0 +1,42 @@
+"""How many cores a process may count on."""
+
+import os
+
+import pytest
+
+from unspoken import process
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Four threads on two cores, all of them ours; its quota is a text."""
+    monkeypatch.setattr(process, "_CPUS", tmp_path)
+    monkeypatch.setattr(process, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    for cpu in range(4):
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{cpu % 2},{cpu % 2 + 2}\n")
+    return tmp_path
+
+
+def test_two_threads_of_one_core_count_once(machine):
+    assert process.num_cores() == 2
+
+
+def test_only_cores_that_are_ours_count(machine, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 3})
+    assert process.num_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000\n", 2), ("100000 100000\n", 1), ("50000 100000\n", 1)]
+)
+def test_a_containers_quota_counts(machine, quota, cores):
+    (machine / "cpu.max").write_text(quota)
+    assert process.num_cores() == cores
+
+
+def test_a_system_that_says_nothing_is_counted_by_its_processors(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "_CPUS", tmp_path / "nowhere")
+    assert process.num_cores() == 4
