@@ -1,12 +1,13 @@
 """Checks a running stack of containers from outside, with the standard library alone.
 
-    python3 tests/compose/check.py COMPOSE COMMAND WORDS...
+    python3 tests/compose/check.py API_KEY COMPOSE COMMAND WORDS...
 
-Waits until everything is healthy, looks at how the containers are locked up, labels the scenes of
-scenes.tar (composed by smallworld) over HTTP, kills one of two workers while both are at work and
-then, one after another, what else the run needs, and lets the chaos suite's reader judge the
-dataset: every item once, every shard as its commit record says. Then it trains the smoke recipe on
-that dataset in the training container, lets a segmenter serve the result, and asks it for words.
+Waits until everything is healthy, looks at how the containers are locked up and that nobody is
+answered without the key, labels the scenes of scenes.tar (composed by smallworld) over HTTP, kills
+one of two workers while both are at work and then, one after another, what else the run needs, and
+lets the chaos suite's reader judge the dataset: every item once, every shard as its commit record
+says. Then it trains the smoke recipe on that dataset in the training container, lets a segmenter
+serve the result, and asks it for words.
 """
 
 import base64
@@ -26,6 +27,8 @@ RUN_S = 1800.0
 PORTS = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
 SERVICES = (*PORTS, "dispatcher", "worker", "redis")
 WITHOUT_TORCH = ("gateway", "worker")
+ASKED = {"gateway": "/runs", "llm": "/propose", "detector": "/detect", "segmenter": "/segment"}
+JSON = {"Content-Type": "application/json"}
 RUN_ID = "compose-test"
 # Killed with -9 and started again, each when one more chunk is done.
 KILLED = ("redis", "dispatcher", "llm", "detector")
@@ -92,13 +95,14 @@ class Stack:
 
 
 def main() -> None:
-    stack = Stack(sys.argv[1:])
+    stack = Stack(sys.argv[2:])
     stack.wait_healthy()
     say("all containers are healthy")
     check_locks(stack)
     for service in PORTS:
         check(request(stack.url(service) + "/readyz")["status"] == "ready", f"{service} is ready")
     say("locked up: uid, read-only root, capabilities, ports, no torch in gateway and worker")
+    check_door(stack)
     items = read_scenes(Path(__file__).with_name("scenes.tar"))
     status = label(stack, items)
     check_dataset(stack, status, {item["key"] for item in items})
@@ -130,6 +134,19 @@ def check_locks(stack: Stack) -> None:
             check(not inside["writable"], f"{service} can write into its image")
             if service in WITHOUT_TORCH:
                 check(not inside["torch"], f"{service} carries torch")
+
+
+def check_door(stack: Stack) -> None:
+    """No service answers a question without a key, and each says so of itself."""
+    for service, path in ASKED.items():
+        asked = urllib.request.Request(stack.url(service) + path, b"{}", JSON)
+        try:
+            urllib.request.urlopen(asked, timeout=60)
+        except urllib.error.HTTPError as error:
+            check(error.code == 401, f"{service} answers {error.code} without a key")
+        else:
+            check(False, f"{service} asks for no key")
+    say("nobody is answered without a key")
 
 
 def read_scenes(path: Path) -> list[dict[str, Any]]:
@@ -270,7 +287,8 @@ def state_of(container: str) -> dict[str, Any]:
 def request(url: str, body: dict[str, Any] | None = None) -> Any:
     """GET, or POST of JSON -> JSON. Raises SystemExit with the server's words."""
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    key = {"Authorization": f"Bearer {sys.argv[1]}"}
+    asked = urllib.request.Request(url, data, {**JSON, **key})
     try:
         with urllib.request.urlopen(asked, timeout=60) as reply:
             return json.load(reply)
