@@ -5,11 +5,11 @@ reached is a 502, one that does not answer in time a 504.
 """
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import SecretStr
 from starlette.background import BackgroundTask
@@ -19,6 +19,8 @@ from unspoken.clients.ports import NO_KEY, key_headers
 from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable, Unauthorized
 from unspoken.logs import REQUEST_HEADER
 from unspoken.schemas import ErrorBody
+from unspoken.segment_bodies import IMAGES_BODY, SEGMENT_BODY
+from unspoken.segment_schemas import MAX_IMAGE_NAME_CHARS, ImageReply, SegmentReply
 
 # What a hop may not hand on (RFC 9110, 7.6.1), and what the server writes itself.
 _OWN_HEADERS = {
@@ -26,6 +28,7 @@ _OWN_HEADERS = {
     *("transfer-encoding", "upgrade", "host", "date", "server"),
     *("x-request-id", "authorization"),
 }
+ImageId = Annotated[str, Path(max_length=MAX_IMAGE_NAME_CHARS)]
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (409, 502)}
 
 
@@ -94,18 +97,20 @@ def passing_router(passing: Passing) -> APIRouter:
     """The segmenter's routes, as the gateway shows them."""
     router = APIRouter(tags=["segmenter"], responses=_ERRORS)
 
-    @router.post("/segment")
+    @router.post(
+        "/segment", response_model=SegmentReply, openapi_extra={"requestBody": SEGMENT_BODY}
+    )
     async def segment(request: Request) -> Response:
         """Masks for texts, boxes and points: see the segmenter's `POST /segment`."""
         return await passing.pass_on(request)
 
-    @router.post("/images")
+    @router.post("/images", response_model=ImageReply, openapi_extra={"requestBody": IMAGES_BODY})
     async def add_image(request: Request) -> Response:
         """Embed a picture ahead: see the segmenter's `POST /images`."""
         return await passing.pass_on(request)
 
-    @router.get("/images/{image_id:path}")
-    async def read_image(request: Request) -> Response:
+    @router.get("/images/{image_id:path}", response_model=ImageReply)
+    async def read_image(image_id: ImageId, request: Request) -> Response:
         """Whether a picture is held: see the segmenter's `GET /images/{id}`."""
         return await passing.pass_on(request)
 

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 
-from services.segmenter.wire_requests import inlined_schema
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.crop_schemas import Crop, RankCropsReply, RankCropsRequest
 from unspoken.errors import Conflict
@@ -12,6 +11,7 @@ from unspoken.fetching import Fetcher
 from unspoken.images import Picture
 from unspoken.ports import CropRanker
 from unspoken.schemas import ErrorBody, ImageInfo
+from unspoken.segment_bodies import inlined_schema
 from unspoken.server import in_decode_pool
 from unspoken.timings import Timings
 from unspoken.uploads import picture_of, validated

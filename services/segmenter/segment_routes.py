@@ -26,8 +26,6 @@ from services.segmenter.stages import (
     unknown_image,
 )
 from services.segmenter.wire_requests import (
-    IMAGES_BODY,
-    SEGMENT_BODY,
     Asked,
     read_image,
     read_question,
@@ -39,6 +37,7 @@ from unspoken.fetching import Fetcher
 from unspoken.images import Picture, decode_picture
 from unspoken.logs import carried, fields
 from unspoken.schemas import ErrorBody
+from unspoken.segment_bodies import IMAGES_BODY, SEGMENT_BODY
 from unspoken.segment_schemas import (
     MAX_IMAGE_NAME_CHARS,
     CacheState,

@@ -1,0 +1,88 @@
+"""The bodies of `POST /segment` and `POST /images` for OpenAPI: of the segmenter, and of a gateway.
+
+Both read a body as JSON or as a form by themselves, so FastAPI does not know what is in it.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from unspoken.images import ONE_WHITE_PIXEL
+from unspoken.segment_schemas import ImageRequest, SegmentRequest
+
+_EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
+
+
+def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's schema with every reference in its place: OpenAPI knows no `$defs` of ours."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            if "$ref" in node:
+                return resolve(parts[str(node["$ref"]).rpartition("/")[2]])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(each) for each in node] if isinstance(node, list) else node
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
+
+
+_QUERIES = [
+    {"text": "car", "negative": ["truck"], "threshold": 0.4},
+    {"text": "wheel", "boxes": [{"x0": 10, "y0": 40, "x1": 60, "y1": 90}]},
+    {"points": [{"x": 30, "y": 30}, {"x": 5, "y": 5, "label": 0}]},
+]
+SEGMENT_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": inlined_schema(SegmentRequest),
+            "example": {
+                "image": {"base64": _EXAMPLE_PNG},
+                "queries": _QUERIES[:1],
+                "method": "auto",
+                "output": {"mask": "rle", "embedding": False, "top_k": 20},
+            },
+        },
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["queries"],
+                "properties": {
+                    "image": {"type": "string", "format": "binary"},
+                    "image_id": {"type": "string", "description": "instead of a file"},
+                    "name": {"type": "string"},
+                    "queries": {"type": "string", "description": "the JSON list of queries"},
+                    "method": {"type": "string", "enum": ["auto", "bank", "detector"]},
+                    "output": {"type": "string", "description": "a JSON object"},
+                    "nms_iou": {"type": "number"},
+                },
+            },
+            "example": {"queries": json.dumps(_QUERIES), "output": json.dumps({"mask": "polygon"})},
+        },
+    },
+}
+IMAGES_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": inlined_schema(ImageRequest),
+            "example": {"image": {"base64": _EXAMPLE_PNG, "name": "street"}},
+        },
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {
+                    "image": {"type": "string", "format": "binary"},
+                    "name": {"type": "string"},
+                },
+            },
+        },
+    },
+}
