@@ -14,11 +14,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unspoken.batching import MAX_QUEUE_BYTES, MicroBatcher
+from unspoken.deadline import MAX_TIMEOUT_MS, TIMEOUT_HEADER, ends_within
 from unspoken.error_replies import error_response
 from unspoken.errors import DeadlineExceeded, InvalidInput, Overloaded, UnspokenError
-
-TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-MAX_TIMEOUT_MS = 3_600_000
 
 
 class Admission:
@@ -115,7 +113,8 @@ class Door:
             timeout_s = self._timeout_of(headers)
             self._check_open()
             async with asyncio.timeout(timeout_s) as timer:
-                await self._admit(scope, headers, receive, answer)
+                with ends_within(timeout_s):
+                    await self._admit(scope, headers, receive, answer)
         except TimeoutError:
             if has_begun or not timer.expired():
                 raise

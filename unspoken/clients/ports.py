@@ -19,6 +19,7 @@ from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from unspoken.clients.http_error import error_of
 from unspoken.crop_schemas import MAX_CROPS, Crop, RankCropsReply
+from unspoken.deadline import timeout_headers
 from unspoken.errors import DeadlineExceeded, NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.images import ONE_WHITE_PIXEL, Picture
 from unspoken.logs import outgoing_headers
@@ -55,7 +56,7 @@ def key_headers(key: SecretStr) -> dict[str, str]:
 
 
 def connect(base_url: str, *, timeout_s: float = 180.0, key: SecretStr = NO_KEY) -> httpx.Client:
-    """A client for one service, which tells it the ids of our log lines and our API key.
+    """A client for one service, which tells it our API key, our deadline and the ids of our log.
 
     The environment's proxies are not for traffic among services.
     """
@@ -65,8 +66,12 @@ def connect(base_url: str, *, timeout_s: float = 180.0, key: SecretStr = NO_KEY)
         timeout=timeout,
         trust_env=False,
         headers=key_headers(key),
-        event_hooks={"request": [lambda request: request.headers.update(outgoing_headers())]},
+        event_hooks={"request": [_tell]},
     )
+
+
+def _tell(request: httpx.Request) -> None:
+    request.headers.update({**outgoing_headers(), **timeout_headers()})
 
 
 class _ServiceClient:
