@@ -7,15 +7,19 @@ speedup         seconds of `SamPredictor.set_image` over those of the engine's `
                 processor with avx512_bf16 or AMX, never below 1.0
 speedup_float32 the same of the engine in float32, as it is served on other processors
 package_s, served_s, float32_s   medians of seconds a picture
+package_grown_mib, served_grown_mib   what a picture adds to a process at its peak, in float32
 embedding_error          of the served embedding, relative to the package's (rms)
 small_miou, small_least  what that type does to masks of a trained network: IoU of the small SAM's
                 masks of true boxes with those of float32, mean and least of 50 scenes
 """
 
 import json
+import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -32,7 +36,8 @@ from training.evaluation.clicks import iou
 from training.evaluation.pictures import scene_pictures
 from unspoken.model.checkpoint import load_weights
 from unspoken.model.mask_upscaling import MaskUpscaler
-from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.sam_config import sam_config
+from unspoken.model.semantic_sam import Prompts, SemanticSam, build_image_encoder
 from unspoken.precision import computing_in, faster_dtype
 
 ROUNDS = 5
@@ -68,10 +73,29 @@ def main() -> None:
         **{name: round(median_s, 2) for name, median_s in medians_s.items()},
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
+        **{f"{name}_grown_mib": in_own_process(name) for name in ("package", "served")},
         "embedding_error": embedding_error(predictor, engines["served_s"]),
         **small_masks(dtype),
     }
     print(json.dumps({"bench": "encode", "figures": figures}))
+
+
+def in_own_process(name: str) -> int:
+    """`grown_mib` where nothing else has been in memory."""
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawning) as pool:
+        return pool.submit(grown_mib, name).result()
+
+
+@torch.inference_mode()
+def grown_mib(name: str) -> int:
+    """Peak resident size of this process after one picture, over that before (Linux: in KiB)."""
+    package = sam_model_registry["vit_b"]().image_encoder
+    encoder = package if name == "package" else build_image_encoder(sam_config("vit_b"))
+    picture = torch.zeros(1, 3, encoder.img_size, encoder.img_size)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    encoder(picture)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) // 1024
 
 
 def embedding_error(predictor: SamPredictor, engine: SegmentEngine) -> float:
