@@ -47,7 +47,7 @@ def build_segmenter(
     if entry is None and settings.weights is None:
         logger.info("profile=%s has no segmenter", settings.profile)
         return None
-    device = settings.device or "cpu" if entry is None else entry.device
+    device = (settings.device or "cpu") if entry is None else entry.device
     check_device(device)
     loaded = _load(entry, settings)
     _check_text_encoder(loaded, text_encoder.model)
