@@ -114,8 +114,9 @@ def run_campaign(folder: Path, scale: Scale, *, seed: int) -> Findings:
 def run_small_models(folder: Path, *, seed: int) -> Findings:
     """A short pass with the small models: rows, statuses and files, undisturbed and harmed.
 
-    The language model's log-probabilities depend on what shares a batch, to the last digits: so
-    whether the rows are the same in these too is told and not judged.
+    The language model's log-probabilities depend on what shares a batch, to the last digits, and
+    the detector's vector of a phrase on what it was first asked with: so whether the rows are the
+    same in these too is told and not judged.
     """
     rng = random.Random(seed)
     with Rig(folder, small_models=True, concurrency=1) as rig:
