@@ -15,11 +15,11 @@ SCORES_AT_ONCE = 1 << 21
 
 
 class PiecewiseAttention(Attention):  # type: ignore[misc]
-    """The package's attention with relative positions; while it learns, the package's own."""
+    """The package's attention with relative positions; the package's own on a GPU, and while it learns."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or x.device.type != "cpu":
             return super().forward(x)  # type: ignore[no-any-return]
         batch, height, width, _ = x.shape
         cells = height * width
