@@ -15,7 +15,7 @@ SCORES_AT_ONCE = 1 << 21
 
 
 class PiecewiseAttention(Attention):  # type: ignore[misc]
-    """The package's attention with relative positions; the package's own on a GPU, and while it learns."""
+    """The package's attention with relative positions; its own code on GPUs and while it learns."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
