@@ -15,12 +15,12 @@ small_miou, small_least  what that type does to masks of a trained network: IoU 
 
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -89,13 +89,19 @@ def in_own_process(name: str) -> int:
 
 @torch.inference_mode()
 def grown_mib(name: str) -> int:
-    """Peak resident size of this process after one picture, over that before (Linux: in KiB)."""
+    """Peak resident size of this process after one picture, over that before."""
     package = sam_model_registry["vit_b"]().image_encoder
     encoder = package if name == "package" else build_image_encoder(sam_config("vit_b"))
     picture = torch.zeros(1, 3, encoder.img_size, encoder.img_size)
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_kib = peak_kib()
     encoder(picture)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) // 1024
+    return (peak_kib() - before_kib) // 1024
+
+
+def peak_kib() -> int:
+    """Of this process alone, as Linux counts: getrusage goes on from that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def embedding_error(predictor: SamPredictor, engine: SegmentEngine) -> float:

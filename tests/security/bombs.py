@@ -5,11 +5,11 @@ A process of its own, so that its memory is that of the services and of nothing 
 
 import base64
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from services.detector import app as detector
@@ -33,8 +33,10 @@ def main() -> None:
             return detecting.post("/detect", files=files, data={"phrases": "car"}).status_code
 
         def as_json(encoded: bytes) -> int:
-            image = {"base64": base64.b64encode(encoded).decode()}
-            return masking.post("/images", json={"image": image}).status_code
+            # Written by hand: the client is in this process, too, and is to hold few copies.
+            body = b'{"image": {"base64": "%s"}}' % base64.b64encode(encoded)
+            headers = {"Content-Type": "application/json"}
+            return masking.post("/images", content=body, headers=headers).status_code
 
         sys.stdout.write(json.dumps(judge({"form": as_form, "json": as_json})) + "\n")
 
@@ -74,8 +76,9 @@ def judge(ways: dict[str, Send]) -> dict[str, Any]:
 
 
 def peak_kib() -> int:
-    """Highest resident memory of this process so far (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Highest resident memory of this process alone: getrusage goes on from that of its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 if __name__ == "__main__":
