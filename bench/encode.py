@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from bench.segmenter_quality import STYLE, WEIGHTS
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
+from tests.peak_memory import peak_kib
 from training.evaluate import WORLD_SEED
 from training.evaluation.clicks import iou
 from training.evaluation.pictures import scene_pictures
@@ -96,12 +96,6 @@ def grown_mib(name: str) -> int:
     before_kib = peak_kib()
     encoder(picture)
     return (peak_kib() - before_kib) // 1024
-
-
-def peak_kib() -> int:
-    """Of this process alone, as Linux counts: getrusage goes on from that of its parent."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def embedding_error(predictor: SamPredictor, engine: SegmentEngine) -> float:

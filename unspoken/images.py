@@ -79,7 +79,7 @@ def decode_picture(
     """Read an encoded picture. Raises NotAnImage, TooLarge, and what `check_size` raises.
 
     check_size: called with the header's (height, width), before EXIF orientation, ahead of any
-    pixel.
+    pixel; it raises errors of its own, since what Pillow raises is taken for damage.
     """
     if len(encoded) > MAX_BYTES:
         raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")

@@ -128,7 +128,10 @@ def label_chunk(
 
 @lru_cache(maxsize=1)
 def _detector_threads(number: int) -> ThreadPoolExecutor:
-    """Kept from chunk to chunk: to start them anew took a twentieth of a worker's own time."""
+    """Kept from chunk to chunk: to start them anew took a twentieth of a worker's own time.
+
+    A process works on one chunk at a time: what ends a chunk ends all that these threads have.
+    """
     return ThreadPoolExecutor(max_workers=number, thread_name_prefix="detect")
 
 

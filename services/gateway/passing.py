@@ -16,6 +16,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from unspoken.clients.ports import NO_KEY, key_headers
+from unspoken.deadline import TIMEOUT_HEADER, timeout_headers
 from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable, Unauthorized
 from unspoken.logs import REQUEST_HEADER
 from unspoken.schemas import ErrorBody
@@ -26,7 +27,7 @@ from unspoken.segment_schemas import MAX_IMAGE_NAME_CHARS, ImageReply, SegmentRe
 _OWN_HEADERS = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
     *("transfer-encoding", "upgrade", "host", "date", "server"),
-    *("x-request-id", "authorization"),
+    *("x-request-id", "authorization", TIMEOUT_HEADER.lower()),
 }
 ImageId = Annotated[str, Path(max_length=MAX_IMAGE_NAME_CHARS)]
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (409, 502)}
@@ -119,7 +120,7 @@ def passing_router(passing: Passing) -> APIRouter:
 
 def _handed_on(request: Request) -> dict[str, str]:
     headers = {name: value for name, value in request.headers.items() if name not in _OWN_HEADERS}
-    return {**headers, REQUEST_HEADER: request.state.request_id}
+    return {**headers, **timeout_headers(), REQUEST_HEADER: request.state.request_id}
 
 
 async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -137,7 +137,7 @@ def check_locks(stack: Stack) -> None:
 
 
 def check_door(stack: Stack) -> None:
-    """No service answers a question without a key, and each says so of itself."""
+    """No service answers a question without a key."""
     for service, path in ASKED.items():
         asked = urllib.request.Request(stack.url(service) + path, b"{}", JSON)
         try:

@@ -9,14 +9,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from services.detector import app as detector
 from services.segmenter import app as segmenter
 from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
+from tests.peak_memory import peak_kib
 from tests.security.pictures import BORNE, GOOD_PNG, REFUSED
 from tests.serving import ready_client
+
+MAX_S, MAX_GROWN_MIB = 1.0, 300.0
 
 Send = Callable[[bytes], int]
 
@@ -64,21 +66,20 @@ def judge(ways: dict[str, Send]) -> dict[str, Any]:
                 problems.append(f"{name} as {way}: {status}")
             if send(GOOD_PNG) >= 300:
                 problems.append(f"{name} as {way}: the next picture is refused")
+    grown_mib = (peak_kib() - before_kib) / 1024
+    if slowest_s > MAX_S:
+        problems.append(f"{slowest} took {slowest_s:.3f} s")
+    if grown_mib > MAX_GROWN_MIB:
+        problems.append(f"memory grew by {grown_mib:.1f} MiB")
     return {
         "bombs": len(REFUSED),
         "borne": len(BORNE),
         "requests": sent,
         "slowest_s": round(slowest_s, 3),
         "slowest": slowest,
-        "grown_mib": round((peak_kib() - before_kib) / 1024, 1),
+        "grown_mib": round(grown_mib, 1),
         "problems": problems,
     }
-
-
-def peak_kib() -> int:
-    """Highest resident memory of this process alone: getrusage goes on from that of its parent."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.security.bombs import MAX_GROWN_MIB, MAX_S
 from tests.security.pictures import (
     BORNE,
     GOOD_PNG,
@@ -18,8 +19,6 @@ from tests.security.pictures import (
 )
 from unspoken.encoded_picture import read_orientation, strip_metadata
 from unspoken.images import decode_picture
-
-MAX_S, MAX_GROWN_MIB = 1.0, 300.0
 
 
 def test_every_bomb_is_refused_at_once_and_the_next_picture_is_served():

@@ -39,6 +39,7 @@ def test_the_setting_holds_for_every_model_of_a_profile(monkeypatch):
 
 
 def test_without_it_models_yaml_says_where_each_runs(monkeypatch):
+    monkeypatch.delenv("UNSPOKEN_DEVICE", raising=False)
     monkeypatch.setenv("UNSPOKEN_PROFILE", "thesis")
     profile = DetectorSettings().read_profile()
     assert (profile.llm.device, profile.detector.device) == ("cuda", "cpu")

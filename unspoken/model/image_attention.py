@@ -2,7 +2,7 @@
 
 The package computes all scores of a block at once: 800 MB for 4096 cells and 12 heads, several
 times over. Here the scores of some rows of one head stay in the processor's cache from the product
-to the sum: the same formula, on two cores two to three times as fast. `bench.encode` measures.
+to the sum: the same formula, about twice as fast. `bench.encode` measures the whole encoder.
 """
 
 import torch

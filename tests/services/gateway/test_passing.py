@@ -101,3 +101,17 @@ def test_a_full_segmenters_retry_after_comes_through(tmp_path):
     with gateway(tmp_path, transport=httpx.MockTransport(full)) as client:
         response = client.post("/segment", json={})
         assert response.status_code == 429 and response.headers["Retry-After"] == "7"
+
+
+def test_the_segmenter_is_told_what_is_left_of_a_deadline(tmp_path):
+    told = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        told.append(request.headers.get_list("X-Request-Timeout-Ms"))
+        return httpx.Response(200, stream=httpx.ByteStream(b"{}"))
+
+    with gateway(tmp_path, transport=httpx.MockTransport(note)) as client:
+        client.post("/segment", json={}, headers={"X-Request-Timeout-Ms": "2000"})
+        client.post("/segment", json={})
+    (left,), nothing = told
+    assert 1 <= int(left) < 2000 and nothing == []
