@@ -18,7 +18,7 @@ import httpcore
 
 from unspoken.errors import InvalidInput, NotFetchable, TooLarge
 from unspoken.images import MAX_BYTES
-from unspoken.settings import ServiceSettings
+from unspoken.settings import EngineSettings
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) -> addresses as text. Raises OSError."""
@@ -252,7 +252,7 @@ async def _system_addresses(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-def build_fetcher(settings: ServiceSettings) -> Fetcher | None:
+def build_fetcher(settings: EngineSettings) -> Fetcher | None:
     """As the settings say; None where URLs are not read."""
     hosts = tuple(settings.url_hosts.lower().replace(",", " ").split())
     match settings.url_input:

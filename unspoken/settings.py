@@ -74,7 +74,7 @@ class ProcessSettings(BaseSettings):
 
 
 class Limits(TypedDict):
-    """How much a service takes on; see ServiceSettings."""
+    """How much a service takes on; see EngineSettings."""
 
     max_queue: int
     max_queue_bytes: int
@@ -102,6 +102,24 @@ class ServiceSettings(ProcessSettings):
         ),
     )
     """For keys that name no number of their own; more is answered 429. 0 for no limit."""
+    drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """After SIGTERM /readyz says 503 for so long before new connections are refused."""
+
+    @model_validator(mode="after")
+    def _loopback_unless_trusted(self) -> "ServiceSettings":
+        has_keys = self.key_ring() is not None
+        check_bind(self.host, trusted=self.trusted_bind, has_keys=has_keys)
+        return self
+
+    def key_ring(self) -> KeyRing | None:
+        """Who is let in; None for everybody. Raises InvalidConfig."""
+        keys = parse_keys(self.api_keys, requests_per_minute=self.key_requests_per_minute)
+        return KeyRing(keys) if keys else None
+
+
+class EngineSettings(ServiceSettings):
+    """What every service with a model has."""
+
     url_input: Literal["off", "https", "http"] = Field(
         "off", validation_alias=AliasChoices("UNSPOKEN_URL_INPUT", "url_input")
     )
@@ -119,8 +137,6 @@ class ServiceSettings(ProcessSettings):
     """A request that took longer is answered 504; X-Request-Timeout-Ms names less."""
     hang_s: Annotated[float, Field(gt=0)] = 900.0
     """A call of the model that runs for longer is taken for dead, and the process ends."""
-    drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
-    """After SIGTERM /readyz says 503 for so long before new connections are refused."""
 
     def limits(self) -> "Limits":
         """What an app's `create_app` takes of this."""
@@ -129,17 +145,6 @@ class ServiceSettings(ProcessSettings):
             "max_queue_bytes": int(self.max_queue_mib * 1024 * 1024),
             "request_timeout_s": self.request_timeout_s,
         }
-
-    @model_validator(mode="after")
-    def _loopback_unless_trusted(self) -> "ServiceSettings":
-        has_keys = self.key_ring() is not None
-        check_bind(self.host, trusted=self.trusted_bind, has_keys=has_keys)
-        return self
-
-    def key_ring(self) -> KeyRing | None:
-        """Who is let in; None for everybody. Raises InvalidConfig."""
-        keys = parse_keys(self.api_keys, requests_per_minute=self.key_requests_per_minute)
-        return KeyRing(keys) if keys else None
 
 
 def check_bind(host: str, *, trusted: bool, has_keys: bool = False) -> None:

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import ServiceSettings
+from unspoken.settings import EngineSettings
 
 BackendName = Literal["transformers", "groundingdino"]
 
 
-class DetectorSettings(ServiceSettings):
+class DetectorSettings(EngineSettings):
     """What may be changed without touching models.yaml."""
 
     model_config = SettingsConfigDict(env_prefix="DETECTOR_")

@@ -7,12 +7,12 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from unspoken.errors import InvalidConfig
-from unspoken.settings import ServiceSettings
+from unspoken.settings import EngineSettings
 
 PromptStyle = Literal["completion", "chat"]
 
 
-class LlmSettings(ServiceSettings):
+class LlmSettings(EngineSettings):
     """Which language model answers, and how it is asked."""
 
     model_config = SettingsConfigDict(env_prefix="LLM_")

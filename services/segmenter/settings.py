@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import ServiceSettings
+from unspoken.settings import EngineSettings
 
 
-class SegmenterSettings(ServiceSettings):
+class SegmenterSettings(EngineSettings):
     """How texts are encoded, and which masks are made of pictures."""
 
     model_config = SettingsConfigDict(env_prefix="SEGMENTER_")
