@@ -18,21 +18,7 @@ from unspoken.images import Picture, decode_picture
 from unspoken.runs.rows import Filter
 from worker.classifiers import Classifiers, DetectLanguage, ScoreSafety, detect_language
 from worker.duplicates import SeenPictures
-from worker.readers.row import Columns, SourceRow
-
-PROBLEMS = {
-    "bad_row": "the source's row cannot be read",
-    "torn_shard": "the tar ends within this row",
-    "unreadable": "the file may not be read",
-    "no_picture": "there is no picture where the source says",
-    "outside_data_folder": "the file is outside the data folder",
-    "picture_too_large": "the picture's file is too large",
-    "caption_too_long": "the caption's file is too large",
-    "duplicate": "the same picture came earlier in this run",
-}
-"""Why a source's row has no picture, for a reader."""
-FAULTS = frozenset(("bad_row", "torn_shard", "unreadable"))
-"""Problems that a mended source has no more: such rows have failed, and may be tried again."""
+from worker.readers.row import PROBLEMS, Columns, SourceRow
 
 # Few words say too little: 'dog' alone is English with a probability of .12.
 MIN_WORDS_TO_JUDGE = 3
@@ -115,7 +101,7 @@ def _check_source(row: SourceRow) -> None:
         raise _Dropped("not_downloaded", f"the source says status {status!r}")
     problem = row.problem or ("no_picture" if row.picture is None else None)
     if problem is not None:
-        raise _Dropped(problem, PROBLEMS[problem])
+        raise _Dropped(problem, row.detail or PROBLEMS[problem])
 
 
 def _check_caption(caption: str, config: FilterConfig) -> None:

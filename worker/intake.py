@@ -5,9 +5,12 @@ pictures, a table of picture paths (parquet, CSV, JSONL), or COCO's captions JSO
 the root that the run may read from are opened, and nothing is ever unpacked or written.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.runs.chunks import Chunk
@@ -15,11 +18,19 @@ from unspoken.runs.plan import ListedRow, rows_sha256
 from worker.readers.coco_captions import coco_rows
 from worker.readers.folders import folder_rows, picture_folders
 from worker.readers.picture_file import PICTURE_ENDINGS
-from worker.readers.row import EVERY_ROW, SourceRow, Span
+from worker.readers.row import EVERY_ROW, SourceRow, Span, bad_shard
 from worker.readers.tables import check_table, table_rows
 from worker.readers.tar_shards import tar_rows
 
+logger = logging.getLogger(__name__)
+
 TABLE_ENDINGS = (".parquet", ".csv", ".jsonl")
+
+_DAMAGE = (
+    *(InvalidInput, pa.ArrowException, EOFError, ValueError, TypeError),
+    *(OverflowError, RecursionError, MemoryError),
+)
+"""Errors that damaged, foreign or hostile files cause in the readers."""
 
 
 def list_source(
@@ -32,9 +43,11 @@ def list_source(
     """Files (or folders of pictures) of a source in order, each with its rows.
 
     pictures: folder that a table's paths are seen from; the table's own when absent. is_duplicate:
-    asked of every row with its picture; when absent no picture is read. Raises InvalidInput.
+    asked of every row with its picture; when absent no picture is read. A file that cannot be read
+    is one failed row. Raises InvalidInput where that is so of all files, with the first reason.
     """
     span = Span(pictures_of=() if is_duplicate is None else EVERY_ROW)
+    found = _Found()
     for file in _source_files(path):
         if not file.resolve().is_relative_to(root.resolve()):
             raise InvalidInput(f"{file.name} leads out of the data folder")
@@ -46,7 +59,25 @@ def list_source(
                 f"the name {_writable(name)!r} is not UTF-8: a dataset cannot say it"
             )
         rows = _read_rows(file, name=name, root=root, pictures=pictures, span=span)
-        yield name, (_listed(row, is_duplicate) for row in rows)
+        yield name, (_listed(row, is_duplicate) for row in found.note(rows))
+    if found.first_bad is not None and not found.any_good:
+        raise InvalidInput(found.first_bad)
+
+
+class _Found:
+    """Notes whether any file of a source could be read, and what was wrong with the first other."""
+
+    def __init__(self) -> None:
+        self.any_good = False
+        self.first_bad: str | None = None
+
+    def note(self, rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
+        for row in rows:
+            if row.problem != "bad_shard":
+                self.any_good = True
+            elif self.first_bad is None:
+                self.first_bad = row.detail
+            yield row
 
 
 def read_chunk(
@@ -98,7 +129,31 @@ def _source_files(path: Path) -> Iterator[Path]:
 def _read_rows(
     file: Path, *, name: str, root: Path, pictures: Path | None, span: Span
 ) -> Iterator[SourceRow]:
-    return map(_sayable, _reader(file, name=name, root=root, pictures=pictures, span=span))
+    """Rows of a file; where it cannot be read any further, the last one is a failed row."""
+    next_row = span.first_row
+    try:
+        for row in _reader(file, name=name, root=root, pictures=pictures, span=span):
+            yield _sayable(row)
+            next_row = row.row + 1
+    except Exception as error:
+        if not _is_of_the_file(error):
+            raise
+        logger.warning("unreadable file=%s row=%d error=%s", name, next_row, error)
+        detail = str(error)
+        if not isinstance(error, InvalidInput):
+            detail = f"{name} cannot be read: {error or type(error).__name__}"
+        size = file.stat().st_size if file.is_file() else 0
+        yield bad_shard(name, row=next_row, size=size, detail=_writable(detail))
+
+
+def _is_of_the_file(error: Exception) -> bool:
+    """Tell a fault of the file from one of the disk, which may pass.
+
+    pyarrow's own OSErrors have no number; those of the operating system have one.
+    """
+    if isinstance(error, OSError):
+        return error.errno is None or isinstance(error, PermissionError)
+    return isinstance(error, _DAMAGE)
 
 
 def _reader(

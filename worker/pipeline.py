@@ -35,10 +35,10 @@ from unspoken.timings import Timings
 from worker.classifiers import Classifiers
 from worker.crop_check import drop_unlike, rank_annotations
 from worker.decoys import pick_decoys
-from worker.filters import FAULTS, Verdict, apply_filters, fold
+from worker.filters import Verdict, apply_filters, fold
 from worker.negatives import list_negatives
 from worker.proposals import list_candidates, list_undecided, merge_detections
-from worker.readers.row import SourceRow
+from worker.readers.row import FAULTS, SourceRow
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from PIL import Image
 from tests.worker.sources import picture
 from unspoken.filter_config import FilterConfig
 from worker.classifiers import Classifiers, build_classifiers
-from worker.filters import PROBLEMS, apply_filters
+from worker.filters import apply_filters
 from worker.readers.columns import SPELLINGS
-from worker.readers.row import SourceRow
+from worker.readers.row import PROBLEMS, SourceRow
 
 CAPTION = "A red car parked in front of a house"
 ANY = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda pixels: 0.01)

@@ -1,5 +1,7 @@
+import gzip
 import json
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +108,43 @@ def test_a_torn_or_foreign_tar_is_invalid_input(tmp_path, content):
     (tmp_path / "00000.tar").write_bytes(content)
     with pytest.raises(InvalidInput):
         plan_of(tmp_path, tmp_path)
+
+
+BROKEN_TARS = {
+    "empty": b"",
+    "foreign": b"no tar at all" * 100,
+    "cut header": b"0" * 300,
+    "gzip": gzip.compress(b"a tar, gzipped" * 100),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_TARS.values(), ids=BROKEN_TARS)
+def test_a_shard_that_cannot_be_read_is_one_failed_row_and_the_others_are_read(tmp_path, content):
+    write_shard(tmp_path / "in/00000.tar", CAPTIONS[:3])
+    (tmp_path / "in/00001.tar").write_bytes(content)
+    write_shard(tmp_path / "in/00002.tar", CAPTIONS[3:5], first_seed=50)
+    plan = plan_of(tmp_path / "in", tmp_path)
+    rows = [row for chunk in plan.chunks for row in read_chunk(chunk, root=tmp_path)]
+    assert plan.num_rows == len(rows) == 6
+    assert [row.problem for row in rows] == [None, None, None, "bad_shard", None, None]
+    assert (rows[3].key, rows[3].row) == ("in/00001.tar", 0)
+    assert "in/00001.tar" in rows[3].detail
+
+
+def test_a_shard_without_permission_is_one_failed_row(tmp_path, monkeypatch):
+    write_shard(tmp_path / "00000.tar", CAPTIONS[:2])
+    write_shard(tmp_path / "00001.tar", CAPTIONS[2:4])
+    open_path = Path.open
+
+    def refuse(path, *args, **kwargs):
+        if path.name == "00000.tar":
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_path(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may all
+    plan = plan_of(tmp_path, tmp_path)
+    rows = [row for chunk in plan.chunks for row in read_chunk(chunk, root=tmp_path)]
+    assert [row.problem for row in rows] == ["bad_shard", None, None]
 
 
 def test_a_chunk_that_names_a_file_outside_the_root_is_refused(tmp_path):

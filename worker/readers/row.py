@@ -10,9 +10,25 @@ Columns = Mapping[str, object]
 """A row's columns under the names of worker.readers.columns."""
 
 
+PROBLEMS: Mapping[str, str] = {
+    "bad_row": "the source's row cannot be read",
+    "bad_shard": "the source's file cannot be read",
+    "torn_shard": "the tar ends within this row",
+    "unreadable": "the file may not be read",
+    "no_picture": "there is no picture where the source says",
+    "outside_data_folder": "the file is outside the data folder",
+    "picture_too_large": "the picture's file is too large",
+    "caption_too_long": "the caption's file is too large",
+    "duplicate": "the same picture came earlier in this run",
+}
+"""Reason -> a sentence for the user: why a row of a source has no picture or no caption."""
+FAULTS = frozenset(("bad_row", "bad_shard", "torn_shard", "unreadable"))
+"""Reasons that go away when the source is repaired: such rows are failed and can be retried."""
+
+
 @dataclass(frozen=True)
 class SourceRow:
-    """One input. `problem` is a word that says why there is no picture."""
+    """One input. `problem` names the reason why it cannot be labelled, a key of PROBLEMS."""
 
     key: str
     shard: str
@@ -24,6 +40,8 @@ class SourceRow:
     picture: bytes | None
     columns: Columns = field(default_factory=dict)
     problem: str | None = None
+    detail: str | None = None
+    """The problem of this very row in words, where there is more to say than in PROBLEMS."""
     offset: int = 0
     """Byte of the file from which a reader may start for this row."""
     size: int = 0
@@ -33,6 +51,21 @@ class SourceRow:
     def sha256(self) -> str:
         """Digest of what the source says, without the picture's bytes."""
         return json_sha256([self.key, self.member, self.row, self.caption, self.size])
+
+
+def bad_shard(name: str, *, row: int, size: int, detail: str) -> SourceRow:
+    """Return the one failed row that stands for a file, or the rest of it, that cannot be read."""
+    return SourceRow(
+        key=name,
+        shard=name,
+        member="",
+        row=row,
+        caption="",
+        picture=None,
+        problem="bad_shard",
+        detail=detail,
+        size=size,
+    )
 
 
 EVERY_ROW = range(sys.maxsize)
