@@ -32,5 +32,8 @@ class Aside(Generic[Result]):
     def _do(self, work: Callable[[], Result]) -> None:
         try:
             self._future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised where somebody asks
+        except Exception as error:  # noqa: BLE001 - raised by `result`
             self._future.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - a panic of a native library, SystemExit
+            # As an Exception, because it concerns this call and not the process.
+            self._future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))

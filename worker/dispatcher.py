@@ -62,6 +62,8 @@ MIN_QUEUED, QUEUED_PER_SLOT = 4, 2
 PATIENCE_WITH_QUEUE = 30
 # Somebody waits for a run of so few rows that came inline.
 INTERACTIVE_ROWS = 100
+# Longest message of a run, in characters.
+MAX_MESSAGE = 1000
 
 
 class Dispatcher:
@@ -98,7 +100,10 @@ class Dispatcher:
         self._ended: set[str] = set()
 
     def tick(self) -> bool:
-        """Look at every run once -> whether any is still under way."""
+        """Advance every run by one step; return True while any is still under way.
+
+        No error of one run ends the tick, so the other runs always get their turn.
+        """
         under_way = False
         for watch in self._open_watches():
             with log_ids(run=watch.run.run_id):
@@ -108,16 +113,20 @@ class Dispatcher:
         return under_way
 
     def _look_at(self, watch: RunWatch) -> bool:
-        """Take a run on by a step -> whether it is still under way."""
+        """Advance one run by a step; return True while it is still under way.
+
+        Errors that pass by themselves keep the run waiting; any other error fails this run.
+        """
         try:
             status = self._advance(watch)
-        except (OSError, ModelsChanged, *PASSING) as error:
-            watch.message = f"waits: {error}"
-            status = self._status(watch, _open_state(watch))
-        except UnspokenError as error:
-            logger.exception("run failed")
-            watch.message = str(error)
-            status = self._status(watch, "failed")
+        except Exception as error:  # noqa: BLE001 - one run must never stop the others
+            if _passes(error):
+                watch.message = _printable(f"waits: {error}")
+                status = self._status(watch, _open_state(watch))
+            else:
+                logger.exception("run failed")
+                watch.message = _describe(error)
+                status = self._status(watch, "failed")
         if not self._tell(status) or status.state not in ENDED:
             return True
         logger.info("run is %s", status.state)
@@ -138,7 +147,9 @@ class Dispatcher:
                         stood_by = True
                         logger.info("another dispatcher works; this one stands by")
             except OSError as error:
-                logger.warning("the runs folder is in trouble: %s", error)
+                logger.warning("the runs folder cannot be used: %s", error)
+            except Exception:
+                logger.exception("unexpected error; the dispatcher goes on after a pause")
             stop.wait(tick_s)
 
     def _work(self, is_ours: Callable[[], bool], *, tick_s: float, stop: threading.Event) -> None:
@@ -152,13 +163,13 @@ class Dispatcher:
             self._metrics.rested()
 
     def _tell(self, status: RunStatus) -> bool:
-        """Write what was seen; False where the disk does not take it."""
+        """Write status.json; return False if it cannot be written."""
         if self._metrics is not None:
             self._metrics.saw(status)
         try:
             write_status(self._runs_dir, status)
         except OSError as error:
-            logger.warning("the status could not be written: %s", error)
+            logger.warning("status.json could not be written: %s", error)
             return False
         return True
 
@@ -168,7 +179,7 @@ class Dispatcher:
         for run in created_runs(self._runs_dir, but=self._watches.keys() | self._ended):
             if self._only is not None and run.run_id not in self._only:
                 continue
-            if read_status(self._runs_dir, run.run_id).state in ("done", "failed"):
+            if self._has_ended(run):
                 self._ended.add(run.run_id)
                 continue
             ledger = Ledger(
@@ -176,6 +187,14 @@ class Dispatcher:
             )
             self._watches[run.run_id] = RunWatch(run, ledger, self._clock)
         return list(self._watches.values())
+
+    def _has_ended(self, run: Run) -> bool:
+        """Read a run's last state. A status.json that cannot be read is written anew."""
+        try:
+            return read_status(self._runs_dir, run.run_id).state in ("done", "failed")
+        except (OSError, NotFound) as error:
+            logger.warning("run %s: its status cannot be read: %s", run.run_id, error)
+            return False
 
     def _advance(self, watch: RunWatch) -> RunStatus:
         watch.message = ""
@@ -300,6 +319,30 @@ class Dispatcher:
                 "output": "dataset",
             }
         )
+
+
+def _passes(error: Exception) -> bool:
+    """Return True for an error that waiting can cure: a service, the broker or a disk.
+
+    pyarrow, Pillow and gzip raise OSError without a number for a damaged file: waiting does not
+    cure that.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None or isinstance(error, ConnectionError)
+    return isinstance(error, (ModelsChanged, *PASSING))
+
+
+def _describe(error: Exception) -> str:
+    """Return the message of a failed run; for an unexpected error with its type."""
+    known = isinstance(error, UnspokenError)
+    text = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """Return text that UTF-8 can hold, of bounded length: messages may quote damaged files."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "\u2026"
 
 
 def _open_state(watch: RunWatch) -> str:

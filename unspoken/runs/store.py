@@ -161,7 +161,7 @@ def created_runs(runs_dir: Path, *, but: Container[str] = ()) -> list[Run]:
             continue
         try:
             runs.append(read_run(runs_dir, path.parent.name))
-        except NotFound:
+        except (NotFound, OSError):
             continue
     return sorted(runs, key=lambda run: (run.created_s, run.run_id))
 
