@@ -119,7 +119,7 @@ class Dispatcher:
         """
         try:
             status = self._advance(watch)
-        except Exception as error:  # noqa: BLE001 - one run must never stop the others
+        except Exception as error:
             if _passes(error):
                 watch.message = _printable(f"waits: {error}")
                 status = self._status(watch, _open_state(watch))

@@ -1,6 +1,5 @@
 """One run that cannot be planned or finished, or whose files are damaged, beside a good one."""
 
-import os
 import struct
 import threading
 
@@ -125,7 +124,7 @@ def test_a_damaged_file_of_one_run_stops_no_other(tmp_path, name, spoil, restart
     spoil(draft)
     if path.exists():
         path.unlink()
-    os.rename(draft, path)
+    draft.rename(path)
     if restarted:
         stage.dispatcher = stage.new_dispatcher()
     create(stage, "good")
@@ -170,5 +169,3 @@ def test_a_dispatcher_goes_on_after_an_error_that_nobody_foresaw(tmp_path, monke
     monkeypatch.setattr(stage.dispatcher, "tick", failing_tick)
     stage.dispatcher.run(tick_s=0.01, stop=stop)
     assert len(ticks) == 2 and state(stage, "r") == "running"
-
-
