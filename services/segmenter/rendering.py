@@ -54,7 +54,7 @@ class WireBank:
         x0, y0, x1, y1 = self.bank.boxes_xyxy[index].tolist()
         about = {
             "box": {"x0": x0, "y0": y0, "x1": x1, "y1": y1},
-            "predicted_iou": round(float(self.bank.predicted_iou[index]), 4),
+            "predicted_iou": round(min(max(float(self.bank.predicted_iou[index]), 0.0), 1.0), 4),
             "similarity": round(float(self.bank.similarity[index]), 4),
             "area": int(self.bank.areas[index]),
             "mask": self._mask(index, form),

@@ -17,12 +17,16 @@ def select(
     top_k: int,
     nms_iou: float | None,
 ) -> list[tuple[list[int], list[float]]]:
-    """(Q, N) scores and (Q,) thresholds -> for each query its indices and their scores."""
-    rows, columns = np.nonzero(scores >= thresholds[:, None])
+    """Return the indices of each query's masks, best first, and their scores in [0, 1].
+
+    scores: (Q, N), raw: a predicted IoU may lie outside of [0, 1]. Raw values rank and suppress;
+    the (Q,) thresholds and the returned scores are in [0, 1], as the wire has them.
+    """
+    rows, columns = np.nonzero(scores.clip(0, 1) >= thresholds[:, None])
     values = scores[rows, columns]
     order = np.lexsort((columns, -values, rows))
     columns, values = columns[order], values[order]
-    indices, best = columns.tolist(), values.tolist()
+    indices, best = columns.tolist(), values.clip(0, 1).tolist()
     ends = np.searchsorted(rows, np.arange(len(scores) + 1)).tolist()
     overlaps = None if nms_iou is None else box_iou(boxes_xyxy, boxes_xyxy)
     selected = []

@@ -75,7 +75,7 @@ class MaskBank:
     """COCO's compressed counts."""
     boxes_xyxy: np.ndarray  # (N, 4) float32, pixels of the picture
     areas: np.ndarray  # (N,) int64 pixels
-    predicted_iou: np.ndarray  # (N,) float32 in [0, 1]
+    predicted_iou: np.ndarray  # (N,) float32, as the network predicts it: may exceed 1
     stability_score: np.ndarray  # (N,) float32 in [0, 1]
     similarity: np.ndarray  # (N,) float32: predicted cosine with the right label's vector
     mask_embedding: np.ndarray  # (N, D) float32, unit length
@@ -314,7 +314,7 @@ def _to_bank(kept: _Candidates, upscaler: MaskUpscaler, *, keep_empty: bool = Fa
         rle=tuple(rle[index] for index in shown),
         boxes_xyxy=rle_boxes(rle, size_hw)[shown],
         areas=areas[shown],
-        predicted_iou=rows(kept.predicted_iou).clip(0, 1),
+        predicted_iou=rows(kept.predicted_iou),
         stability_score=rows(kept.stability_score),
         similarity=rows(kept.similarity),
         mask_embedding=rows(kept.mask_embedding),

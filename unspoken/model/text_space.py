@@ -161,12 +161,13 @@ class TextSpace:
     def bank_scores(
         self, bank: MaskBank, queries: Sequence[TextQuery], *, rivals: Rivals | None = None
     ) -> np.ndarray:
-        """As `scores`, of a bank's masks, (Q, N): times the predicted IoU.
+        """Return the scores of a bank's masks times their raw predicted IoU, (Q, N).
 
-        A word that fits a bad mask is a bad answer: docs/decisions/0010.
+        A word that fits a bad mask is a bad answer: docs/decisions/0010. Values may exceed 1, as
+        the predicted IoU may: clipping here would make good masks equal.
         """
         scores = self.scores(bank.mask_embedding, queries, rivals=rivals)
-        return np.asarray(scores * bank.predicted_iou)
+        return np.asarray(scores * bank.predicted_iou.clip(min=0))
 
     def _power(self, cosines: np.ndarray) -> np.ndarray:
         """Softmax's exponentials, less a factor that all have: cosines are at most one."""
