@@ -81,10 +81,11 @@ def tiny_engine(
     score: str = "softmax",
     disk: DiskTier | None = None,
     weights_sha256: str = "0" * 64,
+    loaded: LoadedSam | None = None,
     **changes: object,
 ) -> CountingEngine:
-    """An engine over `tiny_sam` and the fake text encoder."""
-    loaded = tiny_sam(trained=trained)
+    """An engine over `loaded`, else over `tiny_sam`, and the fake text encoder."""
+    loaded = loaded or tiny_sam(trained=trained)
     return CountingEngine(
         loaded,
         model=MODEL,

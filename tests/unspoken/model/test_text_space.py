@@ -1,11 +1,14 @@
 """Scores of texts: independent of each other, weighed against background and negatives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tests.fakes import FakeTextEncoder
 from unspoken.model.checkpoint import SemanticInfo
+from unspoken.model.mask_bank import empty_bank
 from unspoken.model.text_space import (
     Rivals,
     TextQuery,
@@ -122,3 +125,15 @@ def test_the_background_is_a_plain_list_of_distinct_words():
     words = background_words()
     assert len(words) > 100 and len(set(words)) == len(words)
     assert all(word.isalpha() and word.islower() for word in words)
+
+
+def test_a_banks_scores_keep_apart_masks_whose_predicted_iou_is_above_one(masks):
+    plain = space()
+    bank = replace(
+        empty_bank((4, 4), masks.shape[1]),
+        rle=(b"",) * 2,
+        mask_embedding=np.repeat(masks[:1], 2, axis=0),
+        predicted_iou=np.array([1.01, 1.05], dtype=np.float32),
+    )
+    ((first, second),) = plain.bank_scores(bank, [TextQuery("car")])
+    assert second > first
