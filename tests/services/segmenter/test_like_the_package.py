@@ -99,9 +99,7 @@ def mask_of(instance: Instance) -> np.ndarray:
 def test_the_first_instance_of_a_click_is_the_mask_that_sam_predicts_best(
     engine, predictor, picture
 ):
-    reply = engine.segment(
-        picture, question(*({"points": [{"x": x, "y": y}]} for x, y in CLICKS))
-    )
+    reply = engine.segment(picture, question(*({"points": [{"x": x, "y": y}]} for x, y in CLICKS)))
     best = []
     for (x, y), result in zip(CLICKS, reply.results, strict=True):
         masks, quality, _ = predictor.predict(np.array([[x, y]]), np.array([1]))
