@@ -255,7 +255,9 @@ def segment(
         str | None, typer.Option("--url", help="A gateway or segmenter; else in this process.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the overlay and the JSON.")] = Path(),
-    method: Annotated[Way, typer.Option(help="bank, detector, or what is ready.")] = Way.auto,
+    method: Annotated[
+        Way, typer.Option(help="bank, detector, or auto: the detector where there is one.")
+    ] = Way.auto,
     threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Masks of a text at most.")] = 20,
 ) -> None:

@@ -5,6 +5,7 @@ Each gives what its queries found, by the query's place in the request, and touc
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ class SegmentConfig:
     bank: MaskBankConfig = field(default_factory=MaskBankConfig)
     score_threshold: float = 0.5
     """Lowest score of a text query by the bank that names no threshold."""
-    bank_behind: bool = True
-    """Whether a picture's bank is built behind the first answer of the detector."""
+    auto_method: Literal["bank", "detector"] | None = None
+    """Method that `auto` stands for; None: `detector`, or `bank` without a detector."""
     encoder_dtype: torch.dtype = torch.float32
     """Of the image encoder's products."""
 

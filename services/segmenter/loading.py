@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from services.segmenter.answering import SegmentConfig
 from services.segmenter.disk_tier import DiskTier
@@ -81,7 +81,7 @@ def build_segmenter(
         config=SegmentConfig(
             bank=_bank_config(options.get("bank"), settings),
             score_threshold=_score_threshold(options, settings),
-            bank_behind=settings.bank_behind,
+            auto_method=_auto_method(settings, loaded, detector),
             encoder_dtype=compute_dtype("float32" if entry is None else entry.dtype, device=device),
         ),
     )
@@ -166,6 +166,21 @@ def _score_threshold(options: Mapping[str, object], settings: SegmenterSettings)
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InvalidConfig(f"a segmenter's score_threshold is in [0, 1], got {value!r}")
     return float(value)
+
+
+def _auto_method(
+    settings: SegmenterSettings, loaded: _Loaded, detector: Detector | None
+) -> Literal["bank", "detector"] | None:
+    """Return SEGMENTER_AUTO_METHOD. Raises InvalidConfig where this service cannot do it."""
+    method = settings.auto_method
+    if method == "detector" and detector is None:
+        raise InvalidConfig("SEGMENTER_AUTO_METHOD=detector needs SEGMENTER_DETECTOR_URL")
+    if method == "bank" and not loaded.sam.info.semantic_trained:
+        raise InvalidConfig(
+            f"SEGMENTER_AUTO_METHOD=bank needs weights whose semantic head is trained; that of "
+            f"{loaded.name} is not"
+        )
+    return method
 
 
 def _text_option(options: Mapping[str, object], name: str) -> str | None:

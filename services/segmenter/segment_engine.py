@@ -27,7 +27,7 @@ from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.ports import Detector
 from unspoken.precision import computing_in
 from unspoken.schemas import MAX_TEXTS, ModelInfo
-from unspoken.segment_schemas import CacheState, SegmentQuery, SegmentQuestion
+from unspoken.segment_schemas import CacheState, Method, SegmentQuery, SegmentQuestion
 from unspoken.timings import Timings
 
 logger = logging.getLogger(__name__)
@@ -128,11 +128,9 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             prompts_of(query, owner=index, size_hw=held.size_hw)
             if query.text is not None and not self._is_trained:
                 raise self._untrained(f"queries.{index}: a text scores masks")
-        if question.method == "bank" and not self._is_trained:
-            raise self._untrained("method 'bank' scores texts")
-        # A bank that is asked for by name is built, be it for later queries only.
+        # A bank that is asked for by name is built even without queries: it serves later ones.
         is_bank = question.method == "bank"
-        way = self._way(held, question) if texts or is_bank else "prompts"
+        way: Way = self._resolve(question.method) if texts or is_bank else "prompts"
         phrases: tuple[str, ...] = ()
         if way == "detector":
             phrases = tuple(
@@ -148,12 +146,6 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             question=question,
             way=way,
             needs_bank=way == "bank" and held.bank is None,
-            wants_bank=(
-                way == "detector"
-                and question.method == "auto"
-                and self._is_trained
-                and self.config.bank_behind
-            ),
             phrases=phrases,
         )
 
@@ -219,25 +211,28 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         self.cache.weigh_again(held)
         logger.info("bank image=%s masks=%d", held.id[:16], len(bank))
 
-    def _way(self, held: HeldPicture, question: SegmentQuestion) -> Way:
-        """Bank or detector, for queries of text alone."""
-        match question.method:
-            case "bank":
-                return "bank"
-            case "detector":
-                if self._detector is None:
-                    raise Conflict(
-                        "method 'detector' is not possible: this service knows no detector "
-                        "(SEGMENTER_DETECTOR_URL)",
-                        details={"setting": "SEGMENTER_DETECTOR_URL"},
-                    )
-                return "detector"
-            case "auto":
-                if self._is_trained and (held.bank is not None or self._detector is None):
-                    return "bank"
-                if self._detector is None:
-                    raise self._untrained("there is no detector (SEGMENTER_DETECTOR_URL), a text")
-                return "detector"
+    def _resolve(self, method: Method) -> Way:
+        """Return the method that answers queries of text alone. Raises Conflict.
+
+        `auto` depends on the weights and the settings only: the same request is answered by the
+        same method whatever was asked before.
+        """
+        if method == "auto":
+            has_detector = self._detector is not None
+            method = self.config.auto_method or ("detector" if has_detector else "bank")
+            if method == "bank" and not self._is_trained and not has_detector:
+                raise self._untrained("there is no detector (SEGMENTER_DETECTOR_URL), a text")
+        if method == "bank":
+            if not self._is_trained:
+                raise self._untrained("method 'bank' scores texts")
+            return "bank"
+        if self._detector is None:
+            raise Conflict(
+                "method 'detector' is not possible: this service knows no detector "
+                "(SEGMENTER_DETECTOR_URL)",
+                details={"setting": "SEGMENTER_DETECTOR_URL"},
+            )
+        return "detector"
 
     def _untrained(self, what: str) -> Conflict:
         return Conflict(

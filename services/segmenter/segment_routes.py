@@ -32,7 +32,7 @@ from services.segmenter.wire_requests import (
 )
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.door import Admission
-from unspoken.errors import Conflict, NotAnImage, TooLarge, UnspokenError
+from unspoken.errors import Conflict, NotAnImage, TooLarge
 from unspoken.fetching import Fetcher
 from unspoken.images import Picture, decode_picture
 from unspoken.logs import carried, fields
@@ -53,7 +53,6 @@ logger = logging.getLogger(__name__)
 
 # Requests that wait for the detector hold no place where it, in one process, decodes its pictures.
 DETECTIONS_AT_ONCE = 8
-MAX_BANKS_BEHIND = 8
 MAX_WRITES_BEHIND = 32
 _MORE_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (409, 502)
@@ -92,7 +91,6 @@ class SegmentFlow:
             name: str,
             run: Callable[[Any], Any],
             *,
-            queue: int = max_queue,
             weigh: Callable[[Any], int] | None = None,
         ) -> MicroBatcher[Any, Any]:
             # One picture at a time: neither the encoder nor the decoder gains from more on a CPU.
@@ -101,7 +99,7 @@ class SegmentFlow:
                 name=name,
                 thread=thread,
                 max_batch=1,
-                max_queue=queue,
+                max_queue=max_queue,
                 max_queue_bytes=max_queue_bytes,
                 weigh=weigh,
             )
@@ -114,7 +112,8 @@ class SegmentFlow:
             "segment", lambda work: segmenter.answer(work.plan, work.detected)
         )
         self._building: MicroBatcher[BankSteps, bool] = batcher(
-            "bank", lambda steps: steps.step(), queue=max_queue + MAX_BANKS_BEHIND
+            "bank",
+            lambda steps: steps.step(),
         )
         self.batchers: list[MicroBatcher[Any, Any]] = [
             self._embedding,
@@ -132,7 +131,7 @@ class SegmentFlow:
         self._timeout_s = request_timeout_s
 
     async def close(self) -> None:
-        """Stop what was built behind, finish what is written, and let no thread stay."""
+        """Cancel banks that are being built, finish what is being written, and end the threads."""
         await self._banks.close()
         await asyncio.gather(*self._writes, return_exceptions=True)
         self._writing.shutdown(wait=False)
@@ -204,28 +203,12 @@ class SegmentFlow:
         if plan.phrases:
             with timings.measure("detect"):
                 detected = await self._off_thread(self.segmenter.detect, plan)
-        answer = await self._answering.submit(Work(plan, detected), timeout_s=self._timeout_s)
-        if plan.wants_bank:
-            self.build_behind(held)
-        return answer
-
-    def build_behind(self, held: Any) -> None:
-        """Start building a picture's bank, unless enough are under way: the next request may."""
-        is_needed = not held.bank_ready and held.id not in self._banks
-        if is_needed and len(self._banks) < MAX_BANKS_BEHIND:
-            self._banks.launch(held.id, lambda: self._build_quietly(held))
+        return await self._answering.submit(Work(plan, detected), timeout_s=self._timeout_s)
 
     async def _build(self, held: Any) -> None:
         steps = self.segmenter.bank_steps(held)
         while not await self._building.submit(steps, timeout_s=self._timeout_s):
             pass
-
-    async def _build_quietly(self, held: Any) -> None:
-        try:
-            await self._build(held)
-        except UnspokenError as error:
-            logger.warning("no bank behind image=%s: %s", held.id[:16], error.message)
-            raise
 
     async def _off_thread(self, function: Callable[[Plan[Any]], Result], plan: Plan[Any]) -> Result:
         loop = asyncio.get_running_loop()

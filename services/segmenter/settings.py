@@ -22,7 +22,7 @@ class SegmenterSettings(EngineSettings):
     weights: Path | None = None
     """A Semantic-SAM of one's own instead of the profile's segmenter; a delta goes on top of it."""
     detector_url: str | None = None
-    """The detector service, for text queries before a bank is ready; none when absent."""
+    """The detector service, which answers text queries by method `detector`; none when absent."""
     cache_mib: Annotated[float, Field(gt=0)] = 512.0
     """Memory of the pictures that are held: embedding, file, guide and bank of each."""
     disk_cache_dir: Path | None = None
@@ -31,8 +31,8 @@ class SegmenterSettings(EngineSettings):
     """Bound of that folder: an embedding of SAM's size has 2 MiB, beside its picture's file."""
     bank_points_per_side: Annotated[int, Field(ge=1, le=128)] | None = None
     """Clicks along each side of a picture for its bank; 16 for small networks, else 32."""
-    bank_behind: bool = True
-    """Build a picture's bank behind the first answer of the detector."""
+    auto_method: Literal["bank", "detector"] | None = None
+    """Method that `auto` stands for; when absent `detector`, or `bank` without a detector."""
     score: Literal["softmax", "cosine"] | None = None
     """What a text's score is; the weights' own choice when absent, else softmax."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None

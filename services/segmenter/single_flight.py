@@ -27,20 +27,17 @@ class SingleFlight(Generic[Result]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._flights
-
     async def run(self, key: Hashable, start: Callable[[], Awaitable[Result]]) -> Result:
         """The result of the flight under `key`, which is started where there is none."""
         until, error = self._errors.get(key, (0.0, None))
         if error is not None and time.monotonic() < until:
             raise error
-        return await asyncio.shield(self.launch(key, start))
+        return await asyncio.shield(self._launch(key, start))
 
-    def launch(
+    def _launch(
         self, key: Hashable, start: Callable[[], Awaitable[Result]]
     ) -> "asyncio.Task[Result]":
-        """The flight under `key`; an error reaches those who wait."""
+        """Return the flight under `key`, started where there is none."""
         flight = self._flights.get(key)
         if flight is None:
             flight = asyncio.ensure_future(_awaited(start))

@@ -32,8 +32,6 @@ class Plan(Generic[Entry]):
     way: Way
     needs_bank: bool = False
     """The bank must be built first."""
-    wants_bank: bool = False
-    """The bank should be built behind the answer."""
     phrases: tuple[str, ...] = ()
     """What the detector is asked for."""
 

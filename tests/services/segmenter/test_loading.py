@@ -164,6 +164,15 @@ def test_options_that_mean_nothing_are_refused(tmp_path, options, message):
         build_segmenter(settings(tmp_path, profile="tiny", models_file=file), ENCODER)
 
 
+def test_an_auto_method_that_this_service_cannot_do_stops_it(tmp_path):
+    path = weights(tmp_path)
+    with pytest.raises(InvalidConfig, match=r"AUTO_METHOD=detector needs SEGMENTER_DETECTOR_URL"):
+        build_segmenter(settings(tmp_path, weights=path, auto_method="detector"), ENCODER)
+    untrained = weights(tmp_path, trained=False)
+    with pytest.raises(InvalidConfig, match="AUTO_METHOD=bank needs weights"):
+        build_segmenter(settings(tmp_path, weights=untrained, auto_method="bank"), ENCODER)
+
+
 def test_vectors_of_another_text_encoder_are_refused(tmp_path):
     path = weights(tmp_path, text_encoder="clip@openai")
     with pytest.raises(InvalidConfig, match=r"clip@openai.*fake-text-encoder@0"):

@@ -195,21 +195,24 @@ def test_without_a_detector_its_method_is_an_error_and_auto_builds_the_bank(pict
     assert engine.segment(picture, question({"text": "car"})).method == "bank"
 
 
-def test_auto_asks_the_detector_until_the_bank_is_ready(picture):
+def test_auto_answers_the_same_whatever_was_asked_before(picture):
     detector = StubDetector(car=((10, 10, 50, 40), 0.8))
     engine = tiny_engine(detector=detector)
     asked = question({"text": "car"}, {"text": "moon"})
-    reply = engine.segment(picture, asked)
-    assert reply.method == "detector" and detector.asked == [("car", "moon")]
-    assert [len(result.instances) for result in reply.results] == [1, 0]
-    assert reply.results[0].instances[0].score == 0.8
-    held = engine.find(reply.image.id)
-    assert engine.plan(held, asked).wants_bank
-    engine.segment(picture, question({"text": "car"}, method="bank"))
-    assert engine.segment(picture, asked).method == "bank" and len(detector.asked) == 1
-    assert (
-        engine.segment(picture, question({"text": "car"}, method="detector")).method == "detector"
-    )
+    first = engine.segment(picture, asked)
+    assert first.method == "detector" and detector.asked == [("car", "moon")]
+    assert [len(result.instances) for result in first.results] == [1, 0]
+    assert first.results[0].instances[0].score == 0.8
+    by_bank = engine.segment(picture, question({"text": "car"}, method="bank"))
+    assert by_bank.method == "bank" and engine.find(first.image.id).bank_ready
+    again = engine.segment(picture, asked)
+    assert again.method == "detector" and again.results == first.results
+
+
+@pytest.mark.parametrize("method", ["bank", "detector"])
+def test_a_setting_chooses_what_auto_means(picture, method):
+    engine = tiny_engine(detector=StubDetector(), auto_method=method)
+    assert engine.segment(picture, question({"text": "car"})).method == method
 
 
 def test_thresholds_and_negatives_hold_for_the_detectors_boxes_too(picture):

@@ -16,7 +16,7 @@ from pycocotools import mask as coco
 from services.segmenter.app import create_app
 from services.segmenter.disk_tier import DiskTier
 from tests.contracts import check_segmenter, picture_bytes
-from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
+from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
 from tests.serving import ready_client
 from unspoken.clients.ports import SegmenterClient
@@ -238,19 +238,6 @@ def test_other_weights_find_nothing_of_what_these_have_kept(tmp_path):
             assert client.post("/images", json={"image": IMAGE}).status_code == 201
 
 
-def test_the_bank_is_built_behind_the_detectors_answer():
-    engine = tiny_engine(detector=FakeDetector())
-    with served(engine) as client:
-        body = {"image": IMAGE, "queries": [{"text": "car", "threshold": 0}]}
-        first = client.post("/segment", json=body).json()
-        assert first["method"] == "detector" and "detect" in first["timings_ms"]
-        deadline = time.monotonic() + 30
-        while not client.get(f"/images/{first['image']['id']}").json()["bank_ready"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert client.post("/segment", json=body).json()["method"] == "bank"
-
-
 def test_a_bank_that_takes_too_long_is_504_and_is_there_later():
     engine = tiny_engine()
     slow = engine.bank_steps
@@ -271,13 +258,6 @@ def test_a_bank_that_takes_too_long_is_504_and_is_there_later():
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert client.post("/segment", json=body).json()["method"] == "bank"
-
-
-def test_no_bank_is_built_behind_where_that_is_switched_off():
-    with served(tiny_engine(detector=FakeDetector(), bank_behind=False)) as client:
-        reply = client.post("/segment", json={"image": IMAGE, "queries": QUERIES[:1]}).json()
-        time.sleep(0.1)
-        assert not client.get(f"/images/{reply['image']['id']}").json()["bank_ready"]
 
 
 def test_no_hit_is_an_empty_list(client):

@@ -89,10 +89,11 @@ def test_an_error_that_would_come_again_is_kept_for_a_while():
 def test_closing_cancels_what_flies():
     async def run() -> None:
         flights = SingleFlight[None]()
-        flight = flights.launch("key", lambda: asyncio.sleep(60))
+        waiter = asyncio.create_task(flights.run("key", lambda: asyncio.sleep(60)))
         await asyncio.sleep(0)
         await flights.close()
-        assert flight.cancelled() and len(flights) == 0
+        await asyncio.wait([waiter], timeout=10)
+        assert waiter.cancelled() and len(flights) == 0
 
     asyncio.run(run())
 
