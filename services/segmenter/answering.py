@@ -127,7 +127,7 @@ class Answering:
                 rows = [
                     (int(row), float(own[row]))
                     for row in np.flatnonzero(prompted.owners == place)
-                    if own[row] >= (query.threshold or 0.0)
+                    if own[row].clip(0, 1) >= (query.threshold or 0.0)
                 ]
                 answers[place] = _found(plan, masks, rows)
         return answers
