@@ -24,7 +24,7 @@ from worker.readers.tar_shards import tar_rows
 
 logger = logging.getLogger(__name__)
 
-TABLE_ENDINGS = (".parquet", ".csv", ".jsonl")
+TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 
 _DAMAGE = (
     *(InvalidInput, pa.ArrowException, EOFError, ValueError, TypeError),
@@ -51,7 +51,7 @@ def list_source(
     for file in _source_files(path):
         if not file.resolve().is_relative_to(root.resolve()):
             raise InvalidInput(f"{file.name} leads out of the data folder")
-        if file.suffix in TABLE_ENDINGS and file.is_file():
+        if file.suffix.lower() in TABLE_ENDINGS and file.is_file():
             check_table(file)
         name = file.relative_to(root).as_posix()
         if _writable(name) != name:
@@ -162,7 +162,7 @@ def _reader(
     if file.is_dir():
         return folder_rows(file, name=name, root=root, span=span)
     pictures = pictures or file.parent
-    match file.suffix:
+    match file.suffix.lower():
         case ".tar":
             return tar_rows(file, name=name, span=span)
         case ".json":
@@ -189,6 +189,7 @@ def _sayable(row: SourceRow) -> SourceRow:
         key=_writable(row.key),
         member=member,
         caption=_writable(row.caption),
+        captions=tuple(map(_writable, row.captions)),
         columns=columns,
         problem=problem,
     )

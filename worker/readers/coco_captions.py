@@ -1,15 +1,19 @@
-"""COCO captions JSON: one row a picture, its captions after one another as one text."""
+"""COCO captions JSON: one row a picture, with all of its captions."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
+from worker.readers.columns import captions_of, join_captions, key_of, text_of
 from worker.readers.picture_file import find_picture
 from worker.readers.row import SourceRow, Span
+
+MAX_BYTES = 512 * 1024 * 1024
+"""Of a captions file, which is read as a whole; COCO's own have 90 MB."""
 
 
 class _Entry(NamedTuple):
@@ -17,8 +21,9 @@ class _Entry(NamedTuple):
 
     key: str
     path: str
-    caption: str
-    url: str | None
+    captions: tuple[str, ...]
+    url: str | None = None
+    detail: str | None = None
 
 
 def coco_rows(
@@ -26,7 +31,8 @@ def coco_rows(
 ) -> Iterator[SourceRow]:
     """Rows in the order of `images`; file names are seen from the folder `pictures`.
 
-    Raises InvalidInput for what is no captions file.
+    Captions of a picture that `images` lacks make a row after those. Raises InvalidInput for what
+    is no captions file.
     """
     entries = _read(file, file.stat().st_mtime_ns)
     for row in range(span.first_row, len(entries)):
@@ -38,50 +44,53 @@ def coco_rows(
             shard=name,
             member=picture.member,
             row=row,
-            caption=entry.caption,
+            caption=join_captions(entry.captions),
+            captions=entry.captions,
             picture=picture.content,
             columns={"url": entry.url} if entry.url else {},
             problem=picture.problem if entry.path else "bad_row",
+            detail=entry.detail,
             size=picture.size,
         )
 
 
 @lru_cache(maxsize=1)
 def _read(file: Path, _mtime_ns: int) -> list[_Entry]:
+    if file.stat().st_size > MAX_BYTES:
+        raise InvalidInput(f"{file.name} has over {MAX_BYTES} bytes: split it")
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{file.name} is no JSON: {error}") from error
     images = _objects(content, "images")
-    captions: dict[object, list[str]] = defaultdict(list)
+    captions: dict[str, list[object]] = defaultdict(list)
     for annotation in _objects(content, "annotations"):
-        caption, image_id = annotation.get("caption"), annotation.get("image_id")
-        if isinstance(caption, str) and isinstance(image_id, int | str):
-            captions[image_id].append(caption)
-    if images and not captions:
+        # Some tools write the same id as a number here and as text there.
+        captions[key_of(annotation.get("image_id"))].append(annotation.get("caption"))
+    if images and not any(map(captions_of, captions.values())):
         raise InvalidInput(f"{file.name} has no captions: is it COCO's captions file?")
-    return [_entry(image, captions) for image in images]
+    entries = [_entry(image, captions) for image in images]
+    known = {entry.key for entry in entries}
+    return entries + [
+        _Entry(key, "", captions_of(texts), detail=f"no entry of images has the id {key!r}")
+        for key, texts in captions.items()
+        if key and key not in known and captions_of(texts)
+    ]
 
 
 def _objects(content: object, name: str) -> list[dict[str, object]]:
-    """A list of the file; what is no object in it becomes an empty one."""
+    """Return a list of the file; what is no object in it becomes an empty one."""
     value = content.get(name) if isinstance(content, dict) else None
     if not isinstance(value, list):
         raise InvalidInput(f"a JSON source is COCO's captions file: it has no list of {name}")
     return [each if isinstance(each, dict) else {} for each in value]
 
 
-def _entry(image: dict[str, object], captions: dict[object, list[str]]) -> _Entry:
-    image_id, path, url = image.get("id"), image.get("file_name"), image.get("coco_url")
-    known = isinstance(image_id, int | str)
+def _entry(image: dict[str, object], captions: Mapping[str, Sequence[object]]) -> _Entry:
+    key, url = key_of(image.get("id")), image.get("coco_url")
     return _Entry(
-        key=str(image_id) if known else "",
-        path=path if isinstance(path, str) else "",
-        caption=" ".join(map(_sentence, captions.get(image_id, []))) if known else "",
+        key=key,
+        path=text_of(image.get("file_name")),
+        captions=captions_of(captions.get(key, ())) if key else (),
         url=url if isinstance(url, str) else None,
     )
-
-
-def _sentence(caption: str) -> str:
-    text = caption.strip()
-    return text if not text or text[-1] in ".!?" else f"{text}."

@@ -2,19 +2,28 @@
 
 LAION's tables spell one column in many ways: URL and url, TEXT and caption, LANGUAGE and lang.
 Case, blanks, '-' and '_' do not count; of several columns that mean the same, the first one below
-that has a value is taken. Columns that nobody here reads are not loaded.
+that has a usable value is taken. Columns that intake does not use are not loaded.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+
+from worker.readers.text import decode_text
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "key": ("key",),
     "status": ("status",),
     "url": ("url", "imageurl"),
-    "caption": ("caption", "text", "alttext", "topcaption"),
-    "path": ("imagepath", "path", "image", "filename", "file", "filepath"),
+    "caption": (
+        *("caption", "captions", "text", "alttext", "topcaption"),
+        *("comment", "sentence", "sentences", "description"),
+    ),
+    "path": (
+        *("imagepath", "path", "image", "filename", "file", "filepath"),
+        *("imagename", "imagefile"),
+    ),
     "language": ("language", "lang"),
     "punsafe": ("punsafe", "unsafeprobability"),
     "nsfw": ("nsfw",),
@@ -37,17 +46,25 @@ def known_column(spelling: str) -> str | None:
 
 
 def pick_columns(row: Mapping[str, object]) -> dict[str, object]:
-    """A source's row under our names: known columns that have a value."""
+    """Return a source's row under our names: known columns that have a usable value."""
     squeezed: dict[str, object] = {}
     for spelling, value in row.items():
         if value is not None and value != "":
             squeezed.setdefault(_squeeze(spelling), value)
     picked: dict[str, object] = {}
     for name, spellings in SPELLINGS.items():
-        value = next((squeezed[each] for each in spellings if each in squeezed), None)
+        values = [squeezed[each] for each in spellings if each in squeezed]
+        value = next((value for value in values if _is_usable(name, value)), None)
         if value is not None:
             picked[name] = value
     return picked
+
+
+def _is_usable(name: str, value: object) -> bool:
+    """Return False for the NaN that pandas writes for a gap, and for a caption without text."""
+    if name == "caption":
+        return bool(captions_of(value))
+    return not (isinstance(value, float) and math.isnan(value))
 
 
 def known_spellings(spellings: Iterable[str]) -> list[str]:
@@ -56,14 +73,38 @@ def known_spellings(spellings: Iterable[str]) -> list[str]:
 
 
 def text_of(value: object) -> str:
-    """A column's text; empty for what is none, such as the NaN that pandas writes for a gap."""
+    """Return a column's text; an empty one for anything that is not text."""
     return value if isinstance(value, str) else ""
 
 
+def key_of(value: object) -> str:
+    """Return a key as text, a number's too; an empty one for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+
+
+def captions_of(value: object) -> tuple[str, ...]:
+    """Return the texts of a caption or of a list of captions, each once, without blank ones."""
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = (each for each in values if isinstance(each, str) and each.strip())
+    return tuple(dict.fromkeys(texts))
+
+
+def join_captions(captions: Sequence[str]) -> str:
+    """Return one caption as it is, several as sentences of one text."""
+    return captions[0] if len(captions) == 1 else " ".join(map(_sentence, captions))
+
+
+def _sentence(caption: str) -> str:
+    text = caption.strip()
+    return text if not text or text[-1] in ".!?" else f"{text}."
+
+
 def parse_object(content: bytes | str) -> dict[str, object] | None:
-    """The JSON object in `content`; None for what is none."""
+    """Return the JSON object in `content`; None where it is not one."""
     try:
-        value = json.loads(content)
+        value = json.loads(decode_text(content) if isinstance(content, bytes) else content)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -17,6 +17,10 @@ PROBLEMS: Mapping[str, str] = {
     "unreadable": "the file may not be read",
     "no_picture": "there is no picture where the source says",
     "outside_data_folder": "the file is outside the data folder",
+    "not_downloaded": (
+        "the source has only a URL: download the pictures, for example with img2dataset, and label "
+        "its output"
+    ),
     "picture_too_large": "the picture's file is too large",
     "caption_too_long": "the caption's file is too large",
     "duplicate": "the same picture came earlier in this run",
@@ -37,7 +41,10 @@ class SourceRow:
     """The picture: a member of that tar, or a path from the root."""
     row: int
     caption: str
+    """All of its captions as one text."""
     picture: bytes | None
+    captions: tuple[str, ...] = ()
+    """Each caption, where the source has several."""
     columns: Columns = field(default_factory=dict)
     problem: str | None = None
     detail: str | None = None
@@ -50,7 +57,8 @@ class SourceRow:
     @property
     def sha256(self) -> str:
         """Digest of what the source says, without the picture's bytes."""
-        return json_sha256([self.key, self.member, self.row, self.caption, self.size])
+        captions = self.captions if len(self.captions) > 1 else ()
+        return json_sha256([self.key, self.member, self.row, self.caption, self.size, *captions])
 
 
 def bad_shard(name: str, *, row: int, size: int, detail: str) -> SourceRow:

@@ -1,15 +1,15 @@
-"""Tables of picture paths and captions: parquet, CSV and JSONL, read as streams.
+"""Tables of picture paths and captions: parquet, CSV and its kin, JSONL, read as streams.
 
 A chunk of a CSV or JSONL file is entered at the byte where its first row begins, one of a parquet
-file at its row group: no table is ever whole in memory.
+file at its row group: no table is ever whole in memory. Rows of one picture that follow one another
+are one input with several captions.
 """
 
-import csv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,26 +17,26 @@ import pyarrow.parquet as pq
 from unspoken.errors import InvalidInput
 from worker.readers.columns import (
     SPELLINGS,
+    captions_of,
+    join_captions,
+    key_of,
     known_column,
     known_spellings,
     parse_object,
     pick_columns,
     text_of,
 )
-from worker.readers.picture_file import find_picture
-from worker.readers.row import SourceRow, Span
+from worker.readers.csv_table import csv_records
+from worker.readers.line_file import LineFile
+from worker.readers.picture_file import PictureFile, find_picture
+from worker.readers.record import Record
+from worker.readers.row import Columns, SourceRow, Span
 
-MAX_LINE_BYTES = 1024 * 1024
 ROWS_AT_ONCE = 1024
 # A table is refused where none of its first rows has the columns.
 ROWS_TO_JUDGE = 100
-
-
-class Record(NamedTuple):
-    """A row under the table's own names; None where it cannot be read."""
-
-    values: dict[str, object] | None
-    offset: int = 0
+MAX_CAPTIONS_OF_ONE = 64
+"""Rows that become one input: the next one of the same picture begins another."""
 
 
 def table_rows(
@@ -44,32 +44,40 @@ def table_rows(
 ) -> Iterator[SourceRow]:
     """Rows of a table from the span's place on; paths are seen from the folder `pictures`.
 
-    Raises InvalidInput for what is no such table.
+    A row is numbered by its first record. Raises InvalidInput for what is no such table.
     """
-    for row, record in enumerate(_records(file, span), start=span.first_row):
-        columns = pick_columns(record.values or {})
-        path = text_of(columns.get("path"))
-        picture = find_picture(path, folder=pictures, root=root, read=row in span.pictures_of)
+    for entry in _entries(_records(file, span), first_row=span.first_row):
+        read = entry.row in span.pictures_of
+        picture = _find_picture(entry, folder=pictures, root=root, read=read)
         yield SourceRow(
-            key=str(columns.get("key") or f"{Path(path).stem[:64]}-{row:06d}"),
+            key=entry.key or f"{Path(picture.member).stem[:64] or 'row'}-{entry.row:06d}",
             shard=name,
             member=picture.member,
-            row=row,
-            caption=text_of(columns.get("caption")),
+            row=entry.row,
+            caption=join_captions(entry.captions),
+            captions=entry.captions,
             picture=picture.content,
-            columns=columns,
-            problem="bad_row" if record.values is None else picture.problem,
-            offset=record.offset,
+            columns=entry.columns,
+            problem=picture.problem,
+            detail=entry.record.detail,
+            offset=entry.record.offset,
             size=picture.size,
         )
 
 
 def check_table(file: Path) -> None:
-    """Raises InvalidInput, which says what is missing, where a table has not the two columns."""
-    first = [record.values or {} for record in islice(_records(file, Span()), ROWS_TO_JUDGE)]
-    names = {name for values in first for name in values}
+    """Raise InvalidInput, which says what is missing, where a table has not the two columns.
+
+    A table of URLs is read, so that its rows are counted as not downloaded.
+    """
+    first = list(islice(_records(file, Span()), ROWS_TO_JUDGE))
+    if not first:
+        raise InvalidInput(f"{file.name} has no rows")
+    if all(record.values is None for record in first):
+        raise InvalidInput(f"{file.name} has no row that can be read: {first[0].detail}")
+    names = {name for record in first for name in record.values or {}}
     known = {known_column(name) for name in names}
-    if first and not {"path", "caption"} <= known:
+    if "caption" not in known or known.isdisjoint(("path", "url")):
         raise InvalidInput(
             f"{file.name} needs a column of picture paths ({', '.join(SPELLINGS['path'])}) and one "
             f"of captions ({', '.join(SPELLINGS['caption'])}); it has "
@@ -77,13 +85,60 @@ def check_table(file: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A picture of the table: its first record, and the captions of all its records."""
+
+    row: int
+    record: Record
+    columns: Columns
+    captions: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return key_of(self.columns.get("key"))
+
+    @property
+    def path(self) -> str:
+        return text_of(self.columns.get("path"))
+
+
+def _entries(records: Iterator[Record], *, first_row: int) -> Iterator[_Entry]:
+    last: _Entry | None = None
+    for row, record in enumerate(records, start=first_row):
+        columns = pick_columns(record.values or {})
+        entry = _Entry(row, record, columns, captions_of(columns.get("caption")))
+        if last is None:
+            last = entry
+        elif _are_one_picture(last, entry):
+            captions = captions_of([*last.captions, *entry.captions])
+            last = _Entry(last.row, last.record, last.columns, captions)
+        else:
+            yield last
+            last = entry
+    if last is not None:
+        yield last
+
+
+def _are_one_picture(last: _Entry, entry: _Entry) -> bool:
+    return last.path == entry.path != "" and len(last.captions) < MAX_CAPTIONS_OF_ONE
+
+
+def _find_picture(entry: _Entry, *, folder: Path, root: Path, read: bool) -> PictureFile:
+    if entry.record.values is None:
+        return PictureFile("", problem="bad_row")
+    if not entry.path and "url" in entry.columns:
+        return PictureFile("", problem="not_downloaded")
+    return find_picture(entry.path, folder=folder, root=root, read=read)
+
+
 def _records(file: Path, span: Span) -> Iterator[Record]:
     try:
-        match file.suffix:
+        match file.suffix.lower():
             case ".parquet":
                 yield from _parquet_records(file, first_row=span.first_row)
-            case ".csv":
-                yield from _csv_records(file, offset=span.offset)
+            case ".csv" | ".tsv":
+                yield from csv_records(file, offset=span.offset)
             case _:
                 yield from _jsonl_records(file, offset=span.offset)
     except (pa.ArrowInvalid, OSError) as error:
@@ -116,58 +171,16 @@ def _row_group(file: Path, _mtime_ns: int, group: int) -> pa.Table:
         return parquet.read_row_group(group, columns=known_spellings(plain))
 
 
-# ---- lines -----------------------------------------------------------------------------------
-
-
-class _Lines:
-    """Lines of a file as text, one at a time, so that the place of the next one is known."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    @property
-    def offset(self) -> int:
-        return self._stream.tell()
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        encoding = "utf-8-sig" if self.offset == 0 else "utf-8"
-        line = self._stream.readline(MAX_LINE_BYTES)
-        if not line:
-            raise StopIteration
-        return line.decode(encoding, errors="replace")
-
-
-def _csv_records(file: Path, *, offset: int) -> Iterator[Record]:
-    with file.open("rb") as stream:
-        lines = _Lines(stream)
-        reader = csv.reader(lines)
-        try:
-            header = next(reader, [])
-        except csv.Error as error:
-            raise InvalidInput(f"{file.name} has no header that can be read: {error}") from error
-        stream.seek(max(offset, lines.offset))
-        while True:
-            start = lines.offset
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield Record(None, start)
-                continue
-            if values:
-                yield Record(dict(zip(header, values, strict=False)), start)
+# ---- JSONL -----------------------------------------------------------------------------------
 
 
 def _jsonl_records(file: Path, *, offset: int) -> Iterator[Record]:
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        lines = _Lines(stream)
-        start = lines.offset
+    with LineFile(file) as lines:
+        lines.seek(offset)
         for line in lines:
-            if line.strip():
-                yield Record(parse_object(line), start)
-            start = lines.offset
+            values = parse_object(line.text)
+            if values is not None:
+                yield Record(values, line.offset)
+            elif line.problem or line.text.strip():
+                problem = line.problem or "is not a JSON object"
+                yield Record(None, line.offset, f"line {lines.number_at(line.offset)} {problem}")

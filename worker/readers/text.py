@@ -1,0 +1,55 @@
+"""Text whose encoding no one has written down: UTF-8, UTF-16, UTF-32 or Windows-1252.
+
+A byte order mark decides; then valid UTF-8; then Windows-1252, of which Latin-1 is a part, where
+the text around the accents is Latin. Other encodings are not guessed: their text would be wrong.
+"""
+
+import codecs
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    # UTF-32 first: its little-endian mark begins with that of UTF-16.
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_HIGH = bytes(range(128, 256))
+_LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_JUDGED_BYTES = 4096
+
+
+def decode_text(content: bytes) -> str:
+    """Decode a whole file; bytes that no encoding explains become U+FFFD."""
+    encoding = marked_encoding(content)
+    if encoding is None:
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError:
+            encoding = "cp1252" if looks_latin([content]) else "utf-8"
+    return content.decode(encoding, errors="replace")
+
+
+def marked_encoding(head: bytes) -> str | None:
+    """Return the encoding that a file's first bytes show; None where they show none.
+
+    UTF-16 without a mark is known by the zero bytes of its Latin letters, blanks and line ends.
+    """
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    judged = head[:_JUDGED_BYTES]
+    num_even, num_odd = judged[::2].count(0), judged[1::2].count(0)
+    half = len(judged) // 2
+    if num_odd > 0.4 * half and num_even == 0:
+        return "utf-16-le"
+    if num_even > 0.4 * half and num_odd == 0:
+        return "utf-16-be"
+    return None
+
+
+def looks_latin(lines: list[bytes]) -> bool:
+    """Return True if bytes over 127 are as rare among letters as accents are in Latin scripts."""
+    num_high = sum(len(line) - len(line.translate(None, _HIGH)) for line in lines)
+    num_letters = sum(len(line) - len(line.translate(None, _LETTERS)) for line in lines)
+    return 0 < 2 * num_high <= num_letters
