@@ -1,9 +1,9 @@
-"""API keys: who may ask, and how often. Only their digests are kept.
+"""API keys: names, digests and rate limits of callers, and the form of a key that we send.
 
     UNSPOKEN_API_KEYS="worker:9f86d0...:0 phone-app:60303a..."
 
 names each key, its sha256, and, where it is not the default, its requests a minute (0: without
-limit). A key is 256 random bits, so that one round of sha256 is enough and nobody guesses it.
+limit). A service keeps digests alone. A key is 256 random bits, so one round of sha256 is enough.
 """
 
 import hashlib
@@ -15,10 +15,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from unspoken.errors import InvalidConfig, RateLimited, Unauthorized
+from unspoken.errors import InvalidConfig, InvalidInput, RateLimited, Unauthorized
 
-BURST_S = 10.0
-"""What was saved up in so many seconds may be asked at once."""
 _ENTRY = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64}):(?P<sha256>[0-9a-f]{64})(:(?P<rate>\d{1,9}))?")
 
 
@@ -32,7 +30,7 @@ class ApiKey:
 
 
 def new_key() -> str:
-    """A key that nobody had before."""
+    """Return a new random key."""
     return f"unspoken_{secrets.token_urlsafe(32)}"
 
 
@@ -41,12 +39,30 @@ def key_sha256(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", errors="replace")).hexdigest()
 
 
+def checked_key(key: str, *, name: str) -> str:
+    """Return a key without blanks around it, as the header of a request can carry it; "" for none.
+
+    A CRLF file or a pasted line would else put a control character into the header, and the HTTP
+    library's complaint quotes the whole header. Raises InvalidInput, which never repeats the key.
+    name: where the key was given, for the message.
+    """
+    key = key.strip()
+    for position, character in enumerate(key, start=1):
+        if not "!" <= character <= "~":
+            kind = "a blank" if character == " " else f"the character U+{ord(character):04X}"
+            raise InvalidInput(
+                f"{name} is not an API key: {kind} is at position {position}; a key has visible "
+                "ASCII characters alone. Copy it again, without quotes or a comment after it"
+            )
+    return key
+
+
 def parse_keys(text: str, *, requests_per_minute: float) -> tuple[ApiKey, ...]:
-    """The keys of UNSPOKEN_API_KEYS, apart by blanks or commas. Raises InvalidConfig."""
+    """Read UNSPOKEN_API_KEYS: entries separated by blanks or commas. Raises InvalidConfig."""
     keys: dict[str, ApiKey] = {}
     for number, entry in enumerate(text.replace(",", " ").split(), start=1):
         found = _ENTRY.fullmatch(entry)
-        # The entry itself is not told: somebody may have written the key where its digest belongs.
+        # The message does not repeat the entry: it may hold a key in place of its digest.
         if found is None:
             raise InvalidConfig(
                 f"UNSPOKEN_API_KEYS: entry {number} is not NAME:SHA256 or NAME:SHA256:PER_MINUTE; "
@@ -62,9 +78,9 @@ def parse_keys(text: str, *, requests_per_minute: float) -> tuple[ApiKey, ...]:
 
 
 class KeyRing:
-    """Keys that are let in, each with a token bucket; shared by threads.
+    """The keys that a service admits, each with a token bucket; thread-safe.
 
-    now: seconds of a clock that never goes back.
+    now: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -72,7 +88,7 @@ class KeyRing:
     ) -> None:
         self._keys = tuple(keys)
         self._buckets = {
-            key.name: _Bucket(per_s=key.requests_per_minute / 60, now_s=now())
+            key.name: _Bucket(per_minute=key.requests_per_minute, now_s=now())
             for key in self._keys
             if key.requests_per_minute
         }
@@ -80,7 +96,7 @@ class KeyRing:
         self._lock = threading.Lock()
 
     def admit(self, authorization: str | None) -> str:
-        """Name of the key in an Authorization header. Raises Unauthorized, RateLimited."""
+        """Return the name of an Authorization header's key. Raises Unauthorized, RateLimited."""
         scheme, _, sent = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not sent.strip():
             raise Unauthorized("an API key is needed: send Authorization: Bearer KEY")
@@ -91,13 +107,13 @@ class KeyRing:
                 wait_s = bucket.take(self._now())
             if wait_s > 0:
                 raise RateLimited(
-                    f"the key {key.name} has {key.requests_per_minute:.0f} requests a minute",
+                    f"the key {key.name} may send {key.requests_per_minute:g} requests a minute",
                     retry_after_s=wait_s,
                 )
         return key.name
 
     def _find(self, digest: str) -> ApiKey:
-        """Every key is compared, each in constant time: time tells nothing about any of them."""
+        """Compare with every key in constant time, so that timing reveals none of them."""
         found: ApiKey | None = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
@@ -108,16 +124,16 @@ class KeyRing:
 
 
 class _Bucket:
-    """Fills by `per_s` up to BURST_S of it, and at least one."""
+    """A token bucket: holds a minute's requests, starts full, refills evenly."""
 
-    def __init__(self, *, per_s: float, now_s: float) -> None:
-        self._per_s = per_s
-        self._capacity = max(1.0, per_s * BURST_S)
+    def __init__(self, *, per_minute: float, now_s: float) -> None:
+        self._per_s = per_minute / 60
+        self._capacity = max(1.0, per_minute)
         self._tokens = self._capacity
         self._at_s = now_s
 
     def take(self, now_s: float) -> float:
-        """0 where there was a token; else the seconds until there is one."""
+        """Take a token: return 0, or the seconds until there is one."""
         self._tokens = min(self._capacity, self._tokens + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
         if self._tokens >= 1:

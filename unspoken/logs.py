@@ -1,5 +1,7 @@
 """Log lines for people or for programs, with the ids of what they are about.
 
+A line is one line: control characters are escaped, a traceback is indented, secrets are redacted.
+
     with log_ids(run="labels", chunk=7):
         logger.info("committed", extra=fields(rows=8))
 
@@ -17,13 +19,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
+
+from unspoken.safe_text import escape_controls, escape_json, redact
 
 Result = TypeVar("Result")
 LogFormat = Literal["text", "json"]
 
 REQUEST_HEADER = "X-Request-Id"
-# What a header may say is bounded, so that nobody writes lines into our log.
+_NOT_PLAIN = re.compile(r'[\s="]')
+# Ids of a header are bounded and of few characters; anything else counts as absent.
 _HEADERS = {
     "request": (REQUEST_HEADER, re.compile(r"[A-Za-z0-9_.-]{1,64}")),
     "run": ("X-Run-Id", re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")),
@@ -68,19 +73,29 @@ def incoming_ids(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger and message, then fields and ids as `key=value`."""
+    """Time, level, logger and message, then fields and ids as `key=value`, as logfmt quotes them.
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+    layout: what stands before the keys, in the form of logging.Formatter.
+    """
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+    def __init__(self, layout: str = "%(asctime)s %(levelname)s %(name)s %(message)s") -> None:
+        super().__init__(layout)
+
+    def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
-        keys = "".join(f" {name}={value}" for name, value in _keys(record).items())
-        return super().formatMessage(record) + keys
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record)
+        keys = "".join(f" {name}={_quoted(value)}" for name, value in _keys(record).items())
+        line = escape_controls(redact(self.formatMessage(record))) + keys
+        # Only a real line starts at the left edge: the text of an exception cannot forge one.
+        return "\n    ".join([line, *_traceback(self, record)])
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object on one line: time (UTC), level, logger, pid, message, fields, ids."""
+    """One JSON object on one line: time (UTC), level, logger, pid, message, fields, ids.
+
+    Characters that a terminal would act on are escaped as JSON escapes them.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -89,21 +104,40 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "pid": record.process,
-            "message": record.getMessage(),
+            "message": redact(record.getMessage()),
             **_keys(record),
         }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        if lines := _traceback(self, record):
+            line["exception"] = "\n".join(lines)
+        return escape_json(json.dumps(line, default=str, ensure_ascii=False))
 
 
 def configure_logging(level: str, log_format: LogFormat) -> None:
-    """Log lines on standard error; httpx's line for every request is not among them."""
+    """Write log lines to standard error; httpx's line for every request is left out."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def _keys(record: logging.LogRecord) -> dict[str, Any]:
-    return {**getattr(record, "fields", {}), **_ids.get()}
+def _keys(record: logging.LogRecord) -> dict[str, object]:
+    """Fields and ids of a line; texts are redacted."""
+    keys = {**getattr(record, "fields", {}), **_ids.get()}
+    return {
+        name: redact(value) if isinstance(value, str) else value for name, value in keys.items()
+    }
+
+
+def _quoted(value: object) -> str:
+    """A value of a text line: in quotes where a blank or '=' would begin another key."""
+    text = str(value)
+    if _NOT_PLAIN.search(text):
+        return escape_json(json.dumps(text, ensure_ascii=False))
+    return escape_controls(text)
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
+    """Lines of the exception and the stack of a record, escaped and redacted."""
+    parts = [formatter.formatException(record.exc_info)] if record.exc_info else []
+    parts += [formatter.formatStack(record.stack_info)] if record.stack_info else []
+    return [escape_controls(line) for line in redact("\n".join(parts)).split("\n") if line]

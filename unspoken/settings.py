@@ -7,12 +7,20 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from unspoken.api_keys import KeyRing, parse_keys
-from unspoken.errors import InvalidConfig
+from unspoken.api_keys import KeyRing, checked_key, parse_keys
+from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.process import num_cores
 from unspoken.profiles import Profile, load_profile
 
@@ -26,6 +34,42 @@ def default_cache_dir() -> Path:
 def child_environment(**changes: str) -> dict[str, str]:
     """This process's environment with changes, for a child process."""
     return {**os.environ, **changes}
+
+
+def secret_key(variable: str) -> AfterValidator:
+    """A validator of an API key that this process sends. Raises InvalidConfig.
+
+    variable: where it is set, for the message.
+    """
+
+    def check(key: SecretStr) -> SecretStr:
+        try:
+            return SecretStr(checked_key(key.get_secret_value(), name=variable))
+        except InvalidInput as error:
+            raise InvalidConfig(error.message) from None
+
+    return AfterValidator(check)
+
+
+def service_url(variable: str, *, schemes: tuple[str, ...] = ("http", "https")) -> AfterValidator:
+    """A validator of a service's address, which may hold a password: no message repeats it."""
+    example = "http://127.0.0.1:8000" if "http" in schemes else "redis://127.0.0.1:6379/0"
+
+    def check(url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            parts = urlsplit("")
+        is_socket = parts.scheme.endswith("+socket") and parts.path
+        if url and (parts.scheme not in schemes or not (parts.hostname or is_socket)):
+            raise InvalidConfig(
+                f"{variable} must be a URL such as {example}, with one of the schemes "
+                f"{', '.join(schemes)}; write special characters of a password as %XX"
+            )
+        return url
+
+    return AfterValidator(check)
 
 
 class ProcessSettings(BaseSettings):
@@ -63,10 +107,16 @@ class ProcessSettings(BaseSettings):
         "text", validation_alias=AliasChoices("UNSPOKEN_LOG_FORMAT", "log_format")
     )
     """text: lines for people. json: one JSON object a line, as compose sets it."""
-    client_key: SecretStr = Field(
+    client_key: Annotated[SecretStr, secret_key("UNSPOKEN_CLIENT_KEY")] = Field(
         SecretStr(""), validation_alias=AliasChoices("UNSPOKEN_CLIENT_KEY", "client_key")
     )
     """The API key that this process sends to the services that it asks."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_blanks(cls, value: object) -> object:
+        # A .env file with CRLF ends every value with a carriage return.
+        return value.strip() if isinstance(value, str) else value
 
     def read_profile(self) -> Profile:
         """The models that these settings name. Raises InvalidConfig."""

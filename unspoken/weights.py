@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
 import httpx
@@ -29,7 +30,8 @@ from unspoken.profiles import (
     resolve_files,
     write_json,
 )
-from unspoken.settings import ProcessSettings
+from unspoken.safe_text import reason_of, redact
+from unspoken.settings import ProcessSettings, service_url
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,9 @@ _PIECE_BYTES = 1 << 20
 class WeightsSettings(ProcessSettings):
     """Where weights are fetched from."""
 
-    hub_url: str = Field(HUB_URL, validation_alias=AliasChoices("UNSPOKEN_HUB_URL", "hub_url"))
+    hub_url: Annotated[str, service_url("UNSPOKEN_HUB_URL")] = Field(
+        HUB_URL, validation_alias=AliasChoices("UNSPOKEN_HUB_URL", "hub_url")
+    )
     """A hub that answers {hub_url}/{org/name}/resolve/{revision}/{file}."""
 
 
@@ -77,7 +81,7 @@ def fetch_profile(
     does not answer, or the connection was cut: fetch again), InvalidConfig (no such hub URL).
     """
     if not hub_url.startswith(("https://", "http://")):
-        raise InvalidConfig(f"UNSPOKEN_HUB_URL must be an http(s) URL, got {hub_url!r}")
+        raise InvalidConfig(f"UNSPOKEN_HUB_URL must be an http(s) URL, got {redact(hub_url)!r}")
     fetched: list[str] = []
     present: list[str] = []
     received_bytes = 0
@@ -141,7 +145,7 @@ def _download(
         size, digest = _receive(http, wanted, draft, on_progress=on_progress)
         if wanted.expected_sha256 not in (None, digest):
             raise MissingWeights(
-                f"{wanted.url} has sha256 {digest}, expected {wanted.expected_sha256}: "
+                f"{redact(wanted.url)} has sha256 {digest}, expected {wanted.expected_sha256}: "
                 "nothing was kept. If the new content is wanted, change models.yaml, or remove "
                 f"{wanted.path.parent / LOCK_FILE}"
             )
@@ -182,10 +186,16 @@ def _receive(
                             )
                         )
     except httpx.InvalidURL as error:
-        raise InvalidConfig(f"{wanted.url} is not a URL: {error}") from error
+        raise InvalidConfig(f"{redact(wanted.url)} is not a URL: {reason_of(error)}") from error
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise ServiceUnavailable(
+            f"the hub does not answer at {redact(wanted.url)} ({reason_of(error)}): connect this "
+            "machine to it, or name another hub or a mirror by UNSPOKEN_HUB_URL, and fetch again; "
+            "the files that are complete are kept"
+        ) from error
     except httpx.HTTPError as error:
         raise ServiceUnavailable(
-            f"{wanted.url} was cut after {received} bytes ({error or type(error).__name__}): "
+            f"{redact(wanted.url)} was cut after {received} bytes ({reason_of(error)}): "
             "fetch again; the files that are complete are kept"
         ) from error
     return received, digest.hexdigest()
@@ -196,16 +206,18 @@ def _check_answer(response: httpx.Response, wanted: _HubFile) -> None:
         case 200:
             return
         case 401 | 403:
-            raise MissingWeights(f"{wanted.url} is not open to everyone ({response.status_code})")
+            raise MissingWeights(
+                f"{redact(wanted.url)} is not open to everyone ({response.status_code})"
+            )
         case 404:
             raise MissingWeights(
-                f"the hub has no {wanted.label} (404): {wanted.url}; "
+                f"the hub has no {wanted.label} (404): {redact(wanted.url)}; "
                 "models.yaml names its source, revision and files"
             )
         case status if status == 429 or status >= 500:
-            raise ServiceUnavailable(f"{wanted.url} answered {status}: fetch again later")
+            raise ServiceUnavailable(f"{redact(wanted.url)} answered {status}: fetch again later")
         case status:
-            raise MissingWeights(f"{wanted.url} answered {status}")
+            raise MissingWeights(f"{redact(wanted.url)} answered {status}")
 
 
 def _lock(folder: Path, name: str, digest: str) -> None:

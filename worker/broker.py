@@ -7,6 +7,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from unspoken.safe_text import reason_of
 from worker.celery_app import QUEUES
 
 ANSWER_S = 2.0
@@ -44,4 +45,4 @@ def read_broker(app: Celery) -> BrokerState:
                 memory_limit=int(memory.get("maxmemory", 0)),
             )
     except (OperationalError, RedisError, OSError) as error:
-        raise ConnectionError(f"the broker does not answer: {error}") from error
+        raise ConnectionError(f"the broker does not answer: {reason_of(error)}") from error

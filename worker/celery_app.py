@@ -15,6 +15,8 @@ from kombu.transport import virtual
 from kombu.transport.redis import Channel, QoS, Transport
 from redis.exceptions import RedisError
 
+from unspoken.safe_text import reason_of
+
 INTERACTIVE, BULK = "interactive", "bulk"
 QUEUES = (INTERACTIVE, BULK)
 """In the order in which a worker empties them."""
@@ -133,4 +135,4 @@ def queue_length(app: Celery, queue: str) -> int:
             connection.ensure_connection(max_retries=1, timeout=2)
             return int(connection.default_channel.client.llen(queue))
     except (OperationalError, RedisError, OSError) as error:
-        raise ConnectionError(f"the broker does not answer: {error}") from error
+        raise ConnectionError(f"the broker does not answer: {reason_of(error)}") from error

@@ -37,6 +37,7 @@ from unspoken.runs.store import (
     source_root,
     write_status,
 )
+from unspoken.safe_text import reason_of
 from unspoken.schemas import ENDED, RunStatus
 from worker.aside import Aside
 from worker.broker import read_broker
@@ -62,8 +63,6 @@ MIN_QUEUED, QUEUED_PER_SLOT = 4, 2
 PATIENCE_WITH_QUEUE = 30
 # Somebody waits for a run of so few rows that came inline.
 INTERACTIVE_ROWS = 100
-# Longest message of a run, in characters.
-MAX_MESSAGE = 1000
 
 
 class Dispatcher:
@@ -121,7 +120,7 @@ class Dispatcher:
             status = self._advance(watch)
         except Exception as error:
             if _passes(error):
-                watch.message = _printable(f"waits: {error}")
+                watch.message = f"waits: {reason_of(error)}"
                 status = self._status(watch, _open_state(watch))
             else:
                 logger.exception("run failed")
@@ -334,15 +333,10 @@ def _passes(error: Exception) -> bool:
 
 def _describe(error: Exception) -> str:
     """Return the message of a failed run; for an unexpected error with its type."""
-    known = isinstance(error, UnspokenError)
-    text = str(error) if known else f"unexpected {type(error).__name__}: {error}"
-    return _printable(text)
-
-
-def _printable(text: str) -> str:
-    """Return text that UTF-8 can hold, of bounded length: messages may quote damaged files."""
-    text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "\u2026"
+    text = reason_of(error)
+    return (
+        text if isinstance(error, UnspokenError) else f"unexpected {type(error).__name__}: {text}"
+    )
 
 
 def _open_state(watch: RunWatch) -> str:

@@ -8,6 +8,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from unspoken.safe_text import reason_of
 from worker.celery_app import LABEL_TASK, queue_length
 
 
@@ -32,7 +33,9 @@ class CeleryDoorbell:
         try:
             self.app.send_task(LABEL_TASK, args=[run_id, list(chunk_ids)], queue=queue, retry=False)
         except (OperationalError, RedisError, OSError) as error:
-            raise ConnectionError(f"the broker did not take a message: {error}") from error
+            raise ConnectionError(
+                f"the broker did not take a message: {reason_of(error)}"
+            ) from error
 
     def num_queued(self, queue: str) -> int:
         """See Doorbell."""

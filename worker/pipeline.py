@@ -30,6 +30,7 @@ from unspoken.logs import carried
 from unspoken.ports import CropRanker, Detector, Prompter
 from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.runs.rows import Annotation, Candidate, RawText, Row
+from unspoken.safe_text import without_userinfo
 from unspoken.schemas import Proposal
 from unspoken.timings import Timings
 from worker.classifiers import Classifiers
@@ -263,7 +264,7 @@ def _row(
             "source_shard": row.shard,
             "source_member": row.member,
             "source_row": row.row,
-            "url": url if isinstance(url, str) else None,
+            "url": without_userinfo(url) if isinstance(url, str) else None,
             "caption": verdict.caption,
             "image_sha256": picture.sha256 if picture else None,
             "image_width": picture.size_hw[1] if picture else None,

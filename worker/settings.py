@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import ProcessSettings, check_bind
+from unspoken.settings import ProcessSettings, check_bind, service_url
+
+BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
 
 
 class WorkerSettings(ProcessSettings):
@@ -14,10 +16,13 @@ class WorkerSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="WORKER_")
 
-    broker_url: str = "redis://127.0.0.1:6379/0"
-    llm_url: str = "http://127.0.0.1:8001"
-    detector_url: str = "http://127.0.0.1:8002"
-    segmenter_url: str = "http://127.0.0.1:8003"
+    broker_url: Annotated[str, service_url("WORKER_BROKER_URL", schemes=BROKER_SCHEMES)] = (
+        "redis://127.0.0.1:6379/0"
+    )
+    """Redis: redis://[user:password@]host:port/db, rediss:// with TLS, redis+socket:///path."""
+    llm_url: Annotated[str, service_url("WORKER_LLM_URL")] = "http://127.0.0.1:8001"
+    detector_url: Annotated[str, service_url("WORKER_DETECTOR_URL")] = "http://127.0.0.1:8002"
+    segmenter_url: Annotated[str, service_url("WORKER_SEGMENTER_URL")] = "http://127.0.0.1:8003"
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     pool: Literal["prefork", "threads", "solo"] = "prefork"

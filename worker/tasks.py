@@ -39,6 +39,7 @@ from unspoken.runs.plan import LabelConfig, Plan, read_plan
 from unspoken.runs.rows import Row
 from unspoken.runs.store import is_cancelled, picture_folder, read_run, source_root
 from unspoken.runs.trouble import Trouble, note_trouble
+from unspoken.safe_text import reason_of
 from unspoken.schemas import ModelInfo
 from unspoken.timings import Timings
 from worker.caution import batches, poisonous
@@ -348,7 +349,7 @@ def _trouble(error: Exception) -> Trouble:
     return Trouble(
         token=secrets.token_hex(8),
         code=error.code if isinstance(error, UnspokenError) else "disk",
-        message=str(error),
+        message=reason_of(error),
         retry_after_s=float(getattr(error, "retry_after_s", 0.0)),
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import ServiceSettings
+from unspoken.settings import ServiceSettings, service_url
 
 
 class GatewaySettings(ServiceSettings):
@@ -20,7 +20,7 @@ class GatewaySettings(ServiceSettings):
     runs_dir: Path = Path("runs")
     max_body_mib: Annotated[int, Field(ge=1)] = 64
     """Bound of a request with inline items."""
-    segmenter_url: str = "http://127.0.0.1:8003"
+    segmenter_url: Annotated[str, service_url("GATEWAY_SEGMENTER_URL")] = "http://127.0.0.1:8003"
     """Where /segment and /images are passed on to."""
     segmenter_timeout_s: Annotated[float, Field(gt=0)] = 180.0
     """The segmenter's first byte must come within this time."""

@@ -17,6 +17,7 @@ from services.llm.parsing import Answer
 from services.llm.prompts import ExampleSet
 from services.llm.settings import PromptStyle
 from unspoken.errors import Overloaded, ServiceUnavailable
+from unspoken.safe_text import reason_of
 
 
 class OpenAICompleter:
@@ -78,7 +79,9 @@ class OpenAICompleter:
         except httpx.TimeoutException as error:
             raise ServiceUnavailable("the language model did not answer in time") from error
         except httpx.TransportError as error:
-            raise ServiceUnavailable(f"the language model could not be reached: {error}") from error
+            raise ServiceUnavailable(
+                f"the language model could not be reached: {reason_of(error)}"
+            ) from error
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
             raise Overloaded("the language model has too many requests", retry_after_s=5.0)
         if not response.is_success:

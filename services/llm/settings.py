@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from unspoken.errors import InvalidConfig
-from unspoken.settings import EngineSettings
+from unspoken.settings import EngineSettings, secret_key, service_url
 
 PromptStyle = Literal["completion", "chat"]
 
@@ -31,10 +31,10 @@ class LlmSettings(EngineSettings):
     cache_entries: Annotated[int, Field(ge=1)] = 4096
     """Answers kept, so that a caption or a noun that comes back costs nothing."""
 
-    openai_base_url: str = ""
+    openai_base_url: Annotated[str, service_url("LLM_OPENAI_BASE_URL")] = ""
     """Up to and with the version: http://host:8000/v1."""
     openai_model: str = ""
-    openai_api_key: SecretStr = SecretStr("")
+    openai_api_key: Annotated[SecretStr, secret_key("LLM_OPENAI_API_KEY")] = SecretStr("")
     openai_timeout_s: Annotated[float, Field(gt=0)] = 60.0
 
     @model_validator(mode="after")

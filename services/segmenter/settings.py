@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import EngineSettings
+from unspoken.settings import EngineSettings, service_url
 
 
 class SegmenterSettings(EngineSettings):
@@ -21,7 +21,7 @@ class SegmenterSettings(EngineSettings):
     """Vectors kept by text, 3 kB each: labels come back in picture after picture."""
     weights: Path | None = None
     """A Semantic-SAM of one's own instead of the profile's segmenter; a delta goes on top of it."""
-    detector_url: str | None = None
+    detector_url: Annotated[str, service_url("SEGMENTER_DETECTOR_URL")] | None = None
     """The detector service, which answers text queries by method `detector`; none when absent."""
     cache_mib: Annotated[float, Field(gt=0)] = 512.0
     """Memory of the pictures that are held: embedding, file, guide and bank of each."""

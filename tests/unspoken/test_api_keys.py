@@ -10,11 +10,13 @@ from pydantic import SecretStr
 from services.detector.settings import DetectorSettings
 from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
+from services.llm.settings import LlmSettings
 from tests.unspoken.test_server import service
 from unspoken.api_keys import ApiKey, KeyRing, key_sha256, new_key, parse_keys
+from unspoken.clients import Client
 from unspoken.clients.http_error import error_of
 from unspoken.clients.ports import connect
-from unspoken.errors import InvalidConfig, RateLimited, Unauthorized
+from unspoken.errors import InvalidConfig, InvalidInput, RateLimited, Unauthorized
 from unspoken.logs import JsonFormatter, TextFormatter
 from unspoken.server import use_keys
 
@@ -68,7 +70,7 @@ def test_a_known_key_is_let_in_by_its_name():
 def test_a_key_asks_no_oftener_than_it_may_and_no_other_one_waits():
     now_s = 0.0
     keys = ring(per_minute=60, now=lambda: now_s)
-    for _ in range(10):  # ten seconds' worth at once
+    for _ in range(60):  # a minute's requests at once
         keys.admit(f"Bearer {KEY}")
     with pytest.raises(RateLimited) as refused:
         keys.admit(f"Bearer {KEY}")
@@ -78,6 +80,54 @@ def test_a_key_asks_no_oftener_than_it_may_and_no_other_one_waits():
     keys.admit(f"Bearer {KEY}")
     with pytest.raises(RateLimited):
         keys.admit(f"Bearer {KEY}")
+
+
+def test_a_key_with_three_requests_a_minute_may_send_three_at_once_and_then_one_in_20_s():
+    now_s = 0.0
+    keys = ring(per_minute=3, now=lambda: now_s)
+    for _ in range(3):
+        keys.admit(f"Bearer {KEY}")
+    with pytest.raises(RateLimited) as refused:
+        keys.admit(f"Bearer {KEY}")
+    assert refused.value.retry_after_s == pytest.approx(20)
+    now_s = 3600.0  # an hour of silence saves up no more than a minute's requests
+    for _ in range(3):
+        keys.admit(f"Bearer {KEY}")
+    with pytest.raises(RateLimited):
+        keys.admit(f"Bearer {KEY}")
+
+
+@pytest.mark.parametrize("written", [f"{KEY}\r", f" {KEY}\t\n", KEY])
+def test_a_key_of_a_crlf_file_is_sent_without_its_carriage_return(written, monkeypatch):
+    monkeypatch.setenv("UNSPOKEN_CLIENT_KEY", written)
+    key = DetectorSettings().client_key
+    assert key.get_secret_value() == KEY
+    with connect("http://127.0.0.1:9", key=SecretStr(written)) as http:
+        assert http.headers["Authorization"] == f"Bearer {KEY}"
+    with Client("http://127.0.0.1:9", api_key=written) as client:
+        assert client._http.headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_every_setting_of_a_crlf_file_is_read_without_its_carriage_return(monkeypatch):
+    monkeypatch.setenv("UNSPOKEN_LOG_FORMAT", "json\r")
+    monkeypatch.setenv("DETECTOR_PORT", "8009\r")
+    monkeypatch.setenv("UNSPOKEN_API_KEYS", f"{ENTRY}\r")
+    settings = DetectorSettings()
+    assert (settings.log_format, settings.port) == ("json", 8009)
+    assert settings.key_ring() is not None
+
+
+@pytest.mark.parametrize(
+    "written", ["schlüssel-1", f"{KEY}\r\nX-Admin: 1", f"{KEY}   # for who asks", f"{KEY}\x00"]
+)
+def test_a_key_that_no_header_can_carry_is_refused_by_name_and_never_repeated(written, monkeypatch):
+    with pytest.raises(InvalidConfig, match="UNSPOKEN_CLIENT_KEY is not an API key") as refused:
+        DetectorSettings(client_key=written)
+    assert KEY not in str(refused.value) and "hl" not in str(refused.value)
+    with pytest.raises(InvalidInput, match="api_key is not an API key"):
+        Client("http://127.0.0.1:9", api_key=written)
+    with pytest.raises(InvalidConfig, match="LLM_OPENAI_API_KEY"):
+        LlmSettings(openai_api_key=written)
 
 
 def test_keys_are_read_from_one_line():
@@ -138,7 +188,8 @@ def test_a_key_that_asks_too_often_is_429_with_the_time_to_wait():
     app = service()
     use_keys(app, ring(per_minute=6))
     with TestClient(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
-        assert client.get("/v1/models").status_code == 200
+        for _ in range(6):
+            assert client.get("/v1/models").status_code == 200
         refused = client.get("/v1/models")
     assert refused.status_code == 429
     assert refused.json()["error"] == "rate_limited"

@@ -170,7 +170,10 @@ def test_a_hub_that_refuses_is_told_apart_from_one_that_is_busy(hub, tmp_path, s
 
 
 def test_a_hub_that_nobody_serves_is_a_clear_error(hub, tmp_path):
-    with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1:9"):
+    with pytest.raises(
+        ServiceUnavailable,
+        match=r"the hub does not answer at http://127\.0\.0\.1:9.*UNSPOKEN_HUB_URL",
+    ):
         fetch_profile(profile(), cache_dir=tmp_path, hub_url="http://127.0.0.1:9")
     with pytest.raises(InvalidConfig, match="UNSPOKEN_HUB_URL"):
         fetch_profile(profile(), cache_dir=tmp_path, hub_url="hub.example")

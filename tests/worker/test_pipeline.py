@@ -1,5 +1,6 @@
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,13 @@ def test_a_chunk_asks_once_for_all_captions_and_once_a_picture():
     assert all(sum(candidate.decoy for candidate in row.candidates) == 4 for row in rows)
     assert any(annotation.kept for row in rows for annotation in row.annotations)
     assert any(a.drop_reason == "below_threshold" for row in rows for a in row.annotations)
+
+
+def test_the_address_of_a_picture_is_kept_without_its_password():
+    (row,) = source_rows(1)
+    row = replace(row, columns={"url": "https://me:secret@host.example/a.jpg"})
+    (labelled,) = label_chunk([row], ports(), CONFIG)
+    assert labelled.url == "https://host.example/a.jpg"
 
 
 def test_what_is_implied_and_gets_no_box_is_kept_as_a_negative():

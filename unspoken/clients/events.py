@@ -3,16 +3,16 @@
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from unspoken.clients.http_error import error_of
 from unspoken.clients.retries import Retries, broken_off, may_pass
-from unspoken.clients.steps import CONNECT_S
+from unspoken.clients.steps import CONNECT_S, checked_path
 from unspoken.errors import ServiceUnavailable, UnspokenError
 from unspoken.logs import outgoing_headers
+from unspoken.safe_text import reason_of, redact
 from unspoken.schemas import RunStatus
 
 # Streams say something every 15 s: four times that without a word, and the connection is dead.
@@ -69,7 +69,7 @@ class Following:
     def __init__(self, run_id: str, *, base_url: str, retries: Retries, patience_s: float) -> None:
         self.is_over = False
         self.pause_s = 0.0
-        self._path = f"/runs/{quote(run_id, safe='')}/events"
+        self._path = checked_path("runs", run_id, "events")
         self._base_url = base_url
         self._retries = retries
         self._patience_s = patience_s
@@ -108,7 +108,7 @@ class Following:
         """Raise, where no gateway has been there for too long."""
         # Silence is a connection that broke: the stream itself goes on for as long as the run does.
         if isinstance(error, httpx.ReadTimeout):
-            self._failed(ServiceUnavailable(f"{self._base_url} fell silent"))
+            self._failed(ServiceUnavailable(f"{redact(self._base_url)} fell silent"))
         else:
             self._failed(broken_off(error, url=self._base_url))
 
@@ -138,4 +138,6 @@ class Following:
         try:
             return _STATUS.validate_json(text, extra="ignore")
         except ValidationError as error:
-            raise ServiceUnavailable(f"{self._path} told something else: {error}") from error
+            raise ServiceUnavailable(
+                f"{self._path} told something else: {reason_of(error)}"
+            ) from error

@@ -21,6 +21,7 @@ from unspoken.errors import (
     Unauthorized,
     UnspokenError,
 )
+from unspoken.safe_text import redact
 
 MAX_RETRY_AFTER_S = 300.0
 
@@ -37,13 +38,13 @@ _BY_STATUS: Mapping[int, type[UnspokenError]] = {
 
 
 def error_of(response: httpx.Response) -> UnspokenError:
-    """The error that a service's reply stands for; its body has been read."""
+    """Return the error of a service's reply, whose body has been read; secrets are redacted."""
     try:
         body = response.json()
         message, details = str(body["message"]), dict(body.get("details") or {})
     except (ValueError, KeyError, TypeError):
         message, details = response.text[:200], {}
-    message = f"{response.request.url.path}: {message}"
+    message = redact(f"{response.request.url.path}: {message}")
     if response.status_code in (429, 503):
         busy = Overloaded if response.status_code == 429 else NotReady
         retry_after_s = _seconds(response.headers.get("Retry-After"))

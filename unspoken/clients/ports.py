@@ -11,18 +11,19 @@ import math
 import time
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
-from urllib.parse import quote
 
 import httpx
 import numpy as np
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from unspoken.clients.http_error import error_of
+from unspoken.clients.steps import auth_headers, checked_path, checked_url
 from unspoken.crop_schemas import MAX_CROPS, Crop, RankCropsReply
 from unspoken.deadline import timeout_headers
 from unspoken.errors import DeadlineExceeded, NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.images import ONE_WHITE_PIXEL, Picture
 from unspoken.logs import outgoing_headers
+from unspoken.safe_text import reason_of, redact
 from unspoken.schemas import (
     MAX_CAPTIONS,
     MAX_TEXTS,
@@ -50,19 +51,18 @@ _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 
 
 def key_headers(key: SecretStr) -> dict[str, str]:
-    """What tells an API key; nothing where it is empty."""
-    secret = key.get_secret_value()
-    return {"Authorization": f"Bearer {secret}"} if secret else {}
+    """Return the header with an API key; none where it is empty. Raises InvalidInput."""
+    return auth_headers(key.get_secret_value())
 
 
 def connect(base_url: str, *, timeout_s: float = 180.0, key: SecretStr = NO_KEY) -> httpx.Client:
-    """A client for one service, which tells it our API key, our deadline and the ids of our log.
+    """A client for one service; sends our API key, our deadline and the ids of our log.
 
-    The environment's proxies are not for traffic among services.
+    Proxies of the environment are not used among services. Raises InvalidInput for a wrong address.
     """
     timeout = httpx.Timeout(timeout_s, connect=5.0)
     return httpx.Client(
-        base_url=base_url,
+        base_url=checked_url(base_url),
         timeout=timeout,
         trust_env=False,
         headers=key_headers(key),
@@ -101,7 +101,9 @@ class _ServiceClient:
         try:
             models = _MODELS.validate_json(content)
         except ValidationError as error:
-            raise ServiceUnavailable(f"/v1/models answered something else: {error}") from error
+            raise ServiceUnavailable(
+                f"/v1/models answered something else: {reason_of(error)}"
+            ) from error
         for model in models:
             if model.kind == self._kind:
                 return model
@@ -126,11 +128,13 @@ class _ServiceClient:
         try:
             response = self._http.request(method, path, **arguments)  # type: ignore[arg-type]
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Unreachable(f"{path} could not be reached: {error}") from error
+            raise Unreachable(
+                f"{path} could not be reached at {_address(self._http)}: {reason_of(error)}"
+            ) from error
         except httpx.TimeoutException as error:
             raise ServiceUnavailable(f"{path} did not answer in time") from error
         except httpx.TransportError as error:
-            raise ServiceUnavailable(f"{path} broke off: {error}") from error
+            raise ServiceUnavailable(f"{path} broke off: {reason_of(error)}") from error
         if response.is_success:
             return response
         raise error_of(response)
@@ -140,7 +144,9 @@ class _ServiceClient:
         try:
             answer = reply.model_validate_json(response.content)
         except ValidationError as error:
-            raise ServiceUnavailable(f"{path} answered something else: {error}") from error
+            raise ServiceUnavailable(
+                f"{path} answered something else: {reason_of(error)}"
+            ) from error
         model = getattr(answer, "model", None)
         if isinstance(model, ModelInfo) and model.kind == self._kind:
             self._learn(model)
@@ -249,7 +255,7 @@ class SegmenterClient(_ServiceClient):
 
     def read_image(self, image_id: str) -> ImageReply:
         """See unspoken.ports.Segmenter."""
-        response = self._request("GET", f"/images/{quote(image_id)}")
+        response = self._request("GET", checked_path("images", image_id))
         return ImageReply.model_validate_json(response.content)
 
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
@@ -257,6 +263,10 @@ class SegmenterClient(_ServiceClient):
         sent = {"id": image} if isinstance(image, str) else {"base64": _base64(image)}
         asked = question.model_dump(mode="json", exclude_none=True, exclude={"image"})
         return self._post("/segment", SegmentReply, json={**asked, "image": sent})
+
+
+def _address(http: httpx.Client) -> str:
+    return redact(str(http.base_url).rstrip("/"))
 
 
 def _base64(picture: Picture) -> str:

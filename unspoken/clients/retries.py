@@ -13,6 +13,7 @@ from unspoken.errors import (
     Unreachable,
     UnspokenError,
 )
+from unspoken.safe_text import reason_of, redact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,8 @@ def may_pass(error: UnspokenError, *, is_repeatable: bool) -> bool:
 
 
 def broken_off(error: httpx.RequestError, *, url: str) -> UnspokenError:
-    """What it means that no whole reply came."""
-    told = str(error) or type(error).__name__
+    """Return the error of a request that got no whole reply; no secret of `url` is in it."""
+    told, url = reason_of(error), redact(url)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Unreachable(f"no gateway answers at {url}: {told}; `unspoken up` starts one")
     if isinstance(error, httpx.TimeoutException):

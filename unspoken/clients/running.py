@@ -3,11 +3,10 @@
 import secrets
 import time
 from collections.abc import Callable
-from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
-from unspoken.clients.steps import Call, Exchange, Steps, parsed
+from unspoken.clients.steps import Call, Exchange, Steps, checked_path, parsed
 from unspoken.schemas import RunRequest, RunStatus
 
 _STATUS = TypeAdapter(RunStatus)
@@ -59,7 +58,7 @@ class RunTalk:
 
 
 def _path(run_id: str) -> str:
-    return f"/runs/{quote(run_id, safe='')}"
+    return checked_path("runs", run_id)
 
 
 def _new_run_id() -> str:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
 from unspoken.clients.pictures import File, HeldImage, ImageSource, KnownIds, read_file
 from unspoken.clients.replies import Segmentation
-from unspoken.clients.steps import Call, Exchange, Steps, Work, checked, parsed
+from unspoken.clients.steps import Call, Exchange, Steps, Work, checked, checked_path, parsed
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.segment_schemas import ImageReply, Method, SegmentQuestion, SegmentReply
 
@@ -78,7 +77,7 @@ def question_of(
     nms_iou: float | None,
 ) -> SegmentQuestion:
     """The queries as a request. Raises InvalidInput."""
-    asked = [Query(query) if isinstance(query, str) else query for query in queries]
+    asked = [_query_of(query) for query in queries]
     return checked(
         SegmentQuestion,
         {
@@ -92,6 +91,17 @@ def question_of(
             "nms_iou": nms_iou,
         },
     )
+
+
+def _query_of(query: object) -> Query:
+    if isinstance(query, str):
+        return Query(query)
+    if not isinstance(query, Query):
+        raise InvalidInput(
+            f"a query is a text or a Query, got {type(query).__name__}; give each one as an "
+            'argument, as in segment(picture, "a dog", "a wheel"), and a list as *queries'
+        )
+    return query
 
 
 class SegmentTalk:
@@ -137,7 +147,7 @@ class SegmentTalk:
 
     def find_image(self, id_or_name: str) -> Steps[HeldImage]:
         """A picture that somebody sent. Raises NotFound."""
-        call = Call(method="GET", path=f"/images/{quote(id_or_name, safe='')}")
+        call = Call(method="GET", path=checked_path("images", id_or_name))
         return HeldImage.of(parsed(_IMAGE, (yield from self._begin().send(call))), None)
 
     def _look_up(self, image: ImageSource) -> Steps[tuple[File | None, str | None]]:

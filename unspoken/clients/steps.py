@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from unspoken.api_keys import checked_key
 from unspoken.clients.http_error import error_of
 from unspoken.clients.retries import Retries, broken_off, may_pass
 from unspoken.errors import InvalidInput, ServiceUnavailable
 from unspoken.logs import outgoing_headers
+from unspoken.safe_text import reason_of, redact
 
 Result = TypeVar("Result")
 Request = TypeVar("Request", bound=BaseModel)
@@ -116,7 +119,9 @@ def parsed(reply: TypeAdapter[Result], response: httpx.Response) -> Result:
         return reply.validate_json(response.content, extra="ignore")
     except ValidationError as error:
         path = response.request.url.path
-        raise ServiceUnavailable(f"{path} answered something else: {error}") from error
+        raise ServiceUnavailable(
+            f"{path} answered something else than a reply of Unspoken: {reason_of(error)}"
+        ) from error
 
 
 def checked(model: type[Request], fields: Mapping[str, object]) -> Request:
@@ -130,13 +135,35 @@ def checked(model: type[Request], fields: Mapping[str, object]) -> Request:
 
 
 def checked_url(base_url: str) -> str:
-    """Raises InvalidInput for what is no address of a gateway."""
-    url = httpx.URL(base_url)
+    """Return a service's address without a slash at its end. Raises InvalidInput."""
+    try:
+        url = httpx.URL(base_url.strip())
+    except httpx.InvalidURL:
+        url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise InvalidInput(f"a gateway's address is like http://127.0.0.1:8000, got {base_url!r}")
-    return base_url.rstrip("/")
+        raise InvalidInput(
+            f"an address must be like http://127.0.0.1:8000, with http:// or https:// before the "
+            f"host; got {redact(base_url)!r}"
+        )
+    return base_url.strip().rstrip("/")
+
+
+def checked_path(*segments: str) -> str:
+    """Return the path of segments, each percent-encoded whole.
+
+    Raises InvalidInput for "." and "..", which an HTTP library would resolve, so that another
+    route were asked.
+    """
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            raise InvalidInput(f"{segment!r} is not the id or name of anything")
+    try:
+        return "".join(f"/{quote(segment, safe='')}" for segment in segments)
+    except UnicodeEncodeError as error:
+        raise InvalidInput("an id or a name must not hold half of a surrogate pair") from error
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
-    """What shows a gateway who asks; an empty key is none."""
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    """Return the header with an API key; none for None or "". Raises InvalidInput."""
+    key = checked_key(api_key or "", name="the api_key")
+    return {"Authorization": f"Bearer {key}"} if key else {}

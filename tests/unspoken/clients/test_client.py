@@ -13,6 +13,7 @@ from tests.contracts import picture_bytes
 from tests.served_stack import worked_off
 from unspoken.clients import Client, Query, RunRequest, run_item
 from unspoken.clients.pictures import read_file
+from unspoken.clients.ports import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput, NotAnImage, NotFound
 from unspoken.images import decode_picture
 from unspoken.segment_schemas import SegmentQuestion
@@ -116,6 +117,9 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(image, message):
         (Query(boxes=[(9, 2, 3, 4)]), "x0 < x1"),
         (Query(points=[(1,)]), "point is"),
         (Query("x" * 300), "queries.0.text"),
+        (["a dog", "a wheel"], "got list; give each one as an argument"),
+        (None, "got NoneType"),
+        (b"a dog", "got bytes"),
     ],
 )
 def test_a_query_that_cannot_be_is_refused_before_anything_is_sent(query, message):
@@ -123,9 +127,40 @@ def test_a_query_that_cannot_be_is_refused_before_anything_is_sent(query, messag
         client.segment(PNG, query)
 
 
+@pytest.mark.parametrize("wrong", [".", "..", "", "\ud800"])
+def test_an_id_that_would_lead_to_another_route_is_refused_before_anything_is_sent(wrong):
+    with Client("http://127.0.0.1:9") as client, connect("http://127.0.0.1:9") as http:
+        asks = (
+            client.find_image,
+            client.runs.read,
+            client.runs.cancel,
+            client.runs.fork,
+            client.runs.retry_failed,
+            lambda run_id: next(client.runs.follow(run_id)),
+            SegmenterClient(http).read_image,
+        )
+        for ask in asks:
+            with pytest.raises(InvalidInput):
+                ask(wrong)
+
+
+def test_an_id_with_slashes_is_one_segment_of_the_path():
+    sent = []
+
+    def note(request):
+        sent.append(request.url.raw_path)
+        return httpx.Response(404, json={"error": "not_found", "message": "", "details": {}})
+
+    with Client("http://gateway", transport=httpx.MockTransport(note)) as client:
+        for ask in (client.find_image, client.runs.read):
+            with pytest.raises(NotFound):
+                ask("../metrics?x=1")
+    assert sent == [b"/images/..%2Fmetrics%3Fx%3D1", b"/runs/..%2Fmetrics%3Fx%3D1"]
+
+
 @pytest.mark.parametrize("address", ["localhost:8000", "ftp://gateway", "http://"])
 def test_an_address_that_is_none_is_refused_at_once(client_class, address):
-    with pytest.raises(InvalidInput, match="a gateway's address"):
+    with pytest.raises(InvalidInput, match="an address must be like http"):
         client_class(address)
 
 
@@ -190,10 +225,10 @@ def test_an_api_key_goes_with_every_request(client_class):
         return httpx.Response(200, json=[])
 
     with client_class(
-        "http://gateway", api_key="a key", transport=httpx.MockTransport(answer)
+        "http://gateway", api_key="a-key", transport=httpx.MockTransport(answer)
     ) as client:
         assert client.runs.list() == []
-    assert seen == ["Bearer a key"]
+    assert seen == ["Bearer a-key"]
 
 
 def test_a_field_of_a_later_gateway_is_passed_over(client_class, stack):

@@ -1,0 +1,65 @@
+"""Text that is safe to show: secrets redacted, control characters escaped.
+
+Messages, log lines and the terminal repeat text of others: ids of callers, names of files,
+exceptions of an HTTP library. Such an exception may quote a header with an API key, a URL may hold
+a password, and a newline or an escape sequence in a name would forge lines.
+"""
+
+import re
+
+REDACTED = "***"
+MAX_REASON_CHARS = 1000
+
+# Linear in the text: each part is bounded and starts at a fixed word.
+# user:password@ of a URL, up to the last @ of the authority. A password with an unescaped / ? or #
+# is matched too, unless what stands before it is host:port.
+_USERINFO = re.compile(
+    r"://(?:[^\s/?#\"]{0,255}|(?![^\s/?#\"@:]{0,253}:\d{1,5}[/?#])"
+    r"[^\s/?#\"@:]{0,253}:[^\s\"@]{0,255})@"
+)
+_SECRETS = (
+    (_USERINFO, f"://{REDACTED}@"),
+    (
+        re.compile(r"\b(Illegal header (?:value|name) )b?(['\"]).{0,2000}?\2", re.I | re.S),
+        rf"\1{REDACTED}",
+    ),
+    (re.compile(r"\b(Bearer|Authorization: Basic)\s+[^\s'\",;]{4,}", re.I), rf"\1 {REDACTED}"),
+    # A key of `unspoken key`, wherever it stands.
+    (re.compile(r"\bunspoken_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"), f"unspoken_{REDACTED}"),
+)
+# C0, DEL and C1 controls; line and paragraph separators; marks that reorder text; half characters.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def redact(text: str) -> str:
+    """Return the text without API keys, Authorization headers and `user:password@` of URLs."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def without_userinfo(url: str) -> str:
+    """Return a URL without `user:password@`."""
+    return _USERINFO.sub("://", url)
+
+
+def escape_controls(text: str, *, keep: str = "") -> str:
+    r"""Return the text with control characters as `\n`, `\x1b` or `\u2028`; `keep`: as they are."""
+    return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
+
+
+def escape_json(written: str) -> str:
+    r"""Return JSON text with the same characters as `\u001b`: it stands for the same value."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an exception's text for a message: redacted, one line, bounded; its type if empty."""
+    text = escape_controls(redact(str(error).strip()))
+    if len(text) > MAX_REASON_CHARS:
+        text = text[: MAX_REASON_CHARS - 1] + "\u2026"
+    return text or type(error).__name__
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
