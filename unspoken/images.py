@@ -34,6 +34,8 @@ ONE_WHITE_PIXEL = base64.b64decode(
 """A PNG: the smallest picture that a service will decode."""
 
 _ROWS_AT_ONCE = 256
+_BASE64_AT_ONCE = 1024 * 1024
+"""Letters; a multiple of four."""
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -114,9 +116,22 @@ def decode_base64(text: str) -> bytes:
     if text.startswith("data:"):
         _, _, text = text.partition(",")
     try:
-        return base64.b64decode(text, validate=True)
+        # Piece by piece, because one call would hold Python's global lock for 0.2 s.
+        pieces = [
+            _decode_piece(
+                text[start : start + _BASE64_AT_ONCE], is_last=start + _BASE64_AT_ONCE >= len(text)
+            )
+            for start in range(0, len(text), _BASE64_AT_ONCE)
+        ]
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f"image.base64 is not base64: {error}") from error
+    return b"".join(pieces)
+
+
+def _decode_piece(text: str, *, is_last: bool) -> bytes:
+    if not is_last and "=" in text:
+        raise ValueError("padding before the end")
+    return base64.b64decode(text, validate=True)
 
 
 def _check_header(image: Image.Image) -> None:

@@ -5,7 +5,14 @@ Boxes are xyxy in pixels of the original, EXIF-transposed picture. Scores are in
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from unspoken.filter_config import FilterConfig
@@ -19,6 +26,14 @@ MAX_URL_CHARS = 4096
 EMBEDDING_DIM = 768
 DEFAULT_FDR = 0.1
 
+
+def _put_back(text: str, info: ValidationInfo) -> str:
+    """Return a picture's text for its placeholder; see json_bodies.slim_body."""
+    pictures: dict[str, str] = info.context or {}
+    return pictures.get(text, text)
+
+
+Base64Text = Annotated[str, Field(max_length=MAX_BASE64_CHARS), AfterValidator(_put_back)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
 CaptionText = Annotated[str, Field(min_length=1, max_length=MAX_CAPTION_CHARS)]
 
@@ -62,7 +77,7 @@ class Box(WireModel):
 class ImageInput(WireModel):
     """A picture inline; the encoded file (JPEG, PNG, WEBP) as base64."""
 
-    base64: Annotated[str, Field(max_length=MAX_BASE64_CHARS)]
+    base64: Base64Text
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +92,7 @@ class ImageInput(WireModel):
 class LinkedImage(WireModel):
     """A picture inline, or its URL where the service reads such (UNSPOKEN_URL_INPUT)."""
 
-    base64: Annotated[str, Field(max_length=MAX_BASE64_CHARS)] | None = None
+    base64: Base64Text | None = None
     url: Annotated[str, Field(max_length=MAX_URL_CHARS)] | None = None
 
     @model_validator(mode="after")

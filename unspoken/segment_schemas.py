@@ -9,9 +9,9 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from unspoken.schemas import (
-    MAX_BASE64_CHARS,
     MAX_TEXTS,
     MAX_URL_CHARS,
+    Base64Text,
     Box,
     ModelInfo,
     Text,
@@ -37,7 +37,7 @@ class SegmentImage(WireModel):
     URLs are read where the service is set to (UNSPOKEN_URL_INPUT).
     """
 
-    base64: Annotated[str, Field(max_length=MAX_BASE64_CHARS)] | None = None
+    base64: Base64Text | None = None
     id: ImageName | None = None
     url: Annotated[str, Field(max_length=MAX_URL_CHARS)] | None = None
     name: ImageName | None = None

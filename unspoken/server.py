@@ -225,7 +225,10 @@ def _add_errors(app: FastAPI) -> None:
     async def on_validation(_request: Request, error: RequestValidationError) -> JSONResponse:
         # The input itself is left out: it may be a whole picture.
         problems = [
-            {"where": ".".join(str(part) for part in problem["loc"]), "problem": problem["msg"]}
+            {
+                "where": ".".join(str(part) for part in problem["loc"]) or "body",
+                "problem": problem["msg"],
+            }
             for problem in error.errors()[:20]
         ]
         first = problems[0] if problems else {"where": "body", "problem": "invalid"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -13,10 +13,13 @@ from starlette.exceptions import HTTPException
 from unspoken.errors import InvalidInput
 from unspoken.fetching import Fetcher, fetch_url
 from unspoken.images import Picture, decode_base64, decode_picture
+from unspoken.json_bodies import slim_body
 from unspoken.schemas import LinkedImage
+from unspoken.segment_bodies import inlined_schema
 from unspoken.server import in_decode_pool
 
 MAX_FIELD_BYTES = 4 * 1024 * 1024
+MAX_PROBLEMS = 2000
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -43,7 +46,7 @@ class Upload:
 
 async def read_upload(request: Request, *, max_fields: int) -> Upload:
     """Read the body whole. Raises InvalidInput for another content type or a broken form."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     match kind:
         case "multipart/form-data":
             try:
@@ -62,6 +65,27 @@ async def read_upload(request: Request, *, max_fields: int) -> Upload:
             raise InvalidInput(f"send application/json or multipart/form-data, got {kind!r}")
 
 
+async def read_json(request: Request, model: type[Model]) -> Model:
+    """Read and validate a JSON body. Raises InvalidInput for another content type, TooLarge."""
+    kind = content_type(request)
+    if kind not in ("application/json", ""):
+        raise InvalidInput(f"send application/json, got {kind!r}")
+    return await in_decode_pool(validated, model, await request.body())
+
+
+def json_request_body(model: type[BaseModel], **more: object) -> dict[str, Any]:
+    """Return the OpenAPI description of a JSON body that `read_json` reads. more: its examples."""
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": inlined_schema(model), **more}},
+    }
+
+
+def content_type(request: Request) -> str:
+    """Return the media type without its parameters, in lower case; empty where none is given."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def picture_of(image: LinkedImage, fetcher: Fetcher | None) -> Picture:
     """Decode a picture that is inline, or fetch it. Raises InvalidInput and its kin."""
     if image.url is not None:
@@ -71,12 +95,20 @@ async def picture_of(image: LinkedImage, fetcher: Fetcher | None) -> Picture:
 
 
 def validated(model: type[Model], written: bytes | dict[str, object]) -> Model:
-    """Validate JSON, or the same from a form's fields; errors never quote the input."""
+    """Validate JSON, or the same from a form's fields; errors never quote the input.
+
+    Raises TooLarge for JSON that would take long to parse.
+    """
     try:
         if isinstance(written, bytes):
-            return model.model_validate_json(written)
+            slim = slim_body(written)
+            return model.model_validate_json(slim.body, context=slim.pictures)
         return model.model_validate(written)
     except ValidationError as error:
+        if error.error_count() > MAX_PROBLEMS:  # to list them all takes longer than to find them
+            raise InvalidInput(
+                f"the request has {error.error_count()} problems; /openapi.json has its schema"
+            ) from error
         raise RequestValidationError(
             error.errors(include_input=False, include_context=False, include_url=False)
         ) from error

@@ -16,6 +16,7 @@ from unspoken.door import Admission
 from unspoken.errors import InvalidInput
 from unspoken.fetching import Fetcher
 from unspoken.images import ONE_WHITE_PIXEL, Picture, decode_picture
+from unspoken.json_bodies import check_elements
 from unspoken.ports import Detector
 from unspoken.schemas import (
     MAX_TEXTS,
@@ -151,6 +152,7 @@ def _listed_phrases(values: list[str]) -> list[str]:
     """One field that holds a JSON list, or the field repeated."""
     if len(values) != 1 or not values[0].lstrip().startswith("["):
         return values
+    check_elements(values[0])
     try:
         return _PHRASES.validate_json(values[0])
     except ValidationError as error:

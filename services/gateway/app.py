@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Annotated
 
-from fastapi import Body, FastAPI, Header, Path, Response
+from fastapi import FastAPI, Header, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from services.gateway.events import event_response
@@ -28,30 +28,29 @@ from unspoken.runs.store import (
 )
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.server import create_service, in_decode_pool
+from unspoken.uploads import json_request_body, read_json
 
 logger = logging.getLogger(__name__)
 
 RunId = Annotated[str, Path(max_length=128)]
 LastEventId = Annotated[str | None, Header(max_length=256)]
-NewRun = Annotated[
+_NEW_RUN = json_request_body(
     RunRequest,
-    Body(
-        openapi_examples={
-            "source": {"summary": "A folder of shards", "value": {"source": "shards"}},
-            "items": {
-                "summary": "A picture inline",
-                "value": {
-                    "items": [
-                        {
-                            "caption": "A red car in front of a house",
-                            "image": {"base64": "iVBORw0KGgo..."},
-                        }
-                    ]
-                },
+    examples={
+        "source": {"summary": "A folder of shards", "value": {"source": "shards"}},
+        "items": {
+            "summary": "A picture inline",
+            "value": {
+                "items": [
+                    {
+                        "caption": "A red car in front of a house",
+                        "image": {"base64": "iVBORw0KGgo..."},
+                    }
+                ]
             },
-        }
-    ),
-]
+        },
+    },
+)
 
 
 def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> FastAPI:
@@ -85,10 +84,11 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
     app.include_router(passing_router(passing))
 
     # Files are read and written in the small pool: a slow disk must not hold the event loop.
-    @app.post("/runs", status_code=202, tags=["runs"])
-    async def create(request: NewRun, response: Response) -> RunStatus:
+    @app.post("/runs", status_code=202, tags=["runs"], openapi_extra={"requestBody": _NEW_RUN})
+    async def create(request: Request, response: Response) -> RunStatus:
         """Queue a run of a source below the data folder, or of items sent inline."""
-        status = await in_decode_pool(create_run, data_dir, runs_dir, request)
+        asked = await read_json(request, RunRequest)
+        status = await in_decode_pool(create_run, data_dir, runs_dir, asked)
         response.headers["Location"] = f"/runs/{status.run_id}"
         logger.info("queued", extra=fields(run=status.run_id))
         return status

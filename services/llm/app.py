@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
 from unspoken.door import Admission
@@ -10,6 +10,7 @@ from unspoken.ports import Prompter
 from unspoken.schemas import Proposal, ProposeReply, ProposeRequest
 from unspoken.server import create_service
 from unspoken.timings import Timings
+from unspoken.uploads import json_request_body, read_json
 
 MAX_BATCH = 8
 LONG_CAPTION = (
@@ -72,15 +73,20 @@ def create_app(
         request_timeout_s=request_timeout_s,
     )
 
-    @app.post("/propose", tags=["prompter"])
-    async def propose(request: ProposeRequest) -> ProposeReply:
+    @app.post(
+        "/propose",
+        tags=["prompter"],
+        openapi_extra={"requestBody": json_request_body(ProposeRequest)},
+    )
+    async def propose(request: Request) -> ProposeReply:
         """Phrases of each caption, named ones first, each with its sources.
 
         An unknown template is 422; without `templates` the service's own are asked.
         """
         timings = Timings()
-        templates = None if request.templates is None else tuple(request.templates)
-        items = [_Item(caption, templates) for caption in request.captions]
+        asked = await read_json(request, ProposeRequest)
+        templates = None if asked.templates is None else tuple(asked.templates)
+        items = [_Item(caption, templates) for caption in asked.captions]
         with timings.measure("propose"):
             proposals = await batcher.submit_all(items, timeout_s=request_timeout_s)
         return ProposeReply(proposals=proposals, model=engine.model, timings_ms=timings.as_ms())

@@ -7,7 +7,7 @@ crop_routes.py.
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 
 from services.segmenter.cache_metrics import CacheMetrics
 from services.segmenter.crop_routes import CropFlow, crop_router
@@ -21,6 +21,7 @@ from unspoken.schemas import TextEmbeddingsReply, TextEmbeddingsRequest
 from unspoken.server import create_service, in_decode_pool
 from unspoken.settings import Limits
 from unspoken.timings import Timings
+from unspoken.uploads import json_request_body, read_json
 
 MAX_REQUESTS_A_BATCH = 8
 WARM_TEXTS = 64
@@ -97,12 +98,18 @@ def create_app(
     app.include_router(segment_router(flow, fetcher=fetcher))
     app.include_router(crop_router(crops, text_encoder=engine.model.name, fetcher=fetcher))
 
-    @app.post("/text-embeddings", tags=["text encoder"], response_model=TextEmbeddingsReply)
-    async def text_embeddings(request: TextEmbeddingsRequest) -> Response:
+    @app.post(
+        "/text-embeddings",
+        tags=["text encoder"],
+        response_model=TextEmbeddingsReply,
+        openapi_extra={"requestBody": json_request_body(TextEmbeddingsRequest)},
+    )
+    async def text_embeddings(request: Request) -> Response:
         """(N, 768) unit vectors of the phrases, in the order asked."""
         timings = Timings()
+        asked = await read_json(request, TextEmbeddingsRequest)
         with timings.measure("encode"):
-            vectors = await batcher.submit(tuple(request.phrases), timeout_s=request_timeout_s)
+            vectors = await batcher.submit(tuple(asked.phrases), timeout_s=request_timeout_s)
 
         def render() -> str:
             return TextEmbeddingsReply(

@@ -1,6 +1,6 @@
 """`POST /rank-crops`: does an image-text model see in a box what its label says?"""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastapi import APIRouter, Request
 
@@ -11,15 +11,8 @@ from unspoken.fetching import Fetcher
 from unspoken.images import Picture
 from unspoken.ports import CropRanker
 from unspoken.schemas import ErrorBody, ImageInfo
-from unspoken.segment_bodies import inlined_schema
-from unspoken.server import in_decode_pool
 from unspoken.timings import Timings
-from unspoken.uploads import picture_of, validated
-
-_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {"application/json": {"schema": inlined_schema(RankCropsRequest)}},
-}
+from unspoken.uploads import json_request_body, picture_of, read_json
 
 
 class _Question(NamedTuple):
@@ -69,7 +62,7 @@ def crop_router(
     """The route; it says so where the text encoder of that name knows no pictures."""
     router = APIRouter(tags=["text encoder"], responses={409: {"model": ErrorBody}})
 
-    @router.post("/rank-crops", openapi_extra={"requestBody": _BODY})
+    @router.post("/rank-crops", openapi_extra={"requestBody": json_request_body(RankCropsRequest)})
     async def rank_crops(request: Request) -> RankCropsReply:
         """For each crop the rank of its label among all labels, 1 the best."""
         if flow is None:
@@ -79,7 +72,7 @@ def crop_router(
             )
         timings = Timings()
         with timings.measure("decode"):
-            asked = await in_decode_pool(validated, RankCropsRequest, await request.body())
+            asked = await read_json(request, RankCropsRequest)
             picture = await picture_of(asked.image, fetcher)
             question = _Question(picture, asked.crops, asked.labels)
         with timings.measure("rank"):

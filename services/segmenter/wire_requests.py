@@ -8,6 +8,7 @@ from fastapi import Request
 from unspoken.errors import InvalidInput
 from unspoken.fetching import Fetcher, fetch_url
 from unspoken.images import decode_base64
+from unspoken.json_bodies import check_elements
 from unspoken.segment_schemas import ImageRequest, SegmentImage, SegmentQuestion, SegmentRequest
 from unspoken.server import in_decode_pool
 from unspoken.uploads import Upload, read_upload, validated
@@ -88,6 +89,7 @@ def _asked(image: SegmentImage) -> Asked:
 
 
 def _json_field(name: str, text: str) -> object:
+    check_elements(text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -69,6 +69,6 @@ def test_text_that_no_body_would_write_is_answered_all_the_same(client):
 def test_the_service_names_its_model_and_documents_its_reply(client):
     assert client.get("/v1/models").json()[0]["name"] == "fake-text-encoder"
     schema = client.get("/openapi.json").json()
-    replies = schema["paths"]["/text-embeddings"]["post"]["responses"]
-    assert "TextEmbeddingsReply" in str(replies["200"])
-    assert "examples" in schema["components"]["schemas"]["TextEmbeddingsRequest"]
+    post = schema["paths"]["/text-embeddings"]["post"]
+    assert "TextEmbeddingsReply" in str(post["responses"]["200"])
+    assert "examples" in post["requestBody"]["content"]["application/json"]["schema"]

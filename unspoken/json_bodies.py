@@ -1,0 +1,118 @@
+"""JSON bodies made safe to parse: bounded in elements and in text, with pictures taken out.
+
+A JSON parser holds Python's global lock from the first byte to the last one, so a hostile body
+would stop every request of the process. Elements are therefore counted before anything is parsed,
+and the base64 text of a picture, which may have tens of megabytes, never reaches the parser.
+"""
+
+import secrets
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from unspoken.errors import TooLarge
+
+MAX_ELEMENTS = 20_000
+"""Arrays, objects and the values in them. The largest useful request, a thousand boxes with a
+thousand texts and as many negatives, has some 12 000."""
+MAX_STRINGS = 4 * MAX_ELEMENTS
+MAX_TEXT_BYTES = 8 * 1024 * 1024
+"""What is left of a body without its pictures: a thousand captions of 2000 letters fit."""
+_SMALL_BYTES = 16 * 1024
+_PICTURE_BYTES = 4 * 1024
+_COUNTED_AT_ONCE = 1024 * 1024
+_KEY = b'"base64"'
+_LOOK_BACK_BYTES = 64
+
+
+class Slim(NamedTuple):
+    """A body with placeholders for its pictures, and their base64 text by placeholder."""
+
+    body: bytes
+    pictures: dict[str, str]
+
+
+def slim_body(body: bytes) -> Slim:
+    """Take pictures out of a JSON body. Raises TooLarge for too many elements or too much text.
+
+    Only the value of a key `base64` is taken for a picture. A body that is not JSON is returned as
+    it is, for the parser to refuse.
+    """
+    if len(body) <= _SMALL_BYTES:
+        return Slim(body, {})
+    _check_strings(body)
+    token = secrets.token_hex(16)
+    pieces: list[bytes] = []
+    pictures: dict[str, str] = {}
+    num_elements = kept_from = outside_from = 0
+    for start, end in _strings(body):
+        num_elements += _elements(body, outside_from, start)
+        outside_from = end
+        if end - start > _PICTURE_BYTES and _is_picture(body, start):
+            placeholder = f"{token}:{len(pictures)}"
+            text = body[start + 1 : end - 1].replace(b"\\/", b"/")
+            pictures[placeholder] = text.decode("latin-1")
+            pieces += [body[kept_from:start], f'"{placeholder}"'.encode()]
+            kept_from = end
+    num_elements += _elements(body, outside_from, len(body))
+    if num_elements > MAX_ELEMENTS:
+        raise TooLarge(f"the JSON has {num_elements} elements, at most {MAX_ELEMENTS} are read")
+    slim = b"".join([*pieces, body[kept_from:]])
+    if len(slim) > MAX_TEXT_BYTES:
+        raise TooLarge(
+            f"the JSON has {len(slim)} bytes without its pictures, at most {MAX_TEXT_BYTES} "
+            "are read"
+        )
+    return Slim(slim, pictures)
+
+
+def check_elements(text: str) -> None:
+    """Raise TooLarge for JSON of too many elements; for a form's field."""
+    slim_body(text.encode(errors="replace"))
+
+
+def _check_strings(body: bytes) -> None:
+    """Raise TooLarge where the strings alone would take long to walk over."""
+    num_strings = _count(body, b'"', 0, len(body)) // 2
+    if num_strings > MAX_STRINGS:
+        raise TooLarge(f"the JSON has {num_strings} strings, at most {MAX_STRINGS} are read")
+
+
+def _strings(body: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of every string, with its quotes. A string without an end ends the search."""
+    start = body.find(b'"')
+    while start >= 0:
+        low, end = start + 1, body.find(b'"', start + 1)
+        while end >= 0 and _is_escaped(body, low, end):
+            low, end = end + 1, body.find(b'"', end + 1)
+        if end < 0:
+            return
+        yield start, end + 1
+        start = body.find(b'"', end + 1)
+
+
+def _is_escaped(body: bytes, low: int, place: int) -> bool:
+    """Return True for a quote after an odd number of backslashes, none of them before `low`."""
+    if place == low or body[place - 1] != ord("\\"):
+        return False
+    before = body[low:place]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
+
+
+def _is_picture(body: bytes, start: int) -> bool:
+    """Return True where the string is the value of a key `base64`."""
+    before = body[max(0, start - _LOOK_BACK_BYTES) : start].rstrip()
+    return before.endswith(b":") and before[:-1].rstrip().endswith(_KEY)
+
+
+def _elements(body: bytes, start: int, end: int) -> int:
+    return sum(_count(body, mark, start, end) for mark in (b",", b"[", b"{"))
+
+
+def _count(body: bytes, mark: bytes, start: int, end: int) -> int:
+    """Count a byte, piece by piece: other threads run between two pieces."""
+    if end - start <= _COUNTED_AT_ONCE:
+        return body.count(mark, start, end)
+    return sum(
+        body.count(mark, low, min(low + _COUNTED_AT_ONCE, end))
+        for low in range(start, end, _COUNTED_AT_ONCE)
+    )
