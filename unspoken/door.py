@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unspoken.batching import MAX_QUEUE_BYTES, MicroBatcher
@@ -20,15 +21,23 @@ from unspoken.errors import DeadlineExceeded, InvalidInput, Overloaded, Unspoken
 
 
 class Admission:
-    """How many requests some batchers' routes let in, and how many bytes of bodies.
+    """Admission control of some routes: how many requests, and how many bytes of bodies.
 
-    Their queues bound what waits for the device. This bounds what is still read and decoded before
-    them, and what waits for somebody else behind them.
+    The batchers' queues bound what waits for the device. This bounds what is still read and decoded
+    before them, and what waits for somebody else behind them.
+    max_requests: by the batchers' queues where it is absent.
     """
 
-    def __init__(self, *batchers: MicroBatcher[Any, Any], max_bytes: int = MAX_QUEUE_BYTES) -> None:
+    def __init__(
+        self,
+        *batchers: MicroBatcher[Any, Any],
+        max_bytes: int = MAX_QUEUE_BYTES,
+        max_requests: int | None = None,
+    ) -> None:
         self._batchers = batchers
-        self._max_requests = max(each.max_queue + 2 * each.max_batch for each in batchers)
+        if max_requests is None:
+            max_requests = max(each.max_queue + 2 * each.max_batch for each in batchers)
+        self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._num_requests = 0
         self._num_bytes = 0
@@ -44,7 +53,7 @@ class Admission:
             raise Overloaded(
                 f"{self._num_requests} requests of {self._num_bytes} bytes are under way, at most "
                 f"{self._max_requests} and {self._max_bytes} may",
-                retry_after_s=max(each.retry_after_s() for each in self._batchers),
+                retry_after_s=max([1.0, *(each.retry_after_s() for each in self._batchers)]),
             )
         visit = Visit(self, announced_bytes)
         self._num_requests += 1
@@ -98,9 +107,16 @@ class Door:
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
+        """See ASGI."""
+        try:
+            if scope["type"] == "http" and scope["method"] == "POST":
+                await self._work(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+        except ClientDisconnect:  # in the middle of the body; counted and logged as status 499
+            pass
+
+    async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False
 
         async def answer(message: Message) -> None:
@@ -108,8 +124,8 @@ class Door:
             has_begun = True
             await send(message)
 
+        headers = Headers(scope=scope)
         try:
-            headers = Headers(scope=scope)
             timeout_s = self._timeout_of(headers)
             self._check_open()
             async with asyncio.timeout(timeout_s) as timer:

@@ -16,6 +16,7 @@ from services.gateway.events import event_response
 from services.gateway.passing import Passing, passing_router
 from services.gateway.settings import GatewaySettings
 from unspoken.batching import InferenceThread
+from unspoken.door import Admission
 from unspoken.errors import InvalidConfig
 from unspoken.logs import fields
 from unspoken.runs.store import (
@@ -78,6 +79,8 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         batchers=[],
         thread=InferenceThread(name="gateway"),
         warm_up=check_folders,
+        admissions=_admissions(settings),
+        request_timeout_s=settings.request_timeout_s,
         max_body_bytes=settings.max_body_mib * 1024 * 1024,
         on_close=passing.close,
     )
@@ -125,6 +128,15 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
 
     _add_verbs(app, runs_dir)
     return app
+
+
+def _admissions(settings: GatewaySettings) -> dict[str, Admission]:
+    """Runs and masks apart: a flood of pictures must not keep a run from being queued."""
+    max_bytes = int(settings.max_queue_mib * 1024 * 1024)
+    runs, masks = (
+        Admission(max_requests=settings.max_requests, max_bytes=max_bytes) for _ in range(2)
+    )
+    return {"/runs": runs, "/segment": masks, "/images": masks}
 
 
 def _add_verbs(app: FastAPI, runs_dir: pathlib.Path) -> None:

@@ -13,11 +13,10 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import SecretStr
 from starlette.background import BackgroundTask
-from starlette.requests import ClientDisconnect
 
 from unspoken.clients.ports import NO_KEY, key_headers
 from unspoken.deadline import TIMEOUT_HEADER, timeout_headers
-from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable, Unauthorized
+from unspoken.errors import DeadlineExceeded, ServiceUnavailable, Unauthorized
 from unspoken.logs import REQUEST_HEADER
 from unspoken.schemas import ErrorBody
 from unspoken.segment_bodies import IMAGES_BODY, SEGMENT_BODY
@@ -71,9 +70,6 @@ class Passing:
         )
         try:
             answer = await self._http.send(passed, stream=True)
-        except ClientDisconnect as error:
-            # The caller has gone, or the body was cut at its bound, which then answers 413.
-            raise InvalidInput("the body ended before its end") from error
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"the segmenter did not answer {path} in time") from error
         except httpx.TransportError as error:

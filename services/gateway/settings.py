@@ -20,6 +20,13 @@ class GatewaySettings(ServiceSettings):
     runs_dir: Path = Path("runs")
     max_body_mib: Annotated[int, Field(ge=1)] = 64
     """Bound of a request with inline items."""
+    max_requests: Annotated[int, Field(ge=1)] = 64
+    """POST requests that are worked on at once, of /runs and of the segmenter's routes each; one
+    more is answered 429."""
+    max_queue_mib: Annotated[float, Field(gt=0)] = 256.0
+    """Bodies of these requests together; more is answered 429."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 180.0
+    """A POST request that took longer is answered 504; X-Request-Timeout-Ms names less."""
     segmenter_url: Annotated[str, service_url("GATEWAY_SEGMENTER_URL")] = "http://127.0.0.1:8003"
     """Where /segment and /images are passed on to."""
     segmenter_timeout_s: Annotated[float, Field(gt=0)] = 180.0

@@ -147,3 +147,21 @@ def test_what_a_caller_asked_who_has_gone_is_not_run():
         assert holding.result().status_code == 200
         assert client.post("/propose", json=BODY).status_code == 200
     assert "gone" not in gate.asked
+
+
+def counted(client: httpx.Client, route: str, status: int) -> bool:
+    name = f'unspoken_requests_total{{route="{route}",service="llm",status="{status}"}}'
+    return name in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"captions":'], ids=["nothing", "half"])
+def test_a_caller_who_disconnects_in_mid_body_is_counted_apart_and_no_error_is_logged(sent, caplog):
+    with gated() as (_gate, client, _pool):
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+            head = "POST /propose HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n"
+            connection.sendall(head.encode() + sent)
+        deadline = time.monotonic() + 20
+        while not counted(client, "/propose", 499):
+            assert time.monotonic() < deadline, client.get("/metrics").text
+        assert not counted(client, "/propose", 500)
+    assert [each for each in caplog.records if each.levelname in ("ERROR", "CRITICAL")] == []

@@ -1,7 +1,12 @@
 """The gateway's `/segment` and `/images`: what the segmenter says, byte for byte, errors too."""
 
+import asyncio
 import base64
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import httpx
@@ -113,5 +118,66 @@ def test_the_segmenter_is_told_what_is_left_of_a_deadline(tmp_path):
     with gateway(tmp_path, transport=httpx.MockTransport(note)) as client:
         client.post("/segment", json={}, headers={"X-Request-Timeout-Ms": "2000"})
         client.post("/segment", json={})
-    (left,), nothing = told
-    assert 1 <= int(left) < 2000 and nothing == []
+    (left,), (own,) = told
+    assert 1 <= int(left) < 2000 and 170_000 < int(own) <= 180_000
+
+
+class Held(httpx.AsyncBaseTransport):
+    """A segmenter that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.open = threading.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.set()
+        while not self.open.is_set():
+            await asyncio.sleep(0.005)
+        return httpx.Response(200, json={})
+
+
+def test_a_gateway_refuses_more_pictures_than_it_may_have_under_way_and_still_queues_runs(tmp_path):
+    held = Held()
+    settings = GatewaySettings(
+        data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", max_requests=1
+    )
+    (tmp_path / "data" / "shards").mkdir(parents=True)
+    app = create_app(settings, passing=Passing("http://x", timeout_s=20, transport=held))
+    with serve(app) as url, ThreadPoolExecutor() as pool:
+        first = pool.submit(httpx.post, f"{url}/segment", content=b"{}", trust_env=False)
+        assert held.asked.wait(20)
+        more = httpx.post(f"{url}/segment", content=b"{}", trust_env=False)
+        assert more.status_code == 429 and more.headers["Retry-After"]
+        run = httpx.post(f"{url}/runs", json={"source": "shards"}, trust_env=False)
+        assert run.status_code == 202
+        held.open.set()
+        assert first.result().status_code == 200
+
+
+def test_a_gateway_gives_up_at_its_own_deadline(tmp_path):
+    held = Held()
+    settings = GatewaySettings(
+        data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", request_timeout_s=0.1
+    )
+    with ready_client(
+        create_app(settings, passing=Passing("http://x", timeout_s=20, transport=held))
+    ) as client:
+        late = client.post("/segment", content=b"{}")
+        assert late.status_code == 504 and late.json()["error"] == "deadline_exceeded"
+
+
+def test_a_caller_who_disconnects_in_mid_body_is_no_error_of_the_gateway(
+    tmp_path, segmenter, caplog
+):
+    settings = GatewaySettings(
+        data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", segmenter_url=segmenter
+    )
+    with serve(create_app(settings)) as url:
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n{")
+        wanted = 'unspoken_requests_total{route="/segment",service="gateway",status="499"}'
+        deadline = time.monotonic() + 20
+        while wanted not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            assert time.monotonic() < deadline
+    assert [each for each in caplog.records if each.levelname in ("ERROR", "CRITICAL")] == []
