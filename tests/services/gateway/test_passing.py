@@ -133,7 +133,7 @@ class Held(httpx.AsyncBaseTransport):
         self.asked.set()
         while not self.open.is_set():
             await asyncio.sleep(0.005)
-        return httpx.Response(200, json={})
+        return httpx.Response(200, stream=httpx.ByteStream(b"{}"))
 
 
 def test_a_gateway_refuses_more_pictures_than_it_may_have_under_way_and_still_queues_runs(tmp_path):
