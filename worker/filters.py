@@ -8,20 +8,24 @@ by `duplicate_finder` and come here as a row's problem.
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from unspoken.errors import InvalidInput, TooLarge
 from unspoken.filter_config import FilterConfig
 from unspoken.images import Picture, decode_picture
 from unspoken.runs.rows import Filter
 from worker.classifiers import Classifiers, DetectLanguage, ScoreSafety, detect_language
-from worker.duplicates import SeenPictures
+from worker.duplicates import Seen, SeenPictures
+from worker.readers.columns import join_captions
 from worker.readers.row import PROBLEMS, Columns, SourceRow
 
 # Few words say too little: 'dog' alone is English with a probability of .12.
 MIN_WORDS_TO_JUDGE = 3
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,11 @@ class Verdict:
     """What the filters found: `reason` is None where the row goes on, with its picture."""
 
     caption: str
+    """All captions that passed, as one text."""
     picture: Picture | None
     filters: tuple[Filter, ...]
+    captions: tuple[str, ...] = ()
+    """Those captions one by one."""
     reason: str | None = None
     detail: str | None = None
 
@@ -42,25 +49,32 @@ class _Dropped(Exception):
 
 
 def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterConfig) -> Verdict:
-    """Judge one row, the cheap questions first."""
+    """Judge one row, the cheap questions first.
+
+    Of several captions those count that pass; a row is dropped for its first caption's reason where
+    none does.
+    """
     found: list[Filter] = []
     picture: Picture | None = None
     try:
-        found += _check_words(row, classifiers.detect_language, config)
+        captions, filters = _check_words(row, classifiers.detect_language, config)
+        found += filters
         picture = _read_picture(row.picture, config)
         if not any(each.name == "safety" for each in found):
             found += _check_safety(picture, classifiers.score_safety, config)
     except _Dropped as dropped:
-        return Verdict(fold(row.caption), picture, tuple(found), dropped.reason, dropped.detail)
-    return Verdict(fold(row.caption), picture, tuple(found))
+        reason, detail = dropped.reason, dropped.detail
+        return Verdict(fold(row.caption), picture, tuple(found), reason=reason, detail=detail)
+    return Verdict(join_captions(captions), picture, tuple(found), captions)
 
 
 def duplicate_finder(
     config: FilterConfig, *, detect: DetectLanguage = detect_language
 ) -> Callable[[SourceRow], bool] | None:
-    """Says of each row of a run, in order, whether its picture came before; None where not asked.
+    """Return a function that tells of each row of a run, in order, if its picture came before.
 
-    A row that the filters drop does not count: what comes after it is no duplicate.
+    A row that the filters drop does not count: what comes after it is no duplicate. None where no
+    filter asks for duplicates.
     """
     if not config.drop_duplicates and config.max_hash_distance is None:
         return None
@@ -69,7 +83,12 @@ def duplicate_finder(
     def is_duplicate(row: SourceRow) -> bool:
         try:
             _check_words(row, detect, config)
-            if config.drop_duplicates and row.picture is not None and seen.saw_bytes(row.picture):
+            assert row.picture is not None, "checked with the words"
+            file = f"{row.shard}/{row.member}"
+            found = seen.saw_bytes(row.picture, file=file, caption=fold(row.caption))
+            if found is Seen.OTHER_CAPTION:
+                return False
+            if config.drop_duplicates and found is Seen.DUPLICATE:
                 return True
             return seen.wants_pixels and seen.saw_look(_read_picture(row.picture, config).pixels)
         except _Dropped:
@@ -83,16 +102,38 @@ def fold(caption: str) -> str:
     return " ".join(caption.split())
 
 
-def _check_words(row: SourceRow, detect: DetectLanguage, config: FilterConfig) -> list[Filter]:
-    caption = fold(row.caption)
+def _check_words(
+    row: SourceRow, detect: DetectLanguage, config: FilterConfig
+) -> tuple[tuple[str, ...], list[Filter]]:
+    """Return the captions that pass, blanks folded, and what the filters of words saw."""
     _check_source(row)
-    _check_caption(caption, config)
-    return [
+    captions = [fold(caption) for caption in row.captions or (row.caption,)]
+    captions = list(_passing(captions, lambda caption: _check_caption(caption, config)))
+    filters = [
         *_check_safety_columns(row.columns, config),
         *_check_watermark(row.columns, config),
         *_check_similarity(row.columns, config),
-        *_check_language(caption, row.columns, detect, config),
     ]
+    passing = _passing(
+        captions, lambda caption: _check_language(caption, row.columns, detect, config)
+    )
+    return tuple(passing), [*filters, *next(iter(passing.values()))]
+
+
+def _passing(captions: Sequence[str], check: Callable[[str], Found]) -> dict[str, Found]:
+    """Return what `check` says of each caption that passes it; raise where none does."""
+    passing: dict[str, Found] = {}
+    dropped: list[_Dropped] = []
+    for caption in captions:
+        try:
+            passing[caption] = check(caption)
+        except _Dropped as error:
+            if error.reason == "blocklist":  # the picture is then as doubtful as the caption
+                raise
+            dropped.append(error)
+    if not passing:
+        raise dropped[0]
+    return passing
 
 
 def _check_source(row: SourceRow) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import TypeVar
 
 from unspoken.errors import (
@@ -37,6 +38,7 @@ from worker.classifiers import Classifiers
 from worker.crop_check import drop_unlike, rank_annotations
 from worker.decoys import pick_decoys
 from worker.filters import Verdict, apply_filters, fold
+from worker.joint_proposal import join_proposals
 from worker.negatives import list_negatives
 from worker.proposals import list_candidates, list_undecided, merge_detections
 from worker.readers.row import FAULTS, SourceRow
@@ -51,6 +53,8 @@ PATIENCE_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
 Answer = TypeVar("Answer")
+Answers = Sequence[Proposal | UnspokenError]
+"""A proposal for each caption of one picture, or why there is none."""
 Marking = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Marks rows, by their place, while they are under way."""
 
@@ -102,20 +106,18 @@ def label_chunk(
         else:
             admitted.append((index, _Admitted(row, verdict, verdict.picture)))
     with under_way([index for index, _ in admitted]), timings.measure("prompt"):
-        proposals = _propose(
-            [item.verdict.caption for _, item in admitted], ports.prompter, config.templates
-        )
+        proposals = _propose_each([item for _, item in admitted], ports.prompter, config.templates)
 
-    def label(index: int, item: _Admitted, proposal: Proposal | UnspokenError, own: Timings) -> Row:
+    def label(index: int, item: _Admitted, answers: Answers, own: Timings) -> Row:
         with under_way([index]):
-            return _label(item, proposal, ports, config, own)
+            return _label(item, answers, ports, config, own)
 
     started, taken = time.perf_counter(), [Timings() for _ in admitted]
     pool = _detector_threads(config.detector_threads)
     try:
         jobs = [
-            pool.submit(carried(label, index, item, proposal, own))
-            for (index, item), proposal, own in zip(admitted, proposals, taken, strict=True)
+            pool.submit(carried(label, index, item, answers, own))
+            for (index, item), answers, own in zip(admitted, proposals, taken, strict=True)
         ]
         for (index, _), job in zip(admitted, jobs, strict=True):
             finished[index] = job.result()
@@ -142,6 +144,16 @@ def failed_row(row: SourceRow, *, reason: str, detail: str) -> Row:
     return _row(row, verdict, status="failed", reason=reason, detail=detail)
 
 
+def _propose_each(
+    items: Sequence[_Admitted], prompter: Prompter, templates: Sequence[str] | None
+) -> list[Answers]:
+    """Ask for every caption of every item; return the answers of each item."""
+    answers = iter(
+        _propose([c for item in items for c in item.verdict.captions], prompter, templates)
+    )
+    return [list(islice(answers, len(item.verdict.captions))) for item in items]
+
+
 def _propose(
     captions: Sequence[str], prompter: Prompter, templates: Sequence[str] | None
 ) -> list[Proposal | UnspokenError]:
@@ -159,17 +171,22 @@ def _propose(
 
 
 def _label(
-    item: _Admitted,
-    proposal: Proposal | UnspokenError,
-    ports: Ports,
-    config: LabelConfig,
-    timings: Timings,
+    item: _Admitted, answers: Answers, ports: Ports, config: LabelConfig, timings: Timings
 ) -> Row:
-    """A labelled row, or a failed one where the item itself is at fault."""
+    """Return a labelled row, or a failed one where the item itself is at fault.
+
+    Of several captions those count for which there is a proposal; `detail` tells of the others.
+    """
+    errors = [answer for answer in answers if isinstance(answer, UnspokenError)]
+    proposals = [answer for answer in answers if isinstance(answer, Proposal)]
     try:
-        if isinstance(proposal, UnspokenError):
-            raise proposal
-        return _detect(item, proposal, ports, config, timings)
+        if not proposals:
+            raise errors[0]
+        row = _detect(item, proposals, ports, config, timings)
+        if errors:
+            detail = f"{len(errors)} of {len(answers)} captions were not asked: {errors[0].message}"
+            return row.model_copy(update={"detail": detail})
+        return row
     except PASSING:
         raise
     except UnspokenError as error:
@@ -180,9 +197,14 @@ def _label(
 
 
 def _detect(
-    item: _Admitted, proposal: Proposal, ports: Ports, config: LabelConfig, timings: Timings
+    item: _Admitted,
+    proposals: Sequence[Proposal],
+    ports: Ports,
+    config: LabelConfig,
+    timings: Timings,
 ) -> Row:
     lexicon = load_lexicon()
+    proposal = join_proposals(proposals, caption=item.verdict.caption, lexicon=lexicon)
     phrases = [phrase.text for phrase in proposal.phrases[: config.max_phrases]]
     decoys = pick_decoys(
         phrases,
@@ -219,7 +241,8 @@ def _detect(
             "prompt_sha256": proposal.prompt_sha256,
             "raw_texts": tuple(
                 RawText(template=template, text=text)
-                for template, text in proposal.raw_texts.items()
+                for each in proposals
+                for template, text in each.raw_texts.items()
             ),
         }
     )
@@ -266,6 +289,7 @@ def _row(
             "source_row": row.row,
             "url": without_userinfo(url) if isinstance(url, str) else None,
             "caption": verdict.caption,
+            "captions": verdict.captions if len(verdict.captions) > 1 else (),
             "image_sha256": picture.sha256 if picture else None,
             "image_width": picture.size_hw[1] if picture else None,
             "image_height": picture.size_hw[0] if picture else None,

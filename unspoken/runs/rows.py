@@ -79,6 +79,9 @@ class Row(WireModel):
     source_row: int
     url: str | None = None
     caption: str
+    """All captions that were asked, as one text."""
+    captions: tuple[str, ...] = ()
+    """Those captions one by one, where the picture has several."""
     image_sha256: str | None = None
     image_width: int | None = None
     image_height: int | None = None

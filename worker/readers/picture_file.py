@@ -1,6 +1,7 @@
 """A picture that is a file of its own: found from a source's words, never outside the root."""
 
 import errno
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,8 @@ PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 # A text or JSON beside a picture that is larger is no caption.
 MAX_SIDE_FILE_BYTES = 1024 * 1024
 
-# What a path itself is to blame for; other errors are a disk's, and may pass.
-_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EINVAL)
+# Errors that a path itself causes; others are a disk's, and may pass.
+_BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOTDIR)
 
 
 class PictureFile(NamedTuple):
@@ -24,19 +25,30 @@ class PictureFile(NamedTuple):
 
 
 def find_picture(path: str, *, folder: Path, root: Path, read: bool) -> PictureFile:
-    """The picture at `path`, seen from `folder`; its content only where `read`.
+    """Find the picture at `path`, seen from `folder`; read its content only where `read`.
 
-    What is wrong with it is its `problem`; an OSError of the disk, which may pass, is raised.
+    A path that Windows wrote is found, too. What is wrong with the picture is its `problem`; an
+    OSError of the disk, which may pass, is raised.
     """
+    found = _find(path, folder=folder, root=root, read=read)
+    if found.problem == "no_picture" and "\\" in path:
+        as_posix = _find(path.replace("\\", "/"), folder=folder, root=root, read=read)
+        return found if as_posix.problem == "no_picture" else as_posix
+    return found
+
+
+def _find(path: str, *, folder: Path, root: Path, read: bool) -> PictureFile:
     root = root.resolve()
     try:
         real = (folder / path).resolve()
         if not real.is_relative_to(root):
             return PictureFile(path, problem="outside_data_folder")
-        if not path or not real.is_file():
+        if not path or not stat.S_ISREG(real.stat().st_mode):
             return PictureFile(path, problem="no_picture")
-    except (RuntimeError, ValueError):  # a ring of links, a zero byte
+    except (RuntimeError, ValueError, FileNotFoundError):  # a ring of links, a zero byte
         return PictureFile(path, problem="no_picture")
+    except PermissionError:
+        return PictureFile(path, problem="unreadable")
     except OSError as error:
         if error.errno not in _BAD_PATH:
             raise
