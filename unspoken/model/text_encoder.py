@@ -114,7 +114,10 @@ class OpenClipText:
             tower = open_clip_text_tower(architecture)
         state = read_tower_weights(weights, names=tower.state_dict(), below=("", "text."))
         tower.load_state_dict(state, strict=True, assign=True)
-        tower.attn_mask = tower.build_causal_mask()  # the one buffer that no file holds
+        # No file holds this buffer. Configurations with `no_causal_mask` have none.
+        if tower.attn_mask is not None:
+            tower.attn_mask = tower.build_causal_mask()
+        tower.output_tokens = False  # CoCa's configuration asks for (vector, tokens)
         self._tower = tower.to(device=device, dtype=getattr(torch, dtype)).eval()
         self._tokenizer = open_clip.get_tokenizer(architecture)
         self._device = device

@@ -1,8 +1,12 @@
 """Text towers: MiniLM lifted without a change of any cosine, and files of whole CLIP models."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,6 +14,7 @@ from safetensors.torch import save_file
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.text_encoder import (
     LiftedMiniLM,
+    OpenClipText,
     open_clip_text_tower,
     orthonormal_lift,
     read_tower_weights,
@@ -92,3 +97,56 @@ def test_a_file_without_the_text_tower_is_refused_with_what_is_missing(tmp_path)
 def test_an_architecture_without_a_text_space_of_768_is_refused(architecture):
     with pytest.raises(InvalidConfig, match=architecture):
         open_clip_text_tower(architecture)
+
+
+def text_configurations() -> dict[str, dict[str, Any]]:
+    """One small model config for each kind of text tower that open_clip has with 768 dimensions.
+
+    Everything but the sizes is as the published config has it; the image tower is a small ViT.
+    """
+    small: dict[str, dict[str, Any]] = {}
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        text = config["text_cfg"]
+        if config["embed_dim"] != 768 or {"hf_model_name", "hf_tokenizer_name"} & set(text):
+            continue
+        config["text_cfg"] = {**text, "width": 32, "heads": 2, "layers": 2}
+        config["vision_cfg"] = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1}
+        if "multimodal_cfg" in config:
+            config["multimodal_cfg"] |= {"width": 768, "heads": 2, "layers": 1}
+            config["vision_cfg"] |= {"attentional_pool": True, "output_tokens": True}
+        small.setdefault(json.dumps(config, sort_keys=True), {"name": name, **config})
+    return {f"small-{config.pop('name')}": config for config in small.values()}
+
+
+CONFIGURATIONS = text_configurations()
+
+
+@pytest.fixture
+def architecture(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The name of a small configuration, which open_clip knows during the test."""
+    name: str = request.param
+    (tmp_path / f"{name}.json").write_text(json.dumps(CONFIGURATIONS[name]))
+    open_clip.add_model_config(tmp_path)
+    yield name
+    (tmp_path / f"{name}.json").unlink()
+    open_clip.factory._MODEL_CONFIG_PATHS.remove(tmp_path)
+    open_clip.factory._rescan_model_configs()
+
+
+@pytest.mark.parametrize("architecture", CONFIGURATIONS, indirect=True)
+def test_a_text_has_the_vector_that_open_clips_own_model_gives_it(architecture, tmp_path):
+    torch.manual_seed(7)
+    model = open_clip.create_model(architecture).eval()
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, tmp_path / "whole.safetensors")
+    with torch.inference_mode():
+        tokens = open_clip.get_tokenizer(architecture)(PHRASES)
+        expected = model.encode_text(tokens, normalize=True)
+    vectors = OpenClipText(architecture, tmp_path / "whole.safetensors").encode(PHRASES)
+    assert torch.allclose(vectors, expected, atol=COSINE_TOLERANCE)
+
+
+def test_published_configurations_without_a_causal_mask_are_among_those_tested():
+    unmasked = [n for n, each in CONFIGURATIONS.items() if each["text_cfg"].get("no_causal_mask")]
+    assert unmasked
