@@ -28,6 +28,7 @@ from services.detector.packing import MAX_WORD_PIECES, Chunk
 from services.detector.scoring import RawDetections
 from services.detector.transformers_backend import resize_by
 from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.model_folders import check_model_type
 
 Architecture = Literal["swin_T_224_1k", "swin_B_384_22k"]
 """The package's own names of its two published networks."""
@@ -113,9 +114,9 @@ def load_original_detector(
     text_encoder_dir: `config.json` of the checkpoint's BERT, and its tokenizer. Raises
     MissingWeights, and InvalidConfig when the package is absent or the weights do not fit.
     """
-    for path in (weights_path, text_encoder_dir / "config.json"):
-        if not path.is_file():
-            raise MissingWeights(f"no file {path}")
+    if not weights_path.is_file():
+        raise MissingWeights(f"no file {weights_path}")
+    check_model_type(text_encoder_dir, supported=("bert",), role="detector's text encoder")
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
     bert_config = BertConfig.from_pretrained(text_encoder_dir)
     model = build_network(

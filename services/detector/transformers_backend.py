@@ -4,7 +4,6 @@ Two kinds of folder: what the hub holds for `IDEA-Research/grounding-dino-tiny` 
 (network, tokenizer, image processor), and our small detector, which stores no text encoder.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
@@ -21,8 +21,12 @@ from services.detector.scoring import RawDetections
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.deformable import use_bags
 from unspoken.model.grounding_dino import PhraseMemory, load_small_detector, prepare_pixels
+from unspoken.model_folders import check_model_type, read_model_config
 from unspoken.precision import compute_dtype, computing_in
 
+HUB_TYPES = ("grounding-dino", "mm-grounding-dino")
+"""`model_type` of the networks whose folders are read. transformers has other detectors for text
+queries; their outputs differ."""
 LONG_TO_SHORT = 1333 / 800
 """The published bound on the long side, for a short side of 800."""
 UNUSED_WEIGHTS = ".swin.layernorm."
@@ -125,8 +129,9 @@ class BoundedPhraseMemory(PhraseMemory):
 def load_hub_detector(
     folder: Path, *, short_side_px: int, device: str, dtype: str
 ) -> TransformersBackend:
-    """A folder as the hub has it. Raises MissingWeights, InvalidConfig."""
-    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+    """Load a folder as the hub has it. Raises MissingWeights, InvalidConfig."""
+    check_model_type(folder, supported=HUB_TYPES, role="detector")
+    for name in ("model.safetensors", "preprocessor_config.json"):
         if not (folder / name).is_file():
             raise MissingWeights(f"no {name} in {folder}")
     computes = compute_dtype(dtype, device=device)
@@ -137,7 +142,7 @@ def load_hub_detector(
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
         processor = AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InvalidConfig(f"{folder} is no Grounding-DINO of transformers: {error}") from error
     absent = sorted(
         str(name)
@@ -176,11 +181,8 @@ def load_project_detector(
 
 
 def is_project_detector(folder: Path) -> bool:
-    """Whether `config.json` has our own block. Raises MissingWeights without a config."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise MissingWeights(f"no config.json in {folder}")
-    return "unspoken" in json.loads(path.read_text())
+    """Return True if `config.json` has our own block. Raises MissingWeights, InvalidConfig."""
+    return "unspoken" in read_model_config(folder)
 
 
 def resize_by(processor: Any, *, short_side_px: int) -> PreparePixels:

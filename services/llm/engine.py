@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from services.llm.chat import ChatFrame, chat_frame, check_chat_format
 from services.llm.generator import Generator
@@ -22,7 +30,9 @@ from services.llm.smollm2 import converted_smollm2
 from services.llm.template_file import load_templates
 from unspoken.captions import caption_nouns
 from unspoken.devices import check_device
+from unspoken.errors import InvalidConfig
 from unspoken.lexicon import STUFF, Lexicon, load_lexicon
+from unspoken.model_folders import CONFIG_FILE, check_model_type
 from unspoken.phrases import parse_phrases
 from unspoken.precision import compute_dtype
 from unspoken.profiles import ModelEntry, resolve_files
@@ -198,23 +208,19 @@ def example_phrases(examples: ExampleSet, lexicon: Lexicon) -> frozenset[str]:
 def load_generator(
     entry: ModelEntry, *, cache_dir: Path, max_batch: int = 8, max_new_tokens: int = 48
 ) -> Generator:
-    """Any Hugging Face causal model that a profile names; a GGUF is converted first.
+    """Load any Hugging Face causal model that a profile names; a GGUF is converted first.
 
     Raises MissingWeights with the name of a file that is not there, InvalidConfig for a device that
-    is not.
+    is not, or a folder that holds another kind of model.
     """
     check_device(entry.device)
     folder = resolve_files(entry, cache_dir=cache_dir)
     gguf_files = [name for name in entry.files if name.endswith(".gguf")]
     if gguf_files:
         folder = converted_smollm2(folder / gguf_files[0], cache_dir=cache_dir)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=compute_dtype(entry.dtype, device=entry.device),
-        local_files_only=True,
-        trust_remote_code=False,
+    model, tokenizer = _load_causal_model(
+        folder, dtype=compute_dtype(entry.dtype, device=entry.device)
     )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     logger.info("loaded llm=%s device=%s dtype=%s", entry.name, entry.device, entry.dtype)
     return Generator(
         model.to(entry.device).eval(),
@@ -222,6 +228,28 @@ def load_generator(
         max_batch=max_batch,
         max_new_tokens=max_new_tokens,
     )
+
+
+def _load_causal_model(
+    folder: Path, *, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the model and the tokenizer of a folder. Raises MissingWeights, InvalidConfig."""
+    supported = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    check_model_type(folder, supported=supported, role="language model")
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InvalidConfig(f"{folder} holds no language model of transformers: {error}") from error
+    if absent := sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"]))):
+        raise InvalidConfig(f"the weights in {folder} do not fit its {CONFIG_FILE}: {absent[:8]}")
+    return model, tokenizer
 
 
 def build_engine(settings: LlmSettings) -> PrompterEngine:

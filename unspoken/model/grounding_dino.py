@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -34,13 +35,13 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.model_folders import CONFIG_FILE, check_model_type, read_model_config
 
 logger = logging.getLogger(__name__)
 
 TEXT_PREFIX = "model.text_backbone."  # the frozen MiniLM: not in the weights folder
 LOGIT_BIAS = -4.6  # logit of 1 %: without it the first loss is enormous and collapses the text
 WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +99,8 @@ def build_small_detector(
 
 
 def load_text_encoder(text_encoder_dir: Path) -> BertModel:
-    """The frozen MiniLM in eval mode. Raises MissingWeights when it is not there."""
-    if not (text_encoder_dir / CONFIG_FILE).is_file():
-        raise MissingWeights(f"no text encoder in {text_encoder_dir}")
+    """Load the frozen MiniLM in eval mode. Raises MissingWeights, InvalidConfig."""
+    check_model_type(text_encoder_dir, supported=("bert",), role="detector's text encoder")
     text_encoder = BertModel.from_pretrained(text_encoder_dir, add_pooling_layer=False).float()
     return text_encoder.requires_grad_(requires_grad=False).eval()
 
@@ -135,22 +135,24 @@ def load_small_detector(folder: Path, *, text_encoder_dir: Path) -> LoadedDetect
     config = read_detector_config(folder)
     if not (folder / WEIGHTS_FILE).is_file():
         raise MissingWeights(f"no {WEIGHTS_FILE} in {folder}")
+    try:
+        weights = load_file(folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise InvalidConfig(f"{folder / WEIGHTS_FILE} is no safetensors file: {error}") from error
     model = build_small_detector(config, text_encoder_dir=text_encoder_dir)
-    load_trained_weights(model, load_file(folder / WEIGHTS_FILE), source=str(folder))
+    load_trained_weights(model, weights, source=str(folder))
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
     return LoadedDetector(model=model.eval(), tokenizer=tokenizer, config=config)
 
 
 def read_detector_config(folder: Path) -> SmallDetectorConfig:
-    """The `unspoken` block of `config.json`. Raises MissingWeights or InvalidConfig."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise MissingWeights(f"no {CONFIG_FILE} in {folder}")
-    block = json.loads(path.read_text()).get("unspoken", {})
+    """Return the `unspoken` block of `config.json`. Raises MissingWeights or InvalidConfig."""
+    block = read_model_config(folder).get("unspoken", {})
     known = {field.name for field in fields(SmallDetectorConfig)}
-    if set(block) != known:
+    if not isinstance(block, dict) or set(block) != known:
+        got = sorted(block) if isinstance(block, dict) else block
         raise InvalidConfig(
-            f"{path}: block 'unspoken' must have {sorted(known)}, got {sorted(block)}"
+            f"{folder / CONFIG_FILE}: block 'unspoken' must have {sorted(known)}, got {got}"
         )
     values: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in block.items()

@@ -21,12 +21,13 @@ import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import _build_text_tower
 from open_clip.transformer import TextTransformer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.model_folders import check_model_type
 from unspoken.profiles import ModelEntry
 from unspoken.schemas import EMBEDDING_DIM
 
@@ -84,6 +85,8 @@ class LiftedMiniLM:
     """all-MiniLM-L6-v2 from a folder of Hugging Face's form, lifted to 768 dimensions."""
 
     def __init__(self, folder: Path, *, device: str = "cpu", dtype: str = "float32") -> None:
+        """Raises MissingWeights, InvalidConfig for a folder of another type of model."""
+        check_model_type(folder, supported=("bert",), role="lifted_minilm text encoder")
         tower = HFTextEncoder(
             str(folder), output_dim=EMBEDDING_DIM, proj_type="linear", pooler_type="mean_pooler"
         )
@@ -159,7 +162,10 @@ def read_tower_weights(
     """
     with ExitStack() as stack:
         if path.suffix == ".safetensors":
-            file = stack.enter_context(safe_open(path, framework="pt"))
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise InvalidConfig(f"{path} is no safetensors file: {error}") from error
             known, read = set(file.keys()), file.get_tensor
         else:
             try:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, OwlViTConfig, OwlViTForObjectDetection
 
 from services.detector.engine import DetectorEngine, build_engine
 from services.detector.image_features import encoding_once
@@ -169,7 +170,7 @@ def test_weights_that_are_absent_or_of_another_network_stop_the_start(tmp_path, 
     )
     with pytest.raises(MissingWeights, match=r"config\.json"):
         build_engine(settings)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "grounding-dino"}')
     with pytest.raises(MissingWeights, match=r"model\.safetensors"):
         build_engine(settings)
     for name in ("model.safetensors", "preprocessor_config.json"):
@@ -179,6 +180,45 @@ def test_weights_that_are_absent_or_of_another_network_stop_the_start(tmp_path, 
     no_part = models_file(tmp_path, source=small_folder)
     with pytest.raises(InvalidConfig, match="text_encoder"):
         build_engine(DetectorSettings(models_file=no_part, cache_dir=tmp_path))
+
+
+def test_a_folder_of_another_kind_of_detector_is_refused_by_its_name(tmp_path, hub_folder):
+    folder = tmp_path / "owlvit"
+    shutil.copytree(hub_folder, folder)  # with its tokenizer and image processor
+    tower = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = OwlViTConfig(
+        text_config={**tower, "num_attention_heads": 2},
+        vision_config={**tower, "num_attention_heads": 2, "image_size": 32, "patch_size": 16},
+        projection_dim=32,
+    )
+    OwlViTForObjectDetection(config).save_pretrained(folder)
+    settings = DetectorSettings(
+        models_file=models_file(tmp_path, source=folder), cache_dir=tmp_path
+    )
+    with pytest.raises(InvalidConfig, match="'owlvit'.*grounding-dino, mm-grounding-dino"):
+        build_engine(settings)
+
+
+def test_weights_of_the_small_detector_that_were_cut_short_are_refused_with_their_path(
+    tmp_path, small_folder
+):
+    folder = tmp_path / "cut"
+    shutil.copytree(small_folder, folder)
+    (folder / "model.safetensors").write_bytes(b"{}")
+    path = models_file(tmp_path, source=folder, parts=MINILM_PART)
+    with pytest.raises(InvalidConfig, match=r"model\.safetensors is no safetensors file"):
+        build_engine(DetectorSettings(models_file=path, cache_dir=tmp_path))
+
+
+def test_a_text_encoder_that_is_no_bert_is_refused_by_its_name(tmp_path, small_folder):
+    other = tmp_path / "encoder"
+    shutil.copytree(minilm_folder(), other)
+    config = BertConfig.from_pretrained(other).to_dict() | {"model_type": "roberta"}
+    (other / "config.json").write_text(json.dumps(config))
+    part = {"source": f"file:{other}", "revision": "1", "files": {"config.json": None}}
+    path = models_file(tmp_path, source=small_folder, parts={"text_encoder": part})
+    with pytest.raises(InvalidConfig, match="'roberta'.*bert"):
+        build_engine(DetectorSettings(models_file=path, cache_dir=tmp_path))
 
 
 @pytest.mark.parametrize(

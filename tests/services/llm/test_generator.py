@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BloomConfig,
@@ -13,10 +14,12 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
 )
 
 from services.llm.engine import load_generator
 from services.llm.generator import Generator
+from unspoken.errors import InvalidConfig
 from unspoken.profiles import ModelEntry
 
 PREFIX = "Caption: a b\nObjects: c, d\n\n"
@@ -144,3 +147,21 @@ def test_asking_again_gives_the_same_answer(generator):
 
 def test_the_folder_says_what_it_is(folder):
     assert json.loads((folder / "config.json").read_text())["model_type"] in ("bloom", "llama")
+
+
+def test_a_folder_of_another_kind_of_model_is_refused_by_its_name(tmp_path, folder):
+    other = tmp_path / "t5"
+    shutil.copytree(folder, other)
+    T5Config().save_pretrained(other)
+    with pytest.raises(InvalidConfig, match="'t5'; a language model must be one of"):
+        load(other)
+
+
+def test_weights_that_lack_a_part_of_the_model_are_refused_with_its_name(tmp_path, folder):
+    other = tmp_path / "short"
+    shutil.copytree(folder, other)
+    weights = load_file(other / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layernorm" not in name.lower()}
+    save_file(kept, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidConfig, match="do not fit"):
+        load(other)

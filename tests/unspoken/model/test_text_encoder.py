@@ -67,6 +67,12 @@ def test_a_text_alone_and_in_a_batch_has_the_same_vector(lifted):
     assert torch.allclose(lifted.encode(["wheel"])[0], together[0], atol=COSINE_TOLERANCE)
 
 
+def test_a_folder_of_another_type_of_model_is_refused_by_its_name(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    with pytest.raises(InvalidConfig, match="'roberta'"):
+        LiftedMiniLM(tmp_path)
+
+
 def test_the_lift_is_orthonormal_and_the_same_everywhere():
     lift = orthonormal_lift(384)
     assert lift.shape == (768, 384) and lift.dtype == np.float32
@@ -91,6 +97,13 @@ def test_a_file_without_the_text_tower_is_refused_with_what_is_missing(tmp_path)
         read_tower_weights(
             tmp_path / "vision.safetensors", names=["token_embedding.weight"], below=BELOW
         )
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt"])
+def test_a_file_that_was_cut_short_is_refused_with_its_path(tmp_path, name):
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(InvalidConfig, match=name):
+        read_tower_weights(tmp_path / name, names=["ln_final.bias"], below=BELOW)
 
 
 @pytest.mark.parametrize("architecture", ["ViT-Z-99", "ViT-B-32", "ViT-B-16-SigLIP"])

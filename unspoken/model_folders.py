@@ -1,0 +1,40 @@
+"""Model folders in Hugging Face's form: read `config.json` and check the type of the model."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from unspoken.errors import InvalidConfig, MissingWeights
+
+CONFIG_FILE = "config.json"
+MAX_NAMED = 8
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """Return the object in `config.json`. Raises MissingWeights, InvalidConfig."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise MissingWeights(f"no {CONFIG_FILE} in {folder}")
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InvalidConfig(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidConfig(f"{path} must hold a JSON object, got {type(config).__name__}")
+    return config
+
+
+def check_model_type(folder: Path, *, supported: Collection[str], role: str) -> None:
+    """Raise InvalidConfig unless `config.json` names a supported type of model.
+
+    role: the service's name for the model, such as "detector"; it goes into the message.
+    """
+    found = read_model_config(folder).get("model_type")
+    if found in supported:
+        return
+    names = ", ".join(sorted(supported)[:MAX_NAMED])
+    if len(supported) > MAX_NAMED:
+        names += f" and {len(supported) - MAX_NAMED} more"
+    holds = "names no model_type" if found is None else f"names model_type {found!r}"
+    raise InvalidConfig(f"{folder / CONFIG_FILE} {holds}; a {role} must be one of: {names}")
