@@ -1,18 +1,24 @@
 """In which type a network computes: what models.yaml names, or what a probe finds faster here."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 
 import torch
+from torch.nn import functional as F
 
 from unspoken.errors import InvalidConfig
 
-PROBE_MKN = (1024, 768, 3072)
-"""The first product of an MLP of ViT-B over 1024 patches."""
-PROBE_ROUNDS = 5
+PROBE_SIZES = ((256, 2048), (768, 3072), (3072, 768))
+"""(inputs, outputs) of layers: an MLP of Grounding-DINO's encoder, both of one of SAM's ViT-B."""
+PROBE_ROWS = (8, 128)
+"""Rows per product, few first: without a kernel of the processor's own, many take seconds."""
+PROBE_ROUNDS = 3
 MIN_SPEEDUP = 1.2
-"""Less is not worth the digits."""
+"""A smaller gain does not justify the lost digits."""
+MAX_SLOWDOWN = 1.5
+"""The probe ends at a layer where bfloat16 takes this many times as long as float32."""
 
 
 def compute_dtype(name: str, *, device: str) -> torch.dtype:
@@ -32,16 +38,22 @@ def compute_dtype(name: str, *, device: str) -> torch.dtype:
 
 @cache
 def faster_dtype(device: str) -> torch.dtype:
-    """bfloat16 where this processor multiplies it faster than float32; tried once, some 0.2 s.
+    """Return bfloat16 where linear layers are faster in it on this processor, else float32.
 
-    Without avx512_bf16 or AMX it is emulated, and slower. Devices other than the CPU compute in
-    float32 until they are measured.
+    Measured once per process, in at most 0.3 s. Without avx512_bf16 or AMX bfloat16 is emulated,
+    and slower. Devices other than the CPU compute in float32 until they are measured.
     """
     if torch.device(device).type != "cpu":
         return torch.float32
-    seconds = {dtype: _product_s(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    faster = seconds[torch.float32] >= MIN_SPEEDUP * seconds[torch.bfloat16]
-    return torch.bfloat16 if faster else torch.float32
+    with _one_thread():
+        for rows in PROBE_ROWS:
+            plain_s = short_s = 0.0
+            for size in PROBE_SIZES:
+                plain_s += _linear_s(torch.float32, rows, size)
+                short_s += _linear_s(torch.bfloat16, rows, size)
+                if short_s > MAX_SLOWDOWN * plain_s:
+                    return torch.float32
+        return torch.bfloat16 if plain_s >= MIN_SPEEDUP * short_s else torch.float32
 
 
 def computing_in(dtype: torch.dtype, *, device: str) -> AbstractContextManager[object]:
@@ -51,12 +63,26 @@ def computing_in(dtype: torch.dtype, *, device: str) -> AbstractContextManager[o
     return torch.autocast(torch.device(device).type, dtype)
 
 
-def _product_s(dtype: torch.dtype) -> float:
-    rows, inner, columns = PROBE_MKN
-    one, other = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in the calling thread alone: threads that wait for each other on a busy processor
+    burn its time and hide the difference."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _linear_s(dtype: torch.dtype, rows: int, size: tuple[int, int]) -> float:
+    """Return the CPU seconds of this thread for a linear layer: the best of some calls."""
+    inputs, outputs = size
+    values, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
     taken_s = []
     for _ in range(PROBE_ROUNDS):
-        started_s = time.perf_counter()
-        one @ other
-        taken_s.append(time.perf_counter() - started_s)
+        started_s = time.thread_time()
+        F.linear(values, weight)
+        taken_s.append(time.thread_time() - started_s)
     return min(taken_s)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -6,11 +10,21 @@ from unspoken.errors import InvalidConfig
 from unspoken.precision import compute_dtype, computing_in, faster_dtype
 
 
+PROBE_PROCESS = """
+import time
+import torch
+from unspoken.precision import faster_dtype
+started_s = time.process_time()
+dtype = faster_dtype("cpu")
+print(dtype, time.process_time() - started_s)
+"""
+
+
 @pytest.fixture
 def products(monkeypatch):
-    """Seconds that a product takes by type; the probe remembers its answer no longer."""
+    """Seconds that a layer takes by type; the probe does not remember an earlier answer."""
     taken_s = {torch.float32: 1.0, torch.bfloat16: 1.0}
-    monkeypatch.setattr(precision, "_product_s", taken_s.__getitem__)
+    monkeypatch.setattr(precision, "_linear_s", lambda dtype, _rows, _size: taken_s[dtype])
     faster_dtype.cache_clear()
     yield taken_s
     faster_dtype.cache_clear()
@@ -40,8 +54,29 @@ def test_auto_is_float32_on_a_device_that_was_never_measured(products):
 
 
 def test_the_probe_runs_on_this_machine():
+    threads = torch.get_num_threads()
     faster_dtype.cache_clear()
     assert faster_dtype("cpu") in (torch.float32, torch.bfloat16)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("isa", ["AVX2", "ALL"])
+def test_the_probe_takes_no_more_than_0_3_cpu_seconds_with_and_without_bfloat16(isa):
+    # AVX2 has no instruction for bfloat16; ALL takes what this processor has.
+    told = subprocess.run(
+        [sys.executable, "-c", PROBE_PROCESS],
+        env={
+            "ONEDNN_MAX_CPU_ISA": isa,
+            "OMP_NUM_THREADS": "2",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    dtype, taken_s = told.stdout.split()
+    assert float(taken_s) <= 0.3
+    assert isa == "ALL" or dtype == "torch.float32"
 
 
 def test_products_are_of_the_type_within_the_block_only():
