@@ -30,6 +30,7 @@ from unspoken.profiles import (
     resolve_files,
     write_json,
 )
+from unspoken.proxies import uses_proxies
 from unspoken.safe_text import reason_of, redact
 from unspoken.settings import ProcessSettings, service_url
 
@@ -85,7 +86,12 @@ def fetch_profile(
     fetched: list[str] = []
     present: list[str] = []
     received_bytes = 0
-    with httpx.Client(timeout=timeout_s, follow_redirects=True) as http:
+    with httpx.Client(
+        timeout=timeout_s,
+        follow_redirects=True,
+        trust_env=uses_proxies(hub_url),
+        verify=httpx.create_ssl_context(),  # a mirror may have a private authority's
+    ) as http:
         for source in profile.sources:
             if not source.source.startswith("hub:"):
                 continue

@@ -17,6 +17,7 @@ from services.llm.parsing import Answer
 from services.llm.prompts import ExampleSet
 from services.llm.settings import PromptStyle
 from unspoken.errors import Overloaded, ServiceUnavailable
+from unspoken.proxies import uses_proxies
 from unspoken.safe_text import reason_of
 
 
@@ -44,6 +45,8 @@ class OpenAICompleter:
             base_url=base_url.rstrip("/") + "/",
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_s, connect=5.0),
+            trust_env=uses_proxies(base_url),
+            verify=httpx.create_ssl_context(),  # an endpoint may have a private authority's
         )
         self._pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="openai")
 

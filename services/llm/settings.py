@@ -32,7 +32,8 @@ class LlmSettings(EngineSettings):
     """Answers kept, so that a caption or a noun that comes back costs nothing."""
 
     openai_base_url: Annotated[str, service_url("LLM_OPENAI_BASE_URL")] = ""
-    """Up to and with the version: http://host:8000/v1."""
+    """Up to and with the version: http://host:8000/v1. HTTP_PROXY and its kind serve only hosts
+    outside of the local network."""
     openai_model: str = ""
     openai_api_key: Annotated[SecretStr, secret_key("LLM_OPENAI_API_KEY")] = SecretStr("")
     openai_timeout_s: Annotated[float, Field(gt=0)] = 60.0

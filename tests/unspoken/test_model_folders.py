@@ -33,5 +33,5 @@ def test_another_type_of_model_is_refused_with_the_types_that_are_supported(
 
 def test_a_long_list_of_supported_types_is_cut(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InvalidConfig, match="t0, .* t7 and 2 more$"):
+    with pytest.raises(InvalidConfig, match=r"t0, .* t7 and 2 more$"):
         check_model_type(tmp_path, supported=[f"t{n}" for n in range(10)], role="llm")

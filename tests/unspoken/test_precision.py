@@ -9,7 +9,6 @@ from unspoken import precision
 from unspoken.errors import InvalidConfig
 from unspoken.precision import compute_dtype, computing_in, faster_dtype
 
-
 PROBE_PROCESS = """
 import time
 import torch

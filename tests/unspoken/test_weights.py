@@ -61,8 +61,7 @@ class Hub:
 
 
 @pytest.fixture
-def hub(monkeypatch) -> Iterator[Hub]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def hub() -> Iterator[Hub]:
     hub = Hub()
     yield hub
     hub.close()
@@ -109,6 +108,16 @@ def test_a_fetch_brings_every_file_once_and_records_what_came(hub, tmp_path):
     assert (folder / "sub/weights.bin").read_bytes() == WEIGHTS
     assert sha256(CONFIG) in (folder / LOCK_FILE).read_text()
     assert not leftovers(tmp_path)
+
+
+def test_a_mirror_on_this_machine_is_not_asked_by_the_environments_proxy(
+    hub, tmp_path, monkeypatch
+):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert len(fetch_profile(profile(), cache_dir=tmp_path, hub_url=hub.url).fetched) == 2
 
 
 def test_a_second_fetch_asks_the_hub_for_nothing(hub, tmp_path):

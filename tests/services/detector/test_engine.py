@@ -195,7 +195,7 @@ def test_a_folder_of_another_kind_of_detector_is_refused_by_its_name(tmp_path, h
     settings = DetectorSettings(
         models_file=models_file(tmp_path, source=folder), cache_dir=tmp_path
     )
-    with pytest.raises(InvalidConfig, match="'owlvit'.*grounding-dino, mm-grounding-dino"):
+    with pytest.raises(InvalidConfig, match=r"'owlvit'.*grounding-dino, mm-grounding-dino"):
         build_engine(settings)
 
 
@@ -217,7 +217,7 @@ def test_a_text_encoder_that_is_no_bert_is_refused_by_its_name(tmp_path, small_f
     (other / "config.json").write_text(json.dumps(config))
     part = {"source": f"file:{other}", "revision": "1", "files": {"config.json": None}}
     path = models_file(tmp_path, source=small_folder, parts={"text_encoder": part})
-    with pytest.raises(InvalidConfig, match="'roberta'.*bert"):
+    with pytest.raises(InvalidConfig, match=r"'roberta'.*bert"):
         build_engine(DetectorSettings(models_file=path, cache_dir=tmp_path))
 
 

@@ -2,13 +2,15 @@
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from services.llm.openai_backend import OpenAICompleter
 from services.llm.prompts import Example, ExampleSet
-from services.llm.settings import LlmSettings
+from services.llm.settings import LlmSettings, PromptStyle
 from unspoken.errors import InvalidConfig, Overloaded, ServiceUnavailable
 
 EXAMPLES = ExampleSet((Example("q", "Q:", "a"),), separator="\n")
@@ -31,26 +33,59 @@ class _Endpoint(BaseHTTPRequestHandler):
         return
 
 
-@pytest.fixture(params=["completion"])
-def endpoint(request):
+@contextmanager
+def serving() -> Iterator[tuple[type[_Endpoint], int]]:
+    """A server on loopback -> its handler and port."""
     handler = type("Endpoint", (_Endpoint,), {"seen": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    completer = OpenAICompleter(
-        base_url=f"http://127.0.0.1:{server.server_port}/v1",
+    try:
+        yield handler, server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def completer_at(base_url: str, *, prompt_style: PromptStyle = "completion") -> OpenAICompleter:
+    return OpenAICompleter(
+        base_url=base_url,
         api_key="secret",
         model="tiny",
-        prompt_style=request.param,
+        prompt_style=prompt_style,
         timeout_s=10,
         max_parallel=2,
         max_new_tokens=48,
     )
-    yield handler, completer
-    completer.close()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+
+
+@pytest.fixture(params=["completion"])
+def endpoint(request):
+    with serving() as (handler, port):
+        completer = completer_at(f"http://127.0.0.1:{port}/v1", prompt_style=request.param)
+        yield handler, completer
+        completer.close()
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    ("host", "by_proxy"), [("127.0.0.1", False), ("localhost", False), ("llm.example.com", True)]
+)
+def test_only_an_endpoint_outside_of_the_local_network_is_asked_by_the_proxy(
+    monkeypatch, variable, host, by_proxy
+):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as (asked, port), serving() as (proxy, proxy_port):
+        for handler in (asked, proxy):
+            handler.reply = (200, json.dumps({"choices": [{"text": " car"}]}).encode())
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy_port}")
+        completer = completer_at(f"http://{host}:{port}/v1")
+        answers = completer.complete(["A:"], examples=EXAMPLES)
+        completer.close()
+    assert answers[0].text == "car"
+    assert (len(proxy.seen), len(asked.seen)) == ((1, 0) if by_proxy else (0, 1))
 
 
 def test_each_prompt_is_completed_and_cut(endpoint):
