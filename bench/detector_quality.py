@@ -44,11 +44,11 @@ from training.detection_quality import (
 from training.detector import find_text_encoder
 from unspoken.images import Picture
 from unspoken.model.grounding_dino import (
-    CONFIG_FILE,
     build_small_detector,
     read_detector_config,
     save_small_detector,
 )
+from unspoken.model_folders import CONFIG_FILE
 from unspoken.schemas import ModelInfo
 
 logger = logging.getLogger(__name__)
