@@ -1,5 +1,8 @@
 """The one table from the error tree to HTTP, and the shape of every reply that is no success."""
 
+import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi.responses import JSONResponse
@@ -8,6 +11,7 @@ from unspoken.errors import (
     Conflict,
     DeadlineExceeded,
     EngineFailure,
+    Forbidden,
     InvalidInput,
     NotAnImage,
     NotFound,
@@ -25,19 +29,20 @@ STATUS: dict[type[UnspokenError], int] = {
     InvalidInput: 422,
     NotAnImage: 415,
     TooLarge: 413,
+    Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
     Overloaded: 429,
     NotReady: 503,
     DeadlineExceeded: 504,
     ServiceUnavailable: 502,
-    # Out of a handler it is a service behind this one that knows not our key; a caller of ours
-    # who has none is told so at the gate, by 401.
+    # Raised by a handler: a service behind this one rejected our key. KeyGate answers a caller
+    # without a key itself, by 401.
     Unauthorized: 502,
     EngineFailure: 500,
 }
 ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (401, 404, 413, 415, 422, 429, 503, 504)
+    status: {"model": ErrorBody} for status in (401, 403, 404, 413, 415, 422, 429, 503, 504)
 }
 
 
@@ -50,12 +55,39 @@ def status_of(error: UnspokenError) -> int:
 
 
 def error_response(error: UnspokenError, *, status: int | None = None) -> JSONResponse:
-    """The reply for an error, with Retry-After where coming back helps."""
+    """Return the reply for an error, with Retry-After where coming back helps."""
+    if isinstance(error, Unauthorized) and status is None:
+        error = ServiceUnavailable(
+            "a service behind this one rejected the API key of this one (UNSPOKEN_CLIENT_KEY); "
+            f"its answer: {error.message}"
+        )
     status = status_of(error) if status is None else status
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded | NotReady):
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = ErrorBody(error=error.code, message=error.message, details=error.details)
-    return JSONResponse(body.model_dump(mode="json"), status_code=status, headers=headers)
+    return json_error(error.code, error.message, error.details, status=status, headers=headers)
+
+
+def json_error(
+    code: str,
+    message: str,
+    details: Mapping[str, object] | None = None,
+    *,
+    status: int,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Return a reply in the shape of every error."""
+    body = {"error": code, "message": message, "details": dict(details or {})}
+    return _ErrorResponse(body, status_code=status, headers=headers)
+
+
+class _ErrorResponse(JSONResponse):
+    """JSON that may repeat any text of a caller: half of a surrogate pair is written as \\udxxx."""
+
+    def render(self, content: object) -> bytes:
+        written = json.dumps(
+            content, ensure_ascii=False, allow_nan=False, default=str, separators=(",", ":")
+        )
+        return written.encode("utf-8", errors="backslashreplace")

@@ -9,6 +9,7 @@ UnspokenError
   Conflict                the id exists with another content, or a run was changed (409)
     ModelsChanged         another model answers than the run was planned with
   Unauthorized            no API key, or one that is not known (401)
+  Forbidden               a page of another site asks, or a foreign Host (403)
   Overloaded              the queue is full; carries `retry_after_s` (429)
     RateLimited           this API key has asked too often (429)
   NotReady                loading or draining (503)
@@ -105,6 +106,12 @@ class Unauthorized(UnspokenError):
     """No API key was sent, or one that the service does not know."""
 
     code = "unauthorized"
+
+
+class Forbidden(UnspokenError):
+    """A web page of another site sends the request, or it names a host that is not this one."""
+
+    code = "forbidden"
 
 
 class NotReady(UnspokenError):

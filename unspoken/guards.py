@@ -1,12 +1,13 @@
-"""What stands before every route of every service: API keys, a bound of the body, safe headers."""
+"""Middleware of every service: API keys, Host and Origin, a bound of the body, safe headers."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unspoken.api_keys import KeyRing
+from unspoken.browser_rules import BrowserRules
 from unspoken.error_replies import error_response
-from unspoken.errors import InvalidInput, Overloaded, TooLarge, Unauthorized
+from unspoken.errors import Forbidden, InvalidInput, Overloaded, TooLarge, Unauthorized
 
 OPEN_ROUTES = ("/livez", "/readyz")
 """What asks these, an orchestrator or a balancer, has no key."""
@@ -44,6 +45,35 @@ class KeyGate:
                 await error_response(error)(scope, receive, send)
                 return
             scope.setdefault("state", {})["api_key"] = name
+        await self._app(scope, receive, send)
+
+
+class BrowserGuard:
+    """403 for a foreign Host, and for a page of another site that would change state.
+
+    The rules are the app's `state.browser_rules`; None admits everything.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        rules: BrowserRules | None = (
+            scope["app"].state.browser_rules if scope["type"] == "http" else None
+        )
+        if rules is not None:
+            headers = Headers(scope=scope)
+            try:
+                rules.check(
+                    method=scope["method"],
+                    host=headers.get("host"),
+                    origin=headers.get("origin"),
+                    fetch_site=headers.get("sec-fetch-site"),
+                )
+            except Forbidden as error:
+                await error_response(error)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
 

@@ -22,13 +22,14 @@ from starlette.exceptions import HTTPException
 from unspoken import __version__
 from unspoken.api_keys import KeyRing
 from unspoken.batching import InferenceThread, MicroBatcher
+from unspoken.browser_rules import BrowserRules
 from unspoken.door import Admission, Door
-from unspoken.error_replies import ERROR_REPLIES, error_response
+from unspoken.error_replies import ERROR_REPLIES, error_response, json_error
 from unspoken.errors import InvalidInput, NotReady, UnspokenError
-from unspoken.guards import BodyLimit, KeyGate, SafeHeaders, add_safe_headers
+from unspoken.guards import BodyLimit, BrowserGuard, KeyGate, SafeHeaders, add_safe_headers
 from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
 from unspoken.observing import Observing
-from unspoken.schemas import ErrorBody, ModelInfo
+from unspoken.schemas import ModelInfo
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -176,15 +177,22 @@ def create_service(
     )
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     use_keys(app, None)
+    use_browser_rules(app, None)
     app.add_middleware(KeyGate)
+    app.add_middleware(BrowserGuard)
     app.add_middleware(Observing, service=name, registry=registry, paths=frozenset(admissions))
     app.add_middleware(SafeHeaders)
     return app
 
 
 def use_keys(app: FastAPI, keys: KeyRing | None) -> None:
-    """Let in only who has a key of this ring; everybody where there is none."""
+    """Admit only keys of this ring; everybody where it is None."""
     app.state.keys = keys
+
+
+def use_browser_rules(app: FastAPI, rules: BrowserRules | None) -> None:
+    """Admit only these Host and Origin headers; all where `rules` is None."""
+    app.state.browser_rules = rules
 
 
 def _add_probes(
@@ -237,20 +245,22 @@ def _add_errors(app: FastAPI) -> None:
         )
 
     @app.exception_handler(HTTPException)
-    async def on_http(_request: Request, error: HTTPException) -> JSONResponse:
-        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
-            error.status_code, "invalid_input"
-        )
-        body = ErrorBody(error=code, message=str(error.detail))
-        return JSONResponse(body.model_dump(), status_code=error.status_code, headers=error.headers)
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        code, message = "invalid_input", str(error.detail)
+        if error.status_code == 404:
+            code, message = "unknown_route", f"there is no route {request.url.path[:200]}; see /docs"
+        elif error.status_code == 405:
+            code = "method_not_allowed"
+        elif error.status_code == 413:
+            code = "too_large"
+        return json_error(code, message, status=error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
         ids = {**incoming_ids(request.headers), "request": request.state.request_id}
         with log_ids(**ids):
             logger.error("unexpected error at %r", request.url.path, exc_info=error)
-        body = ErrorBody(error="internal", message="an unexpected error; see the log")
-        reply = JSONResponse(body.model_dump(), status_code=500)
+        reply = json_error("internal", "an unexpected error; see the log", status=500)
         reply.headers[REQUEST_HEADER] = ids["request"]
         add_safe_headers(reply.headers, path=request.url.path)  # no middleware sees this reply
         return reply

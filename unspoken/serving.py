@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from unspoken.logs import configure_logging
-from unspoken.server import use_keys
+from unspoken.server import use_browser_rules, use_keys
 from unspoken.settings import ServiceSettings
 
 DEAD_STATUS = 70  # sysexits.h, EX_SOFTWARE
@@ -64,6 +64,7 @@ async def serve_all(
     """
     for app, settings in apps:
         use_keys(app, settings.key_ring())
+        use_browser_rules(app, settings.browser_rules())
     servers = [
         _QuietServer(
             uvicorn_config(

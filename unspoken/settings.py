@@ -3,7 +3,6 @@
 Only `__main__` files and the stack build these; nothing else reads the environment.
 """
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
@@ -20,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unspoken.api_keys import KeyRing, checked_key, parse_keys
+from unspoken.browser_rules import BrowserRules, is_loopback_name, parse_rules
 from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.process import num_cores
 from unspoken.profiles import Profile, load_profile
@@ -152,6 +152,17 @@ class ServiceSettings(ProcessSettings):
         ),
     )
     """For keys that name no number of their own; more is answered 429. 0 for no limit."""
+    allowed_hosts: str = Field(
+        "", validation_alias=AliasChoices("UNSPOKEN_ALLOWED_HOSTS", "allowed_hosts")
+    )
+    """Names that services are reached by, separated by blanks; `.example.org` for all below it, `*`
+    for any. A request with another Host is answered 403. Bound to the loopback, localhost and
+    loopback addresses are always accepted; beyond it, any address, and any name if none is set."""
+    allowed_origins: str = Field(
+        "", validation_alias=AliasChoices("UNSPOKEN_ALLOWED_ORIGINS", "allowed_origins")
+    )
+    """Origins (`https://example.org`), separated by blanks, whose pages may send requests that
+    change state; those of other sites are answered 403. No CORS headers are sent."""
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     """After SIGTERM /readyz says 503 for so long before new connections are refused."""
 
@@ -159,12 +170,21 @@ class ServiceSettings(ProcessSettings):
     def _loopback_unless_trusted(self) -> "ServiceSettings":
         has_keys = self.key_ring() is not None
         check_bind(self.host, trusted=self.trusted_bind, has_keys=has_keys)
+        self.browser_rules()
         return self
 
     def key_ring(self) -> KeyRing | None:
         """Who is let in; None for everybody. Raises InvalidConfig."""
         keys = parse_keys(self.api_keys, requests_per_minute=self.key_requests_per_minute)
         return KeyRing(keys) if keys else None
+
+    def browser_rules(self) -> BrowserRules:
+        """Return the accepted Host and Origin headers. Raises InvalidConfig."""
+        return parse_rules(
+            is_loopback=is_loopback_name(self.host),
+            hosts=self.allowed_hosts,
+            origins=self.allowed_origins,
+        )
 
 
 class EngineSettings(ServiceSettings):
@@ -199,18 +219,9 @@ class EngineSettings(ServiceSettings):
 
 def check_bind(host: str, *, trusted: bool, has_keys: bool = False) -> None:
     """Raise InvalidConfig unless `host` is of the loopback, keys are asked, or all is closed."""
-    if not trusted and not has_keys and not _is_loopback(host):
+    if not trusted and not has_keys and not is_loopback_name(host):
         raise InvalidConfig(
             f"{host} is not a loopback address; set UNSPOKEN_API_KEYS where a service is to be "
             "reached from there, or UNSPOKEN_TRUSTED_BIND=1 only where the network around this "
             "process is closed"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -152,7 +152,11 @@ def test_a_route_that_reads_its_body_itself_is_cut_too():
 def test_unknown_routes_answer_in_the_same_shape(client):
     response = client.get("/nowhere")
     assert response.status_code == 404
-    assert response.json()["error"] == "not_found"
+    assert response.json() == {
+        "error": "unknown_route",
+        "message": "there is no route /nowhere; see /docs",
+        "details": {},
+    }
 
 
 def test_a_sane_request_id_is_kept_and_another_replaced(client):

@@ -11,6 +11,7 @@ from unspoken.errors import (
     Conflict,
     DeadlineExceeded,
     EngineFailure,
+    Forbidden,
     InvalidInput,
     NotAnImage,
     NotFound,
@@ -27,6 +28,7 @@ MAX_RETRY_AFTER_S = 300.0
 
 _BY_STATUS: Mapping[int, type[UnspokenError]] = {
     401: Unauthorized,
+    403: Forbidden,
     404: NotFound,
     409: Conflict,
     413: TooLarge,
