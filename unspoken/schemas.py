@@ -162,7 +162,7 @@ class Proposal(WireModel):
     """Digest of what surrounds a caption: templates, their worked examples, the prompt style."""
 
 
-TemplateNames = Annotated[list[str], Field(min_length=1, max_length=16)]
+TemplateNames = Annotated[list[Text], Field(min_length=1, max_length=16)]
 
 
 class ProposeRequest(WireModel):

@@ -1,4 +1,4 @@
-"""The bodies of `POST /segment` and `POST /images` for OpenAPI: of the segmenter, and of a gateway.
+"""Bodies and statuses of `/segment` and `/images` for OpenAPI: of the segmenter, and of a gateway.
 
 Both read a body as JSON or as a form by themselves, so FastAPI does not know what is in it.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from unspoken.images import ONE_WHITE_PIXEL
-from unspoken.segment_schemas import ImageRequest, SegmentRequest
+from unspoken.segment_schemas import ImageReply, ImageRequest, SegmentRequest
 
 _EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 
@@ -85,4 +85,11 @@ IMAGES_BODY: dict[str, Any] = {
             },
         },
     },
+}
+ADDED_IMAGE: dict[int | str, dict[str, Any]] = {
+    200: {"model": ImageReply, "description": "The picture was held already"},
+    201: {"model": ImageReply, "description": "The picture was embedded now"},
+}
+KNOWN_IMAGE: dict[int | str, dict[str, Any]] = {
+    304: {"description": "If-None-Match names the picture's ETag, and it is held"},
 }

@@ -259,6 +259,8 @@ class SegmentReply(WireModel):
 
 
 def check_name(name: str | None) -> None:
-    """Raise for a name that could be taken for an id."""
+    """Raise for a name that could be taken for an id, or for a way to another route."""
+    if name is not None and {".", ".."} & set(name.split("/")):
+        raise PydanticCustomError("name_like_path", "a name must not have a part . or ..")
     if name is not None and len(name) == 64 and not set(name) - set("0123456789abcdef"):
         raise PydanticCustomError("name_like_id", "a name must not look like an id")

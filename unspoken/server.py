@@ -9,7 +9,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from inspect import isawaitable
+from typing import Any, TypeAlias, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 
 from unspoken import __version__
+from unspoken.api_description import describe_middleware
 from unspoken.api_keys import KeyRing
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.browser_rules import BrowserRules
@@ -32,6 +34,7 @@ from unspoken.observing import Observing
 from unspoken.schemas import ModelInfo
 
 Result = TypeVar("Result")
+Models: TypeAlias = Callable[[], list[ModelInfo] | Awaitable[list[ModelInfo]]]
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -112,7 +115,7 @@ def create_service(
     name: str,
     *,
     description: str,
-    models: Callable[[], list[ModelInfo]],
+    models: Models,
     batchers: Sequence[MicroBatcher[Any, Any]],
     thread: InferenceThread,
     warm_up: Callable[[], object],
@@ -168,6 +171,7 @@ def create_service(
         registry.register(collector)
     _add_probes(app, health=health, models=models, registry=registry)
     _add_errors(app)
+    describe_middleware(app)
     # From the inside out: what is refused is counted and logged, too.
     app.add_middleware(
         Door,
@@ -199,7 +203,7 @@ def _add_probes(
     app: FastAPI,
     *,
     health: Health,
-    models: Callable[[], list[ModelInfo]],
+    models: Models,
     registry: CollectorRegistry,
 ) -> None:
     @app.get("/livez", tags=["probes"])
@@ -217,7 +221,8 @@ def _add_probes(
     @app.get("/v1/models", tags=["probes"])
     async def list_models() -> list[ModelInfo]:
         """Which weights answer here."""
-        return models()
+        answer = models()
+        return await answer if isawaitable(answer) else answer
 
     @app.get("/metrics", tags=["probes"], include_in_schema=False)
     async def metrics() -> Response:
@@ -248,7 +253,10 @@ def _add_errors(app: FastAPI) -> None:
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         code, message = "invalid_input", str(error.detail)
         if error.status_code == 404:
-            code, message = "unknown_route", f"there is no route {request.url.path[:200]}; see /docs"
+            code, message = (
+                "unknown_route",
+                f"there is no route {request.url.path[:200]}; see /docs",
+            )
         elif error.status_code == 405:
             code = "method_not_allowed"
         elif error.status_code == 413:

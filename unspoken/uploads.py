@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
@@ -49,6 +50,7 @@ async def read_upload(request: Request, *, max_fields: int) -> Upload:
     kind = content_type(request)
     match kind:
         case "multipart/form-data":
+            check_charset(request)
             try:
                 form = await request.form(
                     max_files=1, max_fields=max_fields, max_part_size=MAX_FIELD_BYTES
@@ -84,6 +86,14 @@ def json_request_body(model: type[BaseModel], **more: object) -> dict[str, Any]:
 def content_type(request: Request) -> str:
     """Return the media type without its parameters, in lower case; empty where none is given."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_charset(request: Request) -> None:
+    """Raise InvalidInput for a charset other than UTF-8: the form's parser would obey it."""
+    _, options = parse_options_header(request.headers.get("content-type"))
+    charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise InvalidInput(f"the form's charset must be utf-8, got {charset[:40]!r}")
 
 
 async def picture_of(image: LinkedImage, fetcher: Fetcher | None) -> Picture:

@@ -75,7 +75,7 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
     app = create_service(
         "gateway",
         description="Captioned pictures in, datasets of boxes out; pictures in, masks out.",
-        models=lambda: [],
+        models=passing.list_models,
         batchers=[],
         thread=InferenceThread(name="gateway"),
         warm_up=check_folders,

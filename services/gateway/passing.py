@@ -1,42 +1,51 @@
-"""`/segment` and `/images` passed on to the segmenter: bodies stream through and are not read here.
+"""Reverse proxy of the gateway: `/segment`, `/images` and `/v1/models` come from the segmenter.
 
-What the segmenter answers is answered, errors too: their shape is the same. One that cannot be
-reached is a 502, one that does not answer in time a 504.
+Bodies stream through unread. Only known paths and headers are forwarded, in both directions: what
+the caller names in a path or a header never chooses another route, and the gateway's own API key
+goes with these requests alone. The segmenter's answers are returned, errors too: they have the same
+shape. A segmenter that cannot be reached, or rejects the gateway's key, is a 502; one that does not
+answer in time a 504.
 """
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import httpx
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter, ValidationError
 from starlette.background import BackgroundTask
 
 from unspoken.clients.ports import NO_KEY, key_headers
-from unspoken.deadline import TIMEOUT_HEADER, timeout_headers
-from unspoken.errors import DeadlineExceeded, ServiceUnavailable, Unauthorized
+from unspoken.clients.steps import checked_path
+from unspoken.deadline import timeout_headers
+from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable
 from unspoken.logs import REQUEST_HEADER
-from unspoken.schemas import ErrorBody
-from unspoken.segment_bodies import IMAGES_BODY, SEGMENT_BODY
+from unspoken.safe_text import reason_of
+from unspoken.schemas import ErrorBody, ModelInfo
+from unspoken.segment_bodies import ADDED_IMAGE, IMAGES_BODY, KNOWN_IMAGE, SEGMENT_BODY
 from unspoken.segment_schemas import MAX_IMAGE_NAME_CHARS, ImageReply, SegmentReply
 
-# What a hop may not hand on (RFC 9110, 7.6.1), and what the server writes itself.
-_OWN_HEADERS = {
-    *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
-    *("transfer-encoding", "upgrade", "host", "date", "server"),
-    *("x-request-id", "authorization", TIMEOUT_HEADER.lower()),
-}
+CONNECT_S = 5.0
+MODELS_S = 5.0
+_REQUEST_HEADERS = ("accept", "if-none-match", "x-chunk-id", "x-run-id")
+_BODY_HEADERS = ("content-length", "content-type")
+_REPLY_HEADERS = frozenset(
+    {"cache-control", "content-encoding", "content-length", "content-type"}
+    | {"etag", "location", "retry-after", "vary"}
+)
+_IMAGE_ID = re.compile(r"[A-Za-z0-9_.:/ -]+")
 ImageId = Annotated[str, Path(max_length=MAX_IMAGE_NAME_CHARS)]
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (409, 502)}
+_MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 
 
 class Passing:
-    """Owns the connections to one service.
+    """The proxy to one segmenter; owns the connections.
 
-    key: the API key that the gateway has there; a caller's own is for the gateway alone.
-    transport: stands in for the network where it is given.
+    key: the gateway's own API key there; a caller's key is never forwarded.
+    transport: replaces the network.
     """
 
     def __init__(
@@ -49,45 +58,73 @@ class Passing:
     ) -> None:
         self._http = httpx.AsyncClient(
             base_url=base_url,
-            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
             trust_env=False,
-            headers=key_headers(key),
+            # identity: a body is returned as it came, whatever the caller can unpack.
+            headers={
+                **key_headers(key),
+                "User-Agent": "unspoken-gateway",
+                "Accept-Encoding": "identity",
+            },
             transport=transport,
         )
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
-    async def pass_on(self, request: Request) -> Response:
-        """The service's answer. Raises ServiceUnavailable, DeadlineExceeded."""
-        path = request.url.path
-        passed = self._http.build_request(
-            request.method,
-            httpx.URL(path=quote(path), query=request.url.query.encode()),
-            headers=_handed_on(request),
-            content=request.stream() if request.method == "POST" else None,
+    async def pass_on(self, request: Request, path: str) -> Response:
+        """Return the segmenter's answer at `path`. Raises ServiceUnavailable, DeadlineExceeded."""
+        has_body = request.method == "POST"
+        answer = await self._send(
+            self._http.build_request(
+                request.method,
+                path,
+                headers=_forwarded(request, has_body=has_body),
+                content=request.stream() if has_body else None,
+            )
         )
+        return StreamingResponse(
+            _raw(answer),
+            status_code=answer.status_code,
+            headers={
+                name: answer.headers[name] for name in answer.headers if name in _REPLY_HEADERS
+            },
+            background=BackgroundTask(answer.aclose),
+        )
+
+    async def list_models(self) -> list[ModelInfo]:
+        """Return the models that answer here: the segmenter's. Raises ServiceUnavailable."""
+        answer = await self._send(self._http.build_request("GET", "/v1/models", timeout=MODELS_S))
         try:
-            answer = await self._http.send(passed, stream=True)
+            content = await answer.aread()
+            if answer.is_success:
+                return _MODELS.validate_json(content, extra="ignore")
+        except (httpx.TransportError, ValidationError) as error:
+            raise ServiceUnavailable(
+                f"the segmenter's /v1/models cannot be read: {reason_of(error)}"
+            ) from error
+        finally:
+            await answer.aclose()
+        raise ServiceUnavailable(f"the segmenter answered /v1/models by {answer.status_code}")
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        try:
+            answer = await self._http.send(request, stream=True)
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"the segmenter did not answer {path} in time") from error
         except httpx.TransportError as error:
             raise ServiceUnavailable(
-                f"the segmenter could not be reached for {path}: {error}"
+                f"the segmenter could not be reached for {path}: {reason_of(error)}"
             ) from error
         if answer.status_code == 401:
             await answer.aclose()
-            raise Unauthorized("the segmenter knows not the gateway's key (UNSPOKEN_CLIENT_KEY)")
-        headers = {
-            name: value for name, value in answer.headers.items() if name not in _OWN_HEADERS
-        }
-        return StreamingResponse(
-            _raw(answer),
-            status_code=answer.status_code,
-            headers=headers,
-            background=BackgroundTask(answer.aclose),
-        )
+            raise ServiceUnavailable(
+                "the segmenter rejected the gateway's API key: give the gateway's process a key of "
+                "the segmenter's UNSPOKEN_API_KEYS as UNSPOKEN_CLIENT_KEY"
+            )
+        return answer
 
 
 def passing_router(passing: Passing) -> APIRouter:
@@ -99,23 +136,39 @@ def passing_router(passing: Passing) -> APIRouter:
     )
     async def segment(request: Request) -> Response:
         """Masks for texts, boxes and points: see the segmenter's `POST /segment`."""
-        return await passing.pass_on(request)
+        return await passing.pass_on(request, "/segment")
 
-    @router.post("/images", response_model=ImageReply, openapi_extra={"requestBody": IMAGES_BODY})
+    @router.post(
+        "/images",
+        response_model=ImageReply,
+        responses=ADDED_IMAGE,
+        openapi_extra={"requestBody": IMAGES_BODY},
+    )
     async def add_image(request: Request) -> Response:
         """Embed a picture ahead: see the segmenter's `POST /images`."""
-        return await passing.pass_on(request)
+        return await passing.pass_on(request, "/images")
 
-    @router.get("/images/{image_id:path}", response_model=ImageReply)
+    @router.get("/images/{image_id:path}", response_model=ImageReply, responses=KNOWN_IMAGE)
     async def read_image(image_id: ImageId, request: Request) -> Response:
         """Whether a picture is held: see the segmenter's `GET /images/{id}`."""
-        return await passing.pass_on(request)
+        return await passing.pass_on(request, _image_path(image_id))
 
     return router
 
 
-def _handed_on(request: Request) -> dict[str, str]:
-    headers = {name: value for name, value in request.headers.items() if name not in _OWN_HEADERS}
+def _image_path(image_id: str) -> str:
+    """The path of a picture, its id as one segment. Raises InvalidInput for what is no id."""
+    if not _IMAGE_ID.fullmatch(image_id) or {".", ".."} & set(image_id.split("/")):
+        raise InvalidInput(
+            "a picture's id has 64 hexadecimal digits; a name has letters, digits and _.:/ -, and "
+            "no part . or .."
+        )
+    return checked_path("images", image_id)
+
+
+def _forwarded(request: Request, *, has_body: bool) -> dict[str, str]:
+    names = (*_REQUEST_HEADERS, *_BODY_HEADERS) if has_body else _REQUEST_HEADERS
+    headers = {name: request.headers[name] for name in names if name in request.headers}
     return {**headers, **timeout_headers(), REQUEST_HEADER: request.state.request_id}
 
 

@@ -37,7 +37,7 @@ from unspoken.fetching import Fetcher
 from unspoken.images import Picture, decode_picture
 from unspoken.logs import carried, fields
 from unspoken.schemas import ErrorBody
-from unspoken.segment_bodies import IMAGES_BODY, SEGMENT_BODY
+from unspoken.segment_bodies import ADDED_IMAGE, IMAGES_BODY, KNOWN_IMAGE, SEGMENT_BODY
 from unspoken.segment_schemas import (
     MAX_IMAGE_NAME_CHARS,
     CacheState,
@@ -249,7 +249,7 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
         _log("segmented", held, state, timings, queries=len(question.queries))
         return reply
 
-    @router.post("/images", openapi_extra={"requestBody": IMAGES_BODY})
+    @router.post("/images", responses=ADDED_IMAGE, openapi_extra={"requestBody": IMAGES_BODY})
     async def add_image(request: Request, response: Response) -> ImageReply:
         """Embed a picture ahead: 201 with its id, or 200 where it was held already."""
         flow, timings = served(), Timings()
@@ -262,7 +262,7 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
         _log("embedded", held, state, timings)
         return flow.segmenter.describe(held, state, name=asked.name, timings=timings)
 
-    @router.get("/images/{image_id:path}", response_model=ImageReply)
+    @router.get("/images/{image_id:path}", response_model=ImageReply, responses=KNOWN_IMAGE)
     async def read(
         image_id: ImageId, if_none_match: Annotated[str | None, Header()] = None
     ) -> Response:

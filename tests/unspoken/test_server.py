@@ -10,10 +10,12 @@ from fastapi.testclient import TestClient
 
 from tests.serving import ready_client, wait_until_ready
 from unspoken.batching import InferenceThread
+from unspoken.error_replies import error_response
 from unspoken.errors import (
     Conflict,
     DeadlineExceeded,
     EngineFailure,
+    Forbidden,
     InvalidInput,
     NotAnImage,
     NotFound,
@@ -21,6 +23,7 @@ from unspoken.errors import (
     Overloaded,
     ServiceUnavailable,
     TooLarge,
+    Unauthorized,
     UnspokenError,
 )
 from unspoken.schemas import ProposeRequest
@@ -31,6 +34,7 @@ ERRORS: list[tuple[UnspokenError, int]] = [
     (InvalidInput("x"), 422),
     (NotAnImage("x"), 415),
     (TooLarge("x"), 413),
+    (Forbidden("x"), 403),
     (NotFound("x"), 404),
     (Conflict("x"), 409),
     (Overloaded("x", retry_after_s=7), 429),
@@ -114,6 +118,61 @@ def test_an_invalid_body_is_named_and_not_echoed(client):
 def test_an_unknown_field_is_refused(client):
     response = client.post("/propose", json={"captions": ["a dog"], "colour": "red"})
     assert response.status_code == 422
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"captions": ["a dog"], "templates": ["\\ud800"]}',
+        b'{"captions": ["\\ud800"]}',
+        b'{"captions": ["a dog"], "\\ud800": 1}',
+        b'{"captions": ["a dog"], "templates": {"\\udfff": "\\ud800"}}',
+    ],
+)
+def test_half_of_a_surrogate_pair_anywhere_in_a_body_is_422_and_valid_utf_8(client, body):
+    refused = client.post("/propose", content=body, headers={"Content-Type": "application/json"})
+    assert (refused.status_code, refused.json()["error"]) == (422, "invalid_input")
+
+
+def test_an_error_may_repeat_any_text_and_is_still_json():
+    app = service()
+
+    @app.get("/echo")
+    async def echo() -> None:
+        raise InvalidInput("half \ud800 of a pair", details={"\udfff": [float("1"), "\ud800"]})
+
+    with ready_client(app) as client:
+        refused = client.get("/echo")
+    assert refused.status_code == 422
+    assert refused.json()["message"] == "half \ud800 of a pair"
+
+
+def test_a_key_that_a_service_behind_rejects_is_a_502_and_never_the_callers_401():
+    app = service()
+
+    @app.get("/behind")
+    async def behind() -> None:
+        raise Unauthorized("/detect: this API key is not known here")
+
+    with ready_client(app) as client:
+        refused = client.get("/behind")
+    assert (refused.status_code, refused.json()["error"]) == (502, "service_unavailable")
+    assert "UNSPOKEN_CLIENT_KEY" in refused.json()["message"]
+
+
+def test_a_retry_after_is_never_shorter_than_the_wait():
+    assert error_response(Overloaded("x", retry_after_s=1.2)).headers["Retry-After"] == "2"
+
+
+def test_openapi_describes_the_api_key_the_deadline_and_the_refusals(client):
+    schema = client.get("/openapi.json").json()
+    assert schema["components"]["securitySchemes"]["ApiKey"]["scheme"] == "bearer"
+    assert schema["security"] == [{"ApiKey": []}, {}]
+    assert schema["paths"]["/livez"]["get"]["security"] == []
+    propose = schema["paths"]["/propose"]["post"]
+    assert [each["name"] for each in propose["parameters"]] == ["X-Request-Timeout-Ms"]
+    assert {"401", "403", "429", "504"} <= set(propose["responses"])
+    assert "parameters" not in schema["paths"]["/bug"]["get"]
 
 
 def test_a_body_over_the_limit_is_413():

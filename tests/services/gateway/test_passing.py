@@ -19,6 +19,7 @@ from services.gateway.settings import GatewaySettings
 from services.segmenter.app import create_app as segmenter_app
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
+from tests.openapi import apps
 from tests.serving import ready_client
 from tests.worker.service import serve
 from unspoken.clients.ports import SegmenterClient
@@ -47,10 +48,9 @@ def test_a_client_of_the_gateway_is_a_client_of_the_segmenter(tmp_path, segmente
     with gateway(tmp_path, url=segmenter) as client:
         http = client
         models = httpx.get(f"{segmenter}/v1/models", trust_env=False).json()
-        assert models[1]["kind"] == "segmenter"
-        remote = SegmenterClient(http)
-        remote._model = FakeSegmenter.model
-        check_segmenter(remote)
+        assert [model["kind"] for model in models] == ["text_encoder", "segmenter"]
+        assert http.get("/v1/models").json() == models
+        check_segmenter(SegmenterClient(http))
 
 
 def test_forms_errors_and_etags_come_through(tmp_path, segmenter):
@@ -66,8 +66,123 @@ def test_forms_errors_and_etags_come_through(tmp_path, segmenter):
         assert missing.headers.get_list("X-Request-Id") == ["mine"]
         bad = client.post("/segment", json={"image": IMAGE, "queries": [{}]})
         assert bad.status_code == 422 and bad.json()["error"] == "invalid_input"
-        for name in ("%00", "%0a", "..%2f..%2fruns", "%3fx=1", "é"):
-            assert client.get(f"/images/{name}").status_code in (404, 422)
+        named = client.post("/images", files={"image": PNG}, data={"name": "a/b: c"})
+        assert named.status_code == 200
+        assert client.get("/images/a/b: c").json()["id"] == named.json()["id"]
+
+
+def scripted_gateway(tmp_path, asked, reply=None):
+    """A gateway before a segmenter that notes its requests; it answers {} or `reply`."""
+
+    def note(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return reply or httpx.Response(200, stream=httpx.ByteStream(b"{}"))
+
+    return gateway(tmp_path, transport=httpx.MockTransport(note))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "..%2fmetrics",
+        "..%2F..%2fmetrics",
+        "%2e%2e%2fmetrics",
+        "..",
+        "%2e%2e",
+        ".",
+        "a%2f%2e%2e%2f%2e%2e%2fmetrics",
+        "..%5cmetrics",
+        "%00",
+        "%0a",
+        "%3fx=1",
+        "%c3%a9",
+        "a%23b",
+        "%25",
+    ],
+)
+def test_no_id_leads_to_another_route_of_the_segmenter(tmp_path, written):
+    asked: list[httpx.Request] = []
+    with scripted_gateway(tmp_path, asked) as client:
+        target = client.base_url.copy_with(raw_path=f"/images/{written}".encode())
+        assert client.get(target).status_code in (404, 405, 422)
+    assert all(request.url.path.startswith("/images/") for request in asked)
+    assert [request.url.path for request in asked] == []
+
+
+def test_a_name_with_slashes_is_one_segment_of_the_path_and_a_query_is_not_forwarded(tmp_path):
+    asked: list[httpx.Request] = []
+    with scripted_gateway(tmp_path, asked) as client:
+        client.get("/images/a/b?x=1")
+        client.post("/segment?x=1", json={})
+    assert [request.url.raw_path for request in asked] == [b"/images/a%2Fb", b"/segment"]
+
+
+def test_only_known_headers_are_forwarded_in_both_directions(tmp_path):
+    asked: list[httpx.Request] = []
+    odd = {
+        "Connection": "keep-alive, X-Secret",
+        "X-Secret": "1",
+        "Cookie": "a=b",
+        "Expect": "100-continue",
+        "Authorization": "Bearer theirs",
+        "Forwarded": "for=1.2.3.4",
+        "X-Forwarded-Host": "evil.example",
+        "Origin": "http://testserver",
+        "Accept-Encoding": "br",
+    }
+    reply = httpx.Response(
+        200,
+        stream=httpx.ByteStream(b"{}"),
+        headers={
+            "Content-Type": "application/json",
+            "Set-Cookie": "a=b",
+            "Server": "inner",
+            "X-Internal": "1",
+            "Access-Control-Allow-Origin": "*",
+            "ETag": '"e"',
+        },
+    )
+    with scripted_gateway(tmp_path, asked, reply) as client:
+        sent = {**odd, "X-Run-Id": "r", "Content-Type": "application/json"}
+        answered = client.post("/segment", content=b"{}", headers=sent)
+    (request,) = asked
+    known = {"accept", "accept-encoding", "connection", "content-length", "content-type", "host"}
+    assert set(request.headers) == known | {
+        "user-agent",
+        "x-run-id",
+        "x-request-id",
+        "x-request-timeout-ms",
+    }
+    assert request.headers["connection"] == "keep-alive"
+    assert request.headers["accept-encoding"] == "identity"
+    assert answered.headers["ETag"] == '"e"'
+    names = {"set-cookie", "server", "x-internal", "access-control-allow-origin"}
+    assert not names & set(answered.headers)
+
+
+@pytest.mark.parametrize("path", ["/segment", "/images", "/images/x", "/v1/models"])
+def test_a_segmenter_that_rejects_the_gateways_key_is_a_502_and_not_the_callers_401(tmp_path, path):
+    body = {"error": "unauthorized", "message": "not known", "details": {}}
+    reply = httpx.Response(401, json=body, headers={"WWW-Authenticate": "Bearer"})
+    with scripted_gateway(tmp_path, [], reply) as client:
+        method = "POST" if path in ("/segment", "/images") else "GET"
+        refused = client.request(method, path)
+    assert (refused.status_code, refused.json()["error"]) == (502, "service_unavailable")
+    assert "UNSPOKEN_CLIENT_KEY" in refused.json()["message"]
+    assert "www-authenticate" not in refused.headers
+
+
+@pytest.mark.parametrize("reply", [httpx.Response(404), httpx.Response(200, text="<html>")])
+def test_models_of_something_else_than_a_segmenter_are_a_502(tmp_path, reply):
+    with scripted_gateway(tmp_path, [], reply) as client:
+        assert client.get("/v1/models").status_code == 502
+
+
+@pytest.mark.parametrize("name", ["gateway", "segmenter"])
+def test_openapi_has_the_statuses_of_pictures(name):
+    paths = apps()[name].openapi()["paths"]
+    assert {"200", "201"} <= set(paths["/images"]["post"]["responses"])
+    assert {"200", "304"} <= set(paths["/images/{image_id}"]["get"]["responses"])
 
 
 def test_a_body_over_the_gateways_bound_is_413_announced_or_not(tmp_path, segmenter):

@@ -68,6 +68,19 @@ def test_wrong_queries_are_422_and_say_why(client, queries, says):
     assert response.json()["error"] == "invalid_input"
 
 
+@pytest.mark.parametrize("charset", ["undefined", "hex", "nonsense", "utf-7", "unicode_escape"])
+def test_a_form_of_another_charset_than_utf_8_is_422(client, charset):
+    part = b'--b\r\nContent-Disposition: form-data; name="queries"\r\n\r\n[]\r\n'
+    file = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    body = part + file + PNG + b"\r\n--b--\r\n"
+    for path in ("/segment", "/images"):
+        kind = f"multipart/form-data; boundary=b; charset={charset}"
+        refused = client.post(path, content=body, headers={"Content-Type": kind})
+        assert refused.status_code == 422 and "charset" in refused.json()["message"]
+    kind = "multipart/form-data; boundary=b; charset=UTF-8"
+    assert client.post("/segment", content=body, headers={"Content-Type": kind}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "status"),
     [
@@ -77,6 +90,8 @@ def test_wrong_queries_are_422_and_say_why(client, queries, says):
         pytest.param({"image": {"id": "x", "name": "y"}}, 422, id="name-of-id"),
         pytest.param({"image": {**IMAGE, "name": "a" * 64}}, 422, id="name-like-id"),
         pytest.param({"image": {**IMAGE, "name": "../\n"}}, 422, id="odd-name"),
+        pytest.param({"image": {**IMAGE, "name": "../metrics"}}, 422, id="name-like-path"),
+        pytest.param({"image": {**IMAGE, "name": "a/./b"}}, 422, id="name-with-dot"),
         pytest.param({"image": {"base64": "%%%"}}, 422, id="no-base64"),
         pytest.param({"image": {"base64": ""}}, 415, id="empty"),
         pytest.param({"image": {"base64": "aGVsbG8="}}, 415, id="no-image-bytes"),
