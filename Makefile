@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format openapi test security-test audit demo up chaos chaos-long compose-test bench clean
+.PHONY: help setup check format openapi test security-test audit demo up chaos chaos-long compose-test bench gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -73,9 +73,12 @@ chaos-long: setup ## the same with 2 000 chunks
 compose-test: ## build the containers, label a batch over HTTP while parts are killed, tear down
 	bash tests/compose/run
 
-# segmenter_arms trains what segmenter_quality can judge: by itself it measures nothing.
+# segmenter_arms trains what segmenter_quality can judge; gpu_sections is part of gpu_check.
 bench: setup ## every benchmark, one JSON line each
-	for name in $$(cd bench && ls *.py | grep -v -e __init__ -e segmenter_arms | sed 's/\.py$$//'); do $(BIN)/python -m bench.$$name; done
+	for name in $$(cd bench && ls *.py | grep -v -e __init__ -e segmenter_arms -e gpu_sections | sed 's/\.py$$//'); do $(BIN)/python -m bench.$$name; done
+
+gpu-check: setup ## every network on CUDA: the CPU's answers, and the time they take; one JSON line
+	$(BIN)/python -m bench.gpu_check
 
 clean: ## remove what demo and test leave behind; the venv stays
 	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache

@@ -61,7 +61,7 @@ from unspoken.model.semantic_decoder import DecoderOutput
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, background_words
 from unspoken.ports import TextEncoder
-from unspoken.profiles import load_profile, resolve_files
+from unspoken.profiles import resolve_files
 from unspoken.schemas import ModelInfo
 from unspoken.serving import uvicorn_config
 from unspoken.settings import default_cache_dir
@@ -327,15 +327,19 @@ def usual_loop_s(network: SemanticSam, picture: Picture, texts: Sequence[str]) -
 
 
 def random_detector(
-    *, short_side_px: int = SHORT_SIDE_PX, dtype: torch.dtype = torch.float32
+    *,
+    short_side_px: int = SHORT_SIDE_PX,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    config: GroundingDinoConfig | None = None,
 ) -> DetectorEngine:
-    """Grounding-DINO with a Swin-T and a BERT at their published sizes."""
+    """Grounding-DINO with random weights; by default a Swin-T and a BERT at published sizes."""
     torch.manual_seed(0)
     backend = TransformersBackend(
-        GroundingDinoForObjectDetection(GroundingDinoConfig()),
+        GroundingDinoForObjectDetection(config or GroundingDinoConfig()),
         tokenizer=bert_tokenizer(),
         prepare=resize_by(ImageProcessor(), short_side_px=short_side_px),
-        device="cpu",
+        device=device,
         box_threshold=None,
         dtype=dtype,
     )
@@ -346,7 +350,8 @@ def random_detector(
 
 def bert_tokenizer() -> Any:
     """That of bert-base-uncased, from the small text encoder."""
-    folder = resolve_files(load_profile("small").text_encoder, cache_dir=default_cache_dir())
+    entry = SegmenterSettings().read_profile().text_encoder
+    folder = resolve_files(entry, cache_dir=default_cache_dir())
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
