@@ -25,7 +25,6 @@ from transformers import (
 )
 
 from bench.detect import PHRASES
-from bench.encode import STYLE, WEIGHTS
 from bench.llm import CAPTIONS
 from bench.segment import (
     bert_tokenizer,
@@ -35,6 +34,7 @@ from bench.segment import (
     serve,
     street,
 )
+from bench.segmenter_quality import STYLE, WEIGHTS
 from services.detector.engine import DetectorEngine
 from services.detector.engine import build_engine as build_detector
 from services.detector.groundingdino_backend import GroundingDinoBackend, build_network
