@@ -186,7 +186,7 @@ ROWS = [
     for place in range(CHUNK_SIZE)
 ]
 SOURCES = [SourceRow(str(place), "in.csv", "", place, "", None) for place in range(CHUNK_SIZE)]
-CLASSIFIERS = Classifiers(lambda text: ("en", 0.9), lambda pixels: 0.01)
+CLASSIFIERS = Classifiers(lambda text: {"en": 0.9}, lambda pixels: 0.01)
 
 
 def _label_nothing(

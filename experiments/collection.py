@@ -10,6 +10,7 @@ from smallworld.truth import TruthObject
 from smallworld.world import World
 from unspoken.filter_config import FilterConfig
 from unspoken.lexicon import load_lexicon
+from worker.caption_words import count_words
 
 SCENES_SEED = 404_404
 """Of scenes that no training, tuning or bench composes."""
@@ -55,7 +56,7 @@ def small_world(world: World, *, num_scenes: int, seed: int = SCENES_SEED) -> Co
 
 def _is_asked(composed: CaptionedScene) -> bool:
     few = FilterConfig().min_caption_words or 0
-    return not composed.caption.is_droppable and len(composed.caption.text.split()) >= few
+    return not composed.caption.is_droppable and count_words(composed.caption.text) >= few
 
 
 def _sample(composed: CaptionedScene) -> Sample:

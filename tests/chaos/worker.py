@@ -20,11 +20,11 @@ POISON = "poison"
 def main() -> None:
     folder = Path(sys.argv[1])
 
-    def detect_language(text: str) -> tuple[str, float]:
+    def detect_language(text: str) -> dict[str, float]:
         if POISON in text:
             note_execution(folder, POISON, text)
             os.kill(os.getpid(), signal.SIGKILL)
-        return "en", 0.9
+        return {"en": 0.9}
 
     worker.tasks.build_classifiers = lambda: Classifiers(detect_language, lambda pixels: 0.01)
     worker.__main__.main()

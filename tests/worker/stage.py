@@ -16,7 +16,7 @@ from worker.pipeline import Ports
 from worker.planning import Services
 from worker.tasks import Bench, Message, label_message
 
-CLASSIFIERS = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda p: 0.01)
+CLASSIFIERS = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety=lambda p: 0.01)
 
 
 @dataclass

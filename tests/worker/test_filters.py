@@ -13,7 +13,7 @@ from worker.readers.columns import SPELLINGS
 from worker.readers.row import PROBLEMS, SourceRow
 
 CAPTION = "A red car parked in front of a house"
-ANY = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda pixels: 0.01)
+ANY = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety=lambda pixels: 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,39 @@ def test_a_blocklist_of_ones_own_may_hold_phrases():
     assert judge(ANY, caption="A Stock photo of a car", switches=switches).reason == "blocklist"
     assert judge(ANY, caption="A book about C++ and C", switches=switches).reason == "blocklist"
     assert judge(ANY, caption="A stock of photos at home", switches=switches).reason is None
+
+
+# Three words or more in scripts that have no blanks, and fewer.
+UNSPACED = {
+    "zh": ("一只狗在海滩上奔跑", "红色"),
+    "ja": ("犬が海辺を走っている", "赤い"),
+    "th": ("สุนัขวิ่งบนชายหาด", "แมว"),
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_words_are_counted_in_scripts_without_blanks_too(classifiers, language):
+    long, short = UNSPACED[language]
+    assert judge(classifiers, caption=long, switches={"language": language}).reason is None
+    verdict = judge(classifiers, caption=short, switches={"language": language})
+    assert verdict.reason == "caption_too_short"
+    assert judge(classifiers, caption=long).reason == "language"
+
+
+@pytest.mark.parametrize(
+    ("blocked", "caption"),
+    [
+        ("色情", "这是一张色情图片在网上"),
+        ("アダルト", "これはアダルト画像です"),
+        ("ลามก", "รูปภาพลามกบนเว็บ"),
+        ("porn", "免费porn视频在线观看"),
+    ],
+)
+def test_the_blocklist_finds_its_words_in_scripts_without_blanks(blocked, caption):
+    switches = {"blocklist": (blocked,), "language": None}
+    assert judge(ANY, caption=caption, switches=switches).reason == "blocklist"
+    other = {"blocklist": (blocked + "网",), "language": None}
+    assert judge(ANY, caption=caption, switches=other).reason is None
 
 
 def never(_):

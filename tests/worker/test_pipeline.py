@@ -13,7 +13,7 @@ from worker.pipeline import Ports, label_chunk
 from worker.readers.row import SourceRow
 
 CONFIG = LabelConfig(box_threshold=0.3, detector_threads=2)
-CLASSIFIERS = Classifiers(detect_language=lambda text: ("en", 0.9), score_safety=lambda p: 0.01)
+CLASSIFIERS = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety=lambda p: 0.01)
 
 
 def ports(*, prompter=None, detector=None, ranker=None):

@@ -28,7 +28,7 @@ def read_all(source, *, root, chunk_size=2):
     return rows
 
 
-def label(rows, *, prompter=None, detect_language=lambda text: ("en", 0.9)):
+def label(rows, *, prompter=None, detect_language=lambda text: {"en": 0.9}):
     classifiers = Classifiers(detect_language=detect_language, score_safety=lambda p: 0.01)
     ports = Ports(prompter or FakePrompter(), FakeDetector(), classifiers, None)
     return label_chunk(rows, ports, CONFIG)
@@ -124,7 +124,7 @@ def test_each_caption_is_asked_and_all_of_them_are_kept():
 
 def test_captions_that_the_filters_refuse_are_left_out():
     def detect(text):
-        return ("de", 0.99) if "Hund" in text else ("en", 0.9)
+        return {"de": 0.99} if "hund" in text.lower() else {"en": 0.9}
 
     good, short, german = "A dog runs fast", "dog", "Ein Hund rennt sehr schnell"
     (row,) = label([source_row(german, short, good)], detect_language=detect)

@@ -1,0 +1,64 @@
+"""Words of a caption, in scripts with and without blanks between them.
+
+Chinese, Japanese, Thai, Lao, Khmer and Burmese write no blanks between words. Their words are
+counted by an average length, since no segmenter is needed to tell three words from one.
+"""
+
+import re
+import unicodedata
+
+# Han with its extensions, kana in both widths, bopomofo.
+_HAN_AND_KANA = (
+    "\u3005-\u3007\u3040-\u30ff\u3105-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U000323af"
+)
+_MYANMAR_AND_KHMER = "\u1000-\u109f\u1780-\u17ff"
+_THAI_AND_LAO = "\u0e00-\u0eff"
+UNSPACED = _HAN_AND_KANA + _MYANMAR_AND_KHMER + _THAI_AND_LAO
+"""The inside of a regular expression's class: characters of scripts without blanks."""
+
+_LETTERS_PER_WORD = (
+    (re.compile(f"[{_HAN_AND_KANA}]"), 2),
+    (re.compile(f"[{_MYANMAR_AND_KHMER}]"), 2),  # vowels are marks there, and not counted
+    (re.compile(f"[{_THAI_AND_LAO}]"), 3),
+)
+_UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
+_WORD = re.compile(r"\w+")
+_EDGES = ".,;:!?()[]{}<>\"'«»“”„‘’…·-–—/|*+&~=。、，！？（）「」『』【】《》"  # noqa: RUF001
+_NO_WORD = re.compile(r"\d|_|@|#|://|^www\.|\.[a-z]{2,4}$", re.IGNORECASE)
+
+
+def count_words(text: str) -> int:
+    """Return the number of words: those between blanks, and an estimate where there are none."""
+    count = 0
+    for token in text.split():
+        if not _UNSPACED_RUN.search(token):
+            count += 1
+            continue
+        count += len(_WORD.findall(_UNSPACED_RUN.sub(" ", token)))
+        for script, per_word in _LETTERS_PER_WORD:
+            letters = sum(unicodedata.category(each)[0] == "L" for each in script.findall(token))
+            count += -(-letters // per_word)
+    return count
+
+
+def is_unspaced(text: str) -> bool:
+    """Return True if the text is of scripts without blanks alone."""
+    return _UNSPACED_RUN.fullmatch(text) is not None
+
+
+def language_words(caption: str) -> str:
+    """Return the words that tell a caption's language, with single blanks.
+
+    Left out: file names, addresses, numbers and codes, single capitals, hashtags, and words in
+    capitals unless the whole caption is.
+    """
+    tokens = [token.strip(_EDGES) for token in caption.split()]
+    words = [
+        token
+        for token in tokens
+        if any(character.isalpha() for character in token) and not _NO_WORD.search(token)
+    ]
+    is_shouted = all(word.upper() == word for word in words)
+    kept = [word for word in words if is_shouted or not word.isupper()]
+    return " ".join(kept)
