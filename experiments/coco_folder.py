@@ -25,9 +25,9 @@ from experiments.truth import LabelMatcher, PictureTruth
 from smallworld.truth import TruthObject
 from unspoken.captions import is_named
 from unspoken.errors import InvalidInput
+from unspoken.file_formats import FILE_ENDINGS
 from unspoken.images import decode_picture
 from unspoken.lexicon import Lexicon, load_lexicon
-from worker.readers.picture_file import PICTURE_ENDINGS
 
 OTHER_WORDS = {"person": ("baby", "child", "boy", "girl", "man", "woman", "human")}
 """LVIS' words for it; COCO has none, and no lexicon calls a man a synonym of a person."""
@@ -88,7 +88,7 @@ def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
     files = {
         path.name: path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower().lstrip(".") in PICTURE_ENDINGS
+        if path.suffix.lower().lstrip(".") in FILE_ENDINGS
     }
     usable = [
         image for image in instances.images if image.id in captions and image.base_name in files

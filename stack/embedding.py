@@ -14,11 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stack.client_key import client_key
 from unspoken.clients.ports import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput, NotReady, Overloaded
+from unspoken.file_formats import FILE_ENDINGS, FILE_FORMATS
 from unspoken.images import decode_picture
 from unspoken.ports import Segmenter
 from unspoken.segment_schemas import ImageReply
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {f".{ending}" for ending in FILE_ENDINGS}
 MAX_TRIES = 60
 MAX_NAMED = 5
 
@@ -85,7 +86,7 @@ def embed_files(
     report = EmbedReport()
     for path in paths:
         try:
-            picture = decode_picture(path.read_bytes())
+            picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
             reply = _patiently(lambda: segmenter.add_image(picture))  # noqa: B023 - called at once
         except InvalidInput as error:
             report.refused[path] = error.message

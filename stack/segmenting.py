@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stack.client_key import client_key
 from unspoken.clients.ports import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput
+from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import Picture, decode_picture
 from unspoken.masks import decode_rle
 from unspoken.ports import Segmenter
@@ -43,7 +44,7 @@ def segment_file(
 ) -> SegmentReply:
     """Ask, then write OUT/NAME-masks.png and .json. Raises InvalidInput for no such file."""
     try:
-        picture = decode_picture(path.read_bytes())
+        picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
     queries = [{"text": text, "threshold": threshold} for text in texts]

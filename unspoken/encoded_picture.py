@@ -1,26 +1,35 @@
-"""What of an encoded file reaches a decoder: only what its pixels need.
+"""Reduce an encoded picture to what its pixels need before a decoder sees it.
 
 Metadata is where small files grow large or slow: a directory of 65 535 EXIF tags, five million
 comments, text that unpacks to gigabytes. So a JPEG or PNG is taken apart here by length fields
-alone, and put together again without it; EXIF is read for its orientation and for nothing else.
-A WEBP, whose metadata libwebp leaves alone, is only counted.
+alone, and put together again without it; of EXIF and XMP only the orientation is read, as Pillow
+reads it. A WEBP, whose metadata libwebp ignores, is only counted. `unspoken.file_formats` does the
+same for the formats that are read from files alone.
 """
 
 import re
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from unspoken.errors import NotAnImage, TooLarge
+from unspoken.file_formats import check_file, name_format
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+"""Read wherever a picture comes from; services read no other."""
 MAX_SCANS = 64
 """Of a progressive JPEG: each is a pass over the whole picture, however few bytes it has."""
 MAX_SEGMENTS = 65_536
 """Segments of a JPEG, chunks of a PNG or WEBP."""
 MAX_TAGS = 512
+MAX_TEXT_BYTES = 256 * 1024
+"""Of a PNG's text that holds EXIF or XMP, unpacked."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 # Zeros after 0xff and restarts (d0 to d7) are part of a scan's data. Of fill bytes the last counts.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
@@ -28,50 +37,85 @@ _TEM, _SOI, _EOI, _SOS, _COM = 0x01, 0xD8, 0xD9, 0xDA, 0xFE
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
 _ORIENTATION = 0x0112
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I"}
+_XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 class EncodedPicture(NamedTuple):
-    """`format`: one of FORMATS; `content`: what the pixels need; `orientation`: EXIF's, 1 to 8."""
+    """`content`: what the pixels need; `orientation`: EXIF's or XMP's, 1 to 8."""
 
     format: str
     content: bytes
     orientation: int
 
 
-def strip_metadata(encoded: bytes) -> EncodedPicture:
-    """Take a JPEG, PNG or WEBP apart; one that is cut short is left so, for its decoder to say.
+@dataclass
+class _Orientation:
+    """The first orientation of a file: EXIF's, or else that of XMP."""
 
-    Raises NotAnImage for anything else, TooLarge for parts without number.
+    exif: int | None = None
+    xmp: int | None = None
+
+    @property
+    def value(self) -> int:
+        return self.exif or self.xmp or 1
+
+    def see_exif(self, exif: bytes) -> None:
+        if self.exif is None:
+            self.exif = read_orientation(exif)
+
+    def see_xmp(self, xmp: bytes) -> None:
+        found = _XMP_ORIENTATION.search(xmp) if self.xmp is None else None
+        if found is not None:
+            self.xmp = int(found[1])
+
+
+def strip_metadata(encoded: bytes, *, formats: Sequence[str] = FORMATS) -> EncodedPicture:
+    """Take a picture apart; one that is cut short is left so, for its decoder to say.
+
+    formats: those that are read. Raises NotAnImage for any other, TooLarge for too many parts.
     """
-    if encoded.startswith(b"\xff\xd8\xff"):
-        return _strip_jpeg(encoded)
-    if encoded.startswith(_PNG_SIGNATURE):
-        return _strip_png(encoded)
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return _read_webp(encoded)
-    raise NotAnImage(f"not a picture in one of {', '.join(FORMATS)}")
+    content = trim_start(encoded)
+    name = name_format(content)
+    if name not in formats:
+        found = f"; it is {name}: convert it first" if name else ""
+        raise NotAnImage(f"not a picture in one of {', '.join(formats)}{found}")
+    match name:
+        case "JPEG":
+            return _strip_jpeg(content)
+        case "PNG":
+            return _strip_png(content)
+        case "WEBP":
+            return _read_webp(content)
+    return EncodedPicture(name, check_file(content, name), 1)
+
+
+def trim_start(encoded: bytes) -> bytes:
+    """Drop line ends before a JPEG, as some servers send them."""
+    trimmed = encoded[:16].lstrip(b"\r\n") + encoded[16:]
+    return trimmed if trimmed.startswith(b"\xff\xd8\xff") else encoded
 
 
 def _strip_jpeg(encoded: bytes) -> EncodedPicture:
     """JFIF and Adobe segments stay, since the colours hang on them; what follows the end goes."""
-    kept, orientation = [encoded[:2]], 1
+    kept, orientation = [encoded[:2]], _Orientation()
     num_scans, at, in_scan = 0, 2, False
     for _ in range(MAX_SEGMENTS):
         marker = _JPEG_MARKER.search(encoded, at)
         if in_scan:
             kept.append(encoded[at : marker.start() if marker else None])
         if marker is None:
-            return EncodedPicture("JPEG", b"".join(kept), orientation)
+            return EncodedPicture("JPEG", b"".join(kept), orientation.value)
         code, at, in_scan = marker[1][0], marker.end(), False
         if code == _EOI:
             kept.append(b"\xff\xd9")
-            return EncodedPicture("JPEG", b"".join(kept), orientation)
+            return EncodedPicture("JPEG", b"".join(kept), orientation.value)
         if code in (_TEM, _SOI):
             continue
         start, at = at, at + max(2, int.from_bytes(encoded[at : at + 2], "big"))
         segment = encoded[start:at]
-        if code == _APP1 and orientation == 1 and segment[2:8] == b"Exif\0\0":
-            orientation = read_orientation(segment[2:])
+        if code == _APP1:
+            _see_app1(segment[2:], orientation)
         if code == _COM or (_APP0 < code <= _APP15 and code != _APP14):
             continue
         kept += (bytes((0xFF, code)), segment)
@@ -82,25 +126,60 @@ def _strip_jpeg(encoded: bytes) -> EncodedPicture:
     raise TooLarge(f"the picture has over {MAX_SEGMENTS} segments")
 
 
+def _see_app1(content: bytes, orientation: _Orientation) -> None:
+    if content.startswith(b"Exif\0\0"):
+        orientation.see_exif(content)
+    elif content.startswith(_XMP_HEAD):
+        orientation.see_xmp(content)
+
+
 def _strip_png(encoded: bytes) -> EncodedPicture:
     """The first frame of an animation is the picture itself; the other frames go."""
-    kept, orientation = [_PNG_SIGNATURE], 1
+    kept, orientation = [_PNG_SIGNATURE], _Orientation()
     for kind, start, end in _chunks(encoded, at=8, byte_order="big", tail=4):
-        if kind == b"eXIf" and orientation == 1:
-            orientation = read_orientation(encoded[start + 8 : end - 4])
+        if kind == b"eXIf":
+            orientation.see_exif(encoded[start + 8 : end - 4])
+        elif kind in _PNG_TEXTS and end - start < MAX_TEXT_BYTES:
+            _see_text(kind, encoded[start + 8 : end - 4], orientation)
         if kind in _PNG_PIXELS:
             kept.append(encoded[start:end])
         if kind == b"IEND":
             break
-    return EncodedPicture("PNG", b"".join(kept), orientation)
+    return EncodedPicture("PNG", b"".join(kept), orientation.value)
+
+
+def _see_text(kind: bytes, content: bytes, orientation: _Orientation) -> None:
+    """Read XMP, or the EXIF that ImageMagick and ExifTool write as hexadecimal text."""
+    keyword, _, text = content.partition(b"\0")
+    if keyword not in (b"Raw profile type exif", b"XML:com.adobe.xmp"):
+        return
+    if kind == b"zTXt":
+        text = _unpack(text[1:])
+    elif kind == b"iTXt":
+        packed, rest = text[:1] == b"\1", text[2:].split(b"\0", 2)
+        text = _unpack(rest[-1]) if packed else rest[-1]
+    if keyword == b"XML:com.adobe.xmp":
+        orientation.see_xmp(text)
+        return
+    with suppress(ValueError):  # it is no hexadecimal text
+        orientation.see_exif(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")))
+
+
+def _unpack(content: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(content, MAX_TEXT_BYTES)
+    except zlib.error:
+        return b""
 
 
 def _read_webp(encoded: bytes) -> EncodedPicture:
-    orientation = 1
+    orientation = _Orientation()
     for kind, start, end in _chunks(encoded, at=12, byte_order="little", tail=0):
-        if kind == b"EXIF" and orientation == 1:
-            orientation = read_orientation(encoded[start + 8 : end])
-    return EncodedPicture("WEBP", encoded, orientation)
+        if kind == b"EXIF":
+            orientation.see_exif(encoded[start + 8 : end])
+        elif kind == b"XMP ":
+            orientation.see_xmp(encoded[start + 8 : end])
+    return EncodedPicture("WEBP", encoded, orientation.value)
 
 
 def _chunks(
@@ -126,12 +205,12 @@ def _chunks(
     raise TooLarge(f"the picture has over {MAX_SEGMENTS} chunks")
 
 
-def read_orientation(exif: bytes) -> int:
-    """Tag 0x0112 of the first directory, 1 to 8; 1 where there is none that can be read."""
+def read_orientation(exif: bytes) -> int | None:
+    """Return tag 0x0112 of the first directory, 1 to 8; None where it cannot be read."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
-        return 1
+        return None
     try:
         (at,) = struct.unpack_from(f"{order}I", tiff, 4)
         (num_tags,) = struct.unpack_from(f"{order}H", tiff, at)
@@ -139,7 +218,7 @@ def read_orientation(exif: bytes) -> int:
             tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
             if tag == _ORIENTATION and kind in _WHOLE_NUMBERS:
                 (value,) = struct.unpack_from(order + _WHOLE_NUMBERS[kind], tiff, entry + 8)
-                return int(value) if 1 <= value <= 8 else 1
+                return int(value) if 1 <= value <= 8 else None
     except struct.error:  # it ends too early
-        return 1
-    return 1
+        return None
+    return None

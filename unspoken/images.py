@@ -1,9 +1,11 @@
-"""Pictures at the door: read only what is safe to read, and say clearly what is not.
+"""Decode pictures: read only what is safe to read, and say clearly what is wrong with the rest.
 
-Formats JPEG, PNG and WEBP; metadata never reaches the decoder, and the header is checked before any
-pixel is decoded. The first frame of an animated file is used; EXIF orientation is applied; CMYK,
-16-bit, palette and alpha pictures become RGB by fixed rules (alpha over white, 16-bit scaled to 8),
-some rows at a time, so that a picture is in memory twice at most.
+JPEG, PNG and WEBP are read from everywhere, GIF, BMP, TIFF and AVIF from files alone; metadata
+never reaches the decoder, and the header is checked before any pixel is decoded. The first frame of
+an animated file is used; the orientation of EXIF or XMP is applied; ICC profiles are not, so values
+are taken as sRGB, as Pillow and OpenCV do. CMYK, 16-bit, palette and alpha pictures become RGB by
+fixed rules (alpha over white, 16-bit scaled to 8), some rows at a time, so that a picture is in
+memory twice at most.
 """
 
 import base64
@@ -12,17 +14,17 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from unspoken.encoded_picture import FORMATS, strip_metadata
+from unspoken.encoded_picture import FORMATS, read_orientation, strip_metadata
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
 
-DECODING = "exif-white-highbyte-1"
+DECODING = "exif-xmp-white-highbyte-2"
 """Names what `decode_picture` does with pixels: stands in the key of every kept embedding."""
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
@@ -63,6 +65,16 @@ class Picture:
     encoded: bytes
     sha256: str
     pixels: np.ndarray
+    format: str = "PNG"
+
+    @property
+    def sendable(self) -> bytes:
+        """The file where services read its format; else a PNG of its pixels."""
+        if self.format in FORMATS:
+            return self.encoded
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -76,35 +88,42 @@ class Picture:
 
 
 def decode_picture(
-    encoded: bytes, *, check_size: Callable[[tuple[int, int]], None] = lambda size_hw: None
+    encoded: bytes,
+    *,
+    formats: Sequence[str] = FORMATS,
+    check_size: Callable[[tuple[int, int]], None] = lambda size_hw: None,
 ) -> Picture:
     """Read an encoded picture. Raises NotAnImage, TooLarge, and what `check_size` raises.
 
-    check_size: called with the header's (height, width), before EXIF orientation, ahead of any
-    pixel; it raises errors of its own, since what Pillow raises is taken for damage.
+    formats: those that are read; FILE_FORMATS for somebody's own files. check_size: called with the
+    header's (height, width), before the orientation is applied, ahead of any pixel; it raises
+    errors of its own, since what Pillow raises is taken for damage.
     """
     if len(encoded) > MAX_BYTES:
         raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")
-    _, content, orientation = strip_metadata(encoded)
-    with _told_damage():
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    name, content, orientation = strip_metadata(encoded, formats=formats)
+    with _told_damage(formats):
+        image = Image.open(io.BytesIO(content), formats=[name])
         check_size((image.height, image.width))
         _check_header(image)
         image.load()
+        if name == "AVIF":  # Pillow tells its own turns in the words of EXIF, too
+            orientation = read_orientation(image.info.get("exif", b"")) or 1
         upright = image.transpose(_TRANSPOSES[orientation]) if orientation > 1 else image
         pixels = _to_rgb(upright)
-    return Picture(encoded=encoded, sha256=hashlib.sha256(encoded).hexdigest(), pixels=pixels)
+    sha256 = hashlib.sha256(encoded).hexdigest()
+    return Picture(encoded=encoded, sha256=sha256, pixels=pixels, format=name)
 
 
 @contextmanager
-def _told_damage() -> Iterator[None]:
-    """Pillow's many errors as ours."""
+def _told_damage(formats: Sequence[str]) -> Iterator[None]:
+    """Translate Pillow's many errors."""
     try:
         yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise TooLarge(f"the picture is a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
-        raise NotAnImage(f"not a picture in one of {', '.join(FORMATS)}") from error
+        raise NotAnImage(f"not a picture in one of {', '.join(formats)}") from error
     except _DAMAGE as error:
         raise NotAnImage(f"the picture is damaged: {error}") from error
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from unspoken.errors import InvalidInput, TooLarge
+from unspoken.file_formats import FILE_FORMATS
 from unspoken.filter_config import FilterConfig
 from unspoken.images import Picture, decode_picture
 from unspoken.runs.rows import Filter
@@ -255,7 +256,7 @@ def _read_picture(encoded: bytes | None, config: FilterConfig) -> Picture:
             raise _Dropped("aspect", f"the picture has {short} x {long} px")
 
     try:
-        return decode_picture(encoded, check_size=check_size)
+        return decode_picture(encoded, formats=FILE_FORMATS, check_size=check_size)
     except TooLarge as error:
         raise _Dropped("picture_too_large", error.message) from error
     except InvalidInput as error:

@@ -2,12 +2,15 @@
 
 import base64
 import io
+import struct
+import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
+from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import decode_base64, decode_picture
 
 
@@ -101,3 +104,165 @@ def test_base64_is_strict_and_takes_a_data_url():
     assert decode_base64("data:image/png;base64," + base64.b64encode(b"abc").decode()) == b"abc"
     with pytest.raises(InvalidInput):
         decode_base64("not base64!")
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"'
+    b' xmlns:tiff="http://ns.adobe.com/tiff/1.0/"/></x:xmpmeta>'
+)
+UPRIGHT_KINDS = {
+    "jpeg xmp": lambda image: encode(image, kind="JPEG", xmp=XMP),
+    "webp xmp": lambda image: encode(image, kind="WEBP", xmp=XMP),
+    "png xmp": lambda image: encode(image, pnginfo=text_chunk("XML:com.adobe.xmp", XMP.decode())),
+    "png packed xmp": lambda image: encode(
+        image, pnginfo=text_chunk("XML:com.adobe.xmp", XMP.decode(), zip=True)
+    ),
+    "png raw profile": lambda image: encode(
+        image, pnginfo=text_chunk("Raw profile type exif", raw_profile())
+    ),
+    "png packed raw profile": lambda image: encode(
+        image, pnginfo=text_chunk("Raw profile type exif", raw_profile(), zip=True)
+    ),
+    "avif exif": lambda image: encode(image, kind="AVIF", exif=turned_exif()),
+    "tiff": lambda image: encode(image, kind="TIFF", exif=turned_exif()),
+}
+
+
+def text_chunk(keyword, text, **options):
+    info = PngImagePlugin.PngInfo()
+    if keyword.startswith("XML"):
+        info.add_itxt(keyword, text, **options)
+    else:
+        info.add_text(keyword, text, **options)
+    return info
+
+
+def turned_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def raw_profile():
+    content = turned_exif().tobytes()
+    return f"\nexif\n{len(content):8}\n{content.hex()}\n"
+
+
+@pytest.mark.parametrize("kind", UPRIGHT_KINDS)
+def test_orientation_is_applied_wherever_pillow_reads_it(kind):
+    pixels = np.zeros((32, 64, 3), dtype=np.uint8)
+    pixels[:, :32] = 255
+    data = UPRIGHT_KINDS[kind](Image.fromarray(pixels))
+    ours = decode_picture(data, formats=FILE_FORMATS).pixels
+    pillows = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    assert ours.shape == (64, 32, 3)
+    assert np.array_equal(ours, pillows)
+
+
+def test_exif_counts_before_xmp():
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    data = encode(Image.new("RGB", (8, 4)), kind="JPEG", xmp=XMP, exif=exif)
+    assert decode_picture(data).size_hw == (4, 8)
+
+
+def test_text_that_unpacks_to_much_is_not_unpacked():
+    bomb = text_chunk("Raw profile type exif", "0" * 50_000_000, zip=True)
+    assert decode_picture(encode(Image.new("RGB", (8, 4)), pnginfo=bomb)).size_hw == (4, 8)
+
+
+def test_line_ends_before_a_jpeg_do_not_matter():
+    data = encode(Image.new("RGB", (8, 4)), kind="JPEG")
+    assert decode_picture(b"\r\n" + data).size_hw == (4, 8)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
+def test_other_formats_are_read_from_files_and_sent_as_png(kind):
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[10:30, 20:40] = (255, 0, 0)
+    data = encode(Image.fromarray(pixels), kind=kind)
+    with pytest.raises(NotAnImage, match=f"it is {kind}"):
+        decode_picture(data)
+    picture = decode_picture(data, formats=FILE_FORMATS)
+    assert (picture.format, picture.encoded) == (kind, data)
+    assert np.abs(picture.pixels.astype(int) - pixels).mean() <= 4
+    sent = decode_picture(picture.sendable)
+    assert np.array_equal(sent.pixels, picture.pixels)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "I;16", "1"])
+def test_every_common_tiff_is_read(mode, compression):
+    if compression == "jpeg" and mode in ("RGBA", "I;16", "1"):
+        pytest.skip("no such TIFF")
+    data = encode(Image.new(mode, (40, 30)), kind="TIFF", compression=compression)
+    assert decode_picture(data, formats=FILE_FORMATS).size_hw == (30, 40)
+
+
+def test_of_an_animation_with_comments_the_first_frame_is_read():
+    frames = [Image.new("P", (40, 30), colour) for colour in range(5)]
+    frames[0].putpalette([200, 0, 0] + [0] * 765)
+    data = encode(
+        frames[0], kind="GIF", save_all=True, append_images=frames[1:], comment=b"x" * 5000
+    )
+    assert tuple(decode_picture(data, formats=FILE_FORMATS).pixels[0, 0]) == (200, 0, 0)
+
+
+def test_a_heic_picture_is_named():
+    heic = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(100)
+    with pytest.raises(NotAnImage, match="it is HEIC: convert it first"):
+        decode_picture(heic, formats=FILE_FORMATS)
+
+
+def gif_of_comments(size):
+    head = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff"
+    comment = b"!\xfe" + (b"\xff" + b"x" * 255) * (size // 256) + b"\0"
+    return head + comment + b",\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;"
+
+
+def tiff_of_tags(count, *, size):
+    tags = (struct.pack("<HHII", tag, 7, size - 100, 50) for tag in range(count))
+    content = b"II*\0" + struct.pack("<IH", 8, count) + b"".join(tags)
+    return content.ljust(size, b"\0")
+
+
+def tiff_of_tile(side):
+    tags = [(256, 4, 16), (257, 4, 16), (258, 3, 8), (259, 3, 8), (322, 4, side), (323, 4, side)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(200)
+
+
+FILE_BOMBS = {
+    "gif of tiny blocks": lambda: (
+        b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xfe" + b"\x01x" * 5_000_000 + b"\0;"
+    ),
+    "gif vast": lambda: b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;",
+    "gif without a frame": lambda: b"GIF89a\x01\0\x01\0\0\0\0;",
+    "tiff of tags": lambda: tiff_of_tags(400, size=10_000_000),
+    "tiff of 65 535 tags": lambda: tiff_of_tags(65_535, size=10_000_000),
+    "tiff of vast tiles": lambda: tiff_of_tile(65_536),
+    "tiff cut": lambda: b"II*\0\x08\0\0\0\x20\0",
+    "bmp of runs": lambda: (
+        encode(Image.new("P", (4000, 4000)), kind="BMP")[:30]
+        + struct.pack("<I", 1)
+        + b"\x01\x01" * 5_000_000
+    ),
+    "avif of nothing": lambda: b"\0\0\0\x1cftypavif" + bytes(64),
+    "bmp of nothing": lambda: b"BM" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("name", FILE_BOMBS)
+def test_a_bomb_in_a_file_is_refused_at_once(name):
+    data = FILE_BOMBS[name]()
+    start_s = time.process_time()
+    with pytest.raises((NotAnImage, TooLarge)):
+        decode_picture(data, formats=FILE_FORMATS)
+    assert time.process_time() - start_s < 1
+
+
+def test_a_gif_of_comments_is_read_at_once():
+    data = gif_of_comments(15_000_000)
+    start_s = time.process_time()
+    assert decode_picture(data, formats=FILE_FORMATS).size_hw == (1, 1)
+    assert time.process_time() - start_s < 1

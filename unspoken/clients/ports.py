@@ -188,7 +188,7 @@ class DetectorClient(_ServiceClient):
         self, picture: Picture, phrases: Sequence[str], *, box_threshold: float | None = None
     ) -> DetectionResult:
         """See unspoken.ports.Detector."""
-        reply = self._detect(picture.encoded, phrases, box_threshold)
+        reply = self._detect(picture.sendable, phrases, box_threshold)
         return DetectionResult(detections=reply.detections, num_chunks=reply.num_chunks)
 
     def _detect(
@@ -270,4 +270,4 @@ def _address(http: httpx.Client) -> str:
 
 
 def _base64(picture: Picture) -> str:
-    return base64.b64encode(picture.encoded).decode("ascii")
+    return base64.b64encode(picture.sendable).decode("ascii")

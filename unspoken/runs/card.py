@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from unspoken.errors import InvalidInput
+from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import decode_picture
 from unspoken.runs import storage
 from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
@@ -234,7 +235,7 @@ def _tiles(rows: Iterable[Row], load_picture: LoadPicture) -> Iterable[Image.Ima
         if encoded is None:
             continue
         try:
-            picture = Image.fromarray(decode_picture(encoded).pixels)
+            picture = Image.fromarray(decode_picture(encoded, formats=FILE_FORMATS).pixels)
         except InvalidInput:
             continue
         yield _draw_row(picture, row)

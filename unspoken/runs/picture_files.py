@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 from unspoken.errors import InvalidInput, NotFound
+from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import Picture, decode_picture
 
 
@@ -19,7 +20,7 @@ class PictureFiles:
 
     def read(self, shard: str, member: str) -> Picture:
         """The decoded picture, EXIF orientation applied. Raises NotFound, NotAnImage."""
-        return decode_picture(self._encoded(shard, member))
+        return decode_picture(self._encoded(shard, member), formats=FILE_FORMATS)
 
     def read_labelled(
         self, shard: str, member: str, *, size_hw: tuple[int, int], sha256: str | None

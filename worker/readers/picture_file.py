@@ -5,9 +5,15 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from unspoken.file_formats import FILE_ENDINGS
 from unspoken.images import MAX_BYTES
 
-PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+PICTURE_ENDINGS = (
+    *FILE_ENDINGS,
+    *("heic", "heif", "hif", "jxl", "jp2", "j2k", "jpx", "psd", "svg", "ico", "tga", "exr"),
+    *("cr2", "cr3", "nef", "arw", "dng", "orf", "rw2", "raf"),
+)
+"""Endings of pictures, those that are not read, too: such a picture is a row that says so."""
 # A text or JSON beside a picture that is larger is no caption.
 MAX_SIDE_FILE_BYTES = 1024 * 1024
 

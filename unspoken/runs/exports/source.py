@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from unspoken.encoded_picture import strip_metadata
+from unspoken.encoded_picture import strip_metadata, trim_start
 from unspoken.errors import InvalidInput, NotFound
+from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import Picture
 from unspoken.runs.picture_files import PictureFiles
 from unspoken.runs.rows import Row
@@ -78,14 +79,15 @@ class LabelledPictures:
         )
 
     def read_upright(self, row: Row) -> UprightFile:
-        """The picture's own bytes, or new ones where EXIF turns it. Raises as `read`.
+        """Return the picture's own bytes, or a new JPEG where few readers would show the same.
 
-        Boxes count after EXIF orientation, and most readers ignore it.
+        Boxes count after the orientation is applied, which most readers ignore; and most read no
+        GIF, BMP, TIFF or AVIF. Raises as `read`.
         """
         picture = self.read(row)
-        kind, _, orientation = strip_metadata(picture.encoded)
-        if orientation == 1:
-            return UprightFile(picture.encoded, ENDINGS[kind])
+        kind, _, orientation = strip_metadata(picture.encoded, formats=FILE_FORMATS)
+        if orientation == 1 and kind in ENDINGS:
+            return UprightFile(trim_start(picture.encoded), ENDINGS[kind])
         return UprightFile(encode_jpeg(Image.fromarray(picture.pixels), quality=95), "jpg")
 
 
