@@ -1,6 +1,5 @@
 """The command line: `unspoken VERB`. Errors are one line that says what to do, and exit code 1."""
 
-import logging
 import signal
 import sys
 from enum import StrEnum
@@ -8,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from stack.client_key import client_key
+from stack.console import PlainConsole, print_error, say
 from stack.demo import run_demo
 from stack.embedding import embed
 from stack.experiment_verbs import reproduce_app
@@ -34,6 +33,7 @@ from stack.training_verbs import PASS_ON, run_evaluate, run_train
 from unspoken.api_keys import key_sha256, new_key, parse_keys
 from unspoken.clients import Client
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
+from unspoken.logs import configure_logging
 from unspoken.profiles import load_profile
 from unspoken.schemas import RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
@@ -53,7 +53,7 @@ app.command("verify")(verify)
 app.command("fork")(fork)
 app.command("embed")(embed)
 
-console = Console(stderr=True)
+console = PlainConsole(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
 Url = Annotated[str | None, typer.Option("--url", help="Gateway of a stack that runs already.")]
 
@@ -273,7 +273,7 @@ def segment(
             top_k=top_k,
         )
     for line in describe_reply(reply):
-        typer.echo(line)
+        say(line)
     typer.echo(f"wrote {out / image.stem}-masks.png and the same as .json")
 
 
@@ -327,7 +327,10 @@ def fetch_weights(
     """Download what a profile's models need, and check hashes; nothing is fetched at run time."""
     settings = WeightsSettings()
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=console
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        console=console,
     ) as progress:
         bars: dict[str, TaskID] = {}
 
@@ -379,7 +382,7 @@ def _finish(ended: RunStatus) -> None:
 
 def main() -> None:
     """Run the command line."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    configure_logging("WARNING", "text", layout="%(levelname)s %(message)s")
     # An orderly end for `kill` too: the stack's processes are stopped in their order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -387,12 +390,9 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("stopped")
         sys.exit(130)
-    except InvalidInput as error:
-        console.print(f"[red]not possible:[/red] {error.message}", soft_wrap=True)
-        sys.exit(2)
     except UnspokenError as error:
-        console.print(f"[red]{error.code}:[/red] {error.message}", soft_wrap=True)
-        sys.exit(1)
+        print_error(console, error)
+        sys.exit(2 if isinstance(error, InvalidInput) else 1)
 
 
 if __name__ == "__main__":

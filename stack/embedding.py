@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stack.client_key import client_key
+from stack.console import PlainConsole
 from unspoken.clients.ports import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput, NotReady, Overloaded
 from unspoken.file_formats import FILE_ENDINGS, FILE_FORMATS
@@ -23,7 +23,7 @@ SUFFIXES = {f".{ending}" for ending in FILE_ENDINGS}
 MAX_TRIES = 60
 MAX_NAMED = 5
 
-console = Console(stderr=True)
+console = PlainConsole(stderr=True)
 
 
 @dataclass
@@ -62,7 +62,7 @@ def embed(
         bar = progress.add_task("embedding", total=len(paths))
         report = embed_files(paths, segmenter, on_each=lambda: progress.advance(bar))
     for path, problem in list(report.refused.items())[:MAX_NAMED]:
-        console.print(f"[yellow]left out:[/yellow] {path}: {problem}", soft_wrap=True)
+        console.print(f"left out: {path}: {problem}", soft_wrap=True)
     typer.echo(
         f"{len(paths)} pictures: {report.num_encoded} encoded, {report.num_there} were there, "
         f"{len(report.refused)} left out"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from stack.console import PlainConsole
 from unspoken.errors import InvalidInput
 
 reproduce_app = typer.Typer(help="Measure the thesis's claims again.", no_args_is_help=True)
@@ -15,7 +15,7 @@ reproduce_app = typer.Typer(help="Measure the thesis's claims again.", no_args_i
 DEFAULT_SCENES, QUICK_SCENES = 150, 20
 PROGRESS_EVERY_S = 5.0
 
-console = Console(stderr=True)
+console = PlainConsole(stderr=True)
 
 
 @reproduce_app.callback()

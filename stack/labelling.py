@@ -24,6 +24,7 @@ from rich.progress import (
 
 from stack.launcher import Stack, StackConfig
 from unspoken.errors import InvalidInput
+from unspoken.safe_text import escape_controls
 from unspoken.schemas import ENDED, RunRequest, RunStatus
 
 POLL_S = 0.5
@@ -74,7 +75,7 @@ def describe(status: RunStatus) -> str:
             told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
             counts += f", {sum(reasons.values())} {word} ({told})"
     tail = f"; {status.message}" if status.message else ""
-    return f"{status.run_id}: {status.state}, {counts}{tail}"
+    return escape_controls(f"{status.run_id}: {status.state}, {counts}{tail}")
 
 
 def run_request(**fields: object) -> RunRequest:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stack.client_key import client_key
+from stack.console import say
 from unspoken.clients import Client, Retries
 from unspoken.errors import Conflict
 from unspoken.runs.store import fork_run, picture_folder, read_run, source_root
@@ -33,7 +34,7 @@ def verify(
         typer.echo(verdict.model_dump_json())
     else:
         for problem in verdict.problems:
-            typer.echo(problem)
+            say(problem)
         source = "source, plan" if verdict.source_checked else "plan"
         typer.echo(
             f"{verdict.run_id}: {verdict.state}, {verdict.chunks_committed} of "

@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from stack.client_key import client_key
+from stack.console import PlainConsole
 from stack.labelling import describe
 from unspoken.clients import Client, Retries
 from unspoken.runs.store import cancel_run, list_runs, read_status
+from unspoken.safe_text import escape_controls, escape_json
 from unspoken.schemas import ENDED, RunStatus
 
 POLL_S = 0.5
@@ -89,19 +91,23 @@ def show_runs(runs: Runs, run_id: str | None, *, watch: bool, as_json: bool) -> 
     """Print all runs, a line each; or one run; or, with `watch`, one run as it goes."""
     if run_id is None:
         for each in (found := runs.list()):
-            typer.echo(each.model_dump_json() if as_json else describe(each))
+            typer.echo(_as_json(each) if as_json else describe(each))
         if not found and not as_json:
             typer.echo("no runs", err=True)
         return
     statuses = runs.follow(run_id) if watch else iter([runs.read(run_id)])
-    console = Console()
+    console = PlainConsole()
     if as_json or (watch and not console.is_terminal):
         for status in statuses:
-            typer.echo(status.model_dump_json() if as_json else describe(status))
+            typer.echo(_as_json(status) if as_json else describe(status))
     elif watch:
         _show_live(statuses, console)
     else:
         console.print(render(next(statuses)))
+
+
+def _as_json(status: RunStatus) -> str:
+    return escape_json(status.model_dump_json())
 
 
 def _show_live(statuses: Iterator[RunStatus], console: Console) -> None:
@@ -116,17 +122,17 @@ def render(status: RunStatus) -> RenderableType:
     """A few lines about a run, the stages as bars."""
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        Text(status.run_id, style="bold"),
+        Text(escape_controls(status.run_id), style="bold"),
         Text(status.state, style=_STYLE.get(status.state, "")),
         ProgressBar(total=max(status.total, 1), completed=status.done, width=BAR_WIDTH),
         Text(f"{status.done} of {status.total} pictures"),
     )
-    lines: list[RenderableType] = [head, Text(", ".join(_counts(status)))]
+    lines: list[RenderableType] = [head, Text(escape_controls(", ".join(_counts(status))))]
     if pace := ", ".join(_pace(status)):
         lines.append(Text(pace))
     if status.timings_ms.get("total"):
         lines.append(_stages(status))
-    lines += [Text(note, style="yellow") for note in _notes(status)]
+    lines += [Text(escape_controls(note), style="yellow") for note in _notes(status)]
     return Group(*lines)
 
 
@@ -174,7 +180,9 @@ def _stages(status: RunStatus) -> Table:
     for stage, share in stage_shares(status.timings_ms).items():
         mark = "holds the run back" if stage == status.bottleneck else ""
         bar = ProgressBar(total=1, completed=share, width=BAR_WIDTH)
-        table.add_row(stage, Text(f"{share:.0%}", justify="right"), bar, mark)
+        table.add_row(
+            Text(escape_controls(stage)), Text(f"{share:.0%}", justify="right"), bar, mark
+        )
     return table
 
 

@@ -184,7 +184,7 @@ def _print(figures: Figures) -> None:
     table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(name, "" if value is None else str(value))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 LogFormat = Literal["text", "json"]
 
 REQUEST_HEADER = "X-Request-Id"
+LAYOUT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _NOT_PLAIN = re.compile(r'[\s="]')
 # Ids of a header are bounded and of few characters; anything else counts as absent.
 _HEADERS = {
@@ -78,7 +79,7 @@ class TextFormatter(logging.Formatter):
     layout: what stands before the keys, in the form of logging.Formatter.
     """
 
-    def __init__(self, layout: str = "%(asctime)s %(levelname)s %(name)s %(message)s") -> None:
+    def __init__(self, layout: str = LAYOUT) -> None:
         super().__init__(layout)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -112,10 +113,13 @@ class JsonFormatter(logging.Formatter):
         return escape_json(json.dumps(line, default=str, ensure_ascii=False))
 
 
-def configure_logging(level: str, log_format: LogFormat) -> None:
-    """Write log lines to standard error; httpx's line for every request is left out."""
+def configure_logging(level: str, log_format: LogFormat, *, layout: str = LAYOUT) -> None:
+    """Write log lines to standard error; httpx's line for every request is left out.
+
+    layout: of text lines, in the form of logging.Formatter.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(layout))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
 

@@ -119,7 +119,7 @@ def test_a_run_on_a_terminal_is_shown_as_it_goes(folder, monkeypatch):
     write_status(folder / "runs", status(done=4, state="done"))
     screen = io.StringIO()
     monkeypatch.setattr(
-        "stack.status_view.Console",
+        "stack.status_view.PlainConsole",
         lambda: Console(file=screen, force_terminal=True, width=100, color_system=None),
     )
     show_runs(RunFolder(folder / "runs"), "r", watch=True, as_json=False)

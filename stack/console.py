@@ -1,0 +1,33 @@
+"""The terminal: text of others is printed as it is, never read as markup or escape sequences."""
+
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from unspoken.errors import InvalidInput, UnspokenError
+from unspoken.safe_text import escape_controls
+
+
+class PlainConsole(Console):
+    """A console that reads no markup and no emoji codes, and escapes control characters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See Console."""
+        return super().render_str(escape_controls(text, keep="\n\t"), **options)
+
+
+def say(text: str) -> None:
+    """Print text on standard output, its control characters escaped."""
+    typer.echo(escape_controls(text, keep="\n\t"))
+
+
+def print_error(console: Console, error: UnspokenError) -> None:
+    """Print an error: its code in red, then its message as it is."""
+    code = "not possible" if isinstance(error, InvalidInput) else error.code
+    message = escape_controls(error.message, keep="\n\t")
+    console.print(Text.assemble((f"{code}:", "red"), " ", message), soft_wrap=True)
