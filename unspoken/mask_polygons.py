@@ -3,114 +3,195 @@
 Rings run with the mask on their right hand (y points down): outer rings clockwise, holes the other
 way. Pixels that touch at a corner alone are different parts. A pixel is in the mask exactly when
 its centre lies in a polygon and in none of its holes.
+
+The time is linear in the pixels and in the corners, of which a mask may have `MAX_CORNERS`.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from unspoken.errors import InvalidInput
+
 Polygon = list[list[int]]
 """An outer ring, then its holes; a ring is [x0, y0, x1, y1, ...], not closed by a repeat."""
 
+MAX_CORNERS = 200_000
+"""Some 2 MB of JSON. Masks of things have a few thousand; noise has nearly one for every pixel."""
+_HEADINGS = "ewns"
 _RIGHT_TURN = {"e": "s", "s": "w", "w": "n", "n": "e"}
 _LEFT_TURN = {"e": "n", "n": "w", "w": "s", "s": "e"}
 
 
-class _Edge(NamedTuple):
-    """A straight stretch of a boundary."""
+class _Runs(NamedTuple):
+    """Runs of True along the rows of a matrix, in the order of row and column; (N,) each."""
 
-    start: tuple[int, int]
-    end: tuple[int, int]
-    heading: str
+    line: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    """Past the last one."""
+
+
+class _Edges(NamedTuple):
+    """All straight stretches of one heading, by line and place; (N,) each."""
+
+    runs: _Runs
+    start: np.ndarray
+    """Number of the vertex where it starts, ascending; see _Grid."""
+    start_xy: tuple[np.ndarray, np.ndarray]
+    end_xy: tuple[np.ndarray, np.ndarray]
+
+
+class _Grid(NamedTuple):
+    """Vertices between the pixels, numbered row by row or column by column."""
+
+    height: int
+    width: int
+
+    def number(self, heading: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Numbers of vertices in the order in which edges of this heading are kept."""
+        return y * (self.width + 1) + x if heading in "ew" else x * (self.height + 1) + y
+
+
+class _Rings(NamedTuple):
+    """Closed boundaries; the vertices of ring i are `points[bounds[i]:bounds[i + 1]]`."""
+
+    points: np.ndarray  # (N, 2) xy
+    bounds: np.ndarray  # (R + 1,)
+    ring_of: dict[str, np.ndarray]
+    """Heading -> the ring of each of its edges."""
+    doubled_areas: np.ndarray
+    """(R,) positive for an outer ring."""
 
 
 def mask_polygons(mask: np.ndarray) -> list[Polygon]:
-    """(H, W) bool -> its parts, the largest outer ring first."""
-    outers: list[list[tuple[int, int]]] = []
-    holes: list[list[tuple[int, int]]] = []
-    for ring in _rings(_edges(mask)):
-        (outers if _signed_area(ring) > 0 else holes).append(ring)
-    outers.sort(key=lambda ring: -_signed_area(ring))
-    polygons = [[_flat(ring)] for ring in outers]
-    for hole in holes:
-        inside = _pixel_beside(hole)
-        # Parts may lie in holes of parts: the smallest ring around the pixel is its own part's.
-        around = [index for index, outer in enumerate(outers) if _contains(outer, inside)]
-        polygons[around[-1]].append(_flat(hole))
+    """(H, W) bool -> its parts, the largest outer ring first. Raises InvalidInput: MAX_CORNERS."""
+    mask = np.asarray(mask, dtype=bool)
+    grid = _Grid(*mask.shape)
+    edges = _edges(mask, grid)
+    if not len(edges["e"].start):
+        return []
+    rings = _rings(edges, grid)
+    is_outer = rings.doubled_areas > 0
+    outers = np.flatnonzero(is_outer)
+    polygon_of = {}
+    polygons: list[Polygon] = []
+    flat = rings.points.ravel().tolist()
+    bounds = (2 * rings.bounds).tolist()
+    for ring in outers[np.argsort(-rings.doubled_areas[outers], kind="stable")].tolist():
+        polygon_of[ring] = len(polygons)
+        polygons.append([flat[bounds[ring] : bounds[ring + 1]]])
+    for hole, outer in sorted(_owners(mask, edges, rings, grid).items()):
+        polygons[polygon_of[outer]].append(flat[bounds[hole] : bounds[hole + 1]])
     return polygons
 
 
-def _edges(mask: np.ndarray) -> dict[tuple[tuple[int, int], str], _Edge]:
-    """Every straight stretch by where it starts and where it heads."""
-    padded = np.pad(np.asarray(mask, dtype=np.int8), 1)
+def _edges(mask: np.ndarray, grid: _Grid) -> dict[str, _Edges]:
+    padded = np.pad(mask.astype(np.int8), 1)
     down = np.diff(padded, axis=0)[:, 1:-1]  # (H + 1, W): 1 at the top of the mask, -1 at its foot
     across = np.diff(padded, axis=1)[1:-1].T  # (W + 1, H): 1 at its left, -1 at its right
     edges = {}
-    for lines, value, heading in (
-        (down, 1, "e"),
-        (down, -1, "w"),
-        (across, 1, "n"),
-        (across, -1, "s"),
+    for heading, lines in zip(
+        _HEADINGS, (down == 1, down == -1, across == 1, across == -1), strict=True
     ):
-        for line, low, high in _runs(lines == value):
-            first, last = (low, high) if heading in "es" else (high, low)
-            start, end = ((first, line), (last, line))
-            if heading in "ns":
-                start, end = ((line, first), (line, last))
-            edges[start, heading] = _Edge(start, end, heading)
+        runs = _runs(lines, max_runs=MAX_CORNERS // len(_HEADINGS))
+        first, last = (runs.low, runs.high) if heading in "es" else (runs.high, runs.low)
+        starts, ends = (
+            (place, runs.line) if heading in "ew" else (runs.line, place) for place in (first, last)
+        )
+        edges[heading] = _Edges(runs, grid.number(heading, *starts), starts, ends)
     return edges
 
 
-def _runs(lines: np.ndarray) -> list[tuple[int, int, int]]:
-    """(line, first, past the last) of every run of True along the second axis."""
-    padded = np.pad(lines.astype(np.int8), ((0, 0), (1, 1)))
-    steps = np.diff(padded, axis=1)
-    line, low = np.nonzero(steps == 1)
-    _, high = np.nonzero(steps == -1)
-    return list(zip(line.tolist(), low.tolist(), high.tolist(), strict=True))
+def _runs(lines: np.ndarray, *, max_runs: int | None = None) -> _Runs:
+    """Runs of True along the second axis. Raises InvalidInput where there are over `max_runs`."""
+    padded = np.pad(lines, ((0, 0), (1, 1)))
+    changes = padded[:, 1:] != padded[:, :-1]
+    if max_runs is not None and np.count_nonzero(changes) > 2 * max_runs:
+        raise InvalidInput(
+            f"a mask has over {MAX_CORNERS} corners, more than are written as polygons: ask for "
+            "the mask as 'rle' or 'png'"
+        )
+    line, column = np.nonzero(changes)
+    return _Runs(line[::2], column[::2], column[1::2])
 
 
-def _rings(edges: dict[tuple[tuple[int, int], str], _Edge]) -> list[list[tuple[int, int]]]:
+def _rings(edges: dict[str, _Edges], grid: _Grid) -> _Rings:
     """Follow the edges round; where two parts touch at a corner, turn right and stay on one."""
-    rings = []
-    while edges:
-        first = next(iter(edges))
-        ring, edge = [], edges.pop(first)
-        while True:
-            ring.append(edge.start)
-            right = (edge.end, _RIGHT_TURN[edge.heading])
-            left = (edge.end, _LEFT_TURN[edge.heading])
-            if first in (right, left) and right not in edges:
-                break
-            edge = edges.pop(right if right in edges else left)
-        rings.append(ring)
-    return rings
-
-
-def _signed_area(ring: list[tuple[int, int]]) -> int:
-    """Twice the area; positive for an outer ring."""
-    points = np.asarray(ring, dtype=np.int64)
+    lengths = [len(edges[heading].start) for heading in _HEADINGS]
+    offsets = {heading: sum(lengths[:place]) for place, heading in enumerate(_HEADINGS)}
+    following = np.concatenate(
+        [_next_edges(heading, edges, offsets, grid) for heading in _HEADINGS]
+    )
+    order, bounds = _cycles(following.tolist())
+    starts = [np.stack(edges[heading].start_xy, axis=1) for heading in _HEADINGS]
+    points = np.concatenate(starts)[order]
     after = np.roll(points, -1, axis=0)
-    return int((points[:, 0] * after[:, 1] - after[:, 0] * points[:, 1]).sum())
+    after[bounds[1:] - 1] = points[bounds[:-1]]
+    crossed = points[:, 0] * after[:, 1] - after[:, 0] * points[:, 1]
+    ring_of_edge = np.empty(len(order), dtype=np.int64)
+    ring_of_edge[order] = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    ring_of = {
+        heading: ring_of_edge[offsets[heading] : offsets[heading] + len(edges[heading].start)]
+        for heading in _HEADINGS
+    }
+    return _Rings(points, bounds, ring_of, np.add.reduceat(crossed, bounds[:-1]))
 
 
-def _pixel_beside(ring: list[tuple[int, int]]) -> tuple[float, float]:
-    """Centre of a mask pixel on the right hand of the ring's first edge."""
-    (x0, y0), (x1, y1) = ring[0], ring[1]
-    step_x, step_y = np.sign(x1 - x0), np.sign(y1 - y0)
-    return x0 + (step_x - step_y) / 2, y0 + (step_y + step_x) / 2
+def _next_edges(
+    heading: str, edges: dict[str, _Edges], offsets: dict[str, int], grid: _Grid
+) -> np.ndarray:
+    """For every edge of a heading the number of the one that follows it."""
+    right, left = _RIGHT_TURN[heading], _LEFT_TURN[heading]
+    x, y = edges[heading].end_xy
+    wanted = grid.number(right, x, y)
+    starts = edges[right].start
+    places = np.minimum(np.searchsorted(starts, wanted), len(starts) - 1)
+    has_right = starts[places] == wanted
+    left_places = np.searchsorted(edges[left].start, grid.number(left, x, y))
+    return np.where(has_right, places + offsets[right], left_places + offsets[left])
 
 
-def _contains(ring: list[tuple[int, int]], point: tuple[float, float]) -> bool:
-    """Whether a pixel's centre lies in a ring: it crosses an odd number of upright edges."""
-    x, y = point
-    points = np.asarray(ring)
-    after = np.roll(points, -1, axis=0)
-    low = np.minimum(points[:, 1], after[:, 1])
-    high = np.maximum(points[:, 1], after[:, 1])
-    crossed = (low < y) & (y < high) & (points[:, 0] > x)
-    return bool(crossed.sum() % 2)
+def _cycles(following: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Edges in the order of their rings, and where each ring begins; the last bound ends them."""
+    order: list[int] = []
+    bounds = [0]
+    is_done = bytearray(len(following))
+    for first in range(len(following)):
+        edge = first
+        while not is_done[edge]:
+            is_done[edge] = 1
+            order.append(edge)
+            edge = following[edge]
+        if len(order) > bounds[-1]:
+            bounds.append(len(order))
+    return np.array(order), np.array(bounds)
 
 
-def _flat(ring: list[tuple[int, int]]) -> list[int]:
-    return [coordinate for vertex in ring for coordinate in vertex]
+def _owners(
+    mask: np.ndarray, edges: dict[str, _Edges], rings: _Rings, grid: _Grid
+) -> dict[int, int]:
+    """Hole -> the outer ring of its part.
+
+    The pixel beside a hole's leftmost edge belongs to a run of the mask. The left end of that run
+    is on a ring of the same part which reaches further left: the outer one, or another hole.
+    """
+    # Edges are in the order of x, so a ring's first one is its leftmost.
+    touched, firsts = np.unique(rings.ring_of["s"], return_index=True)
+    is_hole = rings.doubled_areas[touched] < 0
+    holes, firsts = touched[is_hole], firsts[is_hole]
+    x, y = edges["s"].runs.line[firsts], edges["s"].runs.low[firsts]
+    runs = _runs(mask)
+    beside = np.searchsorted(grid.number("e", runs.high, runs.line), grid.number("e", x, y))
+    upright = edges["n"].runs
+    places = np.searchsorted(
+        grid.number("n", upright.line, upright.low),
+        grid.number("n", runs.low[beside], y),
+        side="right",
+    )
+    parents = rings.ring_of["n"][places - 1]
+    owner_of: dict[int, int] = {}
+    for place in np.argsort(x, kind="stable").tolist():
+        parent = int(parents[place])
+        owner_of[int(holes[place])] = owner_of.get(parent, parent)
+    return owner_of

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unspoken.deadline import check_wanted
+from unspoken.errors import TooLarge
 from unspoken.mask_polygons import mask_polygons
 from unspoken.masks import mask_png
 from unspoken.model.mask_bank import MaskBank
@@ -21,6 +23,7 @@ from unspoken.timings import Timings
 
 KEPT_FORMS = ("none", "rle")
 VECTOR_DECIMALS = 8
+MAX_REPLY_CHARS = 256 * 1024 * 1024
 
 
 class WireBank:
@@ -95,14 +98,21 @@ class Answer(NamedTuple):
 
 
 def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
-    """The answer as a SegmentReply in JSON."""
+    """Return the answer as a SegmentReply in JSON. Raises TooLarge, DeadlineExceeded."""
     timings.add(answer.stages_ms)
     with timings.measure("render"):
         texts: dict[tuple[int, int], str] = {}
-        results = ", ".join(
-            _result(index, query.text, found, answer.output, texts)
-            for index, (query, found) in enumerate(zip(answer.queries, answer.found, strict=True))
-        )
+        parts: list[str] = []
+        num_chars = 0
+        for index, (query, found) in enumerate(zip(answer.queries, answer.found, strict=True)):
+            parts.append(_result(index, query.text, found, answer.output, texts))
+            num_chars += len(parts[-1])
+            if num_chars > MAX_REPLY_CHARS:
+                raise TooLarge(
+                    f"the reply is over {MAX_REPLY_CHARS} bytes: ask fewer queries, lower "
+                    "output.top_k, or ask for output.mask 'rle'"
+                )
+        results = ", ".join(parts)
     height, width = answer.size_hw
     head = json.dumps(
         {
@@ -131,6 +141,7 @@ def _result(
         key = (id(found.masks), index)
         about = texts.get(key)
         if about is None:
+            check_wanted()
             about = texts[key] = found.masks.text_of(index, output)
         instances.append(f'{{"score": {score:.4f}, {about}}}')
     return head + ", ".join(instances) + "]}"

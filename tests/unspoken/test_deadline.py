@@ -4,13 +4,21 @@ import asyncio
 import threading
 
 import httpx
+import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tests.worker.service import serve
 from unspoken.clients.ports import connect
-from unspoken.deadline import MAX_TIMEOUT_MS, TIMEOUT_HEADER, ends_within, timeout_headers
+from unspoken.deadline import (
+    MAX_TIMEOUT_MS,
+    TIMEOUT_HEADER,
+    check_wanted,
+    ends_within,
+    timeout_headers,
+)
 from unspoken.door import Door
+from unspoken.errors import DeadlineExceeded
 from unspoken.logs import carried
 
 
@@ -41,6 +49,22 @@ def test_it_goes_into_another_thread():
         thread.start()
         thread.join()
     assert 4000 < told[0] <= 5000
+
+
+def test_work_in_a_thread_stops_once_its_deadline_has_passed():
+    check_wanted()
+    with ends_within(None):
+        check_wanted()
+    with ends_within(-1), pytest.raises(DeadlineExceeded):
+        check_wanted()
+
+
+def test_work_in_a_thread_stops_once_its_request_is_over():
+    with ends_within(60):
+        check = carried(check_wanted)
+        check()
+    with pytest.raises(DeadlineExceeded):
+        check()
 
 
 async def echo(scope, receive, send):

@@ -2,12 +2,14 @@
 
 import base64
 import io
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from unspoken.errors import InvalidInput
 from unspoken.mask_polygons import Polygon, mask_polygons
 from unspoken.masks import decode_rle, encode_rle, mask_png, rle_areas, rle_boxes
 
@@ -65,6 +67,31 @@ def test_polygons_of_any_mask_draw_that_mask(seed):
     size_hw = tuple(generator.integers(1, 20, 2).tolist())
     mask = generator.random(size_hw) < generator.random()
     assert np.array_equal(fill(mask_polygons(mask), size_hw), mask)
+
+
+def test_polygons_of_a_noisy_mask_take_time_in_proportion_to_its_corners():
+    def cpu_s(side: int) -> float:
+        mask = np.random.default_rng(0).random((side, side)) < 0.5
+        started = time.thread_time()
+        mask_polygons(mask)
+        return time.thread_time() - started
+
+    assert cpu_s(480) < 30 * cpu_s(120)  # 16 times the pixels; it was 250 times
+
+
+def test_a_mask_of_more_corners_than_are_written_is_refused_at_once():
+    mask = np.indices((2000, 2000)).sum(axis=0) % 2 == 0
+    started = time.thread_time()
+    with pytest.raises(InvalidInput, match="'rle' or 'png'"):
+        mask_polygons(mask)
+    assert time.thread_time() - started < 1
+
+
+def test_a_hole_beside_a_hole_belongs_to_the_part_around_both():
+    mask = np.ones((7, 9), dtype=bool)
+    mask[2:5, 2] = mask[2:5, 4] = mask[3, 6] = False
+    (polygon,) = mask_polygons(mask)
+    assert len(polygon) == 4 and np.array_equal(fill([polygon], (7, 9)), mask)
 
 
 def test_a_mask_up_to_the_border_is_closed_there():
