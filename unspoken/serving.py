@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 import uvicorn
 from fastapi import FastAPI
 
+from unspoken.connections import Connections, default_limits
 from unspoken.logs import configure_logging
 from unspoken.server import use_browser_rules, use_keys
 from unspoken.settings import ServiceSettings
 
 DEAD_STATUS = 70  # sysexits.h, EX_SOFTWARE
 WATCH_S = 1.0
+KERNEL_BACKLOG = 2048
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +32,35 @@ class _QuietServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # asyncio accepts as many at a time as it lets wait: few, because of their descriptors.
+        # The kernel may hold more, so that a burst of callers is not turned away.
+        for listening in (each for server in self.servers for each in server.sockets):
+            with socket.fromfd(listening.fileno(), listening.family, listening.type) as own:
+                own.listen(KERNEL_BACKLOG)
 
-def uvicorn_config(app: FastAPI, *, host: str, port: int, log_level: str) -> uvicorn.Config:
-    """How every service listens: one process, our own access log, 30 s to drain."""
+
+def uvicorn_config(
+    app: FastAPI,
+    *,
+    host: str,
+    port: int,
+    log_level: str,
+    connections: Connections | None = None,
+) -> uvicorn.Config:
+    """How every service listens: one process, our own access log, 30 s to drain.
+
+    connections: shared by the servers of a process; of this server alone where absent.
+    """
+    if connections is None:
+        connections = Connections(default_limits())
     return uvicorn.Config(
         app,
         host=host,
         port=port,
-        http="h11",  # the strict one, also where httptools is installed
+        http=connections.protocol(),  # on h11, the strict one, also where httptools is installed
+        backlog=connections.backlog,
         log_level=log_level.lower(),
         log_config=None,  # its lines go the way of ours
         access_log=False,
@@ -65,10 +89,16 @@ async def serve_all(
     for app, settings in apps:
         use_keys(app, settings.key_ring())
         use_browser_rules(app, settings.browser_rules())
+    numbers = [settings.max_connections for _, settings in apps if settings.max_connections]
+    connections = Connections(default_limits(min(numbers, default=None)))
     servers = [
         _QuietServer(
             uvicorn_config(
-                app, host=settings.host, port=settings.port, log_level=settings.log_level
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_level=settings.log_level,
+                connections=connections,
             )
         )
         for app, settings in apps

@@ -163,6 +163,11 @@ class ServiceSettings(ProcessSettings):
     )
     """Origins (`https://example.org`), separated by blanks, whose pages may send requests that
     change state; those of other sites are answered 403. No CORS headers are sent."""
+    max_connections: Annotated[int, Field(ge=1)] | None = Field(
+        None, validation_alias=AliasChoices("UNSPOKEN_MAX_CONNECTIONS", "max_connections")
+    )
+    """Connections that this process has open at once; about half of its limit of open files where
+    none is set. One more closes the one that has waited for its caller for longest."""
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
     """After SIGTERM /readyz says 503 for so long before new connections are refused."""
 
