@@ -140,8 +140,8 @@ class BoundedProtocol(H11Protocol):
 
     def _enter_phase(self) -> None:
         """Start the deadline of the phase that has begun."""
-        phase = self.conn.their_state
-        phase = phase if phase in (h11.IDLE, h11.SEND_BODY) else None
+        state = self.conn.their_state
+        phase: Any = state if state in (h11.IDLE, h11.SEND_BODY) else None
         if phase is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete:
             phase = h11.IDLE  # answered already: what still comes is not waited for much longer
         if phase is self.phase or self.transport.is_closing():

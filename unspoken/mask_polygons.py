@@ -50,7 +50,9 @@ class _Grid(NamedTuple):
 
     def number(self, heading: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Numbers of vertices in the order in which edges of this heading are kept."""
-        return y * (self.width + 1) + x if heading in "ew" else x * (self.height + 1) + y
+        along, across, side = (y, x, self.width) if heading in "ew" else (x, y, self.height)
+        numbers: np.ndarray = along * (side + 1) + across
+        return numbers
 
 
 class _Rings(NamedTuple):

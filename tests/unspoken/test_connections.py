@@ -20,8 +20,8 @@ from tests.serving import wait_until_ready
 from unspoken.connections import ConnectionLimits, Connections, default_limits
 from unspoken.serving import uvicorn_config
 
-HALF_A_HEADER = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
-HALF_A_BODY = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+HALF_A_HEADER = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+HALF_A_BODY = b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
 PROBE = HALF_A_HEADER + b"\r\n"
 
 
@@ -119,11 +119,11 @@ def test_half_open_requests_beyond_the_bound_close_the_eldest_and_probes_are_ans
 
 def test_a_request_under_way_is_not_closed_for_a_new_connection():
     with served(max_connections=2) as (port, connections, answer), ExitStack() as stack:
-        slow = [stack.enter_context(connect(port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"))]
+        slow = [stack.enter_context(connect(port, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"))]
         wait_for(lambda: len(connections) == 1)
         for _ in range(5):
             stack.enter_context(connect(port, HALF_A_HEADER))
-        slow.append(stack.enter_context(connect(port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")))
+        slow.append(stack.enter_context(connect(port, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")))
         wait_for(lambda: sum(each.phase is None for each in connections._open) == 2)
         with connect(port, PROBE) as refused:
             assert b" 503 " in everything(refused)
@@ -166,7 +166,7 @@ def test_a_body_that_nobody_reads_is_not_waited_for():
 
 def test_who_does_not_read_his_reply_is_closed():
     with served(write_timeout_s=0.2) as (port, connections, _):
-        with connect(port, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"):
+        with connect(port, b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             wait_for(lambda: len(connections) == 1)
             wait_for(lambda: len(connections) == 0)
         assert b" 200 " in probe(port)
@@ -175,7 +175,7 @@ def test_who_does_not_read_his_reply_is_closed():
 def test_a_kept_connection_is_served_again_and_again_beyond_the_deadlines():
     with served(header_timeout_s=0.5, body_timeout_s=0.5) as (port, *_), connect(port) as kept:
         for _ in range(12):
-            kept.sendall(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+            kept.sendall(b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
             assert one_reply(kept).endswith(b"2")
             time.sleep(0.1)
 
@@ -183,7 +183,7 @@ def test_a_kept_connection_is_served_again_and_again_beyond_the_deadlines():
 def test_a_body_in_chunks_of_one_byte_does_not_hold_the_event_loop():
     with served() as (port, *_), connect(port) as hostile, ThreadPoolExecutor() as pool:
         hostile.settimeout(60)
-        head = b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST /read HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         sent = head + b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n"
         replying = pool.submit(lambda: hostile.sendall(sent) or one_reply(hostile))
         waits = []
