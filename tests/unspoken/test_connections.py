@@ -119,11 +119,15 @@ def test_half_open_requests_beyond_the_bound_close_the_eldest_and_probes_are_ans
 
 def test_a_request_under_way_is_not_closed_for_a_new_connection():
     with served(max_connections=2) as (port, connections, answer), ExitStack() as stack:
-        slow = [stack.enter_context(connect(port, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"))]
+        slow = [
+            stack.enter_context(connect(port, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        ]
         wait_for(lambda: len(connections) == 1)
         for _ in range(5):
             stack.enter_context(connect(port, HALF_A_HEADER))
-        slow.append(stack.enter_context(connect(port, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")))
+        slow.append(
+            stack.enter_context(connect(port, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        )
         wait_for(lambda: sum(each.phase is None for each in connections._open) == 2)
         with connect(port, PROBE) as refused:
             assert b" 503 " in everything(refused)
