@@ -21,6 +21,7 @@ from unspoken.clients import Client, Retries
 from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.safe_text import escape_controls, escape_json
 from unspoken.schemas import ENDED, RunStatus
+from unspoken.timings import is_wait
 
 POLL_S = 0.5
 # The dispatcher looks every second, and says so.
@@ -148,7 +149,10 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-_STAGES = ("read", "filter", "prompt", "detect", "merge", "rank", "write")
+_STAGES = (
+    *("read", "filter", "prompt", "prompt_wait", "detect", "detect_wait", "merge"),
+    *("rank", "rank_wait", "write"),
+)
 _STYLE = {"running": "cyan", "done": "green", "failed": "red", "cancelled": "red"}
 
 
@@ -180,14 +184,15 @@ def _stages(status: RunStatus) -> Table:
     for stage, share in stage_shares(status.timings_ms).items():
         mark = "holds the run back" if stage == status.bottleneck else ""
         bar = ProgressBar(total=1, completed=share, width=BAR_WIDTH)
+        name = f"waiting for {stage.removesuffix('_wait')}" if is_wait(stage) else stage
         table.add_row(
-            Text(escape_controls(stage)), Text(f"{share:.0%}", justify="right"), bar, mark
+            Text(escape_controls(name)), Text(f"{share:.0%}", justify="right"), bar, mark
         )
     return table
 
 
 def stage_shares(timings_ms: Mapping[str, float]) -> dict[str, float]:
-    """Stage -> share of the workers' time, in the pipeline's order; `other` is of no stage."""
+    """Return each stage's share of the workers' time, in the pipeline's order, and `other`."""
     total = timings_ms.get("total", 0.0)
     if total <= 0:
         return {}

@@ -1,8 +1,40 @@
-"""Milliseconds of each stage of one piece of work."""
+"""Milliseconds of each stage of one piece of work, its computing and its waiting apart.
+
+A service reports what it computed under the stage's name and what a request waited for the
+inference thread under `wait`. Its client notes that wait with `note_wait`; whoever asked gathers it
+with `Timings.asking` as `STAGE_wait`.
+"""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+WAIT = "wait"
+_WAIT_OF_STAGE = f"_{WAIT}"
+
+
+@dataclass
+class Spent:
+    """A sum of milliseconds."""
+
+    ms: float = 0.0
+
+
+_waited: ContextVar[Spent | None] = ContextVar("waited", default=None)
+
+
+def note_wait(ms: float) -> None:
+    """Add to the waiting of the `Timings.asking` block around the call, if there is one."""
+    waited = _waited.get()
+    if waited is not None:
+        waited.ms += ms
+
+
+def is_wait(stage: str) -> bool:
+    """Return True for the name of a stage's waiting."""
+    return stage == WAIT or stage.endswith(_WAIT_OF_STAGE)
 
 
 class Timings:
@@ -21,19 +53,54 @@ class Timings:
         finally:
             self.add({stage: (time.perf_counter() - started) * 1000})
 
+    @contextmanager
+    def computing(self, stage: str) -> Iterator[Spent]:
+        """Add what the block adds to its `Spent` to `stage`, and the rest of its time to `wait`."""
+        started, own = time.perf_counter(), Spent()
+        try:
+            yield own
+        finally:
+            took_ms = (time.perf_counter() - started) * 1000
+            own_ms = min(own.ms, took_ms)
+            self.add({stage: own_ms, WAIT: took_ms - own_ms})
+
+    @contextmanager
+    def asking(self, stage: str) -> Iterator[None]:
+        """Add waits noted in the block to `STAGE_wait`, and the rest of its time to `stage`."""
+        started, waited = time.perf_counter(), Spent()
+        token = _waited.set(waited)
+        try:
+            yield
+        finally:
+            _waited.reset(token)
+            took_ms = (time.perf_counter() - started) * 1000
+            wait_ms = min(waited.ms, took_ms)
+            self.add({stage: took_ms - wait_ms})
+            if wait_ms > 0:
+                self.add({stage + _WAIT_OF_STAGE: wait_ms})
+
     def add(self, stages_ms: Mapping[str, float]) -> None:
         """Add times that were taken elsewhere."""
         for stage, took_ms in stages_ms.items():
             self._stages[stage] = self._stages.get(stage, 0.0) + took_ms
 
     def share(self, wall_ms: float, others: "Sequence[Timings]") -> None:
-        """Add `wall_ms`, divided as the times of `others` are: of threads, which overlapped."""
-        busy = Timings()
+        """Add `wall_ms`, divided among the stages of `others`: of threads, which overlapped.
+
+        Time in which one of the threads computed is no waiting: waits share what is left.
+        """
+        summed = Timings()
         for other in others:
-            busy.add(other.stages_ms())
-        busy_ms = sum(busy.stages_ms().values())
-        if busy_ms > 0:
-            self.add({stage: wall_ms * ms / busy_ms for stage, ms in busy.stages_ms().items()})
+            summed.add(other.stages_ms())
+        stages = summed.stages_ms()
+        waits = {stage: ms for stage, ms in stages.items() if is_wait(stage) and ms > 0}
+        own = {stage: ms for stage, ms in stages.items() if not is_wait(stage)}
+        own_ms, waits_ms = sum(own.values()), sum(waits.values())
+        shared_ms = min(own_ms, wall_ms) if waits else wall_ms
+        if own_ms > 0:
+            self.add({stage: shared_ms * ms / own_ms for stage, ms in own.items()})
+        if waits:
+            self.add({stage: (wall_ms - shared_ms) * ms / waits_ms for stage, ms in waits.items()})
 
     def stages_ms(self) -> dict[str, float]:
         """Stage -> milliseconds."""

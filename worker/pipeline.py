@@ -33,7 +33,7 @@ from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.runs.rows import Annotation, Candidate, RawText, Row
 from unspoken.safe_text import without_userinfo
 from unspoken.schemas import Proposal
-from unspoken.timings import Timings
+from unspoken.timings import Timings, note_wait
 from worker.classifiers import Classifiers
 from worker.crop_check import drop_unlike, rank_annotations
 from worker.decoys import pick_decoys
@@ -92,7 +92,8 @@ def label_chunk(
 ) -> list[Row]:
     """One Row per input, in order. Raises the PASSING errors only.
 
-    timings: gets the time of each stage: filter, prompt, detect, merge, and rank with crop_check.
+    timings: gets the time of each stage: filter, prompt, detect, merge, and rank with crop_check;
+    waiting for a busy service apart, as prompt_wait, detect_wait and rank_wait.
     """
     timings = timings or Timings()
     finished: dict[int, Row] = {}
@@ -105,7 +106,7 @@ def label_chunk(
             finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
         else:
             admitted.append((index, _Admitted(row, verdict, verdict.picture)))
-    with under_way([index for index, _ in admitted]), timings.measure("prompt"):
+    with under_way([index for index, _ in admitted]), timings.asking("prompt"):
         proposals = _propose_each([item for _, item in admitted], ports.prompter, config.templates)
 
     def label(index: int, item: _Admitted, answers: Answers, own: Timings) -> Row:
@@ -215,7 +216,7 @@ def _detect(
     )
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
     asked = [*phrases, *decoys]
-    with timings.measure("detect"):
+    with timings.asking("detect"):
         result = _patiently(
             lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
         )
@@ -230,7 +231,7 @@ def _detect(
                 result.detections, candidates, size_hw=size_hw, config=config
             )
     if config.crop_check:
-        with timings.measure("rank"):
+        with timings.asking("rank"):
             annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
     row = _row(item.row, item.verdict, status="labelled", candidates=candidates)
     return row.model_copy(
@@ -318,4 +319,5 @@ def _patiently(ask: Callable[[], Answer]) -> Answer:
             if time.monotonic() + wait_s > deadline:
                 raise
             time.sleep(wait_s)
+            note_wait(1000 * wait_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from unspoken.runs.shards import CommitRecord
+from unspoken.timings import is_wait
 
 # The rate is that of the last five minutes: a pause of an hour must not slow it for a day.
 WINDOW_S = 300.0
@@ -38,12 +39,15 @@ class Tally:
 
     @property
     def slowest_stage(self) -> str | None:
-        """The stage that took most of the workers' time in the last commits."""
+        """Return the stage that took most of the workers' time in the last commits.
+
+        Waiting is of no stage: work that others gave to the same service is not this stage's.
+        """
         total_ms: Counter[str] = Counter()
         for timings_ms in self._recent:
             total_ms.update(timings_ms)
-        del total_ms["total"]
-        return max(total_ms, key=lambda stage: total_ms[stage], default=None)
+        own_ms = {s: ms for s, ms in total_ms.items() if s != "total" and not is_wait(s)}
+        return max(own_ms, key=lambda stage: own_ms[stage], default=None)
 
 
 class Rate:

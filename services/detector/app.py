@@ -101,8 +101,8 @@ def create_app(
         timings = Timings()
         with timings.measure("decode"):
             question = await _read_question(request, fetcher)
-        with timings.measure("detect"):
-            result = await batcher.submit(question, timeout_s=request_timeout_s)
+        with timings.computing("detect") as own:
+            result = await batcher.submit(question, timeout_s=request_timeout_s, own=own)
         height, width = question.picture.size_hw
         threshold = question.box_threshold
         return DetectReply(

@@ -87,8 +87,8 @@ def create_app(
         asked = await read_json(request, ProposeRequest)
         templates = None if asked.templates is None else tuple(asked.templates)
         items = [_Item(caption, templates) for caption in asked.captions]
-        with timings.measure("propose"):
-            proposals = await batcher.submit_all(items, timeout_s=request_timeout_s)
+        with timings.computing("propose") as own:
+            proposals = await batcher.submit_all(items, timeout_s=request_timeout_s, own=own)
         return ProposeReply(proposals=proposals, model=engine.model, timings_ms=timings.as_ms())
 
     return app

@@ -108,8 +108,10 @@ def create_app(
         """(N, 768) unit vectors of the phrases, in the order asked."""
         timings = Timings()
         asked = await read_json(request, TextEmbeddingsRequest)
-        with timings.measure("encode"):
-            vectors = await batcher.submit(tuple(asked.phrases), timeout_s=request_timeout_s)
+        with timings.computing("encode") as own:
+            vectors = await batcher.submit(
+                tuple(asked.phrases), timeout_s=request_timeout_s, own=own
+            )
 
         def render() -> str:
             return TextEmbeddingsReply(

@@ -11,7 +11,7 @@ from unspoken.fetching import Fetcher
 from unspoken.images import Picture
 from unspoken.ports import CropRanker
 from unspoken.schemas import ErrorBody, ImageInfo
-from unspoken.timings import Timings
+from unspoken.timings import Spent, Timings
 from unspoken.uploads import json_request_body, picture_of, read_json
 
 
@@ -51,9 +51,9 @@ class CropFlow:
         )
         self._timeout_s = request_timeout_s
 
-    async def rank(self, question: _Question) -> list[int]:
-        """The ranks of the labels for their crops."""
-        return await self.batcher.submit(question, timeout_s=self._timeout_s)
+    async def rank(self, question: _Question, own: Spent) -> list[int]:
+        """Rank the labels for their crops; `own` gets the time that it took to compute."""
+        return await self.batcher.submit(question, timeout_s=self._timeout_s, own=own)
 
 
 def crop_router(
@@ -75,8 +75,8 @@ def crop_router(
             asked = await read_json(request, RankCropsRequest)
             picture = await picture_of(asked.image, fetcher)
             question = _Question(picture, asked.crops, asked.labels)
-        with timings.measure("rank"):
-            ranks = await flow.rank(question)
+        with timings.computing("rank") as own:
+            ranks = await flow.rank(question, own)
         height, width = question.picture.size_hw
         return RankCropsReply(
             image=ImageInfo(sha256=question.picture.sha256, width=width, height=height),

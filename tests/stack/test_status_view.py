@@ -69,6 +69,9 @@ def test_a_run_that_has_done_nothing_yet_has_no_stages():
 
 
 def test_shares_of_stages_add_up_to_one():
+    assert list(stage_shares({"detect_wait": 1, "write": 1, "detect": 1, "total": 4})) == [
+        *("detect", "detect_wait", "write", "other"),
+    ]
     shares = stage_shares({"new": 90, "detect": 600, "read": 10, "total": 1000})
     assert shares == {"read": 0.01, "detect": 0.6, "new": 0.09, "other": pytest.approx(0.3)}
     assert list(shares) == ["read", "detect", "new", "other"]

@@ -10,6 +10,7 @@ import pytest
 
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.errors import DeadlineExceeded, EngineFailure, InvalidInput, NotReady, Overloaded
+from unspoken.timings import Spent
 
 
 @asynccontextmanager
@@ -52,6 +53,36 @@ def test_items_that_wait_together_run_together():
 
     assert asyncio.run(scenario()) == [2 * i for i in range(9)]
     assert len(sizes) <= 3 and max(sizes) == 8
+
+
+def test_each_item_gets_its_share_of_the_time_of_its_batch():
+    first, release = threading.Event(), threading.Event()
+
+    def slow(items: list[int]) -> list[int]:
+        if not first.is_set():
+            first.set()
+            release.wait(5)
+        time.sleep(0.04)
+        return double(items)
+
+    async def scenario() -> list[Spent]:
+        async with batcher_of(slow, max_batch=8) as batcher:
+            spent = [Spent() for _ in range(3)]
+            ahead = asyncio.ensure_future(batcher.submit(0, timeout_s=5, own=spent[0]))
+            await asyncio.to_thread(first.wait)
+            behind = [
+                asyncio.ensure_future(batcher.submit_all([1, 2, 3], timeout_s=5, own=spent[1])),
+                asyncio.ensure_future(batcher.submit(4, timeout_s=5, own=spent[2])),
+            ]
+            await asyncio.sleep(0.1)  # they wait
+            release.set()
+            await asyncio.gather(ahead, *behind)
+            return spent
+
+    alone, three, one = asyncio.run(scenario())
+    assert alone.ms >= 140
+    assert three.ms == pytest.approx(3 * one.ms)
+    assert 40 <= three.ms + one.ms < 100
 
 
 def test_items_of_two_buckets_never_share_a_batch():

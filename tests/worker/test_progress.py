@@ -87,6 +87,12 @@ def test_times_of_threads_that_overlapped_share_the_time_that_passed():
     assert timings.stages_ms() == {"detect": 75, "merge": 25}
 
 
+def test_the_slowest_stage_is_the_one_that_computes_most_not_the_one_that_waits():
+    tally = Tally()
+    tally.add(record(prompt=50, prompt_wait=10, detect=20, detect_wait=120, total=200))
+    assert tally.slowest_stage == "prompt"
+
+
 def test_a_commit_record_says_where_its_workers_time_went_and_a_new_dispatcher_still_knows(
     tmp_path,
 ):

@@ -35,6 +35,7 @@ from unspoken.schemas import (
     TextEmbeddingsReply,
 )
 from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
+from unspoken.timings import WAIT, note_wait
 
 Reply = TypeVar("Reply", bound=BaseModel)
 
@@ -147,6 +148,7 @@ class _ServiceClient:
             raise ServiceUnavailable(
                 f"{path} answered something else: {reason_of(error)}"
             ) from error
+        note_wait(getattr(answer, "timings_ms", {}).get(WAIT, 0.0))
         model = getattr(answer, "model", None)
         if isinstance(model, ModelInfo) and model.kind == self._kind:
             self._learn(model)
