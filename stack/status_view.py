@@ -185,9 +185,7 @@ def _stages(status: RunStatus) -> Table:
         mark = "holds the run back" if stage == status.bottleneck else ""
         bar = ProgressBar(total=1, completed=share, width=BAR_WIDTH)
         name = f"waiting for {stage.removesuffix('_wait')}" if is_wait(stage) else stage
-        table.add_row(
-            Text(escape_controls(name)), Text(f"{share:.0%}", justify="right"), bar, mark
-        )
+        table.add_row(Text(escape_controls(name)), Text(f"{share:.0%}", justify="right"), bar, mark)
     return table
 
 
