@@ -57,6 +57,16 @@ def test_a_list_of_captions_is_one_input(tmp_path):
     assert row.captions == ("a dog runs", "the dog is running")
 
 
+def test_a_json_list_is_a_table(tmp_path):
+    names = write_pictures(tmp_path, 3)
+    rows = [{"image": name, "caption": text} for name in names for text in ("a dog", "a cat")]
+    (tmp_path / "t.json").write_text(json.dumps([*rows, "?"]))
+    found = read_all(tmp_path / "t.json", root=tmp_path)
+    assert [row.captions for row in found[:3]] == [("a dog", "a cat")] * 3
+    assert [row.picture for row in found[:3]] == [picture(index) for index in range(3)]
+    assert [row.detail for row in found[3:]] == ["entry 7 is not a JSON object"]
+
+
 def test_rows_of_one_picture_far_apart_are_no_duplicates_unless_they_say_the_same(tmp_path):
     write_pictures(tmp_path, 2)
     (tmp_path / "copy.jpg").write_bytes(picture(0))

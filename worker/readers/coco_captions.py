@@ -1,6 +1,5 @@
 """COCO captions JSON: one row a picture, with all of its captions."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -9,11 +8,10 @@ from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
 from worker.readers.columns import captions_of, join_captions, key_of, text_of
+from worker.readers.json_file import read_json
 from worker.readers.picture_file import find_picture
 from worker.readers.row import SourceRow, Span
-
-MAX_BYTES = 512 * 1024 * 1024
-"""Of a captions file, which is read as a whole; COCO's own have 90 MB."""
+from worker.readers.tables import check_table, table_rows
 
 
 class _Entry(NamedTuple):
@@ -31,9 +29,14 @@ def coco_rows(
 ) -> Iterator[SourceRow]:
     """Rows in the order of `images`; file names are seen from the folder `pictures`.
 
-    Captions of a picture that `images` lacks make a row after those. Raises InvalidInput for what
-    is no captions file.
+    Captions of a picture that `images` lacks make a row after those. A list is read as a table.
+    Raises InvalidInput for any other JSON.
     """
+    if isinstance(read_json(file), list):
+        if span.first_row == 0:
+            check_table(file)
+        yield from table_rows(file, name=name, root=root, pictures=pictures, span=span)
+        return
     entries = _read(file, file.stat().st_mtime_ns)
     for row in range(span.first_row, len(entries)):
         entry = entries[row]
@@ -56,12 +59,7 @@ def coco_rows(
 
 @lru_cache(maxsize=1)
 def _read(file: Path, _mtime_ns: int) -> list[_Entry]:
-    if file.stat().st_size > MAX_BYTES:
-        raise InvalidInput(f"{file.name} has over {MAX_BYTES} bytes: split it")
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{file.name} is no JSON: {error}") from error
+    content = read_json(file)
     images = _objects(content, "images")
     captions: dict[str, list[object]] = defaultdict(list)
     for annotation in _objects(content, "annotations"):
@@ -82,7 +80,9 @@ def _objects(content: object, name: str) -> list[dict[str, object]]:
     """Return a list of the file; what is no object in it becomes an empty one."""
     value = content.get(name) if isinstance(content, dict) else None
     if not isinstance(value, list):
-        raise InvalidInput(f"a JSON source is COCO's captions file: it has no list of {name}")
+        raise InvalidInput(
+            f"a JSON source is a list of rows or COCO's captions file: it has no list of {name}"
+        )
     return [each if isinstance(each, dict) else {} for each in value]
 
 

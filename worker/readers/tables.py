@@ -1,8 +1,8 @@
-"""Tables of picture paths and captions: parquet, CSV and its kin, JSONL, read as streams.
+"""Tables of picture paths and captions: parquet, CSV and its kin, JSONL, and a JSON list of rows.
 
 A chunk of a CSV or JSONL file is entered at the byte where its first row begins, one of a parquet
-file at its row group: no table is ever whole in memory. Rows of one picture that follow one another
-are one input with several captions.
+file at its row group: none of these is ever whole in memory. Rows of one picture that follow one
+another are one input with several captions.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from worker.readers.columns import (
     text_of,
 )
 from worker.readers.csv_table import csv_records
+from worker.readers.json_file import read_json
 from worker.readers.line_file import LineFile
 from worker.readers.picture_file import PictureFile, find_picture
 from worker.readers.record import Record
@@ -139,6 +140,8 @@ def _records(file: Path, span: Span) -> Iterator[Record]:
                 yield from _parquet_records(file, first_row=span.first_row)
             case ".csv" | ".tsv":
                 yield from csv_records(file, offset=span.offset)
+            case ".json":
+                yield from islice(_json_records(file), span.first_row, None)
             case _:
                 yield from _jsonl_records(file, offset=span.offset)
     except (pa.ArrowInvalid, OSError) as error:
@@ -171,7 +174,16 @@ def _row_group(file: Path, _mtime_ns: int, group: int) -> pa.Table:
         return parquet.read_row_group(group, columns=known_spellings(plain))
 
 
-# ---- JSONL -----------------------------------------------------------------------------------
+# ---- JSON ------------------------------------------------------------------------------------
+
+
+def _json_records(file: Path) -> Iterator[Record]:
+    rows = read_json(file)
+    for number, row in enumerate(rows if isinstance(rows, list) else (), start=1):
+        if isinstance(row, dict):
+            yield Record(row)
+        else:
+            yield Record(None, detail=f"entry {number} is not a JSON object")
 
 
 def _jsonl_records(file: Path, *, offset: int) -> Iterator[Record]:
