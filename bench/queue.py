@@ -42,6 +42,7 @@ from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEnco
 from tests.worker.service import create_app, serve
 from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.filter_config import FilterConfig
+from unspoken.runs.chunks import DIGEST_CHARS
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.manifest import count_run
 from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, read_plan, write_plan
@@ -143,7 +144,7 @@ def planned_run(folder: Path, num_chunks: int) -> Path:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "in.csv").write_text("path,caption\n")
     create_run(folder / "data", folder / "runs", RunRequest(source="in.csv", run_id="r"))
-    rows = (ListedRow(row, f"{row:064d}") for row in range(num_chunks * CHUNK_SIZE))
+    rows = (ListedRow(row, f"{row:0{DIGEST_CHARS}d}") for row in range(num_chunks * CHUNK_SIZE))
     models = {
         "llm": FakePrompter.model,
         "detector": FakeDetector.model,

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -25,17 +26,19 @@ from stack.labelling import (
     running_stack,
 )
 from stack.launcher import StackConfig
-from stack.run_verbs import fork, verify
+from stack.run_verbs import MovedData, fork, verify
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
 from stack.status_view import opened_runs, show_runs
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
+from stack.workspace import describe_changes, describe_ended, describe_start, earlier_run
 from unspoken.api_keys import key_sha256, new_key, parse_keys
 from unspoken.clients import Client
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.logs import configure_logging
 from unspoken.profiles import load_profile
-from unspoken.schemas import RunStatus
+from unspoken.runs.store import check_has_failures, list_runs
+from unspoken.schemas import ENDED, RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
 
 app = typer.Typer(
@@ -98,6 +101,7 @@ def up(
     port: Annotated[int, typer.Option(help="The gateway's port; the others follow.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Chunks at a time.")] = 2,
     broker_url: Annotated[str | None, typer.Option(help="A Redis that runs already.")] = None,
+    data: MovedData = None,
 ) -> None:
     """Run all services, the dispatcher and a worker on this machine until Ctrl-C."""
     names = ("gateway", "llm", "detector", "segmenter")
@@ -105,6 +109,7 @@ def up(
         folder=folder,
         data_dir=folder / "data",
         runs_dir=folder / "runs",
+        moved_data_dir=data,
         ports={name: port + index for index, name in enumerate(names)},
         broker_url=broker_url,
         worker_concurrency=workers,
@@ -115,6 +120,9 @@ def up(
             console.print(f"{name:10} {url}   docs: {url}/docs")
         console.print(f"dispatcher http://127.0.0.1:{config.metrics_port}/metrics")
         console.print(f"data folder {config.data_dir}; runs in {config.runs_dir}; Ctrl-C ends")
+        for each in list_runs(config.runs_dir):
+            if each.state not in ENDED:
+                console.print(describe_start(each), markup=False)
         stack.watch()
 
 
@@ -185,11 +193,23 @@ def label(
             created = client.runs.create(request)
             _finish(follow(lambda: client.runs.read(created.run_id), console))
         return
-    config = _any_ports(out, data_dir=there.data_dir)
-    with running_stack(config, console) as stack:
-        runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
-        created = runs.create(request)
-        _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
+    earlier = earlier_run(out, there, request)
+    if earlier is None or earlier.state not in ENDED:
+        if earlier is not None:
+            console.print(describe_start(earlier), markup=False)
+        config = _any_ports(out, data_dir=there.data_dir)
+        with running_stack(config, console) as stack:
+            runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
+            created = runs.create(request)
+            ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
+    else:
+        ended = earlier
+    _finish(ended, advice=describe_ended(ended, out))
+    if earlier is not None:
+        with console.status(f"comparing {source} with what was labelled"):
+            changes = list(describe_changes(out, name, source=source))
+        for line in changes:
+            typer.echo(line)
 
 
 @app.command()
@@ -227,10 +247,7 @@ def retry(
     run: Annotated[str, typer.Argument(help="A run that has ended.")],
     *,
     folder: Folder = Path("unspoken-data"),
-    source: Annotated[
-        str | None, typer.Option(help="What the run labelled, where it was no inline run.")
-    ] = None,
-    pictures: Pictures = None,
+    data: MovedData = None,
     url: Url = None,
 ) -> None:
     """Label again just the pictures that failed, as a new run."""
@@ -239,8 +256,9 @@ def retry(
             created = client.runs.retry_failed(run)
             _finish(follow(lambda: client.runs.read(created.run_id), console))
         return
-    data_dir = _local(source, pictures).data_dir if source else folder / "data"
-    with running_stack(_any_ports(folder, data_dir=data_dir), console) as stack:
+    check_has_failures(folder / "runs", run)
+    config = replace(_any_ports(folder, data_dir=folder / "data"), moved_data_dir=data)
+    with running_stack(config, console) as stack:
         runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
@@ -373,11 +391,13 @@ def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:
     return StackConfig(folder=folder, data_dir=data_dir, runs_dir=folder / "runs", ports=ports)
 
 
-def _finish(ended: RunStatus) -> None:
+def _finish(ended: RunStatus, *, advice: str | None = None) -> None:
     typer.echo(describe(ended))
     typer.echo(f"dataset: {ended.output}")
     if ended.state != "done":
-        raise Conflict(f"the run is {ended.state}: {ended.message or 'see the dispatcher log'}")
+        why = ended.message or ("see the dispatcher log" if ended.state == "failed" else "")
+        told = f"the run is {ended.state}" + (f": {why}" if why else "")
+        raise Conflict(f"{told}; {advice}" if advice else told)
 
 
 def main() -> None:

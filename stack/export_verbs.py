@@ -18,8 +18,8 @@ OutFolder = Annotated[Path, typer.Option(help="The folder to write: new or empty
 Pictures = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that the labelled pictures lie in: the shards' or the table's. Not needed "
-        "for inline runs, nor for runs of a workspace whose pictures are in its data folder."
+        help="Folder that the labelled pictures are in now, where they were moved: a run remembers "
+        "where they were."
     ),
 ]
 

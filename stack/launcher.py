@@ -34,7 +34,9 @@ logger = logging.getLogger(__name__)
 class StackConfig:
     """Where the stack keeps its files, and where it listens.
 
-    folder: holds data/, runs/, redis/ and logs/. ports: service -> port, 0 for any free one.
+    folder: holds data/, runs/, redis/ and logs/. data_dir: of runs that the gateway creates; a run
+    remembers its own. moved_data_dir: where the sources of all runs are now.
+    ports: service -> port, 0 for any free one.
     broker_url: a Redis that runs already; the embedded one is started when absent.
     metrics_port: of the dispatcher's /metrics; 0 for none.
     """
@@ -42,6 +44,7 @@ class StackConfig:
     folder: Path
     data_dir: Path
     runs_dir: Path
+    moved_data_dir: Path | None = None
     ports: Mapping[str, int] = field(
         default_factory=lambda: {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
     )
@@ -114,11 +117,13 @@ class Stack:
         if broker_url is None:
             broker = self._exit.enter_context(EmbeddedRedis(self.config.folder / "redis"))
             broker_url = broker.url
+        moved = self.config.moved_data_dir
         environment = child_environment(
             **{f"{name.upper()}_PORT": str(port) for name, port in self._ports.items()},
             GATEWAY_DATA_DIR=str(self.config.data_dir.resolve()),
             GATEWAY_RUNS_DIR=str(self.config.runs_dir.resolve()),
-            WORKER_DATA_DIR=str(self.config.data_dir.resolve()),
+            # Empty is not set: then a run's own data folder counts, also over the user's variable.
+            WORKER_DATA_DIR=str(moved.resolve()) if moved else "",
             WORKER_RUNS_DIR=str(self.config.runs_dir.resolve()),
             WORKER_BROKER_URL=broker_url,
             WORKER_CONCURRENCY=str(self.config.worker_concurrency),

@@ -9,27 +9,37 @@ import typer
 from stack.client_key import client_key
 from stack.console import say
 from unspoken.clients import Client, Retries
-from unspoken.errors import Conflict
-from unspoken.runs.store import fork_run, picture_folder, read_run, source_root
+from unspoken.runs.location import locate_source
+from unspoken.runs.store import fork_run, read_run
 from unspoken.runs.verify import CheckSource, verify_run
-from worker.intake import read_chunk
+from worker.intake import check_chunk
 
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
+MovedData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder that the runs' sources are in now, if they were moved since.",
+        exists=True,
+        file_okay=False,
+    ),
+]
 
 
 def verify(
     run: Annotated[str, typer.Argument(help="A run of a workspace on this machine.")],
     *,
     folder: Folder = Path("unspoken-data"),
-    data: Annotated[
-        Path | None,
-        typer.Option(help="The run's data folder: its source is then read and hashed, too."),
-    ] = None,
+    source: Annotated[
+        bool, typer.Option("--source", help="Read the run's source and hash it, too.")
+    ] = False,
+    data: MovedData = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Read plan, records and shards of a run and hash them again; exit code 1 if any is wrong."""
     runs_dir = folder / "runs"
-    verdict = verify_run(runs_dir, run, check_source=_source_check(runs_dir, run, data))
+    check = _source_check(runs_dir, run, data) if source or data else None
+    verdict = verify_run(runs_dir, run, check_source=check)
     if as_json:
         typer.echo(verdict.model_dump_json())
     else:
@@ -65,15 +75,7 @@ def fork(
     typer.echo(f"{created.run_id} is queued")
 
 
-def _source_check(runs_dir: Path, run_id: str, data: Path | None) -> CheckSource | None:
-    run = read_run(runs_dir, run_id)
-    if data is None and run.source is not None:
-        return None
-    data_dir = data or runs_dir
-    if run.source is not None and not (data_dir / run.source).exists():
-        raise Conflict(f"{data_dir} does not hold the run's source {run.source!r}")
-    return partial(
-        read_chunk,
-        root=source_root(data_dir, runs_dir, run),
-        pictures=picture_folder(data_dir, run),
-    )
+def _source_check(runs_dir: Path, run_id: str, data: Path | None) -> CheckSource:
+    location = locate_source(read_run(runs_dir, run_id), runs_dir=runs_dir, data_dir=data)
+    location.check_present()
+    return partial(check_chunk, root=location.root, pictures=location.pictures)

@@ -13,6 +13,7 @@ UnspokenError
   Overloaded              the queue is full; carries `retry_after_s` (429)
     RateLimited           this API key has asked too often (429)
   NotReady                loading or draining (503)
+    SourceAway            a run's source is missing for now
   DeadlineExceeded        the request's time is over (504)
   EngineFailure           the model failed on this item (500)
   ServiceUnavailable      a service did not answer a client of ours (502)
@@ -128,6 +129,12 @@ class NotReady(UnspokenError):
     ) -> None:
         super().__init__(message, details=details)
         self.retry_after_s = retry_after_s
+
+
+class SourceAway(NotReady):
+    """A run's source, or its disk, is not there: the run waits for it."""
+
+    code = "source_away"
 
 
 class DeadlineExceeded(UnspokenError):

@@ -16,7 +16,7 @@ WINDOW, MIN_TROUBLES = 50, 3
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 # A probe of which nothing was heard for so long was lost.
 PROBE_S = 30.0
-AT_ONCE = ("disk", "models_changed")
+AT_ONCE = ("disk", "models_changed", "source_away")
 
 
 class Breaker:

@@ -27,14 +27,13 @@ from unspoken.logs import configure_logging, log_ids
 from unspoken.runs.false_discovery import Decision
 from unspoken.runs.lease import hold
 from unspoken.runs.ledger import Ledger
+from unspoken.runs.location import SourceLocation, locate_source
 from unspoken.runs.plan import Plan, read_plan
 from unspoken.runs.store import (
     Run,
     created_runs,
     is_cancelled,
-    picture_folder,
     read_status,
-    source_root,
     write_status,
 )
 from unspoken.safe_text import reason_of
@@ -72,7 +71,7 @@ class Dispatcher:
         self,
         *,
         runs_dir: Path,
-        data_dir: Path,
+        data_dir: Path | None,
         services: Services,
         doorbell: Doorbell,
         lease_s: float = 20.0,
@@ -83,7 +82,9 @@ class Dispatcher:
         metrics: DispatcherMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """patience_s: planning or finishing one run holds up a tick so long; None: to its end."""
+        """data_dir: see unspoken.runs.location.locate_source. patience_s: the longest that planning
+        or finishing one run delays a tick; None: until it ends.
+        """
         self._runs_dir = runs_dir
         self._data_dir = data_dir
         self._services = services
@@ -223,7 +224,8 @@ class Dispatcher:
             return read_plan(self._runs_dir / run.run_id)
         except NotFound:
             logger.info("planning")
-        plan_run(run, runs_dir=self._runs_dir, data_dir=self._data_dir, services=self._services)
+        location = self._locate(run)
+        plan_run(run, location, runs_dir=self._runs_dir, services=self._services)
         return read_plan(self._runs_dir / run.run_id)
 
     def _finish(self, watch: RunWatch, plan: Plan) -> RunStatus:
@@ -273,11 +275,13 @@ class Dispatcher:
             watch.ledger.run_dir,
             plan,
             text_encoder=self._services.text_encoder,
-            root=source_root(self._data_dir, self._runs_dir, watch.run),
-            pictures=picture_folder(self._data_dir, watch.run),
+            location=self._locate(watch.run),
             decision=self._decide(watch, plan),
         )
         return True
+
+    def _locate(self, run: Run) -> SourceLocation:
+        return locate_source(run, runs_dir=self._runs_dir, data_dir=self._data_dir)
 
     def _decide(self, watch: RunWatch, plan: Plan) -> Decision | None:
         """Thresholds and decided shards, once, of a run that left them to its decoys."""

@@ -9,6 +9,7 @@ from unspoken.ports import TextEncoder
 from unspoken.runs.card import draw_contact_sheet, write_card
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.false_discovery import Decision
+from unspoken.runs.location import SourceLocation
 from unspoken.runs.manifest import count_run, write_labels, write_manifest
 from unspoken.runs.plan import Plan
 from unspoken.runs.rows import Row
@@ -21,19 +22,18 @@ def finish_run(
     plan: Plan,
     *,
     text_encoder: TextEncoder,
-    root: Path,
-    pictures: Path | None,
+    location: SourceLocation,
     decision: Decision | None,
 ) -> None:
     """Each file is written whole, so that to be stopped and done again is harmless.
 
-    root, pictures: where the run's pictures lie. Raises the encoder's errors, OSError.
+    Raises the encoder's errors, OSError.
     """
     dataset_dir = run_dir / "dataset"
     chosen = None if decision is None else decision.chosen
     counts = count_run(run_dir, plan, chosen)
     write_labels(dataset_dir, sorted(counts.stored_labels), text_encoder)
-    shown = _Pictures(dataset_dir, plan, root=root, pictures=pictures)
+    shown = _Pictures(dataset_dir, plan, location)
     draw_contact_sheet(dataset_dir, shown.rows(), shown.load)
     write_manifest(run_dir, plan, counts, chosen)
     write_card(dataset_dir, plan, counts, decision)
@@ -42,14 +42,14 @@ def finish_run(
 class _Pictures:
     """Rows one after another, and the picture of the one that came last."""
 
-    def __init__(self, dataset_dir: Path, plan: Plan, *, root: Path, pictures: Path | None) -> None:
+    def __init__(self, dataset_dir: Path, plan: Plan, location: SourceLocation) -> None:
         self._dataset_dir, self._plan = dataset_dir, plan
         self._chunk_id = 0
 
         @lru_cache(maxsize=1)
         def read(chunk_id: int) -> dict[int, bytes | None]:
             chunk: Chunk = plan.chunks[chunk_id]
-            sources = read_chunk(chunk, root=root, pictures=pictures, check=False)
+            sources = read_chunk(chunk, root=location.root, pictures=location.pictures)
             return {source.row: source.picture for source in sources}
 
         self._read = read

@@ -8,17 +8,19 @@ the root that the run may read from are opened, and nothing is ever unpacked or 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.runs.chunks import Chunk
-from unspoken.runs.plan import ListedRow, rows_sha256
+from unspoken.runs.plan import ListedRow
+from worker.planned_rows import Places, planned_rows
 from worker.readers.coco_captions import coco_rows
 from worker.readers.folders import folder_rows, picture_folders
 from worker.readers.picture_file import PICTURE_ENDINGS
-from worker.readers.row import EVERY_ROW, SourceRow, Span, bad_shard
+from worker.readers.row import EVERY_ROW, SOURCE_CHANGED, SourceRow, Span, bad_shard
 from worker.readers.tables import check_table, table_rows
 from worker.readers.tar_shards import tar_rows
 
@@ -80,36 +82,45 @@ class _Found:
             yield row
 
 
-def read_chunk(
-    chunk: Chunk, *, root: Path, pictures: Path | None = None, check: bool = True
-) -> list[SourceRow]:
-    """A chunk's rows with their pictures, in the plan's order; of duplicates without.
+def read_chunk(chunk: Chunk, *, root: Path, pictures: Path | None = None) -> list[SourceRow]:
+    """Read a chunk's rows with their pictures, in the plan's order; duplicates without.
 
-    Raises Conflict where the source is no longer what was planned, OSError where a disk is away.
+    A row is known by its content, so rows that were added or removed around it do not matter. One
+    whose picture or caption changed, or is gone, has the problem SOURCE_CHANGED and no picture.
+    Raises Conflict for a file outside `root`, OSError where a disk fails.
     """
     file = _inside(root, chunk.source)
-    wanted = chunk.rows
-    pictures_of = frozenset(wanted) - frozenset(chunk.duplicates)
-    span = Span(first_row=wanted[0], offset=chunk.offset, pictures_of=pictures_of)
-    found: list[SourceRow] = []
-    try:
-        for row in _read_rows(file, name=chunk.source, root=root, pictures=pictures, span=span):
-            if row.row in chunk.duplicates:
-                found.append(replace(row, problem="duplicate"))
-            elif row.row in pictures_of:
-                found.append(row)
-            if row.row >= wanted[-1]:
-                break
-    except (InvalidInput, FileNotFoundError) as error:
-        raise Conflict(f"{chunk.source} cannot be read any more: {error}") from error
-    if check and rows_sha256(map(_listed, found)) != chunk.rows_sha256:
-        raise Conflict(f"{chunk.source} has changed since the run was planned")
-    return found
+
+    def read(span: Span) -> Iterator[SourceRow]:
+        return _read_rows(file, name=chunk.source, root=root, pictures=pictures, span=span)
+
+    def find() -> Places:
+        found = file.stat()
+        version = (found.st_mtime_ns, found.st_size)
+        return _places(file, chunk.source, root, pictures, version)
+
+    return planned_rows(chunk, read=read, find=find)
+
+
+def check_chunk(chunk: Chunk, *, root: Path, pictures: Path | None = None) -> None:
+    """Raise Conflict unless every row of a chunk is what it was when the run was planned."""
+    rows = read_chunk(chunk, root=root, pictures=pictures)
+    if changed := sum(row.problem == SOURCE_CHANGED for row in rows):
+        raise Conflict(
+            f"{changed} of {len(rows)} rows of {chunk.source} have changed since the plan was made"
+        )
+
+
+@lru_cache(maxsize=1)
+def _places(
+    file: Path, name: str, root: Path, pictures: Path | None, _version: tuple[int, int]
+) -> Places:
+    return Places(_read_rows(file, name=name, root=root, pictures=pictures, span=Span()))
 
 
 def _listed(row: SourceRow, is_duplicate: Callable[[SourceRow], bool] | None = None) -> ListedRow:
     duplicate = is_duplicate is not None and is_duplicate(row)
-    return ListedRow(row.row, row.sha256, row.offset, duplicate)
+    return ListedRow(row.row, row.digest, row.offset, duplicate)
 
 
 def _source_files(path: Path) -> Iterator[Path]:

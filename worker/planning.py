@@ -8,6 +8,7 @@ from pathlib import Path
 from unspoken.crop_schemas import Crop
 from unspoken.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.ports import CropRanker, Detector, Prompter, TextEncoder
+from unspoken.runs.location import SourceLocation
 from unspoken.runs.plan import (
     LabelConfig,
     ListedRow,
@@ -15,9 +16,9 @@ from unspoken.runs.plan import (
     make_plan,
     write_plan,
 )
-from unspoken.runs.shards import iter_rows
-from unspoken.runs.store import Run, picture_folder, resolve_source, source_root
+from unspoken.runs.store import Run
 from unspoken.segment_schemas import PromptBox
+from worker.failed_rows import FailedRows
 from worker.filters import duplicate_finder
 from worker.intake import list_source
 
@@ -37,8 +38,12 @@ class Services:
     crop_ranker: CropRanker
 
 
-def plan_run(run: Run, *, runs_dir: Path, data_dir: Path, services: Services) -> None:
-    """Make and write the plan. Raises the services' errors, InvalidInput, Conflict, OSError."""
+def plan_run(run: Run, location: SourceLocation, *, runs_dir: Path, services: Services) -> None:
+    """Make and write the plan. Raises the services' errors, InvalidInput, Conflict, OSError.
+
+    Raises SourceAway where the source is not there: the run waits for it.
+    """
+    location.check_present(may_be_empty=True)
     threshold = run.box_threshold
     if threshold is None:
         threshold = default_threshold(services.detector.box_threshold)
@@ -50,7 +55,7 @@ def plan_run(run: Run, *, runs_dir: Path, data_dir: Path, services: Services) ->
         services.crop_ranker.rank_crops(picture, [_WHITE_CROP], [_CAPTION])
     plan = make_plan(
         run.run_id,
-        _listing(run, runs_dir=runs_dir, data_dir=data_dir),
+        _listing(run, location, runs_dir=runs_dir),
         chunk_size=run.chunk_size,
         config=LabelConfig(
             box_threshold=threshold,
@@ -72,20 +77,14 @@ def plan_run(run: Run, *, runs_dir: Path, data_dir: Path, services: Services) ->
 
 
 def _listing(
-    run: Run, *, runs_dir: Path, data_dir: Path
+    run: Run, location: SourceLocation, *, runs_dir: Path
 ) -> Iterator[tuple[str, Iterable[ListedRow]]]:
-    root = source_root(data_dir, runs_dir, run)
-    path = root if run.source is None else resolve_source(data_dir, run.source)
-    pictures = picture_folder(data_dir, run)
+    path, root, pictures = location.source, location.root, location.pictures
     if run.retry_of is None:
         is_duplicate = duplicate_finder(run.filters)
         yield from list_source(path, root=root, pictures=pictures, is_duplicate=is_duplicate)
         return
     # Duplicates were dropped by the first run: none of them is among the failed rows.
-    failed = {
-        (row.source_shard, row.source_row)
-        for row in iter_rows(runs_dir / run.retry_of / run.shards_folder)
-        if row.status == "failed"
-    }
+    failed = FailedRows(runs_dir / run.retry_of, run.shards_folder)
     for name, rows in list_source(path, root=root, pictures=pictures):
-        yield name, [row for row in rows if (name, row.row) in failed]
+        yield name, failed.among(name, rows)

@@ -24,7 +24,8 @@ class WorkerSettings(ProcessSettings):
     detector_url: Annotated[str, service_url("WORKER_DETECTOR_URL")] = "http://127.0.0.1:8002"
     segmenter_url: Annotated[str, service_url("WORKER_SEGMENTER_URL")] = "http://127.0.0.1:8003"
     runs_dir: Path = Path("runs")
-    data_dir: Path = Path("data")
+    data_dir: Path | None = None
+    """The data folder as this host sees it, where it is not the path that the gateway recorded."""
     pool: Literal["prefork", "threads", "solo"] = "prefork"
     concurrency: Annotated[int, Field(ge=1)] = 2
     """Chunks at a time in one worker."""

@@ -35,9 +35,10 @@ from unspoken.runs.attempts import MAX_ATTEMPTS, Attempt, PastAttempts
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.lease import Lease
 from unspoken.runs.ledger import Ledger
+from unspoken.runs.location import SourceLocation, locate_source
 from unspoken.runs.plan import LabelConfig, Plan, read_plan
 from unspoken.runs.rows import Row
-from unspoken.runs.store import is_cancelled, picture_folder, read_run, source_root
+from unspoken.runs.store import is_cancelled, read_run
 from unspoken.runs.trouble import Trouble, note_trouble
 from unspoken.safe_text import reason_of
 from unspoken.schemas import ModelInfo
@@ -47,7 +48,7 @@ from worker.celery_app import LABEL_TASK, SOFT_TIME_LIMIT_S
 from worker.classifiers import build_classifiers
 from worker.intake import read_chunk
 from worker.pipeline import AWAY, PASSING, Ports, failed_row, label_chunk
-from worker.readers.row import SourceRow
+from worker.readers.row import SOURCE_CHANGED, SourceRow
 from worker.settings import WorkerSettings
 from worker.shift import Shift
 
@@ -78,16 +79,18 @@ class Job:
 
     plan: Plan
     ledger: Ledger
-    root: Path
-    pictures: Path | None
+    location: SourceLocation
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a worker works: its folders, its ports, and how to see that those are ready."""
+    """Where a worker works: its folders, its ports, and how to see that those are ready.
+
+    data_dir: see unspoken.runs.location.locate_source.
+    """
 
     runs_dir: Path
-    data_dir: Path
+    data_dir: Path | None
     lease_s: float
     ports: Ports
     check_ready: Callable[[LabelConfig], None]
@@ -207,8 +210,7 @@ def _open_job(run_id: str, bench: Bench) -> Job:
         job = Job(
             plan=plan,
             ledger=Ledger(run_dir, lease_s=bench.lease_s, folder=run.shards_folder),
-            root=source_root(bench.data_dir, bench.runs_dir, run),
-            pictures=picture_folder(bench.data_dir, run),
+            location=locate_source(run, runs_dir=bench.runs_dir, data_dir=bench.data_dir),
         )
         if len(bench.jobs) == MAX_JOBS:
             bench.jobs.clear()
@@ -277,7 +279,7 @@ class _Work:
         except Conflict as error:
             return self._all_failed("source_changed", error.message)
         except OSError as error:
-            if not os.access(self.job.root, os.R_OK | os.X_OK):
+            if not os.access(self.job.location.root, os.R_OK | os.X_OK):
                 raise NotReady(f"the data folder is away: {error}") from error
             if past.number >= MAX_ATTEMPTS:
                 return self._all_failed("unreadable", str(error))
@@ -299,7 +301,12 @@ class _Work:
         return [rows[item] for item in range(len(sources))]
 
     def _read(self) -> Sequence[SourceRow]:
-        return read_chunk(self.chunk, root=self.job.root, pictures=self.job.pictures)
+        location = self.job.location
+        sources = read_chunk(self.chunk, root=location.root, pictures=location.pictures)
+        if any(row.problem == SOURCE_CHANGED for row in sources):
+            # Nothing is committed as failed because a disk is away: the chunk waits for it.
+            location.check_present()
+        return sources
 
     def _all_failed(self, reason: str, detail: str) -> list[Row]:
         return [

@@ -15,6 +15,7 @@ import redis
 
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
 from unspoken.embedded_redis import EmbeddedRedis
+from unspoken.runs.chunks import DIGEST_CHARS
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, write_plan
 from unspoken.runs.store import create_run
@@ -68,7 +69,7 @@ def redis_mib(folder: Path, *, num_rows: int = NUM_ROWS, num_slots: int = NUM_SL
 
 def _write_plan(run_dir: Path, num_rows: int) -> None:
     def listing() -> Iterator[ListedRow]:
-        return (ListedRow(row, "0" * 64) for row in range(num_rows))
+        return (ListedRow(row, "0" * DIGEST_CHARS) for row in range(num_rows))
 
     plan = make_plan(
         "r",

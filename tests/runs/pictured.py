@@ -12,6 +12,8 @@ from tests.worker.sources import add, picture
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import write_plan
 from unspoken.runs.rows import Row
+from unspoken.runs.store import create_run
+from unspoken.schemas import RunRequest
 
 HOSTILE = "A <script>alert('x')</script> & </script><!-- <img src=x onerror=alert(1)> | a\u2028car"
 
@@ -42,10 +44,9 @@ def pictured_rows(files: dict[str, bytes], *, shard: str) -> list[Row]:
 
 def write_run(folder: Path, *, chunks: int = 1) -> Path:
     """A run of three labelled rows a chunk and a dropped one; its pictures are in folder/data."""
-    run_dir = folder / "runs" / "run"
-    for name in ("attempts", "leases", "dataset"):
-        (run_dir / name).mkdir(parents=True)
     (folder / "data" / "shards").mkdir(parents=True)
+    create_run(folder / "data", folder / "runs", RunRequest(source="shards", run_id="run"))
+    run_dir = folder / "runs" / "run"
     for chunk in range(chunks):
         shard = f"shards/{chunk:05d}.tar"
         files = {

@@ -91,7 +91,12 @@ def plan(*, chunks: int = 1, rows: int = 4) -> Plan:
         models=MODELS,
         num_rows=chunks * rows,
         chunks=tuple(
-            Chunk(id=i, source="00000.tar", ranges=((i * rows, (i + 1) * rows),), rows_sha256="0")
+            Chunk(
+                id=i,
+                source="00000.tar",
+                ranges=((i * rows, (i + 1) * rows),),
+                row_digests="0" * 24 * rows,
+            )
             for i in range(chunks)
         ),
     )

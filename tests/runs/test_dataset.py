@@ -114,7 +114,8 @@ def test_a_field_that_came_later_and_is_not_used_leaves_the_configs_digest_alone
 
 def test_chunks_hold_each_row_once_and_never_cross_files():
     listing = [
-        (name, [ListedRow(i, str(i)) for i in range(count)]) for name, count in (("a", 5), ("b", 2))
+        (name, [ListedRow(i, f"{i:024d}") for i in range(count)])
+        for name, count in (("a", 5), ("b", 2))
     ]
     made = make_plan("r", listing, chunk_size=3, config=plan().config, models={})
     assert [(c.source, c.rows) for c in made.chunks] == [
@@ -127,7 +128,7 @@ def test_chunks_hold_each_row_once_and_never_cross_files():
 
 
 def test_a_retry_keeps_only_its_rows_in_a_chunk():
-    rows = [ListedRow(i, str(i)) for i in (1, 2, 7)]
+    rows = [ListedRow(i, f"{i:024d}") for i in (1, 2, 7)]
     made = make_plan("r", [("a", rows)], chunk_size=8, config=plan().config, models={})
     assert made.chunks[0].ranges == ((1, 3), (7, 8))
     assert made.chunks[0].rows == (1, 2, 7)

@@ -93,4 +93,4 @@ def test_rows_of_the_source_that_changed_are_found(finished, runs_dir, tmp_path)
     flip(other.data_dir / "in/00000.tar")
     arguments = ["verify", "r", "--dir", str(runs_dir.parent), "--data", str(other.data_dir)]
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 1 and "has changed" in result.output
+    assert result.exit_code == 1 and "1 of 4 rows" in result.output

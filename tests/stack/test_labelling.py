@@ -5,7 +5,8 @@ import pytest
 from stack.labelling import local_source, run_request
 from tests.worker.sources import write_coco, write_pictures
 from unspoken.errors import InvalidInput
-from unspoken.runs.store import create_run, picture_folder, read_run
+from unspoken.runs.location import locate_source
+from unspoken.runs.store import create_run, read_run
 from unspoken.schemas import RunRequest
 
 
@@ -25,7 +26,7 @@ def test_pictures_elsewhere_make_the_nearest_common_folder_the_data_folder(tmp_p
     request = RunRequest(source=found.source, pictures=found.pictures, run_id="r")
     create_run(found.data_dir, tmp_path / "runs", request)
     run = read_run(tmp_path / "runs", "r")
-    assert picture_folder(found.data_dir, run) == tmp_path / "coco/val"
+    assert locate_source(run, runs_dir=tmp_path / "runs").pictures == tmp_path / "coco/val"
 
 
 @pytest.mark.parametrize("pictures", ["nowhere", "table.csv"])

@@ -44,6 +44,7 @@ class Stage:
 
     def __init__(self, folder, *, prompter=None, detector=None, text_encoder=None, ranker=None):
         self.data_dir, self.runs_dir = folder / "data", folder / "runs"
+        self.seen_data_dir = self.data_dir
         write_shard(self.data_dir / "in/00000.tar", CAPTIONS)
         self.time_s = 0.0
         self.doorbell = ListDoorbell()
@@ -63,7 +64,7 @@ class Stage:
         )
         return Dispatcher(
             runs_dir=self.runs_dir,
-            data_dir=self.data_dir,
+            data_dir=self.seen_data_dir,
             services=services,
             doorbell=self.doorbell,
             lease_s=0.2,
@@ -81,7 +82,7 @@ class Stage:
 
     def work(self):
         """Answer all messages; what an attempt raises is only the attempt's end."""
-        bench = Bench(self.runs_dir, self.data_dir, 0.2, self.ports, self.check_ready)
+        bench = Bench(self.runs_dir, self.seen_data_dir, 0.2, self.ports, self.check_ready)
         while self.doorbell.messages:
             run_id, chunk_ids, _ = self.doorbell.messages.pop(0)
             with suppress(KeyError):  # as good as dead

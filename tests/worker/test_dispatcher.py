@@ -88,14 +88,14 @@ def test_a_table_of_pictures_elsewhere_is_labelled_and_shown_on_the_sheet(tmp_pa
     assert (tile != 255).mean() > 0.3
 
 
-def test_a_folder_of_pictures_that_is_gone_makes_rows_with_that_reason(tmp_path):
+def test_a_picture_of_a_table_that_is_gone_makes_a_row_with_that_reason(tmp_path):
     stage = Stage(tmp_path)
     write_table(stage.data_dir / "t.csv", [{"path": "0.jpg", "text": CAPTIONS[0]}])
-    write_pictures(stage.data_dir / "pics", 1)
+    write_pictures(stage.data_dir / "pics", 2)
     request = RunRequest(source="t.csv", pictures="pics", run_id="r")
     create_run(stage.data_dir, stage.runs_dir, request)
     stage.dispatcher.tick()
-    (stage.data_dir / "pics").rename(stage.data_dir / "elsewhere")
+    (stage.data_dir / "pics/0.jpg").unlink()
     stage.work()
     assert stage.tick(2).failed == {"source_changed": 1}
 

@@ -9,7 +9,7 @@ from tests.worker.sources import CAPTIONS, add, picture, write_shard
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.plan import LabelConfig, make_plan, write_plan
-from worker.intake import list_source, read_chunk
+from worker.intake import check_chunk, list_source, read_chunk
 
 CONFIG = LabelConfig(box_threshold=0.3)
 
@@ -44,12 +44,14 @@ def test_the_plan_is_the_same_to_the_byte_each_time(tmp_path):
     assert first == second
 
 
-def test_a_source_that_changed_after_planning_is_a_conflict(tmp_path):
+def test_a_row_that_changed_after_planning_says_so_and_its_neighbours_are_read(tmp_path):
     write_shard(tmp_path / "in/00000.tar", CAPTIONS)
     chunk = plan_of(tmp_path / "in", tmp_path).chunks[0]
     write_shard(tmp_path / "in/00000.tar", ["Something else entirely", *CAPTIONS[1:]])
-    with pytest.raises(Conflict, match="changed"):
-        read_chunk(chunk, root=tmp_path)
+    problems = [row.problem for row in read_chunk(chunk, root=tmp_path)]
+    assert problems == ["source_changed", None, None, None, None]
+    with pytest.raises(Conflict, match="1 of 5 rows"):
+        check_chunk(chunk, root=tmp_path)
 
 
 def test_links_folders_and_wandering_names_in_a_tar_are_never_followed(tmp_path):
@@ -148,6 +150,6 @@ def test_a_shard_without_permission_is_one_failed_row(tmp_path, monkeypatch):
 
 
 def test_a_chunk_that_names_a_file_outside_the_root_is_refused(tmp_path):
-    chunk = Chunk(id=0, source="../x.tar", ranges=((0, 1),), rows_sha256="")
+    chunk = Chunk(id=0, source="../x.tar", ranges=((0, 1),), row_digests="0" * 24)
     with pytest.raises(Conflict, match="not inside"):
         read_chunk(chunk, root=tmp_path)

@@ -14,6 +14,8 @@ import numpy as np
 from unspoken.schemas import WireModel
 
 _BLOCK = 1 << 24
+NAME_DIGEST_CHARS, DIGEST_CHARS = 8, 24
+"""Hex digits of a row's digest: the first ones are of its picture's name alone."""
 
 
 class Chunk(WireModel):
@@ -24,7 +26,8 @@ class Chunk(WireModel):
     """The file, relative to the source's root."""
     ranges: tuple[tuple[int, int], ...]
     """Places in the file, ascending, as [start, stop) pairs: one pair but for a retry."""
-    rows_sha256: str
+    row_digests: str
+    """The digests of its rows, one after another: by them a row is known again that has moved."""
     offset: int = 0
     duplicates: tuple[int, ...] = ()
     """Those of its rows whose picture came before in the run."""
@@ -38,6 +41,13 @@ class Chunk(WireModel):
     def rows(self) -> tuple[int, ...]:
         """The places one by one."""
         return tuple(row for start, stop in self.ranges for row in range(start, stop))
+
+    @property
+    def digests(self) -> dict[int, str]:
+        """Place -> digest of the row that was planned there."""
+        starts = range(0, len(self.row_digests), DIGEST_CHARS)
+        parts = [self.row_digests[start : start + DIGEST_CHARS] for start in starts]
+        return dict(zip(self.rows, parts, strict=True))
 
     @property
     def keys(self) -> list[tuple[str, int]]:

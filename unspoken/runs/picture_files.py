@@ -30,10 +30,16 @@ class PictureFiles:
         Raises NotFound, NotAnImage, InvalidInput where the file has changed.
         """
         picture = self.read(shard, member)
-        if picture.size_hw != size_hw or sha256 not in (None, picture.sha256):
+        if picture.size_hw != size_hw:
+            (height, width), (was_height, was_width) = picture.size_hw, size_hw
             raise InvalidInput(
-                f"{member}: the picture of {picture.size_hw} is not the one of {size_hw} that was "
-                "labelled: its file changed"
+                f"{member} is not the picture that was labelled: it has {width} x {height} pixels, "
+                f"and had {was_width} x {was_height}"
+            )
+        if sha256 not in (None, picture.sha256):
+            raise InvalidInput(
+                f"{member} is not the picture that was labelled: it has the same size in pixels "
+                f"and other content (sha256 {picture.sha256[:12]}, was {(sha256 or '')[:12]})"
             )
         return picture
 

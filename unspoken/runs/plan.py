@@ -27,10 +27,10 @@ PLAN_FILE = "plan.json"
 
 
 class ListedRow(NamedTuple):
-    """A row as the planner sees it: its place in the file, and a digest of what it says."""
+    """A row as the planner sees it: its place in the file, and a digest of its content."""
 
     row: int
-    sha256: str
+    digest: str
     offset: int = 0
     """Byte of the file from which a reader may start for this row."""
     duplicate: bool = False
@@ -162,7 +162,7 @@ def make_plan(
                 id=num_chunks,
                 source=source,
                 ranges=_ranges([row.row for row in part]),
-                rows_sha256=rows_sha256(part),
+                row_digests="".join(row.digest for row in part),
                 offset=part[0].offset,
                 duplicates=tuple(row.row for row in part if row.duplicate),
             )
@@ -180,11 +180,6 @@ def make_plan(
         num_rows=num_rows,
         chunks=ChunkLines(bytes(lines)),
     )
-
-
-def rows_sha256(rows: Iterable[ListedRow]) -> str:
-    """One digest of several rows."""
-    return json_sha256([row.sha256 for row in rows])
 
 
 def write_plan(run_dir: Path, plan: Plan) -> None:
@@ -223,6 +218,14 @@ def read_plan(run_dir: Path) -> Plan:
         return _read_plan(path, found.st_mtime_ns, found.st_size)
     except (FileNotFoundError, ValidationError) as error:
         raise NotFound(f"run {run_dir.name!r} has no plan") from error
+
+
+def chunks_by_file(plan: Plan) -> dict[str, list[int]]:
+    """File of the source -> numbers of its chunks."""
+    found: dict[str, list[int]] = {}
+    for chunk in plan.chunks:
+        found.setdefault(chunk.source, []).append(chunk.id)
+    return found
 
 
 def read_plan_file(run_dir: Path) -> PlanFile:

@@ -33,6 +33,7 @@ from unspoken.schemas import ENDED, InlineItem, RunRequest, RunStatus, WireModel
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"
+_PLACE = {"run_id", "source", "data_dir", "pictures", "retry_of", "request_sha256", "created_s"}
 
 
 class Run(WireModel):
@@ -41,6 +42,8 @@ class Run(WireModel):
     run_id: str
     source: str | None
     """Relative to the data folder; None when the items came inline, into `source/`."""
+    data_dir: str | None = None
+    """Absolute path of the data folder, as the process that created the run saw it."""
     pictures: str | None = None
     """Folder that a table's picture paths are seen from; its own when None."""
     box_threshold: float | None = None
@@ -63,6 +66,10 @@ class Run(WireModel):
         return "dataset" if self.wanted_fdr is None else "undecided"
 
 
+_OPTIONS = tuple(name for name in Run.model_fields if name not in _PLACE)
+"""Fields of a run that say how it labels."""
+
+
 def create_run(
     data_dir: Path, runs_dir: Path, request: RunRequest, *, run_id: str | None = None
 ) -> RunStatus:
@@ -72,38 +79,32 @@ def create_run(
     alphabet. The same request under the same id answers the run that exists. Raises InvalidInput,
     NotFound (no such source), Conflict (the id belongs to another request).
     """
-    chosen = run_id or request.run_id or _new_run_id()
-    _check_name(chosen)
-    # Without defaults: a field that comes later and is not used leaves the digest as it was.
-    asked = request.model_dump(mode="json", exclude={"run_id"}, exclude_defaults=True)
-    run = Run(
-        run_id=chosen,
-        source=request.source,
-        pictures=request.pictures,
-        box_threshold=None if request.box_threshold == "auto" else request.box_threshold,
-        wanted_fdr=request.false_discovery_rate,
-        single_template_margin=request.single_template_margin,
-        templates=None if request.templates is None else tuple(request.templates),
-        crop_check=request.crop_check,
-        num_decoys=request.num_decoys,
-        chunk_size=request.chunk_size,
-        filters=request.filters,
-        request_sha256=json_sha256(asked),
-        created_s=time.time(),
-    )
-    if (runs_dir / chosen / "run.json").is_file():
+    run = _asked_run(data_dir, request, run_id or request.run_id or _new_run_id())
+    if (runs_dir / run.run_id / "run.json").is_file():
         return _existing(runs_dir, run)
     if request.source is not None:
         resolve_source(data_dir, request.source)
     if request.pictures is not None and not resolve_source(data_dir, request.pictures).is_dir():
         raise InvalidInput(f"pictures {request.pictures!r} is no folder")
-    draft = _new_draft(runs_dir, chosen)
+    draft = _new_draft(runs_dir, run.run_id)
     try:
         if request.items is not None:
             _write_items(draft / "source", request.items)
         return _publish(runs_dir, draft, run)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def find_run(data_dir: Path, runs_dir: Path, request: RunRequest) -> RunStatus | None:
+    """Return the run that the same request made earlier; None where its id is free.
+
+    Raises Conflict where another request has the id; `details` names each difference.
+    """
+    assert request.run_id is not None, "only a run with a name can be found"
+    run = _asked_run(data_dir, request, request.run_id)
+    if not (runs_dir / run.run_id / "run.json").is_file():
+        return None
+    return _existing(runs_dir, run)
 
 
 def read_run(runs_dir: Path, run_id: str) -> Run:
@@ -183,12 +184,20 @@ def is_cancelled(run_dir: Path) -> bool:
 
 def retry_failed(runs_dir: Path, run_id: str) -> RunStatus:
     """A new run of just the rows that failed. Raises NotFound, Conflict, InvalidInput."""
+    check_has_failures(runs_dir, run_id)
+    return _again(runs_dir, read_run(runs_dir, run_id), word="retry", retry_of=run_id)
+
+
+def check_has_failures(runs_dir: Path, run_id: str) -> None:
+    """Raise Conflict unless a run has ended, InvalidInput unless it has rows that failed."""
     status = read_status(runs_dir, run_id)
     if status.state not in ("done", "cancelled"):
-        raise Conflict(f"run {run_id!r} is {status.state}: its failures are known when it ends")
+        raise Conflict(
+            f"run {run_id!r} is {status.state}, {status.done} of {status.total} pictures are done: "
+            "its failures are known when it ends"
+        )
     if not sum(status.failed.values()):
         raise InvalidInput(f"run {run_id!r} has no failed rows")
-    return _again(runs_dir, read_run(runs_dir, run_id), word="retry", retry_of=run_id)
 
 
 def fork_run(runs_dir: Path, run_id: str) -> RunStatus:
@@ -217,16 +226,6 @@ def resolve_source(data_dir: Path, source: str) -> Path:
     return path
 
 
-def source_root(data_dir: Path, runs_dir: Path, run: Run) -> Path:
-    """Folder that the run's pictures may be read from, and none outside it."""
-    return data_dir.resolve() if run.source is not None else runs_dir / run.run_id / "source"
-
-
-def picture_folder(data_dir: Path, run: Run) -> Path | None:
-    """Folder that the paths of the run's table are seen from; None for the table's own."""
-    return None if run.pictures is None else data_dir.resolve() / run.pictures
-
-
 def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> RunStatus:
     """A run that asks what another one did, under a name of its own."""
     chosen = f"{parent.run_id[:48]}-{word}-{secrets.token_hex(3)}"
@@ -240,6 +239,28 @@ def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> R
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _asked_run(data_dir: Path, request: RunRequest, run_id: str) -> Run:
+    """Return run.json of a request."""
+    # Without defaults: a field that comes later and is not used leaves the digest as it was.
+    asked = request.model_dump(mode="json", exclude={"run_id"}, exclude_defaults=True)
+    return Run(
+        run_id=_check_name(run_id),
+        source=request.source,
+        data_dir=None if request.source is None else str(data_dir.resolve()),
+        pictures=request.pictures,
+        box_threshold=None if request.box_threshold == "auto" else request.box_threshold,
+        wanted_fdr=request.false_discovery_rate,
+        single_template_margin=request.single_template_margin,
+        templates=None if request.templates is None else tuple(request.templates),
+        crop_check=request.crop_check,
+        num_decoys=request.num_decoys,
+        chunk_size=request.chunk_size,
+        filters=request.filters,
+        request_sha256=json_sha256(asked),
+        created_s=time.time(),
+    )
+
+
 def _new_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
 
@@ -251,22 +272,49 @@ def _check_name(run_id: str) -> str:
 
 
 def _existing(runs_dir: Path, run: Run) -> RunStatus:
-    if not _asks_the_same(read_run(runs_dir, run.run_id), run):
-        raise Conflict(f"run {run.run_id!r} exists and asks for something else")
+    first = read_run(runs_dir, run.run_id)
+    if differences := _differences(first, run):
+        told = "; ".join(differences.values())
+        raise Conflict(
+            f"run {run.run_id!r} exists and is another one: {told}",
+            details={"differences": differences},
+        )
     return read_status(runs_dir, run.run_id)
 
 
-def _asks_the_same(first: Run, second: Run) -> bool:
-    """Whether two runs were asked for alike, also where an earlier version wrote one of them.
+def _differences(first: Run, second: Run) -> dict[str, str]:
+    """Field -> what differs between a run and another request for it.
 
-    Versions took the digest over the fields they knew; of inline items it alone tells.
+    A version takes the digest over the fields that it knows; of inline items it alone tells.
     """
+    found = {}
+    place, other_place = source_path(first), source_path(second)
+    # Runs of an earlier version do not say where their data folder is.
+    if place != other_place and (first.data_dir or first.source != second.source):
+        found["source"] = f"it labels {place}, not {other_place}"
     if first.request_sha256 == second.request_sha256:
-        return True
-    how = {"request_sha256", "created_s"}
-    return first.source is not None and first.model_dump(exclude=how) == second.model_dump(
-        exclude=how
-    )
+        return found
+    if first.source is None and second.source is None:
+        return {"items": "it was asked with other items or options"}
+    for name in _OPTIONS:
+        one, other = getattr(first, name), getattr(second, name)
+        if name == "filters":
+            one, other = (each.model_dump(mode="json") for each in (one, other))
+            one, other = (
+                {k: v for k, v in a.items() if b[k] != v} for a, b in [(one, other), (other, one)]
+            )
+        if one != other:
+            found[name] = f"its {name} is {one!r}, not {other!r}"
+    return found
+
+
+def source_path(run: Run) -> str:
+    """Return the path of what a run labels, and of its pictures, in words."""
+    if run.source is None:
+        return "pictures sent inline"
+    folder = Path(run.data_dir or "")
+    pictures = f" with the pictures in {folder / run.pictures}" if run.pictures else ""
+    return f"{folder / run.source}{pictures}"
 
 
 def _new_draft(runs_dir: Path, run_id: str) -> Path:

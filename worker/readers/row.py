@@ -1,14 +1,20 @@
 """A row as its source has it: what every reader gives, and what it is asked for."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 
-from unspoken.runs.files import json_sha256
+from unspoken.runs.chunks import DIGEST_CHARS, NAME_DIGEST_CHARS
 
 Columns = Mapping[str, object]
 """A row's columns under the names of worker.readers.columns."""
 
+
+SOURCE_CHANGED = "source_changed"
+"""Problem of a row whose picture or caption is not the one that was planned."""
 
 PROBLEMS: Mapping[str, str] = {
     "bad_row": "the source's row cannot be read",
@@ -23,10 +29,11 @@ PROBLEMS: Mapping[str, str] = {
     ),
     "picture_too_large": "the picture's file is too large",
     "caption_too_long": "the caption's file is too large",
+    SOURCE_CHANGED: "picture or caption changed, or is gone, since the run was planned",
     "duplicate": "the same picture came earlier in this run",
 }
 """Reason -> a sentence for the user: why a row of a source has no picture or no caption."""
-FAULTS = frozenset(("bad_row", "bad_shard", "torn_shard", "unreadable"))
+FAULTS = frozenset(("bad_row", "bad_shard", "torn_shard", "unreadable", SOURCE_CHANGED))
 """Reasons that go away when the source is repaired: such rows are failed and can be retried."""
 
 
@@ -55,10 +62,33 @@ class SourceRow:
     """Bytes of the picture's file."""
 
     @property
-    def sha256(self) -> str:
-        """Digest of what the source says, without the picture's bytes."""
+    def digest(self) -> str:
+        """Digest by which a plan knows the row again, wherever in its file it is.
+
+        The first part is of the picture's name; the rest is of name, size and caption, without the
+        picture's bytes.
+        """
         captions = self.captions if len(self.captions) > 1 else ()
-        return json_sha256([self.key, self.member, self.row, self.caption, self.size, *captions])
+        content = json.dumps([self.member, self.size, self.caption, *captions])
+        return _hex(self.member, NAME_DIGEST_CHARS) + _hex(
+            content, DIGEST_CHARS - NAME_DIGEST_CHARS
+        )
+
+    def moved_to(self, row: int) -> "SourceRow":
+        """Return the same row at another place; a key that was made of the place follows it."""
+        is_numbered = self.key == numbered_key(self.member, self.row)
+        return replace(
+            self, row=row, key=numbered_key(self.member, row) if is_numbered else self.key
+        )
+
+
+def numbered_key(path: str, row: int) -> str:
+    """Return the key of a row to which its source gives none."""
+    return f"{PurePath(path).stem[:64] or 'row'}-{row:06d}"
+
+
+def _hex(text: str, num_chars: int) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:num_chars]
 
 
 def bad_shard(name: str, *, row: int, size: int, detail: str) -> SourceRow:

@@ -31,7 +31,7 @@ from worker.readers.json_file import read_json
 from worker.readers.line_file import LineFile
 from worker.readers.picture_file import PictureFile, find_picture
 from worker.readers.record import Record
-from worker.readers.row import Columns, SourceRow, Span
+from worker.readers.row import Columns, SourceRow, Span, numbered_key
 
 ROWS_AT_ONCE = 1024
 # A table is refused where none of its first rows has the columns.
@@ -51,7 +51,7 @@ def table_rows(
         read = entry.row in span.pictures_of
         picture = _find_picture(entry, folder=pictures, root=root, read=read)
         yield SourceRow(
-            key=entry.key or f"{Path(picture.member).stem[:64] or 'row'}-{entry.row:06d}",
+            key=entry.key or numbered_key(picture.member, entry.row),
             shard=name,
             member=picture.member,
             row=entry.row,

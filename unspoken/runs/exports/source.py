@@ -12,9 +12,11 @@ from unspoken.encoded_picture import strip_metadata, trim_start
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import Picture
+from unspoken.runs.location import locate_source
 from unspoken.runs.picture_files import PictureFiles
 from unspoken.runs.rows import Row
 from unspoken.runs.shards import committed_records, iter_rows
+from unspoken.runs.store import read_run
 
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
@@ -58,18 +60,11 @@ class LabelledPictures:
     """The pictures of a dataset's rows, each checked to be the one that was labelled."""
 
     def __init__(self, run_dir: Path, *, root: Path | None = None) -> None:
-        """`root`: what `source_shard` is relative to. Raises InvalidInput where it is not known.
+        """`root`: the folder that `source_shard` is relative to; the run's own when absent.
 
-        Without one it is the run's own `source/` of inline items, or the workspace's `data/`.
+        Raises InvalidInput where that folder is not known or not there.
         """
-        inside = (run_dir / "source", run_dir.parent.parent / "data")
-        found = next((folder for folder in inside if folder.is_dir()), None)
-        if root is None and found is None:
-            raise InvalidInput(
-                f"the pictures of {run_dir} lie elsewhere: name the folder that was labelled "
-                "with --pictures"
-            )
-        self._files = PictureFiles(root or found or run_dir)
+        self._files = PictureFiles(root or _remembered_root(run_dir))
 
     def read(self, row: Row) -> Picture:
         """The decoded picture. Raises NotFound, InvalidInput where its file has changed."""
@@ -89,6 +84,22 @@ class LabelledPictures:
         if orientation == 1 and kind in ENDINGS:
             return UprightFile(trim_start(picture.encoded), ENDINGS[kind])
         return UprightFile(encode_jpeg(Image.fromarray(picture.pixels), quality=95), "jpg")
+
+
+def _remembered_root(run_dir: Path) -> Path:
+    """Return the folder that a run's pictures are in, of a run's folder or its dataset folder."""
+    folder = (run_dir if (run_dir / "run.json").is_file() else run_dir.parent).resolve()
+    hint = "name the folder that was labelled with --pictures"
+    try:
+        run = read_run(folder.parent, folder.name)
+    except (NotFound, InvalidInput) as error:
+        if (run_dir / "source").is_dir():
+            return run_dir / "source"
+        raise InvalidInput(f"{run_dir} does not say where its pictures are: {hint}") from error
+    root = locate_source(run, runs_dir=folder.parent).root
+    if not root.is_dir():
+        raise InvalidInput(f"the pictures of {run_dir} were in {root}, which is not there: {hint}")
+    return root
 
 
 def encode_jpeg(image: Image.Image, *, quality: int) -> bytes:
