@@ -45,10 +45,10 @@ def verify(
     else:
         for problem in verdict.problems:
             say(problem)
-        source = "source, plan" if verdict.source_checked else "plan"
+        files = "source, plan" if verdict.source_checked else "plan"
         typer.echo(
             f"{verdict.run_id}: {verdict.state}, {verdict.chunks_committed} of "
-            f"{verdict.chunks_total} chunks committed with {verdict.rows} rows; {source}, records "
+            f"{verdict.chunks_total} chunks committed with {verdict.rows} rows; {files}, records "
             + ("and shards are right" if verdict.is_right else "or shards are wrong, see above")
         )
     if not verdict.is_right:
