@@ -5,6 +5,7 @@ UnspokenError
     NotFetchable          a picture's URL that is not allowed, or gave none (422)
     NotAnImage            the bytes are no picture that we read (415)
     TooLarge              body, picture or list over its bound (413)
+    TornArchive           a tar that ends before its last member does (422)
   NotFound                an id that nobody knows (404)
   Conflict                the id exists with another content, or a run was changed (409)
     ModelsChanged         another model answers than the run was planned with
@@ -61,6 +62,10 @@ class TooLarge(InvalidInput):
     """A body, a picture or a list is over its bound."""
 
     code = "too_large"
+
+
+class TornArchive(InvalidInput):
+    """A tar file ends before its last member does."""
 
 
 class NotFound(UnspokenError):

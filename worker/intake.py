@@ -6,9 +6,11 @@ the root that the run may read from are opened, and nothing is ever unpacked or 
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,6 +29,8 @@ from worker.readers.tar_shards import tar_rows
 logger = logging.getLogger(__name__)
 
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
+SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+"""Only uncompressed tars are read; of the others each is a failed row that says so."""
 
 _DAMAGE = (
     *(InvalidInput, pa.ArrowException, EOFError, ValueError, TypeError),
@@ -51,19 +55,26 @@ def list_source(
     span = Span(pictures_of=() if is_duplicate is None else EVERY_ROW)
     found = _Found()
     for file in _source_files(path):
-        if not file.resolve().is_relative_to(root.resolve()):
-            raise InvalidInput(f"{file.name} leads out of the data folder")
-        if file.suffix.lower() in TABLE_ENDINGS and file.is_file():
-            check_table(file)
         name = file.relative_to(root).as_posix()
-        if _writable(name) != name:
-            raise InvalidInput(
-                f"the name {_writable(name)!r} is not UTF-8: a dataset cannot say it"
-            )
-        rows = _read_rows(file, name=name, root=root, pictures=pictures, span=span)
-        yield name, (_listed(row, is_duplicate) for row in found.note(rows))
+        refusal = _refusal(file, name, root)
+        if refusal is not None:
+            rows = iter([bad_shard(_writable(name), row=0, size=0, detail=refusal)])
+        else:
+            if file.suffix.lower() in TABLE_ENDINGS and file.is_file():
+                check_table(file)
+            rows = _read_rows(file, name=name, root=root, pictures=pictures, span=span)
+        yield _writable(name), (_listed(row, is_duplicate) for row in found.note(rows))
     if found.first_bad is not None and not found.any_good:
         raise InvalidInput(found.first_bad)
+
+
+def _refusal(file: Path, name: str, root: Path) -> str | None:
+    """Why a file of the source is not opened; None where it is."""
+    if not file.resolve().is_relative_to(root.resolve()):
+        return f"{_writable(file.name)} leads out of the data folder"
+    if _writable(name) != name:
+        return f"the name {_writable(name)!r} is not UTF-8: a dataset cannot say it"
+    return None
 
 
 class _Found:
@@ -124,17 +135,25 @@ def _listed(row: SourceRow, is_duplicate: Callable[[SourceRow], bool] | None = N
 
 
 def _source_files(path: Path) -> Iterator[Path]:
+    """The file itself; of a folder all tar shards, then all folders with pictures."""
     if not path.is_dir():
         yield path
         return
-    shards = sorted(file for file in path.glob("*.tar") if file.is_file())
     empty = True
-    for file in shards or picture_folders(path):
+    for file in chain(_shards(path), picture_folders(path)):
         empty = False
         yield file
     if empty:
         endings = ", ".join(PICTURE_ENDINGS)
         raise InvalidInput(f"the folder {path.name!r} holds no .tar shards and no {endings}")
+
+
+def _shards(top: Path) -> Iterator[Path]:
+    for folder, below, names in os.walk(top):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(SHARD_ENDINGS) and not name.startswith("."):
+                yield Path(folder) / name
 
 
 def _read_rows(
@@ -163,7 +182,7 @@ def _is_of_the_file(error: Exception) -> bool:
     pyarrow's own OSErrors have no number; those of the operating system have one.
     """
     if isinstance(error, OSError):
-        return error.errno is None or isinstance(error, PermissionError)
+        return error.errno is None or isinstance(error, PermissionError | FileNotFoundError)
     return isinstance(error, _DAMAGE)
 
 
@@ -173,9 +192,9 @@ def _reader(
     if file.is_dir():
         return folder_rows(file, name=name, root=root, span=span)
     pictures = pictures or file.parent
+    if file.name.lower().endswith(SHARD_ENDINGS):
+        return tar_rows(file, name=name, span=span)
     match file.suffix.lower():
-        case ".tar":
-            return tar_rows(file, name=name, span=span)
         case ".json":
             return coco_rows(file, name=name, root=root, pictures=pictures, span=span)
         case suffix if suffix in TABLE_ENDINGS:

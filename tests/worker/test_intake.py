@@ -69,8 +69,12 @@ def test_links_folders_and_wandering_names_in_a_tar_are_never_followed(tmp_path)
         add(tar, "../../escape.txt", b"An escaping caption")
     plan = plan_of(tmp_path / "in", tmp_path)
     rows = read_chunk(plan.chunks[0], root=tmp_path)
-    assert [row.key for row in rows] == ["escape"]
-    assert rows[0].picture == picture(2)
+    assert [(row.key, row.problem) for row in rows] == [
+        ("a", "not_regular"),
+        ("b", "not_regular"),
+        ("../../escape", None),
+    ]
+    assert [row.picture for row in rows] == [None, None, picture(2)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "secret.jpg"]
 
 

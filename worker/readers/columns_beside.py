@@ -1,33 +1,72 @@
 """The parquet that img2dataset writes beside a shard: columns by key."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from unspoken.errors import InvalidInput
-from worker.readers.columns import known_spellings, pick_columns
+from worker.readers.columns import key_of, pick_columns
+from worker.readers.parquet_table import parquet_rows
 from worker.readers.row import Columns
 
+MAX_ROWS = 200_000
+MAX_BYTES = 256 * 1024 * 1024
+"""Of the texts of a table: it is held in memory, and img2dataset writes 10 000 rows by default."""
 
-def columns_beside(parquet: Path) -> Mapping[str, Columns]:
-    """Columns by key; none where there is no such file. Raises InvalidInput."""
+
+@dataclass(frozen=True)
+class KnownColumns:
+    """What the table says of one key."""
+
+    columns: Columns = field(default_factory=dict)
+    problem: str | None = None
+    """Which cells cannot be read; they count as absent."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The table beside a shard; empty where there is none, or where it cannot be read."""
+
+    by_key: Mapping[str, KnownColumns] = field(default_factory=dict)
+    problem: str | None = None
+
+    def of(self, key: str, *, shard: str) -> KnownColumns:
+        """The columns of a sample, whose key may begin with `./` or with the shard's own name."""
+        plain = key.removeprefix("./").removeprefix(f"{shard}/")
+        return self.by_key.get(key) or self.by_key.get(plain) or KnownColumns()
+
+
+def columns_beside(parquet: Path) -> Beside:
+    """Read the table beside a shard; what is wrong with it is its `problem`."""
     if not parquet.is_file():
-        return {}
-    return _read(parquet, parquet.stat().st_mtime_ns)
+        return Beside()
+    about = parquet.stat()
+    return _read(parquet, about.st_mtime_ns, about.st_size)
 
 
 @lru_cache(maxsize=2)
-def _read(parquet: Path, _mtime_ns: int) -> Mapping[str, Columns]:
+def _read(parquet: Path, _mtime_ns: int, size: int) -> Beside:
+    if not size:
+        return Beside(problem=_problem(parquet, "it is empty (0 bytes)"))
+    by_key: dict[str, KnownColumns] = {}
+    num_bytes = 0
     try:
-        names = known_spellings(pq.read_schema(parquet).names)
-        table = pq.read_table(parquet, columns=names, partitioning=None)
-    except (OSError, pa.ArrowInvalid) as error:
-        # pyarrow's own errors have no number; those of the disk have one, and may pass.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise InvalidInput(f"{parquet.name} cannot be read: {error}") from error
-    rows = map(pick_columns, table.to_pylist())
-    return {str(row["key"]): row for row in rows if "key" in row}
+        for row in parquet_rows(parquet):
+            columns = pick_columns(row.values)
+            num_bytes += sum(len(value) for value in columns.values() if isinstance(value, str))
+            if len(by_key) == MAX_ROWS or num_bytes > MAX_BYTES:
+                raise InvalidInput(f"it has over {MAX_ROWS} rows or {MAX_BYTES} bytes")
+            key = key_of(columns.get("key"))
+            if key:
+                by_key[key] = KnownColumns(columns, row.problem)
+    except (InvalidInput, PermissionError) as error:
+        return Beside(problem=_problem(parquet, str(error)))
+    return Beside(by_key)
+
+
+def _problem(parquet: Path, why: str) -> str:
+    return (
+        f"{parquet.name}, the table beside the pictures, cannot be read: {why}. The pictures are "
+        "labelled without its columns"
+    )

@@ -21,6 +21,10 @@ PROBLEMS: Mapping[str, str] = {
     "bad_shard": "the source's file cannot be read",
     "torn_shard": "the tar ends within this row",
     "unreadable": "the file may not be read",
+    "not_regular": "the tar's member is a link, a device or a sparse file",
+    "repeated_member": "the same name came earlier in this sample",
+    "second_picture": "the sample has a picture with a caption already",
+    "second_caption": "the sample has a caption already",
     "no_picture": "there is no picture where the source says",
     "outside_data_folder": "the file is outside the data folder",
     "not_downloaded": (
@@ -33,7 +37,12 @@ PROBLEMS: Mapping[str, str] = {
     "duplicate": "the same picture came earlier in this run",
 }
 """Reason -> a sentence for the user: why a row of a source has no picture or no caption."""
-FAULTS = frozenset(("bad_row", "bad_shard", "torn_shard", "unreadable", SOURCE_CHANGED))
+FAULTS = frozenset(
+    (
+        *("bad_row", "bad_shard", "torn_shard", "unreadable", "not_regular", "repeated_member"),
+        SOURCE_CHANGED,
+    )
+)
 """Reasons that go away when the source is repaired: such rows are failed and can be retried."""
 
 
@@ -60,6 +69,8 @@ class SourceRow:
     """Byte of the file from which a reader may start for this row."""
     size: int = 0
     """Bytes of the picture's file."""
+    picture_offset: int | None = None
+    """Byte at which the picture begins, where it lies within the shard."""
 
     @property
     def digest(self) -> str:

@@ -7,12 +7,8 @@ another are one input with several captions.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from unspoken.errors import InvalidInput
 from worker.readers.columns import (
@@ -21,7 +17,6 @@ from worker.readers.columns import (
     join_captions,
     key_of,
     known_column,
-    known_spellings,
     parse_object,
     pick_columns,
     text_of,
@@ -29,6 +24,7 @@ from worker.readers.columns import (
 from worker.readers.csv_table import csv_records
 from worker.readers.json_file import read_json
 from worker.readers.line_file import LineFile
+from worker.readers.parquet_table import parquet_records
 from worker.readers.picture_file import PictureFile, find_picture
 from worker.readers.record import Record
 from worker.readers.row import Columns, SourceRow, Span, numbered_key
@@ -47,7 +43,7 @@ def table_rows(
 
     A row is numbered by its first record. Raises InvalidInput for what is no such table.
     """
-    for entry in _entries(_records(file, span), first_row=span.first_row):
+    for entry in _entries(_records(file, span, name), first_row=span.first_row):
         read = entry.row in span.pictures_of
         picture = _find_picture(entry, folder=pictures, root=root, read=read)
         yield SourceRow(
@@ -128,50 +124,23 @@ def _are_one_picture(last: _Entry, entry: _Entry) -> bool:
 def _find_picture(entry: _Entry, *, folder: Path, root: Path, read: bool) -> PictureFile:
     if entry.record.values is None:
         return PictureFile("", problem="bad_row")
+    if entry.record.picture is not None:
+        return entry.record.picture
     if not entry.path and "url" in entry.columns:
         return PictureFile("", problem="not_downloaded")
     return find_picture(entry.path, folder=folder, root=root, read=read)
 
 
-def _records(file: Path, span: Span) -> Iterator[Record]:
-    try:
-        match file.suffix.lower():
-            case ".parquet":
-                yield from _parquet_records(file, first_row=span.first_row)
-            case ".csv" | ".tsv":
-                yield from csv_records(file, offset=span.offset)
-            case ".json":
-                yield from islice(_json_records(file), span.first_row, None)
-            case _:
-                yield from _jsonl_records(file, offset=span.offset)
-    except (pa.ArrowInvalid, OSError) as error:
-        # pyarrow's own errors have no number; those of the disk have one, and may pass.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise InvalidInput(f"{file.name} cannot be read: {error}") from error
-
-
-# ---- parquet ---------------------------------------------------------------------------------
-
-
-def _parquet_records(file: Path, *, first_row: int) -> Iterator[Record]:
-    metadata = pq.read_metadata(file)
-    start = 0
-    for group in range(metadata.num_row_groups):
-        stop = start + metadata.row_group(group).num_rows
-        for row in range(max(start, first_row), stop, ROWS_AT_ONCE):
-            table = _row_group(file, file.stat().st_mtime_ns, group)
-            part = table.slice(row - start, min(ROWS_AT_ONCE, stop - row))
-            yield from map(Record, part.to_pylist())
-        start = stop
-
-
-@lru_cache(maxsize=1)
-def _row_group(file: Path, _mtime_ns: int, group: int) -> pa.Table:
-    with pq.ParquetFile(file) as parquet:
-        # An `image` may also be the picture itself: nothing for a table of paths.
-        plain = [field.name for field in parquet.schema_arrow if not pa.types.is_nested(field.type)]
-        return parquet.read_row_group(group, columns=known_spellings(plain))
+def _records(file: Path, span: Span, name: str = "") -> Iterator[Record]:
+    match file.suffix.lower():
+        case ".parquet":
+            yield from parquet_records(file, name=name, span=span)
+        case ".csv" | ".tsv":
+            yield from csv_records(file, offset=span.offset)
+        case ".json":
+            yield from islice(_json_records(file), span.first_row, None)
+        case _:
+            yield from _jsonl_records(file, offset=span.offset)
 
 
 # ---- JSON ------------------------------------------------------------------------------------

@@ -1,111 +1,197 @@
-"""img2dataset's tar shards (webdataset): KEY.jpg, KEY.txt, KEY.json, and the parquet beside.
+"""Tar shards as img2dataset and webdataset write them, and the parquet beside.
 
-Nothing is unpacked: members are read as streams, only regular files, and their names are never
-used as paths.
+Nothing is unpacked: members are read where they lie, and their names are never used as paths. Rows
+are webdataset's samples; what a sample cannot hold is a row of its own (worker.readers.samples).
 """
 
-import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from unspoken.errors import InvalidInput
+from unspoken.errors import InvalidInput, TornArchive
 from unspoken.images import MAX_BYTES
+from unspoken.tar_members import Member, find_link_targets, iter_members
 from worker.readers.columns import parse_object, pick_columns, text_of
-from worker.readers.columns_beside import columns_beside
-from worker.readers.picture_file import MAX_SIDE_FILE_BYTES, PICTURE_ENDINGS
+from worker.readers.columns_beside import Beside, columns_beside
+from worker.readers.picture_file import MAX_SIDE_FILE_BYTES
 from worker.readers.row import SourceRow, Span
+from worker.readers.samples import Sample, sample_key, samples_of
+from worker.readers.text import decode_text
+
+MAX_MEMBERS_OF_A_KEY = 10_000
+"""More of them begin another sample, so that a tar with a single key is read as a stream."""
 
 
-@dataclass
-class _Sample:
-    """The members of one key, as they come."""
+class _Group(NamedTuple):
+    """Members of one key that follow one another."""
 
     key: str
-    offset: int
-    picture_member: str = ""
-    picture: bytes | None = None
-    picture_size: int = 0
-    problem: str | None = None
-    caption: str | None = None
-    columns: dict[str, object] = field(default_factory=dict)
+    members: Sequence[Member]
+    damage: InvalidInput | None = None
+    """Why the tar cannot be read on behind the last of them."""
 
 
 def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
     """Rows of a shard from the span's place on.
 
-    Where the file ends too early the row at the tear says so, and is the last. Raises InvalidInput
-    for what is no tar.
+    Of a tar that is cut or damaged the complete samples are read. Raises InvalidInput behind the
+    last row for what could not be read, here or in the parquet beside.
     """
     beside = columns_beside(file.with_suffix(".parquet"))
+    problems = [] if beside.problem is None else [beside.problem]
+    # A further row of a key cannot be entered: its chunk is read from the start of the tar.
+    row = span.first_row if span.offset else 0
+    with file.open("rb") as stream:
+        shard = _Shard(file, stream, name, beside, span)
+        for group in _groups(stream, span.offset):
+            is_torn, offset = False, group.members[0].offset if group.members else 0
+            for sample in samples_of(group.key, [member.name for member in group.members]):
+                found = shard.read(sample, group, row=row, offset=offset)
+                if found is not None:
+                    yield found
+                    is_torn |= found.problem == "torn_shard"
+                    row, offset = row + 1, 0
+            if group.damage is not None and not (is_torn and _is_cut(group.damage)):
+                problems.insert(0, f"{name} cannot be read: {group.damage}")
+    if problems:
+        raise InvalidInput("; ".join(problems))
+
+
+def _is_cut(damage: InvalidInput) -> bool:
+    return isinstance(damage, TornArchive)
+
+
+def _groups(stream: BinaryIO, offset: int) -> Iterator[_Group]:
+    key, members = "", list[Member]()
+    damage: InvalidInput | None = None
     try:
-        with file.open("rb") as stream:
-            for row, sample in enumerate(_samples(stream, span=span), start=span.first_row):
-                columns = {**beside.get(sample.key, {}), **sample.columns}
-                caption = sample.caption
-                yield SourceRow(
-                    key=sample.key,
-                    shard=name,
-                    member=sample.picture_member,
-                    row=row,
-                    caption=text_of(columns.get("caption")) if caption is None else caption,
-                    picture=sample.picture,
-                    columns=columns,
-                    problem=sample.problem,
-                    offset=sample.offset,
-                    size=sample.picture_size,
-                )
-    except (tarfile.TarError, EOFError) as error:
-        raise InvalidInput(f"{name} is no tar that can be read: {error}") from error
+        for member in iter_members(stream, offset=offset):
+            its_key = sample_key(member.name)
+            if its_key is None:
+                continue
+            if members and (its_key != key or len(members) == MAX_MEMBERS_OF_A_KEY):
+                yield _Group(key, members)
+                members = []
+            key = its_key
+            members.append(member)
+    except InvalidInput as error:
+        damage = error
+    if members or damage is not None:
+        yield _Group(key, members, damage)
 
 
-def _samples(stream: BinaryIO, *, span: Span) -> Iterator[_Sample]:
-    # A tar can be entered at any member's header: the plan knows the one of each chunk.
-    stream.seek(span.offset)
-    row = span.first_row - 1
-    sample: _Sample | None = None
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
-        try:
-            # TarFile remembers every member: forget them, a shard may have a hundred thousand.
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]
-                key, _, ending = member.name.rsplit("/", 1)[-1].partition(".")
-                if not member.isreg() or not key:
-                    continue
-                if sample is None or sample.key != key:
-                    if sample is not None:
-                        yield sample
-                    row += 1
-                    # Python counts from where the stream stood when the tar was opened.
-                    sample = _Sample(key=key, offset=member.offset)
-                _take(sample, tar, member, ending=ending.lower(), read=row in span.pictures_of)
-        except tarfile.ReadError:
-            if sample is None:
-                raise
-            sample.problem = "torn_shard"
-    if sample is not None:
-        yield sample
+class _Content(NamedTuple):
+    """What lies in a member, or why it is not read."""
+
+    content: bytes | None = None
+    problem: str | None = None
+    detail: str | None = None
 
 
-def _take(
-    sample: _Sample, tar: tarfile.TarFile, member: tarfile.TarInfo, *, ending: str, read: bool
-) -> None:
-    if ending in PICTURE_ENDINGS:
-        sample.picture_member, sample.picture_size = member.name, member.size
+@dataclass(frozen=True)
+class _Shard:
+    """An open tar."""
+
+    file: Path
+    stream: BinaryIO
+    name: str
+    beside: Beside
+    span: Span
+
+    def read(self, sample: Sample, group: _Group, *, row: int, offset: int) -> SourceRow | None:
+        """The sample's row; None for JSON alone that holds no caption."""
+        picture = self._member(sample.picture, group)
+        shown = self._picture(picture, read=row in self.span.pictures_of)
+        text = self._side_file(self._member(sample.caption, group))
+        about = self._side_file(self._member(sample.about, group))
+        own = pick_columns(parse_object(about.content or b"") or {})
+        known = self.beside.of(sample.key, shard=self.file.stem)
+        columns = {**known.columns, **own}
+        caption = text_of(columns.get("caption"))
+        if text.content is not None:
+            caption = decode_text(text.content)
+        if picture is None and sample.caption is None and not caption:
+            return None
+        faults = [
+            self._tear(sample, group, caption),
+            (shown.problem, shown.detail),
+            (sample.problem, sample.detail),
+            (text.problem, text.detail),
+            ("bad_row" if known.problem and not caption else None, known.problem),
+        ]
+        problem, detail = next((fault for fault in faults if fault[0] is not None), (None, None))
+        return SourceRow(
+            key=sample.key,
+            shard=self.name,
+            member="" if picture is None else picture.name,
+            row=row,
+            caption=caption,
+            picture=shown.content,
+            columns=columns,
+            problem=problem,
+            detail=detail,
+            offset=offset,
+            size=0 if picture is None else picture.size,
+            picture_offset=None if picture is None else picture.start,
+        )
+
+    def _member(self, place: int | None, group: _Group) -> Member | None:
+        """A member of the group; for a hard link the content of the member that it stands for."""
+        if place is None:
+            return None
+        member = group.members[place]
+        if member.link_to is None:
+            return member
+        about = self.file.stat()
+        target = _link_targets(self.file, about.st_mtime_ns, about.st_size).get(member.offset)
+        if target is None:
+            refused = f"a hard link to {member.link_to}, which is not before it in this tar"
+            return member._replace(refused=refused)
+        return member._replace(start=target.start, size=target.size, refused=target.refused)
+
+    def _picture(self, member: Member | None, *, read: bool) -> _Content:
+        if member is None:
+            return _Content()
+        if member.refused is not None:
+            return _refuse(member)
         if member.size > MAX_BYTES:
-            sample.problem = "picture_too_large"
-        elif read:
-            sample.picture = _content(tar, member)
-    elif ending in ("txt", "json") and member.size > MAX_SIDE_FILE_BYTES:
-        sample.problem = "caption_too_long" if ending == "txt" else sample.problem
-    elif ending == "txt":
-        sample.caption = _content(tar, member).decode("utf-8", errors="replace")
-    elif ending == "json":
-        sample.columns = pick_columns(parse_object(_content(tar, member)) or {})
+            return _Content(problem="picture_too_large")
+        return _Content(self._read(member)) if read else _Content()
+
+    def _side_file(self, member: Member | None) -> _Content:
+        if member is None:
+            return _Content()
+        if member.refused is not None:
+            return _refuse(member)
+        if member.size > MAX_SIDE_FILE_BYTES:
+            return _Content(problem="caption_too_long")
+        return _Content(self._read(member))
+
+    def _read(self, member: Member) -> bytes:
+        self.stream.seek(member.start)
+        return self.stream.read(member.size)
+
+    def _tear(self, sample: Sample, group: _Group, caption: str) -> tuple[str | None, str | None]:
+        """The fault of a sample at the end of a damaged tar: cut, or its caption may be missing."""
+        if group.damage is None:
+            return None, None
+        is_whole = caption.strip() and all(
+            self._is_whole(group.members[place]) for place in sample.places
+        )
+        return (None, None) if is_whole else ("torn_shard", f"{self.name}: {group.damage}")
+
+    def _is_whole(self, member: Member) -> bool:
+        return member.start + member.size <= self.file.stat().st_size
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = tar.extractfile(member)
-    assert stream is not None, "a regular member has content"
-    return stream.read()
+def _refuse(member: Member) -> _Content:
+    detail = f"{member.name} is {member.refused}: its content is not read"
+    return _Content(problem="not_regular", detail=detail)
+
+
+@lru_cache(maxsize=2)
+def _link_targets(file: Path, _mtime_ns: int, _size: int) -> Mapping[int, Member]:
+    with file.open("rb") as stream:
+        return find_link_targets(stream)

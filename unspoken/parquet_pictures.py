@@ -1,0 +1,135 @@
+"""Encoded pictures in a parquet file: a column of bytes, or of structs as `datasets` writes them.
+
+Rows are read in batches of a few; asking for rows in rising order reads each row group once.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unspoken.errors import InvalidInput, NotFound, TooLarge
+from unspoken.images import MAX_BYTES
+
+BUFFER_BYTES = 1024 * 1024
+"""Of a column read at once: without a buffer pyarrow reads the whole column of a row group."""
+_ROWS_AT_ONCE = 16
+_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes", "imagebytes")
+
+
+class EmbeddedPicture(NamedTuple):
+    """A cell of a picture column: its bytes, and the file name that stands beside them, if any."""
+
+    encoded: bytes | None
+    path: str | None = None
+
+
+def find_picture_column(schema: pa.Schema) -> str | None:
+    """Return the name of the column that holds encoded pictures; None where there is none."""
+    structs = [field.name for field in schema if _is_struct(field.type)]
+    plain = {_squeeze(field.name): field.name for field in schema if _is_binary(field.type)}
+    named = [plain[name] for name in _NAMES if name in plain]
+    return next(iter((*structs, *named)), None)
+
+
+class PictureColumn:
+    """The pictures of one column; close it, or use it in a `with` statement."""
+
+    def __init__(self, file: Path, column: str) -> None:
+        """Open the file. Raises InvalidInput where it has no such column of pictures."""
+        self._name, self._column = file.name, column
+        self._parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES)
+        schema = self._parquet.schema_arrow
+        index = schema.get_field_index(column)
+        if index < 0 or not (_is_struct(schema.types[index]) or _is_binary(schema.types[index])):
+            self._parquet.close()
+            raise InvalidInput(f"{file.name} has no column {column!r} of pictures")
+        metadata = self._parquet.metadata
+        self._counts = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._start = 0  # of the batch, counted from the start of the file
+        self._batch: pa.Array = pa.array([])
+        self._stop = 0  # of the row group
+
+    def read(self, row: int) -> EmbeddedPicture:
+        """Return a row's cell. Raises NotFound, InvalidInput, and TooLarge for a large picture."""
+        try:
+            cell = self._cell(row)
+            encoded = cell["bytes"] if isinstance(cell, pa.StructScalar) else cell
+            size = 0 if encoded.as_buffer() is None else encoded.as_buffer().size
+            if size > MAX_BYTES:
+                raise TooLarge(f"the file has {size} bytes, at most {MAX_BYTES} are read")
+            path = cell["path"].as_py() if _has_path(cell) else None
+            return EmbeddedPicture(encoded.as_py(), path if isinstance(path, str) else None)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{self._name}, row {row}: {error}") from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise InvalidInput(f"{self._name}, row {row}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._parquet.close()
+
+    def __enter__(self) -> "PictureColumn":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _cell(self, row: int) -> pa.Scalar:
+        if not 0 <= row < sum(self._counts):
+            raise NotFound(f"{self._name} has no row {row}")
+        if not self._start <= row < self._stop:
+            self._open_group(row)
+        while row >= self._start + len(self._batch):
+            self._start += len(self._batch)
+            batch = next(self._batches, None)
+            if batch is None:
+                raise InvalidInput(f"{self._name} ends before row {row}")
+            self._batch = batch.column(0)
+        return self._batch[row - self._start]
+
+    def _open_group(self, row: int) -> None:
+        group, start = 0, 0
+        while row >= start + self._counts[group]:
+            start += self._counts[group]
+            group += 1
+        metadata = self._parquet.metadata.row_group(group)
+        chunks = (metadata.column(n) for n in range(metadata.num_columns))
+        own = [each for each in chunks if each.path_in_schema.split(".")[0] == self._column]
+        # One value of a dictionary may be large, and stand in every row.
+        rows = 1 if any(each.has_dictionary_page for each in own) else _ROWS_AT_ONCE
+        self._batches = self._parquet.iter_batches(
+            batch_size=rows, row_groups=[group], columns=[self._column], use_threads=False
+        )
+        self._start, self._stop = start, start + self._counts[group]
+        self._batch = pa.array([])
+
+
+def _has_path(cell: pa.Scalar) -> bool:
+    return isinstance(cell, pa.StructScalar) and "path" in cell
+
+
+def _is_struct(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    index = kind.get_field_index("bytes")
+    return index >= 0 and _is_binary(kind.field(index).type)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _squeeze(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())

@@ -1,0 +1,171 @@
+"""Members of an uncompressed tar with their byte positions, read in one pass within fixed bounds.
+
+`tarfile` parses the headers. It would follow a header's own word about sizes, so this module bounds
+what it reads for one header, and stops where a header points outside of the file.
+"""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import BinaryIO, NamedTuple
+
+from unspoken.errors import InvalidInput, TornArchive
+
+MAX_HEADER_BYTES = 1024 * 1024
+"""Of one member: its header with long names and pax records."""
+MAX_TAIL_BYTES = 1024 * 1024
+"""How far behind the end-of-archive marker to look for more members."""
+
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzipped", "gunzip"),
+    b"BZh": ("compressed with bzip2", "bunzip2"),
+    b"\xfd7zXZ\x00": ("compressed with xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unzstd"),
+}
+# What `tarfile` raises for headers that are no headers.
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
+
+
+class Member(NamedTuple):
+    """A file, link or device in a tar; folders are left out."""
+
+    name: str
+    offset: int
+    """Byte of the tar at which its header begins: reading may start there."""
+    start: int
+    """Byte of the tar at which its content begins."""
+    size: int
+    link_to: str | None = None
+    """Name of the earlier member that a hard link stands for."""
+    refused: str | None = None
+    """Why its content is not read: 'a symbolic link', 'a sparse file'."""
+
+
+def iter_members(stream: BinaryIO, *, offset: int = 0) -> Iterator[Member]:
+    """Members from the one whose header begins at `offset` on.
+
+    Raises TornArchive where the file ends within a member, after that member; InvalidInput for what
+    is no tar, and where a header is damaged: nothing behind it is found.
+    """
+    size = stream.seek(0, os.SEEK_END)
+    if not offset:
+        _check_is_plain(stream, size)
+    stream.seek(offset)
+    headers = _Headers(stream)
+    try:
+        with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]
+            while (found := tar.next()) is not None:
+                tar.members = []  # a shard may have a hundred thousand
+                if tar.offset <= found.offset:
+                    raise InvalidInput(f"the header at byte {found.offset} announces no valid size")
+                member = _member(found)
+                if member is not None:
+                    yield member
+                if tar.offset > size:
+                    raise _cut(found, size)
+                headers.begin()
+            _check_end(stream, tar.offset, size)
+    except _DAMAGE as error:
+        raise _damage(error) from error
+
+
+class _Headers:
+    """The stream as `tarfile` sees it: of one header it reads a bounded number of bytes."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.begin()
+
+    def begin(self) -> None:
+        self._left = MAX_HEADER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise tarfile.ReadError(f"a header of more than {MAX_HEADER_BYTES} bytes")
+        self._left -= size
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def _member(found: tarfile.TarInfo) -> Member | None:
+    if found.isdir() or (found.type == tarfile.AREGTYPE and found.name.endswith("/")):
+        return None
+    return Member(
+        name=found.name,
+        offset=found.offset,
+        start=found.offset_data,
+        size=found.size if found.isreg() else 0,
+        link_to=found.linkname if found.islnk() else None,
+        refused=_refused(found),
+    )
+
+
+def _refused(found: tarfile.TarInfo) -> str | None:
+    if found.issparse():
+        return "a sparse file"
+    if found.isreg() or found.islnk():
+        return None
+    return "a symbolic link" if found.issym() else "no regular file"
+
+
+def _check_is_plain(stream: BinaryIO, size: int) -> None:
+    if not size:
+        raise InvalidInput("it is empty (0 bytes)")
+    stream.seek(0)
+    head = stream.read(8)
+    for magic, (how, command) in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise InvalidInput(f"it is {how}: unpack it with `{command}` first")
+
+
+def _cut(found: tarfile.TarInfo, size: int) -> TornArchive:
+    there = max(0, min(found.size, size - found.offset_data))
+    return TornArchive(
+        f"it ends within the member {found.name[:200]!r}: {there} of {found.size} bytes are there"
+    )
+
+
+def _check_end(stream: BinaryIO, offset: int, size: int) -> None:
+    """Raise for a damaged header, at which `tarfile` stops as if the archive ended there."""
+    stream.seek(offset)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if any(block):
+        if len(block) < tarfile.BLOCKSIZE:
+            raise TornArchive(f"it ends within the header at byte {offset}")
+        raise InvalidInput(f"the header at byte {offset} of {size} is damaged")
+    if any(stream.read(MAX_TAIL_BYTES)):
+        raise InvalidInput(
+            f"there is more behind the end of the archive at byte {offset} of {size}: members of "
+            "tars that were joined with `cat` are not found"
+        )
+
+
+def _damage(error: Exception) -> InvalidInput:
+    if "unexpected end" in str(error) or "truncated" in str(error):
+        return TornArchive(f"it ends too early: {error}")
+    return InvalidInput(f"it is no tar, or a damaged one: {error}")
+
+
+def find_link_targets(stream: BinaryIO) -> dict[int, Member]:
+    """Return the member that each hard link stands for, by the byte of the link's header.
+
+    It is the last one of that name before the link; a link to a name that is not there has none.
+    """
+    latest: dict[str, Member] = {}
+    targets: dict[int, Member] = {}
+    with suppress(InvalidInput):
+        for member in iter_members(stream):
+            found: Member | None = member
+            if member.link_to is not None:
+                found = latest.get(member.link_to.removeprefix("./"))
+                if found is not None:
+                    targets[member.offset] = found
+            if found is not None:
+                latest[member.name.removeprefix("./")] = found
+    return targets

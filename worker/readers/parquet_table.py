@@ -1,0 +1,250 @@
+"""Rows of a parquet file within bounds: a bad cell costs its row, a bad row group its rows.
+
+A file of some hundred bytes can stand for gigabytes: one value, or none, repeated a billion times.
+So rows are read in batches, and their number, the rows of a batch and the values are bounded.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from unspoken.errors import InvalidInput
+from unspoken.parquet_pictures import BUFFER_BYTES, PictureColumn, find_picture_column
+from worker.readers.columns import known_spellings
+from worker.readers.picture_file import PictureFile
+from worker.readers.record import Record
+from worker.readers.row import Span
+
+MAX_CELL_BYTES = 1024 * 1024
+MAX_BATCH_BYTES = 64 * 1024 * 1024
+ROWS_AT_ONCE = 1024
+ROWS_OF_ANY_FILE = 100_000
+ROWS_A_BYTE = 4
+"""A file may have so many more rows for each of its bytes: real tables have far fewer."""
+
+
+class ParquetRow(NamedTuple):
+    """A row under the table's own names, without the cells that cannot be read."""
+
+    values: dict[str, object]
+    problem: str | None = None
+    """Which cell cannot be read, and why."""
+
+
+def parquet_records(file: Path, *, name: str, span: Span) -> Iterator[Record]:
+    """Records of a table from the span's first row on, with the pictures that lie in it.
+
+    Raises InvalidInput for a file that is no parquet, or announces too much.
+    """
+    with ExitStack() as stack:
+        table = stack.enter_context(closing(_Table(file)))
+        column = find_picture_column(table.schema)
+        pictures = None if column is None else stack.enter_context(PictureColumn(file, column))
+        for number, row in enumerate(table.rows(span.first_row), start=span.first_row):
+            if row.problem is not None:
+                yield Record(None, detail=f"row {number}: {row.problem}")
+            elif pictures is None:
+                yield Record(row.values)
+            else:
+                read = number in span.pictures_of
+                yield _with_picture(row, pictures, f"{name}/{number}/{column}", number, read=read)
+
+
+def parquet_rows(file: Path) -> Iterator[ParquetRow]:
+    """Every row of a table. Raises InvalidInput for a file that is no parquet."""
+    with closing(_Table(file)) as table:
+        yield from table.rows(0)
+
+
+def _with_picture(
+    row: ParquetRow, pictures: PictureColumn, member: str, number: int, *, read: bool
+) -> Record:
+    """The record of a row whose picture lies in the table."""
+    values = {**row.values, "image_path": member}
+    if not read:
+        return Record(values, picture=PictureFile(member))
+    try:
+        content = pictures.read(number).encoded
+    except InvalidInput as error:
+        problem = "picture_too_large" if error.code == "too_large" else "bad_row"
+        return Record(values, detail=error.message, picture=PictureFile(member, problem=problem))
+    missing = "no_picture" if content is None else None
+    return Record(values, picture=PictureFile(member, content=content, problem=missing))
+
+
+class _Table:
+    """An open parquet file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._parquet = self._open()
+        self._metadata = self._parquet.metadata
+        size = file.stat().st_size
+        self._most = ROWS_OF_ANY_FILE + ROWS_A_BYTE * size
+        if not 0 <= self._metadata.num_rows <= self._most:
+            self.close()
+            raise InvalidInput(
+                f"{file.name} announces {self._metadata.num_rows} rows in {size} bytes"
+            )
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._parquet.schema_arrow
+
+    def close(self) -> None:
+        self._parquet.close()
+
+    def rows(self, first_row: int) -> Iterator[ParquetRow]:
+        """Rows from the first one on; those of a damaged row group have a problem."""
+        pictures = find_picture_column(self.schema)
+        plain = (field.name for field in self.schema if _is_plain(field.type))
+        names = known_spellings(name for name in plain if name != pictures)
+        start = 0
+        for group in range(self._metadata.num_row_groups):
+            stop = start + self._metadata.row_group(group).num_rows
+            next_row = max(start, first_row)
+            problem = "the row group ends too early"
+            try:
+                for row in self._group_rows(group, names, range(next_row - start, stop - start)):
+                    yield row
+                    next_row += 1
+            except (OSError, pa.ArrowException, InvalidInput) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                problem = f"row group {group} cannot be read: {error}"
+            yield from (ParquetRow({}, problem) for _ in range(next_row, stop))
+            start = stop
+
+    def _group_rows(self, group: int, names: list[str], wanted: range) -> Iterator[ParquetRow]:
+        if not wanted or not names:
+            yield from (ParquetRow({}) for _ in wanted)
+            return
+        batches = self._parquet.iter_batches(
+            batch_size=self._rows_at_once(group, names),
+            row_groups=[group],
+            columns=names,
+            use_threads=False,
+        )
+        skip = wanted.start
+        for batch in batches:
+            part = batch.slice(skip)
+            skip = max(0, skip - batch.num_rows)
+            columns = [_cells(column) for column in part.columns]
+            for cells in zip(*columns, strict=True):
+                yield _row(part.schema.names, cells)
+
+    def _rows_at_once(self, group: int, names: list[str]) -> int:
+        """Rows that fit into a batch even where each has the longest value of a dictionary.
+
+        Raises InvalidInput for a value that is too long for any row.
+        """
+        metadata = self._metadata.row_group(group)
+        columns = [metadata.column(number) for number in range(metadata.num_columns)]
+        longest = 1
+        for column in columns:
+            name = column.path_in_schema.split(".")[0]
+            if name not in names:
+                continue
+            if column.num_values > self._most:
+                raise InvalidInput(f"the column {name!r} announces {column.num_values} values")
+            is_small = column.total_uncompressed_size * ROWS_AT_ONCE <= MAX_BATCH_BYTES
+            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page and not is_small:
+                longest = max(longest, self._longest_value(group, name, column.path_in_schema))
+        if longest > MAX_CELL_BYTES:
+            raise InvalidInput(f"a value has {longest} bytes, at most {MAX_CELL_BYTES} are read")
+        return max(1, min(ROWS_AT_ONCE, MAX_BATCH_BYTES // longest))
+
+    def _longest_value(self, group: int, name: str, path: str) -> int:
+        """Bytes of the longest value in a column's dictionary, which comes with its first row."""
+        with closing(self._open(read_dictionary=[path])) as parquet:
+            batches = parquet.iter_batches(
+                batch_size=1, row_groups=[group], columns=[name], use_threads=False
+            )
+            values = next(iter(batches)).column(0)
+        while pa.types.is_nested(values.type):
+            values = values.flatten()
+        if isinstance(values, pa.DictionaryArray):
+            values = values.dictionary
+        return int(pc.max(pc.binary_length(values)).as_py() or 0)
+
+    def _open(self, read_dictionary: list[str] | None = None) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(
+                self._file, read_dictionary=read_dictionary, buffer_size=BUFFER_BYTES
+            )
+        except (OSError, pa.ArrowException) as error:
+            # pyarrow's own errors have no number; those of the disk have one, and may pass.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise InvalidInput(f"{self._file.name} cannot be read: {error}") from error
+
+
+class _Bad(NamedTuple):
+    """A cell that cannot be read."""
+
+    problem: str
+
+
+def _row(names: list[str], cells: tuple[object, ...]) -> ParquetRow:
+    values = dict(zip(names, cells, strict=True))
+    bad = [(name, cell) for name, cell in values.items() if isinstance(cell, _Bad)]
+    for name, _ in bad:
+        del values[name]
+    return ParquetRow(
+        values, "; ".join(f"the column {name!r} {cell.problem}" for name, cell in bad) or None
+    )
+
+
+def _cells(column: pa.Array) -> list[object]:
+    if not _is_binary(column.type) and not _is_long(column):
+        try:
+            cells: list[object] = column.to_pylist()
+            return cells
+        except UnicodeDecodeError:
+            pass
+    return [_cell(value) for value in column]
+
+
+def _cell(value: pa.Scalar) -> object:
+    buffer = value.as_buffer() if hasattr(value, "as_buffer") else None
+    if buffer is not None and buffer.size > MAX_CELL_BYTES:
+        return _Bad(f"has {buffer.size} bytes, at most {MAX_CELL_BYTES} are read")
+    try:
+        cell: object = value.as_py()
+        return cell.decode() if isinstance(cell, bytes) else cell
+    except UnicodeDecodeError:
+        return _Bad("is not UTF-8")
+
+
+def _is_long(column: pa.Array) -> bool:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return False
+    return (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_CELL_BYTES
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Text, numbers and truth values, and lists of texts, such as several captions."""
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_text(kind.value_type)
+    return (
+        _is_text(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
