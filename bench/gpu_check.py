@@ -1,108 +1,102 @@
 """`python -m bench.gpu_check`: test and time every network on a CUDA device, against the CPU.
 
-Each section runs in a process of its own, so a crash or an out-of-memory error of one costs its
-figures only; the error is printed as `SECTION_error`. Without a CUDA device the bench prints
-`skipped`. `--device cpu --tiny` runs the same code at toy sizes: the test suite does.
+Each section runs in a forked process, so a crash or an out-of-memory error of one costs its figures
+only: `SECTION_error` has the exit status, stderr the traceback. Figures are also written to stderr
+as each section ends. Without a CUDA device the bench prints `skipped`. The test suite runs the same
+code with `--device cpu --tiny`, at toy sizes.
 
+encode   `encode_speedup_SAM`: seconds of the segment-anything predictor's `set_image` over those of
+         the engine's `embed` as served (dtype `auto`); bar 3. `encode_ms_SAM_DTYPE`
+detect   `detect_speedup`: Grounding-DINO Swin-T, groundingdino-py over the engine as served; bar 2
+segment  `segment_warm_p50_ms`: one text over HTTP on a picture with a mask bank, ViT-B;
+         `bank_cold_ms`: all masks of a new picture
+train    `train_steps_per_s`: the `readout` recipe at ViT-B, 128 boxes a step, embeddings kept
+llm      `llm_captions_per_s_batch_N`, one template of the profile's language model;
+         `llm_tokens_per_s_MODEL`: random weights at the sizes of SmolLM2-1.7B and BLOOM-7b1
 parity   `small_mask_iou_DTYPE` mean and least IoU of the small SAM's masks with those of the CPU in
          float32; `box_px_max`, `box_missing` of the profile's detector: largest difference of a
          coordinate in pixels, detections that only one device gives; `llm_same_text`: share of
          captions with the same answer; `vit_b_embedding_error_DTYPE`: relative rms error
-encode   `encode_speedup_SAM`: seconds of the segment-anything predictor's `set_image` over those of
-         the engine's `embed` as served (dtype `auto`); bar 3. `encode_ms_SAM_DTYPE`
-detect   `detect_speedup`: Grounding-DINO Swin-T, groundingdino-py over the engine as served; bar 2
-llm      `llm_captions_per_s`, one template of the profile's language model; the same of random
-         weights at the sizes of SmolLM2-1.7B and BLOOM-7b1, in tokens per second
-segment  `segment_warm_p50_ms`: one text over HTTP on a picture with a mask bank, ViT-B;
-         `bank_cold_ms`: all masks of a new picture
-train    `train_steps_per_s`: the `readout` recipe at ViT-B, 128 boxes a step, embeddings kept
 """
 
 import argparse
 import json
-import subprocess
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 
 import torch
 
 from bench import gpu_sections
+from bench.gpu_sections import Figures
 
-SECTION_TIMEOUT_S = 240
-
-
-@dataclass(frozen=True)
-class _Arguments:
-    device: str
-    tiny: bool
-    section: str | None
+SECTION_TIMEOUT_S = 120
 
 
 def main() -> None:
-    """Run every section in its own process and print one JSON line."""
-    arguments = _parse()
-    if not torch.cuda.is_available() and arguments.device.startswith("cuda"):
-        print(json.dumps({"bench": "gpu_check", "figures": {}, "skipped": "no CUDA device"}))
-        return
-    sizes = gpu_sections.TINY if arguments.tiny else gpu_sections.PUBLISHED
-    sections: Mapping[str, Callable[[], gpu_sections.Figures]] = {
-        name: partial(run, arguments.device, sizes) for name, run in gpu_sections.SECTIONS.items()
-    }
-    if arguments.section is not None:
-        print(json.dumps(_run(arguments.section, sections[arguments.section], arguments.device)))
-        return
-    figures: gpu_sections.Figures = {"device": _device_name(arguments.device)}
-    for name in sections:
-        figures |= _in_own_process(name, arguments)
-    print(json.dumps({"bench": "gpu_check", "figures": figures}))
-
-
-def _parse() -> _Arguments:
+    """Run the sections one after another and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu with --tiny")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, for the test suite")
-    parser.add_argument("--section", choices=sorted(gpu_sections.SECTIONS), help="only this one")
+    parser.add_argument("--section", choices=sorted(gpu_sections.SECTIONS), action="append")
     given = parser.parse_args()
-    return _Arguments(given.device, given.tiny, given.section)
+    named = _forked("device", partial(_device_name, given.device))
+    if "device" not in named:
+        print(json.dumps({"bench": "gpu_check", "figures": {}, "skipped": "no CUDA device"}))
+        return
+    sizes = gpu_sections.TINY if given.tiny else gpu_sections.PUBLISHED
+    figures = named
+    for name in given.section or gpu_sections.SECTIONS:
+        found = _forked(name, partial(_measure, name, given.device, sizes))
+        print(json.dumps(found), file=sys.stderr, flush=True)
+        figures |= found
+    print(json.dumps({"bench": "gpu_check", "figures": figures}))
 
 
-def _in_own_process(name: str, arguments: _Arguments) -> gpu_sections.Figures:
-    command = [sys.executable, "-m", "bench.gpu_check", "--device", arguments.device]
-    command += ["--section", name, *(["--tiny"] if arguments.tiny else [])]
+def _forked(name: str, run: Callable[[], Figures]) -> Figures:
+    """Run in a forked process, because imports cost seconds and CUDA must start after the fork."""
+    forking = multiprocessing.get_context("fork")
+    receiver, sender = forking.Pipe(duplex=False)
     started_s = time.perf_counter()
+    child = forking.Process(target=_send, args=(sender, run))
+    child.start()
+    sender.close()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECTION_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {f"{name}_error": f"did not end in {SECTION_TIMEOUT_S} s"}
-    took = {f"{name}_section_s": round(time.perf_counter() - started_s, 1)}
-    if done.returncode:
-        sys.stderr.write(done.stderr)
-        last_line = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return {f"{name}_error": last_line, **took}
-    found: gpu_sections.Figures = json.loads(done.stdout.strip().splitlines()[-1])
-    return {**found, **took}
+        figures: Figures = receiver.recv() if receiver.poll(SECTION_TIMEOUT_S) else {}
+    except EOFError:  # the child ended without an answer
+        figures = {}
+    child.join(timeout=5)
+    if child.is_alive():
+        child.kill()
+        figures[f"{name}_error"] = f"did not end in {SECTION_TIMEOUT_S} s"
+    elif child.exitcode:
+        figures[f"{name}_error"] = f"exit status {child.exitcode}"
+    figures[f"{name}_section_s"] = round(time.perf_counter() - started_s, 1)
+    return figures
 
 
-def _run(
-    name: str, section: Callable[[], gpu_sections.Figures], device: str
-) -> gpu_sections.Figures:
+def _send(sender: Connection, run: Callable[[], Figures]) -> None:
+    sender.send(run())
+
+
+def _measure(name: str, device: str, sizes: gpu_sections.Sizes) -> Figures:
     """The section's figures, and the most device memory that its tensors took."""
-    figures = section()
+    figures = gpu_sections.SECTIONS[name](device, sizes)
     if device.startswith("cuda"):
         peak_gib = torch.cuda.max_memory_allocated(device) / 2**30
         figures[f"{name}_peak_gib"] = round(peak_gib, 2)
     return figures
 
 
-def _device_name(device: str) -> str:
+def _device_name(device: str) -> Figures:
     if not device.startswith("cuda"):
-        return device
-    return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+        return {"device": device}
+    if not torch.cuda.is_available():
+        return {}
+    return {"device": f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"}
 
 
 if __name__ == "__main__":
