@@ -19,6 +19,9 @@ from unspoken.deadline import MAX_TIMEOUT_MS, TIMEOUT_HEADER, ends_within
 from unspoken.error_replies import error_response
 from unspoken.errors import DeadlineExceeded, InvalidInput, Overloaded, UnspokenError
 
+REPLY_S = 60.0
+"""An answer that has begun must be read by its caller within this time."""
+
 
 class Admission:
     """Admission control of some routes: how many requests, and how many bytes of bodies.
@@ -121,7 +124,12 @@ class Door:
 
         async def answer(message: Message) -> None:
             nonlocal has_begun
-            has_begun = True
+            if not has_begun:
+                if timer.expired():  # the 504 is on its way
+                    raise asyncio.CancelledError
+                # The deadline is for the answer to begin; to cut it would spoil it.
+                timer.reschedule(asyncio.get_running_loop().time() + REPLY_S)
+                has_begun = True
             await send(message)
 
         headers = Headers(scope=scope)
@@ -132,8 +140,10 @@ class Door:
                 with ends_within(timeout_s):
                     await self._admit(scope, headers, receive, answer)
         except TimeoutError:
-            if has_begun or not timer.expired():
+            if not timer.expired():
                 raise
+            if has_begun:  # a caller that does not read: the connection ends
+                raise ClientDisconnect from None
             error = DeadlineExceeded(
                 f"no answer within {timeout_s:g} s; what was begun and helps others, such as an "
                 "embedding or a bank, goes on: ask again"

@@ -1,5 +1,6 @@
 """The door: who is let in before a body is read, deadlines, and callers that have gone."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 from services.llm.app import create_app
 from tests.fakes import FakePrompter
 from tests.worker.service import serve
+from unspoken.door import Door
 
 BODY = {"captions": ["a red car"]}
 
@@ -119,6 +121,48 @@ def test_a_deadline_that_the_caller_names_is_504_and_what_waited_is_not_run():
         assert holding.result().status_code == 200
         assert client.post("/propose", json=BODY).status_code == 200
     assert "late" not in gate.asked
+
+
+async def _through_a_door(app, *, timeout_ms: int) -> list[dict[str, object]]:
+    door = Door(app, check_open=lambda: None, admissions={}, timeout_s=None)
+    headers = [(b"x-request-timeout-ms", str(timeout_ms).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        sent.append(message)
+
+    await door(scope, receive, send)
+    return sent
+
+
+def test_an_answer_that_has_begun_before_its_deadline_is_sent_whole():
+    async def late_body(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0.1)
+        await send({"type": "http.response.body", "body": b"whole"})
+
+    sent = asyncio.run(_through_a_door(late_body, timeout_ms=20))
+    assert [message.get("status", message.get("body")) for message in sent] == [200, b"whole"]
+
+
+def test_an_answer_that_would_begin_as_its_deadline_passes_is_a_504_and_nothing_else():
+    async def late(scope, receive, send):
+        time.sleep(0.05)  # the loop itself is late: deadline and answer come in the same turn
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"late"})
+
+    async def late_after_a_turn(scope, receive, send):
+        await asyncio.sleep(0)
+        await late(scope, receive, send)
+
+    for app in (late, late_after_a_turn):
+        sent = asyncio.run(_through_a_door(app, timeout_ms=20))
+        starts = [message["status"] for message in sent if "status" in message]
+        assert starts in ([504], [200]) and len(sent) == 2
 
 
 def test_the_services_own_deadline_holds_where_the_caller_names_a_later_one():
