@@ -7,6 +7,7 @@ reads no answer; the browser marks them by Sec-Fetch-Site and Origin. Programs s
 """
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from unspoken.safe_text import escape_controls
 ANY_HOST = "*"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_SHOWN = 100
+_HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\s:@/\[\]]+))(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +95,12 @@ def is_loopback_name(host: str) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """The host of a Host header, without its port, brackets and final dot, in lower case."""
-    name = host.strip().lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.rpartition(":")[0].rstrip(".") if ":" in name else name.rstrip(".")
+    """The host of a Host header, without its port, brackets and final dot, in lower case.
+
+    Empty for what has another form.
+    """
+    found = _HOST.fullmatch(host.strip().lower())
+    return "" if found is None else found["address"] or found["name"].rstrip(".")
 
 
 def _authority(origin: str) -> str:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.security import archives, fuzzing, pickles, ssrf
+from tests.security import archives, browsers, forgery, fuzzing, pickles, proxied_paths, ssrf
 
 MIN_CASES = 2000
 
@@ -29,6 +29,9 @@ def main() -> int:
         "bombs": judge_bombs,
         "archives": archives.judge,
         "pickles": judge_pickles,
+        "browsers": browsers.judge,
+        "proxied_paths": proxied_paths.judge,
+        "forgery": forgery.judge,
         "fuzzing": lambda: judge_fuzzing(asked.cases, asked.seed),
     }
     failed = False

@@ -1,0 +1,9 @@
+"""A page in a browser on the host neither reads from nor changes anything in a gateway there."""
+
+from tests.security.browsers import judge
+
+
+def test_no_page_of_another_site_reads_or_changes_anything():
+    report = judge()
+    assert report["problems"] == []
+    assert report["vectors"] > 300

@@ -1,0 +1,9 @@
+"""No text of a caller begins a log line, acts on a terminal, or brings a key into the log."""
+
+from tests.security.forgery import judge
+
+
+def test_no_text_of_a_caller_forges_a_log_line_or_brings_a_key_into_the_log():
+    report = judge()
+    assert report["problems"] == []
+    assert report["lines"] > 300
