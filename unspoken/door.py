@@ -19,9 +19,6 @@ from unspoken.deadline import MAX_TIMEOUT_MS, TIMEOUT_HEADER, ends_within
 from unspoken.error_replies import error_response
 from unspoken.errors import DeadlineExceeded, InvalidInput, Overloaded, UnspokenError
 
-REPLY_S = 60.0
-"""An answer that has begun must be read by its caller within this time."""
-
 
 class Admission:
     """Admission control of some routes: how many requests, and how many bytes of bodies.
@@ -127,8 +124,9 @@ class Door:
             if not has_begun:
                 if timer.expired():  # the 504 is on its way
                     raise asyncio.CancelledError
-                # The deadline is for the answer to begin; to cut it would spoil it.
-                timer.reschedule(asyncio.get_running_loop().time() + REPLY_S)
+                # The deadline is for the answer to begin; unspoken.connections closes on a caller
+                # that does not read it.
+                timer.reschedule(None)
                 has_begun = True
             await send(message)
 
@@ -140,10 +138,8 @@ class Door:
                 with ends_within(timeout_s):
                     await self._admit(scope, headers, receive, answer)
         except TimeoutError:
-            if not timer.expired():
+            if has_begun or not timer.expired():
                 raise
-            if has_begun:  # a caller that does not read: the connection ends
-                raise ClientDisconnect from None
             error = DeadlineExceeded(
                 f"no answer within {timeout_s:g} s; what was begun and helps others, such as an "
                 "embedding or a bank, goes on: ask again"

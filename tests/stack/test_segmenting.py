@@ -14,7 +14,7 @@ from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from tests.contracts import picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.worker.service import serve
-from unspoken.errors import InvalidInput, NotAnImage
+from unspoken.errors import InvalidInput, NotAnImage, Unreachable
 from unspoken.segment_schemas import SegmentReply
 
 
@@ -73,3 +73,18 @@ def test_the_command_reaches_a_service_and_writes_beside(picture, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "car: 1 found" in done.stdout and "wheel: 1 found" in done.stdout
     assert (tmp_path / "out" / "street-masks.png").is_file()
+
+
+@pytest.mark.parametrize("address", ["localhost:9", "localhost", "ftp://localhost"])
+def test_an_address_of_another_form_is_told_before_anything_is_sent(picture, tmp_path, address):
+    message = r"an address must be like http://127\.0\.0\.1:8000"
+    with pytest.raises(InvalidInput, match=message), reached_segmenter(address):
+        pass
+
+
+def test_a_service_that_is_not_there_is_named(picture, tmp_path):
+    with (
+        reached_segmenter("http://user:secret@127.0.0.1:9") as segmenter,
+        pytest.raises(Unreachable, match=r"could not be reached at http://\*\*\*@127\.0\.0\.1:9"),
+    ):
+        segment_file(picture, ["car"], out=tmp_path, segmenter=segmenter)
