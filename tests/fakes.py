@@ -9,7 +9,7 @@ import numpy as np
 
 from services.segmenter.disk_tier import DiskTier, Stored
 from services.segmenter.embedding_cache import EmbeddingCache, public_id
-from services.segmenter.stages import MISS, BankSteps, Detected, Plan, StagedSegmenter
+from services.segmenter.stages import MISS, BankSteps, Detected, Plan, StagedSegmenter, Way
 from unspoken.crop_schemas import Crop
 from unspoken.errors import InvalidInput
 from unspoken.images import Picture
@@ -154,20 +154,19 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
     def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> FakeHeld:
         return FakeHeld(stored.id, sha256, size_hw)
 
+    def method_of(self, question: SegmentQuestion) -> Way:
+        if question.queries and all(query.is_prompted for query in question.queries):
+            return "prompts"
+        return "bank" if question.method == "auto" else question.method
+
     def plan(self, held: FakeHeld, question: SegmentQuestion) -> Plan[FakeHeld]:
         height, width = held.size_hw
         for query in question.queries:
             if any(box.x0 >= width or box.y0 >= height for box in query.boxes):
                 raise InvalidInput("the box is outside of the picture")
-        needs_bank = question.method == "bank" and not held.bank_ready
-        way = "bank" if question.method == "auto" else question.method
-        only_prompts = bool(question.queries) and all(q.is_prompted for q in question.queries)
-        return Plan(
-            held=held,
-            question=question,
-            way="prompts" if only_prompts else way,
-            needs_bank=needs_bank,
-        )
+        way = self.method_of(question)
+        needs_bank = way == "bank" and not held.bank_ready
+        return Plan(held=held, question=question, way=way, needs_bank=needs_bank)
 
     def bank_steps(self, held: FakeHeld) -> BankSteps:
         return FakeSteps(held)
@@ -232,6 +231,39 @@ class FakeSteps:
     def step(self) -> bool:
         self._held.bank_ready = True
         return True
+
+
+class StepwiseSegmenter(FakeSegmenter):
+    """A fake whose banks take steps; `before_step` is called ahead of each, with the picture."""
+
+    def __init__(
+        self,
+        *,
+        num_steps: int,
+        before_step: Callable[[FakeHeld], None],
+        before: Callable[[Picture], None] | None = None,
+    ) -> None:
+        super().__init__(before=before)
+        self._num_steps = num_steps
+        self._before_step = before_step
+
+    def bank_steps(self, held: FakeHeld) -> BankSteps:
+        return _CountedSteps(held, self._num_steps, self._before_step)
+
+
+class _CountedSteps:
+    """A bank that is ready after so many steps."""
+
+    def __init__(self, held: FakeHeld, left: int, before: Callable[[FakeHeld], None]) -> None:
+        self._held = held
+        self._left = left
+        self._before = before
+
+    def step(self) -> bool:
+        self._before(self._held)
+        self._left -= 1
+        self._held.bank_ready = self._left <= 0
+        return self._held.bank_ready
 
 
 class FakeCropRanker:

@@ -141,8 +141,8 @@ class Door:
             if has_begun or not timer.expired():
                 raise
             error = DeadlineExceeded(
-                f"no answer within {timeout_s:g} s; what was begun and helps others, such as an "
-                "embedding or a bank, goes on: ask again"
+                f"no answer within {timeout_s:g} s; what was begun, such as a mask bank, is kept "
+                "for a while: ask again"
             )
             await error_response(error)(scope, receive, send)
         except UnspokenError as error:  # of the door itself: the routes answer their own

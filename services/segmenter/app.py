@@ -92,7 +92,7 @@ def create_app(
         warm_up=warm_up,
         admissions=admissions,
         request_timeout_s=request_timeout_s,
-        collectors=[] if flow is None else [CacheMetrics(flow.segmenter, flow.lookups)],
+        collectors=[] if flow is None else [CacheMetrics(flow.segmenter, flow.lookups, flow.banks)],
         on_close=None if flow is None else flow.close,
     )
     app.include_router(segment_router(flow, fetcher=fetcher))

@@ -1,4 +1,4 @@
-"""Prometheus figures of the pictures that a segmenter holds."""
+"""Prometheus figures of the pictures that a segmenter holds, and of their banks."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,15 +6,19 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.segmenter.bank_line import BankLine
 from services.segmenter.stages import StagedSegmenter
 
 
 class CacheMetrics(Collector):
     """Reads the tiers at scrape time. lookups: tier -> pictures asked about and found there."""
 
-    def __init__(self, segmenter: StagedSegmenter[Any], lookups: Mapping[str, int]) -> None:
+    def __init__(
+        self, segmenter: StagedSegmenter[Any], lookups: Mapping[str, int], banks: BankLine
+    ) -> None:
         self._segmenter = segmenter
         self._lookups = lookups
+        self._banks = banks
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
@@ -36,4 +40,15 @@ class CacheMetrics(Collector):
             size.add_metric(["disk"], disk.num_bytes)
             evicted.add_metric(["disk"], disk.num_evicted)
         yield from (lookups, size, evicted)
+        steps = CounterMetricFamily(
+            "unspoken_bank_steps",
+            "Steps of mask banks; abandoned: after every caller had gone",
+            labels=["for"],
+        )
+        for kind, number in self._banks.steps.items():
+            steps.add_metric([kind], number)
+        yield steps
+        yield GaugeMetricFamily(
+            "unspoken_bank_line", "Pictures that wait for their banks", value=len(self._banks)
+        )
         yield GaugeMetricFamily("unspoken_cache_pictures", "Pictures in memory", value=len(memory))

@@ -118,6 +118,14 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             upscaler=MaskUpscaler(frame, tensors.get("guide")),
         )
 
+    def method_of(self, question: SegmentQuestion) -> Way:
+        """See StagedSegmenter."""
+        # A bank that is asked for by name is built even without queries: it serves later ones.
+        has_texts = any(not query.is_prompted for query in question.queries)
+        if has_texts or question.method == "bank":
+            return self._resolve(question.method)
+        return "prompts"
+
     def plan(self, held: HeldPicture, question: SegmentQuestion) -> Plan[HeldPicture]:
         """See StagedSegmenter."""
         texts = []
@@ -128,9 +136,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             prompts_of(query, owner=index, size_hw=held.size_hw)
             if query.text is not None and not self._is_trained:
                 raise self._untrained(f"queries.{index}: a text scores masks")
-        # A bank that is asked for by name is built even without queries: it serves later ones.
-        is_bank = question.method == "bank"
-        way: Way = self._resolve(question.method) if texts or is_bank else "prompts"
+        way = self.method_of(question)
         phrases: tuple[str, ...] = ()
         if way == "detector":
             phrases = tuple(

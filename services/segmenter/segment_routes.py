@@ -14,12 +14,12 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Header, Path, Request, Response
 
+from services.segmenter.bank_line import BankLine
 from services.segmenter.single_flight import SingleFlight
 from services.segmenter.stages import (
     DISK_HIT,
     HIT,
     MISS,
-    BankSteps,
     Detected,
     Plan,
     StagedSegmenter,
@@ -111,18 +111,16 @@ class SegmentFlow:
         self._answering: MicroBatcher[Work, Any] = batcher(
             "segment", lambda work: segmenter.answer(work.plan, work.detected)
         )
-        self._building: MicroBatcher[BankSteps, bool] = batcher(
-            "bank",
-            lambda steps: steps.step(),
+        self.banks = BankLine(
+            segmenter, thread=thread, max_queue=max_queue, timeout_s=request_timeout_s
         )
         self.batchers: list[MicroBatcher[Any, Any]] = [
             self._embedding,
             self._answering,
-            self._building,
+            self.banks.batcher,
         ]
         self.admission = Admission(self._embedding, self._answering, max_bytes=max_queue_bytes)
         self._pictures: SingleFlight[_Held] = SingleFlight(kept=(NotAnImage, TooLarge))
-        self._banks: SingleFlight[None] = SingleFlight()
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._writes: set[asyncio.Future[None]] = set()
         self.lookups = Counter({"memory": 0, "disk": 0, "none": 0})
@@ -132,28 +130,53 @@ class SegmentFlow:
 
     async def close(self) -> None:
         """Cancel banks that are being built, finish what is being written, and end the threads."""
-        await self._banks.close()
+        await self.banks.close()
         await asyncio.gather(*self._writes, return_exceptions=True)
         self._writing.shutdown(wait=False)
         self._detecting.shutdown(wait=False)
 
     async def hold(self, asked: Asked, timings: Timings) -> tuple[Any, CacheState]:
         """The picture of a request: held, on disk, or encoded now. Raises NotFound, NotAnImage."""
-        encoded, image_id = asked.encoded, asked.image_id or ""
-        if encoded is not None:
-            image_id = await in_decode_pool(self.segmenter.id_of, encoded)
-        held, state = self.segmenter.cache.get(image_id), HIT
-        if held is None:
-            started = time.perf_counter()
-            # Who has only the id must not fail those who have the file.
-            key = (image_id, encoded is None)
-            brought = await self._pictures.run(key, lambda: self._bring(image_id, encoded))
-            held, state = brought.held, brought.state
-            timings.share((time.perf_counter() - started) * 1000, [brought.timings])
+        image_id = await self._id_of(asked)
+        held = self.segmenter.cache.get(image_id)
+        if held is not None:
+            return self._count(asked, held, HIT)
+        started = time.perf_counter()
+        brought = await self._fetch(image_id, asked.encoded)
+        timings.share((time.perf_counter() - started) * 1000, [brought.timings])
+        return self._count(asked, brought.held, brought.state)
+
+    async def hold_with_bank(self, asked: Asked, timings: Timings) -> tuple[Any, CacheState]:
+        """The picture of a request with its bank. Raises Overloaded, NotFound, NotAnImage."""
+        image_id = await self._id_of(asked)
+        held = self.segmenter.cache.get(image_id)
+        if held is not None and held.bank_ready:
+            return self._count(asked, held, HIT)
+        started = time.perf_counter()
+        brought = await self.banks.run(
+            (image_id, asked.encoded is None), lambda: self._fetch(image_id, asked.encoded)
+        )
+        took_ms = (time.perf_counter() - started) * 1000
+        building = Timings()
+        building.add({"bank": max(0.0, took_ms - sum(brought.timings.stages_ms().values()))})
+        timings.share(took_ms, [brought.timings, building])
+        return self._count(asked, brought.held, brought.state)
+
+    async def _id_of(self, asked: Asked) -> str:
+        if asked.encoded is None:
+            return asked.image_id or ""
+        return await in_decode_pool(self.segmenter.id_of, asked.encoded)
+
+    def _count(self, asked: Asked, held: Any, state: CacheState) -> tuple[Any, CacheState]:
         if asked.name is not None:
             self.segmenter.cache.give_name(asked.name, held)
         self.lookups[state.tier] += 1
         return held, state
+
+    async def _fetch(self, image_id: str, encoded: bytes | None) -> _Held:
+        # Who has only the id must not fail those who have the file.
+        key = (image_id, encoded is None)
+        return await self._pictures.run(key, lambda: self._bring(image_id, encoded))
 
     async def _bring(self, image_id: str, encoded: bytes | None) -> _Held:
         """Into memory, from the disk or by encoding: once for all who ask meanwhile."""
@@ -196,19 +219,11 @@ class SegmentFlow:
     async def answer(self, held: Any, question: SegmentQuestion, timings: Timings) -> Any:
         """Masks and scores, not yet written."""
         plan = self.segmenter.plan(held, question)
-        if plan.needs_bank:
-            with timings.measure("bank"):
-                await self._banks.run(held.id, lambda: self._build(held))
         detected = None
         if plan.phrases:
             with timings.measure("detect"):
                 detected = await self._off_thread(self.segmenter.detect, plan)
         return await self._answering.submit(Work(plan, detected), timeout_s=self._timeout_s)
-
-    async def _build(self, held: Any) -> None:
-        steps = self.segmenter.bank_steps(held)
-        while not await self._building.submit(steps, timeout_s=self._timeout_s):
-            pass
 
     async def _off_thread(self, function: Callable[[Plan[Any]], Result], plan: Plan[Any]) -> Result:
         loop = asyncio.get_running_loop()
@@ -239,7 +254,9 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
         flow, timings = served(), Timings()
         with timings.measure("decode"):
             asked, question = await read_question(request, fetcher)
-        held, state = await flow.hold(asked, timings)
+        is_bank = flow.segmenter.method_of(question) == "bank"
+        hold = flow.hold_with_bank if is_bank else flow.hold
+        held, state = await hold(asked, timings)
         answer = await flow.answer(held, question, timings)
 
         def render() -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -13,13 +13,14 @@ MAX_KEPT_ERRORS = 1024
 
 
 class SingleFlight(Generic[Result]):
-    """Runs on one event loop. A waiter that goes away does not stop the work of the others.
+    """Runs on one event loop. A flight is cancelled when its last waiter has gone.
 
     kept: errors that the same work would end in again; they are answered for `keep_s`.
     """
 
     def __init__(self, *, kept: tuple[type[Exception], ...] = (), keep_s: float = 5.0) -> None:
         self._flights: dict[Hashable, asyncio.Task[Result]] = {}
+        self._waiters: Counter[asyncio.Task[Result]] = Counter()
         self._kept = kept
         self._keep_s = keep_s
         self._errors: OrderedDict[Hashable, tuple[float, Exception]] = OrderedDict()
@@ -27,12 +28,29 @@ class SingleFlight(Generic[Result]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._flights
+
     async def run(self, key: Hashable, start: Callable[[], Awaitable[Result]]) -> Result:
         """The result of the flight under `key`, which is started where there is none."""
         until, error = self._errors.get(key, (0.0, None))
         if error is not None and time.monotonic() < until:
             raise error
-        return await asyncio.shield(self._launch(key, start))
+        flight = self._launch(key, start)
+        self._waiters[flight] += 1
+        try:
+            return await asyncio.shield(flight)
+        finally:
+            self._leave(key, flight)
+
+    def _leave(self, key: Hashable, flight: "asyncio.Task[Result]") -> None:
+        self._waiters[flight] -= 1
+        if self._waiters[flight]:
+            return
+        del self._waiters[flight]
+        if not flight.done():
+            self._forget(key, flight)  # who asks now starts anew
+            flight.cancel()
 
     def _launch(
         self, key: Hashable, start: Callable[[], Awaitable[Result]]
@@ -52,8 +70,12 @@ class SingleFlight(Generic[Result]):
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
 
+    def _forget(self, key: Hashable, flight: "asyncio.Task[Result]") -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
     def _land(self, key: Hashable, flight: "asyncio.Task[Result]") -> None:
-        self._flights.pop(key, None)
+        self._forget(key, flight)
         if flight.cancelled():
             return
         error = flight.exception()  # seen: nobody may be waiting any more

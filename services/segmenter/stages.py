@@ -83,6 +83,13 @@ class StagedSegmenter(ABC, Generic[Entry]):
         """The picture of which this was kept. Any thread."""
 
     @abstractmethod
+    def method_of(self, question: SegmentQuestion) -> Way:
+        """Return the method that answers a question, before its picture is read. Any thread.
+
+        Raises Conflict for a method that this service does not have.
+        """
+
+    @abstractmethod
     def plan(self, held: Entry, question: SegmentQuestion) -> Plan[Entry]:
         """Decide how to answer. Any thread, quick. Raises InvalidInput, Conflict."""
 

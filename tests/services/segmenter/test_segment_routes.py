@@ -238,28 +238,6 @@ def test_other_weights_find_nothing_of_what_these_have_kept(tmp_path):
             assert client.post("/images", json={"image": IMAGE}).status_code == 201
 
 
-def test_a_bank_that_takes_too_long_is_504_and_is_there_later():
-    engine = tiny_engine()
-    slow = engine.bank_steps
-
-    def slowly(held):
-        steps = slow(held)
-        time.sleep(1.2)
-        return steps
-
-    engine.bank_steps = slowly
-    with served(engine, request_timeout_s=1.0) as client:
-        image_id = client.post("/images", json={"image": IMAGE}).json()["id"]
-        body = {"image": {"id": image_id}, "queries": [], "method": "bank"}
-        late = client.post("/segment", json=body)
-        assert late.status_code == 504 and "ask again" in late.json()["message"]
-        deadline = time.monotonic() + 30
-        while not client.get(f"/images/{image_id}").json()["bank_ready"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert client.post("/segment", json=body).json()["method"] == "bank"
-
-
 def test_no_hit_is_an_empty_list(client):
     body = {"image": IMAGE, "queries": [{"text": "car", "threshold": 1}], "method": "bank"}
     assert results(client.post("/segment", json=body))[0]["instances"] == []
