@@ -112,3 +112,32 @@ def test_other_keys_fly_on_their_own(keys):
         return list(await asyncio.gather(*(flights.run(key, starting(key)) for key in keys)))
 
     assert asyncio.run(run()) == keys
+
+
+def test_a_flight_is_cancelled_when_its_last_waiter_has_gone_and_who_asks_then_starts_anew():
+    ended: list[str] = []
+
+    async def run() -> str:
+        flights = SingleFlight[str]()
+
+        async def work() -> str:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+            return "late"
+
+        async def at_once() -> str:
+            return "new"
+
+        waiters = [asyncio.create_task(flights.run("key", work)) for _ in range(2)]
+        await asyncio.sleep(0)
+        for waiter in waiters:
+            waiter.cancel()
+        await asyncio.gather(*waiters, return_exceptions=True)
+        assert "key" not in flights
+        return await flights.run("key", at_once)
+
+    assert asyncio.run(run()) == "new"
+    assert ended == ["cancelled"]
