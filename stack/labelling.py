@@ -74,8 +74,9 @@ def describe(status: RunStatus) -> str:
         if reasons:
             told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
             counts += f", {sum(reasons.values())} {word} ({told})"
+    notice = f"{status.notice} " if status.notice else ""
     tail = f"; {status.message}" if status.message else ""
-    return escape_controls(f"{status.run_id}: {status.state}, {counts}{tail}")
+    return escape_controls(f"{status.run_id}: {status.state}, {notice}{counts}{tail}")
 
 
 def run_request(**fields: object) -> RunRequest:

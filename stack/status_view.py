@@ -128,7 +128,10 @@ def render(status: RunStatus) -> RenderableType:
         ProgressBar(total=max(status.total, 1), completed=status.done, width=BAR_WIDTH),
         Text(f"{status.done} of {status.total} pictures"),
     )
-    lines: list[RenderableType] = [head, Text(escape_controls(", ".join(_counts(status))))]
+    lines: list[RenderableType] = [head]
+    if status.notice:
+        lines.append(Text(escape_controls(status.notice), style="bold yellow"))
+    lines.append(Text(escape_controls(", ".join(_counts(status)))))
     if pace := ", ".join(_pace(status)):
         lines.append(Text(pace))
     if status.timings_ms.get("total"):

@@ -332,6 +332,9 @@ class RunStatus(WireModel):
     bottleneck: str | None = None
     """The stage that took most of the workers' time lately; 'workers' where chunks wait and
     nobody works on any."""
+    notice: str = ""
+    """Says that the run labelled nothing, or lost most of its rows for one reason, and what to do
+    about it; empty otherwise."""
     message: str = ""
     updated_s: float | None = None
     """When the dispatcher last looked, seconds since 1970."""

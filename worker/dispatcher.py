@@ -28,6 +28,7 @@ from unspoken.runs.false_discovery import Decision
 from unspoken.runs.lease import hold
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.location import SourceLocation, locate_source
+from unspoken.runs.notice import describe_loss, main_loss
 from unspoken.runs.plan import Plan, read_plan
 from unspoken.runs.store import (
     Run,
@@ -40,6 +41,7 @@ from unspoken.safe_text import reason_of
 from unspoken.schemas import ENDED, RunStatus
 from worker.aside import Aside
 from worker.broker import read_broker
+from worker.caption_tables import source_hints
 from worker.celery_app import BULK, INTERACTIVE, create_celery
 from worker.deciding import decide_run
 from worker.doorbell import CeleryDoorbell, Doorbell
@@ -277,6 +279,7 @@ class Dispatcher:
             text_encoder=self._services.text_encoder,
             location=self._locate(watch.run),
             decision=self._decide(watch, plan),
+            notice=self._notice(watch, total=plan.num_rows),
         )
         return True
 
@@ -293,6 +296,22 @@ class Dispatcher:
                 retried_dir=None if retried is None else self._runs_dir / retried,
             )
         return watch.decision
+
+    def _notice(self, watch: RunWatch, *, total: int) -> str:
+        """Return the run's notice; a source without captions is searched once for their table."""
+        tally = watch.tally
+        loss = main_loss(tally.labelled, tally.dropped, tally.failed)
+        if loss == "caption_empty" and not watch.searched_source and watch.run.source is not None:
+            watch.searched_source = True
+            location = self._locate(watch.run)
+            watch.hints |= source_hints(location.source, root=location.root)
+        return describe_loss(
+            total=total,
+            labelled=tally.labelled,
+            dropped=tally.dropped,
+            failed=tally.failed,
+            hints=watch.hints,
+        )
 
     def _status(self, watch: RunWatch, state: str) -> RunStatus:
         tally = watch.tally
@@ -317,6 +336,7 @@ class Dispatcher:
                 "bottleneck": (
                     watch.bottleneck(patience_s=self._ring_again_s) if is_running else None
                 ),
+                "notice": self._notice(watch, total=total),
                 "message": watch.message,
                 "updated_s": time.time(),
                 "output": "dataset",

@@ -24,10 +24,11 @@ def finish_run(
     text_encoder: TextEncoder,
     location: SourceLocation,
     decision: Decision | None,
+    notice: str = "",
 ) -> None:
     """Each file is written whole, so that to be stopped and done again is harmless.
 
-    Raises the encoder's errors, OSError.
+    notice: stands at the top of the card. Raises the encoder's errors, OSError.
     """
     dataset_dir = run_dir / "dataset"
     chosen = None if decision is None else decision.chosen
@@ -36,7 +37,7 @@ def finish_run(
     shown = _Pictures(dataset_dir, plan, location)
     draw_contact_sheet(dataset_dir, shown.rows(), shown.load)
     write_manifest(run_dir, plan, counts, chosen)
-    write_card(dataset_dir, plan, counts, decision)
+    write_card(dataset_dir, plan, counts, decision, notice=notice)
 
 
 class _Pictures:

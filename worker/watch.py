@@ -11,6 +11,7 @@ from itertools import islice
 
 from unspoken.runs.false_discovery import Decision
 from unspoken.runs.ledger import Ledger
+from unspoken.runs.notice import HINTS
 from unspoken.runs.plan import Plan
 from unspoken.runs.store import Run
 from unspoken.runs.trouble import Trouble, read_trouble
@@ -59,6 +60,9 @@ class RunWatch:
         self.finishing: Aside[bool] | None = None
         self.decision: Decision | None = None
         self.message = ""
+        self.hints: dict[str, str] = dict(HINTS)
+        """Reason -> what to do; a hint of this run's source replaces the general one."""
+        self.searched_source = False
         self.verified = False
         self.attempts = 0
         self.leased: frozenset[int] = frozenset()

@@ -14,7 +14,7 @@ from unspoken.runs import storage
 from unspoken.runs.bias_page import BIAS_FILE, render_bias_page
 from unspoken.runs.false_discovery import SOURCES, STEPS, ChosenThresholds, Decision
 from unspoken.runs.manifest import DatasetCounts
-from unspoken.runs.markdown import percent, table
+from unspoken.runs.markdown import percent, plain, table
 from unspoken.runs.plan import Plan
 from unspoken.runs.plots import Curve, bar_plot, rate_plot, zipf_plot
 from unspoken.runs.rows import Row
@@ -36,7 +36,12 @@ _NAMED, _IMPLIED = (20, 120, 220), (230, 100, 20)
 
 
 def write_card(
-    dataset_dir: Path, plan: Plan, counts: DatasetCounts, decision: Decision | None = None
+    dataset_dir: Path,
+    plan: Plan,
+    counts: DatasetCounts,
+    decision: Decision | None = None,
+    *,
+    notice: str = "",
 ) -> None:
     """Write README.md beside the shards, with its plots and the page on bias."""
     boxes = [_boxes(counts, label) for label in counts.labels]
@@ -55,16 +60,27 @@ def write_card(
     if decision is not None:
         storage.replace(dataset_dir / FDR_FILE, _fdr_plot(decision).encode())
     chosen = None if decision is None else decision.chosen
-    storage.replace(dataset_dir / CARD_FILE, render_card(plan, counts, chosen).encode())
+    card = render_card(plan, counts, chosen, notice=notice)
+    storage.replace(dataset_dir / CARD_FILE, card.encode())
 
 
-def render_card(plan: Plan, counts: DatasetCounts, chosen: ChosenThresholds | None = None) -> str:
-    """The card as markdown; `chosen`: thresholds that the run's decoys chose."""
+def render_card(
+    plan: Plan,
+    counts: DatasetCounts,
+    chosen: ChosenThresholds | None = None,
+    *,
+    notice: str = "",
+) -> str:
+    """Return the card as markdown.
+
+    chosen: thresholds that the run's decoys chose. notice: what a reader must know first.
+    """
     # Not the plan's own order, which is another one once the plan was read from its file.
     answering = [plan.models[kind] for kind in _KINDS if kind in plan.models]
     models = [f"`{model.name}` ({model.revision})" for model in answering]
     sections = [
         f"# Dataset of run {plan.run_id}\n",
+        f"**Notice:** {plain(notice)}\n" if notice else "",
         "Boxes for what captions say and for what they leave unspoken. A label is *named* where "
         "its noun or a synonym occurs in the caption, else *implied*. Labels were proposed by a "
         "language model and located by a detector; no person checked them. Fields and units: "

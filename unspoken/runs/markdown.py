@@ -1,5 +1,6 @@
 """The little markdown that the card and the page on bias are made of."""
 
+import re
 from collections.abc import Iterable
 
 
@@ -16,3 +17,8 @@ def percent(value: float | None) -> str:
 
 def _cell(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def plain(text: str) -> str:
+    """Return a text on one line whose signs mean nothing in markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", " ".join(text.split()))

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import html
 import json
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from unspoken.runs.exports.source import (
     labelled_rows,
 )
 from unspoken.runs.files import whole_folder
+from unspoken.runs.notice import describe_loss
 from unspoken.runs.rows import Annotation, Candidate, Row
+from unspoken.runs.shards import committed_records
 
 PAGE_FILE = "index.html"
 PICTURES_DIR = "pictures"
@@ -46,13 +49,27 @@ def write_report(run_dir: Path, out: Path, *, pictures: Path | None = None) -> d
             (folder / name).write_bytes(encode_jpeg(copy, quality=85))
             records.append(_describe(row, picture=name))
             num_boxes += len(row.kept)
-        page = render_page(records, title=f"Run {run_dir.resolve().name}")
+        title = f"Run {run_dir.resolve().name}"
+        page = render_page(records, title=title, notice=_notice(dataset_dir))
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
     return {"pictures": len(records), "boxes": num_boxes}
 
 
-def render_page(records: list[dict[str, object]], *, title: str) -> str:
-    """The page's HTML; records are as report.js reads them."""
+def _notice(dataset_dir: Path) -> str:
+    """Return what a reader must know first of a dataset that lost most of its rows."""
+    dropped: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    labelled = total = 0
+    for _, record in committed_records(dataset_dir):
+        total += record.num_rows
+        labelled += record.labelled
+        dropped.update(record.dropped)
+        failed.update(record.failed)
+    return describe_loss(total=total, labelled=labelled, dropped=dropped, failed=failed)
+
+
+def render_page(records: list[dict[str, object]], *, title: str, notice: str = "") -> str:
+    """Return the page's HTML; records are as report.js reads them. notice: stands at the top."""
     style, script = _part("report.css"), _part("report.js")
     policy = (
         f"default-src 'none'; img-src 'self' file:; style-src {_hash(style)}; "
@@ -63,6 +80,7 @@ def render_page(records: list[dict[str, object]], *, title: str) -> str:
     for place, text in (
         ("policy", policy),
         ("title", html.escape(title)),
+        ("notice", f'<p class="notice">{html.escape(notice)}</p>' if notice else ""),
         ("style", style),
         ("script", script),
         ("data", _as_data(records)),

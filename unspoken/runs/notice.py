@@ -1,0 +1,71 @@
+"""The notice of a run that labelled nothing, or lost most of its rows for one reason."""
+
+from collections.abc import Mapping
+
+MIN_ROWS = 50
+"""A run under way is judged from so many rows on."""
+
+HINTS = {
+    "aspect": "--filter max_aspect=off keeps them",
+    "bad_row": "The detail of each row says what is wrong with its line",
+    "blocklist": "--blocklist FILE replaces the list of words",
+    "caption_empty": (
+        "Put each caption in a .txt file beside its picture, or label a table of paths and captions"
+    ),
+    "caption_too_long": "--filter max_caption_chars=2000 keeps captions of up to 2000 characters",
+    "caption_too_short": "--filter min_caption_words=off keeps them",
+    "duplicate": "--filter drop_duplicates=off keeps them",
+    "language": "--filter language=CODE wants another language, --filter language=off any",
+    "low_similarity": "--filter min_similarity=off keeps them",
+    "no_picture": (
+        "A table's paths are looked up from its own folder: --pictures FOLDER names another one"
+    ),
+    "not_downloaded": "The table holds URLs: download the pictures first, as by img2dataset",
+    "outside_data_folder": "--pictures FOLDER names the folder of the pictures",
+    "too_small": "--filter min_image_side_px=off keeps them",
+    "undecodable": "The files are damaged, or no pictures",
+    "unsafe": "The columns punsafe and NSFW decide, else the pictures: docs/operations.md, Filters",
+    "watermark": "--filter max_watermark=off keeps them",
+}
+"""Reason of a dropped or failed row -> what a user can do."""
+
+
+def main_loss(labelled: int, dropped: Mapping[str, int], failed: Mapping[str, int]) -> str | None:
+    """Return the reason that took more than half of the rows, or most where none was labelled."""
+    lost = _lost(dropped, failed)
+    if not lost:
+        return None
+    reason = max(lost, key=lambda each: (lost[each], each))
+    done = labelled + sum(lost.values())
+    return reason if labelled == 0 or 2 * lost[reason] > done else None
+
+
+def describe_loss(
+    *,
+    total: int,
+    labelled: int,
+    dropped: Mapping[str, int],
+    failed: Mapping[str, int],
+    hints: Mapping[str, str] = HINTS,
+) -> str:
+    """Return the notice of a run; empty where there is nothing to notice, or too early to tell.
+
+    total: rows of the run. hints: what to do, by the reason.
+    """
+    reason = main_loss(labelled, dropped, failed)
+    done = labelled + sum(dropped.values()) + sum(failed.values())
+    if reason is None or done < min(total, MIN_ROWS):
+        return ""
+    what = "dropped" if dropped.get(reason, 0) >= failed.get(reason, 0) else "failed"
+    count = _lost(dropped, failed)[reason]
+    rows = f"all {done} rows" if count == done else f"{count} of {done} rows"
+    none = "nothing was labelled: " if labelled == 0 and count < done else ""
+    hint = hints.get(reason)
+    return f"{none}{rows} {what}: {reason}." + (f" {hint}." if hint else "")
+
+
+def _lost(dropped: Mapping[str, int], failed: Mapping[str, int]) -> dict[str, int]:
+    """Reason -> rows."""
+    return {
+        reason: dropped.get(reason, 0) + failed.get(reason, 0) for reason in {*dropped, *failed}
+    }
