@@ -407,7 +407,12 @@ def main() -> None:
     app = create_celery(settings.broker_url)
     metrics = DispatcherMetrics(settings.runs_dir, lambda: read_broker(app))
     if settings.metrics_port:
-        serve_metrics(metrics, host=settings.metrics_host, port=settings.metrics_port)
+        serve_metrics(
+            metrics,
+            host=settings.metrics_host,
+            port=settings.metrics_port,
+            allowed_hosts=settings.allowed_hosts,
+        )
     with connect_services(settings) as services:
         dispatcher = Dispatcher(
             runs_dir=settings.runs_dir,

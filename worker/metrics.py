@@ -10,10 +10,13 @@ import time
 from collections import Counter as Sums
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from unspoken.browser_rules import BrowserRules, is_loopback_name, parse_rules
+from unspoken.errors import Forbidden
 from unspoken.schemas import ENDED, RunStatus
 from worker.broker import BrokerState
 from worker.heartbeat import count_workers
@@ -137,12 +140,40 @@ class DispatcherMetrics:
             yield _gauge(name, about, value)
 
 
-def serve_metrics(metrics: DispatcherMetrics, *, host: str, port: int) -> int:
-    """Answer /metrics from threads of this process -> the port. Raises OSError."""
+def serve_metrics(
+    metrics: DispatcherMetrics, *, host: str, port: int, allowed_hosts: str = ""
+) -> int:
+    """Answer /metrics from threads of this process; return the port. Raises OSError.
+
+    allowed_hosts: names that it is reached by, as UNSPOKEN_ALLOWED_HOSTS has them.
+    """
     registry = CollectorRegistry()
     registry.register(metrics)
+    rules = parse_rules(is_loopback=is_loopback_name(host), hosts=allowed_hosts, origins="")
     server, _ = start_http_server(port, addr=host, registry=registry)
+    app = server.get_app()
+    assert app is not None, "start_http_server has set it"
+    server.set_app(_guarded(app, rules))
     return int(server.server_port)
+
+
+def _guarded(app: WSGIApplication, rules: BrowserRules) -> WSGIApplication:
+    """The app behind the rules of browsers: a page with a foreign name as Host gets a 403."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            rules.check(
+                method=environ["REQUEST_METHOD"],
+                host=environ.get("HTTP_HOST"),
+                origin=environ.get("HTTP_ORIGIN"),
+                fetch_site=environ.get("HTTP_SEC_FETCH_SITE"),
+            )
+        except Forbidden as error:
+            start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+            return [error.message.encode()]
+        return app(environ, start_response)
+
+    return answer
 
 
 def _of_runs(runs: list[RunStatus]) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from unspoken.browser_rules import parse_rules
 from unspoken.settings import ProcessSettings, check_bind, service_url
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
@@ -49,6 +50,10 @@ class WorkerSettings(ProcessSettings):
     """Where the dispatcher's /metrics listens: loopback only, unless the network is closed."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port of the dispatcher's /metrics; 0 for none. `unspoken up` and compose set it."""
+    allowed_hosts: str = Field(
+        "", validation_alias=AliasChoices("UNSPOKEN_ALLOWED_HOSTS", "allowed_hosts")
+    )
+    """Names that the dispatcher's /metrics is reached by, as for the services."""
     trusted_bind: bool = Field(
         default=False, validation_alias=AliasChoices("UNSPOKEN_TRUSTED_BIND", "trusted_bind")
     )
@@ -57,4 +62,5 @@ class WorkerSettings(ProcessSettings):
     @model_validator(mode="after")
     def _loopback_unless_trusted(self) -> "WorkerSettings":
         check_bind(self.metrics_host, trusted=self.trusted_bind)
+        parse_rules(is_loopback=True, hosts=self.allowed_hosts, origins="")
         return self

@@ -57,6 +57,21 @@ def test_a_dispatcher_that_has_seen_nothing_counts_nothing(tmp_path):
     assert figures["unspoken_dispatcher_last_look_timestamp_seconds",] == 0
 
 
+def test_the_dispatchers_metrics_answer_no_page_of_a_foreign_name(tmp_path):
+    metrics = DispatcherMetrics(tmp_path, lambda: IDLE)
+    port = serve_metrics(metrics, host="127.0.0.1", port=0, allowed_hosts="metrics.example")
+    for host, expected in (
+        ("evil.example", 403),
+        (f"localhost:{port}", 200),
+        ("metrics.example", 200),
+    ):
+        reply = httpx.get(
+            f"http://127.0.0.1:{port}/metrics", headers={"Host": host}, trust_env=False
+        )
+        assert (host, reply.status_code) == (host, expected)
+        assert ("unspoken_" in reply.text) == (expected == 200)
+
+
 def test_counters_count_from_what_was_there_and_never_fall(tmp_path):
     metrics = DispatcherMetrics(tmp_path, lambda: IDLE)
     metrics.saw(status(40, attempts=10, failed={"poison": 1}))
