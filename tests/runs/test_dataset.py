@@ -199,6 +199,7 @@ def test_every_label_gets_one_vector_and_the_manifest_its_digest(run_dir):
     assert manifest["counts"]["annotations"] == 4
     assert [shard["num_rows"] for shard in manifest["shards"]] == [4]
     assert manifest["labels"]["num_labels"] == 4
+    assert "fake-text-encoder@0" in manifest["models_seen"]
 
 
 def test_a_dataset_without_any_label_is_finished_too(tmp_path):

