@@ -153,7 +153,10 @@ def detector_answers(
     )
     return [
         TextAnswer(detections[owner].phrase, rle, detections[owner].score)
-        for owner, rle in zip(prompted.owners.tolist(), prompted.bank.rle, strict=True)
+        for owner, rle, area in zip(
+            prompted.owners.tolist(), prompted.bank.rle, prompted.bank.areas, strict=True
+        )
+        if area
     ]
 
 

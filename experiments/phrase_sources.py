@@ -8,11 +8,11 @@ decides which threshold its boxes must reach.
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
-from services.detector.packing import normalise_phrase
 from services.llm.parsing import build_proposal
 from unspoken.captions import is_named, prose
 from unspoken.lexicon import Lexicon
 from unspoken.phrases import GENERIC_WORDS, STOP_WORDS, is_stuff
+from unspoken.query_texts import normalise_phrase
 from unspoken.schemas import Phrase, PhraseSource, Proposal
 
 Phrases = tuple[Phrase, ...]

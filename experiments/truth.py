@@ -7,10 +7,10 @@ labels of each picture only (LVIS). What it cannot tell is judged neither right 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from services.detector.packing import normalise_phrase
 from smallworld.truth import TruthObject
 from unspoken.lexicon import Lexicon
 from unspoken.phrases import singular_phrase
+from unspoken.query_texts import normalise_phrase
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,12 @@ def describe_reply(reply: SegmentReply) -> list[str]:
     """A line a query: how many were found, and how sure."""
     lines = []
     for result in reply.results:
+        if result.error is not None:
+            lines.append(f"{result.text}: not asked: {result.error.message}")
+            continue
         scores = ", ".join(f"{instance.score:.2f}" for instance in result.instances[:5])
         found = f"{len(result.instances)} found: {scores}" if scores else "none found"
-        lines.append(f"{result.text}: {found} (by {reply.method})")
+        lines.append(f"{result.text}: {found} (by {result.method or reply.method})")
     return lines
 
 

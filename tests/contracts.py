@@ -59,8 +59,15 @@ def check_detector(detector: Detector) -> None:
         for detection in detector.detect(picture, phrases, box_threshold=0.5).detections
     )
     for bad in ("\x00", " . "):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput) as caught:
             detector.detect(picture, ["car", bad])
+        (problem,) = caught.value.details["phrases"]
+        assert problem["phrase_index"] == 1 and problem["problem"]
+    alone = detector.detect(picture, ["wheel"], box_threshold=0.0)
+    apart = detector.detect(picture, ["car", "wheel"], box_threshold=0.0, independent=True)
+    assert apart.num_chunks == 2
+    scores = [found.score for found in apart.detections if found.phrase == "wheel"]
+    assert scores == pytest.approx([found.score for found in alone.detections], abs=1e-4)
     assert 0 <= detector.box_threshold <= 1
     assert detector.model.kind == "detector"
 
@@ -121,6 +128,13 @@ def check_segmenter(segmenter: Segmenter) -> None:
             mask = decode_rle([instance.mask.counts.encode()], (64, 96))[0]
             assert mask.sum() == instance.area > 0
     assert segmenter.segment(picture, SegmentQuestion(queries=())).results == []
+    segmenter.delete_image("mine")
+    for gone in ("mine", added.id):
+        with pytest.raises(NotFound):
+            segmenter.read_image(gone)
+        with pytest.raises(NotFound):
+            segmenter.delete_image(gone)
+    assert segmenter.add_image(picture).id == added.id
     outside = {"queries": [{"boxes": [{"x0": 900, "y0": 900, "x1": 950, "y1": 950}]}]}
     with pytest.raises(InvalidInput, match="outside"):
         segmenter.segment(picture, SegmentQuestion.model_validate(outside))

@@ -92,17 +92,27 @@ class FakeDetector:
         self._lock = threading.Lock()
 
     def detect(
-        self, picture: Picture, phrases: Sequence[str], *, box_threshold: float | None = None
+        self,
+        picture: Picture,
+        phrases: Sequence[str],
+        *,
+        box_threshold: float | None = None,
+        independent: bool = False,
     ) -> DetectionResult:
         threshold = self.box_threshold if box_threshold is None else box_threshold
         if self._before is not None:
             self._before(picture, phrases)
         with self._lock:
             self.num_calls += 1
+        bad = [
+            {"phrase_index": index, "problem": "has nothing to look for"}
+            for index, phrase in enumerate(phrases)
+            if any(ord(character) < 32 for character in phrase) or not phrase.strip(" .?")
+        ]
+        if bad:
+            raise InvalidInput("phrases have nothing to look for", details={"phrases": bad})
         found = []
         for index, phrase in enumerate(phrases):
-            if any(ord(character) < 32 for character in phrase) or not phrase.strip(" .?"):
-                raise InvalidInput(f"phrases[{index}] has nothing to look for")
             digest = hashlib.sha256(picture.sha256.encode() + phrase.encode()).digest()
             height, width = picture.size_hw
             x0, y0 = digest[0] / 512 * width, digest[1] / 512 * height
@@ -111,7 +121,8 @@ class FakeDetector:
             if score >= threshold:
                 found.append(Detection(phrase_index=index, phrase=phrase, box=box, score=score))
         found.sort(key=lambda detection: -detection.score)
-        return DetectionResult(detections=tuple(found), num_chunks=1 if phrases else 0)
+        num_chunks = len(phrases) if independent else min(len(phrases), 1)
+        return DetectionResult(detections=tuple(found), num_chunks=num_chunks)
 
 
 @dataclass(eq=False)
@@ -168,6 +179,9 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
         needs_bank = way == "bank" and not held.bank_ready
         return Plan(held=held, question=question, way=way, needs_bank=needs_bank)
 
+    def text_targets(self, texts: Sequence[str]) -> np.ndarray:
+        return FakeTextEncoder().encode_texts([f"target of {text}" for text in texts])
+
     def bank_steps(self, held: FakeHeld) -> BankSteps:
         return FakeSteps(held)
 
@@ -180,6 +194,8 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
             QueryResult(
                 query_index=index,
                 text=query.text,
+                method="prompts" if query.is_prompted else plan.way,
+                threshold=query.threshold or 0,
                 instances=self._instances(query, plan.held, plan.question.output.mask),
             )
             for index, query in enumerate(plan.question.queries)
@@ -214,6 +230,8 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
             Instance(
                 box=Box(x0=x0, y0=y0, x1=x0 + width // 3 + 1, y1=y0 + height // 3 + 1),
                 score=score,
+                prompt_index=0 if query.is_prompted else None,
+                mask_index=0 if query.is_prompted else None,
                 predicted_iou=0.9,
                 similarity=0.5,
                 area=int(mask.sum()),

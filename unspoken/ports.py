@@ -36,11 +36,18 @@ class Detector(Protocol):
         """The model's own default threshold."""
 
     def detect(
-        self, picture: Picture, phrases: Sequence[str], *, box_threshold: float | None = None
+        self,
+        picture: Picture,
+        phrases: Sequence[str],
+        *,
+        box_threshold: float | None = None,
+        independent: bool = False,
     ) -> DetectionResult:
-        """Boxes whose score reaches the threshold, each with the index of the phrase asked.
+        """Return boxes whose score reaches the threshold, each with the index of its phrase.
 
-        No phrases give no detections. Raises InvalidInput for a phrase that nothing is left of.
+        A phrase's score depends on the phrases that share its text prompt; `independent` asks for
+        each phrase in a prompt of its own. No phrases give no detections. Raises InvalidInput for
+        phrases that nothing is left of: `details["phrases"]` lists `phrase_index` and `problem`.
         """
 
 
@@ -84,6 +91,9 @@ class Segmenter(Protocol):
 
     def read_image(self, image_id: str) -> ImageReply:
         """What is known of a picture by its id or name. Raises NotFound."""
+
+    def delete_image(self, image_id: str) -> None:
+        """Remove a picture and its names from every tier, by id or name. Raises NotFound."""
 
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
         """One result per query, in order; `image` is a picture or the id or name of a held one.

@@ -18,6 +18,8 @@ from pydantic_core import PydanticCustomError
 from unspoken.filter_config import FilterConfig
 
 MAX_TEXTS = 1000
+MAX_INDEPENDENT_TEXTS = 100
+"""Of a request with `independent`: each is a pass of the detector's decoder."""
 MAX_TEXT_CHARS = 256
 MAX_CAPTION_CHARS = 2000
 MAX_CAPTIONS = 256
@@ -198,6 +200,17 @@ class DetectRequest(WireModel):
     image: LinkedImage
     phrases: Annotated[list[Text], Field(max_length=MAX_TEXTS)]
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    independent: bool = False
+    """Ask for each phrase alone: its score then does not depend on the others. At most 100."""
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> "DetectRequest":
+        if self.independent and len(set(self.phrases)) > MAX_INDEPENDENT_TEXTS:
+            raise PydanticCustomError(
+                "many_independent",
+                f"independent takes at most {MAX_INDEPENDENT_TEXTS} different phrases a request",
+            )
+        return self
 
 
 class Detection(WireModel):
@@ -230,19 +243,27 @@ class DetectReply(WireModel):
 # ---- text embeddings -------------------------------------------------------------------------
 
 
+EmbeddingSpace = Literal["text", "mask"]
+"""`text`: the text encoder's own space, as in datasets. `mask`: the segmenter's, where masks have
+their vectors: texts are averaged over its templates, less the mean that it was trained with."""
+
+
 class TextEmbeddingsRequest(WireModel):
-    """Phrases to encode."""
+    """Phrases to encode, and the space of their vectors."""
 
     phrases: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+    space: EmbeddingSpace = "text"
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"phrases": ["car", "wheel"]}]})
 
 
 class TextEmbeddingsReply(WireModel):
-    """(N, 768) unit vectors in the order asked."""
+    """(N, 768) unit vectors in the order asked; vectors of two spaces cannot be compared."""
 
     embeddings: list[list[float]]
+    space: EmbeddingSpace = "text"
     model: ModelInfo
+    """The text encoder, or the segmenter whose space it is."""
     timings_ms: dict[str, float]
 
 

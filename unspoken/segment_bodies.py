@@ -61,6 +61,7 @@ SEGMENT_BODY: dict[str, Any] = {
                     "method": {"type": "string", "enum": ["auto", "bank", "detector"]},
                     "output": {"type": "string", "description": "a JSON object"},
                     "nms_iou": {"type": "number"},
+                    "independent": {"type": "boolean", "default": False},
                 },
             },
             "example": {"queries": json.dumps(_QUERIES), "output": json.dumps({"mask": "polygon"})},

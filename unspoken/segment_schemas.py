@@ -9,12 +9,14 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from unspoken.schemas import (
+    MAX_TEXT_CHARS,
     MAX_TEXTS,
     MAX_URL_CHARS,
     Base64Text,
     Box,
+    EmbeddingSpace,
+    ErrorBody,
     ModelInfo,
-    Text,
     WireModel,
 )
 
@@ -28,7 +30,10 @@ ImageName = Annotated[
     str, Field(min_length=1, max_length=MAX_IMAGE_NAME_CHARS, pattern=r"^[A-Za-z0-9_.:/ -]+$")
 ]
 Method = Literal["auto", "bank", "detector"]
+Way = Literal["bank", "detector", "prompts"]
 MaskForm = Literal["rle", "polygon", "png", "none"]
+QueryText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+"""May be blank: such a query is answered by an error of its own, and the others are answered."""
 
 
 class SegmentImage(WireModel):
@@ -84,13 +89,14 @@ class SegmentQuery(WireModel):
     """What to look for: a text; or boxes and points, whose masks the text then scores.
 
     Each box is a prompt of its own. All points together are one prompt, and belong to the box where
-    there is one. `negative`: texts that the thing must not be. `threshold`: lowest score answered.
+    there is one. Texts are compared in lower case and without punctuation. `negative`: texts that
+    the thing must not be. `threshold`: lowest score answered.
     """
 
-    text: Text | None = None
+    text: QueryText | None = None
     boxes: Annotated[tuple[PromptBox, ...], Field(max_length=MAX_PROMPTS)] = ()
     points: Annotated[tuple[PromptPoint, ...], Field(max_length=MAX_POINTS)] = ()
-    negative: Annotated[tuple[Text, ...], Field(max_length=MAX_TEXTS)] = ()
+    negative: Annotated[tuple[QueryText, ...], Field(max_length=MAX_TEXTS)] = ()
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
@@ -127,6 +133,8 @@ class SegmentQuestion(WireModel):
     queries: Annotated[tuple[SegmentQuery, ...], Field(max_length=MAX_TEXTS)]
     method: Method = "auto"
     output: SegmentOutput = SegmentOutput()
+    independent: bool = False
+    """Ask the detector for each text alone, so that no score depends on the other texts."""
     nms_iou: Annotated[float, Field(gt=0, le=1)] | None = None
     """Of two instances of one query whose boxes overlap more, the better one is answered."""
 
@@ -216,11 +224,16 @@ class Instance(WireModel):
     """One thing that a query found.
 
     score: of the text by the method, or the predicted IoU where there is no text. similarity: what
-    the network expects the cosine between its vector and the right label's to be.
+    the network expects the cosine between its vector and the right label's to be. area: pixels; 0
+    for a prompt whose mask is empty, with a box of zeros.
     """
 
     box: Box
     score: Annotated[float, Field(ge=0, le=1)]
+    prompt_index: int | None = None
+    """Index of the query's box; 0 for points. None for a query of text alone."""
+    mask_index: int | None = None
+    """Which of the prompt's masks: 0 to 2 in SAM's order for a single click, else 0."""
     predicted_iou: float
     similarity: float
     area: int
@@ -229,10 +242,22 @@ class Instance(WireModel):
 
 
 class QueryResult(WireModel):
-    """Instances of the query at `query_index`, best first; none is an empty list."""
+    """Instances of the query at `query_index`; no hit is an empty list.
+
+    Those of a text are in order of falling score; those of boxes and points in the order of the
+    prompts, and for each prompt in order of falling score.
+    """
 
     query_index: int
     text: str | None
+    method: Way | None = None
+    """Method that answered this query; None where it has an error."""
+    threshold: float | None = None
+    """Lowest score that was answered: the query's own, or the method's default."""
+    error: ErrorBody | None = None
+    """Why this query was not answered; the others were."""
+    num_empty: int = 0
+    """Boxes of the detector that were dropped because their mask is empty."""
     instances: list[Instance]
 
 
@@ -249,8 +274,11 @@ class SegmentReply(WireModel):
 
     image: SegmentedImage
     model: ModelInfo
-    method: Literal["bank", "detector", "prompts"]
+    method: Way
     """What answered the queries of text alone; `prompts` where there were none."""
+    embedding_space: EmbeddingSpace | None = None
+    """Space of the instances' vectors, where they were asked for: `/text-embeddings` with the
+    same `space` gives the texts that they can be compared with."""
     cache: CacheState
     results: list[QueryResult]
     timings_ms: dict[str, float]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.detector.backend import Backend
-from services.detector.packing import pack_phrases
+from services.detector.packing import MAX_PHRASES, pack_phrases
 from services.detector.scoring import ScoringConfig, best_first, detections_of
 from services.detector.settings import DetectorSettings
 from unspoken.devices import check_device
@@ -39,15 +39,20 @@ class DetectorEngine:
         self.box_threshold = next(value for value in chosen if value is not None)
 
     def detect(
-        self, picture: Picture, phrases: Sequence[str], *, box_threshold: float | None = None
+        self,
+        picture: Picture,
+        phrases: Sequence[str],
+        *,
+        box_threshold: float | None = None,
+        independent: bool = False,
     ) -> DetectionResult:
-        """Boxes whose score reaches the threshold, best first. Raises InvalidInput.
-
-        The picture is encoded once; a phrase stands in exactly one chunk.
-        """
+        """See unspoken.ports.Detector. The picture goes through the backbone once in any case."""
         threshold = self.box_threshold if box_threshold is None else box_threshold
         chunks = pack_phrases(
-            phrases, self._backend.word_pieces, max_word_pieces=self._backend.max_word_pieces
+            phrases,
+            self._backend.word_pieces,
+            max_word_pieces=self._backend.max_word_pieces,
+            max_phrases=1 if independent else MAX_PHRASES,
         )
         if not chunks:
             return DetectionResult(detections=(), num_chunks=0)

@@ -6,11 +6,11 @@ phrases are packed greedily into chunks. A full stop or question mark inside a p
 it, so punctuation becomes a space. Knows neither torch nor transformers.
 """
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unspoken.errors import InvalidInput
+from unspoken.query_texts import checked_phrase
 
 MAX_WORD_PIECES = 250
 """Of a chunk, separators and specials included; the model's own limit is 256."""
@@ -18,9 +18,6 @@ MAX_PHRASES = 40
 """Of a chunk: GLIP's number for many-label vocabularies, more crowd each other's scores out."""
 _SPECIAL_PIECES = 2  # [CLS] and [SEP]
 _SEPARATOR_PIECES = 1  # the full stop behind each phrase
-
-# Hyphen, apostrophe and '&' belong to names ("t-shirt", "driver's seat"); the rest separates.
-_KEPT_PUNCTUATION = frozenset("-'&")
 
 WordPieces = Callable[[str], Sequence[int]]
 """Ids of a normalised phrase's word pieces, without specials."""
@@ -65,13 +62,6 @@ class Chunk:
         return [*ids, sep_id]
 
 
-def normalise_phrase(phrase: str) -> str:
-    """Lower case, punctuation as spaces, single spaces; "" when nothing is left."""
-    words = "".join(_readable(character) for character in unicodedata.normalize("NFC", phrase))
-    text = " ".join(words.lower().split())
-    return text if any(character.isalnum() for character in text) else ""
-
-
 def pack_phrases(
     phrases: Sequence[str],
     word_pieces: WordPieces,
@@ -81,12 +71,12 @@ def pack_phrases(
 ) -> list[Chunk]:
     """Pack phrases in the order asked; equal ones after normalisation stand once.
 
-    Raises InvalidInput with the index of a phrase that has control characters, nothing to look for,
-    or more word pieces than a chunk.
+    Raises InvalidInput with the indices of all phrases that have control characters, nothing to
+    look for, or more word pieces than a chunk.
     """
     asked: dict[str, list[int]] = {}
-    for index, phrase in enumerate(phrases):
-        asked.setdefault(_checked(phrase, index), []).append(index)
+    for index, text in enumerate(_checked(phrases, word_pieces, limit=max_word_pieces)):
+        asked.setdefault(text, []).append(index)
 
     chunks: list[Chunk] = []
     packed: list[PackedPhrase] = []
@@ -94,7 +84,6 @@ def pack_phrases(
     start = 1  # behind [CLS]
     for text, indices in asked.items():
         pieces = tuple(word_pieces(text))
-        _check_pieces(pieces, phrases[indices[0]], indices[0], limit=max_word_pieces)
         end = start + len(pieces)
         if packed and (end + 2 > max_word_pieces or len(packed) == max_phrases):
             chunks.append(Chunk(phrases=tuple(packed), piece_ids=tuple(piece_ids)))
@@ -110,37 +99,31 @@ def pack_phrases(
     return chunks
 
 
-def _checked(phrase: str, index: int) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in phrase):
+def _checked(phrases: Sequence[str], word_pieces: WordPieces, *, limit: int) -> list[str]:
+    """Return the normal form of each phrase. Raises InvalidInput that lists all bad ones."""
+    texts: list[str] = []
+    problems: list[tuple[int, str]] = []
+    for index, phrase in enumerate(phrases):
+        try:
+            texts.append(checked_phrase(phrase))
+            _check_pieces(word_pieces(texts[-1]), phrase, limit=limit)
+        except InvalidInput as error:
+            problems.append((index, error.message))
+    if problems:
+        (first, message), more = problems[0], len(problems) - 1
         raise InvalidInput(
-            f"phrases[{index}] has control characters", details={"phrase_index": index}
+            f"phrases[{first}] {message}" + (f" (and {more} more)" if more else ""),
+            details={
+                "phrase_index": first,
+                "phrases": [{"phrase_index": index, "problem": text} for index, text in problems],
+            },
         )
-    text = normalise_phrase(phrase)
-    if not text:
-        raise InvalidInput(
-            f"phrases[{index}] has nothing to look for: {phrase!r}",
-            details={"phrase_index": index},
-        )
-    return text
+    return texts
 
 
-def _check_pieces(pieces: Sequence[int], phrase: str, index: int, *, limit: int) -> None:
+def _check_pieces(pieces: Sequence[int], phrase: str, *, limit: int) -> None:
     room = limit - _SPECIAL_PIECES - _SEPARATOR_PIECES
     if not pieces:
-        raise InvalidInput(
-            f"phrases[{index}] has nothing that the model's tokenizer reads: {phrase!r}",
-            details={"phrase_index": index},
-        )
+        raise InvalidInput(f"has nothing that the model's tokenizer reads: {phrase!r}")
     if len(pieces) > room:
-        raise InvalidInput(
-            f"phrases[{index}] has {len(pieces)} word pieces, at most {room} can be asked",
-            details={"phrase_index": index, "word_pieces": len(pieces)},
-        )
-
-
-def _readable(character: str) -> str:
-    category = unicodedata.category(character)
-    if category == "Cf":  # soft hyphens and joiners stand inside words
-        return ""
-    separates = category[0] in "PSZ" and character not in _KEPT_PUNCTUATION
-    return " " if separates else character
+        raise InvalidInput(f"has {len(pieces)} word pieces, at most {room} can be asked")

@@ -23,9 +23,10 @@ from unspoken.deadline import timeout_headers
 from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable
 from unspoken.logs import REQUEST_HEADER
 from unspoken.safe_text import reason_of
-from unspoken.schemas import ErrorBody, ModelInfo
+from unspoken.schemas import ErrorBody, ModelInfo, TextEmbeddingsReply, TextEmbeddingsRequest
 from unspoken.segment_bodies import ADDED_IMAGE, IMAGES_BODY, KNOWN_IMAGE, SEGMENT_BODY
 from unspoken.segment_schemas import MAX_IMAGE_NAME_CHARS, ImageReply, SegmentReply
+from unspoken.uploads import json_request_body
 
 CONNECT_S = 5.0
 MODELS_S = 5.0
@@ -152,6 +153,20 @@ def passing_router(passing: Passing) -> APIRouter:
     async def read_image(image_id: ImageId, request: Request) -> Response:
         """Whether a picture is held: see the segmenter's `GET /images/{id}`."""
         return await passing.pass_on(request, _image_path(image_id))
+
+    @router.delete("/images/{image_id:path}", status_code=204)
+    async def delete_image(image_id: ImageId, request: Request) -> Response:
+        """Remove a picture from memory and disk: see the segmenter's `DELETE /images/{id}`."""
+        return await passing.pass_on(request, _image_path(image_id))
+
+    @router.post(
+        "/text-embeddings",
+        response_model=TextEmbeddingsReply,
+        openapi_extra={"requestBody": json_request_body(TextEmbeddingsRequest)},
+    )
+    async def text_embeddings(request: Request) -> Response:
+        """Vectors of texts: see the segmenter's `POST /text-embeddings`."""
+        return await passing.pass_on(request, "/text-embeddings")
 
     return router
 

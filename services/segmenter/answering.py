@@ -1,6 +1,6 @@
-"""The ways in which queries are answered: by the bank, by the detector's boxes, by prompts.
+"""The methods that answer queries: by the bank, by the detector's boxes, by prompts.
 
-Each gives what its queries found, by the query's place in the request, and touches nothing else.
+Each returns the masks that its queries found, by the query's place in the request.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Answering:
         """One product of all texts with all masks."""
         masks = plan.held.bank
         assert masks is not None, "the bank was built before"
-        queries = [plan.question.queries[place] for place in places]
+        queries = [plan.queries[place] for place in places]
         default = self._config.score_threshold
         with timings.measure("score"):
             scores = self._text_space.bank_scores(
@@ -67,8 +67,10 @@ class Answering:
                 nms_iou=plan.question.nms_iou,
             )
         return {
-            place: Found(masks, indices, values)
-            for place, (indices, values) in zip(places, selected, strict=True)
+            place: Found(masks, indices, values, method="bank", threshold=threshold)
+            for place, threshold, (indices, values) in zip(
+                places, thresholds, selected, strict=True
+            )
         }
 
     def by_detector(
@@ -82,7 +84,7 @@ class Answering:
 
         It has applied the lowest of all thresholds: each query's own is applied here.
         """
-        queries = [plan.question.queries[place] for place in places]
+        queries = [plan.queries[place] for place in places]
         found = _Boxes(detected.result, plan.held.size_hw)
         with timings.measure("decode_masks"):
             prompted = self._decode(plan, found.prompts({query.text or "" for query in queries}))
@@ -95,9 +97,18 @@ class Answering:
                 rows = [
                     (row_of[index], float(found.scores[index]))
                     for index in found.unbeaten(query)
-                    if index in row_of and found.scores[index] >= lowest
+                    if found.scores[index] >= lowest
                 ]
-                answers[place] = _found(plan, masks, rows)
+                shown = [(row, score) for row, score in rows if prompted.bank.areas[row]]
+                indices, scores = _selected(plan, masks, shown)
+                answers[place] = Found(
+                    masks,
+                    indices,
+                    scores,
+                    method="detector",
+                    threshold=lowest,
+                    num_empty=len(rows) - len(shown),
+                )
         return answers
 
     def by_prompts(
@@ -106,7 +117,7 @@ class Answering:
         """Boxes and points, scored by the query's text, else by the predicted IoU."""
         if not places:
             return {}
-        queries = {place: plan.question.queries[place] for place in places}
+        queries = {place: plan.queries[place] for place in places}
         prompts = [
             prompt
             for place, query in queries.items()
@@ -124,12 +135,15 @@ class Answering:
             by_text = dict(zip(with_text, scores, strict=True))
             for place, query in queries.items():
                 own = by_text.get(place, prompted.bank.predicted_iou)
+                threshold = query.threshold or 0.0
                 rows = [
                     (int(row), float(own[row]))
                     for row in np.flatnonzero(prompted.owners == place)
-                    if own[row].clip(0, 1) >= (query.threshold or 0.0)
+                    if own[row].clip(0, 1) >= threshold
                 ]
-                answers[place] = _found(plan, masks, rows)
+                answers[place] = _in_order_of_prompts(
+                    Found(masks, *_selected(plan, masks, rows), "prompts", threshold), prompted
+                )
         return answers
 
     def _decode(self, plan: Plan[HeldPicture], prompts: Sequence[Prompt]) -> Prompted:
@@ -177,10 +191,12 @@ class _Boxes:
         return numbers
 
 
-def _found(plan: Plan[HeldPicture], masks: WireBank, rows: list[tuple[int, float]]) -> Found:
-    """The instances of one query from its own rows and scores."""
+def _selected(
+    plan: Plan[HeldPicture], masks: WireBank, rows: list[tuple[int, float]]
+) -> tuple[list[int], list[float]]:
+    """Return the masks of one query, best first, from its own rows and scores."""
     if not rows:
-        return Found(masks, [], [])
+        return [], []
     indices = np.array([row for row, _ in rows])
     ((places, values),) = select(
         np.array([[score for _, score in rows]]),
@@ -189,7 +205,20 @@ def _found(plan: Plan[HeldPicture], masks: WireBank, rows: list[tuple[int, float
         top_k=plan.question.output.top_k,
         nms_iou=plan.question.nms_iou,
     )
-    return Found(masks, indices[places].tolist(), values)
+    return indices[places].tolist(), values
+
+
+def _in_order_of_prompts(found: Found, prompted: Prompted) -> Found:
+    """Sort by prompt; the masks of one prompt stay in order of falling score."""
+    order = np.argsort(prompted.prompt_indices[found.indices], kind="stable").tolist()
+    indices = [found.indices[place] for place in order]
+    return found._replace(
+        indices=indices,
+        scores=[found.scores[place] for place in order],
+        prompts=[
+            (int(prompted.prompt_indices[row]), int(prompted.mask_indices[row])) for row in indices
+        ],
+    )
 
 
 def _text_query(query: SegmentQuery) -> TextQuery:

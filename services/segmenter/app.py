@@ -15,9 +15,10 @@ from services.segmenter.segment_routes import SegmentFlow, segment_router
 from services.segmenter.stages import StagedSegmenter
 from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
 from unspoken.door import Admission
+from unspoken.errors import Conflict
 from unspoken.fetching import Fetcher
 from unspoken.ports import CropRanker, TextEncoder
-from unspoken.schemas import TextEmbeddingsReply, TextEmbeddingsRequest
+from unspoken.schemas import ErrorBody, TextEmbeddingsReply, TextEmbeddingsRequest
 from unspoken.server import create_service, in_decode_pool
 from unspoken.settings import Limits
 from unspoken.timings import Timings
@@ -102,21 +103,32 @@ def create_app(
         "/text-embeddings",
         tags=["text encoder"],
         response_model=TextEmbeddingsReply,
+        responses={409: {"model": ErrorBody}},
         openapi_extra={"requestBody": json_request_body(TextEmbeddingsRequest)},
     )
     async def text_embeddings(request: Request) -> Response:
-        """(N, 768) unit vectors of the phrases, in the order asked."""
+        """(N, 768) unit vectors of the phrases, in the order asked.
+
+        `space` "text" is the text encoder's own, as in datasets. "mask" is that of the vectors
+        that `/segment` answers with `output.embedding`: only such vectors can be compared with
+        them. It needs weights whose semantic head is trained, and is a 409 without.
+        """
         timings = Timings()
         asked = await read_json(request, TextEmbeddingsRequest)
+        phrases, model = tuple(asked.phrases), engine.model
         with timings.computing("encode") as own:
-            vectors = await batcher.submit(
-                tuple(asked.phrases), timeout_s=request_timeout_s, own=own
-            )
+            if asked.space == "text":
+                vectors = await batcher.submit(phrases, timeout_s=request_timeout_s, own=own)
+            elif flow is not None and segmenter is not None:
+                vectors, model = await flow.text_targets(phrases, own), segmenter.model
+            else:
+                raise Conflict("space 'mask' needs a segmenter, and this profile has none")
 
         def render() -> str:
             return TextEmbeddingsReply(
                 embeddings=np.round(vectors.astype(np.float64), DECIMALS).tolist(),
-                model=engine.model,
+                space=asked.space,
+                model=model,
                 timings_ms=timings.as_ms(),
             ).model_dump_json()
 

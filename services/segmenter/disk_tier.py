@@ -27,7 +27,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from unspoken.errors import InvalidConfig
+from unspoken.errors import EngineFailure, InvalidConfig
 
 SUFFIX = ".safetensors"
 PART = ".part"
@@ -129,6 +129,24 @@ class DiskTier:
         self._written_bytes += len(encoded)
         if self._written_bytes >= self._capacity_bytes / 16:
             self._measure()
+
+    def remove(self, image_id: str) -> bool:
+        """Remove a picture's file; False where there was none. Raises EngineFailure."""
+        path = self._path(image_id)
+        if path is None:
+            return False
+        try:
+            num_bytes = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise EngineFailure(
+                f"picture {image_id} could not be removed from the disk ({error.strerror}): "
+                "delete it again"
+            ) from error
+        self.num_bytes -= num_bytes
+        return True
 
     def _path(self, image_id: str) -> Path | None:
         """None for what is no id: a name of a client's own, or an attempt at a path."""

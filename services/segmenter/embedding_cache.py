@@ -102,6 +102,20 @@ class EmbeddingCache(Generic[Entry]):
         if is_time:
             give_back_free_memory()
 
+    def resolve(self, id_or_name: str) -> str:
+        """Return the id that a name stands for; what is no known name comes back as it is."""
+        with self._lock:
+            return self._names.get(id_or_name, id_or_name)
+
+    def remove(self, image_id: str) -> bool:
+        """Drop an entry and its names; False where there was no entry."""
+        with self._lock:
+            entry = self._entries.pop(image_id, None)
+            self._total_bytes -= self._bytes.pop(image_id, 0)
+            for name in [name for name, named in self._names.items() if named == image_id]:
+                del self._names[name]
+            return entry is not None
+
     def weigh_again(self, entry: Entry) -> None:
         """Count an entry that has grown; nothing where it has gone meanwhile."""
         with self._lock:

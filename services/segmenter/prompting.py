@@ -22,9 +22,13 @@ from unspoken.segment_schemas import SegmentQuery
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt in pixels of the picture: `owner` is the query, or whatever the caller counts."""
+    """One prompt in pixels of the picture.
+
+    owner: the query, or another number of the caller's. index: its place among the owner's prompts.
+    """
 
     owner: int
+    index: int = 0
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float, int], ...] = ()
 
@@ -41,10 +45,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompted:
-    """Masks of prompts: row i belongs to `owners[i]`."""
+    """Masks of prompts, in no order; an empty mask has area 0.
+
+    Row i is mask `mask_indices[i]` of the prompt `prompt_indices[i]` of `owners[i]`.
+    """
 
     bank: MaskBank
     owners: np.ndarray
+    prompt_indices: np.ndarray
+    mask_indices: np.ndarray
 
 
 def prompts_of(query: SegmentQuery, *, owner: int, size_hw: tuple[int, int]) -> list[Prompt]:
@@ -60,14 +69,14 @@ def prompts_of(query: SegmentQuery, *, owner: int, size_hw: tuple[int, int]) -> 
     if not query.boxes:
         return [Prompt(owner, points=points)] if points else []
     prompts = []
-    for box in query.boxes:
+    for index, box in enumerate(query.boxes):
         inside = cut_box((box.x0, box.y0, box.x1, box.y1), size_hw)
         if inside is None:
             raise InvalidInput(
                 f"queries.{owner}: the box {(box.x0, box.y0, box.x1, box.y1)} is outside of the "
                 f"picture of {width} x {height}"
             )
-        prompts.append(Prompt(owner, box=inside, points=points))
+        prompts.append(Prompt(owner, index, box=inside, points=points))
     return prompts
 
 
@@ -90,7 +99,7 @@ def decode_prompts(
     *,
     config: MaskBankConfig,
 ) -> Prompted:
-    """Masks of all prompts, those of one owner in order; empty ones are left out.
+    """Decode the masks of all prompts: three of a single click, one of anything else.
 
     image_embedding: (1, C, cells, cells).
     """
@@ -98,7 +107,7 @@ def decode_prompts(
     embedding = image_embedding.to(model.device).float()
     batch = config.batch_of(model.config.sam, model.device)
     banks: list[MaskBank] = []
-    owners: list[int] = []
+    rows: list[tuple[int, int, int]] = []
     in_order = sorted(range(len(prompts)), key=lambda place: (prompts[place].kind, place))
     for _, places in groupby(in_order, key=lambda place: prompts[place].kind):
         group = [prompts[place] for place in places]
@@ -109,13 +118,17 @@ def decode_prompts(
                 embedding, _tensors(chunk, frame, model.device), multimask_output=is_ambiguous
             )
             banks.append(bank_of_output(output, upscaler))
-            owners += [prompt.owner for prompt in chunk for _ in range(3 if is_ambiguous else 1)]
+            rows += [
+                (prompt.owner, prompt.index, mask)
+                for prompt in chunk
+                for mask in range(3 if is_ambiguous else 1)
+            ]
+    columns = np.asarray(rows, dtype=np.int64).reshape(-1, 3).T
     if not banks:
         return Prompted(
-            empty_bank(frame.original_size_hw, model.config.semantic.text_dim),
-            np.zeros(0, dtype=np.int64),
+            empty_bank(frame.original_size_hw, model.config.semantic.text_dim), *columns
         )
-    return _without_empty(join_banks(banks), np.asarray(owners, dtype=np.int64))
+    return Prompted(join_banks(banks), *columns)
 
 
 def join_banks(banks: Sequence[MaskBank]) -> MaskBank:
@@ -133,25 +146,6 @@ def join_banks(banks: Sequence[MaskBank]) -> MaskBank:
         stability_score=joined("stability_score"),
         similarity=joined("similarity"),
         mask_embedding=joined("mask_embedding"),
-    )
-
-
-def _without_empty(bank: MaskBank, owners: np.ndarray) -> Prompted:
-    shown = np.flatnonzero(bank.areas)
-    if len(shown) == len(bank):
-        return Prompted(bank, owners)
-    return Prompted(
-        MaskBank(
-            size_hw=bank.size_hw,
-            rle=tuple(bank.rle[index] for index in shown),
-            boxes_xyxy=bank.boxes_xyxy[shown],
-            areas=bank.areas[shown],
-            predicted_iou=bank.predicted_iou[shown],
-            stability_score=bank.stability_score[shown],
-            similarity=bank.similarity[shown],
-            mask_embedding=bank.mask_embedding[shown],
-        ),
-        owners[shown],
     )
 
 

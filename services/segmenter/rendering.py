@@ -6,19 +6,19 @@ instance.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from unspoken.deadline import check_wanted
-from unspoken.errors import TooLarge
+from unspoken.errors import InvalidInput, TooLarge
 from unspoken.mask_polygons import mask_polygons
 from unspoken.masks import mask_png
 from unspoken.model.mask_bank import MaskBank
 from unspoken.model.text_space import Rivals
-from unspoken.schemas import ModelInfo
-from unspoken.segment_schemas import CacheState, MaskForm, SegmentOutput, SegmentQuery
+from unspoken.schemas import ErrorBody, ModelInfo
+from unspoken.segment_schemas import CacheState, MaskForm, SegmentOutput, SegmentQuery, Way
 from unspoken.timings import Timings
 
 KEPT_FORMS = ("none", "rle")
@@ -77,11 +77,17 @@ class WireBank:
 
 
 class Found(NamedTuple):
-    """What one query found, best first."""
+    """Masks that one query found, in the order of the reply."""
 
     masks: WireBank
     indices: list[int]
     scores: list[float]
+    method: Way
+    threshold: float
+    prompts: Sequence[tuple[int, int]] = ()
+    """Of each mask the index of its prompt and its own index; none for a text alone."""
+    num_empty: int = 0
+    """Boxes of the detector whose mask is empty."""
 
 
 class Answer(NamedTuple):
@@ -90,10 +96,13 @@ class Answer(NamedTuple):
     image_id: str
     size_hw: tuple[int, int]
     model: ModelInfo
-    way: str
+    way: Way
     queries: Sequence[SegmentQuery]
+    """As they were asked, not in normal form."""
     output: SegmentOutput
-    found: list[Found]  # one a query
+    found: Mapping[int, Found]
+    problems: Mapping[int, str]
+    """Index of a query that was not answered -> why; every other one is in `found`."""
     stages_ms: dict[str, float]
 
 
@@ -104,8 +113,11 @@ def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
         texts: dict[tuple[int, int], str] = {}
         parts: list[str] = []
         num_chars = 0
-        for index, (query, found) in enumerate(zip(answer.queries, answer.found, strict=True)):
-            parts.append(_result(index, query.text, found, answer.output, texts))
+        for index, query in enumerate(answer.queries):
+            if index in answer.problems:
+                parts.append(_refusal(index, query, answer.problems[index]))
+            else:
+                parts.append(_result(index, query, answer.found[index], answer.output, texts))
             num_chars += len(parts[-1])
             if num_chars > MAX_REPLY_CHARS:
                 raise TooLarge(
@@ -119,6 +131,7 @@ def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
             "image": {"id": answer.image_id, "width": width, "height": height},
             "model": answer.model.model_dump(),
             "method": answer.way,
+            **({"embedding_space": "mask"} if answer.output.embedding else {}),
             "cache": cache.model_dump(),
             "timings_ms": timings.as_ms(),
         }
@@ -128,20 +141,42 @@ def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
 
 def _result(
     query_index: int,
-    text: str | None,
+    query: SegmentQuery,
     found: Found,
     output: SegmentOutput,
     texts: dict[tuple[int, int], str],
 ) -> str:
-    head = f'{{"query_index": {query_index}, "text": {json.dumps(text)}, "instances": ['
-    if not found.indices:
-        return head + "]}"
+    about = {
+        "query_index": query_index,
+        "text": query.text,
+        "method": found.method,
+        "threshold": found.threshold,
+        "num_empty": found.num_empty,
+    }
+    head = json.dumps(about)[:-1]
     instances = []
-    for index, score in zip(found.indices, found.scores, strict=True):
+    prompts: Sequence[tuple[int, int] | None] = found.prompts or [None] * len(found.indices)
+    for index, score, prompt in zip(found.indices, found.scores, prompts, strict=True):
         key = (id(found.masks), index)
-        about = texts.get(key)
-        if about is None:
+        mask = texts.get(key)
+        if mask is None:
             check_wanted()
-            about = texts[key] = found.masks.text_of(index, output)
-        instances.append(f'{{"score": {score:.4f}, {about}}}')
-    return head + ", ".join(instances) + "]}"
+            mask = texts[key] = found.masks.text_of(index, output)
+        asked = ""
+        if prompt is not None:
+            asked = f'"prompt_index": {prompt[0]}, "mask_index": {prompt[1]}, '
+        instances.append(f'{{"score": {score:.4f}, {asked}{mask}}}')
+    return f'{head}, "instances": [{", ".join(instances)}]}}'
+
+
+def _refusal(query_index: int, query: SegmentQuery, problem: str) -> str:
+    """Return the result of a query that was not answered."""
+    error = ErrorBody(error=InvalidInput.code, message=problem)
+    return json.dumps(
+        {
+            "query_index": query_index,
+            "text": query.text,
+            "error": error.model_dump(),
+            "instances": [],
+        }
+    )

@@ -5,6 +5,8 @@ Only the inference thread touches the network and the texts' vectors. See servic
 
 import hashlib
 import logging
+from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,9 +16,15 @@ from services.segmenter.answering import Answering, SegmentConfig
 from services.segmenter.disk_tier import DiskTier, Stored
 from services.segmenter.embedding_cache import EmbeddingCache, public_id
 from services.segmenter.held_picture import HeldPicture
-from services.segmenter.prompting import prompts_of
+from services.segmenter.planning import (
+    phrases_of,
+    problems_of_refused,
+    read_queries,
+    refuse_if_all_bad,
+    refused_phrases,
+)
 from services.segmenter.rendering import Answer, WireBank, render
-from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter, Way
+from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.images import DECODING, Picture, decode_picture
 from unspoken.model.checkpoint import LoadedSam
@@ -26,8 +34,9 @@ from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.ports import Detector
 from unspoken.precision import computing_in
-from unspoken.schemas import MAX_TEXTS, ModelInfo
-from unspoken.segment_schemas import CacheState, Method, SegmentQuery, SegmentQuestion
+from unspoken.query_texts import normalise_phrase
+from unspoken.schemas import ModelInfo
+from unspoken.segment_schemas import CacheState, Method, SegmentQuery, SegmentQuestion, Way
 from unspoken.timings import Timings
 
 logger = logging.getLogger(__name__)
@@ -128,32 +137,34 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
 
     def plan(self, held: HeldPicture, question: SegmentQuestion) -> Plan[HeldPicture]:
         """See StagedSegmenter."""
-        texts = []
-        for index, query in enumerate(question.queries):
-            if not query.is_prompted:
-                texts.append(query)
-                continue
-            prompts_of(query, owner=index, size_hw=held.size_hw)
-            if query.text is not None and not self._is_trained:
+        queries, problems = read_queries(question.queries, size_hw=held.size_hw)
+        for index, query in enumerate(queries):
+            if query.is_prompted and query.text is not None and not self._is_trained:
                 raise self._untrained(f"queries.{index}: a text scores masks")
         way = self.method_of(question)
         phrases: tuple[str, ...] = ()
         if way == "detector":
-            phrases = tuple(
-                dict.fromkeys(text for q in texts for text in (q.text or "", *q.negative))
-            )
-            if len(phrases) > MAX_TEXTS:
-                raise InvalidInput(
-                    f"the detector takes at most {MAX_TEXTS} distinct texts with the negatives, "
-                    f"got {len(phrases)}"
-                )
+            good = [
+                query
+                for index, query in enumerate(queries)
+                if index not in problems and not query.is_prompted
+            ]
+            phrases = phrases_of(good, independent=question.independent)
         return Plan(
             held=held,
             question=question,
             way=way,
+            queries=queries,
+            problems=problems,
             needs_bank=way == "bank" and held.bank is None,
             phrases=phrases,
         )
+
+    def text_targets(self, texts: Sequence[str]) -> np.ndarray:
+        """See StagedSegmenter."""
+        if not self._is_trained:
+            raise self._untrained("space 'mask' is that of the masks' vectors")
+        return self.text_space.vectors([normalise_phrase(text) or text for text in texts])
 
     def bank_steps(self, held: HeldPicture) -> BankSteps:
         """See StagedSegmenter."""
@@ -163,22 +174,38 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
     def detect(self, plan: Plan[HeldPicture]) -> Detected:
         """See StagedSegmenter."""
         assert self._detector is not None, "a plan without a detector asks for no phrases"
-        thresholds = [query.threshold for query in plan.question.queries if not query.is_prompted]
-        named = [threshold for threshold in thresholds if threshold is not None]
         default = self._detector.box_threshold
-        if len(named) < len(thresholds):
-            named.append(default)
-        result = self._detector.detect(
-            decode_picture(plan.held.encoded), plan.phrases, box_threshold=min(named)
+        thresholds = [
+            default if query.threshold is None else query.threshold
+            for index, query in enumerate(plan.queries)
+            if not query.is_prompted and index not in plan.problems
+        ]
+        ask = partial(
+            self._detector.detect,
+            decode_picture(plan.held.encoded),
+            box_threshold=min(thresholds),
+            independent=plan.question.independent,
         )
-        return Detected(result, default)
+        try:
+            return Detected(ask(plan.phrases), default)
+        except InvalidInput as error:
+            refused = refused_phrases(error, plan.phrases)
+            if not refused:
+                raise
+        problems = {**plan.problems, **problems_of_refused(plan.queries, refused)}
+        refuse_if_all_bad(problems, len(plan.queries))
+        left = [phrase for phrase in plan.phrases if phrase not in refused]
+        return Detected(ask(left), default, refused)
 
     def answer(self, plan: Plan[HeldPicture], detected: Detected | None) -> Answer:
         """See StagedSegmenter."""
         timings = Timings()
-        queries = plan.question.queries
-        prompted = [place for place, query in enumerate(queries) if query.is_prompted]
-        of_text = [place for place, query in enumerate(queries) if not query.is_prompted]
+        problems = dict(plan.problems)
+        if detected is not None:
+            problems |= problems_of_refused(plan.queries, detected.refused)
+        good = [place for place in range(len(plan.queries)) if place not in problems]
+        prompted = [place for place in good if plan.queries[place].is_prompted]
+        of_text = [place for place in good if not plan.queries[place].is_prompted]
         found = self._answering.by_prompts(plan, prompted, timings)
         if plan.way == "bank":
             found |= self._answering.by_bank(plan, of_text, timings)
@@ -190,9 +217,10 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             size_hw=plan.held.size_hw,
             model=self._model,
             way=plan.way,
-            queries=queries,
+            queries=plan.question.queries,
             output=plan.question.output,
-            found=[found[place] for place in range(len(queries))],
+            found=found,
+            problems=problems,
             stages_ms=timings.stages_ms(),
         )
 

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, NamedTuple, TypeVar
 
+import numpy as np
 from fastapi import APIRouter, Header, Path, Request, Response
 
 from services.segmenter.bank_line import BankLine
@@ -46,7 +47,7 @@ from unspoken.segment_schemas import (
     SegmentReply,
 )
 from unspoken.server import in_decode_pool
-from unspoken.timings import Timings
+from unspoken.timings import Spent, Timings
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -114,10 +115,14 @@ class SegmentFlow:
         self.banks = BankLine(
             segmenter, thread=thread, max_queue=max_queue, timeout_s=request_timeout_s
         )
+        self._targets: MicroBatcher[Sequence[str], np.ndarray] = batcher(
+            "text-targets", segmenter.text_targets, weigh=lambda texts: sum(map(len, texts))
+        )
         self.batchers: list[MicroBatcher[Any, Any]] = [
             self._embedding,
             self._answering,
             self.banks.batcher,
+            self._targets,
         ]
         self.admission = Admission(self._embedding, self._answering, max_bytes=max_queue_bytes)
         self._pictures: SingleFlight[_Held] = SingleFlight(kept=(NotAnImage, TooLarge))
@@ -210,11 +215,20 @@ class SegmentFlow:
         self._writes.add(writing)
         writing.add_done_callback(self._writes.discard)
 
+    async def text_targets(self, texts: Sequence[str], own: Spent) -> np.ndarray:
+        """Return the (N, D) vectors of texts in the space of the masks' vectors."""
+        return await self._targets.submit(texts, timeout_s=self._timeout_s, own=own)
+
     async def read(self, image_id: str) -> ImageReply:
         """What is known of a picture. Raises NotFound."""
         if self.segmenter.disk is None or self.segmenter.cache.get(image_id) is not None:
             return self.segmenter.read_image(image_id)
         return await in_decode_pool(self.segmenter.read_image, image_id)
+
+    async def delete(self, image_id: str) -> None:
+        """Remove a picture from every tier, after what is still being written. Raises NotFound."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writing, self.segmenter.delete_image, image_id)
 
     async def answer(self, held: Any, question: SegmentQuestion, timings: Timings) -> Any:
         """Masks and scores, not yet written."""
@@ -291,6 +305,14 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
         if known & {tag, "*"}:
             return Response(status_code=304, headers=headers)
         return Response(reply.model_dump_json(), media_type="application/json", headers=headers)
+
+    @router.delete("/images/{image_id:path}", status_code=204)
+    async def delete(image_id: ImageId) -> None:
+        """Remove a picture, by id or name, from memory and disk: its file, embedding, bank, names.
+
+        204, or 404 where it is not held. Replicas with a memory of their own are asked each.
+        """
+        await served().delete(image_id)
 
     return router
 

@@ -6,8 +6,10 @@ one process the detector needs that very thread), rendering in a pool. In proces
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,11 +18,17 @@ from services.segmenter.embedding_cache import EmbeddingCache, Held
 from unspoken.errors import NotFound
 from unspoken.images import Picture
 from unspoken.schemas import DetectionResult, ModelInfo
-from unspoken.segment_schemas import CacheState, ImageReply, SegmentQuestion, SegmentReply
+from unspoken.segment_schemas import (
+    CacheState,
+    ImageReply,
+    SegmentQuery,
+    SegmentQuestion,
+    SegmentReply,
+    Way,
+)
 from unspoken.timings import Timings
 
 Entry = TypeVar("Entry", bound=Held)
-Way = Literal["bank", "detector", "prompts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,10 @@ class Plan(Generic[Entry]):
     held: Entry
     question: SegmentQuestion
     way: Way
+    queries: tuple[SegmentQuery, ...] = ()
+    """The question's queries with their texts in normal form."""
+    problems: Mapping[int, str] = field(default_factory=dict)
+    """Index of a query that cannot be answered -> what is wrong with it."""
     needs_bank: bool = False
     """The bank must be built first."""
     phrases: tuple[str, ...] = ()
@@ -43,6 +55,8 @@ class Detected(NamedTuple):
 
     result: DetectionResult
     box_threshold: float
+    refused: Mapping[str, str] = MappingProxyType({})
+    """Phrases that the detector cannot read -> why."""
 
 
 class BankSteps(Protocol):
@@ -94,6 +108,14 @@ class StagedSegmenter(ABC, Generic[Entry]):
         """Decide how to answer. Any thread, quick. Raises InvalidInput, Conflict."""
 
     @abstractmethod
+    def text_targets(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the (N, D) unit vectors that masks of these labels are trained to.
+
+        They can be compared with the masks' vectors. Inference thread. Raises Conflict where the
+        semantic head is not trained.
+        """
+
+    @abstractmethod
     def bank_steps(self, held: Entry) -> BankSteps:
         """Start building a picture's bank. Any thread."""
 
@@ -143,6 +165,14 @@ class StagedSegmenter(ABC, Generic[Entry]):
             model=self.model,
             timings_ms=timings.as_ms(),
         )
+
+    def delete_image(self, image_id: str) -> None:
+        """See unspoken.ports.Segmenter. Any thread; waits for the disk."""
+        resolved = self.cache.resolve(image_id)
+        was_on_disk = self.disk is not None and self.disk.remove(resolved)
+        was_in_memory = self.cache.remove(resolved)
+        if not (was_on_disk or was_in_memory):
+            raise NotFound(f"no picture {image_id!r} is held here (any more): nothing to delete")
 
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
         """See unspoken.ports.Segmenter."""

@@ -14,7 +14,7 @@ from unspoken.server import in_decode_pool
 from unspoken.uploads import Upload, read_upload, validated
 
 MAX_FIELDS = 16
-_JSON_FIELDS = ("queries", "output", "nms_iou")
+_JSON_FIELDS = ("queries", "output", "nms_iou", "independent")
 
 
 class Asked(NamedTuple):

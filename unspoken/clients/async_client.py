@@ -1,10 +1,11 @@
 """The client for code that awaits: `Client`'s twin, over the same conversations."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
+import numpy as np
 
 from unspoken.clients.events import Following
 from unspoken.clients.pictures import HeldImage, ImageSource
@@ -24,7 +25,7 @@ from unspoken.clients.steps import (
     auth_headers,
     checked_url,
 )
-from unspoken.schemas import RunRequest, RunStatus
+from unspoken.schemas import EmbeddingSpace, RunRequest, RunStatus
 from unspoken.segment_schemas import Method
 
 
@@ -71,6 +72,7 @@ class AsyncClient:
         embeddings: bool = False,
         top_k: int = 100,
         nms_iou: float | None = None,
+        independent: bool = False,
     ) -> Segmentation:
         """See Client.segment."""
         question = question_of(
@@ -80,6 +82,7 @@ class AsyncClient:
             embeddings=embeddings,
             top_k=top_k,
             nms_iou=nms_iou,
+            independent=independent,
         )
         return await self._do(self._pictures.segment(image, question))
 
@@ -92,6 +95,16 @@ class AsyncClient:
     async def find_image(self, id_or_name: str) -> HeldImage:
         """See Client.find_image."""
         return await self._do(self._pictures.find_image(id_or_name))
+
+    async def delete_image(self, image: HeldImage | str) -> None:
+        """See Client.delete_image."""
+        await self._do(self._pictures.delete_image(image))
+
+    async def embed_texts(
+        self, texts: Sequence[str], *, space: EmbeddingSpace = "mask"
+    ) -> np.ndarray:
+        """See Client.embed_texts."""
+        return await self._do(self._pictures.embed_texts(texts, space=space))
 
     def _begin(self) -> Exchange:
         return Exchange(self._base_url, retries=self._retries, timeout_s=self._timeout_s)

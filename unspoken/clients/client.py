@@ -1,10 +1,11 @@
 """The client for code that waits: see docs/client.md."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
+import numpy as np
 
 from unspoken.clients.events import Following
 from unspoken.clients.pictures import HeldImage, ImageSource
@@ -24,7 +25,7 @@ from unspoken.clients.steps import (
     auth_headers,
     checked_url,
 )
-from unspoken.schemas import RunRequest, RunStatus
+from unspoken.schemas import EmbeddingSpace, RunRequest, RunStatus
 from unspoken.segment_schemas import Method
 
 
@@ -75,11 +76,13 @@ class Client:
         embeddings: bool = False,
         top_k: int = 100,
         nms_iou: float | None = None,
+        independent: bool = False,
     ) -> Segmentation:
         """Masks for texts, boxes and points; one result a query, in order; no hit is an empty one.
 
         top_k: instances a query at most. nms_iou: of two instances of a query whose boxes overlap
-        more, the better one is answered. Raises the errors of unspoken.errors.
+        more, the better one is answered. independent: ask the detector for each text alone. Raises
+        the errors of unspoken.errors; a query that alone is bad has `found.error` instead.
         """
         question = question_of(
             queries,
@@ -88,6 +91,7 @@ class Client:
             embeddings=embeddings,
             top_k=top_k,
             nms_iou=nms_iou,
+            independent=independent,
         )
         return self._do(self._pictures.segment(image, question))
 
@@ -103,6 +107,18 @@ class Client:
     def find_image(self, id_or_name: str) -> HeldImage:
         """A picture that the gateway holds. Raises NotFound."""
         return self._do(self._pictures.find_image(id_or_name))
+
+    def delete_image(self, image: HeldImage | str) -> None:
+        """Remove a picture from the gateway, from memory and disk. Raises NotFound."""
+        self._do(self._pictures.delete_image(image))
+
+    def embed_texts(self, texts: Sequence[str], *, space: EmbeddingSpace = "mask") -> np.ndarray:
+        """Return (N, 768) unit vectors of texts.
+
+        space: "mask" is that of `found.embeddings`, "text" the text encoder's own, as in datasets.
+        Vectors of different spaces cannot be compared.
+        """
+        return self._do(self._pictures.embed_texts(texts, space=space))
 
     def _begin(self) -> Exchange:
         return Exchange(self._base_url, retries=self._retries, timeout_s=self._timeout_s)

@@ -9,7 +9,7 @@ a service that does not answer is ServiceUnavailable.
 import base64
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 import httpx
@@ -183,25 +183,32 @@ class DetectorClient(_ServiceClient):
     def box_threshold(self) -> float:
         """The service's default threshold, learned from an empty question."""
         if self._box_threshold is None:
-            self._box_threshold = self._detect(ONE_WHITE_PIXEL, [], None).box_threshold
+            self._box_threshold = self._detect(ONE_WHITE_PIXEL, [], {}).box_threshold
         return self._box_threshold
 
     def detect(
-        self, picture: Picture, phrases: Sequence[str], *, box_threshold: float | None = None
+        self,
+        picture: Picture,
+        phrases: Sequence[str],
+        *,
+        box_threshold: float | None = None,
+        independent: bool = False,
     ) -> DetectionResult:
         """See unspoken.ports.Detector."""
-        reply = self._detect(picture.sendable, phrases, box_threshold)
+        more: dict[str, object] = {"independent": True} if independent else {}
+        if box_threshold is not None:
+            more["box_threshold"] = box_threshold
+        reply = self._detect(picture.sendable, phrases, more)
         return DetectionResult(detections=reply.detections, num_chunks=reply.num_chunks)
 
     def _detect(
-        self, encoded: bytes, phrases: Sequence[str], box_threshold: float | None
+        self, encoded: bytes, phrases: Sequence[str], more: Mapping[str, object]
     ) -> DetectReply:
         body: dict[str, object] = {
             "image": {"base64": base64.b64encode(encoded).decode("ascii")},
             "phrases": list(phrases),
+            **more,
         }
-        if box_threshold is not None:
-            body["box_threshold"] = box_threshold
         return self._post("/detect", DetectReply, json=body)
 
 
@@ -263,8 +270,12 @@ class SegmenterClient(_ServiceClient):
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
         """See unspoken.ports.Segmenter."""
         sent = {"id": image} if isinstance(image, str) else {"base64": _base64(image)}
-        asked = question.model_dump(mode="json", exclude_none=True, exclude={"image"})
+        asked = {"queries": [], **question.model_dump(mode="json", exclude_defaults=True)}
         return self._post("/segment", SegmentReply, json={**asked, "image": sent})
+
+    def delete_image(self, image_id: str) -> None:
+        """See unspoken.ports.Segmenter."""
+        self._request("DELETE", checked_path("images", image_id))
 
 
 def _address(http: httpx.Client) -> str:

@@ -7,17 +7,42 @@ import numpy as np
 
 from unspoken.errors import InvalidInput
 from unspoken.schemas import ModelInfo
-from unspoken.segment_schemas import Instance, RleMask, SegmentReply
+from unspoken.segment_schemas import Instance, QueryResult, RleMask, SegmentReply
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The N instances that one query found, best first; none is N = 0."""
+    """The N instances that one query found; none is N = 0.
+
+    Those of a text are in order of falling score; those of boxes and points in the order of the
+    prompts, and for each prompt in order of falling score.
+    """
 
     text: str | None
     instances: tuple[Instance, ...]
     """As they stand on the wire: box, score, predicted IoU, similarity, area, run lengths."""
     size_hw: tuple[int, int]
+    method: str | None
+    """Method that answered this query: 'bank', 'detector' or 'prompts'."""
+    threshold: float | None
+    """Lowest score that was answered."""
+    error: str | None
+    """Why this query was not answered, while the others were; None where it was."""
+    num_empty: int
+    """Boxes of the detector that were dropped because their mask is empty."""
+
+    @classmethod
+    def of(cls, result: QueryResult, size_hw: tuple[int, int]) -> "Found":
+        """Read one result of the wire's reply."""
+        return cls(
+            text=result.text,
+            instances=tuple(result.instances),
+            size_hw=size_hw,
+            method=result.method,
+            threshold=result.threshold,
+            error=None if result.error is None else result.error.message,
+            num_empty=result.num_empty,
+        )
 
     def __len__(self) -> int:
         return len(self.instances)
@@ -26,6 +51,15 @@ class Found:
     def scores(self) -> np.ndarray:
         """(N,) float64 in [0, 1]."""
         return np.asarray([each.score for each in self.instances], dtype=np.float64)
+
+    @property
+    def prompt_indices(self) -> np.ndarray:
+        """(N,) int64: index of the query's box that each instance answers, 0 for points.
+
+        -1 for instances of a text alone.
+        """
+        indices = [each.prompt_index for each in self.instances]
+        return np.asarray([-1 if n is None else n for n in indices], dtype=np.int64)
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
@@ -52,9 +86,10 @@ class Found:
 
     @property
     def embeddings(self) -> np.ndarray:
-        """(N, 768) float32, unit length, in CLIP's text space.
+        """(N, 768) float32, unit length, in the segmenter's own space.
 
-        Raises InvalidInput where none were asked for.
+        `client.embed_texts(texts)` gives the texts that they can be compared with. Raises
+        InvalidInput where none were asked for.
         """
         vectors = [each.embedding for each in self.instances]
         if any(vector is None for vector in vectors):
@@ -83,9 +118,7 @@ class Segmentation:
         return cls(
             image_id=reply.image.id,
             size_hw=size_hw,
-            results=tuple(
-                Found(result.text, tuple(result.instances), size_hw) for result in reply.results
-            ),
+            results=tuple(Found.of(result, size_hw) for result in reply.results),
             method=reply.method,
             model=reply.model,
             was_cached=reply.cache.hit,

@@ -10,16 +10,19 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from unspoken.clients.pictures import File, HeldImage, ImageSource, KnownIds, read_file
 from unspoken.clients.replies import Segmentation
 from unspoken.clients.steps import Call, Exchange, Steps, Work, checked, checked_path, parsed
 from unspoken.errors import InvalidInput, NotFound
+from unspoken.schemas import EMBEDDING_DIM, MAX_TEXTS, EmbeddingSpace, TextEmbeddingsReply
 from unspoken.segment_schemas import ImageReply, Method, SegmentQuestion, SegmentReply
 
 _IMAGE = TypeAdapter(ImageReply)
 _SEGMENT = TypeAdapter(SegmentReply)
+_VECTORS = TypeAdapter(TextEmbeddingsReply)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def question_of(
     embeddings: bool,
     top_k: int,
     nms_iou: float | None,
+    independent: bool,
 ) -> SegmentQuestion:
     """The queries as a request. Raises InvalidInput."""
     asked = [_query_of(query) for query in queries]
@@ -89,6 +93,7 @@ def question_of(
                 "top_k": top_k,
             },
             "nms_iou": nms_iou,
+            "independent": independent,
         },
     )
 
@@ -102,6 +107,15 @@ def _query_of(query: object) -> Query:
             'argument, as in segment(picture, "a dog", "a wheel"), and a list as *queries'
         )
     return query
+
+
+def question_body(question: SegmentQuestion) -> dict[str, Any]:
+    """Return the question as JSON without its picture and without defaults.
+
+    So that an earlier version of the service, which knows fewer fields, answers too.
+    """
+    body = question.model_dump(mode="json", exclude_defaults=True, exclude={"image"})
+    return {"queries": [], **body}
 
 
 class SegmentTalk:
@@ -150,6 +164,22 @@ class SegmentTalk:
         call = Call(method="GET", path=checked_path("images", id_or_name))
         return HeldImage.of(parsed(_IMAGE, (yield from self._begin().send(call))), None)
 
+    def delete_image(self, image: HeldImage | str) -> Steps[None]:
+        """Remove a picture from memory and disk. Raises NotFound."""
+        image_id = image.id if isinstance(image, HeldImage) else image
+        call = Call(method="DELETE", path=checked_path("images", image_id))
+        yield from self._begin().send(call)
+
+    def embed_texts(self, texts: Sequence[str], *, space: EmbeddingSpace) -> Steps[np.ndarray]:
+        """Return (N, 768) float32 unit vectors in the space."""
+        exchange = self._begin()
+        rows: list[list[float]] = []
+        for start in range(0, len(texts), MAX_TEXTS):
+            body = {"phrases": list(texts[start : start + MAX_TEXTS]), "space": space}
+            call = Call(method="POST", path="/text-embeddings", body={"json": body})
+            rows += parsed(_VECTORS, (yield from exchange.send(call))).embeddings
+        return np.asarray(rows, dtype=np.float32).reshape(len(texts), EMBEDDING_DIM)
+
     def _look_up(self, image: ImageSource) -> Steps[tuple[File | None, str | None]]:
         """The picture's file, and its id where it is known: one of both at least."""
         if isinstance(image, HeldImage):
@@ -161,7 +191,7 @@ class SegmentTalk:
 
 def _segment_call(question: SegmentQuestion, image: File | str) -> Call:
     """By id as JSON; with the file as a form, which sends its bytes as they are."""
-    asked = question.model_dump(mode="json", exclude_none=True, exclude={"image"})
+    asked = question_body(question)
     if isinstance(image, str):
         body: dict[str, Any] = {"json": {**asked, "image": {"id": image}}}
     else:

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from services.detector.packing import normalise_phrase, pack_phrases
+from services.detector.packing import pack_phrases
 from tests.services.detector.conftest import minilm_folder
 from unspoken.errors import InvalidInput
+from unspoken.query_texts import normalise_phrase
 
 
 def letters(text: str) -> list[int]:

@@ -110,3 +110,13 @@ def test_the_first_instance_of_a_click_is_the_mask_that_sam_predicts_best(
             assert (mask_of(instance) == expected).mean() > 0.99
             assert instance.score == instance.predicted_iou == 1.0
     assert len(set(best)) > 1, "a network that always prefers one mask would prove nothing"
+
+
+def test_boxes_are_answered_in_the_order_asked_by_the_masks_of_sam(engine, predictor, picture):
+    boxes = [(5, 5, 40, 30), (50, 10, 90, 60), (20, 20, 70, 55)]
+    written = [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes]
+    (result,) = engine.segment(picture, question({"boxes": written})).results
+    assert [each.prompt_index for each in result.instances] == [0, 1, 2]
+    for box, instance in zip(boxes, result.instances, strict=True):
+        masks, _, _ = predictor.predict(box=np.array(box), multimask_output=False)
+        assert (mask_of(instance) == masks[0]).mean() > 0.99

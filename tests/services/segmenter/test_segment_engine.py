@@ -10,11 +10,13 @@ from PIL import Image
 
 from services.segmenter.held_picture import OVERHEAD_BYTES
 from tests.contracts import check_segmenter, picture_bytes
-from tests.fakes import FakeTextEncoder
-from tests.services.segmenter.tiny import question, tiny_engine
+from tests.fakes import FakeDetector, FakeTextEncoder
+from tests.services.segmenter.tiny import DiscSam, question, tiny_engine
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.images import Picture, decode_picture
 from unspoken.masks import decode_rle
+from unspoken.model.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.sam_config import SemanticSamConfig, sam_config
 from unspoken.schemas import Box, Detection, DetectionResult, ModelInfo
 from unspoken.segment_schemas import PngMask, PolygonMask, RleMask
 
@@ -32,7 +34,7 @@ class StubDetector:
         self.boxes = boxes
         self.asked: list[tuple[str, ...]] = []
 
-    def detect(self, picture, phrases, *, box_threshold=None) -> DetectionResult:
+    def detect(self, picture, phrases, *, box_threshold=None, independent=False) -> DetectionResult:
         assert isinstance(picture, Picture) and picture.pixels.size
         self.asked.append(tuple(phrases))
         lowest = self.box_threshold if box_threshold is None else box_threshold
@@ -145,9 +147,54 @@ def test_prompts_of_all_kinds_in_one_question_come_back_in_order(picture):
     assert found.x0 == pytest.approx(5, abs=3) and found.x1 == pytest.approx(25, abs=3)
     alone = engine.segment(picture, question(queries[2])).results[0]
     assert alone.instances == reply.results[2].instances
+    order = [(each.prompt_index, each.mask_index) for each in reply.results[2].instances]
+    assert order == [(0, 0), (1, 0)]
+    assert reply.results[2].instances[1].box == found  # the small box, asked second
+    assert sorted(each.mask_index for each in reply.results[1].instances) == [0, 1, 2]
+    assert {each.prompt_index for each in reply.results[1].instances} == {0}
     assert reply.results[5].instances[0].score < 0.5  # the text's share, not the predicted IoU
     for result in reply.results[:5]:
         assert all(each.score == each.predicted_iou for each in result.instances)
+
+
+class HalfBlindSam(DiscSam):
+    """Draws nothing for prompts in the right half of the picture."""
+
+    def decode(self, image_embeddings, prompts, *, multimask_output):
+        output = super().decode(image_embeddings, prompts, multimask_output=multimask_output)
+        x = prompts.boxes[:, 0] if prompts.boxes is not None else prompts.points[:, 0, 0]
+        is_right = (x > self.config.sam.image_size / 2)[:, None, None, None]
+        return output._replace(mask_logits=output.mask_logits.masked_fill(is_right, -9.0))
+
+
+@pytest.fixture
+def half_blind() -> LoadedSam:
+    torch.manual_seed(0)
+    model = HalfBlindSam(SemanticSamConfig(sam=sam_config("tiny"))).eval()
+    return LoadedSam(model=model, info=SemanticInfo(semantic_trained=True))
+
+
+@pytest.mark.parametrize("form", ["rle", "polygon", "png", "none"])
+def test_an_empty_mask_of_a_prompt_is_an_instance_of_area_0(picture, half_blind, form):
+    left, right = {"x0": 5, "y0": 5, "x1": 25, "y1": 25}, {"x0": 60, "y0": 5, "x1": 90, "y1": 60}
+    boxes, click = {"boxes": [left, right, left]}, {"points": [{"x": 80, "y": 30}]}
+    asked = question(boxes, click, output={"mask": form})
+    of_boxes, of_click = tiny_engine(loaded=half_blind).segment(picture, asked).results
+    assert [each.prompt_index for each in of_boxes.instances] == [0, 1, 2]
+    assert [each.area > 0 for each in of_boxes.instances] == [True, False, True]
+    assert of_boxes.instances[1].box.to_list() == [0, 0, 0, 0]
+    assert [each.area for each in of_click.instances] == [0, 0, 0]
+    if form == "rle":
+        counts = [of_boxes.instances[1].mask.counts.encode()]
+        assert not decode_rle(counts, (64, 96)).any()
+
+
+def test_boxes_of_the_detector_with_an_empty_mask_are_named_as_dropped(picture, half_blind):
+    detector = StubDetector(car=((60, 5, 90, 60), 0.8), wheel=((5, 5, 25, 25), 0.8))
+    engine = tiny_engine(loaded=half_blind, detector=detector)
+    car, wheel = engine.segment(picture, question({"text": "car"}, {"text": "wheel"})).results
+    assert (len(car.instances), car.num_empty) == (0, 1)
+    assert (len(wheel.instances), wheel.num_empty) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +206,98 @@ def test_prompts_of_all_kinds_in_one_question_come_back_in_order(picture):
     ],
 )
 def test_prompts_outside_of_the_picture_are_refused_by_name(picture, query):
-    with pytest.raises(InvalidInput, match=r"queries\.1.*outside"):
-        tiny_engine().segment(picture, question({"text": "car"}, query))
+    car, outside = tiny_engine().segment(picture, question({"text": "car", **ANY}, query)).results
+    assert car.instances and car.error is None
+    assert outside.error is not None and outside.error.error == "invalid_input"
+    assert "queries.1" in outside.error.message and "outside" in outside.error.message
+    assert outside.instances == [] and outside.method is None
+    with pytest.raises(InvalidInput, match=r"queries\.0.*outside"):
+        tiny_engine().segment(picture, question(query, query))
+
+
+# Blank, punctuation alone, a symbol, a control character: for either method.
+@pytest.mark.parametrize("method", ["bank", "detector"])
+@pytest.mark.parametrize("text", ["", "  ", " . ", "?!", "\u2665", "a\x00b"])
+def test_a_text_with_nothing_to_look_for_costs_its_own_answer_only(picture, method, text):
+    engine = tiny_engine(detector=FakeDetector())
+    good = {"text": "car", **ANY}
+    asked = question(good, {"text": text}, {"text": "dog", "negative": [text]}, method=method)
+    reply = engine.segment(picture, asked)
+    (alone,) = engine.segment(picture, question(good, method=method)).results
+    assert reply.results[0] == alone and alone.instances
+    for result, field in zip(
+        reply.results[1:], ("queries.1.text", "queries.2.negative.0"), strict=True
+    ):
+        assert result.error is not None and result.error.message.startswith(field)
+        assert result.instances == []
+    with pytest.raises(InvalidInput, match=r"queries\.0\.text") as caught:
+        engine.segment(picture, question({"text": text}, method=method))
+    assert caught.value.details["problems"][0]["where"] == "queries.0"
+
+
+@pytest.mark.parametrize("method", ["bank", "detector"])
+def test_spelling_does_not_change_an_answer(picture, method):
+    engine = tiny_engine(detector=FakeDetector())
+    spelled = ["traffic light", " Traffic  Light.", "TRAFFIC LIGHT"]
+    asked = question(*({"text": text, **ANY} for text in spelled), method=method)
+    first, *others = engine.segment(picture, asked).results
+    assert first.instances
+    for text, result in zip(spelled[1:], others, strict=True):
+        assert result.instances == first.instances and result.text == text
+
+
+def test_a_text_that_the_detector_alone_cannot_read_costs_its_own_answer_only(picture):
+    class Choosy(StubDetector):
+        def detect(self, picture, phrases, **more):
+            bad = [
+                {"phrase_index": n, "problem": "is too long"}
+                for n, each in enumerate(phrases)
+                if each == "long"
+            ]
+            if bad:
+                raise InvalidInput("phrases[1] is too long", details={"phrases": bad})
+            return super().detect(picture, phrases, **more)
+
+    engine = tiny_engine(detector=Choosy(car=((10, 10, 50, 40), 0.8)))
+    box = {"boxes": [{"x0": 10, "y0": 10, "x1": 50, "y1": 40}]}
+    asked = [{"text": "car"}, {"text": "Long"}, box]
+    car, long, boxed = engine.segment(picture, question(*asked, method="detector")).results
+    assert len(car.instances) == len(boxed.instances) == 1
+    assert long.error is not None and long.error.message == "queries.1.text is too long"
+    with pytest.raises(InvalidInput, match=r"queries\.0\.text is too long"):
+        engine.segment(picture, question({"text": "long"}, method="detector"))
+
+
+def test_a_reply_names_the_method_and_the_threshold_of_each_query(picture):
+    engine = tiny_engine(detector=StubDetector(), score_threshold=0.7)
+    box = {"boxes": [{"x0": 10, "y0": 10, "x1": 50, "y1": 40}]}
+    queries = [{"text": "car"}, {"text": "car", "threshold": 0.1}, box, {**box, "threshold": 0.2}]
+
+    def applied(method: str) -> list[tuple[str | None, float | None]]:
+        results = engine.segment(picture, question(*queries, method=method)).results
+        return [(result.method, result.threshold) for result in results]
+
+    prompts = [("prompts", 0.0), ("prompts", 0.2)]
+    assert applied("bank") == [("bank", 0.7), ("bank", 0.1), *prompts]
+    assert applied("detector") == [("detector", 0.3), ("detector", 0.1), *prompts]
+
+
+def test_independent_texts_are_asked_of_the_detector_alone_and_bounded(picture):
+    asked = []
+
+    class Noting(StubDetector):
+        def detect(self, picture, phrases, *, box_threshold=None, independent=False):
+            asked.append(independent)
+            return super().detect(picture, phrases, box_threshold=box_threshold)
+
+    engine = tiny_engine(detector=Noting())
+    for independent in (False, True):
+        engine.segment(picture, question({"text": "car"}, independent=independent))
+    assert asked == [False, True]
+    many = [{"text": f"thing {n}"} for n in range(101)]
+    with pytest.raises(InvalidInput, match="at most 100"):
+        engine.segment(picture, question(*many, independent=True))
+    assert engine.segment(picture, question(*many, independent=True, method="bank")).results
 
 
 def test_a_box_that_sticks_out_is_cut(picture):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from pycocotools import mask as coco
 
@@ -17,7 +18,7 @@ from services.segmenter.app import create_app
 from services.segmenter.disk_tier import DiskTier
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
-from tests.services.segmenter.tiny import tiny_engine
+from tests.services.segmenter.tiny import tiny_engine, tiny_sam
 from tests.serving import ready_client
 from unspoken.clients.ports import SegmenterClient
 from unspoken.images import Picture, decode_picture
@@ -284,3 +285,64 @@ def test_the_embedding_of_a_mask_is_a_unit_vector(client):
     body = {"image": IMAGE, "queries": [{"boxes": [BOX]}], "output": {"embedding": True}}
     vector = results(client.post("/segment", json=body))[0]["instances"][0]["embedding"]
     assert len(vector) == 768 and np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
+
+
+def test_text_embeddings_of_space_mask_can_be_compared_with_the_vectors_of_masks():
+    generator = torch.Generator().manual_seed(3)
+    mean = torch.randn(768, generator=generator) / 20
+    loaded = tiny_sam(text_mean=mean, text_templates=("{}", "a photo of a {}"))
+    with served(tiny_engine(loaded=loaded, score="cosine")) as client:
+        body = {
+            "image": IMAGE,
+            "queries": [{"text": "A Car!", "threshold": 0}],
+            "method": "bank",
+            "output": {"embedding": True, "mask": "none"},
+        }
+        reply = client.post("/segment", json=body).json()
+        assert reply["embedding_space"] == "mask"
+        asked = {"phrases": ["A Car!", "wheel"], "space": "mask"}
+        targets = client.post("/text-embeddings", json=asked).json()
+        assert targets["space"] == "mask" and targets["model"] == reply["model"]
+        instances = reply["results"][0]["instances"]
+        assert instances
+        for instance in instances:
+            cosine = float(np.dot(instance["embedding"], targets["embeddings"][0]))
+            quality = instance["predicted_iou"]
+            assert instance["score"] == pytest.approx(max(cosine, 0) * quality, abs=2e-4)
+        plain = client.post("/text-embeddings", json={"phrases": ["A Car!"]}).json()
+        assert plain["space"] == "text" and plain["model"]["kind"] == "text_encoder"
+        assert not np.allclose(plain["embeddings"][0], targets["embeddings"][0], atol=0.01)
+
+
+@pytest.mark.parametrize("segmenter", [None, tiny_engine(trained=False)], ids=["none", "untrained"])
+def test_space_mask_is_a_conflict_without_a_trained_head(segmenter):
+    with served(segmenter) as client:
+        asked = {"phrases": ["car"], "space": "mask"}
+        response = client.post("/text-embeddings", json=asked)
+        assert response.status_code == 409 and "space 'mask'" in response.json()["message"]
+
+
+@pytest.mark.parametrize("by", ["id", "name"])
+def test_a_deleted_picture_is_in_no_tier_and_in_no_file(tmp_path, by):
+    with served(tiny_engine(disk=DiskTier(tmp_path, 64))) as client:
+        sent = client.post("/images", json={"image": {**IMAGE, "name": "street"}}).json()
+        other = client.post("/images", files={"image": picture_bytes(size=(48, 40))}).json()
+        # At once: the file may still be on its way to the disk.
+        deleted = client.delete(f"/images/{sent['id'] if by == 'id' else 'street'}")
+        assert deleted.status_code == 204 and deleted.content == b""
+        for name in (sent["id"], "street"):
+            assert client.get(f"/images/{name}").status_code == 404
+            asked = client.post("/segment", json={"image": {"id": name}, "queries": []})
+            assert asked.status_code == 404
+            again = client.delete(f"/images/{name}")
+            assert again.status_code == 404 and again.json()["error"] == "not_found"
+        assert client.get(f"/images/{other['id']}").status_code == 200
+    assert [path.stem for path in tmp_path.rglob("*.safetensors")] == [other["id"]]
+
+
+def test_a_picture_that_only_the_disk_holds_is_deleted_too(tmp_path):
+    with served(tiny_engine(disk=DiskTier(tmp_path, 64))) as client:
+        sent = client.post("/images", json={"image": IMAGE}).json()
+    with served(tiny_engine(disk=DiskTier(tmp_path, 64))) as client:
+        assert client.delete(f"/images/{sent['id']}").status_code == 204
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from services.segmenter.embedding_cache import EmbeddingCache
 from tests.contracts import picture_bytes
+from tests.fakes import FakeTextEncoder
 from tests.served_stack import worked_off
 from unspoken.clients import Client, Query, RunRequest, run_item
 from unspoken.clients.pictures import read_file
@@ -273,3 +274,33 @@ def test_a_filter_that_is_switched_off_is_off_over_http_too(client, stack):
     request = {"items": [run_item("a car", PNG)], "filters": {"max_aspect": None}}
     run = client.runs.create(RunRequest.model_validate(request))
     assert read_run(stack.runs_dir, run.run_id).filters.max_aspect is None
+
+
+def test_a_picture_is_deleted_by_what_add_image_gave_or_by_its_name(client):
+    held = client.add_image(PNG, name="street")
+    client.delete_image(held)
+    with pytest.raises(NotFound):
+        client.find_image("street")
+    with pytest.raises(NotFound):
+        client.delete_image("street")
+    client.add_image(PNG, name="street")
+    client.delete_image("street")
+    assert not client.segment(held, "car").was_cached  # sent again, with the file
+
+
+def test_texts_are_embedded_in_the_space_of_masks_or_of_the_text_encoder(client, stack):
+    texts = [f"thing {number}" for number in range(1001)]
+    in_masks = client.embed_texts(texts)
+    assert in_masks.shape == (1001, 768) and in_masks.dtype == np.float32
+    assert np.allclose(in_masks[-1:], stack.segmenter.text_targets(texts[-1:]), atol=1e-6)
+    plain = client.embed_texts(["car"], space="text")
+    assert np.allclose(plain, FakeTextEncoder().encode_texts(["car"]), atol=1e-6)
+    assert client.embed_texts([]).shape == (0, 768)
+
+
+def test_results_say_method_threshold_and_prompt(client):
+    car, boxed = client.segment(PNG, Query("car", threshold=0.01), Query(boxes=[BOX])).results
+    assert car.threshold == 0.01 and car.method == "bank" and boxed.method == "prompts"
+    assert car.prompt_indices.tolist() == [-1] * len(car)
+    assert boxed.prompt_indices.tolist() == [0]
+    assert car.error is None and car.num_empty == 0
