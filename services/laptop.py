@@ -3,7 +3,6 @@
 Each app has its own port and its own lifespan; a mounted sub-app's lifespan would never run.
 """
 
-import asyncio
 import logging
 
 import torch
@@ -26,7 +25,7 @@ from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
 from unspoken.fetching import build_fetcher
 from unspoken.logs import configure_logging
-from unspoken.serving import serve_all
+from unspoken.serving import run_apps
 from unspoken.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ def main() -> None:
     """Load the weights, then listen: a process that answers is a process that can work."""
     apps = build_apps()
     configure_logging(apps[0][1].log_level, apps[0][1].log_format)
-    asyncio.run(serve_all(apps, on_stop=end_streams))
+    run_apps(apps, on_stop=end_streams)
 
 
 if __name__ == "__main__":

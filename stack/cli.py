@@ -98,7 +98,9 @@ def demo(
 def up(
     *,
     folder: Folder = Path("unspoken-data"),
-    port: Annotated[int, typer.Option(help="The gateway's port; the others follow.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65531, help="The gateway's port; the others follow.")
+    ] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Chunks at a time.")] = 2,
     broker_url: Annotated[str | None, typer.Option(help="A Redis that runs already.")] = None,
     data: MovedData = None,
@@ -115,7 +117,8 @@ def up(
         worker_concurrency=workers,
         metrics_port=port + len(names),
     )
-    with running_stack(config, console) as stack:
+    resume = "runs go on at the next `unspoken up`"
+    with running_stack(config, console, resume=resume) as stack:
         for name, url in stack.urls.items():
             console.print(f"{name:10} {url}   docs: {url}/docs")
         console.print(f"dispatcher http://127.0.0.1:{config.metrics_port}/metrics")
@@ -258,7 +261,8 @@ def retry(
         return
     check_has_failures(folder / "runs", run)
     config = replace(_any_ports(folder, data_dir=folder / "data"), moved_data_dir=data)
-    with running_stack(config, console) as stack:
+    resume = f"`unspoken up --dir {folder}` resumes"
+    with running_stack(config, console, resume=resume) as stack:
         runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
@@ -405,6 +409,8 @@ def main() -> None:
     configure_logging("WARNING", "text", layout="%(levelname)s %(message)s")
     # An orderly end for `kill` too: the stack's processes are stopped in their order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         app()
     except KeyboardInterrupt:

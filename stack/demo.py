@@ -62,7 +62,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     config = StackConfig(folder=out, data_dir=data_dir, runs_dir=out / "runs")
     if not stay:
         config = replace(config, ports=dict.fromkeys(config.ports, 0))
-    with running_stack(config, console) as stack:
+    with running_stack(config, console, resume="the same command starts the demo anew") as stack:
         runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
         started = time.monotonic()
         runs.create(RunRequest(source="shards", run_id=RUN_ID))

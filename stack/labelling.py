@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from stack.launcher import Stack, StackConfig
-from unspoken.errors import InvalidInput
+from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, ServiceUnavailable
 from unspoken.safe_text import escape_controls
 from unspoken.schemas import ENDED, RunRequest, RunStatus
 
@@ -31,24 +31,38 @@ POLL_S = 0.5
 
 
 @contextmanager
-def running_stack(config: StackConfig, console: Console) -> Iterator[Stack]:
-    """Start the stack and wait until it is ready, with a line that says what is awaited."""
-    with (
-        Stack(config) as stack,
-        console.status("starting Redis, services, dispatcher and worker") as line,
-    ):
-        stack.wait_ready(on_wait=lambda names: line.update(f"loading: {', '.join(names)}"))
-        line.stop()
-        yield stack
+def running_stack(
+    config: StackConfig, console: Console, *, resume: str = "run the same command to resume"
+) -> Iterator[Stack]:
+    """Start the stack, wait until it is ready, and show which services are still loading.
+
+    resume: tells the user, on Ctrl-C, how the work goes on later.
+    """
+    with Stack(config) as stack:
+        try:
+            with console.status("starting Redis, services, dispatcher and worker") as line:
+                stack.wait_ready(on_wait=lambda names: line.update(f"loading: {', '.join(names)}"))
+            yield stack
+        except KeyboardInterrupt:
+            # Before the stack is stopped, which takes some seconds.
+            console.print(f"stopping after the current items; {resume}", soft_wrap=True)
+            raise
 
 
 def follow(
-    read: Callable[[], RunStatus], console: Console, *, each_poll: Callable[[], None] = lambda: None
+    read: Callable[[], RunStatus],
+    console: Console,
+    *,
+    each_poll: Callable[[], None] | None = None,
 ) -> RunStatus:
-    """Show a run's progress until it ends."""
+    """Show a run's progress, and its message, until it ends.
+
+    each_poll: called after each read; restarts what died of a local stack. With it, a gateway that
+    does not answer is waited for.
+    """
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("pictures"),
@@ -57,13 +71,22 @@ def follow(
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("planning", total=None)
         while True:
-            status = read()
-            each_poll()
-            progress.update(
-                bar, description=status.state, total=status.total or None, completed=status.done
-            )
-            if status.state in ENDED:
-                return status
+            try:
+                status = read()
+            except (DeadlineExceeded, NotReady, ServiceUnavailable):
+                if each_poll is None:
+                    raise
+                progress.update(bar, description="waiting for the gateway, which is restarted")
+            else:
+                told = f"{status.state}: {status.message}" if status.message else status.state
+                told = escape_controls(told)
+                progress.update(
+                    bar, description=told, total=status.total or None, completed=status.done
+                )
+                if status.state in ENDED:
+                    return status
+            if each_poll is not None:
+                each_poll()
             time.sleep(POLL_S)
 
 

@@ -1,44 +1,49 @@
-"""Starts the whole stack as child processes, watches them, and ends them together.
+"""Starts the whole stack as child processes, watches them, and stops them together.
 
-Redis, one process with all services, the dispatcher and one worker. A child that dies is started
-again after a pause that grows; a child that never became ready ends the launch with its log.
+Redis, one process with all services, the dispatcher and one worker. A child that ends is restarted
+with exponential backoff; a child that ends before it is ready ends the launch with its log.
 """
 
-import logging
+import errno
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import httpx
 
+from stack.restarting import Restarter
 from unspoken.embedded_redis import EmbeddedRedis
-from unspoken.errors import InvalidConfig
-from unspoken.process import end_with_parent
+from unspoken.errors import InvalidConfig, InvalidInput
+from unspoken.process import listens_on, start_child
 from unspoken.settings import child_environment
 
 READY_S = 300.0
-STOP_S = 40.0
-MAX_PAUSE_S = 30.0
+GRACE_S = 3.0
+"""How long a worker may finish its items after Ctrl-C; then it gives its chunks back."""
+WORKER_STOP_S, SERVICES_STOP_S = GRACE_S + 1.5, 2.5
+"""A child that has not ended by then is killed: in all, less than ten seconds."""
 SERVICES = ("llm", "detector", "segmenter", "gateway")
-logger = logging.getLogger(__name__)
+MODULES = {"services": "services.laptop", "dispatcher": "worker.dispatcher", "worker": "worker"}
+"""Child process -> the module that it runs, in the order in which they are started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """Where the stack keeps its files, and where it listens.
+    """Folders and ports of the stack.
 
     folder: holds data/, runs/, redis/ and logs/. data_dir: of runs that the gateway creates; a run
     remembers its own. moved_data_dir: where the sources of all runs are now.
     ports: service -> port, 0 for any free one.
-    broker_url: a Redis that runs already; the embedded one is started when absent.
-    metrics_port: of the dispatcher's /metrics; 0 for none.
+    broker_url: a Redis that runs already; the embedded one is started if None.
+    metrics_port: port of the dispatcher's /metrics; 0 for none.
     """
 
     folder: Path
@@ -54,7 +59,7 @@ class StackConfig:
 
 
 class Stack:
-    """The running stack; use as a context manager. `urls` names each service's address."""
+    """The running stack, as a context manager. `urls` holds each service's address."""
 
     def __init__(self, config: StackConfig) -> None:
         self.config = config
@@ -62,10 +67,12 @@ class Stack:
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
         self.logs_dir = config.folder / "logs"
         self._ports = ports
-        self._children: list[_Child] = []
+        self._children: dict[str, _Child] = {}
+        self._restarters: list[Restarter] = []
         self._exit = ExitStack()
 
     def __enter__(self) -> "Stack":
+        _check_ports({**self.config.ports, "metrics": self.config.metrics_port})
         for folder in (self.config.data_dir, self.config.runs_dir, self.logs_dir):
             folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -92,30 +99,32 @@ class Stack:
                 waiting = [name for name in waiting if not self._is_ready(client, name)]
                 if waiting and on_wait is not None:
                     on_wait(waiting)
-                dead = next((child for child in self._children if child.ended()), None)
-                if dead is not None or time.monotonic() > deadline:
-                    child = dead or self._children[0]
+                ended = next((each for each in self._children.values() if each.ended()), None)
+                if ended is not None or time.monotonic() > deadline:
+                    child = ended or self._children["services"]
                     raise InvalidConfig(
                         f"{child.name} did not become ready; the end of {child.log}:\n"
                         + child.log_tail()
                     )
+                self.revive()
                 time.sleep(0.2)
 
     def watch(self) -> None:
-        """Start dead children again, until interrupted."""
+        """Restart children that end, until interrupted."""
         while True:
             self.revive()
             time.sleep(1)
 
     def revive(self) -> None:
-        """Start again, after its pause, every child that has ended."""
-        for child in self._children:
-            child.revive()
+        """Restart, after its pause, every child that has ended, Redis included."""
+        for restarter in self._restarters:
+            restarter.revive()
 
     def _start(self) -> None:
         broker_url = self.config.broker_url
         if broker_url is None:
             broker = self._exit.enter_context(EmbeddedRedis(self.config.folder / "redis"))
+            self._restarters.append(Restarter(broker))
             broker_url = broker.url
         moved = self.config.moved_data_dir
         environment = child_environment(
@@ -127,32 +136,50 @@ class Stack:
             WORKER_RUNS_DIR=str(self.config.runs_dir.resolve()),
             WORKER_BROKER_URL=broker_url,
             WORKER_CONCURRENCY=str(self.config.worker_concurrency),
+            WORKER_GRACE_S=str(GRACE_S),
             WORKER_METRICS_PORT=str(self.config.metrics_port),
             **{f"WORKER_{name.upper()}_URL": self.urls[name] for name in SERVICES[:3]},
             SEGMENTER_DETECTOR_URL=self.urls["detector"],
             GATEWAY_SEGMENTER_URL=self.urls["segmenter"],
         )
-        for name, module in (
-            ("services", "services.laptop"),
-            ("dispatcher", "worker.dispatcher"),
-            ("worker", "worker"),
-        ):
+        for name, module in MODULES.items():
             child = _Child(name, module, environment=environment, logs_dir=self.logs_dir)
+            self._children[name] = child
             child.start()
-            self._children.append(child)
+            self._restarters.append(Restarter(child))
 
     def _stop(self) -> None:
-        """Worker first, so that it gives its chunk back while Redis and the services live."""
-        for child in reversed(self._children):
-            child.stop()
-        self._children.clear()
-        self._exit.close()
+        """Stop everything within ten seconds; at once if interrupted meanwhile.
+
+        The worker ends first, so that it can finish its items or give its chunks back while Redis
+        and the services still answer.
+        """
+        self._restarters.clear()
+        try:
+            self._terminate(("dispatcher", "worker"), within_s=WORKER_STOP_S)
+            self._terminate(("services",), within_s=SERVICES_STOP_S)
+        finally:
+            for child in self._children.values():
+                child.kill()
+            self._children.clear()
+            self._exit.close()
+
+    def _terminate(self, names: tuple[str, ...], *, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
+        children = [self._children[name] for name in names if name in self._children]
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait(deadline - time.monotonic())
 
     def _is_ready(self, client: httpx.Client, name: str) -> bool:
+        """Return True if a service is ready, and is this stack's own."""
         try:
-            return client.get(f"{self.urls[name]}/readyz").status_code == 200
+            if client.get(f"{self.urls[name]}/readyz").status_code != 200:
+                return False
         except httpx.TransportError:
             return False
+        return self._children["services"].listens_on(self._ports[name])
 
 
 class _Child:
@@ -166,46 +193,43 @@ class _Child:
         self._module = module
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
-        self._pause_s = 1.0
-        self._start_after = 0.0
 
     def start(self) -> None:
+        """Start it; its output is added to the log."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module],
-                env=dict(self._environment),
-                stdin=subprocess.DEVNULL,
+            self._process = start_child(
+                # -P: a worker.py or redis.py in the user's folder must not shadow the real one.
+                [sys.executable, "-P", "-m", self._module],
+                env={**self._environment, "PYTHONSAFEPATH": "1"},
                 stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
             )
 
     def ended(self) -> bool:
+        """Return True if it was started and has ended."""
         return self._process is not None and self._process.poll() is not None
 
-    def revive(self) -> None:
-        """Start again after a pause, twice as long each time, when the process has ended."""
-        if not self.ended():
-            return
-        now = time.monotonic()
-        if not self._start_after:
-            logger.warning("%s ended; again in %.0f s; log: %s", self.name, self._pause_s, self.log)
-            self._start_after = now + self._pause_s
-            self._pause_s = min(MAX_PAUSE_S, 2 * self._pause_s)
-        elif now >= self._start_after:
-            self._start_after = 0.0
-            self.start()
+    def listens_on(self, port: int) -> bool:
+        """Return True if it listens on the port itself."""
+        return self._process is not None and listens_on(self._process.pid, port)
 
-    def stop(self) -> None:
-        if self._process is None or self.ended():
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self._process is not None and not self.ended():
+            self._process.terminate()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it has ended, at most for `timeout_s`."""
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=max(0.0, timeout_s))
+
+    def kill(self) -> None:
+        """End it at once with all processes that it forked."""
+        if self._process is None:
             return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
@@ -216,3 +240,23 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _check_ports(ports: Mapping[str, int]) -> None:
+    """Raise InvalidInput if a port cannot be listened on. Port 0 is any free one."""
+    for name, port in ports.items():
+        with socket.socket() as probe:
+            # As uvicorn does: connections that are still closing do not keep a port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                why = (
+                    "is in use, perhaps by another stack"
+                    if error.errno == errno.EADDRINUSE
+                    else f"cannot be used: {error.strerror}"
+                )
+                raise InvalidInput(
+                    f"port {port}, meant for {name}, {why}: stop the other program, or choose "
+                    "other ports (`unspoken up --port`)"
+                ) from error

@@ -82,11 +82,12 @@ class InferenceThread:
             return f"a call on the inference thread {self.name} runs for {self.busy_s():.0f} s"
         return self._death
 
-    def close(self) -> None:
-        """Finish the calls that wait and end the thread."""
+    def close(self, *, timeout_s: float | None = None) -> bool:
+        """Finish the calls that wait and end the thread; return False if it still runs."""
         self._calls.put(None)
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         try:

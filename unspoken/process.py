@@ -1,13 +1,19 @@
-"""What is asked of the system alone: cores, children that end with their parent, free memory."""
+"""Services of the operating system: cores, child processes, listening ports, free memory."""
 
 import ctypes
 import os
 import signal
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 PR_SET_PDEATHSIG = 1
 _CPUS = Path("/sys/devices/system/cpu")
+_LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # Looked up before any fork: a forked child must not load libraries.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -33,6 +39,77 @@ def end_with_parent() -> None:
     """Ask Linux for a SIGTERM when the parent dies, even by kill -9; for `preexec_fn`."""
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start_child(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] = subprocess.DEVNULL,
+) -> "subprocess.Popen[bytes]":
+    """Start a child that ends with this process, in a process group of its own.
+
+    Ctrl-C signals a whole group: so the parent decides in which order its children end.
+    """
+    # An exception that a signal handler raises inside a fork would be lost, and the signal with it.
+    with _deferred_signals():
+        return subprocess.Popen(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Handle signals that ask for an end after the block, not within it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if callable(handler := signal.getsignal(number)):
+            handlers[number] = handler
+            signal.signal(number, lambda number, _: pending.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in pending:
+            signal.raise_signal(late)
+
+
+def listens_on(pid: int, port: int) -> bool:
+    """Return True if the process itself listens on a TCP port; always True where /proc is absent.
+
+    Another program that has the port before it would answer in its place.
+    """
+    folder = Path(f"/proc/{pid}")
+    if not folder.is_dir():
+        return sys.platform != "linux"
+    inodes = _listening_inodes(folder, port)
+    for link in (folder / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if str(link.readlink()) in inodes:
+                return True
+    return False
+
+
+def _listening_inodes(folder: Path, port: int) -> set[str]:
+    """Return `socket:[INODE]` of every socket that listens on the port."""
+    inodes = set()
+    for name in ("tcp", "tcp6"):
+        for line in _read(folder / "net" / name).splitlines()[1:]:
+            words = line.split()
+            if words[3] == _LISTEN and int(words[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{words[9]}]")
+    return inodes
 
 
 def give_back_free_memory() -> None:

@@ -21,6 +21,8 @@ from unspoken.settings import ServiceSettings
 DEAD_STATUS = 70  # sysexits.h, EX_SOFTWARE
 WATCH_S = 1.0
 KERNEL_BACKLOG = 2048
+THREAD_S = 0.5
+"""How long the end of a process waits for a call on an inference thread."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,23 @@ def serve(
 ) -> None:
     """Listen until SIGTERM or Ctrl-C, then drain. See serve_all."""
     configure_logging(settings.log_level, settings.log_format)
-    asyncio.run(serve_all([(app, settings)], on_stop=on_stop))
+    run_apps([(app, settings)], on_stop=on_stop)
+
+
+def run_apps(
+    apps: Sequence[tuple[FastAPI, ServiceSettings]], *, on_stop: Callable[[], None] | None = None
+) -> None:
+    """Run serve_all, then end the process with status 0 although a model may still be computing.
+
+    A warm-up, or a batch that nobody waits for, cannot be interrupted. If the interpreter shut down
+    beside it, torch would abort the process (SIGABRT).
+    """
+    asyncio.run(serve_all(apps, on_stop=on_stop))
+    threads = {app.state.health.thread for app, _ in apps}
+    if not all([thread.close(timeout_s=THREAD_S) for thread in threads]):
+        logger.info("ends while a model is still computing")
+        logging.shutdown()
+        os._exit(0)
 
 
 async def serve_all(

@@ -1,6 +1,8 @@
-"""How many cores a process may count on."""
+"""Cores that a process may count on, and children that it starts."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -40,3 +42,20 @@ def test_a_containers_quota_counts(machine, quota, cores):
 def test_a_system_that_says_nothing_is_counted_by_its_processors(machine, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "_CPUS", tmp_path / "nowhere")
     assert process.num_cores() == 4
+
+
+INTERRUPTED = """
+import os, signal, sys
+from unspoken.process import start_child
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))
+try:
+    start_child(["sleep", "600"])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_that_comes_while_a_child_is_started_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
+import pytest
 
 from tests.serving import wait_until_ready
 from unspoken.serving import DEAD_STATUS
@@ -65,3 +66,16 @@ def test_a_process_whose_engine_is_dead_ends_so_that_another_can_be_started():
         reply = client.post("/propose", json={"captions": ["die"]})
         assert reply.status_code == 503 and "dead" in reply.json()["message"]
         assert running.wait(timeout=60) == DEAD_STATUS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_told_to_end_while_its_model_warms_up_ends_soon_with_status_0(number):
+    command = [sys.executable, "-m", "tests.unspoken.warming_process"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        running.stdout.readline()  # the warm-up is running
+        running.send_signal(number)
+        try:
+            assert running.wait(timeout=10) == 0
+        finally:
+            running.kill()

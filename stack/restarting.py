@@ -1,0 +1,77 @@
+"""Restarts child processes that have ended, with exponential backoff."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from unspoken.errors import UnspokenError
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+STABLE_S = 60.0
+"""A process that ran for so long is restarted after the first pause again."""
+logger = logging.getLogger(__name__)
+
+
+class Restartable(Protocol):
+    """A child process that can be started again."""
+
+    @property
+    def name(self) -> str:
+        """Name for the log."""
+
+    @property
+    def log(self) -> Path:
+        """Its log file."""
+
+    def ended(self) -> bool:
+        """Return True if it was started and has ended."""
+
+    def start(self) -> None:
+        """Start it. Raises UnspokenError or OSError."""
+
+
+class Restarter:
+    """Restarts one process. `clock` returns monotonic seconds."""
+
+    def __init__(
+        self, process: Restartable, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._process, self._clock = process, clock
+        self._pause_s = FIRST_PAUSE_S
+        self._started_s = clock()
+        self._start_at_s: float | None = None
+
+    def revive(self) -> bool:
+        """Restart the process if it has ended and its pause is over; call this again and again.
+
+        Returns True if it was restarted by this call.
+        """
+        if not self._process.ended():
+            return False
+        now_s = self._clock()
+        if self._start_at_s is None:
+            self._back_off(now_s)
+            return False
+        if now_s < self._start_at_s:
+            return False
+        self._started_s, self._start_at_s = now_s, None
+        try:
+            self._process.start()
+        except (UnspokenError, OSError) as error:
+            logger.warning("%s could not be restarted: %s", self._process.name, error)
+            return False
+        return True
+
+    def _back_off(self, now_s: float) -> None:
+        if now_s - self._started_s >= STABLE_S:
+            self._pause_s = FIRST_PAUSE_S
+        logger.warning(
+            "%s ended; restart in %.0f s; log: %s",
+            self._process.name,
+            self._pause_s,
+            self._process.log,
+        )
+        self._start_at_s = now_s + self._pause_s
+        self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)

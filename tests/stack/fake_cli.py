@@ -1,0 +1,8 @@
+"""`python -m tests.stack.fake_cli ...`: the `unspoken` command, whose services have fake models."""
+
+import stack.launcher
+from stack.cli import main
+
+if __name__ == "__main__":
+    stack.launcher.MODULES["services"] = "tests.stack.fake_laptop"
+    main()
