@@ -1,12 +1,12 @@
 """The demo's last act: words asked of one of its own pictures over HTTP, answered with masks."""
 
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
+from unspoken.runs.picture_files import PictureFiles, Place
 from unspoken.runs.rows import Row
 from unspoken.settings import ProcessSettings
 
@@ -30,7 +30,7 @@ def ask_for_words(
         return
     row = max(labelled, key=lambda each: (len(words_of(each)), each.key))
     out.mkdir(parents=True, exist_ok=True)
-    picture = out / f"{row.key}.jpg"
+    picture = out / f"{Path(row.key).name}.jpg"
     picture.write_bytes(_read(row, shards))
     words = [*words_of(row)[:MAX_WORDS], ABSENT]
     with reached_segmenter(url) as segmenter:
@@ -50,7 +50,5 @@ def words_of(row: Row) -> list[str]:
 
 
 def _read(row: Row, shards: Path) -> bytes:
-    with tarfile.open(shards / Path(row.source_shard).name) as tar:
-        stream = tar.extractfile(row.source_member)
-        assert stream is not None, "a labelled row's picture is a file of its shard"
-        return stream.read()
+    place = Place.of(row)._replace(shard=Path(row.source_shard).name)
+    return PictureFiles(shards).read(place).encoded

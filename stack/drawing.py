@@ -1,13 +1,12 @@
 """Labelled pictures for people: boxes of what captions name in green, implied ones in orange."""
 
-import io
-import tarfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from unspoken.runs.picture_files import PictureFiles, Place
 from unspoken.runs.rows import Row
 
 NAMED_COLOR = (18, 140, 60)
@@ -19,19 +18,14 @@ FONT_PX = 13
 def draw_rows(rows: Sequence[Row], shards: Path, out: Path) -> list[Path]:
     """Draw every labelled row of a folder of tar shards -> the written files, in order."""
     out.mkdir(parents=True, exist_ok=True)
-    by_shard: dict[str, list[Row]] = {}
+    pictures = PictureFiles(shards)
+    written = []
     for row in rows:
         if row.status == "labelled":
-            by_shard.setdefault(row.source_shard, []).append(row)
-    written = []
-    for shard, members in by_shard.items():
-        with tarfile.open(shards / Path(shard).name) as tar:
-            for row in members:
-                stream = tar.extractfile(row.source_member)
-                assert stream is not None, "a labelled row has a picture"
-                path = out / f"{row.key}.png"
-                draw_row(row, Image.open(io.BytesIO(stream.read()))).save(path)
-                written.append(path)
+            place = Place.of(row)._replace(shard=Path(row.source_shard).name)
+            path = out / f"{Path(row.key).name}.png"
+            draw_row(row, Image.fromarray(pictures.read(place).pixels)).save(path)
+            written.append(path)
     return written
 
 

@@ -5,6 +5,7 @@ Rows are read in batches of a few; asking for rows in rising order reads each ro
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import NamedTuple
 
@@ -40,7 +41,8 @@ class PictureColumn:
 
     def __init__(self, file: Path, column: str) -> None:
         """Open the file. Raises InvalidInput where it has no such column of pictures."""
-        self._name, self._column = file.name, column
+        self.name = column
+        self._file_name = file.name
         self._parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES)
         schema = self._parquet.schema_arrow
         index = schema.get_field_index(column)
@@ -49,6 +51,7 @@ class PictureColumn:
             raise InvalidInput(f"{file.name} has no column {column!r} of pictures")
         metadata = self._parquet.metadata
         self._counts = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        self._lock = Lock()  # a cursor for all threads
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._start = 0  # of the batch, counted from the start of the file
         self._batch: pa.Array = pa.array([])
@@ -57,7 +60,8 @@ class PictureColumn:
     def read(self, row: int) -> EmbeddedPicture:
         """Return a row's cell. Raises NotFound, InvalidInput, and TooLarge for a large picture."""
         try:
-            cell = self._cell(row)
+            with self._lock:
+                cell = self._cell(row)
             encoded = cell["bytes"] if isinstance(cell, pa.StructScalar) else cell
             size = 0 if encoded.as_buffer() is None else encoded.as_buffer().size
             if size > MAX_BYTES:
@@ -65,11 +69,11 @@ class PictureColumn:
             path = cell["path"].as_py() if _has_path(cell) else None
             return EmbeddedPicture(encoded.as_py(), path if isinstance(path, str) else None)
         except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise InvalidInput(f"{self._name}, row {row}: {error}") from error
+            raise InvalidInput(f"{self._file_name}, row {row}: {error}") from error
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise InvalidInput(f"{self._name}, row {row}: {error}") from error
+            raise InvalidInput(f"{self._file_name}, row {row}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -88,14 +92,14 @@ class PictureColumn:
 
     def _cell(self, row: int) -> pa.Scalar:
         if not 0 <= row < sum(self._counts):
-            raise NotFound(f"{self._name} has no row {row}")
+            raise NotFound(f"{self._file_name} has no row {row}")
         if not self._start <= row < self._stop:
             self._open_group(row)
         while row >= self._start + len(self._batch):
             self._start += len(self._batch)
             batch = next(self._batches, None)
             if batch is None:
-                raise InvalidInput(f"{self._name} ends before row {row}")
+                raise InvalidInput(f"{self._file_name} ends before row {row}")
             self._batch = batch.column(0)
         return self._batch[row - self._start]
 
@@ -106,11 +110,11 @@ class PictureColumn:
             group += 1
         metadata = self._parquet.metadata.row_group(group)
         chunks = (metadata.column(n) for n in range(metadata.num_columns))
-        own = [each for each in chunks if each.path_in_schema.split(".")[0] == self._column]
+        own = [each for each in chunks if each.path_in_schema.split(".")[0] == self.name]
         # One value of a dictionary may be large, and stand in every row.
         rows = 1 if any(each.has_dictionary_page for each in own) else _ROWS_AT_ONCE
         self._batches = self._parquet.iter_batches(
-            batch_size=rows, row_groups=[group], columns=[self._column], use_threads=False
+            batch_size=rows, row_groups=[group], columns=[self.name], use_threads=False
         )
         self._start, self._stop = start, start + self._counts[group]
         self._batch = pa.array([])

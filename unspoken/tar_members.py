@@ -12,6 +12,8 @@ from typing import BinaryIO, NamedTuple
 
 from unspoken.errors import InvalidInput, TornArchive
 
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+"""What names a tar. Compressed ones are not read, and say so."""
 MAX_HEADER_BYTES = 1024 * 1024
 """Of one member: its header with long names and pax records."""
 MAX_TAIL_BYTES = 1024 * 1024

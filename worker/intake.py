@@ -18,6 +18,7 @@ import pyarrow as pa
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.plan import ListedRow
+from unspoken.tar_members import TAR_ENDINGS
 from worker.planned_rows import Places, planned_rows
 from worker.readers.coco_captions import coco_rows
 from worker.readers.folders import folder_rows, picture_folders
@@ -29,8 +30,6 @@ from worker.readers.tar_shards import tar_rows
 logger = logging.getLogger(__name__)
 
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
-SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""Only uncompressed tars are read; of the others each is a failed row that says so."""
 
 _DAMAGE = (
     *(InvalidInput, pa.ArrowException, EOFError, ValueError, TypeError),
@@ -152,7 +151,7 @@ def _shards(top: Path) -> Iterator[Path]:
     for folder, below, names in os.walk(top):
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(names):
-            if name.lower().endswith(SHARD_ENDINGS) and not name.startswith("."):
+            if name.lower().endswith(TAR_ENDINGS) and not name.startswith("."):
                 yield Path(folder) / name
 
 
@@ -192,7 +191,7 @@ def _reader(
     if file.is_dir():
         return folder_rows(file, name=name, root=root, span=span)
     pictures = pictures or file.parent
-    if file.name.lower().endswith(SHARD_ENDINGS):
+    if file.name.lower().endswith(TAR_ENDINGS):
         return tar_rows(file, name=name, span=span)
     match file.suffix.lower():
         case ".json":

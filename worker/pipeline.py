@@ -288,6 +288,8 @@ def _row(
             "source_shard": row.shard,
             "source_member": row.member,
             "source_row": row.row,
+            "source_offset": row.picture_offset,
+            "source_size": None if row.picture_offset is None else row.size,
             "url": without_userinfo(url) if isinstance(url, str) else None,
             "caption": verdict.caption,
             "captions": verdict.captions if len(verdict.captions) > 1 else (),

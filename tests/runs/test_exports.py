@@ -21,7 +21,7 @@ from unspoken.runs.exports.hugging_face import export_hugging_face
 from unspoken.runs.exports.label_studio import export_label_studio
 from unspoken.runs.exports.webdataset import export_webdataset
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.picture_files import PictureFiles
+from unspoken.runs.picture_files import PictureFiles, Place
 
 WITH_PICTURES = [export_webdataset, export_hugging_face, export_label_studio]
 
@@ -185,9 +185,9 @@ def test_pictures_of_a_table_are_found_from_the_root(tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "below/a.jpg").write_bytes(picture(1))
     files = PictureFiles(tmp_path)
-    assert files.read("below/table.csv", "below/a.jpg").size_hw == (80, 96)
+    assert files.read(Place("below/table.csv", "below/a.jpg")).size_hw == (80, 96)
     with pytest.raises(NotFound):
-        files.read("below/table.csv", "a.jpg")
+        files.read(Place("below/table.csv", "a.jpg"))
 
 
 def test_pictures_elsewhere_are_asked_for(run_dir, tmp_path):

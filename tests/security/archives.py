@@ -18,7 +18,7 @@ from typing import Any
 from tests.security.pictures import GOOD_PNG, encode
 from unspoken.errors import UnspokenError
 from unspoken.images import decode_picture
-from unspoken.runs.picture_files import PictureFiles
+from unspoken.runs.picture_files import PictureFiles, Place
 from worker.intake import list_source
 from worker.readers.row import SourceRow
 
@@ -180,7 +180,7 @@ def _problems(root: Path, write: Vector) -> Iterator[str]:
             yield f"the caption of {row.member} was read"
         # As a card or an export reads it again, by the names in the dataset.
         with suppress(UnspokenError):
-            again = PictureFiles(data).read(row.shard, row.member)
+            again = PictureFiles(data).read(Place(row.shard, row.member))
             if again.sha256 == decode_picture(SECRET).sha256:
                 yield f"{row.member} was read by its name"
     if snapshot(root) != before:

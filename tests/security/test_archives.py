@@ -12,7 +12,7 @@ from tests.security.archives import VECTORS, judge, link, member, tar
 from tests.security.pickles import is_executed
 from unspoken.errors import InvalidConfig, InvalidInput, NotFound
 from unspoken.profiles import load_profile
-from unspoken.runs.picture_files import PictureFiles
+from unspoken.runs.picture_files import PictureFiles, Place
 from unspoken.runs.store import create_run, read_status
 from unspoken.schemas import RunRequest
 
@@ -39,7 +39,7 @@ def test_a_vector_that_unpacks_would_be_noticed(tmp_path):
 def test_a_packed_shard_is_not_unpacked_to_find_a_picture(tmp_path):
     VECTORS["gzip-bomb"](tmp_path)
     with pytest.raises(NotFound):
-        PictureFiles(tmp_path).read("shard.tar", "a.png")
+        PictureFiles(tmp_path).read(Place("shard.tar", "a.png"))
 
 
 @pytest.mark.parametrize("source", OUTSIDE, ids=range(len(OUTSIDE)))

@@ -17,7 +17,7 @@ from tests.worker.sources import (
     write_table,
 )
 from unspoken.errors import InvalidInput, NotFound
-from unspoken.runs.picture_files import PictureFiles
+from unspoken.runs.picture_files import PictureFiles, Place
 from unspoken.runs.plan import LabelConfig, make_plan
 from worker.intake import list_source, read_chunk
 from worker.readers.columns import pick_columns
@@ -265,6 +265,6 @@ def test_training_finds_the_picture_of_every_kind_of_source(tmp_path):
         found = read_all(tmp_path / source, root=tmp_path, pictures=pictures)
         assert len(found) == 2
         for row in found:
-            assert files.read(row.shard, row.member).encoded == row.picture
+            assert files.read(Place(row.shard, row.member)).encoded == row.picture
     with pytest.raises(NotFound):
-        files.read("tables/t.csv", "../secret.jpg")
+        files.read(Place("tables/t.csv", "../secret.jpg"))

@@ -15,7 +15,7 @@ import numpy as np
 from training.data.unit_order import UnitOrder, Units
 from unspoken.errors import NotFound
 from unspoken.runs.manifest import read_labels
-from unspoken.runs.picture_files import PictureFiles
+from unspoken.runs.picture_files import PictureFiles, Place
 from unspoken.runs.rows import Annotation
 from unspoken.runs.shards import committed_records, read_shard
 
@@ -35,10 +35,8 @@ class _Row:
     """What training needs of a labelled row."""
 
     key: str
-    shard: str
-    member: str
+    place: Place
     size_hw: tuple[int, int]
-    sha256: str | None
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
     labels: tuple[tuple[str, ...], ...]
     negatives: tuple[str, ...]
@@ -74,9 +72,7 @@ class BoxPictures:
     def load(self, asked: Units) -> BoxedPicture:
         """The picture with the boxes at the asked units. Raises NotFound, InvalidInput."""
         row = self._rows[asked.picture]
-        picture = self._files.read_labelled(
-            row.shard, row.member, size_hw=row.size_hw, sha256=row.sha256
-        )
+        picture = self._files.read_labelled(row.place, size_hw=row.size_hw)
         return BoxedPicture(
             key=row.key,
             pixels=picture.pixels,
@@ -97,10 +93,8 @@ def _read_rows(dataset_dir: Path, *, named_only: bool) -> tuple[list[_Row], list
             rows.append(
                 _Row(
                     key=row.key,
-                    shard=row.source_shard,
-                    member=row.source_member,
+                    place=Place.of(row),
                     size_hw=(row.image_height, row.image_width),
-                    sha256=row.image_sha256,
                     boxes_xyxy=tuple(each.box for each in kept),
                     labels=tuple(
                         (each.label, *(alt.label for alt in each.alt_labels)) for each in kept

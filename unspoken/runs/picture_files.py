@@ -1,35 +1,70 @@
-"""Pictures of a dataset's source: members of tar shards by their name, or files beside a table.
+"""Pictures of a dataset's source: bytes of a tar, cells of a parquet table, or files.
 
-A tar is scanned for its headers once a process; after that any member is one seek away.
+A row says where in its tar the picture lies. Where it does not, as in datasets of earlier versions,
+or where the tar was packed again, the picture is found by its name; a tar may hold a name twice.
 """
 
-import tarfile
+import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.file_formats import FILE_FORMATS
-from unspoken.images import Picture, decode_picture
+from unspoken.images import MAX_BYTES, Picture, decode_picture
+from unspoken.parquet_pictures import PictureColumn
+from unspoken.runs.rows import Row
+from unspoken.tar_members import TAR_ENDINGS, find_link_targets, iter_members
+
+OPEN_TABLES = 16
+"""Parquet files that stay open; training mixes the pictures of as many files."""
+
+
+class Bytes(NamedTuple):
+    """A stretch of a file."""
+
+    start: int
+    size: int
+
+
+class Place(NamedTuple):
+    """Where a dataset says that a picture lies, and the digest of its bytes."""
+
+    shard: str
+    member: str
+    at: Bytes | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, row: Row) -> "Place":
+        """The place of a row's picture."""
+        at = None
+        if row.source_offset is not None and row.source_size is not None:
+            at = Bytes(row.source_offset, row.source_size)
+        return cls(row.source_shard, row.source_member, at, row.image_sha256)
+
+    def is_of(self, encoded: bytes) -> bool:
+        """Whether these are the bytes, as far as the dataset says."""
+        return self.sha256 in (None, hashlib.sha256(encoded).hexdigest())
 
 
 class PictureFiles:
-    """Reads pictures by the names that a generated dataset gives them."""
+    """Reads pictures from where a generated dataset says that they lie."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._members: dict[str, dict[str, tuple[int, int]]] = {}
+        self._members: dict[str, dict[str, list[Bytes]]] = {}
+        self._columns: dict[tuple[str, str], PictureColumn] = {}
 
-    def read(self, shard: str, member: str) -> Picture:
+    def read(self, place: Place) -> Picture:
         """The decoded picture, EXIF orientation applied. Raises NotFound, NotAnImage."""
-        return decode_picture(self._encoded(shard, member), formats=FILE_FORMATS)
+        return decode_picture(self._encoded(place), formats=FILE_FORMATS)
 
-    def read_labelled(
-        self, shard: str, member: str, *, size_hw: tuple[int, int], sha256: str | None
-    ) -> Picture:
+    def read_labelled(self, place: Place, *, size_hw: tuple[int, int]) -> Picture:
         """The same, where it is still the picture that was labelled: else its boxes would lie.
 
         Raises NotFound, NotAnImage, InvalidInput where the file has changed.
         """
-        picture = self.read(shard, member)
+        picture, member, sha256 = self.read(place), place.member, place.sha256
         if picture.size_hw != size_hw:
             (height, width), (was_height, was_width) = picture.size_hw, size_hw
             raise InvalidInput(
@@ -43,25 +78,61 @@ class PictureFiles:
             )
         return picture
 
-    def _encoded(self, shard: str, member: str) -> bytes:
-        if not shard.endswith(".tar"):
-            return self._inside(member).read_bytes()
-        if shard not in self._members:
-            self._members[shard] = self._scan(shard)
-        if member not in self._members[shard]:
-            raise NotFound(f"{shard} has no member {member!r}")
-        offset, size = self._members[shard][member]
-        with self._inside(shard).open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+    def _encoded(self, place: Place) -> bytes:
+        if place.shard.lower().endswith(TAR_ENDINGS):
+            return self._of_tar(place)
+        if place.shard.lower().endswith(".parquet") and place.member.startswith(f"{place.shard}/"):
+            return self._of_table(place)
+        return self._inside(place.member).read_bytes()
 
-    def _scan(self, shard: str) -> dict[str, tuple[int, int]]:
-        try:
-            # Plain alone, as sources are read: a packed one may be a bomb.
-            with tarfile.open(self._inside(shard), "r:") as tar:
-                return {each.name: (each.offset_data, each.size) for each in tar if each.isfile()}
-        except tarfile.TarError as error:
-            raise NotFound(f"{shard} is no tar that can be read: {error}") from error
+    def _of_tar(self, place: Place) -> bytes:
+        if place.at is not None:
+            encoded = self._read(place.shard, place.at)
+            if place.is_of(encoded):
+                return encoded
+        if place.shard not in self._members:
+            self._members[place.shard] = self._scan(place.shard)
+        named = self._members[place.shard].get(place.member)
+        if not named:
+            raise NotFound(f"{place.shard} has no member {place.member!r}")
+        found = (self._read(place.shard, at) for at in named)
+        return next((each for each in found if place.is_of(each)), None) or self._read(
+            place.shard, named[0]
+        )
+
+    def _read(self, shard: str, at: Bytes) -> bytes:
+        if not 0 <= at.size <= MAX_BYTES or at.start < 0:
+            raise InvalidInput(f"{shard}: no picture has {at.size} bytes at byte {at.start}")
+        with self._inside(shard).open("rb") as file:
+            file.seek(at.start)
+            return file.read(at.size)
+
+    def _scan(self, shard: str) -> dict[str, list[Bytes]]:
+        """Where the members of a tar lie, by name; of a damaged one those before the damage."""
+        named: dict[str, list[Bytes]] = {}
+        with self._inside(shard).open("rb") as stream:
+            try:
+                targets = find_link_targets(stream)
+                for member in iter_members(stream):
+                    target = targets.get(member.offset, member)
+                    if target.refused is None and target.link_to is None:
+                        named.setdefault(member.name, []).append(Bytes(target.start, target.size))
+            except InvalidInput as error:
+                if not named:
+                    raise NotFound(f"{shard} is no tar that can be read: {error}") from error
+        return named
+
+    def _of_table(self, place: Place) -> bytes:
+        row, _, column = place.member.removeprefix(f"{place.shard}/").partition("/")
+        key = (place.shard, column)
+        if key not in self._columns:
+            if len(self._columns) == OPEN_TABLES:
+                self._columns.pop(next(iter(self._columns))).close()
+            self._columns[key] = PictureColumn(self._inside(place.shard), column)
+        encoded = self._columns[key].read(int(row)).encoded if row.isdecimal() else None
+        if encoded is None:
+            raise NotFound(f"{place.shard} has no picture {place.member!r}")
+        return encoded
 
     def _inside(self, name: str) -> Path:
         root = self._root.resolve()

@@ -77,6 +77,9 @@ class Row(WireModel):
     source_shard: str
     source_member: str
     source_row: int
+    source_offset: int | None = None
+    source_size: int | None = None
+    """With `source_offset`: where in `source_shard` the picture lies, if that is a tar."""
     url: str | None = None
     caption: str
     """All captions that were asked, as one text."""

@@ -95,8 +95,19 @@ SCHEMA = pa.schema(
     [
         _field("key", pa.string(), "the sample's name in its source"),
         _field("source_shard", pa.string(), "file of the source, relative to its root"),
-        _field("source_member", pa.string(), "picture: member of that tar, or path from the root"),
+        _field(
+            "source_member",
+            pa.string(),
+            "picture: member of that tar, path from the root, or FILE.parquet/ROW/COLUMN",
+        ),
         _field("source_row", pa.int64(), "place in that file, 0 first", unit="rows"),
+        _field(
+            "source_offset",
+            pa.int64(),
+            "where in that tar the picture begins; names may repeat in a tar",
+            unit="bytes",
+        ),
+        _field("source_size", pa.int64(), "length of the picture in that tar", unit="bytes"),
         _field("url", pa.string(), "where the picture came from, if the source says so"),
         _field("caption", pa.string(), "caption, blanks folded; several as sentences of one text"),
         _field("captions", pa.list_(pa.string()), "each caption, where the picture has several"),

@@ -6,7 +6,7 @@ So rows are read in batches, and their number, the rows of a batch and the value
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -23,6 +23,9 @@ from worker.readers.row import Span
 MAX_CELL_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 ROWS_AT_ONCE = 1024
+GROUP_BYTES = 1024 * 1024 * 1024
+EXPANSION = 100
+"""A row group's values take up to GROUP_BYTES and EXPANSION times what it announces, in all."""
 ROWS_OF_ANY_FILE = 100_000
 ROWS_A_BYTE = 4
 """A file may have so many more rows for each of its bytes: real tables have far fewer."""
@@ -64,8 +67,11 @@ def parquet_rows(file: Path) -> Iterator[ParquetRow]:
 def _with_picture(
     row: ParquetRow, pictures: PictureColumn, member: str, number: int, *, read: bool
 ) -> Record:
-    """The record of a row whose picture lies in the table."""
+    """The record of a row whose picture lies in the table; its file name there is its key."""
     values = {**row.values, "image_path": member}
+    beside = values.pop(pictures.name, None)
+    if isinstance(beside, dict) and isinstance(beside.get("path"), str):
+        values.setdefault("key", PurePath(beside["path"]).stem)
     if not read:
         return Record(values, picture=PictureFile(member))
     try:
@@ -104,6 +110,8 @@ class _Table:
         pictures = find_picture_column(self.schema)
         plain = (field.name for field in self.schema if _is_plain(field.type))
         names = known_spellings(name for name in plain if name != pictures)
+        if pictures is not None and _has_path(self.schema.field(pictures).type):
+            names.append(f"{pictures}.path")
         start = 0
         for group in range(self._metadata.num_row_groups):
             stop = start + self._metadata.row_group(group).num_rows
@@ -131,7 +139,11 @@ class _Table:
             use_threads=False,
         )
         skip = wanted.start
+        left = GROUP_BYTES + EXPANSION * self._metadata.row_group(group).total_byte_size
         for batch in batches:
+            left -= batch.nbytes
+            if left < 0:
+                raise InvalidInput("its values repeat until they fill gigabytes")
             part = batch.slice(skip)
             skip = max(0, skip - batch.num_rows)
             columns = [_cells(column) for column in part.columns]
@@ -141,23 +153,24 @@ class _Table:
     def _rows_at_once(self, group: int, names: list[str]) -> int:
         """Rows that fit into a batch even where each has the longest value of a dictionary.
 
-        Raises InvalidInput for a value that is too long for any row.
+        Raises InvalidInput for a value that no batch can hold.
         """
         metadata = self._metadata.row_group(group)
         columns = [metadata.column(number) for number in range(metadata.num_columns)]
         longest = 1
         for column in columns:
-            name = column.path_in_schema.split(".")[0]
+            path = column.path_in_schema
+            name = path if path in names else path.split(".")[0]
             if name not in names:
                 continue
             if column.num_values > self._most:
                 raise InvalidInput(f"the column {name!r} announces {column.num_values} values")
             is_small = column.total_uncompressed_size * ROWS_AT_ONCE <= MAX_BATCH_BYTES
             if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page and not is_small:
-                longest = max(longest, self._longest_value(group, name, column.path_in_schema))
-        if longest > MAX_CELL_BYTES:
+                longest = max(longest, self._longest_value(group, name, path))
+        if longest > MAX_BATCH_BYTES:
             raise InvalidInput(f"a value has {longest} bytes, at most {MAX_CELL_BYTES} are read")
-        return max(1, min(ROWS_AT_ONCE, MAX_BATCH_BYTES // longest))
+        return min(ROWS_AT_ONCE, MAX_BATCH_BYTES // longest)
 
     def _longest_value(self, group: int, name: str, path: str) -> int:
         """Bytes of the longest value in a column's dictionary, which comes with its first row."""
@@ -165,9 +178,13 @@ class _Table:
             batches = parquet.iter_batches(
                 batch_size=1, row_groups=[group], columns=[name], use_threads=False
             )
-            values = next(iter(batches)).column(0)
+            batch = next(batches, None)
+        if batch is None:
+            return 0
+        values = batch.column(0)
         while pa.types.is_nested(values.type):
-            values = values.flatten()
+            flat = values.flatten()  # a list of one array for a struct
+            values = flat[0] if isinstance(flat, list) else flat
         if isinstance(values, pa.DictionaryArray):
             values = values.dictionary
         return int(pc.max(pc.binary_length(values)).as_py() or 0)
@@ -238,6 +255,12 @@ def _is_plain(kind: pa.DataType) -> bool:
         or types.is_floating(kind)
         or types.is_boolean(kind)
     )
+
+
+def _has_path(kind: pa.DataType) -> bool:
+    """True for a struct of a picture's bytes and its file name."""
+    index = kind.get_field_index("path") if pa.types.is_struct(kind) else -1
+    return index >= 0 and _is_text(kind.field(index).type)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -13,7 +13,7 @@ from unspoken.errors import InvalidInput, NotFound
 from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import Picture
 from unspoken.runs.location import locate_source
-from unspoken.runs.picture_files import PictureFiles
+from unspoken.runs.picture_files import PictureFiles, Place
 from unspoken.runs.rows import Row
 from unspoken.runs.shards import committed_records, iter_rows
 from unspoken.runs.store import read_run
@@ -69,9 +69,7 @@ class LabelledPictures:
     def read(self, row: Row) -> Picture:
         """The decoded picture. Raises NotFound, InvalidInput where its file has changed."""
         size_hw = (row.image_height or 0, row.image_width or 0)  # a labelled row has both
-        return self._files.read_labelled(
-            row.source_shard, row.source_member, size_hw=size_hw, sha256=row.image_sha256
-        )
+        return self._files.read_labelled(Place.of(row), size_hw=size_hw)
 
     def read_upright(self, row: Row) -> UprightFile:
         """Return the picture's own bytes, or a new JPEG where few readers would show the same.
