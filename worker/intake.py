@@ -21,7 +21,8 @@ from unspoken.runs.plan import ListedRow
 from unspoken.tar_members import TAR_ENDINGS
 from worker.planned_rows import Places, planned_rows
 from worker.readers.coco_captions import coco_rows
-from worker.readers.folders import folder_rows, picture_folders
+from worker.readers.folder_tree import picture_folders
+from worker.readers.folders import folder_rows
 from worker.readers.picture_file import PICTURE_ENDINGS
 from worker.readers.row import EVERY_ROW, SOURCE_CHANGED, SourceRow, Span, bad_shard
 from worker.readers.tables import check_table, table_rows
@@ -53,7 +54,7 @@ def list_source(
     """
     span = Span(pictures_of=() if is_duplicate is None else EVERY_ROW)
     found = _Found()
-    for file in _source_files(path):
+    for file in _source_files(path, root):
         name = file.relative_to(root).as_posix()
         refusal = _refusal(file, name, root)
         if refusal is not None:
@@ -133,13 +134,13 @@ def _listed(row: SourceRow, is_duplicate: Callable[[SourceRow], bool] | None = N
     return ListedRow(row.row, row.digest, row.offset, duplicate)
 
 
-def _source_files(path: Path) -> Iterator[Path]:
+def _source_files(path: Path, root: Path) -> Iterator[Path]:
     """The file itself; of a folder all tar shards, then all folders with pictures."""
     if not path.is_dir():
         yield path
         return
     empty = True
-    for file in chain(_shards(path), picture_folders(path)):
+    for file in chain(_shards(path), picture_folders(path, root=root)):
         empty = False
         yield file
     if empty:
@@ -190,6 +191,8 @@ def _reader(
 ) -> Iterator[SourceRow]:
     if file.is_dir():
         return folder_rows(file, name=name, root=root, span=span)
+    if file.exists() and not file.is_file():  # a FIFO would be waited for
+        raise InvalidInput(f"{name} is not a regular file")
     pictures = pictures or file.parent
     if file.name.lower().endswith(TAR_ENDINGS):
         return tar_rows(file, name=name, span=span)
@@ -221,6 +224,7 @@ def _sayable(row: SourceRow) -> SourceRow:
         captions=tuple(map(_writable, row.captions)),
         columns=columns,
         problem=problem,
+        detail=None if row.detail is None else _writable(row.detail),
     )
 
 

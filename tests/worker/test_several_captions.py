@@ -1,11 +1,12 @@
 """Several captions of one picture: one row, each caption asked, none called a duplicate."""
 
 import json
+import tarfile
 
 import pytest
 
 from tests.fakes import FakeDetector, FakePrompter
-from tests.worker.sources import CAPTIONS, picture, write_pictures, write_table
+from tests.worker.sources import CAPTIONS, add, picture, write_pictures, write_table
 from unspoken.errors import EngineFailure
 from unspoken.lexicon import load_lexicon
 from unspoken.runs.plan import LabelConfig, make_plan
@@ -55,6 +56,18 @@ def test_a_list_of_captions_is_one_input(tmp_path):
     (tmp_path / "t.jsonl").write_text(json.dumps(line))
     (row,) = read_all(tmp_path / "t.jsonl", root=tmp_path)
     assert row.captions == ("a dog runs", "the dog is running")
+
+
+def test_a_list_of_captions_in_json_beside_a_picture_is_one_input(tmp_path):
+    about = json.dumps({"caption": ["a dog runs", "the dog is running"]}).encode()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/0.jpg").write_bytes(picture(0))
+    (tmp_path / "folder/0.json").write_bytes(about)
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        add(tar, "0.jpg", picture(1))
+        add(tar, "0.json", about)
+    rows = read_all(tmp_path, root=tmp_path)
+    assert [row.captions for row in rows] == [("a dog runs", "the dog is running")] * 2
 
 
 def test_a_json_list_is_a_table(tmp_path):

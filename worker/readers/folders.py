@@ -1,75 +1,53 @@
-"""Folders of pictures with their caption beside: PICTURE.txt, or PICTURE.json with a caption.
+"""Folders of pictures with their captions beside: PICTURE.txt, or PICTURE.json with a caption.
 
-img2dataset's folders (00000/KEY.jpg, KEY.txt, KEY.json, and 00000.parquet) are of this kind, and so
-is any folder in which somebody put a text beside each picture, however deep.
+img2dataset's folders (00000/KEY.jpg, KEY.txt, KEY.json, and 00000.parquet) are of this kind, so is
+Hugging Face's imagefolder (metadata.jsonl or metadata.csv), and any folder in which somebody put
+a text beside each picture, however deep.
 """
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
-from worker.readers.columns import parse_object, pick_columns, text_of
+from worker.readers.columns import captions_of, join_captions, key_of, parse_object, pick_columns
 from worker.readers.columns_beside import Beside, columns_beside
-from worker.readers.picture_file import (
-    MAX_SIDE_FILE_BYTES,
-    PICTURE_ENDINGS,
-    PictureFile,
-    find_picture,
-)
+from worker.readers.folder_tree import blocked_folders
+from worker.readers.metadata_table import MetadataTable, find_metadata
+from worker.readers.picture_file import PictureFile, find_picture
 from worker.readers.row import SourceRow, Span
 from worker.readers.samples import sample_key, samples_of
-
-
-def picture_folders(top: Path) -> Iterator[Path]:
-    """`top` and the folders below it that hold pictures, in order; links are not followed."""
-    for folder, below, names in os.walk(top):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        if any(map(_is_picture, names)):
-            yield Path(folder)
+from worker.readers.side_file import SideFile, read_side_file
 
 
 def folder_rows(folder: Path, *, name: str, root: Path, span: Span) -> Iterator[SourceRow]:
     """Rows of the files right in `folder`, by name, from the span's place on.
 
-    They are those of a tar with the same files. Raises InvalidInput behind the last row where the
-    parquet beside cannot be read.
+    They are those of a tar with the same files. After them come the folders that cannot be read,
+    and the rows of a metadata table without a picture. Raises InvalidInput behind the last row
+    where the parquet beside cannot be read.
     """
-    is_top = name == "."
-    beside = Beside() if is_top else columns_beside(folder.with_name(f"{folder.name}.parquet"))
+    reader = _Folder(
+        folder,
+        name,
+        root,
+        beside=Beside()
+        if name == "."
+        else columns_beside(folder.parent / f"{folder.name}.parquet"),
+        metadata=find_metadata(folder, root=root),
+    )
     samples = _samples(folder, folder.stat().st_mtime_ns)
     for row in range(span.first_row, len(samples)):
-        sample = samples[row]
-        picture = _find_picture(sample, folder, root, read=row in span.pictures_of)
-        text, problem = _read_side_file(folder / sample.caption, root) if sample.caption else _NONE
-        about, _ = _read_side_file(folder / sample.about, root) if sample.about else _NONE
-        known = beside.of(sample.key, shard=folder.name)
-        columns = {**known.columns, **pick_columns(parse_object(about or "") or {})}
-        caption = text_of(columns.get("caption")) if text is None else text
-        faults = [
-            (picture.problem, None),
-            (sample.problem, sample.detail),
-            (problem, None),
-            ("bad_row" if known.problem and not caption else None, known.problem),
-        ]
-        problem, detail = next((fault for fault in faults if fault[0] is not None), (None, None))
-        yield SourceRow(
-            key=text_of(columns.get("key")) or (sample.key if is_top else f"{name}/{sample.key}"),
-            shard=name,
-            member=picture.member,
-            row=row,
-            caption=caption,
-            picture=picture.content,
-            columns=columns,
-            problem=problem,
-            detail=detail,
-            size=picture.size,
-        )
-    if beside.problem is not None:
-        raise InvalidInput(beside.problem)
+        yield reader.read(samples[row], row=row, with_picture=row in span.pictures_of)
+    for row, other in enumerate(reader.others(), start=len(samples)):
+        if row >= span.first_row:
+            yield reader.bad_row(other, row=row)
+    if reader.beside.problem is not None:
+        raise InvalidInput(reader.beside.problem)
 
 
 class _FolderSample(NamedTuple):
@@ -83,12 +61,91 @@ class _FolderSample(NamedTuple):
     detail: str | None
 
 
-_NONE = (None, None)
+class _Other(NamedTuple):
+    """An input of the folder that is no file in it."""
+
+    name: str
+    problem: str
+    detail: str
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder, and the tables that describe its pictures."""
+
+    path: Path
+    name: str
+    root: Path
+    beside: Beside
+    metadata: MetadataTable | None
+
+    def read(self, sample: _FolderSample, *, row: int, with_picture: bool) -> SourceRow:
+        picture = PictureFile("")
+        if sample.picture:
+            picture = find_picture(
+                sample.picture, folder=self.path, root=self.root, read=with_picture
+            )
+        text, about = self._side_file(sample.caption), self._side_file(sample.about)
+        known = self.beside.of(sample.key, shard=self.path.name)
+        columns = {**known.columns, **pick_columns(parse_object(about.text or "") or {})}
+        if self.metadata is not None and sample.picture:
+            columns = {**self.metadata.of(self.path / sample.picture), **columns}
+        captions = captions_of(columns.get("caption") if text.text is None else text.text)
+        faults = [
+            (picture.problem, None),
+            (sample.problem, sample.detail),
+            (text.problem, text.detail),
+            (None if captions else about.problem, about.detail),
+            ("bad_row" if known.problem and not captions else None, known.problem),
+        ]
+        problem, detail = next((fault for fault in faults if fault[0] is not None), (None, None))
+        return SourceRow(
+            key=key_of(columns.get("key")) or self._key(sample.key),
+            shard=self.name,
+            member=picture.member,
+            row=row,
+            caption=join_captions(captions),
+            captions=captions,
+            picture=picture.content,
+            columns=columns,
+            problem=problem,
+            detail=detail,
+            size=picture.size,
+        )
+
+    def others(self) -> Iterator[_Other]:
+        """Yield what is no file here, and still an input."""
+        for folder in blocked_folders(self.path, root=self.root):
+            yield _Other(folder.name, folder.problem, folder.detail)
+        if self.metadata is not None and self.metadata.file.parent == self.path:
+            for bad in self.metadata.missing():
+                yield _Other(bad.name, bad.problem, bad.detail, bad.captions)
+
+    def bad_row(self, other: _Other, *, row: int) -> SourceRow:
+        return SourceRow(
+            key=self._key(other.name),
+            shard=self.name,
+            member=self._key(other.name),
+            row=row,
+            caption=join_captions(other.captions),
+            captions=other.captions,
+            picture=None,
+            problem=other.problem,
+            detail=other.detail,
+        )
+
+    def _key(self, name: str) -> str:
+        return name if self.name == "." else f"{self.name}/{name}"
+
+    def _side_file(self, name: str) -> SideFile:
+        return read_side_file(self.path / name, self.root) if name else SideFile()
 
 
 @lru_cache(maxsize=4)
 def _samples(folder: Path, _mtime_ns: int) -> list[_FolderSample]:
-    names = sorted(path.name for path in folder.iterdir() if sample_key(path.name))
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if sample_key(e.name) and not _is_folder(e))
     samples: list[_FolderSample] = []
     for key, group in groupby(names, key=sample_key):
         own = list(group)
@@ -98,41 +155,20 @@ def _samples(folder: Path, _mtime_ns: int) -> list[_FolderSample]:
                 for place in (sample.picture, sample.caption, sample.about)
             )
             if picture or caption or _has_caption(folder / about):
-                samples.append(
-                    _FolderSample(
-                        sample.key, picture, caption, about, sample.problem, sample.detail
-                    )
-                )
+                problem, detail = sample.problem, sample.detail
+                found = _FolderSample(sample.key, picture, caption, about, problem, detail)
+                samples.append(found)
     return samples
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # it may not be looked at
+        return False
 
 
 def _has_caption(about: Path) -> bool:
     """Tell JSON that stands for a sample from any other JSON in the folder."""
-    text, _ = _read_side_file(about, about.parent)
-    return bool(text_of(pick_columns(parse_object(text or "") or {}).get("caption")))
-
-
-def _find_picture(sample: _FolderSample, folder: Path, root: Path, *, read: bool) -> PictureFile:
-    if not sample.picture:
-        return PictureFile("")
-    return find_picture(sample.picture, folder=folder, root=root, read=read)
-
-
-def _is_picture(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in PICTURE_ENDINGS and not name.startswith(".")
-
-
-def _read_side_file(path: Path, root: Path) -> tuple[str | None, str | None]:
-    """(text, problem) of a file beside a picture; (None, None) where there is none."""
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        return None, "outside_data_folder"
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_SIDE_FILE_BYTES + 1)
-    except (FileNotFoundError, IsADirectoryError):
-        return None, None
-    except PermissionError:
-        return None, "unreadable"
-    if len(content) > MAX_SIDE_FILE_BYTES:
-        return None, "caption_too_long"
-    return content.decode("utf-8-sig", errors="replace"), None
+    text = read_side_file(about, about.parent).text
+    return bool(captions_of(pick_columns(parse_object(text or "") or {}).get("caption")))

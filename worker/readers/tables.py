@@ -32,6 +32,7 @@ from worker.readers.row import Columns, SourceRow, Span, numbered_key
 ROWS_AT_ONCE = 1024
 # A table is refused where none of its first rows has the columns.
 ROWS_TO_JUDGE = 100
+FROM_START = Span()
 MAX_CAPTIONS_OF_ONE = 64
 """Rows that become one input: the next one of the same picture begins another."""
 
@@ -43,7 +44,7 @@ def table_rows(
 
     A row is numbered by its first record. Raises InvalidInput for what is no such table.
     """
-    for entry in _entries(_records(file, span, name), first_row=span.first_row):
+    for entry in _entries(read_records(file, span, name), first_row=span.first_row):
         read = entry.row in span.pictures_of
         picture = _find_picture(entry, folder=pictures, root=root, read=read)
         yield SourceRow(
@@ -67,7 +68,7 @@ def check_table(file: Path) -> None:
 
     A table of URLs is read, so that its rows are counted as not downloaded.
     """
-    first = list(islice(_records(file, Span()), ROWS_TO_JUDGE))
+    first = list(islice(read_records(file), ROWS_TO_JUDGE))
     if not first:
         raise InvalidInput(f"{file.name} has no rows")
     if all(record.values is None for record in first):
@@ -131,7 +132,8 @@ def _find_picture(entry: _Entry, *, folder: Path, root: Path, read: bool) -> Pic
     return find_picture(entry.path, folder=folder, root=root, read=read)
 
 
-def _records(file: Path, span: Span, name: str = "") -> Iterator[Record]:
+def read_records(file: Path, span: Span = FROM_START, name: str = "") -> Iterator[Record]:
+    """Read a table's rows from the span's place on. Raises InvalidInput, OSError."""
     match file.suffix.lower():
         case ".parquet":
             yield from parquet_records(file, name=name, span=span)

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from unspoken.errors import InvalidInput, TornArchive
 from unspoken.images import MAX_BYTES
 from unspoken.tar_members import Member, find_link_targets, iter_members
-from worker.readers.columns import parse_object, pick_columns, text_of
+from worker.readers.columns import captions_of, join_captions, parse_object, pick_columns
 from worker.readers.columns_beside import Beside, columns_beside
 from worker.readers.picture_file import MAX_SIDE_FILE_BYTES
 from worker.readers.row import SourceRow, Span
@@ -109,9 +109,10 @@ class _Shard:
         own = pick_columns(parse_object(about.content or b"") or {})
         known = self.beside.of(sample.key, shard=self.file.stem)
         columns = {**known.columns, **own}
-        caption = text_of(columns.get("caption"))
+        captions = captions_of(columns.get("caption"))
         if text.content is not None:
-            caption = decode_text(text.content)
+            captions = captions_of(decode_text(text.content))
+        caption = join_captions(captions)
         if picture is None and sample.caption is None and not caption:
             return None
         faults = [
@@ -128,6 +129,7 @@ class _Shard:
             member="" if picture is None else picture.name,
             row=row,
             caption=caption,
+            captions=captions,
             picture=shown.content,
             columns=columns,
             problem=problem,

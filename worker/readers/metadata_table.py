@@ -1,0 +1,95 @@
+"""Hugging Face's imagefolder: metadata.jsonl or metadata.csv says what the pictures beside it show.
+
+Its column `file_name` has paths from its own folder, so that it may lie above the pictures.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from unspoken.errors import InvalidInput
+from worker.readers.columns import captions_of, pick_columns, text_of
+from worker.readers.row import Columns
+from worker.readers.tables import read_records
+
+NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+MAX_PICTURES = 500_000
+"""Named by one file, which is held in memory."""
+
+
+class BadRow(NamedTuple):
+    """A row of the table that names no picture that is there."""
+
+    name: str
+    captions: tuple[str, ...]
+    problem: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class MetadataTable:
+    """Columns by the path of a picture from the table's folder."""
+
+    file: Path
+    by_path: Mapping[str, Columns] = field(default_factory=dict)
+    bad: tuple[BadRow, ...] = ()
+
+    def of(self, picture: Path) -> Columns:
+        """Return what the table says of a picture below its folder."""
+        return self.by_path.get(picture.relative_to(self.file.parent).as_posix(), {})
+
+    def missing(self) -> Iterator[BadRow]:
+        """Yield the rows whose picture is not there, and those that cannot be read."""
+        for path, columns in self.by_path.items():
+            if not _is_file(self.file.parent / path):
+                detail = f"{self.file.name} names {path}, which is not there"
+                yield BadRow(path, captions_of(columns.get("caption")), "no_picture", detail)
+        yield from self.bad
+
+
+def find_metadata(folder: Path, *, root: Path) -> MetadataTable | None:
+    """Return the table of a folder, or of the nearest one above it up to `root`."""
+    for place in (folder, *folder.parents):
+        if not place.is_relative_to(root):
+            return None
+        for name in NAMES:
+            file = place / name
+            if _is_file(file) and file.resolve().is_relative_to(root.resolve()):
+                about = file.stat()
+                return _read(file, about.st_mtime_ns, about.st_size)
+    return None
+
+
+@lru_cache(maxsize=2)
+def _read(file: Path, _mtime_ns: int, _size: int) -> MetadataTable:
+    by_path: dict[str, Columns] = {}
+    bad: list[BadRow] = []
+    try:
+        for record in read_records(file):
+            columns = pick_columns(record.values or {})
+            path = _plain(text_of(columns.get("path")))
+            if not path:
+                detail = f"{file.name}: {record.detail or 'a row names no picture'}"
+                bad.append(BadRow(f"{file.name}-{record.offset}", (), "bad_row", detail))
+                continue
+            if len(by_path) == MAX_PICTURES:
+                raise InvalidInput(f"it names over {MAX_PICTURES} pictures: label the table itself")
+            known = captions_of(by_path.get(path, {}).get("caption"))
+            captions = captions_of([*known, *captions_of(columns.get("caption"))])
+            by_path[path] = {**columns, "caption": list(captions)} if captions else columns
+    except (InvalidInput, PermissionError) as error:
+        bad.append(BadRow(file.name, (), "bad_shard", f"{file.name} cannot be read: {error}"))
+    return MetadataTable(file, by_path, tuple(bad))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # it may not be looked at, or its name is no name
+        return False
+
+
+def _plain(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).as_posix() if path else ""
