@@ -188,7 +188,12 @@ def test_tables_of_every_kind_end_done_with_every_input_counted(tmp_path):
     (folder / "bars.csv").write_text("\n".join(lines), encoding="utf-16")
     lines = [
         *["image,caption", "0.jpg,A red car on a road", '1.jpg,"A cow without an end'],
-        *["2.jpg,A cow, a dog", "3.jpg,A cat sleeps here", "4.jpg,Ein grünes Auto hier\xff", "5.jpg,x"],
+        *[
+            "2.jpg,A cow, a dog",
+            "3.jpg,A cat sleeps here",
+            "4.jpg,Ein grünes Auto hier\xff",
+            "5.jpg,x",
+        ],
     ]
     (folder / "broken.csv").write_bytes("\n".join(lines).encode("latin-1"))
     rows = [{"image": name, "caption": [CAPTIONS[i], CAPTIONS[-1]]} for i, name in enumerate(names)]
