@@ -93,17 +93,24 @@ def run_campaign(folder: Path, scale: Scale, *, seed: int) -> Findings:
             hold_s=scale.hold_s,
         )
         chaos = _label(rig, "chaos", blows=blows, fought=fought)
+        fought.back_s += rig.redis_back_s
         work = _executions(rig, since_s=fought.started_s)
         findings = _judge(captions, calm, chaos, scale=scale)
         _judge_work(findings, calm_work, work, fought)
         logs = [path.read_text() for path in folder.glob("worker-*.log")]
         hung = sum(log.count(HUNG) for log in logs)
+        restarts = scale.rounds * len(faults.LEFT_TO_LAUNCHER)
+        findings.want(
+            len(rig.redis_back_s) == restarts,
+            f"Redis was restarted {len(rig.redis_back_s)} times, not {restarts}",
+        )
         findings.want(not hung, f"{hung} times a worker took no message until its watchdog bit")
         findings.figures |= {
             "seed": seed,
             "faults": scale.rounds * len(faults.KINDS),
             "disk": rig.disk.kind,
             "unasked_deaths": rig.deaths(),
+            "redis_restarts": len(rig.redis_back_s),
             "hung_workers": hung,
             "calm_s": round(calm_s),
             "seconds": round(time.monotonic() - started_s),
@@ -180,6 +187,8 @@ class _Blows:
 
     def deal(self, chunks_done: int) -> None:
         """The next fault, if the run has come so far."""
+        if self._rig.redis_is_away:  # faults find it alive, and its restart is measured alone
+            return
         number = self._total - len(self._due)
         # The last tenth is left to itself: whatever was harmed has to mend.
         if not self._due or chunks_done < 0.9 * self._num_chunks * (number + 0.5) / self._total:

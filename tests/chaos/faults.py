@@ -57,6 +57,28 @@ def kill_redis(blow: Blow) -> int:
     return blow.rig.slots
 
 
+def lose_redis(blow: Blow) -> int:
+    """Kill Redis; the launcher has to restart it."""
+    blow.rig.kill_redis()
+    return blow.rig.slots
+
+
+def damage_aof(blow: Blow) -> int:
+    """Kill Redis and damage its append-only file, as a power cut may; the launcher restarts it."""
+    blow.rig.kill_redis()
+    path = blow.rig.aof
+    content = path.read_bytes()
+    match blow.rng.choice(("zeros", "cut", "noise")):
+        case "zeros":
+            path.write_bytes(content + bytes(blow.rng.randrange(1, 8192)))
+        case "cut":
+            path.write_bytes(content[: blow.rng.randrange(len(content) + 1)])
+        case "noise":
+            start = blow.rng.randrange(len(content) + 1)
+            path.write_bytes(content[:start] + blow.rng.randbytes(64) + content[start + 64 :])
+    return blow.rig.slots
+
+
 def flush_redis(blow: Blow) -> int:
     with blow.rig.redis() as client:
         client.flushall()
@@ -138,14 +160,25 @@ KINDS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
         *(kill_worker, kill_dispatcher),
-        *(kill_redis, flush_redis, pause_redis, reset_redis, cut_redis, delay_redis),
+        *(
+            kill_redis,
+            lose_redis,
+            damage_aof,
+            flush_redis,
+            pause_redis,
+            reset_redis,
+            cut_redis,
+            delay_redis,
+        ),
         *(service_answers_429, service_answers_503, service_hangs, kill_service),
         *(reset_service, cut_service, delay_service),
         fill_disk,
     )
 }
+LEFT_TO_LAUNCHER = frozenset(("lose_redis", "damage_aof"))
+"""Redis stays away until the launcher's code restarts it."""
 AWAY = frozenset(("kill_redis", "pause_redis", "reset_redis", "cut_redis"))
-"""Redis was away, and came back when the fault ended."""
+"""Redis was away, and came back when the fault ended. (`Rig.redis_back_s` has the others.)"""
 
 
 def draw_schedule(rng: random.Random, rounds: int) -> list[str]:

@@ -17,6 +17,7 @@ import httpx
 import redis
 
 from stack.launcher import free_port
+from stack.restarting import Restarter
 from tests.chaos.disk import SmallDisk
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.service import KINDS
@@ -96,6 +97,10 @@ class Rig:
         self.proxies: dict[str, FaultProxy] = {}
         self.dispatchers: list[Child] = []
         self.workers: list[Child] = []
+        self.redis_back_s: list[float] = []
+        """Moments at which the launcher's code had restarted Redis."""
+        self._redis = EmbeddedRedis(folder / "redis")
+        self._redis_restarter = Restarter(self._redis)
         self._exit = ExitStack()
 
     @property
@@ -115,9 +120,11 @@ class Rig:
         self._exit.close()
 
     def revive(self) -> None:
-        """Start again what ended unasked."""
+        """Start again what ended unasked; Redis as the launcher does, after its pause."""
         for child in self._children():
             child.revive()
+        if self._redis_restarter.revive():
+            self.redis_back_s.append(time.time())
 
     def deaths(self) -> dict[str, int]:
         """How often which child ended unasked."""
@@ -133,21 +140,34 @@ class Rig:
         """A client that does not go through the proxy."""
         return redis.Redis(unix_socket_path=str(self._redis.socket))
 
+    @property
+    def redis_pid(self) -> int:
+        """Process id of the server."""
+        pid = self._redis.pid
+        assert pid is not None, "it was started"
+        return pid
+
+    @property
+    def redis_is_away(self) -> bool:
+        """Return True while the server is dead."""
+        return self._redis.ended()
+
+    @property
+    def aof(self) -> Path:
+        """The append-only file: of Redis 6, or the increment of Redis 7 and Valkey."""
+        folder = self.folder / "redis"
+        (path,) = [*folder.glob("appendonly.aof"), *folder.glob("appendonlydir/*.incr.aof")]
+        return path
+
     def start_redis(self) -> None:
-        """On the same append-only file."""
-        self._redis = EmbeddedRedis(self.folder / "redis")
-        self._redis.__enter__()
-        with self.redis() as client:
-            self.redis_pid = int(client.info("server")["process_id"])
-        if "redis" in self.proxies:
-            self.proxies["redis"].upstream = self._redis.socket
+        """Start it again, at the same address and on the same append-only file."""
+        self._redis.start()
 
     def kill_redis(self) -> None:
+        """Kill it, and start nothing in its place."""
         os.kill(self.redis_pid, signal.SIGKILL)
-        self._stop_redis()
-
-    def _stop_redis(self) -> None:
-        self._redis.__exit__(None, None, None)
+        while not self._redis.ended():
+            time.sleep(0.01)
 
     # ---- start ---------------------------------------------------------------------------
 
@@ -179,8 +199,7 @@ class Rig:
             folder.mkdir(parents=True)
         self._exit.enter_context(self.disk)
         self.runs_dir.mkdir()
-        self.start_redis()
-        self._exit.callback(lambda: self._stop_redis())
+        self._exit.enter_context(self._redis)
         upstreams = {kind: ("127.0.0.1", free_port()) for kind in KINDS}
         for name, upstream in {"redis": self._redis.socket, **upstreams}.items():
             self.proxies[name] = self._exit.enter_context(FaultProxy(upstream))
