@@ -40,6 +40,7 @@ from unspoken.profiles import load_profile
 from unspoken.runs.store import check_has_failures, list_runs
 from unspoken.schemas import ENDED, RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
+from worker.broker_url import check_broker_url
 
 app = typer.Typer(
     help="Captions in, labelled detection dataset out.",
@@ -106,6 +107,8 @@ def up(
     data: MovedData = None,
 ) -> None:
     """Run all services, the dispatcher and a worker on this machine until Ctrl-C."""
+    if broker_url is not None:
+        check_broker_url(broker_url, name="--broker-url")
     names = ("gateway", "llm", "detector", "segmenter")
     config = StackConfig(
         folder=folder,

@@ -26,9 +26,14 @@ from unspoken.profiles import Profile, load_profile
 
 
 def default_cache_dir() -> Path:
-    """Where converted weights are kept: XDG's cache folder, `unspoken` in it."""
+    """Return the folder of converted weights, below XDG's cache folder. Raises InvalidConfig."""
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "unspoken"
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "unspoken"
+    except RuntimeError as error:
+        raise InvalidConfig(
+            "this user has no home folder: set UNSPOKEN_CACHE_DIR to a folder for converted weights"
+        ) from error
 
 
 def child_environment(**changes: str) -> dict[str, str]:
@@ -51,9 +56,8 @@ def secret_key(variable: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def service_url(variable: str, *, schemes: tuple[str, ...] = ("http", "https")) -> AfterValidator:
+def service_url(variable: str) -> AfterValidator:
     """A validator of a service's address, which may hold a password: no message repeats it."""
-    example = "http://127.0.0.1:8000" if "http" in schemes else "redis://127.0.0.1:6379/0"
 
     def check(url: str) -> str:
         try:
@@ -61,11 +65,10 @@ def service_url(variable: str, *, schemes: tuple[str, ...] = ("http", "https")) 
             _ = parts.port
         except ValueError:
             parts = urlsplit("")
-        is_socket = parts.scheme.endswith("+socket") and parts.path
-        if url and (parts.scheme not in schemes or not (parts.hostname or is_socket)):
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise InvalidConfig(
-                f"{variable} must be a URL such as {example}, with one of the schemes "
-                f"{', '.join(schemes)}; write special characters of a password as %XX"
+                f"{variable} must be a URL such as http://127.0.0.1:8000, with one of the schemes "
+                "http, https; write special characters of a password as %XX"
             )
         return url
 

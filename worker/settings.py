@@ -8,8 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from unspoken.browser_rules import parse_rules
 from unspoken.settings import ProcessSettings, check_bind, service_url
-
-BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
+from worker.broker_url import broker_address
 
 
 class WorkerSettings(ProcessSettings):
@@ -17,9 +16,7 @@ class WorkerSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="WORKER_")
 
-    broker_url: Annotated[str, service_url("WORKER_BROKER_URL", schemes=BROKER_SCHEMES)] = (
-        "redis://127.0.0.1:6379/0"
-    )
+    broker_url: Annotated[str, broker_address("WORKER_BROKER_URL")] = "redis://127.0.0.1:6379/0"
     """Redis: redis://[user:password@]host:port/db, rediss:// with TLS, redis+socket:///path."""
     llm_url: Annotated[str, service_url("WORKER_LLM_URL")] = "http://127.0.0.1:8001"
     detector_url: Annotated[str, service_url("WORKER_DETECTOR_URL")] = "http://127.0.0.1:8002"
