@@ -23,6 +23,7 @@ from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.batching import InferenceThread
+from unspoken.entry_point import run_main
 from unspoken.fetching import build_fetcher
 from unspoken.logs import configure_logging
 from unspoken.serving import run_apps
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -5,7 +5,7 @@ Only `__main__` files and the stack build these; nothing else reads the environm
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -13,10 +13,11 @@ from pydantic import (
     AliasChoices,
     Field,
     SecretStr,
+    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from unspoken.api_keys import KeyRing, checked_key, parse_keys
 from unspoken.browser_rules import BrowserRules, is_loopback_name, parse_rules
@@ -76,7 +77,7 @@ def service_url(variable: str) -> AfterValidator:
 
 
 class ProcessSettings(BaseSettings):
-    """What every process has. A subclass names its own prefix."""
+    """The settings of every process. A subclass names its own prefix. Raises InvalidConfig."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -114,6 +115,24 @@ class ProcessSettings(BaseSettings):
         SecretStr(""), validation_alias=AliasChoices("UNSPOKEN_CLIENT_KEY", "client_key")
     )
     """The API key that this process sends to the services that it asks."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+            told = (f"{self._variable(each['loc'])}: {each['msg']}" for each in problems)
+            raise InvalidConfig("; ".join(told)) from None
+        except SettingsError as error:
+            raise InvalidConfig(f"{type(self).__name__}: {error}; write it as JSON") from None
+
+    @classmethod
+    def _variable(cls, location: tuple[int | str, ...]) -> str:
+        """The environment variable of a field that is wrong; the field's name if it has none."""
+        name = str(location[0]) if location else ""
+        prefix = str(cls.model_config.get("env_prefix", ""))
+        is_own = name in cls.model_fields and cls.model_fields[name].validation_alias is None
+        return f"{prefix}{name}".upper() if is_own else name
 
     @field_validator("*", mode="before")
     @classmethod

@@ -10,6 +10,7 @@ import os
 from celery import Celery, signals
 from celery.worker import state
 
+from unspoken.entry_point import run_main
 from unspoken.logs import configure_logging
 from worker.celery_app import QUEUES, create_celery, queue_length
 from worker.heartbeat import Heartbeat
@@ -93,4 +94,4 @@ def _watch(app: Celery, shift: Shift, settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

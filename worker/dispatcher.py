@@ -22,6 +22,7 @@ from unspoken.clients.ports import (
     TextEncoderClient,
     connect,
 )
+from unspoken.entry_point import run_main
 from unspoken.errors import ModelsChanged, NotFound, UnspokenError
 from unspoken.logs import configure_logging, log_ids
 from unspoken.runs.false_discovery import Decision
@@ -429,4 +430,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,6 +6,7 @@ from services.detector.app import create_app
 from services.detector.engine import build_engine
 from services.detector.settings import DetectorSettings
 from unspoken.batching import InferenceThread
+from unspoken.entry_point import run_main
 from unspoken.fetching import build_fetcher
 from unspoken.serving import serve
 
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

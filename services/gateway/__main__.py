@@ -3,6 +3,7 @@
 from services.gateway.app import create_app
 from services.gateway.events import end_streams
 from services.gateway.settings import GatewaySettings
+from unspoken.entry_point import run_main
 from unspoken.serving import serve
 
 
@@ -13,4 +14,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

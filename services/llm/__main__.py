@@ -6,6 +6,7 @@ from services.llm.app import create_app
 from services.llm.engine import build_engine
 from services.llm.settings import LlmSettings
 from unspoken.batching import InferenceThread
+from unspoken.entry_point import run_main
 from unspoken.logs import configure_logging
 from unspoken.serving import serve
 
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,0 +1,50 @@
+"""Settings that are wrong: one line that names the variable, and no traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+from services.gateway.settings import GatewaySettings
+from services.llm.settings import LlmSettings
+from unspoken.errors import InvalidConfig
+from unspoken.settings import child_environment
+
+SECRET = "hunter2-of-the-tests"
+
+
+def test_every_wrong_setting_is_named_by_its_variable(monkeypatch):
+    monkeypatch.setenv("GATEWAY_PORT", "abc")
+    monkeypatch.setenv("UNSPOKEN_LOG_FORMAT", SECRET)
+    with pytest.raises(InvalidConfig) as refused:
+        GatewaySettings()
+    assert "GATEWAY_PORT: " in refused.value.message
+    assert "UNSPOKEN_LOG_FORMAT: " in refused.value.message
+    assert SECRET not in refused.value.message
+
+
+def test_a_setting_that_must_be_json_is_named(monkeypatch):
+    monkeypatch.setenv("LLM_TEMPLATES", "parts")
+    with pytest.raises(InvalidConfig, match=r"templates.*JSON"):
+        LlmSettings()
+
+
+@pytest.mark.parametrize(
+    ("module", "variable", "value"),
+    [
+        ("services.gateway", "UNSPOKEN_CLIENT_KEY", f"{SECRET} # mine"),
+        ("services.gateway", "GATEWAY_PORT", "abc"),
+        ("worker.dispatcher", "WORKER_BROKER_URL", f"amqp://a:{SECRET}@b"),
+    ],
+)
+def test_a_process_with_a_wrong_setting_ends_with_one_line(module, variable, value):
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env=child_environment(**{variable: value}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("invalid_config: ") and variable in line and SECRET not in line

@@ -1,0 +1,15 @@
+"""How a process ends for a mistake in its configuration: one line on standard error, status 1."""
+
+import sys
+from collections.abc import Callable
+
+from unspoken.errors import InvalidConfig
+from unspoken.safe_text import escape_controls
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a process's main function; wrong settings or weights end it without a traceback."""
+    try:
+        main()
+    except InvalidConfig as error:
+        sys.exit(escape_controls(f"{error.code}: {error.message}", keep="\n"))
