@@ -136,7 +136,8 @@ def _admissions(settings: GatewaySettings) -> dict[str, Admission]:
     runs, masks = (
         Admission(max_requests=settings.max_requests, max_bytes=max_bytes) for _ in range(2)
     )
-    return {"/runs": runs, "/segment": masks, "/images": masks}
+    forwarded = dict.fromkeys(("/segment", "/images", "/text-embeddings"), masks)
+    return {"/runs": runs, **forwarded}
 
 
 def _add_verbs(app: FastAPI, runs_dir: pathlib.Path) -> None:

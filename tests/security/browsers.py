@@ -68,6 +68,8 @@ CHANGES = (
     ("DELETE", f"/runs/{RUN_ID}"),
     ("POST", "/segment"),
     ("POST", "/images"),
+    ("DELETE", "/images/x"),
+    ("POST", "/text-embeddings"),
 )
 READS = ("/runs", f"/runs/{RUN_ID}", "/metrics", "/openapi.json", "/docs", "/v1/models", "/livez")
 

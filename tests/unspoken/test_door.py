@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from services.llm.app import create_app
 from tests.fakes import FakePrompter
+from tests.openapi import apps
 from tests.worker.service import serve
 from unspoken.door import Door
 
@@ -209,3 +210,11 @@ def test_a_caller_who_disconnects_in_mid_body_is_counted_apart_and_no_error_is_l
             assert time.monotonic() < deadline, client.get("/metrics").text
         assert not counted(client, "/propose", 500)
     assert [each for each in caplog.records if each.levelname in ("ERROR", "CRITICAL")] == []
+
+
+@pytest.mark.parametrize("name", ["gateway", "llm", "detector", "segmenter"])
+def test_every_route_that_reads_a_body_has_admission_control(name):
+    app = apps()[name]
+    (door,) = (each for each in app.user_middleware if each.cls is Door)
+    posts = {path for path, verbs in app.openapi()["paths"].items() if "post" in verbs}
+    assert {path for path in posts if "{" not in path} == set(door.kwargs["admissions"])
