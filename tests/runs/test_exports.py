@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.runs.pictured import HOSTILE, write_run
-from tests.runs.rows import unlabelled_row
+from tests.runs.pictured import HOSTILE, pictured_rows, write_run
+from tests.runs.rows import plan, unlabelled_row
 from tests.worker.sources import add, picture
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.runs.exports.coco import export_coco
@@ -22,6 +22,9 @@ from unspoken.runs.exports.label_studio import export_label_studio
 from unspoken.runs.exports.webdataset import export_webdataset
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.picture_files import PictureFiles, Place
+from unspoken.runs.plan import write_plan
+from unspoken.runs.store import create_run
+from unspoken.schemas import RunRequest
 
 WITH_PICTURES = [export_webdataset, export_hugging_face, export_label_studio]
 
@@ -82,6 +85,72 @@ def test_a_picture_goes_out_as_it_is_unless_exif_turns_it(run_dir, tmp_path):
     assert turned.size == (100, 80) and not turned.getexif()
     red, green, _ = np.asarray(turned)[10, 10]
     assert red > 200 and green < 60
+
+
+def odd_run(folder):
+    """A run over a folder with what few readers take as it is."""
+    image = Image.open(io.BytesIO(picture(5, size=(100, 80))))
+    turned = b'<rdf:Description tiff:Orientation="8"/>'
+    encoded = {}
+    for name, kind, options in (
+        ("a.gif", "GIF", {}),
+        ("b.tiff", "TIFF", {}),
+        ("c.jpg", "JPEG", {}),
+        ("d.jpg", "JPEG", {"xmp": turned}),
+    ):
+        buffer = io.BytesIO()
+        upright = image.transpose(Image.Transpose.ROTATE_270) if options else image
+        upright.save(buffer, kind, quality=95, **options)
+        encoded[name] = buffer.getvalue()
+    encoded["c.jpg"] = b"\r\n" + encoded["c.jpg"]
+    (folder / "data/pics").mkdir(parents=True)
+    for name, content in encoded.items():
+        (folder / "data/pics" / name).write_bytes(content)
+    files = {f"pics/{name}": content for name, content in encoded.items()}
+    first, *others = pictured_rows(files, shard="pics")
+    first = first.model_copy(update={"captions": ("A car", "A parked car")})
+    create_run(folder / "data", folder / "runs", RunRequest(source="pics", run_id="run"))
+    models = {"llm": "fake-llm@0", "detector": "fake-detector@0"}
+    Ledger(folder / "runs/run").publish(0, [first, *others], attempt=1, models=models)
+    write_plan(folder / "runs/run", plan())
+    return folder / "runs/run"
+
+
+@pytest.mark.parametrize("export", WITH_PICTURES)
+def test_every_format_goes_out_as_files_that_any_reader_shows_upright(tmp_path, export):
+    export(odd_run(tmp_path), tmp_path / "out")
+    if export is export_webdataset:
+        with tarfile.open(tmp_path / "out/00000.tar") as tar:
+            files = [tar.extractfile(name).read() for name in tar.getnames() if "jpg" in name]
+    elif export is export_hugging_face:
+        (table,) = (tmp_path / "out/data").iterdir()
+        files = [each["bytes"] for each in pq.read_table(table)["image"].to_pylist()]
+    else:
+        files = [path.read_bytes() for path in sorted((tmp_path / "out/pictures").iterdir())]
+    assert len(files) == 4
+    truth = np.asarray(Image.open(io.BytesIO(picture(5, size=(100, 80))))).astype(int)
+    for encoded in files:
+        assert encoded.startswith(b"\xff\xd8\xff")
+        shown = Image.open(io.BytesIO(encoded)).convert("RGB")
+        assert shown.size == (100, 80) and "xmp" not in shown.info
+        assert np.abs(np.asarray(shown).astype(int) - truth).mean() < 8
+
+
+def test_each_of_several_captions_goes_out(tmp_path):
+    run_dir = odd_run(tmp_path)
+    export_webdataset(run_dir, tmp_path / "wds")
+    export_hugging_face(run_dir, tmp_path / "hf")
+    export_coco(run_dir, tmp_path / "coco.json")
+    with tarfile.open(tmp_path / "wds/00000.tar") as tar:
+        abouts = [json.load(tar.extractfile(n)) for n in tar.getnames() if n.endswith("json")]
+    (table,) = (tmp_path / "hf/data").iterdir()
+    images = json.loads((tmp_path / "coco.json").read_bytes())["images"]
+    for captions in (
+        [each["captions"] for each in abouts],
+        pq.read_table(table)["captions"].to_pylist(),
+        [each["captions"] for each in images],
+    ):
+        assert captions == [["A car", "A parked car"], *[["A car, parked"]] * 3]
 
 
 def test_datasets_loads_pictures_and_boxes_with_their_class_names(run_dir, tmp_path):

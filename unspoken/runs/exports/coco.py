@@ -43,6 +43,7 @@ def _coco_image(image_id: int, row: Row) -> dict[str, object]:
         "width": row.image_width,
         "height": row.image_height,
         "caption": row.caption,
+        "captions": row.captions or (row.caption,),
         "key": row.key,
         "source_shard": row.source_shard,
         "sha256": row.image_sha256,

@@ -68,6 +68,7 @@ def _describe(row: Row) -> dict[str, object]:
     return {
         "key": row.key,
         "caption": row.caption,
+        "captions": row.captions or (row.caption,),
         "url": row.url,
         "source_shard": row.source_shard,
         "source_member": row.source_member,
