@@ -1,5 +1,6 @@
 """What a client makes of a service that does not answer as it should."""
 
+import io
 import subprocess
 import sys
 import time
@@ -7,10 +8,15 @@ from email.utils import formatdate
 
 import httpx
 import pytest
+from PIL import Image
 
+from services.detector import app as detector_app
+from tests.fakes import FakeDetector
+from tests.serving import ready_client
 from unspoken.clients import ports
 from unspoken.clients.ports import DetectorClient, PrompterClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
+from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.schemas import ModelInfo
 from worker.tasks import REST_S
@@ -114,3 +120,13 @@ def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise(m
 def test_a_worker_needs_none_of_what_decodes_masks():
     script = "import sys; sys.modules['pycocotools'] = None; import unspoken.clients.ports"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
+def test_a_picture_in_a_format_of_files_alone_reaches_the_services_as_they_read_it(kind):
+    encoded = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(encoded, kind)
+    picture = decode_picture(encoded.getvalue(), formats=FILE_FORMATS)
+    with ready_client(detector_app.create_app(FakeDetector())) as http:
+        answer = DetectorClient(http).detect(picture, ["a car"])
+    assert answer == FakeDetector().detect(decode_picture(picture.sendable), ["a car"])
