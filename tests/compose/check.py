@@ -137,16 +137,22 @@ def check_locks(stack: Stack) -> None:
 
 
 def check_door(stack: Stack) -> None:
-    """No service answers a question without a key."""
+    """No service answers a question without a key, a foreign name, or a page of another site."""
+    refused = (
+        (401, {}),
+        (403, {"Host": "evil.example"}),
+        (403, {"Origin": "https://evil.example"}),
+    )
     for service, path in ASKED.items():
-        asked = urllib.request.Request(stack.url(service) + path, b"{}", JSON)
-        try:
-            urllib.request.urlopen(asked, timeout=60)
-        except urllib.error.HTTPError as error:
-            check(error.code == 401, f"{service} answers {error.code} without a key")
-        else:
-            check(False, f"{service} asks for no key")
-    say("nobody is answered without a key")
+        for expected, headers in refused:
+            asked = urllib.request.Request(stack.url(service) + path, b"{}", {**JSON, **headers})
+            try:
+                urllib.request.urlopen(asked, timeout=60)
+            except urllib.error.HTTPError as error:
+                check(error.code == expected, f"{service} answers {error.code} to {headers}")
+            else:
+                check(False, f"{service} answers {headers} without a key")
+    say("nobody is answered without a key, by a foreign name, or from a page of another site")
 
 
 def read_scenes(path: Path) -> list[dict[str, Any]]:
