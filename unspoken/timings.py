@@ -54,15 +54,18 @@ class Timings:
             self.add({stage: (time.perf_counter() - started) * 1000})
 
     @contextmanager
-    def computing(self, stage: str) -> Iterator[Spent]:
-        """Add what the block adds to its `Spent` to `stage`, and the rest of its time to `wait`."""
+    def computing(self, stage: str | None = None) -> Iterator[Spent]:
+        """Add what the block adds to its `Spent` to `stage`, and the rest of its time to `wait`.
+
+        stage: None where the stages of the computing are told by who computed.
+        """
         started, own = time.perf_counter(), Spent()
         try:
             yield own
         finally:
             took_ms = (time.perf_counter() - started) * 1000
             own_ms = min(own.ms, took_ms)
-            self.add({stage: own_ms, WAIT: took_ms - own_ms})
+            self.add({WAIT: took_ms - own_ms} | ({} if stage is None else {stage: own_ms}))
 
     @contextmanager
     def asking(self, stage: str) -> Iterator[None]:

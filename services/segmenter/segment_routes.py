@@ -198,8 +198,8 @@ class SegmentFlow:
             raise unknown_image(image_id)
         with timings.measure("decode"):
             picture = await in_decode_pool(decode_picture, encoded)
-        with timings.measure("encode"):
-            held = await self._embedding.submit(picture, timeout_s=self._timeout_s)
+        with timings.computing("encode") as own:
+            held = await self._embedding.submit(picture, timeout_s=self._timeout_s, own=own)
         self._store_behind(held)
         return _Held(held, MISS, timings)
 
@@ -235,9 +235,12 @@ class SegmentFlow:
         plan = self.segmenter.plan(held, question)
         detected = None
         if plan.phrases:
-            with timings.measure("detect"):
+            with timings.asking("detect"):
                 detected = await self._off_thread(self.segmenter.detect, plan)
-        return await self._answering.submit(Work(plan, detected), timeout_s=self._timeout_s)
+        with timings.computing() as own:  # the answer has its own stages
+            return await self._answering.submit(
+                Work(plan, detected), timeout_s=self._timeout_s, own=own
+            )
 
     async def _off_thread(self, function: Callable[[Plan[Any]], Result], plan: Plan[Any]) -> Result:
         loop = asyncio.get_running_loop()

@@ -16,6 +16,14 @@ def test_time_that_was_not_computed_is_waiting():
     assert stages["detect"] == 4 and stages["wait"] >= 6
 
 
+def test_waiting_is_told_alone_where_who_computes_tells_the_stages():
+    timings = Timings()
+    with timings.computing() as own:
+        time.sleep(0.01)
+        own.ms += 4
+    assert list(timings.stages_ms()) == ["wait"] and timings.stages_ms()["wait"] >= 6
+
+
 def test_a_share_of_a_batch_is_never_more_than_the_time_that_passed():
     timings = Timings()
     with timings.computing("detect") as own:

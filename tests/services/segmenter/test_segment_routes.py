@@ -59,7 +59,7 @@ def test_a_reply_says_what_was_done_and_how_long_it_took(client):
     assert reply["model"]["kind"] == "segmenter" and reply["method"] == "bank"
     assert [each["text"] for each in reply["results"]] == ["car", "wheel"]
     stages = reply["timings_ms"]
-    assert {"decode", "decode_masks", "score", "render", "total"} <= set(stages)
+    assert {"decode", "decode_masks", "score", "render", "wait", "total"} <= set(stages)
     assert stages["total"] >= max(stages.values())
     assert reply["cache"] == {"hit": False, "tier": "none"}
     again = client.post("/segment", json={**body, "image": {"id": reply["image"]["id"]}}).json()
