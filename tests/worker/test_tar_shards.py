@@ -13,6 +13,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from tests.worker.sources import CAPTIONS, add, picture, write_shard
 from unspoken.runs.plan import LabelConfig, make_plan
 from worker.intake import list_source, read_chunk
+from worker.readers.row import Span
+from worker.readers.tar_shards import tar_rows
 
 ONE, TWO = picture(1), picture(2)
 
@@ -163,6 +165,33 @@ def test_a_folder_has_the_rows_of_a_tar_of_its_files(tmp_path, names):
     assert [(r.key, r.row, r.picture, r.caption, r.problem) for r in of_folder] == [
         (r.key, r.row, r.picture, r.caption, r.problem) for r in of_tar
     ]
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 64])
+def test_a_tar_of_frames_with_one_key_is_read_in_parts(tmp_path, monkeypatch, chunk_size):
+    monkeypatch.setattr("worker.readers.tar_shards.MEMBERS_OF_A_KEY", 5)
+    monkeypatch.setattr("worker.readers.tar_shards.MAX_MEMBERS_OF_A_KEY", 7)
+    members = []
+    for frame in range(10):
+        members += [(f"clip.{frame}.jpg", picture(frame)), (f"clip.{frame}.txt", b"%d" % frame)]
+    write_tar(tmp_path / "t.tar", members)
+    rows = read_all(tmp_path / "t.tar", chunk_size=chunk_size)
+    assert [(row.caption, row.picture) for row in rows] == [
+        (str(frame), picture(frame)) for frame in range(10)
+    ]
+
+
+def test_a_chunk_of_a_tar_is_entered_where_it_begins(tmp_path):
+    names = [f"clip.{frame}.{ending}" for frame in range(4) for ending in ("jpg", "txt")]
+    members = [(f"{n}.{ending}", b"x") for n in range(9) for ending in ("jpg", "txt")]
+    shard = write_tar(tmp_path / "t.tar", [*members, *((name, b"y") for name in names)])
+    ((_, rows),) = list_source(shard, root=tmp_path)
+    starts = [row.offset for row in rows]
+    assert starts == sorted(set(starts))
+    for row in (4, 9, 12):
+        span = Span(first_row=row, offset=starts[row])
+        read = [found.row for found in tar_rows(shard, name="t.tar", span=span)]
+        assert read == list(range(min(row, 9), 13))
 
 
 def test_a_hard_link_is_the_picture_that_it_stands_for(tmp_path):

@@ -29,6 +29,7 @@ class Chunk(WireModel):
     row_digests: str
     """The digests of its rows, one after another: by them a row is known again that has moved."""
     offset: int = 0
+    """Where in the file the reader of its first row may start; only readers know what it counts."""
     duplicates: tuple[int, ...] = ()
     """Those of its rows whose picture came before in the run."""
 

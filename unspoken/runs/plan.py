@@ -32,7 +32,7 @@ class ListedRow(NamedTuple):
     row: int
     digest: str
     offset: int = 0
-    """Byte of the file from which a reader may start for this row."""
+    """Where in the file a reader may start for this row."""
     duplicate: bool = False
     """Its picture came before in the run."""
 

@@ -66,7 +66,8 @@ class SourceRow:
     detail: str | None = None
     """The problem of this very row in words, where there is more to say than in PROBLEMS."""
     offset: int = 0
-    """Byte of the file from which a reader may start for this row."""
+    """Where in the file a reader may start for this row: mostly a byte, and never before that of
+    an earlier row."""
     size: int = 0
     """Bytes of the picture's file."""
     picture_offset: int | None = None

@@ -5,7 +5,7 @@ are webdataset's samples; what a sample cannot hold is a row of its own (worker.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -16,12 +16,15 @@ from unspoken.tar_members import Member, find_link_targets, iter_members
 from worker.readers.columns import captions_of, join_captions, parse_object, pick_columns
 from worker.readers.columns_beside import Beside, columns_beside
 from worker.readers.picture_file import MAX_SIDE_FILE_BYTES
-from worker.readers.row import SourceRow, Span
+from worker.readers.row import SourceRow, Span, bad_shard
 from worker.readers.samples import Sample, sample_key, samples_of
 from worker.readers.text import decode_text
 
-MAX_MEMBERS_OF_A_KEY = 10_000
-"""More of them begin another sample, so that a tar with a single key is read as a stream."""
+MEMBERS_OF_A_KEY = 10_000
+MAX_MEMBERS_OF_A_KEY = 15_000
+"""More of them begin another sample, so that a tar with a single key is read as a stream; after
+10 000 they do where their stem changes, so that no picture is parted from its caption."""
+_PLACE_BITS = 14  # of a place in a group: 15 000 members and a failed row
 
 
 class _Group(NamedTuple):
@@ -32,46 +35,57 @@ class _Group(NamedTuple):
     damage: InvalidInput | None = None
     """Why the tar cannot be read on behind the last of them."""
 
+    @property
+    def start(self) -> int:
+        return self.members[0].offset if self.members else 0
+
 
 def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
     """Rows of a shard from the span's place on.
 
-    Of a tar that is cut or damaged the complete samples are read. Raises InvalidInput behind the
-    last row for what could not be read, here or in the parquet beside.
+    Of a tar that is cut or damaged the complete samples are read. The last row is a failed one
+    where something cannot be read, here or in the parquet beside.
     """
     beside = columns_beside(file.with_suffix(".parquet"))
     problems = [] if beside.problem is None else [beside.problem]
-    # A further row of a key cannot be entered: its chunk is read from the start of the tar.
-    row = span.first_row if span.offset else 0
+    start, place = _split(span.offset)
+    row = span.first_row - place
     with file.open("rb") as stream:
         shard = _Shard(file, stream, name, beside, span)
-        for group in _groups(stream, span.offset):
-            is_torn, offset = False, group.members[0].offset if group.members else 0
+        for group in _groups(stream, start):
+            start, place, is_torn = group.start, 0, False
             for sample in samples_of(group.key, [member.name for member in group.members]):
-                found = shard.read(sample, group, row=row, offset=offset)
+                found = shard.read(sample, group, row=row, offset=_join(start, place))
                 if found is not None:
                     yield found
                     is_torn |= found.problem == "torn_shard"
-                    row, offset = row + 1, 0
-            if group.damage is not None and not (is_torn and _is_cut(group.damage)):
+                    row, place = row + 1, place + 1
+            is_told = is_torn and isinstance(group.damage, TornArchive)
+            if group.damage is not None and not is_told:
                 problems.insert(0, f"{name} cannot be read: {group.damage}")
     if problems:
-        raise InvalidInput("; ".join(problems))
+        bad = bad_shard(name, row=row, size=file.stat().st_size, detail="; ".join(problems))
+        yield replace(bad, offset=_join(start, place))
 
 
-def _is_cut(damage: InvalidInput) -> bool:
-    return isinstance(damage, TornArchive)
+def _join(start: int, place: int) -> int:
+    """Where a reader may start for a row: at its group, of which so many rows come before it."""
+    return start << _PLACE_BITS | place
 
 
-def _groups(stream: BinaryIO, offset: int) -> Iterator[_Group]:
+def _split(offset: int) -> tuple[int, int]:
+    return offset >> _PLACE_BITS, offset & ((1 << _PLACE_BITS) - 1)
+
+
+def _groups(stream: BinaryIO, start: int) -> Iterator[_Group]:
     key, members = "", list[Member]()
     damage: InvalidInput | None = None
     try:
-        for member in iter_members(stream, offset=offset):
+        for member in iter_members(stream, offset=start):
             its_key = sample_key(member.name)
             if its_key is None:
                 continue
-            if members and (its_key != key or len(members) == MAX_MEMBERS_OF_A_KEY):
+            if members and (its_key != key or _is_full(members, member)):
                 yield _Group(key, members)
                 members = []
             key = its_key
@@ -80,6 +94,13 @@ def _groups(stream: BinaryIO, offset: int) -> Iterator[_Group]:
         damage = error
     if members or damage is not None:
         yield _Group(key, members, damage)
+
+
+def _is_full(members: Sequence[Member], following: Member) -> bool:
+    if len(members) < MEMBERS_OF_A_KEY:
+        return False
+    stems = [member.name.rpartition(".")[0] for member in (members[-1], following)]
+    return stems[0] != stems[1] or len(members) >= MAX_MEMBERS_OF_A_KEY
 
 
 class _Content(NamedTuple):
