@@ -128,6 +128,8 @@ EXTRAS = {
 
 
 def content_of(place: int, name: str) -> bytes:
+    if name == "list.json":
+        return json.dumps({"captions": ["one of a list", "two of a list"], "url": "u"}).encode()
     if name == "stats.json":
         return b'{"successes": 1}'
     if name.endswith(".json"):
@@ -153,7 +155,15 @@ def test_what_one_sample_cannot_hold_is_a_row_with_its_reason(
     assert len(set(captions)) == len(captions)
 
 
-@pytest.mark.parametrize("names", [*SHARDS.values(), *(names for names, _ in EXTRAS.values())])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *SHARDS.values(),
+        *(names for names, _ in EXTRAS.values()),
+        ["list.jpg", "list.json"],
+        ["photo.heic", "photo.txt", "film.gif", "film.txt", "x.bmp", "x.caption"],
+    ],
+)
 def test_a_folder_has_the_rows_of_a_tar_of_its_files(tmp_path, names):
     flat = sorted({name.removeprefix("./").replace("/", "-") for name in names})
     members = [(name, content_of(place, name)) for place, name in enumerate(flat)]
@@ -162,8 +172,9 @@ def test_a_folder_has_the_rows_of_a_tar_of_its_files(tmp_path, names):
         (tmp_path / "folder" / name).write_bytes(content)
     shard = write_tar(tmp_path / "tar/t.tar", members)
     of_folder, of_tar = (read_all(source) for source in (tmp_path / "folder", shard))
-    assert [(r.key, r.row, r.picture, r.caption, r.problem) for r in of_folder] == [
-        (r.key, r.row, r.picture, r.caption, r.problem) for r in of_tar
+    assert of_folder
+    assert [(r.key, r.row, r.picture, r.captions, r.columns, r.problem) for r in of_folder] == [
+        (r.key, r.row, r.picture, r.captions, r.columns, r.problem) for r in of_tar
     ]
 
 

@@ -141,6 +141,7 @@ class _Shard:
             (shown.problem, shown.detail),
             (sample.problem, sample.detail),
             (text.problem, text.detail),
+            (None if caption else about.problem, about.detail),
             ("bad_row" if known.problem and not caption else None, known.problem),
         ]
         problem, detail = next((fault for fault in faults if fault[0] is not None), (None, None))
