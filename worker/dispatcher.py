@@ -311,6 +311,7 @@ class Dispatcher:
             labelled=tally.labelled,
             dropped=tally.dropped,
             failed=tally.failed,
+            boxes=None if watch.run.wanted_fdr is not None else tally.annotations,
             hints=watch.hints,
         )
 

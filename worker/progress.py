@@ -21,6 +21,8 @@ class Tally:
     chunks: int = 0
     rows: int = 0
     labelled: int = 0
+    annotations: int = 0
+    """Kept boxes."""
     dropped: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     timings_ms: Counter[str] = field(default_factory=Counter)
@@ -32,6 +34,7 @@ class Tally:
         self.chunks += 1
         self.rows += record.num_rows
         self.labelled += record.labelled
+        self.annotations += record.annotations
         self.dropped.update(record.dropped)
         self.failed.update(record.failed)
         self.timings_ms.update(record.timings_ms)

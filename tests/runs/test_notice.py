@@ -53,6 +53,12 @@ def test_a_run_under_way_is_judged_from_fifty_rows_on():
     assert notice(total=1000, dropped={"language": 50}).startswith("all 50 rows dropped")
 
 
+def test_a_run_without_a_single_box_says_so_once_its_thresholds_are_chosen():
+    assert notice(total=9, labelled=9, boxes=0).startswith("no box was kept in 9 labelled pictures")
+    assert notice(total=9, labelled=9, boxes=1) == notice(total=9, labelled=9, boxes=None) == ""
+    assert notice(total=1000, labelled=9, boxes=0) == ""
+
+
 def test_the_hint_names_an_option_and_that_of_the_source_comes_first():
     said = notice(total=3, dropped={"caption_too_short": 3})
     assert said.endswith("caption_too_short. --filter min_caption_words=off keeps them.")

@@ -1,4 +1,4 @@
-"""The notice of a run that labelled nothing, or lost most of its rows for one reason."""
+"""The notice of a run that labelled nothing, lost most rows for one reason, or has no box."""
 
 from collections.abc import Mapping
 
@@ -30,6 +30,9 @@ HINTS = {
 """Reason of a dropped or failed row -> what a user can do."""
 
 
+NO_BOX = "no box was kept in {labelled} labelled pictures. A lower --box-threshold keeps more."
+
+
 def main_loss(labelled: int, dropped: Mapping[str, int], failed: Mapping[str, int]) -> str | None:
     """Return the reason that took more than half of the rows, or most where none was labelled."""
     lost = _lost(dropped, failed)
@@ -46,16 +49,20 @@ def describe_loss(
     labelled: int,
     dropped: Mapping[str, int],
     failed: Mapping[str, int],
+    boxes: int | None = None,
     hints: Mapping[str, str] = HINTS,
 ) -> str:
     """Return the notice of a run; empty where there is nothing to notice, or too early to tell.
 
-    total: rows of the run. hints: what to do, by the reason.
+    total: rows of the run. boxes: kept ones; None while a run's thresholds are not chosen. hints:
+    what to do, by the reason.
     """
     reason = main_loss(labelled, dropped, failed)
     done = labelled + sum(dropped.values()) + sum(failed.values())
-    if reason is None or done < min(total, MIN_ROWS):
+    if done < min(total, MIN_ROWS):
         return ""
+    if reason is None:
+        return NO_BOX.format(labelled=labelled) if labelled and boxes == 0 else ""
     what = "dropped" if dropped.get(reason, 0) >= failed.get(reason, 0) else "failed"
     count = _lost(dropped, failed)[reason]
     rows = f"all {done} rows" if count == done else f"{count} of {done} rows"

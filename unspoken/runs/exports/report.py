@@ -59,13 +59,16 @@ def _notice(dataset_dir: Path) -> str:
     """Return what a reader must know first of a dataset that lost most of its rows."""
     dropped: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    labelled = total = 0
+    labelled = total = boxes = 0
     for _, record in committed_records(dataset_dir):
         total += record.num_rows
         labelled += record.labelled
+        boxes += record.annotations
         dropped.update(record.dropped)
         failed.update(record.failed)
-    return describe_loss(total=total, labelled=labelled, dropped=dropped, failed=failed)
+    return describe_loss(
+        total=total, labelled=labelled, dropped=dropped, failed=failed, boxes=boxes
+    )
 
 
 def render_page(records: list[dict[str, object]], *, title: str, notice: str = "") -> str:
