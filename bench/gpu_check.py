@@ -24,7 +24,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -56,7 +56,7 @@ def main() -> None:
     print(json.dumps({"bench": "gpu_check", "figures": figures}))
 
 
-def _forked(name: str, run: Callable[[], Figures]) -> Figures:
+def _forked(name: str, run: Callable[[], Iterator[Figures]]) -> Figures:
     """Run in a forked process, because imports cost seconds and CUDA must start after the fork."""
     forking = multiprocessing.get_context("fork")
     receiver, sender = forking.Pipe(duplex=False)
@@ -64,11 +64,12 @@ def _forked(name: str, run: Callable[[], Figures]) -> Figures:
     child = forking.Process(target=_send, args=(sender, run))
     child.start()
     sender.close()
+    figures: Figures = {}
     try:
-        figures: Figures = receiver.recv() if receiver.poll(SECTION_TIMEOUT_S) else {}
-    except EOFError:  # the child ended without an answer
-        figures = {}
-    child.join(timeout=5)
+        while receiver.poll(max(0.0, started_s + SECTION_TIMEOUT_S - time.perf_counter())):
+            figures |= receiver.recv()
+    except EOFError:  # the section has ended, or failed
+        child.join()
     if child.is_alive():
         child.kill()
         figures[f"{name}_error"] = f"did not end in {SECTION_TIMEOUT_S} s"
@@ -78,25 +79,24 @@ def _forked(name: str, run: Callable[[], Figures]) -> Figures:
     return figures
 
 
-def _send(sender: Connection, run: Callable[[], Figures]) -> None:
-    sender.send(run())
+def _send(sender: Connection, run: Callable[[], Iterator[Figures]]) -> None:
+    for figures in run():
+        sender.send(figures)
 
 
-def _measure(name: str, device: str, sizes: gpu_sections.Sizes) -> Figures:
+def _measure(name: str, device: str, sizes: gpu_sections.Sizes) -> Iterator[Figures]:
     """The section's figures, and the most device memory that its tensors took."""
-    figures = gpu_sections.SECTIONS[name](device, sizes)
+    yield from gpu_sections.SECTIONS[name](device, sizes)
     if device.startswith("cuda"):
         peak_gib = torch.cuda.max_memory_allocated(device) / 2**30
-        figures[f"{name}_peak_gib"] = round(peak_gib, 2)
-    return figures
+        yield {f"{name}_peak_gib": round(peak_gib, 2)}
 
 
-def _device_name(device: str) -> Figures:
+def _device_name(device: str) -> Iterator[Figures]:
     if not device.startswith("cuda"):
-        return {"device": device}
-    if not torch.cuda.is_available():
-        return {}
-    return {"device": f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"}
+        yield {"device": device}
+    elif torch.cuda.is_available():
+        yield {"device": f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"}
 
 
 if __name__ == "__main__":

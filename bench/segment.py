@@ -98,7 +98,8 @@ class DrawingSam(SemanticSam):
             middle = ((prompts.points[:, 0] / thing).floor() + 0.5) * thing
             radius = torch.full_like(middle, thing / 3)
         grown = (1.0,) if output.mask_logits.shape[1] == 1 else (0.6, 1.0, 1.6)
-        cells = (torch.arange(sam.mask_side) + 0.5) * sam.image_size / sam.mask_side
+        places = torch.arange(sam.mask_side, device=middle.device)
+        cells = (places + 0.5) * sam.image_size / sam.mask_side
         squares = ((cells - middle[..., None]) / radius[..., None]) ** 2  # (N, 2, side)
         distance = (squares[:, 0, None, :] + squares[:, 1, :, None]).sqrt()
         logits = torch.stack([(growth - distance) * 100 for growth in grown], dim=1)

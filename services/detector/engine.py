@@ -8,7 +8,7 @@ from services.detector.backend import Backend
 from services.detector.packing import MAX_PHRASES, pack_phrases
 from services.detector.scoring import ScoringConfig, best_first, detections_of
 from services.detector.settings import DetectorSettings
-from unspoken.devices import check_device
+from unspoken.devices import prepare_device
 from unspoken.errors import InvalidConfig
 from unspoken.images import Picture
 from unspoken.profiles import ModelEntry, resolve_files
@@ -72,7 +72,7 @@ class DetectorEngine:
 def build_engine(settings: DetectorSettings) -> DetectorEngine:
     """Load the profile's detector. Raises InvalidConfig, MissingWeights."""
     entry = settings.read_profile().detector
-    check_device(entry.device)
+    prepare_device(entry.device)
     folder = resolve_files(entry, cache_dir=settings.cache_dir)
     parts = {
         role: resolve_files(part, cache_dir=settings.cache_dir)

@@ -29,7 +29,7 @@ from services.llm.settings import LlmSettings, PromptStyle
 from services.llm.smollm2 import converted_smollm2
 from services.llm.template_file import load_templates
 from unspoken.captions import caption_nouns
-from unspoken.devices import check_device
+from unspoken.devices import prepare_device
 from unspoken.errors import InvalidConfig
 from unspoken.lexicon import STUFF, Lexicon, load_lexicon
 from unspoken.model_folders import CONFIG_FILE, check_model_type
@@ -213,7 +213,7 @@ def load_generator(
     Raises MissingWeights with the name of a file that is not there, InvalidConfig for a device that
     is not, or a folder that holds another kind of model.
     """
-    check_device(entry.device)
+    prepare_device(entry.device)
     folder = resolve_files(entry, cache_dir=cache_dir)
     gguf_files = [name for name in entry.files if name.endswith(".gguf")]
     if gguf_files:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.segmenter.settings import SegmenterSettings
-from unspoken.devices import check_device
+from unspoken.devices import prepare_device
 from unspoken.model.text_encoder import TextTower, load_text_tower
 from unspoken.profiles import resolve_files
 from unspoken.schemas import EMBEDDING_DIM, ModelInfo
@@ -60,7 +60,7 @@ class TextEncoderEngine:
 def build_engine(settings: SegmenterSettings) -> TextEncoderEngine:
     """The text encoder of the profile. Raises MissingWeights, InvalidConfig."""
     entry = settings.read_profile().text_encoder
-    check_device(entry.device)
+    prepare_device(entry.device)
     folder = resolve_files(entry, cache_dir=settings.cache_dir)
     tower = load_text_tower(entry, folder)
     logger.info("loaded text_encoder=%s device=%s dtype=%s", entry.name, entry.device, entry.dtype)

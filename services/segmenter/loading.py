@@ -13,7 +13,7 @@ from services.segmenter.held_picture import HeldPicture
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
 from unspoken.clients.ports import DetectorClient, connect
-from unspoken.devices import check_device
+from unspoken.devices import prepare_device
 from unspoken.errors import InvalidConfig
 from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights, read_header
 from unspoken.model.mask_bank import MaskBankConfig
@@ -48,7 +48,7 @@ def build_segmenter(
         logger.info("profile=%s has no segmenter", settings.profile)
         return None
     device = (settings.device or "cpu") if entry is None else entry.device
-    check_device(device)
+    prepare_device(device)
     loaded = _load(entry, settings)
     _check_text_encoder(loaded, text_encoder.model)
     loaded.sam.model.to(device).requires_grad_(requires_grad=False)

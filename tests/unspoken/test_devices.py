@@ -9,7 +9,7 @@ from services.llm import engine as llm
 from services.llm.settings import LlmSettings
 from services.segmenter import engine as text_encoder
 from services.segmenter.settings import SegmenterSettings
-from unspoken.devices import check_device
+from unspoken.devices import prepare_device
 from unspoken.errors import InvalidConfig
 
 BUILDERS = [
@@ -20,7 +20,7 @@ BUILDERS = [
 
 
 def test_the_processor_is_always_there():
-    check_device("cpu")
+    prepare_device("cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
@@ -47,5 +47,5 @@ def test_without_it_models_yaml_says_where_each_runs(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu; rm"])
 def test_what_is_no_device_is_no_setting(name):
-    with pytest.raises(ValueError, match="device"):
+    with pytest.raises(InvalidConfig, match="device"):
         DetectorSettings(device=name)
