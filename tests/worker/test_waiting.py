@@ -15,7 +15,7 @@ from unspoken.clients.ports import DetectorClient, PrompterClient
 from unspoken.images import decode_picture
 from unspoken.timings import Timings
 
-LONG_S = 0.3
+LONG_S = 0.6
 
 
 @pytest.fixture
