@@ -9,6 +9,7 @@ UnspokenError
   NotFound                an id that nobody knows (404)
   Conflict                the id exists with another content, or a run was changed (409)
     ModelsChanged         another model answers than the run was planned with
+    PlanDamaged           a run's plan is not readable, or not the one that was written
   Unauthorized            no API key, or one that is not known (401)
   Forbidden               a page of another site asks, or a foreign Host (403)
   Overloaded              the queue is full; carries `retry_after_s` (429)
@@ -84,6 +85,12 @@ class ModelsChanged(Conflict):
     """Another model, or other prompts, answer than a run was planned with."""
 
     code = "models_changed"
+
+
+class PlanDamaged(Conflict):
+    """The files of a run's plan are not what was written."""
+
+    code = "plan_damaged"
 
 
 class Overloaded(UnspokenError):

@@ -47,7 +47,7 @@ def decide_run(undecided_dir: Path, plan: Plan, *, retried_dir: Path | None = No
             run_id=plan.run_id,
         )
     dataset_dir = undecided_dir.with_name("dataset")
-    Ledger(dataset_dir.parent).sweep()
+    Ledger(dataset_dir.parent).sweep(len(plan.chunks))
     lexicon, thresholds = load_lexicon(), chosen.by_source()
     for path, record in committed_records(undecided_dir):
         rows = [

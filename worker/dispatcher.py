@@ -23,7 +23,7 @@ from unspoken.clients.ports import (
     connect,
 )
 from unspoken.entry_point import run_main
-from unspoken.errors import ModelsChanged, NotFound, UnspokenError
+from unspoken.errors import ModelsChanged, NotFound, PlanDamaged, UnspokenError
 from unspoken.logs import configure_logging, log_ids
 from unspoken.runs.false_discovery import Decision
 from unspoken.runs.lease import hold
@@ -227,6 +227,9 @@ class Dispatcher:
             return read_plan(self._runs_dir / run.run_id)
         except NotFound:
             logger.info("planning")
+        except PlanDamaged as error:
+            # The same source gives the same plan, to the byte; another one is refused.
+            logger.warning("planning again: %s", error)
         location = self._locate(run)
         plan_run(run, location, runs_dir=self._runs_dir, services=self._services)
         return read_plan(self._runs_dir / run.run_id)
@@ -273,7 +276,7 @@ class Dispatcher:
                 return False
             watch.verified = True
         check_models(plan, [self._services.text_encoder.model])
-        watch.ledger.sweep()
+        watch.ledger.sweep(len(plan.chunks))
         finish_run(
             watch.ledger.run_dir,
             plan,

@@ -98,7 +98,7 @@ def _ages(folder: Path) -> list[tuple[Path, float]]:
     ages = []
     for name in list(storage.names(folder)):
         try:
-            ages.append((folder / name, now_s - storage.modified_s(folder / name)))
+            ages.append((folder / name, storage.age_s(folder / name, now_s=now_s)))
         except FileNotFoundError:  # it ended meanwhile
             continue
     return [(path, age_s) for path, age_s in ages if not path.name.startswith(".")]

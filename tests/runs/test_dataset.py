@@ -13,7 +13,7 @@ from PIL import Image
 from tests.fakes import FakeTextEncoder
 from tests.runs.rows import labelled_row, plan, unlabelled_row
 from tests.worker.sources import picture
-from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.errors import Conflict, InvalidInput, NotFound, PlanDamaged
 from unspoken.runs.card import (
     BESIDE_CARD,
     SHEET_FILE,
@@ -142,16 +142,35 @@ def test_a_plan_is_never_replaced_by_another(run_dir):
     assert tuple(read_plan(run_dir).chunks) == plan().chunks
 
 
-def test_a_plan_of_an_earlier_version_holds_its_chunks_itself(tmp_path):
+def cut_short(content):
+    return content[: content.rindex(b"\n", 0, -1) + 1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short,
+        lambda content: b"",
+        lambda content: content.replace(b"00000.tar", b"00001.tar", 1),
+    ],
+    ids=["cut", "empty", "other"],
+)
+def test_chunks_that_are_not_the_planned_ones_are_refused(tmp_path, damage):
     write_plan(tmp_path, plan(chunks=3))
-    file = tmp_path / "plan.json"
-    later = {"prompt_sha256", "num_rows", "num_chunks", "chunks_file", "chunks_sha256"}
-    kept = {
-        name: value for name, value in json.loads(file.read_bytes()).items() if name not in later
-    }
-    chunks = [chunk.model_dump(mode="json") for chunk in plan(chunks=3).chunks]
-    file.write_text(json.dumps({**kept, "chunks": chunks}))
-    assert read_plan(tmp_path) == plan(chunks=3)
+    (chunks,) = tmp_path.glob("chunks-*.jsonl")
+    chunks.write_bytes(damage(chunks.read_bytes()))
+    with pytest.raises(PlanDamaged, match=chunks.name):
+        read_plan(tmp_path)
+    write_plan(tmp_path, plan(chunks=3))  # planned again, the same
+    assert read_plan(tmp_path).chunks[2] == plan(chunks=3).chunks[2]
+
+
+def test_a_plan_of_an_earlier_version_is_refused_and_says_what_to_do(run_dir):
+    (run_dir / "plan.json").write_text(json.dumps({"chunks": []}))
+    with pytest.raises(PlanDamaged, match="cannot be read"):
+        read_plan(run_dir)
+    with pytest.raises(Conflict, match="unspoken fork"):
+        write_plan(run_dir, plan())
 
 
 def test_a_chunk_is_read_without_the_others(tmp_path):

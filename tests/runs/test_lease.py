@@ -72,6 +72,30 @@ def test_a_lease_that_is_put_down_is_free_at_once(tmp_path):
         assert acquire(tmp_path / "a", lease_s=30) is not None
 
 
+def test_a_lease_dated_in_the_future_ages_from_the_moment_it_is_seen(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("dead")
+    make_old(path, -3600)
+    assert held_names(tmp_path, lease_s=0.3) == {"a"}
+    assert acquire(path, lease_s=0.3) is None
+    make_old(path, 0.3)
+    assert held_names(tmp_path, lease_s=0.3) == frozenset()
+    assert acquire(path, lease_s=0.3) is not None
+
+
+def test_a_claim_dated_in_the_future_does_not_bar_the_lease_for_long(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("dead")
+    make_old(path, 60)
+    claim = tmp_path / f".a.{hashlib.sha256(b'dead').hexdigest()[:16]}.claim"
+    claim.touch()
+    make_old(claim, -3600)
+    assert acquire(path, lease_s=30) is None
+    make_old(claim, 30)
+    assert acquire(path, lease_s=30) is None and not claim.exists()
+    assert acquire(path, lease_s=30) is not None
+
+
 def full_disk(*_arguments, **_named):
     raise OSError(errno.ENOSPC, "no space left")
 

@@ -53,7 +53,7 @@ DAMAGES = {
         lambda d: (d / "dataset/shard-000009.parquet").write_bytes(b"x"),
         "not in the plan",
     ),
-    "another plan": (lambda d: flip(next(d.glob("chunks-*.jsonl"))), "not the chunks"),
+    "another plan": (lambda d: flip(next(d.glob("chunks-*.jsonl"))), "the chunks that"),
     "other labels": (lambda d: flip(d / "dataset/labels.safetensors"), "not the vectors"),
     "no manifest": (lambda d: (d / "dataset/manifest.json").unlink(), "no manifest"),
 }

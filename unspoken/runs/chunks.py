@@ -4,6 +4,7 @@ Five million rows are some hundred MB of lines. Whoever opens them shares the sy
 keeps eight bytes a chunk of its own: where each line starts.
 """
 
+import hashlib
 import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,10 @@ class ChunkLines(Sequence[Chunk]):
     def __len__(self) -> int:
         return len(self._ends)
 
+    def sha256(self) -> str:
+        """Return the hex digest of all lines."""
+        return hashlib.sha256(self.lines).hexdigest()
+
     @overload
     def __getitem__(self, index: int) -> Chunk: ...
     @overload
@@ -82,7 +87,7 @@ class ChunkLines(Sequence[Chunk]):
 
 
 def open_chunks(path: Path) -> ChunkLines:
-    """Chunks on disk. Raises OSError where the file is not there."""
+    """Map the chunks on disk. Raises OSError where the file is not there, ValueError if empty."""
     with path.open("rb") as file:
         return ChunkLines(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 

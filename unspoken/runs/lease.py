@@ -172,7 +172,7 @@ def held_names(folder: Path, *, lease_s: float) -> frozenset[str]:
         if name.startswith("."):
             continue
         try:
-            if now_s - storage.modified_s(folder / name) < lease_s:
+            if storage.age_s(folder / name, now_s=now_s) < lease_s:
                 held.add(name)
         except FileNotFoundError:
             continue
@@ -206,8 +206,8 @@ def _take_over(path: Path, token: str, *, lease_s: float) -> bool:
 
 
 def _lapsed(path: Path, *, lease_s: float) -> bool:
-    """Whether a file was not renewed for so long; False where it is gone."""
+    """Return True if a file was not renewed for `lease_s`; False if it is gone."""
     try:
-        return storage.now_s(path.parent) - storage.modified_s(path) >= lease_s
+        return storage.age_s(path, now_s=storage.now_s(path.parent)) >= lease_s
     except FileNotFoundError:
         return False

@@ -193,11 +193,14 @@ class Ledger:
         self._set_aside(final, why="its record names another one")
         return False
 
-    def sweep(self) -> None:
-        """Remove what dead writers left in the shards' folder; lists it."""
-        for name in list(storage.names(self.shards_dir)):
-            if name.startswith(".") and name.endswith(".tmp"):
-                storage.remove(self.shards_dir / name)
+    def sweep(self, num_chunks: int) -> None:
+        """Remove drafts of dead writers, and set aside shards that are not in the plan."""
+        for folder in {self.shards_dir, self.run_dir / "dataset"}:
+            for name in list(storage.names(folder)):
+                if name.startswith(".") and name.endswith(".tmp"):
+                    storage.remove(folder / name)
+                elif (chunk_id := _chunk_of(name)) is not None and chunk_id >= num_chunks:
+                    self._set_aside(folder / name, why=f"the plan has {num_chunks} chunks")
 
     def _write_record(self, chunk_id: int, rows: Sequence[Row], **about: Any) -> None:
         """`about`: the fields of a commit record that its rows do not tell."""
@@ -216,3 +219,9 @@ class Ledger:
             match = compiled.fullmatch(name)
             if match:
                 yield int(match.group(1))
+
+
+def _chunk_of(name: str) -> int | None:
+    """Return the chunk of a shard or record by its file's name; None for other files."""
+    match = re.fullmatch(r"shard-(\d+)\.(parquet|json)", name)
+    return int(match.group(1)) if match else None

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from unspoken.errors import Conflict, InvalidInput, NotFound
+from unspoken.errors import Conflict, InvalidInput, NotFound, PlanDamaged
 from unspoken.filter_config import FilterConfig
 from unspoken.runs import storage
 from unspoken.runs.chunks import Chunk, ChunkLines, dump_chunk, dump_chunks, open_chunks
@@ -136,12 +136,10 @@ class PlanFile(WireModel):
     config_sha256: str
     models: dict[str, ModelInfo]
     prompt_sha256: str | None = None
-    num_rows: int | None = None
-    num_chunks: int | None = None
-    chunks_file: str | None = None
-    chunks_sha256: str | None = None
-    chunks: tuple[Chunk, ...] | None = None
-    """Only in plans of earlier versions, which had no file of chunks."""
+    num_rows: int
+    num_chunks: int
+    chunks_file: str
+    chunks_sha256: str
 
 
 def make_plan(
@@ -197,27 +195,32 @@ def write_plan(run_dir: Path, plan: Plan) -> None:
         chunks_file=f"chunks-{digest[:16]}.jsonl",
         chunks_sha256=digest,
     )
-    assert content.chunks_file is not None, "named above"
     storage.replace(run_dir / content.chunks_file, lines)
     draft = run_dir / f".plan.{secrets.token_hex(4)}.tmp"
-    write_json(draft, content.model_dump(mode="json", exclude={"chunks"}))
+    write_json(draft, content.model_dump(mode="json"))
     try:
         final = run_dir / PLAN_FILE
         won = storage.publish_first(draft, final)
         if not won and file_sha256(draft) != file_sha256(final):
-            raise Conflict(f"run {plan.run_id!r} has another plan already")
+            raise Conflict(
+                f"run {plan.run_id!r} has another plan already, and its source, models or prompts no "
+                f"longer give that one: if files of the plan were damaged, bring {PLAN_FILE} and "
+                f"chunks-*.jsonl back from a backup, or `unspoken fork {plan.run_id}`"
+            )
     finally:
         storage.remove(draft)
 
 
 def read_plan(run_dir: Path) -> Plan:
-    """The plan of a run; the last few stay open. Raises NotFound."""
+    """The plan of a run; the last few stay open. Raises NotFound, PlanDamaged."""
     path = run_dir / PLAN_FILE
     try:
         found = path.stat()
         return _read_plan(path, found.st_mtime_ns, found.st_size)
-    except (FileNotFoundError, ValidationError) as error:
+    except FileNotFoundError as error:
         raise NotFound(f"run {run_dir.name!r} has no plan") from error
+    except ValidationError as error:
+        raise PlanDamaged(f"{path} cannot be read: {error}") from error
 
 
 def chunks_by_file(plan: Plan) -> dict[str, list[int]]:
@@ -236,19 +239,29 @@ def read_plan_file(run_dir: Path) -> PlanFile:
 @lru_cache(maxsize=8)
 def _read_plan(path: Path, _mtime_ns: int, _size: int) -> Plan:
     content = read_plan_file(path.parent)
-    chunks: Sequence[Chunk] = content.chunks or ()
-    if content.chunks_file is not None:
-        chunks = open_chunks(path.with_name(content.chunks_file))
-    num_rows = content.num_rows
     return Plan(
         run_id=content.run_id,
         config=content.config,
         config_sha256=content.config_sha256,
         models=content.models,
         prompt_sha256=content.prompt_sha256,
-        num_rows=sum(chunk.num_rows for chunk in chunks) if num_rows is None else num_rows,
-        chunks=chunks,
+        num_rows=content.num_rows,
+        chunks=_open_chunks(path.with_name(content.chunks_file), content),
     )
+
+
+def _open_chunks(path: Path, content: PlanFile) -> ChunkLines:
+    try:
+        chunks = open_chunks(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise PlanDamaged(f"{path} is missing or empty") from error
+    if len(chunks) != content.num_chunks or chunks.sha256() != content.chunks_sha256:
+        raise PlanDamaged(
+            f"{path} does not hold the chunks that {PLAN_FILE} names: it has {len(chunks)}, planned "
+            f"{content.num_chunks}"
+        )
+    chunks[0:1]  # raises ValidationError where another version wrote them
+    return chunks
 
 
 def _ranges(rows: Iterable[int]) -> tuple[tuple[int, int], ...]:

@@ -15,6 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 
+CLOCK_JITTER_S = 1.0
+
+
 def create(path: Path, content: bytes = b"") -> bool:
     """Create a file that is not there; False where it is. Leaves nothing where the disk is full."""
     try:
@@ -155,6 +158,22 @@ def modified_s(path: Path) -> float:
         return os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)
+
+
+def age_s(path: Path, *, now_s: float) -> float:
+    """Seconds since a file was last renewed, by the server's clock. Raises FileNotFoundError.
+
+    A date in the future means that the clock was set back. The file is then renewed, so that it
+    ages from now on instead of looking new until the clock has caught up.
+    """
+    age = now_s - modified_s(path)
+    if age >= -CLOCK_JITTER_S:
+        return age
+    try:
+        renew(path)
+    except PermissionError:
+        return -age
+    return 0.0
 
 
 def now_s(folder: Path) -> float:
