@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-
 CLOCK_JITTER_S = 1.0
 
 
