@@ -29,7 +29,7 @@ from stack.launcher import StackConfig
 from stack.run_verbs import MovedData, fork, verify
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
-from stack.status_view import opened_runs, show_runs
+from stack.status_view import how_to_resume, opened_runs, show_runs
 from stack.training_verbs import PASS_ON, run_evaluate, run_train
 from stack.workspace import describe_changes, describe_ended, describe_start, earlier_run
 from unspoken.api_keys import key_sha256, new_key, parse_keys
@@ -233,7 +233,7 @@ def status(
     if watch and run is None:
         raise InvalidInput("--watch follows one run: name it")
     with opened_runs(url, folder / "runs") as source:
-        show_runs(source, run, watch=watch, as_json=as_json)
+        show_runs(source, run, watch=watch, as_json=as_json, resume=how_to_resume(url, folder))
 
 
 @app.command()
@@ -422,6 +422,12 @@ def main() -> None:
     except UnspokenError as error:
         print_error(console, error)
         sys.exit(2 if isinstance(error, InvalidInput) else 1)
+    except OSError as error:
+        # A full disk, a folder without permission: the user's to mend, and no bug.
+        print_error(
+            console, InvalidInput(f"{error.filename or 'a file'}: {error.strerror or error}")
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

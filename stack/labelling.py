@@ -99,6 +99,9 @@ def describe(status: RunStatus) -> str:
             counts += f", {sum(reasons.values())} {word} ({told})"
     notice = f"{status.notice} " if status.notice else ""
     tail = f"; {status.message}" if status.message else ""
+    if status.stalled_since_s is not None:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.stalled_since_s))
+        tail += f"; nothing works on it since {since}"
     return escape_controls(f"{status.run_id}: {status.state}, {notice}{counts}{tail}")
 
 

@@ -18,14 +18,16 @@ from stack.client_key import client_key
 from stack.console import PlainConsole
 from stack.labelling import describe
 from unspoken.clients import Client, Retries
+from unspoken.errors import NotReady
 from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.safe_text import escape_controls, escape_json
 from unspoken.schemas import ENDED, RunStatus
 from unspoken.timings import is_wait
 
 POLL_S = 0.5
-# The dispatcher looks every second, and says so.
-SILENT_S = 60.0
+# A watched run on which nothing works for so long is given up: its stack may be starting again.
+PATIENCE_S = 60.0
+RESUME = "start a dispatcher and a worker where the runs folder is"
 BAR_WIDTH = 40
 
 
@@ -88,38 +90,77 @@ def opened_runs(url: str | None, runs_dir: Path) -> Iterator[Runs]:
         yield client.runs
 
 
-def show_runs(runs: Runs, run_id: str | None, *, watch: bool, as_json: bool) -> None:
-    """Print all runs, a line each; or one run; or, with `watch`, one run as it goes."""
+def how_to_resume(url: str | None, folder: Path) -> str:
+    """Return what to do with a run on which nothing works, of a gateway or a workspace."""
+    if url is not None:
+        return f"start the dispatcher and a worker behind {url}"
+    return f"to resume, run `unspoken up --dir {folder}`, or the same `unspoken label` again"
+
+
+def show_runs(
+    runs: Runs, run_id: str | None, *, watch: bool, as_json: bool, resume: str = RESUME
+) -> None:
+    """Print all runs, a line each; or one run; or, with `watch`, one run as it goes.
+
+    resume: how to start a run again on which nothing works. Raises NotReady where a watched run
+    stays so.
+    """
     if run_id is None:
         for each in (found := runs.list()):
             typer.echo(_as_json(each) if as_json else describe(each))
         if not found and not as_json:
             typer.echo("no runs", err=True)
         return
-    statuses = runs.follow(run_id) if watch else iter([runs.read(run_id)])
+    statuses = watched(runs, run_id, resume=resume) if watch else iter([runs.read(run_id)])
     console = PlainConsole()
     if as_json or (watch and not console.is_terminal):
         for status in statuses:
             typer.echo(_as_json(status) if as_json else describe(status))
     elif watch:
-        _show_live(statuses, console)
+        _show_live(statuses, console, resume=resume)
     else:
-        console.print(render(next(statuses)))
+        console.print(render(next(statuses), resume=resume))
 
 
 def _as_json(status: RunStatus) -> str:
     return escape_json(status.model_dump_json())
 
 
-def _show_live(statuses: Iterator[RunStatus], console: Console) -> None:
+def watched(
+    runs: Runs, run_id: str, *, resume: str = RESUME, patience_s: float | None = None
+) -> Iterator[RunStatus]:
+    """Each change until the run has ended. Raises NotReady once nothing works on it for long."""
+    patience_s = PATIENCE_S if patience_s is None else patience_s
+    while True:
+        status = None
+        for status in runs.follow(run_id):
+            yield status
+            if status.stalled_since_s is not None:
+                break
+        if status is None or status.stalled_since_s is None:
+            return
+        _wait_for_a_dispatcher(runs, run_id, resume=resume, patience_s=patience_s)
+
+
+def _wait_for_a_dispatcher(runs: Runs, run_id: str, *, resume: str, patience_s: float) -> None:
+    until_s = time.monotonic() + patience_s
+    while (status := runs.read(run_id)).stalled_since_s is not None:
+        if time.monotonic() >= until_s:
+            raise NotReady(f"run {run_id}: {_stalled(status)}; {resume}")
+        time.sleep(POLL_S)
+
+
+def _show_live(statuses: Iterator[RunStatus], console: Console, *, resume: str) -> None:
     shown = next(statuses)
-    # Rendered anew also without news: a dispatcher that is silent says nothing.
-    with Live(console=console, get_renderable=lambda: render(shown), refresh_per_second=2):
+    # Rendered anew also without news: a run on which nothing works sends none.
+    with Live(
+        console=console, get_renderable=lambda: render(shown, resume=resume), refresh_per_second=2
+    ):
         for status in statuses:
             shown = status
 
 
-def render(status: RunStatus) -> RenderableType:
+def render(status: RunStatus, *, resume: str = RESUME) -> RenderableType:
     """A few lines about a run, the stages as bars."""
     head = Table.grid(padding=(0, 2))
     head.add_row(
@@ -136,7 +177,7 @@ def render(status: RunStatus) -> RenderableType:
         lines.append(Text(pace))
     if status.timings_ms.get("total"):
         lines.append(_stages(status))
-    lines += [Text(escape_controls(note), style="yellow") for note in _notes(status)]
+    lines += [Text(escape_controls(note), style="yellow") for note in _notes(status, resume)]
     return Group(*lines)
 
 
@@ -203,11 +244,16 @@ def stage_shares(timings_ms: Mapping[str, float]) -> dict[str, float]:
     return {**shares, "other": max(0.0, 1 - sum(shares.values()))}
 
 
-def _notes(status: RunStatus) -> Iterator[str]:
+def _notes(status: RunStatus, resume: str) -> Iterator[str]:
     if status.message:
         yield status.message
     if status.bottleneck == "workers":
         yield "chunks wait, and no worker takes one: is a worker up, and does it reach Redis?"
-    silent_s = time.time() - (status.updated_s or time.time())
-    if status.state == "running" and silent_s > SILENT_S:
-        yield f"no dispatcher has looked for {duration(silent_s)}: is one up?"
+    if status.stalled_since_s is not None:
+        yield f"{_stalled(status)}; {resume}"
+
+
+def _stalled(status: RunStatus) -> str:
+    silent_s = max(0.0, time.time() - (status.stalled_since_s or 0.0))
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.stalled_since_s))
+    return f"nothing has worked on this run for {duration(silent_s)}, since {when}"

@@ -359,4 +359,7 @@ class RunStatus(WireModel):
     message: str = ""
     updated_s: float | None = None
     """When the dispatcher last looked, seconds since 1970."""
+    stalled_since_s: float | None = None
+    """Since when nothing works on the run, because no dispatcher runs: seconds since 1970; null
+    while one does, and once the run has ended."""
     output: str

@@ -28,6 +28,7 @@ from unspoken.logs import configure_logging, log_ids
 from unspoken.runs.false_discovery import Decision
 from unspoken.runs.lease import hold
 from unspoken.runs.ledger import Ledger
+from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.location import SourceLocation, locate_source
 from unspoken.runs.notice import describe_loss, main_loss
 from unspoken.runs.plan import Plan, read_plan
@@ -58,7 +59,6 @@ from worker.watch import RunWatch
 # By name: as `python -m` it would be __main__.
 logger = logging.getLogger("worker.dispatcher")
 
-LEASE_FILE = ".dispatcher"
 # Enough in the queue that a worker never waits for the dispatcher, and never more than this.
 MIN_QUEUED, QUEUED_PER_SLOT = 4, 2
 # While the queue is not empty, a doorbell may still lie in it.
@@ -142,7 +142,7 @@ class Dispatcher:
         stood_by = False
         while not stop.is_set():
             try:
-                with hold(self._runs_dir / LEASE_FILE, lease_s=self._lease_s) as lease:
+                with hold(self._runs_dir / DISPATCHER_LEASE, lease_s=self._lease_s) as lease:
                     if lease is not None:
                         stood_by = False
                         self._work(lease.is_ours, tick_s=tick_s, stop=stop)

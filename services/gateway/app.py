@@ -17,7 +17,8 @@ from services.gateway.passing import Passing, passing_router
 from services.gateway.settings import GatewaySettings
 from unspoken.batching import InferenceThread
 from unspoken.door import Admission
-from unspoken.errors import InvalidConfig
+from unspoken.error_replies import error_response
+from unspoken.errors import InvalidConfig, NotReady
 from unspoken.logs import fields
 from unspoken.runs.store import (
     cancel_run,
@@ -127,7 +128,15 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         )
 
     _add_verbs(app, runs_dir)
+    app.add_exception_handler(OSError, _on_disk_error)
     return app
+
+
+def _on_disk_error(request: Request, error: Exception) -> Response:
+    """Answer 503 where a file of the runs or data folder cannot be used; that may pass."""
+    assert isinstance(error, OSError), "registered for it alone"
+    logger.warning("disk error at %r: %s", request.url.path, error)
+    return error_response(NotReady(f"a file cannot be used: {error.strerror or error}"))
 
 
 def _admissions(settings: GatewaySettings) -> dict[str, Admission]:

@@ -160,3 +160,72 @@ def test_inline_items_that_differ_are_another_request(data_dir, runs_dir):
     assert create_run(data_dir, runs_dir, RunRequest(items=[item(1)], run_id="r")).run_id == "r"
     with pytest.raises(Conflict):
         create_run(data_dir, runs_dir, RunRequest(items=[item(2)], run_id="r"))
+
+
+def spoil_by_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+def spoil_by_loop(file):
+    file.unlink()
+    file.symlink_to(file)
+
+
+SPOILERS = [
+    pytest.param(spoil_by_folder, id="folder"),
+    pytest.param(spoil_by_loop, id="loop"),
+    pytest.param(lambda file: file.write_bytes(b"\0" * 512), id="zeros"),
+    pytest.param(lambda file: file.write_bytes(b"\xff{"), id="garbage"),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_a_run_that_cannot_be_read_is_listed_with_the_reason_beside_the_others(
+    data_dir, runs_dir, spoil
+):
+    for run_id in ("a", "bad", "z"):
+        create_run(data_dir, runs_dir, RunRequest(source="in", run_id=run_id))
+    spoil(runs_dir / "bad/run.json")
+    listed = list_runs(runs_dir)
+    assert [status.run_id for status in listed] == ["z", "a", "bad"]
+    assert listed[-1].state == "failed" and "cannot be read" in listed[-1].message
+
+
+@pytest.mark.parametrize("spoil", SPOILERS[:2])
+def test_a_status_that_cannot_be_read_hides_no_other(data_dir, runs_dir, spoil):
+    for run_id in ("a", "bad"):
+        status = create_run(data_dir, runs_dir, RunRequest(source="in", run_id=run_id))
+        write_status(runs_dir, status)
+    spoil(runs_dir / "bad/status.json")
+    listed = list_runs(runs_dir)
+    assert [(status.run_id, status.state) for status in listed] == [
+        ("a", "planned"),
+        ("bad", "failed"),
+    ]
+
+
+def test_a_cancelled_run_waits_for_nothing(data_dir, runs_dir):
+    create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r"))
+    cancelled = cancel_run(runs_dir, "r")
+    assert (cancelled.state, cancelled.message) == ("cancelled", "")
+
+
+def test_a_source_that_is_not_there_is_answered_with_the_folder_and_what_it_holds(
+    data_dir, runs_dir
+):
+    for index in range(12):
+        (data_dir / f"table-{index:02d}.csv").touch()
+    with pytest.raises(NotFound) as caught:
+        create_run(data_dir, runs_dir, RunRequest(source="nope"))
+    message = str(caught.value)
+    assert f"{data_dir}, which holds 'in', 'table-00.csv'" in message
+    assert message.endswith("and 3 more")
+
+
+def test_a_run_of_another_data_folder_is_another_run(data_dir, runs_dir, tmp_path):
+    (tmp_path / "other/in").mkdir(parents=True)
+    request = RunRequest(source="in", run_id="r")
+    create_run(data_dir, runs_dir, request)
+    with pytest.raises(Conflict, match=r"it labels .*/data/in, not .*/other/in"):
+        create_run(tmp_path / "other", runs_dir, request)

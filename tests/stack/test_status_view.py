@@ -1,6 +1,7 @@
 """`unspoken status`: a run in words, bars and JSON, from a folder and from a gateway."""
 
 import io
+import os
 import time
 
 import pytest
@@ -10,9 +11,9 @@ from typer.testing import CliRunner
 from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
 from stack.cli import app
-from stack.status_view import RunFolder, duration, render, show_runs, stage_shares
+from stack.status_view import RunFolder, duration, render, show_runs, stage_shares, watched
 from tests.worker.service import serve
-from unspoken.errors import InvalidInput
+from unspoken.errors import InvalidInput, NotReady
 from unspoken.runs.store import create_run, write_status
 from unspoken.schemas import RunRequest, RunStatus
 
@@ -56,10 +57,10 @@ def test_a_run_is_told_with_counts_pace_and_what_holds_it_back():
 
 def test_a_run_that_stands_says_why():
     assert "no worker takes one" in printed(status(bottleneck="workers", timings_ms={}))
-    assert "no dispatcher has looked for 10 min" in printed(status(updated_s=time.time() - 600))
+    assert "nothing has worked on this run for 10 min" in printed(
+        status(stalled_since_s=time.time() - 600)
+    )
     assert "waits: no broker" in printed(status(message="waits: no broker"))
-    ended = printed(status(state="done", bottleneck=None, updated_s=time.time() - 600))
-    assert "no dispatcher" not in ended
 
 
 def test_a_run_that_has_done_nothing_yet_has_no_stages():
@@ -94,6 +95,63 @@ def test_a_folder_is_watched_until_the_run_ends_and_tells_nothing_twice(folder):
     assert next(watched).done == 2
     write_status(folder / "runs", status(done=4, state="done"))
     assert [each.done for each in watched] == [4]
+
+
+def stop_the_dispatcher(folder, *, killed, ago_s=600):
+    """Leave a run as a dispatcher does that ended in order, or was killed, some time ago."""
+    write_status(folder / "runs", status(updated_s=time.time() - ago_s))
+    lease = folder / "runs/.dispatcher"
+    if killed:
+        lease.write_text("token")
+        os.utime(lease, (time.time() - ago_s,) * 2)
+    else:
+        lease.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "ended"])
+def test_a_run_without_a_dispatcher_says_since_when_and_how_to_resume(folder, killed):
+    stop_the_dispatcher(folder, killed=killed)
+    shown = CliRunner().invoke(app, ["status", "r", "--dir", str(folder)]).output
+    shown = " ".join(shown.split())
+    assert "nothing has worked on this run for 10 min, since 20" in shown
+    assert f"unspoken up --dir {folder}" in shown
+    assert "left" not in shown and "in work" not in shown and "pictures/s" not in shown
+    assert "nothing works on it" in CliRunner().invoke(app, ["status", "--dir", str(folder)]).output
+
+
+@pytest.mark.parametrize("age_s", [0, 10, -3600], ids=["now", "a-while", "clock-set-back"])
+def test_a_run_whose_dispatcher_lives_is_not_called_stopped(folder, age_s):
+    write_status(folder / "runs", status(updated_s=time.time() - 120))
+    lease = folder / "runs/.dispatcher"
+    lease.write_text("token")
+    os.utime(lease, (time.time() - age_s,) * 2)
+    assert RunFolder(folder / "runs").read("r").stalled_since_s is None
+    assert "nothing" not in CliRunner().invoke(app, ["status", "r", "--dir", str(folder)]).output
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["folder", "gateway"])
+@pytest.mark.parametrize("as_json", [False, True], ids=["lines", "json"])
+def test_watching_a_run_without_a_dispatcher_ends_and_says_so(
+    folder, monkeypatch, over_http, as_json
+):
+    monkeypatch.setattr("stack.status_view.PATIENCE_S", 0.2)
+    stop_the_dispatcher(folder, killed=True)
+    settings = GatewaySettings(data_dir=folder / "data", runs_dir=folder / "runs")
+    with serve(create_app(settings)) as url:
+        where = ["--url", url] if over_http else ["--dir", str(folder)]
+        options = ["--json"] if as_json else []
+        result = CliRunner().invoke(app, ["status", "r", "--watch", *options, *where])
+    assert isinstance(result.exception, NotReady) and len(result.output.splitlines()) == 1
+    assert "nothing has worked on this run for 10 min" in result.exception.message
+    assert ("dispatcher" if over_http else "unspoken up") in result.exception.message
+
+
+def test_watching_goes_on_when_a_dispatcher_is_back_in_time(folder):
+    stop_the_dispatcher(folder, killed=False)
+    seen = watched(RunFolder(folder / "runs"), "r", patience_s=60)
+    assert next(seen).stalled_since_s is not None
+    write_status(folder / "runs", status(done=4, state="done"))
+    assert [each.done for each in seen] == [4]
 
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["folder", "gateway"])

@@ -252,14 +252,17 @@ def test_labels_wait_for_a_text_encoder_that_is_away(tmp_path):
     assert stage.tick().state == "done"
 
 
-def test_folders_that_are_no_runs_are_passed_over(tmp_path):
+def test_folders_that_are_no_runs_do_not_stop_the_others(tmp_path):
     stage = Stage(tmp_path)
     stage.create()
     (stage.runs_dir / "other").mkdir()
     (stage.runs_dir / "bad").mkdir()
     (stage.runs_dir / "bad/run.json").write_text("{}")
     assert stage.tick(3).state == "done"
-    assert [status.run_id for status in list_runs(stage.runs_dir)] == ["r"]
+    assert [(each.run_id, each.state) for each in list_runs(stage.runs_dir)] == [
+        ("r", "done"),
+        ("bad", "failed"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["My_Out", "out.v2"])

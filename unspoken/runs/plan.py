@@ -203,9 +203,9 @@ def write_plan(run_dir: Path, plan: Plan) -> None:
         won = storage.publish_first(draft, final)
         if not won and file_sha256(draft) != file_sha256(final):
             raise Conflict(
-                f"run {plan.run_id!r} has another plan already, and its source, models or prompts no "
-                f"longer give that one: if files of the plan were damaged, bring {PLAN_FILE} and "
-                f"chunks-*.jsonl back from a backup, or `unspoken fork {plan.run_id}`"
+                f"run {plan.run_id!r} has another plan already, and its source, models or prompts "
+                f"no longer give that one: if files of the plan were damaged, bring {PLAN_FILE} "
+                f"and chunks-*.jsonl back from a backup, or `unspoken fork {plan.run_id}`"
             )
     finally:
         storage.remove(draft)
@@ -257,8 +257,8 @@ def _open_chunks(path: Path, content: PlanFile) -> ChunkLines:
         raise PlanDamaged(f"{path} is missing or empty") from error
     if len(chunks) != content.num_chunks or chunks.sha256() != content.chunks_sha256:
         raise PlanDamaged(
-            f"{path} does not hold the chunks that {PLAN_FILE} names: it has {len(chunks)}, planned "
-            f"{content.num_chunks}"
+            f"{path} does not hold the chunks that {PLAN_FILE} names: it has {len(chunks)}, "
+            f"planned {content.num_chunks}"
         )
     chunks[0:1]  # raises ValidationError where another version wrote them
     return chunks

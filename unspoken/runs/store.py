@@ -14,6 +14,7 @@ RUNS_DIR/RUN_ID/
 
 import io
 import json
+import os
 import re
 import secrets
 import shutil
@@ -29,10 +30,12 @@ from unspoken.filter_config import FilterConfig
 from unspoken.images import MAX_BYTES, decode_base64
 from unspoken.runs import storage
 from unspoken.runs.files import json_sha256, write_json
+from unspoken.runs.liveness import stalled_since
 from unspoken.schemas import ENDED, InlineItem, RunRequest, RunStatus, WireModel
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"
+MAX_NAMES = 10
 _PLACE = {"run_id", "source", "data_dir", "pictures", "retry_of", "request_sha256", "created_s"}
 
 
@@ -65,6 +68,8 @@ class Run(WireModel):
         """Where in the run's folder its workers publish."""
         return "dataset" if self.wanted_fdr is None else "undecided"
 
+
+_STANDS_STILL = {"rate_per_s": None, "seconds_left": None, "chunks_leased": 0}
 
 _OPTIONS = tuple(name for name in Run.model_fields if name not in _PLACE)
 """Fields of a run that say how it labels."""
@@ -122,26 +127,43 @@ def read_status(runs_dir: Path, run_id: str) -> RunStatus:
     """How far a run is, as its dispatcher last saw it. Raises NotFound."""
     run = read_run(runs_dir, run_id)
     folder = runs_dir / run_id
-    try:
-        status = RunStatus.model_validate_json((folder / "status.json").read_bytes())
-    except (FileNotFoundError, ValidationError):
-        status = RunStatus(
-            run_id=run.run_id,
-            state="planned",
-            total=0,
-            done=0,
-            labelled=0,
-            dropped={},
-            failed={},
-            chunks_total=0,
-            chunks_done=0,
-            attempts=0,
-            message="waits for the dispatcher",
-            output="",
-        )
+    status = _last_seen(folder, run)
     if status.state not in ("done", "failed") and is_cancelled(folder):
-        status = status.model_copy(update={"state": "cancelled", "seconds_left": None})
+        changes = {"state": "cancelled", "message": "", "bottleneck": None, **_STANDS_STILL}
+        status = status.model_copy(update=changes)
+    elif status.state not in ENDED:
+        since_s = stalled_since(runs_dir, seen_s=status.updated_s or run.created_s)
+        if since_s is not None:
+            changes = {"stalled_since_s": since_s, "bottleneck": None, **_STANDS_STILL}
+            status = status.model_copy(update=changes)
     return status.model_copy(update={"output": str(folder / "dataset")})
+
+
+def _last_seen(folder: Path, run: Run) -> RunStatus:
+    try:
+        return RunStatus.model_validate_json((folder / "status.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return _no_status(run.run_id, state="planned", message="waits for the dispatcher")
+
+
+def _no_status(run_id: str, *, state: str, message: str) -> RunStatus:
+    """Return the status of a run of which nothing else is known."""
+    return RunStatus.model_validate(
+        {
+            "run_id": run_id,
+            "state": state,
+            "total": 0,
+            "done": 0,
+            "labelled": 0,
+            "dropped": {},
+            "failed": {},
+            "chunks_total": 0,
+            "chunks_done": 0,
+            "attempts": 0,
+            "message": message,
+            "output": "",
+        }
+    )
 
 
 def write_status(runs_dir: Path, status: RunStatus) -> None:
@@ -150,21 +172,46 @@ def write_status(runs_dir: Path, status: RunStatus) -> None:
 
 
 def list_runs(runs_dir: Path) -> list[RunStatus]:
-    """All runs, the newest first; folders that are no runs are passed over."""
-    return [read_status(runs_dir, run.run_id) for run in reversed(created_runs(runs_dir))]
+    """All runs, the newest first; folders that are no runs are passed over.
+
+    A run whose files cannot be read is listed last, as failed, with the reason.
+    """
+    runs, bad = _readable_runs(runs_dir)
+    found = []
+    for run in reversed(runs):
+        try:
+            found.append(read_status(runs_dir, run.run_id))
+        except (NotFound, OSError) as error:
+            bad[run.run_id] = error
+    return found + [_unreadable(run_id, error) for run_id, error in sorted(bad.items())]
 
 
 def created_runs(runs_dir: Path, *, but: Container[str] = ()) -> list[Run]:
-    """run.json of every run, the oldest first; `but`: those that need not be read."""
-    runs = []
-    for path in runs_dir.glob("*/run.json"):
-        if path.parent.name in but or not _FOLDER_NAME.match(path.parent.name):
+    """run.json of every run that can be read, the oldest first; `but`: those to leave out."""
+    return _readable_runs(runs_dir, but=but)[0]
+
+
+def _readable_runs(
+    runs_dir: Path, *, but: Container[str] = ()
+) -> tuple[list[Run], dict[str, Exception]]:
+    """Return run.json of runs, the oldest first, and of the others why it cannot be read."""
+    runs: list[Run] = []
+    bad: dict[str, Exception] = {}
+    for run_id in list(storage.names(runs_dir)) if runs_dir.is_dir() else ():
+        if run_id in but or not _FOLDER_NAME.match(run_id):
+            continue
+        if not os.path.lexists(runs_dir / run_id / "run.json"):
             continue
         try:
-            runs.append(read_run(runs_dir, path.parent.name))
-        except (NotFound, OSError):
-            continue
-    return sorted(runs, key=lambda run: (run.created_s, run.run_id))
+            runs.append(read_run(runs_dir, run_id))
+        except (NotFound, OSError) as error:
+            bad[run_id] = error
+    return sorted(runs, key=lambda run: (run.created_s, run.run_id)), bad
+
+
+def _unreadable(run_id: str, error: Exception) -> RunStatus:
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return _no_status(run_id, state="failed", message=f"the run's files cannot be read: {why}")
 
 
 def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
@@ -222,8 +269,18 @@ def resolve_source(data_dir: Path, source: str) -> Path:
     if not path.is_relative_to(root):
         raise InvalidInput(f"source {source!r} is not inside the data folder")
     if not exists:
-        raise NotFound(f"source {source!r} is not in the data folder")
+        raise NotFound(
+            f"source {source!r} is not in the data folder {root}, which holds {_listing(root)}"
+        )
     return path
+
+
+def _listing(folder: Path) -> str:
+    """Return the first names in a folder, for a message."""
+    names = sorted(name for name in storage.names(folder) if not name.startswith("."))
+    shown = ", ".join(map(repr, names[:MAX_NAMES]))
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{shown}{more}" if names else "nothing"
 
 
 def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> RunStatus:

@@ -154,3 +154,20 @@ def test_events_tell_the_status_and_end_with_the_run(client, tmp_path):
     data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     assert data[-1]["state"] == "done"
     assert [line for line in lines if line.startswith("id: 2-")]
+
+
+def test_a_run_whose_files_cannot_be_read_is_no_error_of_the_gateway(client, tmp_path):
+    for run_id in ("good", "bad"):
+        client.post("/runs", json={"source": "shards", "run_id": run_id})
+    file = tmp_path / "runs/bad/run.json"
+    file.unlink()
+    file.mkdir()
+    listed = client.get("/runs")
+    assert listed.status_code == 200
+    assert [(run["run_id"], run["state"]) for run in listed.json()] == [
+        ("good", "planned"),
+        ("bad", "failed"),
+    ]
+    one = client.get("/runs/bad")
+    assert (one.status_code, one.json()["error"]) == (503, "not_ready")
+    assert "Is a directory" in one.json()["message"]
