@@ -8,11 +8,12 @@ from unspoken.runs.chunks import NAME_DIGEST_CHARS
 from unspoken.runs.location import SourceLocation
 from unspoken.runs.plan import Plan, chunks_by_file, read_plan
 from worker.intake import list_source
+from worker.readers.row import NO_NAME
 
 
 @dataclass(frozen=True)
 class SourceChanges:
-    """How many rows of a source differ from those of a plan."""
+    """How many pictures of a source differ from those of a plan."""
 
     new: int = 0
     changed: int = 0
@@ -23,7 +24,7 @@ class SourceChanges:
 
 
 def compare_source(run_dir: Path, location: SourceLocation) -> SourceChanges:
-    """List a run's source, without its pictures, and compare it with the plan.
+    """List the pictures of a run's source, by name and caption, and compare them with the plan.
 
     Raises NotFound without a plan, OSError.
     """
@@ -35,7 +36,7 @@ def compare_source(run_dir: Path, location: SourceLocation) -> SourceChanges:
             location.source, root=location.root, pictures=location.pictures
         ):
             planned = _digests(plan, chunks.pop(name, []))
-            listed = {row.digest for row in rows}
+            listed = {row.digest for row in rows if not row.digest.startswith(NO_NAME)}
             unknown, missing = listed - planned, planned - listed
             num_changed = len(_names(unknown) & _names(missing))
             changed += num_changed
@@ -49,7 +50,8 @@ def compare_source(run_dir: Path, location: SourceLocation) -> SourceChanges:
 
 
 def _digests(plan: Plan, chunk_ids: list[int]) -> set[str]:
-    return {digest for each in chunk_ids for digest in plan.chunks[each].digests.values()}
+    digests = (plan.chunks[each].digests.values() for each in chunk_ids)
+    return {each for some in digests for each in some if not each.startswith(NO_NAME)}
 
 
 def _names(digests: set[str]) -> set[str]:

@@ -103,6 +103,10 @@ def _hex(text: str, num_chars: int) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:num_chars]
 
 
+NO_NAME = _hex("", NAME_DIGEST_CHARS)
+"""Start of the digest of a row without a picture."""
+
+
 def bad_shard(name: str, *, row: int, size: int, detail: str) -> SourceRow:
     """Return the one failed row that stands for a file, or the rest of it, that cannot be read."""
     return SourceRow(
