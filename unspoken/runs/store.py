@@ -69,7 +69,12 @@ class Run(WireModel):
         return "dataset" if self.wanted_fdr is None else "undecided"
 
 
-_STANDS_STILL = {"rate_per_s": None, "seconds_left": None, "chunks_leased": 0}
+_STANDS_STILL: dict[str, object] = {
+    "rate_per_s": None,
+    "seconds_left": None,
+    "chunks_leased": 0,
+    "bottleneck": None,
+}
 
 _OPTIONS = tuple(name for name in Run.model_fields if name not in _PLACE)
 """Fields of a run that say how it labels."""
@@ -129,12 +134,12 @@ def read_status(runs_dir: Path, run_id: str) -> RunStatus:
     folder = runs_dir / run_id
     status = _last_seen(folder, run)
     if status.state not in ("done", "failed") and is_cancelled(folder):
-        changes = {"state": "cancelled", "message": "", "bottleneck": None, **_STANDS_STILL}
+        changes = {**_STANDS_STILL, "state": "cancelled", "message": ""}
         status = status.model_copy(update=changes)
     elif status.state not in ENDED:
         since_s = stalled_since(runs_dir, seen_s=status.updated_s or run.created_s)
         if since_s is not None:
-            changes = {"stalled_since_s": since_s, "bottleneck": None, **_STANDS_STILL}
+            changes = {**_STANDS_STILL, "stalled_since_s": since_s}
             status = status.model_copy(update=changes)
     return status.model_copy(update={"output": str(folder / "dataset")})
 
