@@ -13,6 +13,9 @@ answers, and connections that broke. `client_cpu` and `service_cpu` are what cli
 took of one core: where the first comes near 1, the figures are the clients' and not the service's;
 where the machine had less to give, they are of neither.
 
+`bank_goodput` and `abandoned_work`, and the figures that begin with `bank_`, are of a second
+service: see bench/bank_overload.py.
+
 The clients are one process: coroutines that write the same bytes again on a connection of their own
 and look for a status, a length and Retry-After in what comes back, and no HTTP library.
 """
@@ -26,14 +29,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import psutil
 
+from bench import bank_overload
 from services.llm.app import create_app
 from services.llm.settings import LlmSettings
+from services.segmenter.app import create_app as create_segmenter_app
 from tests.fakes import FakePrompter
 from unspoken.serving import serve
 
@@ -42,6 +48,7 @@ MAX_BATCH = 8
 MAX_QUEUE = 32
 NUM_CLIENTS = 200
 SECONDS = 60.0
+BANK_SECONDS = 45.0
 RAMP_S = 2.0
 PROBE_EVERY_S = 0.05
 HOST = "127.0.0.1"
@@ -154,22 +161,29 @@ async def wait_ready(port: int) -> None:
             await asyncio.sleep(0.1)
 
 
-def measure(*, num_clients: int, seconds: float) -> dict[str, float]:
-    """Start the service, overload it, and end it."""
-    command = [sys.executable, "-m", "bench.overload", "--serve"]
+@contextmanager
+def served(kind: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A service in a process of its own, ready, and its port; it must end well."""
+    command = [sys.executable, "-m", "bench.overload", "--serve", kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             port = int(server.stdout.readline())
             asyncio.run(wait_ready(port))
-            before_s = [time.perf_counter(), time.process_time(), cpu_s(server.pid)]
-            sample = asyncio.run(overload(port, num_clients=num_clients, seconds=seconds))
-            after_s = [time.perf_counter(), time.process_time(), cpu_s(server.pid)]
-            took_s, client_s, service_s = (b - a for a, b in zip(before_s, after_s, strict=True))
+            yield server, port
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=60) == 0, "the service drains"
         finally:
             server.kill()
+
+
+def measure(*, num_clients: int, seconds: float) -> dict[str, float]:
+    """Start the service, overload it, and end it."""
+    with served("captions") as (server, port):
+        before_s = [time.perf_counter(), time.process_time(), cpu_s(server.pid)]
+        sample = asyncio.run(overload(port, num_clients=num_clients, seconds=seconds))
+        after_s = [time.perf_counter(), time.process_time(), cpu_s(server.pid)]
+        took_s, client_s, service_s = (b - a for a, b in zip(before_s, after_s, strict=True))
     ideal = seconds * MAX_BATCH / BATCH_S
     return {
         "accepted_p99_ms": p99_ms(sample.accepted_s),
@@ -184,6 +198,14 @@ def measure(*, num_clients: int, seconds: float) -> dict[str, float]:
     }
 
 
+def measure_bank_line(*, num_clients: int, seconds: float) -> dict[str, float]:
+    """Start the segmenter's service, ask it for banks, and end it."""
+    with served("banks") as (_server, port):
+        return asyncio.run(
+            bank_overload.measure_banks(port, seconds=seconds, num_clients=num_clients)
+        )
+
+
 def cpu_s(pid: int) -> float:
     """CPU seconds of a process."""
     times = psutil.Process(pid).cpu_times()
@@ -195,14 +217,19 @@ def p99_ms(times_s: Sequence[float]) -> float:
     return round(1000 * float(np.percentile(times_s, 99)), 1) if times_s else 0.0
 
 
-def run_service() -> None:
-    """The service, on a free port that is printed."""
+def run_service(kind: str) -> None:
+    """Serve on a free port that is printed."""
     with socket.socket() as probed:
         probed.bind((HOST, 0))
         port = int(probed.getsockname()[1])
     print(port, flush=True)
-    engine = FakePrompter(before=lambda captions: time.sleep(BATCH_S))
-    app = create_app(engine, max_batch=MAX_BATCH, max_queue=MAX_QUEUE)
+    if kind == "banks":
+        app = create_segmenter_app(
+            bank_overload.create_text_encoder(), segmenter=bank_overload.create_segmenter()
+        )
+    else:
+        engine = FakePrompter(before=lambda captions: time.sleep(BATCH_S))
+        app = create_app(engine, max_batch=MAX_BATCH, max_queue=MAX_QUEUE)
     serve(app, LlmSettings(host=HOST, port=port, log_level="WARNING"))
 
 
@@ -211,12 +238,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=NUM_CLIENTS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--serve", action="store_true", help="be the service that is measured")
+    parser.add_argument("--bank-clients", type=int, default=bank_overload.NUM_CLIENTS)
+    parser.add_argument("--bank-seconds", type=float, default=BANK_SECONDS)
+    parser.add_argument(
+        "--serve", choices=["captions", "banks"], help="be the service that is measured"
+    )
     arguments = parser.parse_args()
     if arguments.serve:
-        run_service()
+        run_service(arguments.serve)
         return
     figures = measure(num_clients=arguments.clients, seconds=arguments.seconds)
+    figures |= measure_bank_line(num_clients=arguments.bank_clients, seconds=arguments.bank_seconds)
     print(json.dumps({"bench": "overload", "figures": figures}))
 
 
