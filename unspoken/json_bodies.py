@@ -20,6 +20,7 @@ MAX_TEXT_BYTES = 8 * 1024 * 1024
 _SMALL_BYTES = 16 * 1024
 _PICTURE_BYTES = 4 * 1024
 _COUNTED_AT_ONCE = 1024 * 1024
+_COPIED_AT_ONCE = 256 * 1024
 _KEY = b'"base64"'
 _LOOK_BACK_BYTES = 64
 
@@ -31,17 +32,17 @@ class Slim(NamedTuple):
     pictures: dict[str, str]
 
 
-def slim_body(body: bytes) -> Slim:
+def slim_body(body: bytes | bytearray) -> Slim:
     """Take pictures out of a JSON body. Raises TooLarge for too many elements or too much text.
 
     Only the value of a key `base64` is taken for a picture. A body that is not JSON is returned as
     it is, for the parser to refuse.
     """
     if len(body) <= _SMALL_BYTES:
-        return Slim(body, {})
+        return Slim(bytes(body), {})
     _check_strings(body)
     token = secrets.token_hex(16)
-    pieces: list[bytes] = []
+    pieces: list[bytes | bytearray] = []
     pictures: dict[str, str] = {}
     num_elements = kept_from = outside_from = 0
     for start, end in _strings(body):
@@ -49,20 +50,19 @@ def slim_body(body: bytes) -> Slim:
         outside_from = end
         if end - start > _PICTURE_BYTES and _is_picture(body, start):
             placeholder = f"{token}:{len(pictures)}"
-            text = body[start + 1 : end - 1].replace(b"\\/", b"/")
-            pictures[placeholder] = text.decode("latin-1")
+            pictures[placeholder] = _text(body, start + 1, end - 1)
             pieces += [body[kept_from:start], f'"{placeholder}"'.encode()]
             kept_from = end
     num_elements += _elements(body, outside_from, len(body))
     if num_elements > MAX_ELEMENTS:
         raise TooLarge(f"the JSON has {num_elements} elements, at most {MAX_ELEMENTS} are read")
-    slim = b"".join([*pieces, body[kept_from:]])
-    if len(slim) > MAX_TEXT_BYTES:
+    num_bytes = sum(map(len, pieces)) + len(body) - kept_from
+    if num_bytes > MAX_TEXT_BYTES:
         raise TooLarge(
-            f"the JSON has {len(slim)} bytes without its pictures, at most {MAX_TEXT_BYTES} "
+            f"the JSON has {num_bytes} bytes without its pictures, at most {MAX_TEXT_BYTES} "
             "are read"
         )
-    return Slim(slim, pictures)
+    return Slim(b"".join([*pieces, body[kept_from:]]), pictures)
 
 
 def check_elements(text: str) -> None:
@@ -70,14 +70,14 @@ def check_elements(text: str) -> None:
     slim_body(text.encode(errors="replace"))
 
 
-def _check_strings(body: bytes) -> None:
+def _check_strings(body: bytes | bytearray) -> None:
     """Raise TooLarge where the strings alone would take long to walk over."""
     num_strings = _count(body, b'"', 0, len(body)) // 2
     if num_strings > MAX_STRINGS:
         raise TooLarge(f"the JSON has {num_strings} strings, at most {MAX_STRINGS} are read")
 
 
-def _strings(body: bytes) -> Iterator[tuple[int, int]]:
+def _strings(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
     """Start and end of every string, with its quotes. A string without an end ends the search."""
     start = body.find(b'"')
     while start >= 0:
@@ -90,25 +90,46 @@ def _strings(body: bytes) -> Iterator[tuple[int, int]]:
         start = body.find(b'"', end + 1)
 
 
-def _is_escaped(body: bytes, low: int, place: int) -> bool:
+def _is_escaped(body: bytes | bytearray, low: int, place: int) -> bool:
     """Return True for a quote after an odd number of backslashes, none of them before `low`."""
     if place == low or body[place - 1] != ord("\\"):
         return False
-    before = body[low:place]
-    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
+    num_backslashes = 0
+    while place > low:
+        piece = body[max(low, place - _COPIED_AT_ONCE) : place]
+        num_others = len(piece.rstrip(b"\\"))
+        num_backslashes += len(piece) - num_others
+        if num_others:
+            break
+        place -= len(piece)
+    return num_backslashes % 2 == 1
 
 
-def _is_picture(body: bytes, start: int) -> bool:
+def _text(body: bytes | bytearray, start: int, end: int) -> str:
+    """The string between two places; slashes may be escaped, nothing else is in base64."""
+    if body.find(b"\\", start, end) < 0:
+        return str(memoryview(body)[start:end], "latin-1")
+    pieces = []
+    while start < end:
+        after = min(start + _COPIED_AT_ONCE, end)
+        if body[after - 1] == ord("\\"):
+            after = min(after + 1, end)
+        pieces.append(body[start:after].replace(b"\\/", b"/").decode("latin-1"))
+        start = after
+    return "".join(pieces)
+
+
+def _is_picture(body: bytes | bytearray, start: int) -> bool:
     """Return True where the string is the value of a key `base64`."""
     before = body[max(0, start - _LOOK_BACK_BYTES) : start].rstrip()
     return before.endswith(b":") and before[:-1].rstrip().endswith(_KEY)
 
 
-def _elements(body: bytes, start: int, end: int) -> int:
+def _elements(body: bytes | bytearray, start: int, end: int) -> int:
     return sum(_count(body, mark, start, end) for mark in (b",", b"[", b"{"))
 
 
-def _count(body: bytes, mark: bytes, start: int, end: int) -> int:
+def _count(body: bytes | bytearray, mark: bytes, start: int, end: int) -> int:
     """Count a byte, piece by piece: other threads run between two pieces."""
     if end - start <= _COUNTED_AT_ONCE:
         return body.count(mark, start, end)

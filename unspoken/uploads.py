@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Upload:
     """A request's body: `body` where it is JSON; the file `image` and the fields where a form."""
 
-    body: bytes | None = None
+    body: bytes | bytearray | None = None
     file: bytes | None = None
     fields: Mapping[str, list[str]] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ async def read_upload(request: Request, *, max_fields: int) -> Upload:
             finally:
                 await form.close()
         case "application/json" | "":
-            return Upload(body=await request.body())
+            return Upload(body=await read_body(request))
         case _:
             raise InvalidInput(f"send application/json or multipart/form-data, got {kind!r}")
 
@@ -72,7 +72,15 @@ async def read_json(request: Request, model: type[Model]) -> Model:
     kind = content_type(request)
     if kind not in ("application/json", ""):
         raise InvalidInput(f"send application/json, got {kind!r}")
-    return await in_decode_pool(validated, model, await request.body())
+    return await in_decode_pool(validated, model, await read_body(request))
+
+
+async def read_body(request: Request) -> bytearray:
+    """Read the body whole. `Request.body` would copy it at once, which holds the event loop."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+    return body
 
 
 def json_request_body(model: type[BaseModel], **more: object) -> dict[str, Any]:
@@ -104,13 +112,13 @@ async def picture_of(image: LinkedImage, fetcher: Fetcher | None) -> Picture:
     return await in_decode_pool(lambda: decode_picture(decode_base64(written)))
 
 
-def validated(model: type[Model], written: bytes | dict[str, object]) -> Model:
+def validated(model: type[Model], written: bytes | bytearray | dict[str, object]) -> Model:
     """Validate JSON, or the same from a form's fields; errors never quote the input.
 
     Raises TooLarge for JSON that would take long to parse.
     """
     try:
-        if isinstance(written, bytes):
+        if isinstance(written, bytes | bytearray):
             slim = slim_body(written)
             return model.model_validate_json(slim.body, context=slim.pictures)
         return model.model_validate(written)

@@ -11,6 +11,8 @@ from pathlib import Path
 from unspoken.errors import InvalidInput
 from unspoken.runs import storage
 
+_LONG_TEXT_CHARS = 1024 * 1024
+
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` whole as readable JSON with a stable order of keys."""
@@ -47,5 +49,35 @@ def file_sha256(path: Path) -> str:
 
 def json_sha256(value: Mapping[str, object] | list[object]) -> str:
     """Hex digest of the value's canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256()
+    for piece in _canonical_pieces(value):
+        digest.update(piece.encode())
+    return digest.hexdigest()
+
+
+def _canonical_pieces(value: object) -> Iterator[str]:
+    """Canonical JSON in pieces; one call for an inline picture would hold Python's global lock."""
+    encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    long_texts: dict[str, str] = {}
+    for piece in encoder.iterencode(_without_long_texts(value, long_texts)):
+        text = long_texts.get(piece)
+        if text is None:
+            yield piece
+            continue
+        yield '"'
+        for start in range(0, len(text), _LONG_TEXT_CHARS):
+            yield encoder.encode(text[start : start + _LONG_TEXT_CHARS])[1:-1]
+        yield '"'
+
+
+def _without_long_texts(value: object, taken: dict[str, str]) -> object:
+    """Replace long texts by placeholders; `taken` gets placeholder as JSON -> text."""
+    if isinstance(value, str) and len(value) > _LONG_TEXT_CHARS:
+        placeholder = secrets.token_hex(16)
+        taken[f'"{placeholder}"'] = value
+        return placeholder
+    if isinstance(value, Mapping):
+        return {key: _without_long_texts(each, taken) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_long_texts(each, taken) for each in value]
+    return value

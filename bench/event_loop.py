@@ -1,0 +1,288 @@
+"""`python -m bench.event_loop`: the longest time for which hostile bodies stop an event loop.
+
+A real server process with the four services over fakes. Each body is sent alone, three times, while
+a task of the server notes how much later than asked it is woken. `longest_block_ms` (bar 50) is the
+worst body's best try; `worst` names it. A block is counted as the smaller one of the time on the
+clock and of the process's CPU time meanwhile, so that other work on the machine does not count.
+`wall_ms` is the longest by the clock alone. `blocks_ms` has every body.
+"""
+
+import argparse
+import asyncio
+import base64
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fastapi import FastAPI
+
+from services.detector.app import create_app as create_detector
+from services.detector.settings import DetectorSettings
+from services.gateway.app import create_app as create_gateway
+from services.gateway.settings import GatewaySettings
+from services.llm.app import create_app as create_llm
+from services.llm.settings import LlmSettings
+from services.segmenter.app import create_app as create_segmenter
+from services.segmenter.settings import SegmenterSettings
+from tests.fakes import FakeDetector, FakePrompter, FakeSegmenter, FakeTextEncoder
+from unspoken.images import ONE_WHITE_PIXEL
+from unspoken.serving import serve_all
+
+HOST = "127.0.0.1"
+BEAT_S = 0.005
+TRIES = 3
+MIB = 1024 * 1024
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+_PIXEL = base64.b64encode(ONE_WHITE_PIXEL).decode()
+
+
+class Body(NamedTuple):
+    """A request: to which service, and made only when it is sent."""
+
+    service: str
+    path: str
+    make: Callable[[], bytes]
+    headers: dict[str, str] = JSON
+
+
+def many(element: str, mib: float) -> bytes:
+    """A JSON body of so many MiB whose elements cost far more than their bytes."""
+    count = int(mib * MIB) // (len(element) + 1)
+    return ('{"x":[' + ",".join([element] * count) + "]}").encode()
+
+
+def form_field(name: str, value: str) -> str:
+    """One part of a form."""
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+
+
+def inline_items(number: int, mib: float) -> bytes:
+    """A run of pictures that are none, with much base64."""
+    text = "A" * (int(mib * MIB) // number // 4 * 4)
+    items = [{"caption": "a car", "image": {"base64": text}} for _ in range(number)]
+    return json.dumps({"items": items}).encode()
+
+
+def _segment(**changes: object) -> bytes:
+    return json.dumps({"image": {"base64": _PIXEL}, "queries": [], **changes}).encode()
+
+
+def _form(*fields: str) -> bytes:
+    return ("".join(fields) + "--b--\r\n").encode()
+
+
+BODIES = {
+    "arrays": Body("segmenter", "/segment", lambda: many("[]", 30)),
+    "arrays-of-a-run": Body("gateway", "/runs", lambda: many("[]", 60)),
+    "arrays-of-captions": Body("llm", "/propose", lambda: many("[]", 30)),
+    "arrays-of-phrases": Body("segmenter", "/text-embeddings", lambda: many("[]", 30)),
+    "objects": Body("detector", "/detect", lambda: many("{}", 30)),
+    "strings": Body("segmenter", "/segment", lambda: many('""', 30)),
+    "numbers": Body("segmenter", "/rank-crops", lambda: many("1", 30)),
+    "escaped-quotes": Body("segmenter", "/segment", lambda: many('"\\""', 30)),
+    "backslashes": Body("segmenter", "/segment", lambda: b'{"x":"' + b"\\\\" * 15 * MIB + b'"}'),
+    "one-text": Body("segmenter", "/segment", lambda: b'{"x":"' + b"y" * 30 * MIB + b'"}'),
+    "escaped-text": Body("segmenter", "/segment", lambda: b'{"x":"' + b"\\u0041" * MIB + b'"}'),
+    "not-utf-8": Body("segmenter", "/segment", lambda: b'{"x":"' + b"\xff" * 7 * MIB + b'"}'),
+    "digits": Body("segmenter", "/segment", lambda: b'{"x":' + b"1" * 7 * MIB + b"}"),
+    "depth": Body("segmenter", "/segment", lambda: b"[" * 30 * MIB),
+    "unknown-keys": Body(
+        "segmenter", "/segment", lambda: _segment(**{f"key {n}": n for n in range(9900)})
+    ),
+    "empty-queries": Body("segmenter", "/segment", lambda: _segment(queries=[{}] * 9900)),
+    "empty-boxes": Body(
+        "segmenter", "/segment", lambda: _segment(queries=[{"boxes": [{}] * 9900}])
+    ),
+    "base64": Body("segmenter", "/images", lambda: _segment(image={"base64": "A" * 26 * MIB})),
+    "escaped-base64": Body(
+        "segmenter", "/images", lambda: b'{"image":{"base64":"' + b"\\/" * 13 * MIB + b'"}}'
+    ),
+    "base64-of-a-detection": Body(
+        "detector",
+        "/detect",
+        lambda: json.dumps({"image": {"base64": "A" * 26 * MIB}, "phrases": ["car"]}).encode(),
+    ),
+    "items": Body("gateway", "/runs", lambda: inline_items(4, 60)),
+    "many-items": Body("gateway", "/runs", lambda: inline_items(1000, 60)),
+    "form-of-arrays": Body(
+        "segmenter", "/segment", lambda: _form(form_field("queries", many("[]", 3).decode())), FORM
+    ),
+    "form-of-phrases": Body(
+        "detector", "/detect", lambda: _form(form_field("phrases", "[" + "1," * MIB + "1]")), FORM
+    ),
+    "form-of-fields": Body(
+        "detector",
+        "/detect",
+        lambda: _form(*(form_field("phrases", "x") for _ in range(1000))),
+        FORM,
+    ),
+    "form-of-line-ends": Body("detector", "/detect", lambda: b"--b\r\n" + b"\r\n-" * 9 * MIB, FORM),
+    "captions": Body(
+        "llm",
+        "/propose",
+        lambda: json.dumps({"captions": ["a red car, " * 180] * 256}).encode(),
+    ),
+    "phrases": Body(
+        "segmenter",
+        "/text-embeddings",
+        lambda: json.dumps({"phrases": [f"{n} " + "x" * 250 for n in range(1000)]}).encode(),
+    ),
+}
+
+
+@dataclass
+class Beat:
+    """Notes the longest time for which the event loop ran nothing of ours."""
+
+    block_s: float = 0.0
+    wall_s: float = 0.0
+
+    async def run(self) -> None:
+        """Note for ever."""
+        while True:
+            began = time.perf_counter(), time.process_time()
+            await asyncio.sleep(BEAT_S)
+            wall_s = time.perf_counter() - began[0] - BEAT_S
+            cpu_s = time.process_time() - began[1]
+            self.wall_s = max(self.wall_s, wall_s)
+            self.block_s = max(self.block_s, min(wall_s, cpu_s))
+
+    def take(self) -> dict[str, float]:
+        """What was noted since the last call."""
+        noted = {"block_ms": 1000 * self.block_s, "wall_ms": 1000 * self.wall_s}
+        self.block_s = self.wall_s = 0.0
+        return noted
+
+
+async def serve_services(ports: list[int], folder: Path) -> None:
+    """All four in one process, as `unspoken up` has them; `/longest-block` is the gateway's."""
+    beat = Beat()
+    settings = GatewaySettings(
+        host=HOST,
+        port=ports[0],
+        data_dir=folder / "data",
+        runs_dir=folder / "runs",
+        log_level="ERROR",
+    )
+    gateway = create_gateway(settings)
+
+    @gateway.get("/longest-block")
+    async def longest_block() -> dict[str, float]:
+        return beat.take()
+
+    segmenter = create_segmenter(FakeTextEncoder(), segmenter=FakeSegmenter())
+    engines: list[tuple[FastAPI, type[DetectorSettings | LlmSettings | SegmenterSettings]]] = [
+        (segmenter, SegmenterSettings),
+        (create_detector(FakeDetector()), DetectorSettings),
+        (create_llm(FakePrompter()), LlmSettings),
+    ]
+    beating = asyncio.create_task(beat.run())
+    await serve_all(
+        [
+            (gateway, settings),
+            *(
+                (app, kind(host=HOST, port=port, log_level="ERROR"))
+                for (app, kind), port in zip(engines, ports[1:], strict=True)
+            ),
+        ]
+    )
+    beating.cancel()
+
+
+def send(port: int, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    """The reply's body; empty where the service closed while the body was being sent."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=120)
+    try:
+        connection.request(method, path, body, headers)
+        return connection.getresponse().read()
+    except (BrokenPipeError, ConnectionResetError):
+        return b""
+    finally:
+        connection.close()
+
+
+@contextmanager
+def served() -> Iterator[dict[str, int]]:
+    """Port of each service of a process that is ready."""
+    with tempfile.TemporaryDirectory() as folder:
+        ports = _free_ports(4)
+        command = [sys.executable, "-m", "bench.event_loop", "--serve", folder, *map(str, ports)]
+        with subprocess.Popen(command) as process:
+            try:
+                for port in ports:
+                    _wait_ready(port)
+                yield dict(zip(("gateway", "segmenter", "detector", "llm"), ports, strict=True))
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=60) == 0, "the services drain"
+            finally:
+                process.kill()
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probed = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in probed]
+
+
+def _wait_ready(port: int) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            if send(port, "GET", "/readyz", b"", {}).startswith(b'{"status"'):
+                return
+        except OSError:
+            pass
+        if time.monotonic() > deadline:
+            raise TimeoutError("a service is not ready")
+        time.sleep(0.1)
+
+
+def measure(names: list[str], *, tries: int = TRIES) -> dict[str, object]:
+    """Send every body, and note the block that it caused."""
+    blocks_ms: dict[str, float] = {}
+    wall_ms = 0.0
+    with served() as ports:
+        for name in names:
+            body = BODIES[name]
+            made, noted = body.make(), []
+            for _ in range(tries):
+                send(ports["gateway"], "GET", "/longest-block", b"", {})
+                send(ports[body.service], "POST", body.path, made, body.headers)
+                noted.append(json.loads(send(ports["gateway"], "GET", "/longest-block", b"", {})))
+            blocks_ms[name] = round(min(each["block_ms"] for each in noted), 1)
+            wall_ms = max(wall_ms, min(each["wall_ms"] for each in noted))
+    worst = max(blocks_ms, key=lambda name: blocks_ms[name])
+    return {
+        "longest_block_ms": blocks_ms[worst],
+        "worst": worst,
+        "wall_ms": round(wall_ms, 1),
+        "blocks_ms": blocks_ms,
+    }
+
+
+def main() -> None:
+    """Measure and print one line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bodies", nargs="*", choices=list(BODIES), default=list(BODIES))
+    parser.add_argument("--serve", nargs=5, help="be the services that are measured")
+    arguments = parser.parse_args()
+    if arguments.serve:
+        folder, *ports = arguments.serve
+        asyncio.run(serve_services([int(port) for port in ports], Path(folder)))
+        return
+    print(json.dumps({"bench": "event_loop", "figures": measure(arguments.bodies)}))
+
+
+if __name__ == "__main__":
+    main()
