@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 
@@ -173,6 +173,7 @@ async def serve_services(ports: list[int], folder: Path) -> None:
         port=ports[0],
         data_dir=folder / "data",
         runs_dir=folder / "runs",
+        segmenter_url=f"http://{HOST}:{ports[1]}",
         log_level="ERROR",
     )
     gateway = create_gateway(settings)
@@ -190,11 +191,11 @@ async def serve_services(ports: list[int], folder: Path) -> None:
     beating = asyncio.create_task(beat.run())
     await serve_all(
         [
-            (gateway, settings),
             *(
                 (app, kind(host=HOST, port=port, log_level="ERROR"))
                 for (app, kind), port in zip(engines, ports[1:], strict=True)
             ),
+            (gateway, settings),
         ]
     )
     beating.cancel()
@@ -248,7 +249,7 @@ def _wait_ready(port: int) -> None:
         time.sleep(0.1)
 
 
-def measure(names: list[str], *, tries: int = TRIES) -> dict[str, object]:
+def measure(names: list[str], *, tries: int = TRIES) -> dict[str, Any]:
     """Send every body, and note the block that it caused."""
     blocks_ms: dict[str, float] = {}
     wall_ms = 0.0

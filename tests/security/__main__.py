@@ -14,9 +14,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.security import archives, browsers, forgery, fuzzing, pickles, proxied_paths, ssrf
+from bench import event_loop
+from tests.security import (
+    archives,
+    browsers,
+    cut_bodies,
+    forgery,
+    fuzzing,
+    pickles,
+    proxied_paths,
+    ssrf,
+)
 
 MIN_CASES = 2000
+MAX_BLOCK_MS = 50.0
 
 
 def main() -> int:
@@ -27,6 +38,8 @@ def main() -> int:
     parts = {
         "ssrf": lambda: asyncio.run(ssrf.judge()),
         "bombs": judge_bombs,
+        "event_loop": judge_event_loop,
+        "cut_bodies": cut_bodies.judge,
         "archives": archives.judge,
         "pickles": judge_pickles,
         "browsers": browsers.judge,
@@ -52,6 +65,16 @@ def judge_bombs() -> dict[str, Any]:
         return {"problems": [done.stderr[-2000:]]}
     report: dict[str, Any] = json.loads(done.stdout)
     return report
+
+
+def judge_event_loop() -> dict[str, Any]:
+    """Every hostile body of the benchmark, against its bar."""
+    figures = event_loop.measure(list(event_loop.BODIES))
+    over = {
+        name: block_ms for name, block_ms in figures["blocks_ms"].items() if block_ms > MAX_BLOCK_MS
+    }
+    problems = [f"{name} held an event loop for {block_ms} ms" for name, block_ms in over.items()]
+    return {**figures, "problems": problems}
 
 
 def judge_pickles() -> dict[str, Any]:
