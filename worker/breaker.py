@@ -20,7 +20,7 @@ AT_ONCE = ("disk", "models_changed", "source_away")
 
 
 class Breaker:
-    """One run's. clock: seconds that only grow."""
+    """The circuit breaker of one run. `clock` returns monotonic seconds."""
 
     def __init__(
         self,
@@ -42,11 +42,14 @@ class Breaker:
 
     @property
     def message(self) -> str:
-        """What the run waits for; empty while it does not."""
+        """Return why the run is paused and when it goes on; empty while it is not paused."""
         if self._try_s is None or self._trouble is None:
             return ""
         left_s = max(0.0, self._try_s - self._clock())
-        then = "tries one chunk" if self._probing else f"tries one chunk in {left_s:.0f} s"
+        if self._probing:
+            then = f"tries one chunk now, another in {left_s:.0f} s unless it is done by then"
+        else:
+            then = f"tries one chunk in {left_s:.0f} s"
         return f"paused: {self._trouble.message}; {then}"
 
     def note(self, *, num_commits: int, trouble: Trouble | None) -> None:

@@ -43,6 +43,7 @@ def test_half_troubles_pause_the_run_and_the_pauses_grow():
     assert timed.breaker.num_messages() == 1
     timed.breaker.rang()
     assert timed.breaker.num_messages() == 0
+    assert "tries one chunk now, another in 30 s" in timed.breaker.message
     timed.meet()
     timed.now_s = 5.9
     assert timed.breaker.num_messages() == 0

@@ -39,14 +39,17 @@ _BY_STATUS: Mapping[int, type[UnspokenError]] = {
 }
 
 
-def error_of(response: httpx.Response) -> UnspokenError:
-    """Return the error of a service's reply, whose body has been read; secrets are redacted."""
+def error_of(response: httpx.Response, *, service: str = "") -> UnspokenError:
+    """Return the error of a service's reply, whose body has been read; secrets are redacted.
+
+    service: its name, for the message.
+    """
     try:
         body = response.json()
         message, details = str(body["message"]), dict(body.get("details") or {})
     except (ValueError, KeyError, TypeError):
         message, details = response.text[:200], {}
-    message = redact(f"{response.request.url.path}: {message}")
+    message = redact(f"{service} {response.request.url.path}: {message}".lstrip())
     if response.status_code in (429, 503):
         busy = Overloaded if response.status_code == 429 else NotReady
         retry_after_s = _seconds(response.headers.get("Retry-After"))

@@ -79,6 +79,8 @@ class _ServiceClient:
     """What the clients share: one httpx client, and who answered last."""
 
     _kind: ClassVar[str]
+    _service: ClassVar[str]
+    """Name of the service in messages."""
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
@@ -103,7 +105,7 @@ class _ServiceClient:
             models = _MODELS.validate_json(content)
         except ValidationError as error:
             raise ServiceUnavailable(
-                f"/v1/models answered something else: {reason_of(error)}"
+                f"{self._service} /v1/models answered something else: {reason_of(error)}"
             ) from error
         for model in models:
             if model.kind == self._kind:
@@ -126,19 +128,20 @@ class _ServiceClient:
             raise
 
     def _answer(self, method: str, path: str, **arguments: object) -> httpx.Response:
+        where = f"{self._service} {path}"
         try:
             response = self._http.request(method, path, **arguments)  # type: ignore[arg-type]
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise Unreachable(
-                f"{path} could not be reached at {_address(self._http)}: {reason_of(error)}"
+                f"{where} could not be reached at {_address(self._http)}: {reason_of(error)}"
             ) from error
         except httpx.TimeoutException as error:
-            raise ServiceUnavailable(f"{path} did not answer in time") from error
+            raise ServiceUnavailable(f"{where} did not answer in time") from error
         except httpx.TransportError as error:
-            raise ServiceUnavailable(f"{path} broke off: {reason_of(error)}") from error
+            raise ServiceUnavailable(f"{where} broke off: {reason_of(error)}") from error
         if response.is_success:
             return response
-        raise error_of(response)
+        raise error_of(response, service=self._service)
 
     def _post(self, path: str, reply: type[Reply], **arguments: object) -> Reply:
         response = self._request("POST", path, **arguments)
@@ -146,7 +149,7 @@ class _ServiceClient:
             answer = reply.model_validate_json(response.content)
         except ValidationError as error:
             raise ServiceUnavailable(
-                f"{path} answered something else: {reason_of(error)}"
+                f"{self._service} {path} answered something else: {reason_of(error)}"
             ) from error
         note_wait(getattr(answer, "timings_ms", {}).get(WAIT, 0.0))
         model = getattr(answer, "model", None)
@@ -159,6 +162,7 @@ class PrompterClient(_ServiceClient):
     """The llm service."""
 
     _kind = "llm"
+    _service = "llm service"
 
     def propose(
         self, captions: Sequence[str], *, templates: Sequence[str] | None = None
@@ -177,6 +181,7 @@ class DetectorClient(_ServiceClient):
     """The detector service."""
 
     _kind = "detector"
+    _service = "detector service"
     _box_threshold: float | None = None
 
     @property
@@ -216,6 +221,7 @@ class TextEncoderClient(_ServiceClient):
     """The text-encoder routes of the segmenter service."""
 
     _kind = "text_encoder"
+    _service = "segmenter service"
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See unspoken.ports.TextEncoder."""
@@ -230,6 +236,7 @@ class CropRankerClient(_ServiceClient):
     """The route for crops of the segmenter service: its text encoder is half of the model."""
 
     _kind = "text_encoder"
+    _service = "segmenter service"
 
     def rank_crops(
         self, picture: Picture, crops: Sequence[Crop], labels: Sequence[str]
@@ -256,6 +263,7 @@ class SegmenterClient(_ServiceClient):
     """The routes of pictures and masks: of a segmenter service, or of a gateway before it."""
 
     _kind = "segmenter"
+    _service = "segmenter service"
 
     def add_image(self, picture: Picture, *, name: str | None = None) -> ImageReply:
         """See unspoken.ports.Segmenter."""

@@ -66,9 +66,16 @@ def test_a_question_that_was_never_read_is_told_from_one_that_broke_off(fault, n
     def fail(request):
         raise fault("gone")
 
-    with pytest.raises(ServiceUnavailable) as raised:
+    with pytest.raises(ServiceUnavailable, match=r"^detector service /readyz") as raised:
         client_of(fail).check_ready()
     assert isinstance(raised.value, Unreachable) == never_read
+
+
+def test_an_error_names_the_service_that_answered_it():
+    reply = {"error": "not_ready", "message": "loading"}
+    client = client_of(lambda request: httpx.Response(503, json=reply))
+    with pytest.raises(NotReady, match=r"^detector service /readyz: loading$"):
+        client.check_ready()
 
 
 def test_a_model_that_is_replaced_is_seen_in_the_next_reply_without_being_asked_for():
