@@ -4,7 +4,9 @@ Redis with late acknowledgement is neither at-least-once nor at-most-once (celer
 the truth is the commit record beside each shard, and the dispatcher rings again.
 """
 
+import logging
 from contextlib import suppress
+from queue import Empty
 from typing import Any
 
 from celery import Celery
@@ -27,6 +29,9 @@ TIME_LIMIT_S = 600
 VISIBILITY_TIMEOUT_S = 900
 # A worker that lost Redis looks for it at least so often.
 RECONNECT_S = 5.0
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+"""Raised by kombu for a message that is no JSON, or lacks parts of its envelope."""
+logger = logging.getLogger(__name__)
 
 
 class _LettingGo(QoS):  # type: ignore[misc]
@@ -43,9 +48,34 @@ class _LettingGo(QoS):  # type: ignore[misc]
             virtual.QoS.ack(self, delivery_tag)
             raise
 
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Put a message that a lost worker had taken back into its queue, if it can be read."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except _UNREADABLE:
+            logger.exception("dropped a message that cannot be read")
+            self._remove_from_indices(tag).execute()
+
 
 class _Channel(Channel):  # type: ignore[misc]
+    """Drops messages that cannot be read, which end a worker of kombu 5.7.
+
+    Redis may hold such after its append-only file was damaged. The dispatcher publishes again what
+    is missing.
+    """
+
     QoS = _LettingGo
+
+    def _brpop_read(self, **options: Any) -> Any:
+        in_hand = set(self.qos._delivered)
+        try:
+            return super()._brpop_read(**options)
+        except _UNREADABLE:
+            logger.exception("dropped a message that cannot be read")
+            # Else the worker's hands stay full, and the message comes back when it ends.
+            for tag in set(self.qos._delivered) - in_hand:
+                self.qos.ack(tag)
+            raise Empty from None
 
 
 class _Transport(Transport):  # type: ignore[misc]

@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
+import redis
 from redis.exceptions import RedisError
 
 from tests.chaos.fault_proxy import FaultProxy
 from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.settings import child_environment
-from worker.celery_app import BULK, create_celery
+from worker.celery_app import BULK, LABEL_TASK, create_celery
 from worker.doorbell import CeleryDoorbell
 
 RESETS = 3
@@ -46,6 +48,54 @@ def test_a_message_that_a_lost_broker_let_nobody_acknowledge_is_out_of_hand(tmp_
             message.ack()
         # Else a worker would ask for no more, and never see that its broker was lost.
         assert channel.qos.can_consume()
+
+
+def test_messages_that_cannot_be_read_are_dropped_and_the_next_one_is_taken(tmp_path):
+    taken = []
+
+    def take(_body, message):
+        message.ack()
+        taken.append(message)
+
+    with (
+        EmbeddedRedis(tmp_path) as server,
+        redis.Redis(unix_socket_path=str(server.socket)) as client,
+        create_celery(server.url) as app,
+        app.connection_for_read() as connection,
+    ):
+        key = app.conf.broker_transport_options["global_keyprefix"] + BULK
+        CeleryDoorbell(app).ring("r", [1], queue=BULK)
+        whole = client.rpop(key)
+        damaged = [b"", b"\xff\0", b"{}", b"[]", b"null", b"[1]", whole[:100]]
+        damaged += [whole.replace(b"properties", b"xroperties")]
+        client.lpush(key, *damaged, whole)
+        consumer = app.amqp.TaskConsumer(
+            connection.default_channel,
+            queues=[app.amqp.queues[BULK]],
+            callbacks=[take],
+        )
+        with consumer, suppress(TimeoutError):
+            while not taken:
+                connection.drain_events(timeout=5)
+        assert [message.headers["task"] for message in taken] == [LABEL_TASK]
+        assert not client.llen(key)
+
+
+def test_a_message_that_a_lost_worker_left_damaged_is_dropped(tmp_path):
+    with (
+        EmbeddedRedis(tmp_path) as server,
+        redis.Redis(unix_socket_path=str(server.socket)) as client,
+        create_celery(server.url) as app,
+        app.connection_for_read() as connection,
+    ):
+        qos = connection.default_channel.qos
+        prefix = app.conf.broker_transport_options["global_keyprefix"]
+        for tag, content in (("a", b"\xff"), ("b", b"[1]")):
+            client.hset(prefix + qos.unacked_key, tag, content)
+            client.zadd(prefix + qos.unacked_index_key, {tag: 1.0})
+        qos.restore_visible(interval=1)
+        assert not client.hlen(prefix + qos.unacked_key)
+        assert not client.zcard(prefix + qos.unacked_index_key)
 
 
 def test_a_worker_whose_connections_were_reset_takes_messages_again(tmp_path):
