@@ -1,9 +1,11 @@
 """Encoded pictures in a parquet file: a column of bytes, or of structs as `datasets` writes them.
 
-Rows are read in batches of a few; asking for rows in rising order reads each row group once.
+Rows are read one by one, since a value of a dictionary may be large and stand in every row; asking
+for them in rising order reads each row group once.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -17,7 +19,6 @@ from unspoken.images import MAX_BYTES
 
 BUFFER_BYTES = 1024 * 1024
 """Of a column read at once: without a buffer pyarrow reads the whole column of a row group."""
-_ROWS_AT_ONCE = 16
 _NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes", "imagebytes")
 
 
@@ -26,6 +27,22 @@ class EmbeddedPicture(NamedTuple):
 
     encoded: bytes | None
     path: str | None = None
+
+
+@contextmanager
+def told_damage(about: str) -> Iterator[None]:
+    """Raise what pyarrow raises for a damaged file as InvalidInput.
+
+    Its own OSErrors have no number; those of the operating system have one, and may pass.
+    """
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{about} cannot be read: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise InvalidInput(f"{about} cannot be read: {error}") from error
 
 
 def find_picture_column(schema: pa.Schema) -> str | None:
@@ -43,13 +60,13 @@ class PictureColumn:
         """Open the file. Raises InvalidInput where it has no such column of pictures."""
         self.name = column
         self._file_name = file.name
-        self._parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES)
-        schema = self._parquet.schema_arrow
-        index = schema.get_field_index(column)
+        with told_damage(file.name):
+            self._parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES)
+            schema, metadata = self._parquet.schema_arrow, self._parquet.metadata
+            index = schema.get_field_index(column)
         if index < 0 or not (_is_struct(schema.types[index]) or _is_binary(schema.types[index])):
             self._parquet.close()
             raise InvalidInput(f"{file.name} has no column {column!r} of pictures")
-        metadata = self._parquet.metadata
         self._counts = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
         self._lock = Lock()  # a cursor for all threads
         self._batches: Iterator[pa.RecordBatch] = iter(())
@@ -59,21 +76,14 @@ class PictureColumn:
 
     def read(self, row: int) -> EmbeddedPicture:
         """Return a row's cell. Raises NotFound, InvalidInput, and TooLarge for a large picture."""
-        try:
+        with told_damage(f"{self._file_name}, row {row}"):
             with self._lock:
                 cell = self._cell(row)
             encoded = cell["bytes"] if isinstance(cell, pa.StructScalar) else cell
             size = 0 if encoded.as_buffer() is None else encoded.as_buffer().size
             if size > MAX_BYTES:
                 raise TooLarge(f"the file has {size} bytes, at most {MAX_BYTES} are read")
-            path = cell["path"].as_py() if _has_path(cell) else None
-            return EmbeddedPicture(encoded.as_py(), path if isinstance(path, str) else None)
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise InvalidInput(f"{self._file_name}, row {row}: {error}") from error
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise InvalidInput(f"{self._file_name}, row {row}: {error}") from error
+            return EmbeddedPicture(encoded.as_py(), _path(cell))
 
     def close(self) -> None:
         """Close the file."""
@@ -108,20 +118,16 @@ class PictureColumn:
         while row >= start + self._counts[group]:
             start += self._counts[group]
             group += 1
-        metadata = self._parquet.metadata.row_group(group)
-        chunks = (metadata.column(n) for n in range(metadata.num_columns))
-        own = [each for each in chunks if each.path_in_schema.split(".")[0] == self.name]
-        # One value of a dictionary may be large, and stand in every row.
-        rows = 1 if any(each.has_dictionary_page for each in own) else _ROWS_AT_ONCE
         self._batches = self._parquet.iter_batches(
-            batch_size=rows, row_groups=[group], columns=[self.name], use_threads=False
+            batch_size=1, row_groups=[group], columns=[self.name], use_threads=False
         )
         self._start, self._stop = start, start + self._counts[group]
         self._batch = pa.array([])
 
 
-def _has_path(cell: pa.Scalar) -> bool:
-    return isinstance(cell, pa.StructScalar) and "path" in cell
+def _path(cell: pa.Scalar) -> str | None:
+    path = cell["path"].as_py() if isinstance(cell, pa.StructScalar) and "path" in cell else None
+    return path if isinstance(path, str) else None
 
 
 def _is_struct(kind: pa.DataType) -> bool:

@@ -122,6 +122,34 @@ def repeat(file: Path, value: str | None, count: int) -> None:
     )
 
 
+def write_long_list(file: Path, count: int) -> None:
+    """A table of one row whose list of captions has `count` empty places."""
+    lists = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.nulls(count, pa.string()))
+    pq.write_table(pa.table({"path": ["0.jpg"], "captions": lists}), file, compression="zstd")
+
+
+def test_a_list_of_millions_of_captions_is_refused(tmp_path):
+    write_long_list(tmp_path / "t.parquet", 5_000_000)
+    with pytest.raises(InvalidInput, match="announces 5000000 values"):
+        list(list_source(tmp_path / "t.parquet", root=tmp_path))
+
+
+@pytest.mark.parametrize("place", range(0, 100, 7))
+def test_damaged_metadata_ends_no_process(tmp_path, place):
+    names = write_pictures(tmp_path, 2)
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"path": names, "captions": [["a dog"], ["a cat", "a cow"]]}), file)
+    content = bytearray(file.read_bytes())
+    size = int.from_bytes(content[-8:-4], "little")
+    content[len(content) - 8 - size * (100 - place) // 100] ^= 0x55
+    file.write_bytes(content)
+    try:
+        rows = read_all(file)
+    except InvalidInput:
+        return
+    assert all(row.problem in (None, "bad_row", "no_picture", "bad_shard") for row in rows)
+
+
 BOMBS = {
     "rows without a value": (None, 3_000_000),
     "one long value": ("x" * 16_000_000, 50_000),

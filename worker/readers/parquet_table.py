@@ -4,8 +4,11 @@ A file of some hundred bytes can stand for gigabytes: one value, or none, repeat
 So rows are read in batches, and their number, the rows of a batch and the values are bounded.
 """
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -14,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unspoken.errors import InvalidInput
-from unspoken.parquet_pictures import BUFFER_BYTES, PictureColumn, find_picture_column
+from unspoken.parquet_pictures import BUFFER_BYTES, PictureColumn, find_picture_column, told_damage
 from worker.readers.columns import known_spellings
 from worker.readers.picture_file import PictureFile
 from worker.readers.record import Record
@@ -46,7 +49,7 @@ def parquet_records(file: Path, *, name: str, span: Span) -> Iterator[Record]:
     """
     with ExitStack() as stack:
         table = stack.enter_context(closing(_Table(file)))
-        column = find_picture_column(table.schema)
+        column = table.pictures
         pictures = None if column is None else stack.enter_context(PictureColumn(file, column))
         for number, row in enumerate(table.rows(span.first_row), start=span.first_row):
             if row.problem is not None:
@@ -89,57 +92,71 @@ class _Table:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._parquet = self._open()
-        self._metadata = self._parquet.metadata
-        size = file.stat().st_size
-        self._most = ROWS_OF_ANY_FILE + ROWS_A_BYTE * size
-        if not 0 <= self._metadata.num_rows <= self._most:
+        try:
+            with told_damage(file.name):
+                self.schema: pa.Schema = self._parquet.schema_arrow
+                self.pictures = find_picture_column(self.schema)
+                self._names = self._known_names()
+            metadata = self._parquet.metadata
+            groups = map(metadata.row_group, range(metadata.num_row_groups))
+            self._groups = [_RowGroup(each.num_rows, each.total_byte_size) for each in groups]
+            self._check_size(file.stat().st_size)
+        except InvalidInput:
             self.close()
-            raise InvalidInput(
-                f"{file.name} announces {self._metadata.num_rows} rows in {size} bytes"
-            )
+            raise
 
-    @property
-    def schema(self) -> pa.Schema:
-        return self._parquet.schema_arrow
+    def _known_names(self) -> list[str]:
+        plain = (field.name for field in self.schema if _is_plain(field.type))
+        names = known_spellings(name for name in plain if name != self.pictures)
+        if self.pictures is not None and _has_path(self.schema.field(self.pictures).type):
+            names.append(f"{self.pictures}.path")
+        return names
+
+    def _check_size(self, size: int) -> None:
+        most = ROWS_OF_ANY_FILE + ROWS_A_BYTE * size
+        num_rows = sum(group.num_rows for group in self._groups)
+        if num_rows > most or any(group.num_rows < 0 for group in self._groups):
+            raise InvalidInput(f"{self._file.name} announces {num_rows} rows in {size} bytes")
+        lists = [field.name for field in self.schema if pa.types.is_nested(field.type)]
+        if any(name in self._names for name in lists):
+            num_values = _count_values(self._file, self._file.stat().st_mtime_ns, size)
+            if num_values > most:
+                raise InvalidInput(
+                    f"{self._file.name} announces {num_values} values in {size} bytes"
+                )
 
     def close(self) -> None:
         self._parquet.close()
 
     def rows(self, first_row: int) -> Iterator[ParquetRow]:
         """Rows from the first one on; those of a damaged row group have a problem."""
-        pictures = find_picture_column(self.schema)
-        plain = (field.name for field in self.schema if _is_plain(field.type))
-        names = known_spellings(name for name in plain if name != pictures)
-        if pictures is not None and _has_path(self.schema.field(pictures).type):
-            names.append(f"{pictures}.path")
         start = 0
-        for group in range(self._metadata.num_row_groups):
-            stop = start + self._metadata.row_group(group).num_rows
+        for number, group in enumerate(self._groups):
+            stop = start + group.num_rows
             next_row = max(start, first_row)
-            problem = "the row group ends too early"
+            problem = f"row group {number} ends too early"
             try:
-                for row in self._group_rows(group, names, range(next_row - start, stop - start)):
-                    yield row
-                    next_row += 1
-            except (OSError, pa.ArrowException, InvalidInput) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                problem = f"row group {group} cannot be read: {error}"
+                with told_damage(f"row group {number}"):
+                    for row in self._group_rows(number, range(next_row - start, stop - start)):
+                        yield row
+                        next_row += 1
+            except InvalidInput as error:
+                problem = error.message
             yield from (ParquetRow({}, problem) for _ in range(next_row, stop))
             start = stop
 
-    def _group_rows(self, group: int, names: list[str], wanted: range) -> Iterator[ParquetRow]:
-        if not wanted or not names:
+    def _group_rows(self, group: int, wanted: range) -> Iterator[ParquetRow]:
+        if not wanted or not self._names:
             yield from (ParquetRow({}) for _ in wanted)
             return
         batches = self._parquet.iter_batches(
-            batch_size=self._rows_at_once(group, names),
+            batch_size=self._rows_at_once(group),
             row_groups=[group],
-            columns=names,
+            columns=self._names,
             use_threads=False,
         )
         skip = wanted.start
-        left = GROUP_BYTES + EXPANSION * self._metadata.row_group(group).total_byte_size
+        left = GROUP_BYTES + EXPANSION * self._groups[group].num_bytes
         for batch in batches:
             left -= batch.nbytes
             if left < 0:
@@ -150,55 +167,82 @@ class _Table:
             for cells in zip(*columns, strict=True):
                 yield _row(part.schema.names, cells)
 
-    def _rows_at_once(self, group: int, names: list[str]) -> int:
+    def _rows_at_once(self, group: int) -> int:
         """Rows that fit into a batch even where each has the longest value of a dictionary.
 
         Raises InvalidInput for a value that no batch can hold.
         """
-        metadata = self._metadata.row_group(group)
-        columns = [metadata.column(number) for number in range(metadata.num_columns)]
-        longest = 1
-        for column in columns:
-            path = column.path_in_schema
-            name = path if path in names else path.split(".")[0]
-            if name not in names:
-                continue
-            if column.num_values > self._most:
-                raise InvalidInput(f"the column {name!r} announces {column.num_values} values")
-            is_small = column.total_uncompressed_size * ROWS_AT_ONCE <= MAX_BATCH_BYTES
-            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page and not is_small:
-                longest = max(longest, self._longest_value(group, name, path))
+        if self._groups[group].num_bytes * ROWS_AT_ONCE <= MAX_BATCH_BYTES:
+            return ROWS_AT_ONCE
+        longest = max(1, self._longest_value(group))
         if longest > MAX_BATCH_BYTES:
             raise InvalidInput(f"a value has {longest} bytes, at most {MAX_CELL_BYTES} are read")
         return min(ROWS_AT_ONCE, MAX_BATCH_BYTES // longest)
 
-    def _longest_value(self, group: int, name: str, path: str) -> int:
-        """Bytes of the longest value in a column's dictionary, which comes with its first row."""
-        with closing(self._open(read_dictionary=[path])) as parquet:
+    def _longest_value(self, group: int) -> int:
+        """Bytes of the longest value in the columns' dictionaries, which come with the first row.
+
+        The metadata of a column would tell, but damaged ones end the process in pyarrow.
+        """
+        leaves = [
+            self._parquet.schema.column(number) for number in range(len(self._parquet.schema))
+        ]
+        paths = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        with closing(self._open(read_dictionary=paths)) as parquet:
             batches = parquet.iter_batches(
-                batch_size=1, row_groups=[group], columns=[name], use_threads=False
+                batch_size=1, row_groups=[group], columns=self._names, use_threads=False
             )
             batch = next(batches, None)
-        if batch is None:
-            return 0
-        values = batch.column(0)
-        while pa.types.is_nested(values.type):
-            flat = values.flatten()  # a list of one array for a struct
-            values = flat[0] if isinstance(flat, list) else flat
-        if isinstance(values, pa.DictionaryArray):
-            values = values.dictionary
-        return int(pc.max(pc.binary_length(values)).as_py() or 0)
+        columns = () if batch is None else batch.columns
+        return max((_longest(column) for column in columns), default=0)
 
     def _open(self, read_dictionary: list[str] | None = None) -> pq.ParquetFile:
-        try:
+        with told_damage(self._file.name):
             return pq.ParquetFile(
                 self._file, read_dictionary=read_dictionary, buffer_size=BUFFER_BYTES
             )
-        except (OSError, pa.ArrowException) as error:
-            # pyarrow's own errors have no number; those of the disk have one, and may pass.
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise InvalidInput(f"{self._file.name} cannot be read: {error}") from error
+
+
+class _RowGroup(NamedTuple):
+    """What a file announces of a row group."""
+
+    num_rows: int
+    num_bytes: int
+
+
+_COUNT_VALUES = """
+import sys
+import pyarrow.parquet as pq
+
+metadata = pq.read_metadata(sys.argv[1])
+groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+print(max((g.column(n).num_values for g in groups for n in range(g.num_columns)), default=0))
+"""
+
+
+@lru_cache(maxsize=16)
+def _count_values(file: Path, _mtime_ns: int, _size: int) -> int:
+    """The most values that a column announces for a row group; a row may have a billion in a list.
+
+    A process of its own reads them, because pyarrow ends the process where they are damaged.
+    """
+    command = [sys.executable, "-P", "-c", _COUNT_VALUES, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InvalidInput(f"{file.name} cannot be read: the metadata of its columns is damaged")
+    return int(done.stdout)
+
+
+def _longest(values: pa.Array) -> int:
+    """Bytes of the longest text in a column, or in its dictionary."""
+    while pa.types.is_nested(values.type):
+        flat = values.flatten()  # a list of one array for a struct
+        values = flat[0] if isinstance(flat, list) else flat
+    if isinstance(values, pa.DictionaryArray):
+        values = values.dictionary
+    if not _is_text(values.type):
+        return 0
+    return int(pc.max(pc.binary_length(values)).as_py() or 0)
 
 
 class _Bad(NamedTuple):
