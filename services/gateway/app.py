@@ -107,6 +107,8 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         """How far a run is."""
         return await in_decode_pool(read_status, runs_dir, run_id)
 
+    streams = Admission(max_requests=settings.max_streams)
+
     @app.get(
         "/runs/{run_id}/events",
         tags=["runs"],
@@ -125,6 +127,7 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
             last_id=last_event_id,
             poll_s=settings.poll_s,
             heartbeat_s=settings.heartbeat_s,
+            streams=streams,
         )
 
     _add_verbs(app, runs_dir)

@@ -7,12 +7,16 @@ the snapshot itself, so it means the same to every gateway, and to one that was 
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 
 from fastapi import Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
+from starlette.types import Receive, Scope, Send
 
-from unspoken.errors import NotFound
+from unspoken.door import Admission
+from unspoken.error_replies import error_response
+from unspoken.errors import NotFound, Overloaded
 from unspoken.schemas import ENDED, RunStatus
 
 RETRY_MS = 2000
@@ -27,20 +31,43 @@ def event_id(status: RunStatus) -> str:
     return f"{status.done}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+class _CountedStream(EventSourceResponse):
+    """An event stream that has a place among a bounded number; 429 where none is free."""
+
+    streams: Admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as place:
+            try:
+                place.enter_context(self.streams.enter(0))
+            except Overloaded as error:
+                await error_response(error)(scope, receive, send)
+                return
+            await super().__call__(scope, receive, send)
+
+
 def event_response(
-    first: RunStatus, look: Look, *, last_id: str | None, poll_s: float, heartbeat_s: float
+    first: RunStatus,
+    look: Look,
+    *,
+    last_id: str | None,
+    poll_s: float,
+    heartbeat_s: float,
+    streams: Admission,
 ) -> Response:
     """The stream from `first` on; 204 where the caller has seen the end, so that it stays away.
 
-    last_id: the caller's Last-Event-ID.
+    last_id: the caller's Last-Event-ID. streams: how many may be open at once.
     """
     if first.state in ENDED and last_id == event_id(first):
         return Response(status_code=204)
-    return EventSourceResponse(
+    response = _CountedStream(
         follow(first, look, last_id=last_id, poll_s=poll_s),
         ping=heartbeat_s,
         ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
     )
+    response.streams = streams
+    return response
 
 
 async def follow(

@@ -31,6 +31,8 @@ class GatewaySettings(ServiceSettings):
     """Where /segment and /images are passed on to."""
     segmenter_timeout_s: Annotated[float, Field(gt=0)] = 180.0
     """The segmenter's first byte must come within this time."""
+    max_streams: Annotated[int, Field(ge=1)] = 128
+    """Event streams that are open at once; one more is answered 429."""
     poll_s: Annotated[float, Field(gt=0)] = 0.5
     """How often an event stream looks at its run."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 15.0

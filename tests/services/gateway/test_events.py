@@ -147,3 +147,20 @@ def test_a_client_goes_on_over_a_gateway_that_is_stopped_and_started_again(folde
             assert next(told).done == 5
             tell(folder, 9, state="done")
             assert [status.done for status in told] == [9]
+
+
+def test_one_stream_more_than_may_be_open_is_refused_and_a_closed_one_makes_room(folder):
+    settings = GatewaySettings(
+        data_dir=folder / "data", runs_dir=folder / "runs", poll_s=0.01, max_streams=1
+    )
+    with serve(create_app(settings)) as url:
+        with stream(url) as events:
+            next(events)
+            refused = httpx.get(f"{url}/runs/r/events", timeout=10)
+            assert refused.status_code == 429 and refused.headers["Retry-After"]
+        deadline = time.monotonic() + 20
+        while True:
+            with httpx.stream("GET", f"{url}/runs/r/events", timeout=10) as again:
+                if again.status_code == 200:
+                    return
+            assert time.monotonic() < deadline
