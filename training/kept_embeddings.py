@@ -6,17 +6,17 @@ picture at SAM's size.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from unspoken.model.checkpoint import state_sha256
 from unspoken.model.input_frame import PREPROCESSING
 from unspoken.model.semantic_sam import SemanticSam
+from unspoken.tensor_file import write_tensors
 
 
 class KeptEmbeddings:
@@ -37,9 +37,7 @@ class KeptEmbeddings:
             path = self._path(key, image)
             if not path.exists():
                 embedding = self._model.embed_images([image])[0].half().cpu().contiguous()
-                beside = path.with_suffix(f".{os.getpid()}.part")
-                save_file({"image_embedding": embedding}, beside)
-                beside.replace(path)
+                write_tensors(path, {"image_embedding": embedding})
             rows.append(load_file(path)["image_embedding"].float())
         return torch.stack(rows).to(self._model.device)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from transformers import AutoConfig, AutoTokenizer
 
 from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.tensor_file import write_tensors
 
 FOLDER_NAME = "smollm2-135m-instruct"
 # One layer's names in llama.cpp -> transformers.
@@ -81,7 +81,7 @@ def _convert(gguf_path: Path, folder: Path) -> None:
             values = _undo_rotary_order(values, num_heads=config.num_key_value_heads)
         tensors[name] = torch.from_numpy(np.array(values)).to(torch.bfloat16)
     config.tie_word_embeddings = "lm_head.weight" not in tensors
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

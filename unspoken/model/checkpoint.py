@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unspoken.errors import InvalidConfig, MissingWeights
@@ -28,6 +27,7 @@ from unspoken.model.sam_config import (
     sam_config,
 )
 from unspoken.model.semantic_sam import SemanticSam, is_new
+from unspoken.tensor_file import write_tensors
 
 FORMAT = "unspoken-semantic-sam-1"
 TEXT_MEAN = "text_mean"
@@ -220,11 +220,8 @@ def _write(
     written.pop("text_mean")
     header = {"config": config.to_json(), "info": written, "base_sha256": base_sha256}
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    save_file(
-        tensors, beside, metadata={"format": FORMAT, "unspoken": json.dumps(header, sort_keys=True)}
-    )
-    beside.replace(path)
+    metadata = {"format": FORMAT, "unspoken": json.dumps(header, sort_keys=True)}
+    write_tensors(path, tensors, metadata=metadata)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

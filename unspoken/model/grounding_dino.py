@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
@@ -36,6 +36,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model_folders import CONFIG_FILE, check_model_type, read_model_config
+from unspoken.tensor_file import write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def save_small_detector(
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict()
     weights = {name: state[name].half().contiguous() for name in stored_names(model)}
-    save_file(weights, folder / WEIGHTS_FILE)
+    write_tensors(folder / WEIGHTS_FILE, weights)
     written = _without_places(model.config.to_dict()) | {"unspoken": asdict(config)}
     (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
