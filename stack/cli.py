@@ -245,7 +245,10 @@ def cancel(
 ) -> None:
     """Start no further chunk of a run; what is committed stays."""
     with opened_runs(url, folder / "runs") as runs:
-        typer.echo(describe(runs.cancel(run)))
+        ended = runs.cancel(run)
+    typer.echo(describe(ended))
+    if ended.state != "cancelled":
+        raise Conflict(f"run {run!r} is {ended.state}: there is nothing to cancel")
 
 
 @app.command()

@@ -6,6 +6,7 @@ the snapshot itself, so it means the same to every gateway, and to one that was 
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 
@@ -20,6 +21,8 @@ from unspoken.errors import NotFound, Overloaded
 from unspoken.schemas import ENDED, RunStatus
 
 RETRY_MS = 2000
+
+logger = logging.getLogger(__name__)
 
 Look = Callable[[], Awaitable[RunStatus]]
 """Reads the status anew. Raises NotFound."""
@@ -88,6 +91,8 @@ async def follow(
             status = await look()
         except NotFound:  # its folder was removed; who asks again is told so
             return
+        except OSError as error:  # the disk may be back before the caller loses patience
+            logger.warning("a run's status cannot be read: %s", error)
 
 
 def end_streams() -> None:

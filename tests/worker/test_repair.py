@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 from stack.cli import app
 from tests.worker.sources import CAPTIONS, write_shard
 from tests.worker.stage import Stage
+from unspoken.errors import Conflict
 from unspoken.runs.plan import _read_plan
 from unspoken.runs.store import cancel_run, read_status
 from unspoken.runs.verify import verify_run
@@ -41,6 +42,15 @@ def test_a_run_may_be_cancelled_from_the_command_line(tmp_path):
     result = CliRunner().invoke(app, ["cancel", "r", "--dir", str(tmp_path)])
     assert result.exit_code == 0 and result.output.startswith("r: cancelled")
     assert read_status(stage.runs_dir, "r").state == "cancelled"
+
+
+def test_a_run_that_has_ended_cannot_be_cancelled_and_stays_as_it_is(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.tick(3)
+    result = CliRunner().invoke(app, ["cancel", "r", "--dir", str(tmp_path)])
+    assert isinstance(result.exception, Conflict) and "nothing to cancel" in str(result.exception)
+    assert read_status(stage.runs_dir, "r").state == "done"
 
 
 def test_a_record_of_a_later_version_that_says_more_does_not_make_its_shard_spoilt(tmp_path):

@@ -208,9 +208,8 @@ class Ledger:
         storage.replace(self.shards_dir / record_name(chunk_id), dump_record(record))
 
     def _set_aside(self, path: Path, *, why: str) -> None:
-        if path.exists():
-            aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.foreign")
-            path.rename(aside)
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.foreign")
+        if storage.set_aside(path, aside):
             logger.warning("set aside %s as %s: %s", path.name, aside.name, why)
 
     def _numbered(self, pattern: str) -> Iterator[int]:

@@ -1,5 +1,6 @@
-"""Every call by which a run reaches its storage: the protocol rests on these and on nothing else.
+"""Every call by which processes change a run's files, and read who holds or finished what.
 
+Files that no longer change (run.json, the plan, committed shards) are read as ordinary files.
 A local disk, or a file system that hosts share. NFS is thought of: no locks, only exclusive
 creation and hard links; ages by the server's clock; a link whose answer was lost is known by its
 count. An object store with conditional writes could stand here too: `create` and `publish_first`
@@ -104,6 +105,21 @@ def publish_first(draft: Path, final: Path) -> bool:
         if not _is_same(draft, final):
             return False
     sync_folder(final.parent)
+    return True
+
+
+def publish_folder(draft: Path, final: Path) -> None:
+    """Give a folder of drafts its final name. Raises OSError where a folder with files has it."""
+    draft.rename(final)
+    sync_folder(final.parent)
+
+
+def set_aside(path: Path, aside: Path) -> bool:
+    """Rename a file out of the way; False where it is gone."""
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
     return True
 
 

@@ -224,14 +224,14 @@ def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
     status = read_status(runs_dir, run_id)
     if status.state in ENDED:
         return status
-    (runs_dir / run_id / "cancelled").touch()
+    storage.create(runs_dir / run_id / "cancelled")
     storage.sync_folder(runs_dir / run_id)
     return read_status(runs_dir, run_id)
 
 
 def is_cancelled(run_dir: Path) -> bool:
     """Whether the run was cancelled."""
-    return (run_dir / "cancelled").exists()
+    return storage.exists(run_dir / "cancelled")
 
 
 def retry_failed(runs_dir: Path, run_id: str) -> RunStatus:
@@ -391,12 +391,11 @@ def _publish(runs_dir: Path, draft: Path, run: Run) -> RunStatus:
         (draft / name).mkdir()
     write_json(draft / "run.json", run.model_dump(mode="json"))
     try:
-        draft.rename(runs_dir / run.run_id)
+        storage.publish_folder(draft, runs_dir / run.run_id)
     except OSError as error:
         if (runs_dir / run.run_id / "run.json").is_file():
             return _existing(runs_dir, run)
         raise Conflict(f"the folder {run.run_id!r} exists and is not empty") from error
-    storage.sync_folder(runs_dir)
     return read_status(runs_dir, run.run_id)
 
 

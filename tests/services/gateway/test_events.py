@@ -17,6 +17,7 @@ from stack.launcher import free_port
 from tests.worker.service import serve
 from unspoken.clients import Client, Retries
 from unspoken.clients.events import EventParser
+from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
 from unspoken.schemas import RunRequest, RunStatus
 from unspoken.settings import child_environment
@@ -26,6 +27,7 @@ from unspoken.settings import child_environment
 def folder(tmp_path):
     (tmp_path / "data/in").mkdir(parents=True)
     create_run(tmp_path / "data", tmp_path / "runs", RunRequest(source="in", run_id="r"))
+    (tmp_path / "runs" / DISPATCHER_LEASE).touch()  # one works
     return tmp_path
 
 
@@ -94,6 +96,19 @@ def test_a_caller_that_was_cut_off_gets_only_what_is_new(folder, url):
     assert (again.status_code, again.content) == (204, b"")
     with stream(url, last_id="of another run") as events:
         assert [event[0] for event in events] == ["status", "end"]
+
+
+def test_a_stream_outlives_a_disk_that_fails_for_a_moment(folder, url):
+    tell(folder, 1)
+    file = folder / "runs/r/status.json"
+    with stream(url) as events:
+        assert next(events)[:2] == ("status", 1)
+        file.unlink()
+        file.mkdir()
+        time.sleep(0.1)  # several looks fail
+        file.rmdir()
+        tell(folder, 9, state="done")
+        assert list(events)[-1][:2] == ("end", 9)
 
 
 def test_a_stream_without_news_says_that_it_lives(folder, url):

@@ -11,6 +11,7 @@ from tests.unspoken.clients.scripted import Answer, scripted
 from unspoken.clients import Retries, RunRequest
 from unspoken.clients.events import EventParser
 from unspoken.errors import NotFound, ServiceUnavailable, Unreachable
+from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
 from unspoken.schemas import RunStatus
 
@@ -21,7 +22,9 @@ ROWS = 6
 @pytest.fixture
 def run(stack):
     (stack.data_dir / "in").mkdir(parents=True)
-    return create_run(stack.data_dir, stack.runs_dir, RunRequest(source="in", run_id="r"))
+    created = create_run(stack.data_dir, stack.runs_dir, RunRequest(source="in", run_id="r"))
+    (stack.runs_dir / DISPATCHER_LEASE).touch()  # one works
+    return created
 
 
 def tell(stack, run, done, **changes) -> RunStatus:
