@@ -51,7 +51,7 @@ _TRANSPOSES = {
 # Pillow's readers raise all of these for damaged files.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
-    *(struct.error, zlib.error),
+    *(struct.error, zlib.error, RuntimeError),
 )
 
 

@@ -248,6 +248,10 @@ FILE_BOMBS = {
         + b"\x01\x01" * 5_000_000
     ),
     "avif of nothing": lambda: b"\0\0\0\x1cftypavif" + bytes(64),
+    "avif of other parts": lambda: encode(Image.new("RGB", (64, 48)), kind="AVIF").replace(
+        b"av01", b"zzzz"
+    ),
+    "avif cut": lambda: encode(Image.effect_noise((64, 48), 90), kind="AVIF")[:-300],
     "bmp of nothing": lambda: b"BM" + bytes(60),
 }
 
