@@ -9,7 +9,9 @@ import threading
 import time
 from collections import Counter as Sums
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from wsgiref.simple_server import WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -22,6 +24,8 @@ from worker.broker import BrokerState
 from worker.heartbeat import count_workers
 
 MAX_RUNS = 50
+MAX_CONNECTIONS = 32
+REQUEST_TIMEOUT_S = 10.0
 
 
 class DispatcherMetrics:
@@ -151,10 +155,33 @@ def serve_metrics(
     registry.register(metrics)
     rules = parse_rules(is_loopback=is_loopback_name(host), hosts=allowed_hosts, origins="")
     server, _ = start_http_server(port, addr=host, registry=registry)
+    _bound_connections(server)
     app = server.get_app()
     assert app is not None, "start_http_server has set it"
     server.set_app(_guarded(app, rules))
     return int(server.server_port)
+
+
+def _bound_connections(server: WSGIServer) -> None:
+    """Close connections that send no request in time, and those beyond `MAX_CONNECTIONS`.
+
+    Each has a thread and a file descriptor of the dispatcher.
+    """
+    places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    class Handler(server.RequestHandlerClass):  # type: ignore[name-defined, misc]
+        timeout = REQUEST_TIMEOUT_S
+
+        def handle(self) -> None:
+            if not places.acquire(blocking=False):
+                return
+            try:
+                with suppress(TimeoutError, ConnectionError):
+                    super().handle()
+            finally:
+                places.release()
+
+    server.RequestHandlerClass = Handler
 
 
 def _guarded(app: WSGIApplication, rules: BrowserRules) -> WSGIApplication:

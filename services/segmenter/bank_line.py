@@ -16,10 +16,10 @@ from services.segmenter.single_flight import SingleFlight
 from services.segmenter.stages import BankSteps, StagedSegmenter
 from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.deadline import time_left_s
-from unspoken.errors import Overloaded
+from unspoken.errors import DeadlineExceeded, Overloaded
 
-MAX_KEPT = 8
-"""Unfinished banks that are kept for callers who come back."""
+MAX_KEPT = 2
+"""Unfinished banks that are kept for callers who come back: one has up to 130 MB of masks."""
 MAX_UNTIMED = 8
 """Pictures in line before the first bank has shown how long one takes."""
 _AT_ONCE = 2
@@ -83,6 +83,10 @@ class BankLine:
             self._check_time(len(self._flights))
         return await self._flights.run(key, lambda: self._serve(bring))
 
+    def forget(self, image_id: str) -> None:
+        """Drop what was built for a picture that is deleted."""
+        self._unfinished.pop(image_id, None)
+
     async def close(self) -> None:
         """Stop building."""
         await self._flights.close()
@@ -126,7 +130,7 @@ class BankLine:
         try:
             while not await self.batcher.submit(job, timeout_s=self._timeout_s):
                 pass
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, DeadlineExceeded):
             job.is_wanted = False
             self._unfinished[held.id] = job
             while len(self._unfinished) > MAX_KEPT:

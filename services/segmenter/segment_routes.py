@@ -228,6 +228,8 @@ class SegmentFlow:
     async def delete(self, image_id: str) -> None:
         """Remove a picture from every tier, after what is still being written. Raises NotFound."""
         loop = asyncio.get_running_loop()
+        held = self.segmenter.cache.get(image_id)
+        self.banks.forget(image_id if held is None else held.id)
         await loop.run_in_executor(self._writing, self.segmenter.delete_image, image_id)
 
     async def answer(self, held: Any, question: SegmentQuestion, timings: Timings) -> Any:

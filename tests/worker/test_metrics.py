@@ -1,8 +1,10 @@
 """The dispatcher's /metrics over HTTP, with a real Redis; and the alerts that are made of it."""
 
 import re
+import socket
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -21,7 +23,7 @@ from worker.broker import BrokerState, read_broker
 from worker.celery_app import BULK, INTERACTIVE, create_celery
 from worker.doorbell import CeleryDoorbell
 from worker.heartbeat import FOLDER, FORGOTTEN_S, SILENT_S, Heartbeat, Workers, count_workers
-from worker.metrics import MAX_RUNS, DispatcherMetrics, serve_metrics
+from worker.metrics import MAX_CONNECTIONS, MAX_RUNS, DispatcherMetrics, serve_metrics
 from worker.settings import WorkerSettings
 
 ALERTS = Path(__file__).parent.parent.parent / "docs/alerts.yaml"
@@ -70,6 +72,25 @@ def test_the_dispatchers_metrics_answer_no_page_of_a_foreign_name(tmp_path):
         )
         assert (host, reply.status_code) == (host, expected)
         assert ("unspoken_" in reply.text) == (expected == 200)
+
+
+def test_half_open_connections_to_the_dispatchers_metrics_are_few_and_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr("worker.metrics.REQUEST_TIMEOUT_S", 0.3)
+    port = serve_metrics(DispatcherMetrics(tmp_path, lambda: IDLE), host="127.0.0.1", port=0)
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS + 8):
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            half.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert half.recv(100) == b""
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                reply = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                continue
+            assert reply.status_code == 200
+            break
 
 
 def test_counters_count_from_what_was_there_and_never_fall(tmp_path):
