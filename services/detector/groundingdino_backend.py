@@ -7,7 +7,6 @@ BERT, so of the text encoder's folder only the config and the tokenizer are read
 """
 
 import importlib
-import pickle
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from services.detector.scoring import RawDetections
 from services.detector.transformers_backend import resize_by
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model_folders import check_model_type
+from unspoken.torch_files import read_state_dict
 
 Architecture = Literal["swin_T_224_1k", "swin_B_384_22k"]
 """The package's own names of its two published networks."""
@@ -171,15 +171,8 @@ def architecture_of(name: str) -> Architecture:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a published checkpoint; nothing in the file is run. Raises InvalidConfig."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint.get("model", checkpoint)
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    except (RuntimeError, ValueError, AttributeError, EOFError, OSError) as error:
-        raise InvalidConfig(f"{path} is no checkpoint of tensors: {error}") from error
-    except pickle.UnpicklingError as error:
-        raise InvalidConfig(f"{path} holds more than tensors, it is not read: {error}") from error
+    """Read the tensors of a published checkpoint. Raises InvalidConfig."""
+    return {name.removeprefix("module."): each for name, each in read_state_dict(path).items()}
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:

@@ -8,7 +8,6 @@ tensors are SAM's own; the text mean stands beside them as `text_mean`.
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,9 +27,11 @@ from unspoken.model.sam_config import (
 )
 from unspoken.model.semantic_sam import SemanticSam, is_new
 from unspoken.tensor_file import write_tensors
+from unspoken.torch_files import read_state_dict
 
 FORMAT = "unspoken-semantic-sam-1"
 TEXT_MEAN = "text_mean"
+HEADER_FIELDS = frozenset(("config", "info", "base_sha256"))
 _OFFICIAL = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
 
 
@@ -67,12 +68,7 @@ def load_official_sam(
     """
     if not path.is_file():
         raise MissingWeights(f"no SAM checkpoint at {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InvalidConfig(f"{path} holds more than tensors, or none: {error}") from error
-    if not isinstance(state, dict):
-        raise InvalidConfig(f"{path} holds no state dict")
+    state = read_state_dict(path)
     model = SemanticSam(SemanticSamConfig(sam=config or _size_of(state, path), semantic=semantic))
     _load(model, state, source=str(path), may_lack_new=True)
     model.mask_decoder.start_new_tokens()
@@ -131,7 +127,7 @@ def load_weights(path: Path, *, base: Mapping[str, Tensor] | None = None) -> Loa
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Config, info and base of a file without its tensors. Raises MissingWeights, InvalidConfig."""
+    """Read config, info and base of a file, no tensors. Raises MissingWeights, InvalidConfig."""
     if not path.is_file():
         raise MissingWeights(f"no Semantic-SAM weights at {path}")
     try:
@@ -141,7 +137,12 @@ def read_header(path: Path) -> dict[str, Any]:
         raise InvalidConfig(f"{path} is no safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise InvalidConfig(f"{path} is no Semantic-SAM of ours ({FORMAT})")
-    header: dict[str, Any] = json.loads(metadata["unspoken"])
+    try:
+        header = json.loads(metadata.get("unspoken", ""))
+    except ValueError as error:
+        raise InvalidConfig(f"{path} has a header that is not JSON: {error}") from error
+    if not isinstance(header, dict) or not set(header) >= HEADER_FIELDS:
+        raise InvalidConfig(f"{path} has a header without {', '.join(sorted(HEADER_FIELDS))}")
     return header
 
 

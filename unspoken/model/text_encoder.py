@@ -9,7 +9,6 @@ Legend: N texts, T tokens, W width of the tower, D = 768.
 """
 
 import logging
-import pickle
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +29,7 @@ from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model_folders import check_model_type
 from unspoken.profiles import ModelEntry
 from unspoken.schemas import EMBEDDING_DIM
+from unspoken.torch_files import read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -168,11 +168,7 @@ def read_tower_weights(
                 raise InvalidConfig(f"{path} is no safetensors file: {error}") from error
             known, read = set(file.keys()), file.get_tensor
         else:
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                raise InvalidConfig(f"{path} holds more than tensors, or none: {error}") from error
-            state = state.get("state_dict", state)
+            state = read_state_dict(path, mmap=True)
             known, read = set(state), state.__getitem__
         places = {
             name: next((head + name for head in below if head + name in known), below[-1] + name)

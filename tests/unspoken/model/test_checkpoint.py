@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.checkpoint import (
+    FORMAT,
     SemanticInfo,
     interpolate,
     load_official_sam,
@@ -168,3 +169,13 @@ def test_interpolation_goes_from_sam_to_the_trained_weights(model: SemanticSam) 
         interpolate(sam, trained, 1.5)
     with pytest.raises(InvalidConfig, match="no two versions"):
         interpolate({n: t for n, t in sam.items() if n != name}, trained, 0.5)
+
+
+@pytest.mark.parametrize("header", [None, "not JSON", "[]", '{"config": {}}'])
+def test_a_file_with_a_spoilt_header_is_refused_with_its_path(
+    tmp_path: Path, header: str | None
+) -> None:
+    metadata = {"format": FORMAT} | ({} if header is None else {"unspoken": header})
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(InvalidConfig, match=r"x\.safetensors has a header"):
+        load_weights(tmp_path / "x.safetensors")
