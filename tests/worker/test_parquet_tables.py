@@ -134,6 +134,17 @@ def test_a_list_of_millions_of_captions_is_refused(tmp_path):
         list(list_source(tmp_path / "t.parquet", root=tmp_path))
 
 
+def test_lists_of_one_long_caption_are_refused(tmp_path):
+    write_pictures(tmp_path, 1)
+    indices = pa.array([0] * 10_000, pa.int32())
+    captions = pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 1_000_000]))
+    lists = pa.ListArray.from_arrays(pa.array([0, 10_000], pa.int32()), captions)
+    table = pa.table({"path": ["0.jpg"], "captions": lists})
+    pq.write_table(table, tmp_path / "t.parquet", compression="zstd", store_schema=False)
+    with pytest.raises(InvalidInput, match="gigabytes"):
+        list(list_source(tmp_path / "t.parquet", root=tmp_path))
+
+
 @pytest.mark.parametrize("place", range(0, 100, 7))
 def test_damaged_metadata_ends_no_process(tmp_path, place):
     names = write_pictures(tmp_path, 2)

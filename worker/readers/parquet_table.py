@@ -27,8 +27,10 @@ MAX_CELL_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 ROWS_AT_ONCE = 1024
 GROUP_BYTES = 1024 * 1024 * 1024
+LIST_BYTES = 256 * 1024 * 1024
 EXPANSION = 100
-"""A row group's values take up to GROUP_BYTES and EXPANSION times what it announces, in all."""
+"""A row group's values take up to GROUP_BYTES, those of its lists LIST_BYTES, and EXPANSION times
+what the row group announces."""
 ROWS_OF_ANY_FILE = 100_000
 ROWS_A_BYTE = 4
 """A file may have so many more rows for each of its bytes: real tables have far fewer."""
@@ -118,12 +120,14 @@ class _Table:
         if num_rows > most or any(group.num_rows < 0 for group in self._groups):
             raise InvalidInput(f"{self._file.name} announces {num_rows} rows in {size} bytes")
         lists = [field.name for field in self.schema if pa.types.is_nested(field.type)]
+        self._values_of_lists = 0
         if any(name in self._names for name in lists):
             num_values = _count_values(self._file, self._file.stat().st_mtime_ns, size)
             if num_values > most:
                 raise InvalidInput(
                     f"{self._file.name} announces {num_values} values in {size} bytes"
                 )
+            self._values_of_lists = num_values
 
     def close(self) -> None:
         self._parquet.close()
@@ -175,6 +179,9 @@ class _Table:
         if self._groups[group].num_bytes * ROWS_AT_ONCE <= MAX_BATCH_BYTES:
             return ROWS_AT_ONCE
         longest = max(1, self._longest_value(group))
+        most = LIST_BYTES + EXPANSION * self._groups[group].num_bytes
+        if longest * self._values_of_lists > most:  # a single row may hold them all
+            raise InvalidInput("its lists may fill gigabytes")
         if longest > MAX_BATCH_BYTES:
             raise InvalidInput(f"a value has {longest} bytes, at most {MAX_CELL_BYTES} are read")
         return min(ROWS_AT_ONCE, MAX_BATCH_BYTES // longest)
