@@ -13,11 +13,11 @@ from typing import BinaryIO, NamedTuple
 from unspoken.errors import InvalidInput, TornArchive
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""What names a tar. Compressed ones are not read, and say so."""
+"""Endings of tar files. Compressed ones are not read; the error says so."""
 MAX_HEADER_BYTES = 1024 * 1024
 """Of one member: its header with long names and pax records."""
 MAX_TAIL_BYTES = 1024 * 1024
-"""How far behind the end-of-archive marker to look for more members."""
+"""Bytes behind the end-of-archive marker that are searched for more members."""
 
 _COMPRESSED = {
     b"\x1f\x8b": ("gzipped", "gunzip"),
@@ -41,14 +41,14 @@ class Member(NamedTuple):
     link_to: str | None = None
     """Name of the earlier member that a hard link stands for."""
     refused: str | None = None
-    """Why its content is not read: 'a symbolic link', 'a sparse file'."""
+    """The kind of member whose content is not read: 'a symbolic link', 'a sparse file'."""
 
 
 def iter_members(stream: BinaryIO, *, offset: int = 0) -> Iterator[Member]:
-    """Members from the one whose header begins at `offset` on.
+    """Yield members, starting with the one whose header begins at `offset`.
 
-    Raises TornArchive where the file ends within a member, after that member; InvalidInput for what
-    is no tar, and where a header is damaged: nothing behind it is found.
+    Raises TornArchive after a member that the end of the file cuts off, InvalidInput for a file
+    that is not a tar and at a damaged header: members behind it are not found.
     """
     size = stream.seek(0, os.SEEK_END)
     if not offset:
@@ -58,7 +58,11 @@ def iter_members(stream: BinaryIO, *, offset: int = 0) -> Iterator[Member]:
     try:
         with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]
             while (found := tar.next()) is not None:
-                tar.members = []  # a shard may have a hundred thousand
+                # tarfile keeps members, of which a shard may have a hundred thousand, and all that
+                # global headers say.
+                tar.members = []
+                known = [name for name in tarfile.PAX_FIELDS if name in tar.pax_headers]
+                tar.pax_headers = {name: tar.pax_headers[name] for name in known}
                 if tar.offset <= found.offset:
                     raise InvalidInput(f"the header at byte {found.offset} announces no valid size")
                 member = _member(found)
@@ -73,7 +77,7 @@ def iter_members(stream: BinaryIO, *, offset: int = 0) -> Iterator[Member]:
 
 
 class _Headers:
-    """The stream as `tarfile` sees it: of one header it reads a bounded number of bytes."""
+    """The stream that `tarfile` reads from: at most MAX_HEADER_BYTES for one header."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

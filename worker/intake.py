@@ -69,7 +69,7 @@ def list_source(
 
 
 def _refusal(file: Path, name: str, root: Path) -> str | None:
-    """Why a file of the source is not opened; None where it is."""
+    """Return the reason for not opening a file of the source; None if there is none."""
     if not file.resolve().is_relative_to(root.resolve()):
         return f"{_writable(file.name)} leads out of the data folder"
     if _writable(name) != name:

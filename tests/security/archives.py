@@ -128,6 +128,9 @@ VECTORS: dict[str, Vector] = {
     "symlink-then-through": tar(link("d", "../outside"), member("d/evil.png")),
     "hard-link": tar(link("a.png", "../outside/secret.png", tarfile.LNKTYPE)),
     "hard-link-in-pax": tar(member("a.png", b"", type=tarfile.LNKTYPE, pax_headers=PAX_LINK)),
+    "hard-link-to-symlink": tar(
+        link("s.png", "../outside/secret.png"), link("a.png", "s.png", tarfile.LNKTYPE)
+    ),
     "symlink-caption": tar(link("last.txt", "../outside/secret.txt")),
     "character-device": tar(member("a.png", b"", type=tarfile.CHRTYPE, devmajor=1, devminor=5)),
     "block-device": tar(member("a.png", b"", type=tarfile.BLKTYPE)),

@@ -27,7 +27,7 @@ class Bytes(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a dataset says that a picture lies, and the digest of its bytes."""
+    """A picture's place according to its dataset, and the digest of its bytes."""
 
     shard: str
     member: str
@@ -43,7 +43,7 @@ class Place(NamedTuple):
         return cls(row.source_shard, row.source_member, at, row.image_sha256)
 
     def is_of(self, encoded: bytes) -> bool:
-        """Whether these are the bytes, as far as the dataset says."""
+        """Return True unless the dataset has another digest."""
         return self.sha256 in (None, hashlib.sha256(encoded).hexdigest())
 
 
@@ -60,7 +60,7 @@ class PictureFiles:
         return decode_picture(self._encoded(place), formats=FILE_FORMATS)
 
     def read_labelled(self, place: Place, *, size_hw: tuple[int, int]) -> Picture:
-        """The same, where it is still the picture that was labelled: else its boxes would lie.
+        """Decode the picture and check that it is the one that was labelled.
 
         Raises NotFound, NotAnImage, InvalidInput where the file has changed.
         """
@@ -108,7 +108,7 @@ class PictureFiles:
             return file.read(at.size)
 
     def _scan(self, shard: str) -> dict[str, list[Bytes]]:
-        """Where the members of a tar lie, by name; of a damaged one those before the damage."""
+        """Index a tar's members by name; of a damaged tar those before the damage."""
         named: dict[str, list[Bytes]] = {}
         with self._inside(shard).open("rb") as stream:
             try:

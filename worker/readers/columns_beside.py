@@ -17,11 +17,11 @@ MAX_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class KnownColumns:
-    """What the table says of one key."""
+    """Columns of one key."""
 
     columns: Columns = field(default_factory=dict)
     problem: str | None = None
-    """Which cells cannot be read; they count as absent."""
+    """The cells that cannot be read; they count as absent."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class ParquetRow(NamedTuple):
 
     values: dict[str, object]
     problem: str | None = None
-    """Which cell cannot be read, and why."""
+    """The cells that cannot be read, and the reason."""
 
 
 def parquet_records(file: Path, *, name: str, span: Span) -> Iterator[Record]:
@@ -211,7 +211,7 @@ class _Table:
 
 
 class _RowGroup(NamedTuple):
-    """What a file announces of a row group."""
+    """Size of a row group as the file announces it."""
 
     num_rows: int
     num_bytes: int

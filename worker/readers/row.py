@@ -66,8 +66,8 @@ class SourceRow:
     detail: str | None = None
     """The problem of this very row in words, where there is more to say than in PROBLEMS."""
     offset: int = 0
-    """Where in the file a reader may start for this row: mostly a byte, and never before that of
-    an earlier row."""
+    """Position from which a reader can start for this row: a byte, or a number that only its reader
+    understands. It never decreases from row to row."""
     size: int = 0
     """Bytes of the picture's file."""
     picture_offset: int | None = None

@@ -22,8 +22,8 @@ from worker.readers.text import decode_text
 
 MEMBERS_OF_A_KEY = 10_000
 MAX_MEMBERS_OF_A_KEY = 15_000
-"""More of them begin another sample, so that a tar with a single key is read as a stream; after
-10 000 they do where their stem changes, so that no picture is parted from its caption."""
+"""A group is cut after 15 000 members, because it is held in memory; after 10 000 where the stem
+changes, so that a picture stays with its caption."""
 _PLACE_BITS = 14  # of a place in a group: 15 000 members and a failed row
 
 
@@ -33,7 +33,7 @@ class _Group(NamedTuple):
     key: str
     members: Sequence[Member]
     damage: InvalidInput | None = None
-    """Why the tar cannot be read on behind the last of them."""
+    """The reason why the tar cannot be read behind the last of them."""
 
     @property
     def start(self) -> int:
@@ -41,10 +41,10 @@ class _Group(NamedTuple):
 
 
 def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
-    """Rows of a shard from the span's place on.
+    """Yield the rows of a shard, starting at the span's first row.
 
-    Of a tar that is cut or damaged the complete samples are read. The last row is a failed one
-    where something cannot be read, here or in the parquet beside.
+    Complete samples of a damaged tar are read. If anything is lost, here or in the parquet beside,
+    the last row is a failed one that says so.
     """
     beside = columns_beside(file.with_suffix(".parquet"))
     problems = [] if beside.problem is None else [beside.problem]
@@ -69,7 +69,7 @@ def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
 
 
 def _join(start: int, place: int) -> int:
-    """Where a reader may start for a row: at its group, of which so many rows come before it."""
+    """Return the offset of a row: the byte of its group, and its place among the group's rows."""
     return start << _PLACE_BITS | place
 
 
@@ -104,7 +104,7 @@ def _is_full(members: Sequence[Member], following: Member) -> bool:
 
 
 class _Content(NamedTuple):
-    """What lies in a member, or why it is not read."""
+    """The content of a member, or the reason why it is not read."""
 
     content: bytes | None = None
     problem: str | None = None
@@ -122,7 +122,7 @@ class _Shard:
     span: Span
 
     def read(self, sample: Sample, group: _Group, *, row: int, offset: int) -> SourceRow | None:
-        """The sample's row; None for JSON alone that holds no caption."""
+        """Return the sample's row; None for a sample of JSON without a caption."""
         picture = self._member(sample.picture, group)
         shown = self._picture(picture, read=row in self.span.pictures_of)
         text = self._side_file(self._member(sample.caption, group))
