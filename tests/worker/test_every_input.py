@@ -6,6 +6,8 @@ import json
 import os
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from tests.worker.sources import (
@@ -85,6 +87,18 @@ def write_tars(mixed):
     mixed.good()
     mixed.bad("second_picture")
     mixed.bad("no_picture")
+    linked = mixed.tar("linked.tar", [("a.jpg", mixed.picture()), ("b.txt", b"A cow in a field")])
+    with tarfile.open(linked, "a") as tar:
+        for name, to, kind in (
+            ("b.jpg", "a.jpg", tarfile.LNKTYPE),
+            ("c.jpg", "../secret.jpg", tarfile.SYMTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, to
+            tar.addfile(member)
+    mixed.bad("caption_empty")
+    mixed.good()
+    mixed.bad("not_regular")
     # What a killed img2dataset leaves.
     whole = [("a.jpg", mixed.picture()), ("a.txt", b"A tree on a hill")]
     torn = mixed.tar("torn.tar", [*whole, ("b.jpg", mixed.picture())])
@@ -129,9 +143,12 @@ def write_folders(mixed):
     (mixed.folder / "odd/linked.jpg").symlink_to("../../../secret.jpg")
     (mixed.folder / "odd/away").symlink_to("../../..")
     mixed.bad("outside_data_folder", 2)
-    mixed.write("odd/chinese.jpg", mixed.picture())
-    mixed.write("odd/chinese.txt", "...")
+    mixed.write("odd/dots.jpg", mixed.picture())
+    mixed.write("odd/dots.txt", "...")
     mixed.bad("caption_empty")
+    mixed.write("texts/chinese.jpg", mixed.picture())
+    mixed.write("texts/chinese.txt", "一只狗在雪地里奔跑")
+    mixed.good()
     write_pictures(mixed.folder / "copies", 1)
     mixed.write("copies/0.txt", "A dog runs fast")
     mixed.good()
@@ -199,6 +216,12 @@ def test_tables_of_every_kind_end_done_with_every_input_counted(tmp_path):
     rows = [{"image": name, "caption": [CAPTIONS[i], CAPTIONS[-1]]} for i, name in enumerate(names)]
     (folder / "lists.jsonl").write_text("\n".join([*map(json.dumps, rows), "{", "x" * 2_000_000]))
     write_table(folder / "flat.parquet", [{"image": n, "text": CAPTIONS[0]} for n in names])
+    cells = pa.array([b"A dog runs fast", "Un café noir ici".encode("latin-1")], pa.binary())
+    latin = pa.table({"image": names[:2], "caption": cells.view(pa.string())})
+    pq.write_table(latin, folder / "latin.parquet")
+    held = [{"bytes": picture(number), "path": None} for number in range(3)]
+    texts = {"image": held, "caption": list(CAPTIONS[:3])}
+    pq.write_table(pa.table(texts), folder / "held.parquet")
     write_coco(folder / "coco.json", [[text, CAPTIONS[-1]] for text in CAPTIONS[:10]])
     (folder / "urls.tsv").write_text("A dog runs fast\thttp://x.invalid/0.jpg\n")
     expected = {
@@ -206,6 +229,8 @@ def test_tables_of_every_kind_end_done_with_every_input_counted(tmp_path):
         "broken.csv": (3, {"bad_row": 2, "caption_too_short": 1}),
         "lists.jsonl": (8, {"bad_row": 2}),
         "flat.parquet": (8, {}),
+        "latin.parquet": (1, {"bad_row": 1}),
+        "held.parquet": (3, {}),
         "coco.json": (8, {"no_picture": 2}),
         "urls.tsv": (0, {"not_downloaded": 1}),
     }
