@@ -201,6 +201,12 @@ def test_broken_entries_of_coco_captions_are_rows_with_their_problem(tmp_path):
     assert [row.problem for row in rows] == [None, "bad_row", "bad_row", "bad_row"]
 
 
+def test_json_of_too_many_elements_is_refused_before_it_is_parsed(tmp_path):
+    (tmp_path / "c.json").write_bytes(b'{"images": [' + b"[]," * 8_500_000 + b"[]]}")
+    with pytest.raises(InvalidInput, match="elements"):
+        plan_of(tmp_path / "c.json", root=tmp_path)
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": [{"id": 1}]}']
 )

@@ -32,12 +32,13 @@ def coco_rows(
     Captions of a picture that `images` lacks make a row after those. A list is read as a table.
     Raises InvalidInput for any other JSON.
     """
-    if isinstance(read_json(file), list):
+    about = file.stat()
+    entries = _read(file, about.st_mtime_ns, about.st_size)
+    if entries is None:
         if span.first_row == 0:
             check_table(file)
         yield from table_rows(file, name=name, root=root, pictures=pictures, span=span)
         return
-    entries = _read(file, file.stat().st_mtime_ns)
     for row in range(span.first_row, len(entries)):
         entry = entries[row]
         read = row in span.pictures_of
@@ -58,8 +59,11 @@ def coco_rows(
 
 
 @lru_cache(maxsize=1)
-def _read(file: Path, _mtime_ns: int) -> list[_Entry]:
+def _read(file: Path, _mtime_ns: int, _size: int) -> list[_Entry] | None:
+    """Return the pictures of a captions file; None for a list."""
     content = read_json(file)
+    if isinstance(content, list):
+        return None
     images = _objects(content, "images")
     captions: dict[str, list[object]] = defaultdict(list)
     for annotation in _objects(content, "annotations"):

@@ -5,8 +5,9 @@ file at its row group: none of these is ever whole in memory. Rows of one pictur
 another are one input with several captions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +30,6 @@ from worker.readers.picture_file import PictureFile, find_picture
 from worker.readers.record import Record
 from worker.readers.row import Columns, SourceRow, Span, numbered_key
 
-ROWS_AT_ONCE = 1024
 # A table is refused where none of its first rows has the columns.
 ROWS_TO_JUDGE = 100
 FROM_START = Span()
@@ -149,12 +149,18 @@ def read_records(file: Path, span: Span = FROM_START, name: str = "") -> Iterato
 
 
 def _json_records(file: Path) -> Iterator[Record]:
-    rows = read_json(file)
-    for number, row in enumerate(rows if isinstance(rows, list) else (), start=1):
+    about = file.stat()
+    for number, row in enumerate(_json_list(file, about.st_mtime_ns, about.st_size), start=1):
         if isinstance(row, dict):
             yield Record(row)
         else:
             yield Record(None, detail=f"entry {number} is not a JSON object")
+
+
+@lru_cache(maxsize=1)
+def _json_list(file: Path, _mtime_ns: int, _size: int) -> Sequence[object]:
+    content = read_json(file)
+    return content if isinstance(content, list) else ()
 
 
 def _jsonl_records(file: Path, *, offset: int) -> Iterator[Record]:
