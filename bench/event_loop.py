@@ -78,6 +78,10 @@ def _segment(**changes: object) -> bytes:
     return json.dumps({"image": {"base64": _PIXEL}, "queries": [], **changes}).encode()
 
 
+def _image(text: str) -> bytes:
+    return json.dumps({"image": {"base64": text}}).encode()
+
+
 def _form(*fields: str) -> bytes:
     return ("".join(fields) + "--b--\r\n").encode()
 
@@ -104,7 +108,7 @@ BODIES = {
     "empty-boxes": Body(
         "segmenter", "/segment", lambda: _segment(queries=[{"boxes": [{}] * 9900}])
     ),
-    "base64": Body("segmenter", "/images", lambda: _segment(image={"base64": "A" * 26 * MIB})),
+    "base64": Body("segmenter", "/images", lambda: _image("A" * 26 * MIB)),
     "escaped-base64": Body(
         "segmenter", "/images", lambda: b'{"image":{"base64":"' + b"\\/" * 13 * MIB + b'"}}'
     ),
