@@ -31,7 +31,7 @@ from unspoken.runs.ledger import Ledger
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.location import SourceLocation, locate_source
 from unspoken.runs.notice import describe_loss, main_loss
-from unspoken.runs.plan import Plan, read_plan
+from unspoken.runs.plan import Plan, forget_plans, read_plan
 from unspoken.runs.store import (
     Run,
     created_runs,
@@ -206,6 +206,8 @@ class Dispatcher:
         if watch.plan is None:
             return self._plan(watch)
         watch.look()
+        if watch.plan_is_damaged:
+            return self._plan_again(watch)
         if watch.num_open:
             self._ring(watch, watch.plan)
             watch.message = watch.breaker.message
@@ -221,6 +223,13 @@ class Dispatcher:
         planning, watch.planning = watch.planning, None
         watch.plan = planning.result()
         return self._advance(watch)
+
+    def _plan_again(self, watch: RunWatch) -> RunStatus:
+        """Check a plan that a worker found damaged, and write it again if it is."""
+        forget_plans()
+        watch.plan, watch.plan_is_damaged = None, False
+        watch.forget()
+        return self._plan(watch)
 
     def _read_or_make_plan(self, run: Run) -> Plan:
         try:

@@ -27,6 +27,7 @@ from unspoken.errors import (
     ModelsChanged,
     NotFound,
     NotReady,
+    PlanDamaged,
     ServiceUnavailable,
     UnspokenError,
 )
@@ -36,7 +37,7 @@ from unspoken.runs.chunks import Chunk
 from unspoken.runs.lease import Lease
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.location import SourceLocation, locate_source
-from unspoken.runs.plan import LabelConfig, Plan, read_plan
+from unspoken.runs.plan import LabelConfig, Plan, forget_plans, read_plan
 from unspoken.runs.rows import Row
 from unspoken.runs.store import is_cancelled, read_run
 from unspoken.runs.trouble import Trouble, note_trouble
@@ -167,7 +168,7 @@ def _label_or_note(run_id: str, chunk_id: int, bench: Bench) -> bool:
         logger.error("out of time: %s", late)
         note_trouble(bench.runs_dir / run_id, _trouble(DeadlineExceeded(late)))
         return False
-    except (*PASSING, ModelsChanged, OSError) as error:
+    except (*PASSING, ModelsChanged, PlanDamaged, OSError) as error:
         logger.warning("trouble: %s", error)
         note_trouble(bench.runs_dir / run_id, _trouble(error))
         return False
@@ -177,9 +178,9 @@ def _label_or_note(run_id: str, chunk_id: int, bench: Bench) -> bool:
 
 
 def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
-    """Label and publish one chunk; False where there was nothing to do.
+    """Label and publish one chunk; return False if there was nothing to do.
 
-    Raises PASSING errors, ModelsChanged, and OSError where a disk is in trouble.
+    Raises PASSING errors, ModelsChanged, PlanDamaged, and OSError of a disk.
     """
     try:
         job = _open_job(run_id, bench)
@@ -191,13 +192,22 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
         return False
     if ledger.committed(chunk_id):
         return False
-    work = _Work(chunk=job.plan.chunks[chunk_id], job=job, bench=bench)
+    work = _Work(chunk=_chunk_of(job.plan, chunk_id), job=job, bench=bench)
     with ledger.lease(chunk_id, put_down=work.put_down) as lease:
         if lease is None or ledger.committed(chunk_id):
             return False
         if ledger.orphaned(chunk_id) and ledger.adopt(chunk_id, keys=work.chunk.keys):
             return True
         return work.do(lease)
+
+
+def _chunk_of(plan: Plan, chunk_id: int) -> Chunk:
+    """Return a chunk of an open plan. Raises PlanDamaged; the plan is then read anew next time."""
+    try:
+        return plan.chunks[chunk_id]
+    except ValidationError as error:
+        forget_plans()
+        raise PlanDamaged(f"chunk {chunk_id} of run {plan.run_id!r} cannot be read") from error
 
 
 def _open_job(run_id: str, bench: Bench) -> Job:

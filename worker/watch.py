@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+from unspoken.errors import PlanDamaged
 from unspoken.runs.false_discovery import Decision
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.notice import HINTS
@@ -56,6 +57,8 @@ class RunWatch:
         self.run, self.ledger = run, ledger
         self.breaker = Breaker(clock)
         self.plan: Plan | None = None
+        self.plan_is_damaged = False
+        """A worker has just found the plan damaged."""
         self.planning: Aside[Plan] | None = None
         self.finishing: Aside[bool] | None = None
         self.decision: Decision | None = None
@@ -110,7 +113,9 @@ class RunWatch:
                 self._look_at(chunk_id, self.plan)
         commits = 0 if first else self.tally.chunks - before
         self.pace.note(now_s, num_busy=len(self.leased), num_commits=commits)
-        self.breaker.note(num_commits=commits, trouble=self._new_trouble(known=first))
+        trouble = self._new_trouble(known=first)
+        self.plan_is_damaged = trouble is not None and trouble.code == PlanDamaged.code
+        self.breaker.note(num_commits=commits, trouble=trouble)
         self._count_attempts()
         self.rate.note(self.tally.rows)
         if first or commits or self.leased:

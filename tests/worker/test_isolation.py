@@ -131,6 +131,34 @@ def test_a_damaged_file_of_one_run_stops_no_other(tmp_path, name, spoil, restart
     assert stage.tick(4, run_id="good").state == "done"
 
 
+def damage_in_place(path):
+    """As a disk does: the file that others have mapped has other bytes."""
+    with path.open("r+b") as file:
+        file.write(b"\xff" * 40)
+
+
+def test_chunks_that_workers_find_damaged_are_planned_again(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.dispatcher.tick()
+    (chunks,) = (stage.runs_dir / "r").glob("chunks-*")
+    whole = chunks.read_bytes()
+    damage_in_place(chunks)
+    status = stage.tick(5)
+    assert (status.state, status.labelled) == ("done", 12)
+    assert chunks.read_bytes() == whole
+
+
+def test_a_run_whose_plan_is_lost_in_the_middle_fails_and_says_how_to_go_on(tmp_path):
+    stage = Stage(tmp_path)
+    stage.create()
+    stage.dispatcher.tick()
+    (stage.runs_dir / "r/plan.json").write_bytes(b"garbage")
+    status = stage.tick(3)
+    assert status.state == "failed"
+    assert "plan.json" in status.message and "unspoken fork r" in status.message
+
+
 def test_a_run_that_waits_says_for_which_file(tmp_path):
     stage = Stage(tmp_path)
     create(stage, "r")

@@ -223,6 +223,11 @@ def read_plan(run_dir: Path) -> Plan:
         raise PlanDamaged(f"{path} cannot be read: {error}") from error
 
 
+def forget_plans() -> None:
+    """Close the plans that are open, so that each is read and checked again."""
+    _read_plan.cache_clear()
+
+
 def chunks_by_file(plan: Plan) -> dict[str, list[int]]:
     """File of the source -> numbers of its chunks."""
     found: dict[str, list[int]] = {}
