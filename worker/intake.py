@@ -30,7 +30,7 @@ from worker.readers.tar_shards import tar_rows
 
 logger = logging.getLogger(__name__)
 
-TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
+TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".txt", ".jsonl")
 
 _DAMAGE = (
     *(InvalidInput, pa.ArrowException, EOFError, ValueError, TypeError),

@@ -70,6 +70,15 @@ def test_a_list_of_captions_in_json_beside_a_picture_is_one_input(tmp_path):
     assert [row.captions for row in rows] == [("a dog runs", "the dog is running")] * 2
 
 
+def test_flickrs_own_list_is_read(tmp_path):
+    names = write_pictures(tmp_path, 3)
+    lines = [f"{name}#{number}\tA dog , view {number} ." for name in names for number in range(5)]
+    (tmp_path / "Flickr8k.token.txt").write_text("\n".join(lines))
+    rows = read_all(tmp_path / "Flickr8k.token.txt", root=tmp_path)
+    assert [row.picture for row in rows] == [picture(index) for index in range(3)]
+    assert {len(row.captions) for row in rows} == {5}
+
+
 def test_a_json_list_is_a_table(tmp_path):
     names = write_pictures(tmp_path, 3)
     rows = [{"image": name, "caption": text} for name in names for text in ("a dog", "a cat")]

@@ -24,7 +24,7 @@ MAX_LINES_OF_A_ROW = 100
 
 _OPEN_QUOTE = "has a double quote that is not closed at the end of its column"
 _URL = re.compile(r"https?://\S+$")
-_PICTURE = re.compile(rf"[^\n]+\.(?:{'|'.join(PICTURE_ENDINGS)})\s*$", re.IGNORECASE)
+_PICTURE = re.compile(rf"[^\n]+\.(?:{'|'.join(PICTURE_ENDINGS)})(?:#\d+)?\s*$", re.IGNORECASE)
 
 
 class _Form(NamedTuple):

@@ -5,6 +5,7 @@ file at its row group: none of these is ever whole in memory. Rows of one pictur
 another are one input with several captions.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,10 @@ ROWS_TO_JUDGE = 100
 FROM_START = Span()
 MAX_CAPTIONS_OF_ONE = 64
 """Rows that become one input: the next one of the same picture begins another."""
+
+
+_CAPTION_NUMBER = re.compile(r"(?<=\.jpg)#\d+$")
+"""Flickr8k.token.txt numbers the captions of a picture: `1000268201_693b08cb0e.jpg#0`."""
 
 
 def table_rows(
@@ -98,7 +103,7 @@ class _Entry:
 
     @property
     def path(self) -> str:
-        return text_of(self.columns.get("path"))
+        return _CAPTION_NUMBER.sub("", text_of(self.columns.get("path")))
 
 
 def _entries(records: Iterator[Record], *, first_row: int) -> Iterator[_Entry]:
@@ -137,7 +142,7 @@ def read_records(file: Path, span: Span = FROM_START, name: str = "") -> Iterato
     match file.suffix.lower():
         case ".parquet":
             yield from parquet_records(file, name=name, span=span)
-        case ".csv" | ".tsv":
+        case ".csv" | ".tsv" | ".txt":
             yield from csv_records(file, offset=span.offset)
         case ".json":
             yield from islice(_json_records(file), span.first_row, None)
