@@ -38,6 +38,7 @@ from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.logs import configure_logging
 from unspoken.profiles import load_profile
 from unspoken.runs.store import check_has_failures, list_runs
+from unspoken.safe_text import redact
 from unspoken.schemas import ENDED, RunStatus
 from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
 from worker.broker_url import check_broker_url
@@ -197,7 +198,7 @@ def label(
     if url:
         with Client(url, api_key=client_key().get_secret_value()) as client:
             created = client.runs.create(request)
-            _finish(follow(lambda: client.runs.read(created.run_id), console))
+            _finish(_follow_there(client, created.run_id, url))
         return
     earlier = earlier_run(out, there, request)
     if earlier is None or earlier.state not in ENDED:
@@ -263,7 +264,7 @@ def retry(
     if url:
         with Client(url, api_key=client_key().get_secret_value()) as client:
             created = client.runs.retry_failed(run)
-            _finish(follow(lambda: client.runs.read(created.run_id), console))
+            _finish(_follow_there(client, created.run_id, url))
         return
     check_has_failures(folder / "runs", run)
     config = replace(_any_ports(folder, data_dir=folder / "data"), moved_data_dir=data)
@@ -393,6 +394,20 @@ def evaluate_command(context: typer.Context) -> None:
 
 def _local(source: str, pictures: str | None) -> LocalSource:
     return local_source(Path(source), pictures=Path(pictures) if pictures else None)
+
+
+def _follow_there(client: Client, run_id: str, url: str) -> RunStatus:
+    """Follow a run of a gateway that goes on without this command."""
+    try:
+        return follow(lambda: client.runs.read(run_id), console)
+    except KeyboardInterrupt:
+        console.print(
+            f"the run goes on at the gateway: `unspoken status {run_id} --url {redact(url)} "
+            "--watch` follows it",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
 
 
 def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:

@@ -55,21 +55,21 @@ def follow(
     *,
     each_poll: Callable[[], None] | None = None,
 ) -> RunStatus:
-    """Show a run's progress, and its message, until it ends.
+    """Show a run's progress, and each new message of it, until it ends.
 
     each_poll: called after each read; restarts what died of a local stack. With it, a gateway that
     does not answer is waited for.
     """
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("pictures"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("planning", total=None)
+        bar, told = progress.add_task("planning", total=None), ""
         while True:
             try:
                 status = read()
@@ -78,13 +78,18 @@ def follow(
                     raise
                 progress.update(bar, description="waiting for the gateway, which is restarted")
             else:
-                told = f"{status.state}: {status.message}" if status.message else status.state
-                told = escape_controls(told)
                 progress.update(
-                    bar, description=told, total=status.total or None, completed=status.done
+                    bar,
+                    description=status.state,
+                    total=status.total or None,
+                    completed=status.done,
                 )
                 if status.state in ENDED:
                     return status
+                reason = status.message.partition("; tries")[0]  # without the seconds that are left
+                if reason and reason != told:
+                    progress.console.print(escape_controls(status.message), markup=False)
+                told = reason
             if each_poll is not None:
                 each_poll()
             time.sleep(POLL_S)

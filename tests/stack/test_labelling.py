@@ -1,13 +1,16 @@
-"""Where a source on this machine is, seen from its run."""
+"""Sources on this machine as their runs see them, and the progress of a run."""
+
+import io
 
 import pytest
+from rich.console import Console
 
-from stack.labelling import local_source, run_request
+from stack.labelling import follow, local_source, run_request
 from tests.worker.sources import write_coco, write_pictures
-from unspoken.errors import InvalidInput
+from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, Unreachable
 from unspoken.runs.location import locate_source
 from unspoken.runs.store import create_run, read_run
-from unspoken.schemas import RunRequest
+from unspoken.schemas import RunRequest, RunStatus
 
 
 def test_a_folder_is_its_own_data_folder_and_a_table_lies_in_its(tmp_path):
@@ -74,3 +77,54 @@ def test_a_threshold_is_a_number_or_chosen_by_decoys(asked, threshold, rate):
 def test_a_threshold_that_cannot_be_says_why(asked, why):
     with pytest.raises(InvalidInput, match=why):
         run_request(source="in", **asked)
+
+
+def status_of(state, message=""):
+    counts = {"total": 4, "done": 0, "labelled": 0, "dropped": {}, "failed": {}}
+    chunks = {"chunks_total": 1, "chunks_done": 0, "attempts": 0}
+    return RunStatus(run_id="r", state=state, message=message, output="", **counts, **chunks)
+
+
+class Gateway:
+    """Gives one answer after another; an exception is raised."""
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+
+    def read(self):
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def console(monkeypatch):
+    monkeypatch.setattr("stack.labelling.POLL_S", 0)
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_a_message_of_a_run_is_shown_once_however_its_seconds_count_down(console):
+    gateway = Gateway(
+        status_of("planned", "reads the source, to plan"),
+        status_of("running", "paused: detector service [x]; tries one chunk in 9 s"),
+        status_of("running", "paused: detector service [x]; tries one chunk in 8 s"),
+        status_of("done", "over"),
+    )
+    assert follow(gateway.read, console).state == "done"
+    shown = console.file.getvalue()
+    assert shown.count("reads the source, to plan") == 1
+    assert shown.count("paused: detector service [x]; tries one chunk in 9 s") == 1
+    assert "in 8 s" not in shown
+
+
+def test_a_gateway_of_ones_own_stack_that_is_away_is_waited_for_while_it_is_restarted(console):
+    gateway = Gateway(Unreachable("x"), NotReady("x"), DeadlineExceeded("x"), status_of("done"))
+    polls = []
+    assert follow(gateway.read, console, each_poll=lambda: polls.append(1)).state == "done"
+    assert len(polls) == 3
+
+
+def test_a_gateway_elsewhere_that_is_away_ends_the_following(console):
+    with pytest.raises(Unreachable):
+        follow(Gateway(Unreachable("x"), status_of("done")).read, console)
