@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from unspoken.errors import InvalidInput
 from unspoken.filter_config import FilterConfig
+from unspoken.problem_words import plain_problem
 
 
 def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> FilterConfig:
@@ -28,7 +29,7 @@ def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> 
         return FilterConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidInput(f"filter {first['loc'][0]}: {first['msg']}") from error
+        raise InvalidInput(f"filter {first['loc'][0]}: {plain_problem(first)}") from error
 
 
 def _value(text: str, *, default: object) -> object:

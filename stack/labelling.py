@@ -24,6 +24,7 @@ from rich.progress import (
 
 from stack.launcher import Stack, StackConfig
 from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, ServiceUnavailable
+from unspoken.problem_words import plain_problem
 from unspoken.safe_text import escape_controls
 from unspoken.schemas import ENDED, RunRequest, RunStatus
 
@@ -117,7 +118,7 @@ def run_request(**fields: object) -> RunRequest:
     except ValidationError as error:
         first = error.errors()[0]
         where = f"{first['loc'][0]}: " if first["loc"] else ""
-        raise InvalidInput(where + first["msg"]) from error
+        raise InvalidInput(where + plain_problem(first)) from error
 
 
 class LocalSource(NamedTuple):

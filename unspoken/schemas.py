@@ -3,7 +3,8 @@
 Boxes are xyxy in pixels of the original, EXIF-transposed picture. Scores are in [0, 1].
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -44,6 +45,26 @@ class WireModel(BaseModel):
     """Frozen, and strict about names: an unknown field is an error, never ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RequestModel(WireModel):
+    """A part of a request: null for an optional field is the same as leaving it out."""
+
+    field_hints: ClassVar[Mapping[str, str]] = {}
+    """Names that callers try, of other tools and versions -> what to send instead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, written: object) -> object:
+        if not isinstance(written, dict):
+            return written
+        return {
+            name: value
+            for name, value in written.items()
+            if value is not None
+            or name not in cls.model_fields
+            or cls.model_fields[name].is_required()
+        }
 
 
 class ErrorBody(WireModel):
@@ -194,7 +215,7 @@ class ProposeReply(WireModel):
 # ---- detections ------------------------------------------------------------------------------
 
 
-class DetectRequest(WireModel):
+class DetectRequest(RequestModel):
     """A picture and the phrases to look for; thresholds default to the model's own."""
 
     image: LinkedImage
@@ -248,7 +269,7 @@ EmbeddingSpace = Literal["text", "mask"]
 their vectors: texts are averaged over its templates, less the mean that it was trained with."""
 
 
-class TextEmbeddingsRequest(WireModel):
+class TextEmbeddingsRequest(RequestModel):
     """Phrases to encode, and the space of their vectors."""
 
     phrases: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]

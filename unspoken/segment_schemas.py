@@ -3,7 +3,8 @@
 Coordinates are in pixels of the original, EXIF-transposed picture. Scores are in [0, 1].
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,6 +18,7 @@ from unspoken.schemas import (
     EmbeddingSpace,
     ErrorBody,
     ModelInfo,
+    RequestModel,
     WireModel,
 )
 
@@ -34,6 +36,13 @@ Way = Literal["bank", "detector", "prompts"]
 MaskForm = Literal["rle", "polygon", "png", "none"]
 QueryText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 """May be blank: such a query is answered by an error of its own, and the others are answered."""
+
+
+_BOXES = "send boxes: a list of {x0, y0, x1, y1} in pixels"
+_POINTS = "send points: a list of {x, y, label}, label 1 on the thing and 0 off it"
+_TEXTS = 'send queries: [{"text": ...}]'
+_PROMPTS = "send boxes and points in a query: queries: [{...}]"
+_MULTIMASK = "a single point is answered by three masks, everything else by one"
 
 
 class SegmentImage(WireModel):
@@ -85,7 +94,7 @@ class PromptPoint(WireModel):
     label: Literal[0, 1] = 1
 
 
-class SegmentQuery(WireModel):
+class SegmentQuery(RequestModel):
     """What to look for: a text; or boxes and points, whose masks the text then scores.
 
     Each box is a prompt of its own. All points together are one prompt, and belong to the box where
@@ -98,6 +107,19 @@ class SegmentQuery(WireModel):
     points: Annotated[tuple[PromptPoint, ...], Field(max_length=MAX_POINTS)] = ()
     negative: Annotated[tuple[QueryText, ...], Field(max_length=MAX_TEXTS)] = ()
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    field_hints: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("box", "bbox", "bboxes"), _BOXES),
+        **dict.fromkeys(("point", "point_coords", "click", "clicks"), _POINTS),
+        "point_labels": _POINTS,
+        **dict.fromkeys(("prompt", "phrase", "label", "query", "caption"), "send text"),
+        **dict.fromkeys(("texts", "prompts", "phrases", "labels"), "send one query for each text"),
+        **dict.fromkeys(("box_threshold", "score_threshold", "min_score"), "send threshold"),
+        **dict.fromkeys(("negatives", "negative_text", "not"), "send negative: a list of texts"),
+        "multimask_output": _MULTIMASK,
+        "top_k": "send output.top_k beside queries",
+        "mask": "send output.mask beside queries",
+    }
 
     @model_validator(mode="after")
     def _asks_something(self) -> "SegmentQuery":
@@ -119,7 +141,7 @@ class SegmentQuery(WireModel):
         return bool(self.boxes or self.points)
 
 
-class SegmentOutput(WireModel):
+class SegmentOutput(RequestModel):
     """What an instance carries, and how many of them a query answers at most."""
 
     mask: MaskForm = "rle"
@@ -127,7 +149,7 @@ class SegmentOutput(WireModel):
     top_k: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
-class SegmentQuestion(WireModel):
+class SegmentQuestion(RequestModel):
     """Queries about one picture."""
 
     queries: Annotated[tuple[SegmentQuery, ...], Field(max_length=MAX_TEXTS)]
@@ -137,6 +159,17 @@ class SegmentQuestion(WireModel):
     """Ask the detector for each text alone, so that no score depends on the other texts."""
     nms_iou: Annotated[float, Field(gt=0, le=1)] | None = None
     """Of two instances of one query whose boxes overlap more, the better one is answered."""
+
+    field_hints: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("text", "texts", "prompt", "phrases", "labels"), _TEXTS),
+        **dict.fromkeys(("box", "boxes", "points", "point_coords"), _PROMPTS),
+        **dict.fromkeys(("threshold", "box_threshold"), "send threshold in a query"),
+        "multimask_output": _MULTIMASK,
+        "top_k": "send output.top_k",
+        **dict.fromkeys(("mask", "mask_format", "format"), "send output.mask"),
+        **dict.fromkeys(("embedding", "embeddings"), "send output.embedding"),
+        **dict.fromkeys(("nms", "iou_threshold"), "send nms_iou"),
+    }
 
     @model_validator(mode="after")
     def _is_bounded(self) -> "SegmentQuestion":

@@ -31,6 +31,7 @@ from unspoken.errors import InvalidInput, NotReady, UnspokenError
 from unspoken.guards import BodyLimit, BrowserGuard, KeyGate, SafeHeaders, add_safe_headers
 from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
 from unspoken.observing import Observing
+from unspoken.problem_words import plain_problem
 from unspoken.schemas import ModelInfo
 
 Result = TypeVar("Result")
@@ -240,7 +241,7 @@ def _add_errors(app: FastAPI) -> None:
         problems = [
             {
                 "where": ".".join(str(part) for part in problem["loc"]) or "body",
-                "problem": problem["msg"],
+                "problem": plain_problem(problem),
             }
             for problem in error.errors()[:20]
         ]

@@ -15,6 +15,7 @@ from unspoken.errors import InvalidInput
 from unspoken.fetching import Fetcher, fetch_url
 from unspoken.images import Picture, decode_base64, decode_picture
 from unspoken.json_bodies import slim_body
+from unspoken.problem_words import plain_problems
 from unspoken.schemas import LinkedImage
 from unspoken.segment_bodies import inlined_schema
 from unspoken.server import in_decode_pool
@@ -131,9 +132,7 @@ def validated(model: type[Model], written: bytes | bytearray | dict[str, object]
             raise InvalidInput(
                 f"the request has {error.error_count()} problems; /openapi.json has its schema"
             ) from error
-        raise RequestValidationError(
-            error.errors(include_input=False, include_context=False, include_url=False)
-        ) from error
+        raise RequestValidationError(plain_problems(error, model)) from error
 
 
 async def _read_image(form: FormData) -> bytes | None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from services.llm.parsing import CAPTION_TEMPLATE
 from services.llm.prompts import Example, ExampleSet, Template, fill
 from unspoken.errors import InvalidConfig
+from unspoken.problem_words import plain_problem
 
 _Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\r\n]+$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -77,7 +78,7 @@ def _parse(text: str, *, source: str) -> dict[str, Template]:
         raise InvalidConfig(f"{source}: this is no YAML: {error}") from error
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            f"{'.'.join(str(part) for part in problem['loc'])}: {plain_problem(problem)}"
             for problem in error.errors()
         ]
         raise InvalidConfig(f"{source}: {'; '.join(problems[:5])}") from error

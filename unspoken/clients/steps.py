@@ -19,6 +19,7 @@ from unspoken.clients.http_error import error_of
 from unspoken.clients.retries import Retries, broken_off, may_pass
 from unspoken.errors import InvalidInput, ServiceUnavailable
 from unspoken.logs import outgoing_headers
+from unspoken.problem_words import plain_problems
 from unspoken.safe_text import reason_of, redact
 
 Result = TypeVar("Result")
@@ -129,7 +130,7 @@ def checked(model: type[Request], fields: Mapping[str, object]) -> Request:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = plain_problems(error, model)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InvalidInput(f"{where}: {first['msg']}" if where else first["msg"]) from error
 

@@ -215,6 +215,8 @@ def test_an_id_alone_that_is_not_held_is_told(client, stack):
     with pytest.raises(NotFound, match="send it again"):
         client.segment(found, "car")
     with pytest.raises(NotFound):
+        client.find_image("nobody")
+    with pytest.raises(InvalidInput, match="no part"):
         client.find_image("../runs")
 
 

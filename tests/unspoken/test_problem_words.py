@@ -1,0 +1,63 @@
+"""Messages of validation: plain words, the field as it was sent, and what to send instead."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from unspoken.clients.steps import checked
+from unspoken.errors import InvalidInput
+from unspoken.problem_words import plain_problems
+from unspoken.segment_schemas import SegmentQuestion
+
+PYTHONS_WORDS = ("Tuple", "Input should", "validation", "valid dictionary", "permitted", "Field")
+BOX = {"x0": 1, "y0": 1, "x1": 9, "y1": 9}
+
+
+def said(body: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        SegmentQuestion.model_validate_json(json.dumps(body))
+    (problem, *_) = plain_problems(caught.value, SegmentQuestion)
+    return ".".join(map(str, problem["loc"])) + ": " + problem["msg"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "queries: is missing"),
+        ({"queries": 3}, "queries: must be a list"),
+        ({"queries": [3]}, "queries.0: must be an object"),
+        ({"queries": [{"points": [{"x": 1, "y": 1}] * 65}]}, "must have at most 64 items"),
+        ({"queries": [{"text": 3}]}, "queries.0.text: must be a text"),
+        ({"queries": [{"text": "x" * 300}]}, "must have at most 256 characters"),
+        ({"queries": [{"boxes": [{**BOX, "x0": "a"}]}]}, "queries.0.boxes.0.x0: must be a number"),
+        ({"queries": [], "nms_iou": 0}, "nms_iou: must be greater than 0"),
+        ({"queries": [], "nms_iou": 2}, "nms_iou: must be at most 1"),
+        ({"queries": [], "output": {"top_k": 1.5}}, "output.top_k: must be a whole number"),
+        ({"queries": [], "independent": "maybe"}, "independent: must be true or false"),
+        ({"queries": [], "method": "magic"}, "method: must be 'auto', 'bank' or 'detector'"),
+        ({"queries": [{}]}, "queries.0: give a text, boxes or points"),
+        ({"queries": [{"box": BOX}]}, "queries.0.box: is an unknown field: send boxes: a list"),
+        ({"queries": [{"thresold": 1}]}, "did you mean threshold?"),
+        ({"queries": [], "multimask_output": True}, "a single point is answered by three masks"),
+        ({"queries": [], "boxes": [BOX]}, "send boxes and points in a query"),
+        ({"queries": [], "output": {"zzz": 1}}, "known are embedding, mask, top_k"),
+    ],
+)
+def test_a_problem_is_told_in_plain_words(body, message):
+    text = said(body)
+    assert message in text
+    assert not any(words in text for words in PYTHONS_WORDS)
+
+
+def test_the_client_says_the_same():
+    with pytest.raises(InvalidInput, match="top_k: must be at least 1"):
+        checked(SegmentQuestion, {"queries": [], "output": {"top_k": 0}})
+
+
+def test_null_for_an_optional_field_is_the_same_as_leaving_it_out():
+    nulls = {"text": "car", "boxes": None, "points": None, "negative": None, "threshold": None}
+    body = {"queries": [nulls], "method": None, "output": {"mask": None}, "independent": None}
+    plain = SegmentQuestion.model_validate_json('{"queries": [{"text": "car"}]}')
+    assert SegmentQuestion.model_validate_json(json.dumps(body)) == plain
+    assert said({"queries": None}) == "queries: must be a list"
