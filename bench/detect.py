@@ -9,9 +9,6 @@ speedup       seconds of the package's network over those of the served engine; 
               processor with avx512_bf16 or AMX, never below 1.0
 speedup_float32         the same of the engine in float32, as it is served on other processors
 package_s, served_s, float32_s   medians of seconds a picture
-independent_s, independent_times   seconds of the served engine with each phrase in a prompt of its
-              own (`independent`), and these over served_s
-small_s, small_independent_s, small_independent_times   the same of the small detector as trained
 """
 
 import json
@@ -23,9 +20,8 @@ from transformers import BertConfig
 
 from bench.encode import seconds
 from bench.segment import bert_tokenizer, random_detector, street
-from services.detector.engine import DetectorEngine, build_engine
+from services.detector.engine import DetectorEngine
 from services.detector.groundingdino_backend import GroundingDinoBackend, build_network
-from services.detector.settings import DetectorSettings
 from unspoken.precision import faster_dtype
 from unspoken.schemas import ModelInfo
 
@@ -46,36 +42,24 @@ def main() -> None:
         "served_s": random_detector(short_side_px=SHORT_SIDE_PX, dtype=dtype),
         "float32_s": random_detector(short_side_px=SHORT_SIDE_PX),
     }
-    small = build_engine(DetectorSettings())
-    small.detect(street(), PHRASES)  # it keeps what its text encoder answered
-    runs = {
-        **{name: asked(engine) for name, engine in engines.items()},
-        "independent_s": asked(engines["served_s"], independent=True),
-        "small_s": asked(small),
-        "small_independent_s": asked(small, independent=True),
-    }
-    taken_s: dict[str, list[float]] = {name: [] for name in runs}
+    taken_s: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(ROUNDS):
-        for name, run in runs.items():
-            taken_s[name].append(seconds(run))
+        for name, engine in engines.items():
+            taken_s[name].append(seconds(asked(engine)))
     medians_s = {name: statistics.median(times) for name, times in taken_s.items()}
     figures = {
         "speedup": round(medians_s["package_s"] / medians_s["served_s"], 2),
         "speedup_float32": round(medians_s["package_s"] / medians_s["float32_s"], 2),
-        "independent_times": round(medians_s["independent_s"] / medians_s["served_s"], 1),
-        "small_independent_times": round(
-            medians_s["small_independent_s"] / medians_s["small_s"], 1
-        ),
-        **{name: round(median_s, 3) for name, median_s in medians_s.items()},
+        **{name: round(median_s, 2) for name, median_s in medians_s.items()},
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
     }
     print(json.dumps({"bench": "detect", "figures": figures}))
 
 
-def asked(engine: DetectorEngine, *, independent: bool = False) -> Callable[[], object]:
-    """Return a call that asks for all phrases in one picture, in one prompt or each in its own."""
-    return lambda: engine.detect(street(), PHRASES, box_threshold=0.3, independent=independent)
+def asked(engine: DetectorEngine) -> Callable[[], object]:
+    """One picture, all phrases in one pass."""
+    return lambda: engine.detect(street(), PHRASES, box_threshold=0.3)
 
 
 def package_detector() -> DetectorEngine:

@@ -31,6 +31,8 @@ from unspoken.errors import EngineFailure, InvalidConfig
 
 SUFFIX = ".safetensors"
 PART = ".part"
+NAMES = "names"
+MAX_NAMES = 16_384
 ABANDONED_S = 3600.0
 _ID = re.compile(r"[0-9a-f]{64}")
 _DIGEST = "digest"
@@ -135,6 +137,7 @@ class DiskTier:
         path = self._path(image_id)
         if path is None:
             return False
+        self._remove_names(image_id)
         try:
             num_bytes = path.stat().st_size
             path.unlink()
@@ -147,6 +150,56 @@ class DiskTier:
             ) from error
         self.num_bytes -= num_bytes
         return True
+
+    def write_name(self, name: str, image_id: str) -> None:
+        """Let a name stand for a picture, also after a restart. A failed disk loses the name."""
+        path = self._name_path(name)
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}{PART}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(image_id, encoding="ascii")
+            beside.replace(path)
+        except OSError as error:
+            logger.warning("the name of image=%s is not kept on disk: %s", image_id[:16], error)
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+    def read_name(self, name: str) -> str | None:
+        """Return the id of the picture that a name stands for; None where the name is unknown."""
+        if _ID.fullmatch(name) is not None:
+            return None
+        try:
+            image_id = self._name_path(name).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            return None
+        return image_id if _ID.fullmatch(image_id) is not None else None
+
+    def _name_path(self, name: str) -> Path:
+        """Return where a name is kept, by its hash: a name may have slashes."""
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return self._folder / NAMES / digest[:2] / digest
+
+    def _remove_names(self, image_id: str) -> None:
+        for path in self._folder.glob(f"{NAMES}/??/*"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                if path.read_text(encoding="ascii") == image_id:
+                    path.unlink()
+
+    def _prune_names(self) -> None:
+        """Remove names whose picture is gone, and the oldest beyond the bound."""
+        abandoned_s = time.time() - ABANDONED_S
+        kept: list[tuple[float, Path]] = []
+        for path in self._folder.glob(f"{NAMES}/??/*"):
+            with contextlib.suppress(OSError, UnicodeDecodeError):  # another replica was quicker
+                written_s = path.stat().st_mtime
+                target = self._path(path.read_text(encoding="ascii"))
+                is_dangling = target is None or not target.exists()
+                if is_dangling and written_s < abandoned_s:
+                    path.unlink()
+                else:
+                    kept.append((written_s, path))
+        for _, path in sorted(kept)[: max(0, len(kept) - MAX_NAMES)]:
+            path.unlink(missing_ok=True)
 
     def _path(self, image_id: str) -> Path | None:
         """None for what is no id: a name of a client's own, or an attempt at a path."""
@@ -176,6 +229,7 @@ class DiskTier:
                     total -= file.num_bytes
                     self.num_evicted += 1
             self.num_bytes = total
+            self._prune_names()
         finally:
             self._measuring.release()
 

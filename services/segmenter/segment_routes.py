@@ -175,6 +175,7 @@ class SegmentFlow:
     def _count(self, asked: Asked, held: Any, state: CacheState) -> tuple[Any, CacheState]:
         if asked.name is not None:
             self.segmenter.cache.give_name(asked.name, held)
+            self._write_behind(held, self.segmenter.keep_name, asked.name, held.id)
         self.lookups[state.tier] += 1
         return held, state
 
@@ -200,18 +201,18 @@ class SegmentFlow:
             picture = await in_decode_pool(decode_picture, encoded)
         with timings.computing("encode") as own:
             held = await self._embedding.submit(picture, timeout_s=self._timeout_s, own=own)
-        self._store_behind(held)
+        self._write_behind(held, self.segmenter.store, held)
         return _Held(held, MISS, timings)
 
-    def _store_behind(self, held: Any) -> None:
-        """Write a picture to the disk behind the answer; not where the disk is far behind."""
+    def _write_behind(self, held: Any, write: Callable[..., None], *args: object) -> None:
+        """Write to the disk behind the answer; not where the disk is far behind."""
         if self.segmenter.disk is None:
             return
         if len(self._writes) >= MAX_WRITES_BEHIND:
             logger.warning("the disk is too slow: not kept", extra=fields(image=held.id[:16]))
             return
         loop = asyncio.get_running_loop()
-        writing = loop.run_in_executor(self._writing, self.segmenter.store, held)
+        writing = loop.run_in_executor(self._writing, write, *args)
         self._writes.add(writing)
         writing.add_done_callback(self._writes.discard)
 

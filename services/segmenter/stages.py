@@ -143,19 +143,21 @@ class StagedSegmenter(ABC, Generic[Entry]):
         held, state = self._hold(picture, timings)
         if name is not None:
             self.cache.give_name(name, held)
+            self.keep_name(name, held.id)
         return self.describe(held, state, name=name, timings=timings)
 
     def read_image(self, image_id: str) -> ImageReply:
         """See unspoken.ports.Segmenter. A picture on disk is left there."""
         timings = Timings()
-        held = self.cache.get(image_id)
+        resolved = self.resolve(image_id)
+        held = self.cache.get(resolved)
         if held is not None:
             return self.describe(held, HIT, timings=timings)
-        about = None if self.disk is None else self.disk.about(image_id)
+        about = None if self.disk is None else self.disk.about(resolved)
         if about is None:
             raise unknown_image(image_id)
         return ImageReply(
-            id=image_id,
+            id=resolved,
             sha256=about["sha256"],
             width=int(about["width"]),
             height=int(about["height"]),
@@ -168,7 +170,7 @@ class StagedSegmenter(ABC, Generic[Entry]):
 
     def delete_image(self, image_id: str) -> None:
         """See unspoken.ports.Segmenter. Any thread; waits for the disk."""
-        resolved = self.cache.resolve(image_id)
+        resolved = self.resolve(image_id)
         was_on_disk = self.disk is not None and self.disk.remove(resolved)
         was_in_memory = self.cache.remove(resolved)
         if not (was_on_disk or was_in_memory):
@@ -191,8 +193,23 @@ class StagedSegmenter(ABC, Generic[Entry]):
         answer = self.answer(plan, detected)
         return SegmentReply.model_validate_json(self.render(answer, cache=state, timings=timings))
 
-    def restore(self, image_id: str) -> Entry | None:
-        """A picture that is on disk, which is then in memory too. Any thread."""
+    def resolve(self, id_or_name: str) -> str:
+        """Return the id that a name stands for, by memory or disk; an id as it is. Any thread."""
+        resolved = self.cache.resolve(id_or_name)
+        if resolved == id_or_name and self.disk is not None:
+            return self.disk.read_name(id_or_name) or id_or_name
+        return resolved
+
+    def keep_name(self, name: str, image_id: str) -> None:
+        """Keep a name on disk, where there is one. Any thread but the inference thread."""
+        if self.disk is not None:
+            self.disk.write_name(name, image_id)
+
+    def restore(self, id_or_name: str) -> Entry | None:
+        """Return a picture that is on disk, which is then in memory too. Any thread."""
+        image_id = self.resolve(id_or_name)
+        if image_id != id_or_name and (held := self.cache.get(image_id)) is not None:
+            return held
         stored = None if self.disk is None else self.disk.read(image_id)
         if stored is None:
             return None

@@ -132,3 +132,17 @@ def test_processes_that_are_killed_while_they_write_leave_nothing_that_is_taken_
         for each in read
         for name in content
     )
+
+
+def test_names_of_pictures_that_are_gone_are_removed_once_they_are_old(tmp_path):
+    tier = DiskTier(tmp_path, 8)
+    gone, fresh = "a" * 64, "b" * 64
+    tier.write_name("old", gone)
+    tier.write_name("new", fresh)
+    long_ago_s = time.time() - 7200
+    for path in (tmp_path / "names").rglob("*"):
+        if path.is_file() and path.read_text() == gone:
+            os.utime(path, (long_ago_s, long_ago_s))
+    again = DiskTier(tmp_path, 8)
+    assert again.read_name("old") is None and again.read_name("new") == fresh
+    assert again.read_name(fresh) is None

@@ -346,3 +346,18 @@ def test_a_picture_that_only_the_disk_holds_is_deleted_too(tmp_path):
     with served(tiny_engine(disk=DiskTier(tmp_path, 64))) as client:
         assert client.delete(f"/images/{sent['id']}").status_code == 204
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_names_survive_a_restart_where_there_is_a_disk_and_end_with_their_picture(tmp_path):
+    with served(tiny_engine(disk=DiskTier(tmp_path, 64))) as client:
+        named = {"image": {**IMAGE, "name": "my street/1"}}
+        sent = client.post("/images", json=named).json()
+    with served(tiny_engine(disk=DiskTier(tmp_path, 64))) as client:
+        found = client.get("/images/my street/1").json()
+        assert (found["id"], found["cache"]["tier"]) == (sent["id"], "disk")
+        asked = {"image": {"id": "my street/1"}, "queries": []}
+        reply = client.post("/segment", json=asked).json()
+        assert reply["image"]["id"] == sent["id"] and reply["cache"]["tier"] == "disk"
+        assert client.delete("/images/my street/1").status_code == 204
+        assert client.post("/images", json={"image": IMAGE}).json()["id"] == sent["id"]
+        assert client.get("/images/my street/1").status_code == 404
