@@ -160,3 +160,16 @@ def test_an_export_names_the_folder_that_its_pictures_were_in(tmp_path, stage):
         "export", "webdataset", run, "--out", tmp_path / "web", "--pictures", tmp_path / "moved"
     )
     assert result.exit_code == 0
+
+
+def test_a_workspace_with_its_data_folder_may_be_moved(tmp_path):
+    made = Stage(tmp_path / "W")
+    made.create()
+    assert made.tick(3).state == "done"
+    (tmp_path / "W").rename(tmp_path / "moved")
+    for arguments in (
+        ("verify", "r", "--source", "--dir", tmp_path / "moved"),
+        ("report", tmp_path / "moved/runs/r", "--out", tmp_path / "report"),
+    ):
+        result = run_cli(*arguments)
+        assert result.exit_code == 0, (arguments, result.exception, result.output)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unspoken.errors import SourceAway
-from unspoken.runs.store import Run
+from unspoken.runs.store import Run, remembered_data_dir
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ def locate_source(run: Run, *, runs_dir: Path, data_dir: Path | None = None) -> 
     if run.source is None:
         folder = runs_dir / run.run_id / "source"
         return SourceLocation(folder, folder, None)
-    recorded = Path(run.data_dir) if run.data_dir else runs_dir.parent / "data"
-    root = (data_dir or recorded).resolve()
+    root = (data_dir or remembered_data_dir(run, runs_dir)).resolve()
     pictures = None if run.pictures is None else root / run.pictures
     return SourceLocation(root, root / run.source, pictures)
 

@@ -46,7 +46,8 @@ class Run(WireModel):
     source: str | None
     """Relative to the data folder; None when the items came inline, into `source/`."""
     data_dir: str | None = None
-    """Absolute path of the data folder, as the process that created the run saw it."""
+    """The data folder, as the process that created the run saw it: an absolute path; or, where it
+    is in the workspace (the parent of the runs folder), relative to that, so that both may move."""
     pictures: str | None = None
     """Folder that a table's picture paths are seen from; its own when None."""
     box_threshold: float | None = None
@@ -89,7 +90,7 @@ def create_run(
     alphabet. The same request under the same id answers the run that exists. Raises InvalidInput,
     NotFound (no such source), Conflict (the id belongs to another request).
     """
-    run = _asked_run(data_dir, request, run_id or request.run_id or _new_run_id())
+    run = _asked_run(data_dir, runs_dir, request, run_id or request.run_id or _new_run_id())
     if (runs_dir / run.run_id / "run.json").is_file():
         return _existing(runs_dir, run)
     if request.source is not None:
@@ -111,7 +112,7 @@ def find_run(data_dir: Path, runs_dir: Path, request: RunRequest) -> RunStatus |
     Raises Conflict where another request has the id; `details` names each difference.
     """
     assert request.run_id is not None, "only a run with a name can be found"
-    run = _asked_run(data_dir, request, request.run_id)
+    run = _asked_run(data_dir, runs_dir, request, request.run_id)
     if not (runs_dir / run.run_id / "run.json").is_file():
         return None
     return _existing(runs_dir, run)
@@ -301,14 +302,19 @@ def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> R
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _asked_run(data_dir: Path, request: RunRequest, run_id: str) -> Run:
+def remembered_data_dir(run: Run, runs_dir: Path) -> Path:
+    """Return the data folder that a run remembers; the workspace's `data` of an earlier version."""
+    return runs_dir.resolve().parent / (run.data_dir or "data")
+
+
+def _asked_run(data_dir: Path, runs_dir: Path, request: RunRequest, run_id: str) -> Run:
     """Return run.json of a request."""
     # Without defaults: a field that comes later and is not used leaves the digest as it was.
     asked = request.model_dump(mode="json", exclude={"run_id"}, exclude_defaults=True)
     return Run(
         run_id=_check_name(run_id),
         source=request.source,
-        data_dir=None if request.source is None else str(data_dir.resolve()),
+        data_dir=None if request.source is None else _to_remember(data_dir, runs_dir),
         pictures=request.pictures,
         box_threshold=None if request.box_threshold == "auto" else request.box_threshold,
         wanted_fdr=request.false_discovery_rate,
@@ -323,6 +329,11 @@ def _asked_run(data_dir: Path, request: RunRequest, run_id: str) -> Run:
     )
 
 
+def _to_remember(data_dir: Path, runs_dir: Path) -> str:
+    root, workspace = data_dir.resolve(), runs_dir.resolve().parent
+    return root.relative_to(workspace).as_posix() if root.is_relative_to(workspace) else str(root)
+
+
 def _new_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
 
@@ -335,7 +346,7 @@ def _check_name(run_id: str) -> str:
 
 def _existing(runs_dir: Path, run: Run) -> RunStatus:
     first = read_run(runs_dir, run.run_id)
-    if differences := _differences(first, run):
+    if differences := _differences(first, run, runs_dir):
         told = "; ".join(differences.values())
         raise Conflict(
             f"run {run.run_id!r} exists and is another one: {told}",
@@ -344,15 +355,14 @@ def _existing(runs_dir: Path, run: Run) -> RunStatus:
     return read_status(runs_dir, run.run_id)
 
 
-def _differences(first: Run, second: Run) -> dict[str, str]:
+def _differences(first: Run, second: Run, runs_dir: Path) -> dict[str, str]:
     """Field -> what differs between a run and another request for it.
 
     A version takes the digest over the fields that it knows; of inline items it alone tells.
     """
     found = {}
-    place, other_place = source_path(first), source_path(second)
-    # Runs of an earlier version do not say where their data folder is.
-    if place != other_place and (first.data_dir or first.source != second.source):
+    place, other_place = _source_path(first, runs_dir), _source_path(second, runs_dir)
+    if place != other_place:
         found["source"] = f"it labels {place}, not {other_place}"
     if first.request_sha256 == second.request_sha256:
         return found
@@ -370,11 +380,11 @@ def _differences(first: Run, second: Run) -> dict[str, str]:
     return found
 
 
-def source_path(run: Run) -> str:
+def _source_path(run: Run, runs_dir: Path) -> str:
     """Return the path of what a run labels, and of its pictures, in words."""
     if run.source is None:
         return "pictures sent inline"
-    folder = Path(run.data_dir or "")
+    folder = remembered_data_dir(run, runs_dir)
     pictures = f" with the pictures in {folder / run.pictures}" if run.pictures else ""
     return f"{folder / run.source}{pictures}"
 
