@@ -45,16 +45,20 @@ def list_source(
     root: Path,
     pictures: Path | None = None,
     is_duplicate: Callable[[SourceRow], bool] | None = None,
+    runs_dir: Path | None = None,
 ) -> Iterator[tuple[str, Iterator[ListedRow]]]:
     """Files (or folders of pictures) of a source in order, each with its rows.
 
     pictures: folder that a table's paths are seen from; the table's own when absent. is_duplicate:
-    asked of every row with its picture; when absent no picture is read. A file that cannot be read
-    is one failed row. Raises InvalidInput where that is so of all files, with the first reason.
+    asked of every row with its picture; when absent no picture is read. runs_dir: its files are no
+    part of the source. A file that cannot be read is one failed row. Raises InvalidInput where that
+    is so of all files, with the first reason.
     """
     span = Span(pictures_of=() if is_duplicate is None else EVERY_ROW)
     found = _Found()
     for file in _source_files(path, root):
+        if runs_dir is not None and file.resolve().is_relative_to(runs_dir.resolve()):
+            continue  # a workspace inside of what it labels: its contact sheets are no pictures
         name = file.relative_to(root).as_posix()
         refusal = _refusal(file, name, root)
         if refusal is not None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from unspoken.crop_schemas import Crop
@@ -79,12 +80,15 @@ def plan_run(run: Run, location: SourceLocation, *, runs_dir: Path, services: Se
 def _listing(
     run: Run, location: SourceLocation, *, runs_dir: Path
 ) -> Iterator[tuple[str, Iterable[ListedRow]]]:
-    path, root, pictures = location.source, location.root, location.pictures
+    list_files = partial(
+        list_source, location.source, root=location.root, pictures=location.pictures
+    )
+    if run.source is not None:
+        list_files = partial(list_files, runs_dir=runs_dir)
     if run.retry_of is None:
-        is_duplicate = duplicate_finder(run.filters)
-        yield from list_source(path, root=root, pictures=pictures, is_duplicate=is_duplicate)
+        yield from list_files(is_duplicate=duplicate_finder(run.filters))
         return
     # Duplicates were dropped by the first run: none of them is among the failed rows.
     failed = FailedRows(runs_dir / run.retry_of, run.shards_folder)
-    for name, rows in list_source(path, root=root, pictures=pictures):
+    for name, rows in list_files():
         yield name, failed.among(name, rows)

@@ -33,7 +33,10 @@ def compare_source(run_dir: Path, location: SourceLocation) -> SourceChanges:
     new = changed = gone = 0
     try:
         for name, rows in list_source(
-            location.source, root=location.root, pictures=location.pictures
+            location.source,
+            root=location.root,
+            pictures=location.pictures,
+            runs_dir=run_dir.parent,
         ):
             planned = _digests(plan, chunks.pop(name, []))
             listed = {row.digest for row in rows if not row.digest.startswith(NO_NAME)}

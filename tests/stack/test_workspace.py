@@ -173,3 +173,16 @@ def test_a_workspace_with_its_data_folder_may_be_moved(tmp_path):
     ):
         result = run_cli(*arguments)
         assert result.exit_code == 0, (arguments, result.exception, result.output)
+
+
+def test_a_workspace_inside_of_the_labelled_folder_is_no_part_of_it(tmp_path, no_stack):
+    made = Stage(tmp_path / "A/W")
+    shutil.rmtree(made.data_dir)
+    made.seen_data_dir = None
+    made.dispatcher = made.new_dispatcher()
+    write_captioned(tmp_path / "A", ["a", "b"])
+    for run_id in ("labels", "labels-2"):
+        create_run(tmp_path / "A", made.runs_dir, RunRequest(source=".", run_id=run_id))
+        assert made.tick(3, run_id=run_id).total == 2
+    result = label(tmp_path / "A/W", tmp_path / "A")
+    assert result.exit_code == 0 and "--name" not in result.output
