@@ -106,25 +106,41 @@ class Answer(NamedTuple):
     stages_ms: dict[str, float]
 
 
+class _Texts:
+    """Texts of the masks of one reply, each written once; bounded in what they add up to."""
+
+    def __init__(self, output: SegmentOutput) -> None:
+        self._output = output
+        self._texts: dict[tuple[int, int], str] = {}
+        self._num_chars = 0
+
+    def text_of(self, masks: WireBank, index: int) -> str:
+        """Return a mask's text. Raises TooLarge, and DeadlineExceeded where nobody waits."""
+        key = (id(masks), index)
+        text = self._texts.get(key)
+        if text is None:
+            check_wanted()
+            text = self._texts[key] = masks.text_of(index, self._output)
+        self._num_chars += len(text)
+        if self._num_chars > MAX_REPLY_CHARS:
+            raise TooLarge(
+                f"the reply is over {MAX_REPLY_CHARS} bytes: ask fewer queries, lower "
+                "output.top_k, or ask for output.mask 'rle'"
+            )
+        return text
+
+
 def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
     """Return the answer as a SegmentReply in JSON. Raises TooLarge, DeadlineExceeded."""
     timings.add(answer.stages_ms)
     with timings.measure("render"):
-        texts: dict[tuple[int, int], str] = {}
-        parts: list[str] = []
-        num_chars = 0
-        for index, query in enumerate(answer.queries):
-            if index in answer.problems:
-                parts.append(_refusal(index, query, answer.problems[index]))
-            else:
-                parts.append(_result(index, query, answer.found[index], answer.output, texts))
-            num_chars += len(parts[-1])
-            if num_chars > MAX_REPLY_CHARS:
-                raise TooLarge(
-                    f"the reply is over {MAX_REPLY_CHARS} bytes: ask fewer queries, lower "
-                    "output.top_k, or ask for output.mask 'rle'"
-                )
-        results = ", ".join(parts)
+        texts = _Texts(answer.output)
+        results = ", ".join(
+            _refusal(index, query, answer.problems[index])
+            if index in answer.problems
+            else _result(index, query, answer.found[index], texts)
+            for index, query in enumerate(answer.queries)
+        )
     height, width = answer.size_hw
     head = json.dumps(
         {
@@ -139,13 +155,7 @@ def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
     return f'{head[:-1]}, "results": [{results}]}}'.encode()
 
 
-def _result(
-    query_index: int,
-    query: SegmentQuery,
-    found: Found,
-    output: SegmentOutput,
-    texts: dict[tuple[int, int], str],
-) -> str:
+def _result(query_index: int, query: SegmentQuery, found: Found, texts: _Texts) -> str:
     about = {
         "query_index": query_index,
         "text": query.text,
@@ -157,11 +167,7 @@ def _result(
     instances = []
     prompts: Sequence[tuple[int, int] | None] = found.prompts or [None] * len(found.indices)
     for index, score, prompt in zip(found.indices, found.scores, prompts, strict=True):
-        key = (id(found.masks), index)
-        mask = texts.get(key)
-        if mask is None:
-            check_wanted()
-            mask = texts[key] = found.masks.text_of(index, output)
+        mask = texts.text_of(found.masks, index)
         asked = ""
         if prompt is not None:
             asked = f'"prompt_index": {prompt[0]}, "mask_index": {prompt[1]}, '
