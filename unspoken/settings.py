@@ -4,6 +4,7 @@ Only `__main__` files and the stack build these; nothing else reads the environm
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from unspoken.browser_rules import BrowserRules, is_loopback_name, parse_rules
 from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.process import num_cores
 from unspoken.profiles import Profile, load_profile
+from unspoken.safe_text import redact
 
 
 def default_cache_dir() -> Path:
@@ -125,6 +127,10 @@ class ProcessSettings(BaseSettings):
             raise InvalidConfig("; ".join(told)) from None
         except SettingsError as error:
             raise InvalidConfig(f"{type(self).__name__}: {error}; write it as JSON") from None
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, redact(value) if isinstance(value, str) else value
 
     @classmethod
     def _variable(cls, location: tuple[int | str, ...]) -> str:

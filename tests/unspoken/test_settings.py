@@ -9,6 +9,7 @@ from services.gateway.settings import GatewaySettings
 from services.llm.settings import LlmSettings
 from unspoken.errors import InvalidConfig
 from unspoken.settings import child_environment
+from worker.settings import WorkerSettings
 
 SECRET = "hunter2-of-the-tests"
 
@@ -27,6 +28,14 @@ def test_a_setting_that_must_be_json_is_named(monkeypatch):
     monkeypatch.setenv("LLM_TEMPLATES", "parts")
     with pytest.raises(InvalidConfig, match=r"templates.*JSON"):
         LlmSettings()
+
+
+def test_settings_never_show_a_password():
+    settings = WorkerSettings(
+        broker_url=f"redis://:{SECRET}@redis:6379/0", llm_url=f"http://u:{SECRET}@llm"
+    )
+    assert SECRET in settings.broker_url
+    assert SECRET not in repr(settings) and SECRET not in str(settings)
 
 
 @pytest.mark.parametrize(
