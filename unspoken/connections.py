@@ -165,7 +165,7 @@ class BoundedProtocol(H11Protocol):
             self.transport.max_size = _READ_BODY_BYTES if is_plain else _READ_BYTES
 
     def _no_header(self) -> None:
-        if self.conn.trailing_data[0]:  # a part of a header
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:  # a part of a header
             self._refuse(408, "deadline_exceeded", "no whole request within the time for it")
         else:
             self.transport.abort()
