@@ -222,7 +222,7 @@ def test_300_half_open_requests_leave_a_process_of_256_files_alive():
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
                 wait_until_ready(client)
             for _ in range(300):
-                stack.enter_context(connect(port, HALF_A_BODY))
+                stack.enter_context(connect(port, HALF_A_HEADER))
             for _ in range(5):
                 started = time.monotonic()
                 assert b" 200 " in probe(port)
