@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from worker.aside import Aside
 from worker.broker import read_broker
 from worker.caption_tables import source_hints
 from worker.celery_app import BULK, INTERACTIVE, create_celery
+from worker.crashes import begin_step, count_unended, end_step
 from worker.deciding import decide_run
 from worker.doorbell import CeleryDoorbell, Doorbell
 from worker.finishing import finish_run
@@ -133,6 +134,8 @@ class Dispatcher:
         if not self._tell(status) or status.state not in ENDED:
             return True
         logger.info("run is %s", status.state)
+        with suppress(OSError):
+            end_step(watch.ledger.run_dir)
         del self._watches[status.run_id]
         self._ended.add(status.run_id)
         return False
@@ -162,6 +165,8 @@ class Dispatcher:
         while not stop.is_set() and is_ours():
             self.tick()
             stop.wait(tick_s)
+        for watch in filter(_has_step, self._watches.values()):
+            end_step(watch.ledger.run_dir)  # stopped: this was no crash
         if self._metrics is not None:
             self._metrics.rested()
 
@@ -215,14 +220,27 @@ class Dispatcher:
         return self._finish(watch, watch.plan)
 
     def _plan(self, watch: RunWatch) -> RunStatus:
-        if watch.planning is None:
+        if watch.planning is None and self._may_begin(watch):
+            begin_step(watch.ledger.run_dir, "planning")
             watch.planning = Aside(partial(self._read_or_make_plan, watch.run))
-        if not watch.planning.ended(patience_s=self._patience_s):
+        if watch.planning is None or not watch.planning.ended(patience_s=self._patience_s):
             watch.message = "reads the source, to plan"
             return self._status(watch, "planned")
         planning, watch.planning = watch.planning, None
+        end_step(watch.ledger.run_dir)
         watch.plan = planning.result()
         return self._advance(watch)
+
+    def _may_begin(self, watch: RunWatch) -> bool:
+        """Return True if a run's step may begin now.
+
+        A run during whose step the dispatcher crashed is worked on alone, so that only the run that
+        causes crashes is blamed for them.
+        """
+        under_way = [other for other in self._watches.values() if _has_step(other)]
+        if count_unended(watch.ledger.run_dir):
+            return not under_way
+        return all(count_unended(other.ledger.run_dir) <= 1 for other in under_way)
 
     def _plan_again(self, watch: RunWatch) -> RunStatus:
         """Check a plan that a worker found damaged, and write it again if it is."""
@@ -244,11 +262,13 @@ class Dispatcher:
         return read_plan(self._runs_dir / run.run_id)
 
     def _finish(self, watch: RunWatch, plan: Plan) -> RunStatus:
-        if watch.finishing is None:
+        if watch.finishing is None and self._may_begin(watch):
+            begin_step(watch.ledger.run_dir, "finishing")
             watch.finishing = Aside(partial(self._verify_and_write, watch, plan))
-        if not watch.finishing.ended(patience_s=self._patience_s):
+        if watch.finishing is None or not watch.finishing.ended(patience_s=self._patience_s):
             return self._status(watch, "finishing")
         finishing, watch.finishing = watch.finishing, None
+        end_step(watch.ledger.run_dir)
         if finishing.result():
             return self._status(watch, "done")
         watch.forget()
@@ -356,6 +376,11 @@ class Dispatcher:
                 "output": "dataset",
             }
         )
+
+
+def _has_step(watch: RunWatch) -> bool:
+    """Return True while the run is being planned or finished."""
+    return watch.planning is not None or watch.finishing is not None
 
 
 def _passes(error: Exception) -> bool:

@@ -1,6 +1,9 @@
 """One run that cannot be planned or finished, or whose files are damaged, beside a good one."""
 
+import signal
 import struct
+import subprocess
+import sys
 import threading
 
 import pyarrow as pa
@@ -13,6 +16,7 @@ from tests.worker.stage import Stage
 from unspoken.runs.store import create_run, read_status
 from unspoken.schemas import RunRequest
 from worker.aside import Aside
+from worker.crashes import MAX_CRASHES, count_unended
 
 
 def create(stage, run_id, *, source="in"):
@@ -166,6 +170,40 @@ def test_a_run_that_waits_says_for_which_file(tmp_path):
     status = stage.tick(1)
     assert status.state in ("planned", "failed")
     assert "data" in status.message
+
+
+def test_a_run_that_kills_the_dispatcher_fails_after_some_crashes_and_no_other_does(tmp_path):
+    stage = Stage(tmp_path)
+    for run_id in ("a", "bad", "z"):
+        create(stage, run_id)
+    command = [sys.executable, "-m", "tests.worker.crashing_dispatcher", str(tmp_path)]
+    ends = [subprocess.run(command, check=False).returncode for _ in range(MAX_CRASHES + 1)]
+    assert ends == [-signal.SIGKILL] * MAX_CRASHES + [0]
+    status = read_status(stage.runs_dir, "bad")
+    assert status.state == "failed"
+    assert f"planning this run ended the dispatcher {MAX_CRASHES} times" in status.message
+    assert [state(stage, run_id) for run_id in ("a", "z")] == ["done", "done"]
+    assert not list(stage.runs_dir.glob("*/dispatcher-crashes"))
+
+
+def test_a_dispatcher_that_is_stopped_while_it_plans_has_not_crashed(tmp_path):
+    begun, end = threading.Event(), threading.Event()
+
+    def wait(_captions):
+        begun.set()
+        end.wait(30)
+
+    stage = Stage(tmp_path, prompter=FakePrompter(before=wait))
+    create(stage, "r")
+    dispatcher, stop = stage.new_dispatcher(patience_s=0.01), threading.Event()
+    thread = threading.Thread(target=dispatcher.run, kwargs={"tick_s": 0.01, "stop": stop})
+    thread.start()
+    assert begun.wait(30)
+    assert count_unended(stage.runs_dir / "r") == 1
+    stop.set()
+    thread.join()
+    assert count_unended(stage.runs_dir / "r") == 0
+    end.set()
 
 
 def test_a_panic_of_a_native_library_is_an_error_of_its_call_alone():

@@ -7,6 +7,7 @@ RUNS_DIR/RUN_ID/
   status.json   how far the dispatcher saw the run
   trouble.json  what last kept a worker from its work (trouble.py)
   cancelled     a mark: nobody starts another chunk
+  dispatcher-crashes   steps that were begun and never ended; only while there are some
   attempts/, leases/   who works on what (ledger.py)
   undecided/    shards of a run whose thresholds are chosen at its end (only of such a run)
   dataset/      shards with their commit records; at the end labels, manifest and card
