@@ -119,6 +119,23 @@ def test_cocos_ids_are_the_same_as_text_and_as_numbers(tmp_path):
     assert rows[2].detail == "no entry of images has the id '7'"
 
 
+def test_karpathys_files_are_read(tmp_path):
+    write_pictures(tmp_path / "val2014", 2)
+    images = [
+        {"filepath": "val2014", "filename": "0.jpg", "imgid": 0, "cocoid": 391895, "split": "test",
+         "sentences": [{"raw": "A man rides.", "imgid": 0}, {"raw": "A rider"}, None]},
+        {"filename": "val2014/1.jpg", "imgid": 1, "sentences": None},
+        7,
+    ]  # fmt: skip
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    rows = read_all(tmp_path / "dataset_coco.json", root=tmp_path)
+    assert [(row.key, row.member, row.captions, row.problem) for row in rows] == [
+        ("391895", "val2014/0.jpg", ("A man rides.", "A rider"), None),
+        ("1", "val2014/1.jpg", (), None),
+        ("row-2", "", (), "bad_row"),
+    ]
+
+
 def test_nan_is_no_caption_and_zero_is_a_key(tmp_path):
     write_pictures(tmp_path, 1)
     line = '{"image": "0.jpg", "caption": NaN, "text": "a tree beside a house", "key": 0}'

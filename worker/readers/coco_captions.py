@@ -1,4 +1,7 @@
-"""COCO captions JSON: one row a picture, with all of its captions."""
+"""COCO captions JSON: one row a picture, with all of its captions.
+
+Karpathy's split files of COCO and Flickr (dataset_coco.json) have the captions within `images`.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,6 +68,8 @@ def _read(file: Path, _mtime_ns: int, _size: int) -> list[_Entry] | None:
     if isinstance(content, list):
         return None
     images = _objects(content, "images")
+    if any("sentences" in image for image in images):
+        return list(map(_split_entry, images))
     captions: dict[str, list[object]] = defaultdict(list)
     for annotation in _objects(content, "annotations"):
         # Some tools write the same id as a number here and as text there.
@@ -87,7 +92,7 @@ def _objects(content: object, name: str) -> list[dict[str, object]]:
         raise InvalidInput(
             f"a JSON source is a list of rows or COCO's captions file: it has no list of {name}"
         )
-    return [each if isinstance(each, dict) else {} for each in value]
+    return _dicts(value)
 
 
 def _entry(image: dict[str, object], captions: Mapping[str, Sequence[object]]) -> _Entry:
@@ -98,3 +103,19 @@ def _entry(image: dict[str, object], captions: Mapping[str, Sequence[object]]) -
         captions=captions_of(captions.get(key, ())) if key else (),
         url=url if isinstance(url, str) else None,
     )
+
+
+def _split_entry(image: dict[str, object]) -> _Entry:
+    """Return a picture of Karpathy's files."""
+    sentences = image.get("sentences")
+    said = [each.get("raw") for each in _dicts(sentences if isinstance(sentences, list) else [])]
+    folder, name = text_of(image.get("filepath")), text_of(image.get("filename"))
+    return _Entry(
+        key=key_of(image.get("cocoid", image.get("imgid"))),
+        path=f"{folder}/{name}" if folder and name else name,
+        captions=captions_of(said),
+    )
+
+
+def _dicts(values: Sequence[object]) -> list[dict[str, object]]:
+    return [each if isinstance(each, dict) else {} for each in values]
