@@ -47,6 +47,7 @@ from unspoken.model.conv_stem import MIX_PREFIX
 from unspoken.model.regrid import regrid
 from unspoken.model.sam_config import SemanticSamConfig
 from unspoken.model.semantic_sam import SemanticSam, is_new
+from unspoken.runs.exports.source import picture_root
 from unspoken.runs.manifest import read_text_encoder
 
 logger = logging.getLogger(__name__)
@@ -63,10 +64,10 @@ CHECKPOINT, METRICS, WEIGHTS, DELTA = (
 class TrainFiles:
     """Where a run reads and writes.
 
-    data: a run's dataset folder, whose pictures lie below `pictures`; sa1b: an SA-1B folder; sam:
-    an official checkpoint, or start: weights of ours, else the network starts from nothing;
-    stem: the small detector's folder, whose backbone becomes the stem of a network that starts with
-    one; named_only: of the dataset, only boxes of what captions name.
+    data: a run's dataset folder; pictures: where its pictures are, None for where the run found
+    them; sa1b: an SA-1B folder; sam: an official checkpoint, or start: weights of ours, else the
+    network starts from nothing; stem: the small detector's folder, whose backbone becomes the stem
+    of a network that starts with one; named_only: of the dataset, only boxes of what captions name.
     """
 
     out: Path
@@ -185,14 +186,13 @@ def _open_data(
             files.sa1b, masks_a_picture=batch.masks_a_picture, seed=batch.seed
         )
     if batch.boxes_a_step:
-        if files.data is None or files.pictures is None:
+        if files.data is None:
             raise InvalidConfig(
-                f"{recipe.name} learns from a generated dataset: name its folder (--data) and the "
-                "folder of its pictures (--pictures)"
+                f"{recipe.name} learns from a generated dataset: name its folder (--data)"
             )
         box_pictures = BoxPictures(
             files.data,
-            pictures=files.pictures,
+            pictures=files.pictures or picture_root(files.data),
             boxes_a_picture=batch.boxes_a_picture,
             seed=batch.seed,
             named_only=files.named_only,
@@ -288,7 +288,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of checkpoint, metrics and weights.")],
     data: Annotated[Path | None, typer.Option(help="A run's dataset folder.")] = None,
     pictures: Annotated[
-        Path | None, typer.Option(help="What the dataset's source names are relative to.")
+        Path | None,
+        typer.Option(help="Folder that the dataset's pictures are in now, where they were moved."),
     ] = None,
     sa1b: Annotated[Path | None, typer.Option(help="SA-1B folder.")] = None,
     sam: Annotated[Path | None, typer.Option(help="Official sam_vit_*.pth to start from.")] = None,

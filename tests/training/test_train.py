@@ -17,7 +17,7 @@ from tests.smallworld.tiny_world import tiny_world
 from tests.training.true_dataset import SCENES, write_true_dataset
 from training.sam_recipe import smoke
 from training.train import CHECKPOINT, DELTA, METRICS, WEIGHTS, TrainFiles, train
-from unspoken.errors import InvalidConfig
+from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.model.checkpoint import load_weights
 from unspoken.model.semantic_sam import is_new
 
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(folder: Path, tmp_path: Path) -
 def test_what_a_recipe_needs_and_was_not_named_is_an_error(
     folder: Path, tmp_path: Path, missing: str, word: str
 ) -> None:
-    with pytest.raises(InvalidConfig, match=word):
+    with pytest.raises((InvalidConfig, InvalidInput), match=word):
         train(smoke(), replace(files(folder, tmp_path), **{missing: None}))
 
 

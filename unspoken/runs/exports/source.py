@@ -64,7 +64,7 @@ class LabelledPictures:
 
         Raises InvalidInput where that folder is not known or not there.
         """
-        self._files = PictureFiles(root or _remembered_root(run_dir))
+        self._files = PictureFiles(root or picture_root(run_dir))
 
     def read(self, row: Row) -> Picture:
         """The decoded picture. Raises NotFound, InvalidInput where its file has changed."""
@@ -84,8 +84,11 @@ class LabelledPictures:
         return UprightFile(encode_jpeg(Image.fromarray(picture.pixels), quality=95), "jpg")
 
 
-def _remembered_root(run_dir: Path) -> Path:
-    """Return the folder that a run's pictures are in, of a run's folder or its dataset folder."""
+def picture_root(run_dir: Path) -> Path:
+    """Return the folder that a run's pictures are in, given the run's or its dataset's folder.
+
+    Raises InvalidInput where it is not known or not there.
+    """
     folder = (run_dir if (run_dir / "run.json").is_file() else run_dir.parent).resolve()
     hint = "name the folder that was labelled with --pictures"
     try:
