@@ -101,20 +101,33 @@ def read_chunk(chunk: Chunk, *, root: Path, pictures: Path | None = None) -> lis
     """Read a chunk's rows with their pictures, in the plan's order; duplicates without.
 
     A row is known by its content, so rows that were added or removed around it do not matter. One
-    whose picture or caption changed, or is gone, has the problem SOURCE_CHANGED and no picture.
-    Raises Conflict for a file outside `root`, OSError where a disk fails.
+    whose picture or caption changed, or is gone, has the problem SOURCE_CHANGED and no picture. No
+    file outside `root` is read. Raises OSError where a disk fails.
     """
-    file = _inside(root, chunk.source)
+    file = root / chunk.source
+    refusal = _refusal(file, chunk.source, root) or _planned_refusal(chunk, file)
 
     def read(span: Span) -> Iterator[SourceRow]:
+        if refusal is not None:
+            return iter([bad_shard(chunk.source, row=0, size=0, detail=refusal)])
         return _read_rows(file, name=chunk.source, root=root, pictures=pictures, span=span)
 
     def find() -> Places:
+        if refusal is not None:
+            return Places(read(Span()))
         found = file.stat()
         version = (found.st_mtime_ns, found.st_size)
         return _places(file, chunk.source, root, pictures, version)
 
     return planned_rows(chunk, read=read, find=find)
+
+
+def _planned_refusal(chunk: Chunk, file: Path) -> str | None:
+    """Return the reason for which a file was refused whose true name the plan cannot say."""
+    refused = bad_shard(chunk.source, row=0, size=0, detail="").digest
+    if chunk.digests.get(0) != refused or os.path.lexists(file):
+        return None
+    return f"the name {chunk.source!r} is not UTF-8: a dataset cannot say it"
 
 
 def check_chunk(chunk: Chunk, *, root: Path, pictures: Path | None = None) -> None:
@@ -234,10 +247,3 @@ def _sayable(row: SourceRow) -> SourceRow:
 
 def _writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def _inside(root: Path, name: str) -> Path:
-    file = root / name
-    if not file.resolve().is_relative_to(root.resolve()):
-        raise Conflict(f"{name} is not inside the data folder")
-    return file

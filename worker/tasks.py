@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unspoken.clients.ports import CropRankerClient, DetectorClient, PrompterClient, connect
 from unspoken.errors import (
-    Conflict,
     DeadlineExceeded,
     ModelsChanged,
     NotFound,
@@ -286,8 +285,6 @@ class _Work:
         try:
             with timings.measure("read"):
                 sources = self._read()
-        except Conflict as error:
-            return self._all_failed("source_changed", error.message)
         except OSError as error:
             if not os.access(self.job.location.root, os.R_OK | os.X_OK):
                 raise NotReady(f"the data folder is away: {error}") from error

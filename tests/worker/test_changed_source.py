@@ -150,3 +150,16 @@ def test_a_run_whose_source_is_away_before_it_is_planned_waits(stage, tmp_path):
     assert stage.tick().state == "planned"
     (tmp_path / "away").rename(stage.data_dir / "in")
     assert stage.tick(4).state == "done"
+
+
+def test_a_file_that_is_refused_keeps_its_reason(stage, tmp_path):
+    write_shard(stage.data_dir / "in/00000.tar", CAPTIONS[:2])
+    write_shard(tmp_path / "elsewhere/x.tar", CAPTIONS[2:4])
+    (stage.data_dir / "in/link.tar").symlink_to(tmp_path / "elsewhere/x.tar")
+    (stage.data_dir / "in/caf\udce9.tar").write_bytes(b"")
+    plan_only(stage, "in")
+    stage.work()
+    status = stage.tick(3)
+    assert (status.state, status.labelled, status.failed) == ("done", 2, {"bad_shard": 2})
+    details = sorted(row.detail for row in stage.rows() if row.status == "failed")
+    assert details[0] == "link.tar leads out of the data folder" and "not UTF-8" in details[1]
