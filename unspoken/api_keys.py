@@ -8,6 +8,7 @@ limit). A service keeps digests alone. A key is 256 random bits, so one round of
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import threading
@@ -107,7 +108,8 @@ class KeyRing:
                 wait_s = bucket.take(self._now())
             if wait_s > 0:
                 raise RateLimited(
-                    f"the key {key.name} may send {key.requests_per_minute:g} requests a minute",
+                    f"the key {key.name} may send {key.requests_per_minute:g} requests a minute; "
+                    f"send the next one in {math.ceil(wait_s)} s",
                     retry_after_s=wait_s,
                 )
         return key.name

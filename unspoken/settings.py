@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from unspoken.api_keys import KeyRing, checked_key, parse_keys
 from unspoken.browser_rules import BrowserRules, is_loopback_name, parse_rules
 from unspoken.errors import InvalidConfig, InvalidInput
+from unspoken.problem_words import plain_problem
 from unspoken.process import num_cores
 from unspoken.profiles import Profile, load_profile
 from unspoken.safe_text import redact
@@ -122,8 +123,8 @@ class ProcessSettings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False, include_context=False)
-            told = (f"{self._variable(each['loc'])}: {each['msg']}" for each in problems)
+            problems = error.errors(include_url=False, include_input=False)
+            told = (f"{self._variable(each['loc'])} {plain_problem(each)}" for each in problems)
             raise InvalidConfig("; ".join(told)) from None
         except SettingsError as error:
             raise InvalidConfig(f"{type(self).__name__}: {error}; write it as JSON") from None
