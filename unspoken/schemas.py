@@ -42,9 +42,12 @@ CaptionText = Annotated[str, Field(min_length=1, max_length=MAX_CAPTION_CHARS)]
 
 
 class WireModel(BaseModel):
-    """Frozen, and strict about names: an unknown field is an error, never ignored."""
+    """Frozen, and strict about names: an unknown field is an error, never ignored.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    The docstring of a field is its description in OpenAPI.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class RequestModel(WireModel):

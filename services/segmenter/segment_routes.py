@@ -269,7 +269,10 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
     async def segment(request: Request) -> Response:
         """Masks for texts, boxes and points; results in the order of the queries.
 
-        No hit is an empty list. An id that is not held (any more) is 404: send the picture again.
+        No hit is an empty list. A query that is bad by itself has an `error`, and the others are
+        answered. By the detector a text's score depends on the other texts of the request, unless
+        `independent` is set; by the bank it never does. An id that is not held (any more) is 404:
+        send the picture again.
         """
         flow, timings = served(), Timings()
         with timings.measure("decode"):

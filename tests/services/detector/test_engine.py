@@ -52,6 +52,30 @@ def test_many_phrases_take_few_chunks_and_one_look_at_the_picture(engine, monkey
     assert {found.phrase_index for found in result.detections} == set(range(100))
 
 
+def test_independent_phrases_score_as_alone_for_one_look_at_the_picture(engine, monkeypatch):
+    encoder = engine._backend._model.model.backbone.conv_encoder
+    looks = []
+    encode = encoder.forward
+    monkeypatch.setattr(
+        encoder, "forward", lambda *args, **kwargs: looks.append(1) or encode(*args, **kwargs)
+    )
+    phrases = ["car", "wheel", "driver's seat", "Car."]
+
+    def best(asked: list[str], *, independent: bool) -> list[float]:
+        result = engine.detect(PICTURE, asked, box_threshold=0.0, independent=independent)
+        return [
+            max(found.score for found in result.detections if found.phrase_index == index)
+            for index in range(len(asked))
+        ]
+
+    apart = best(phrases, independent=True)
+    assert len(looks) == 1
+    alone = [best([phrase], independent=False)[0] for phrase in phrases]
+    together = best(phrases, independent=False)
+    assert apart == pytest.approx(alone, abs=1e-5)
+    assert together != pytest.approx(alone, abs=1e-5)
+
+
 def test_a_chunk_is_scored_the_same_beside_others_and_alone(engine):
     phrases = [f"thing {i}" for i in range(80)]
     together = engine.detect(PICTURE, phrases, box_threshold=0.0)
