@@ -25,7 +25,7 @@ from stack.labelling import (
     run_request,
     running_stack,
 )
-from stack.launcher import StackConfig
+from stack.launcher import DRAIN_S, StackConfig
 from stack.run_verbs import MovedData, fork, verify
 from stack.segmenting import describe_reply, reached_segmenter, segment_file
 from stack.settings_table import settings_table
@@ -120,8 +120,9 @@ def up(
         broker_url=broker_url,
         worker_concurrency=workers,
         metrics_port=port + len(names),
+        services_stop_s=DRAIN_S,
     )
-    resume = "runs go on at the next `unspoken up`"
+    resume = "runs go on at the next `unspoken up`; Ctrl-C again stops at once"
     with running_stack(config, console, resume=resume) as stack:
         for name, url in stack.urls.items():
             console.print(f"{name:10} {url}   docs: {url}/docs")

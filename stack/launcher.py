@@ -30,6 +30,8 @@ GRACE_S = 3.0
 """How long a worker may finish its items after Ctrl-C; then it gives its chunks back."""
 WORKER_STOP_S, SERVICES_STOP_S = GRACE_S + 1.5, 2.5
 """A child that has not ended by then is killed: in all, less than ten seconds."""
+DRAIN_S = 40.0
+"""How long services that others may use can answer what they have taken."""
 SERVICES = ("llm", "detector", "segmenter", "gateway")
 MODULES = {"services": "services.laptop", "dispatcher": "worker.dispatcher", "worker": "worker"}
 """Child process -> the module that it runs, in the order in which they are started."""
@@ -44,6 +46,7 @@ class StackConfig:
     ports: service -> port, 0 for any free one.
     broker_url: a Redis that runs already; the embedded one is started if None.
     metrics_port: port of the dispatcher's /metrics; 0 for none.
+    services_stop_s: at the end, services are killed after so long.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class StackConfig:
     broker_url: str | None = None
     worker_concurrency: int = 2
     metrics_port: int = 0
+    services_stop_s: float = SERVICES_STOP_S
 
 
 class Stack:
@@ -149,7 +153,7 @@ class Stack:
             self._restarters.append(Restarter(child))
 
     def _stop(self) -> None:
-        """Stop everything within ten seconds; at once if interrupted meanwhile.
+        """Stop everything, by default within ten seconds; at once if interrupted meanwhile.
 
         The worker ends first, so that it can finish its items or give its chunks back while Redis
         and the services still answer.
@@ -157,7 +161,7 @@ class Stack:
         self._restarters.clear()
         try:
             self._terminate(("dispatcher", "worker"), within_s=WORKER_STOP_S)
-            self._terminate(("services",), within_s=SERVICES_STOP_S)
+            self._terminate(("services",), within_s=self.config.services_stop_s)
         finally:
             for child in self._children.values():
                 child.kill()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from stack.launcher import Stack, StackConfig, _Child, free_port
+from stack.launcher import MODULES, Stack, StackConfig, _Child, free_port
 from stack.restarting import Restarter
 from unspoken.embedded_redis import EmbeddedRedis, find_server
 from unspoken.errors import InvalidConfig, InvalidInput
@@ -264,6 +264,22 @@ def test_a_child_that_does_not_end_is_killed_with_what_it_forked(tmp_path, monke
     while Path(f"/proc/{forked}").exists() and "Z" not in state_of(forked):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_second_interruption_kills_all_children_at_once(tmp_path, monkeypatch):
+    (tmp_path / "stubborn.py").write_text(
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)\n"
+    )
+
+    def interrupted(_child: _Child, _timeout_s: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("stack.launcher.MODULES", dict.fromkeys(MODULES, "stubborn"))
+    monkeypatch.setattr(_Child, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt), Stack(config_of(tmp_path / "w")) as stack:
+        children = list(stack._children.values())
+    assert len(children) == 3 and all(child.ended() for child in children)
 
 
 def state_of(pid: int) -> str:
