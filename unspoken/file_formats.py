@@ -2,12 +2,14 @@
 
 GIF, BMP, TIFF and AVIF are read where somebody labels own files; services refuse them. Before
 a decoder sees such a file, what would make it slow or large is refused: a TIFF whose tags claim
-more bytes than there are, or whose tiles are larger than pictures; long run-length coding in a BMP.
+more bytes than there are, or whose tiles are larger than pictures; an AVIF whose frame is; long
+run-length coding in a BMP.
 Of a GIF only the first frame is kept, without comments.
 """
 
 import struct
 
+from unspoken.avif_size import check_coded_size
 from unspoken.errors import NotAnImage, TooLarge
 
 FILE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -21,6 +23,8 @@ MAX_GIF_BLOCKS = 200_000
 MAX_RLE_BYTES = 1024 * 1024
 MAX_TIFF_TAGS = 512
 MAX_TILE_SIDE = 4096
+MAX_CODED_PIXELS = 42_000_000
+"""Of an AVIF's frame: the largest picture, and what its coding adds at the edges."""
 
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -85,6 +89,8 @@ def check_file(encoded: bytes, name: str) -> bytes:
             _check_bmp(encoded)
         case "TIFF":
             _check_tiff(encoded)
+        case "AVIF":
+            check_coded_size(encoded, max_pixels=MAX_CODED_PIXELS)
     return encoded
 
 
