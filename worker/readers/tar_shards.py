@@ -4,6 +4,7 @@ Nothing is unpacked: members are read where they lie, and their names are never 
 are webdataset's samples; what a sample cannot hold is a row of its own (worker.readers.samples).
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -51,7 +52,8 @@ def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
     start, place = _split(span.offset)
     row = span.first_row - place
     with file.open("rb") as stream:
-        shard = _Shard(file, stream, name, beside, span)
+        num_bytes = stream.seek(0, os.SEEK_END)
+        shard = _Shard(file, stream, name, num_bytes, beside, span)
         for group in _groups(stream, start):
             start, place, is_torn = group.start, 0, False
             for sample in samples_of(group.key, [member.name for member in group.members]):
@@ -64,7 +66,7 @@ def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
             if group.damage is not None and not is_told:
                 problems.insert(0, f"{name} cannot be read: {group.damage}")
     if problems:
-        bad = bad_shard(name, row=row, size=file.stat().st_size, detail="; ".join(problems))
+        bad = bad_shard(name, row=row, size=num_bytes, detail="; ".join(problems))
         yield replace(bad, offset=_join(start, place))
 
 
@@ -118,6 +120,7 @@ class _Shard:
     file: Path
     stream: BinaryIO
     name: str
+    num_bytes: int
     beside: Beside
     span: Span
 
@@ -145,6 +148,7 @@ class _Shard:
             ("bad_row" if known.problem and not caption else None, known.problem),
         ]
         problem, detail = next((fault for fault in faults if fault[0] is not None), (None, None))
+        is_there = picture is not None and self._is_whole(picture)
         return SourceRow(
             key=sample.key,
             shard=self.name,
@@ -157,8 +161,8 @@ class _Shard:
             problem=problem,
             detail=detail,
             offset=offset,
-            size=0 if picture is None else picture.size,
-            picture_offset=None if picture is None else picture.start,
+            size=picture.size if picture is not None and is_there else 0,
+            picture_offset=picture.start if picture is not None and is_there else None,
         )
 
     def _member(self, place: int | None, group: _Group) -> Member | None:
@@ -207,7 +211,7 @@ class _Shard:
         return (None, None) if is_whole else ("torn_shard", f"{self.name}: {group.damage}")
 
     def _is_whole(self, member: Member) -> bool:
-        return member.start + member.size <= self.file.stat().st_size
+        return member.start + member.size <= self.num_bytes
 
 
 def _refuse(member: Member) -> _Content:
