@@ -3,7 +3,8 @@
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ class _Question:
     phrases: list[str]
     box_threshold: float | None
     independent: bool
+    context: Context = field(default_factory=copy_context)
+    """The request's deadline and ids, for the inference thread."""
 
 
 def create_app(
@@ -62,7 +65,8 @@ def create_app(
 
     def answer(questions: list[_Question]) -> list[DetectionResult]:
         return [
-            engine.detect(
+            asked.context.run(
+                engine.detect,
                 asked.picture,
                 asked.phrases,
                 box_threshold=asked.box_threshold,

@@ -26,6 +26,7 @@ from services.detector.image_features import encoding_once
 from services.detector.packing import MAX_WORD_PIECES, Chunk
 from services.detector.scoring import RawDetections
 from services.detector.transformers_backend import resize_by
+from unspoken.deadline import check_wanted
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model_folders import check_model_type
 from unspoken.torch_files import read_state_dict
@@ -91,6 +92,7 @@ class GroundingDinoBackend:
             return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
 
     def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
+        check_wanted()  # many phrases are many passes
         output = self._model(pixel_values, captions=[chunk.text_prompt])
         return RawDetections(
             token_scores=output["pred_logits"][0].sigmoid().cpu().numpy(),

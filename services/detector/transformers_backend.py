@@ -18,6 +18,7 @@ from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection
 from services.detector.image_features import encoding_once
 from services.detector.packing import MAX_WORD_PIECES, Chunk
 from services.detector.scoring import RawDetections
+from unspoken.deadline import check_wanted
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.deformable import use_bags
 from unspoken.model.grounding_dino import PhraseMemory, load_small_detector, prepare_pixels
@@ -81,6 +82,7 @@ class TransformersBackend:
             return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
 
     def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
+        check_wanted()  # many phrases are many passes
         token_ids = chunk.token_ids(
             cls_id=self._tokenizer.cls_token_id,
             separator_id=self._stop_id,

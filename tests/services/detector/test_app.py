@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 
@@ -234,3 +235,29 @@ def test_importing_the_app_loads_no_torch():
 
     code = "import services.detector.app, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_independent_phrases_that_nobody_waits_for_are_not_worked_off(real, real_engine):
+    backend = real_engine._backend
+    passes = []
+    forward = backend._model.forward
+
+    def counted(*args, **kwargs):
+        passes.append(1)
+        time.sleep(0.05)
+        return forward(*args, **kwargs)
+
+    backend._model.forward = counted
+    try:
+        encoded = encode(Image.new("RGB", (64, 48)))
+        body = {
+            "image": {"base64": base64.b64encode(encoded).decode()},
+            "phrases": [f"thing {n}" for n in range(100)],
+            "independent": True,
+        }
+        late = real.post("/detect", json=body, headers={"X-Request-Timeout-Ms": "500"})
+        assert late.status_code == 504
+        assert detect(real, encoded, ["car"]).status_code == 200  # the thread is free again
+        assert len(passes) < 50
+    finally:
+        del backend._model.forward
