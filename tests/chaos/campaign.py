@@ -28,6 +28,8 @@ from unspoken.schemas import RunRequest
 CHUNK_SIZE = 4
 ROWS_A_FILE = 100
 FIRST_POISON = 10
+COLOURS = ("red", "blue", "green", "white", "black", "yellow", "brown", "grey")
+VESSELS = ("bottle", "cup", "glass", "bowl", "jar", "jug", "bucket", "barrel")
 NUM_SCENES, SMALL_CHUNK = 12, 2
 MAX_POISON_EXECUTIONS = 3
 MAX_BACK_S = 30.0
@@ -154,8 +156,11 @@ def write_source(folder: Path, num_rows: int, *, rows_a_poison: int) -> list[str
     """Tar shards of captioned pictures, no two alike -> the captions, in order."""
     captions = [f"Picture {i:05d}: {CAPTIONS[i % len(CAPTIONS)].lower()}" for i in range(num_rows)]
     columns: list[dict[str, object]] = [{"LANGUAGE": "en", "punsafe": 0.01} for _ in captions]
-    for index in range(FIRST_POISON, num_rows, rows_a_poison):
-        captions[index] = f"Picture {index:05d}: a bottle of {POISON} on the table"
+    for number, index in enumerate(range(FIRST_POISON, num_rows, rows_a_poison)):
+        # Other words each time: the language classifier, where executions are counted, is not told
+        # numbers.
+        colour, vessel = COLOURS[number % len(COLOURS)], VESSELS[number // len(COLOURS)]
+        captions[index] = f"Picture {index:05d}: a {colour} {vessel} of {POISON} on the table"
         columns[index] = {"punsafe": 0.01}  # without a language the classifier must read it
     for start in range(0, num_rows, ROWS_A_FILE):
         part = slice(start, start + ROWS_A_FILE)
