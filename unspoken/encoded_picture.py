@@ -28,6 +28,8 @@ MAX_TAGS = 512
 MAX_TEXT_BYTES = 256 * 1024
 """Of a PNG's text that holds EXIF or XMP, unpacked."""
 
+JPEG_END = b"\xff\xd9"
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -108,7 +110,7 @@ def _strip_jpeg(encoded: bytes) -> EncodedPicture:
             return EncodedPicture("JPEG", b"".join(kept), orientation.value)
         code, at, in_scan = marker[1][0], marker.end(), False
         if code == _EOI:
-            kept.append(b"\xff\xd9")
+            kept.append(JPEG_END)
             return EncodedPicture("JPEG", b"".join(kept), orientation.value)
         if code in (_TEM, _SOI):
             continue

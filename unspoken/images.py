@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from unspoken.encoded_picture import FORMATS, read_orientation, strip_metadata
+from unspoken.encoded_picture import FORMATS, JPEG_END, read_orientation, strip_metadata
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
 
 DECODING = "exif-xmp-white-highbyte-2"
@@ -29,6 +29,8 @@ DECODING = "exif-xmp-white-highbyte-2"
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
 MAX_ASPECT = 50
+MAX_PIXELS_WITHOUT_END = 4_000_000
+"""Of a JPEG without its end marker, which is decoded several times."""
 MAX_BYTES = 20 * 1024 * 1024
 ONE_WHITE_PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
@@ -36,6 +38,9 @@ ONE_WHITE_PIXEL = base64.b64decode(
 """A PNG: the smallest picture that a service will decode."""
 
 _ROWS_AT_ONCE = 256
+_RESTART_INTERVAL = b"\xff\xdd"
+# What follows a JPEG without its end, in turn.
+_FILLS = (0x00, 0x55, 0xAA, 0x0F, 0xB4)
 _BASE64_AT_ONCE = 1024 * 1024
 """Letters; a multiple of four."""
 _TRANSPOSES = {
@@ -103,9 +108,11 @@ def decode_picture(
         raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")
     name, content, orientation = strip_metadata(encoded, formats=formats)
     with _told_damage(formats):
-        image = Image.open(io.BytesIO(content), formats=[name])
+        image: Image.Image = Image.open(io.BytesIO(content), formats=[name])
         check_size((image.height, image.width))
         _check_header(image)
+        if name == "JPEG" and not content.endswith(JPEG_END):
+            image = _complete(image, content)
         image.load()
         if name == "AVIF":  # Pillow tells its own turns in the words of EXIF, too
             orientation = read_orientation(image.info.get("exif", b"")) or 1
@@ -113,6 +120,27 @@ def decode_picture(
         pixels = _to_rgb(upright)
     sha256 = hashlib.sha256(encoded).hexdigest()
     return Picture(encoded=encoded, sha256=sha256, pixels=pixels, format=name)
+
+
+def _complete(image: Image.Image, content: bytes) -> Image.Image:
+    """Return a JPEG without its end marker with one, if all of its pixels are there.
+
+    Pixels that are missing are decoded from the bytes that follow: those of a complete picture do
+    not depend on them. Any other picture is returned as it is, and found to be cut short.
+    """
+    # Later scans may be missing, or what follows a restart marker, which no pixel shows.
+    in_parts = "progressive" in image.info or _RESTART_INTERVAL in content
+    if in_parts or image.width * image.height > MAX_PIXELS_WITHOUT_END:
+        return image
+    data = content.rstrip(b"\xff")  # half of an end marker
+
+    def decode(filler: bytes) -> Image.Image:
+        return Image.open(io.BytesIO(data + filler + JPEG_END), formats=["JPEG"])
+
+    pixels = decode(b"").tobytes()
+    if all(decode(bytes((fill,)) * 64).tobytes() == pixels for fill in _FILLS):
+        return decode(b"")
+    return image
 
 
 @contextmanager

@@ -176,6 +176,27 @@ def test_line_ends_before_a_jpeg_do_not_matter():
     assert decode_picture(b"\r\n" + data).size_hw == (4, 8)
 
 
+@pytest.mark.parametrize("size", [(64, 48), (37, 53), (8, 8)])
+@pytest.mark.parametrize("options", [{}, {"quality": 10}, {"subsampling": 0}])
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_jpeg_without_its_end_is_read_where_its_pixels_are_all_there(size, options, flat):
+    image = Image.new("RGB", size, "red") if flat else Image.effect_noise(size, 90)
+    data = encode(image, kind="JPEG", **options)
+    whole = decode_picture(data).pixels
+    for end in (-1, -2):
+        assert np.array_equal(decode_picture(data[:end]).pixels, whole)
+    for cut in (len(data) * 3 // 4, len(data) - (6 if not flat else len(data) // 4)):
+        with pytest.raises(NotAnImage):
+            decode_picture(data[:cut])
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_blocks": 2}])
+def test_a_jpeg_in_parts_without_its_end_is_refused(options):
+    data = encode(Image.effect_noise((64, 48), 90), kind="JPEG", **options)
+    with pytest.raises(NotAnImage):
+        decode_picture(data[:-2])
+
+
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
 def test_other_formats_are_read_from_files_and_sent_as_png(kind):
     pixels = np.zeros((40, 60, 3), dtype=np.uint8)

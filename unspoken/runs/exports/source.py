@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from unspoken.encoded_picture import strip_metadata, trim_start
+from unspoken.encoded_picture import JPEG_END, strip_metadata, trim_start
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.file_formats import FILE_FORMATS
 from unspoken.images import Picture
@@ -78,8 +78,9 @@ class LabelledPictures:
         GIF, BMP, TIFF or AVIF. Raises as `read`.
         """
         picture = self.read(row)
-        kind, _, orientation = strip_metadata(picture.encoded, formats=FILE_FORMATS)
-        if orientation == 1 and kind in ENDINGS:
+        kind, content, orientation = strip_metadata(picture.encoded, formats=FILE_FORMATS)
+        is_whole = kind != "JPEG" or content.endswith(JPEG_END)
+        if orientation == 1 and kind in ENDINGS and is_whole:
             return UprightFile(trim_start(picture.encoded), ENDINGS[kind])
         return UprightFile(encode_jpeg(Image.fromarray(picture.pixels), quality=95), "jpg")
 
