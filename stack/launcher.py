@@ -201,12 +201,16 @@ class _Child:
     def start(self) -> None:
         """Start it; its output is added to the log."""
         with self.log.open("ab") as log:
-            self._process = start_child(
+            start_child(
                 # -P: a worker.py or redis.py in the user's folder must not shadow the real one.
                 [sys.executable, "-P", "-m", self._module],
+                self._keep,
                 env={**self._environment, "PYTHONSAFEPATH": "1"},
                 stdout=log,
             )
+
+    def _keep(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
 
     def ended(self) -> bool:
         """Return True if it was started and has ended."""

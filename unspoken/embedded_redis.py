@@ -136,7 +136,7 @@ class EmbeddedRedis:
         server = find_server()
         keeps = self._lock is not None
         folder = self._folder if keeps else self._socket_folder
-        self._process = start_child(
+        start_child(
             [
                 str(server),
                 *("--port", "0"),
@@ -146,10 +146,14 @@ class EmbeddedRedis:
                 *("--save", ""),
                 *("--maxmemory-policy", "noeviction"),
                 *("--logfile", str(self.log.resolve())),
-            ]
+            ],
+            self._keep,
         )
         logger.info("redis binary=%s socket=%s", server, self.socket)
         return self._wait()
+
+    def _keep(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
 
     def _wait(self) -> bool:
         deadline = time.monotonic() + START_S

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -43,24 +43,28 @@ def end_with_parent() -> None:
 
 def start_child(
     command: Sequence[str],
+    keep: "Callable[[subprocess.Popen[bytes]], None]",
     *,
     env: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
-) -> "subprocess.Popen[bytes]":
+) -> None:
     """Start a child that ends with this process, in a process group of its own.
 
-    Ctrl-C signals a whole group: so the parent decides in which order its children end.
+    keep: is given the child before any signal is handled, so that none is forgotten. Ctrl-C signals
+    a whole group: so the parent decides in which order its children end.
     """
     # An exception that a signal handler raises inside a fork would be lost, and the signal with it.
     with _deferred_signals():
-        return subprocess.Popen(
-            command,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
+        keep(
+            subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
         )
 
 
@@ -86,15 +90,17 @@ def _deferred_signals() -> Iterator[None]:
 
 
 def listens_on(pid: int, port: int) -> bool:
-    """Return True if the process itself listens on a TCP port; always True where /proc is absent.
+    """Return True if the process itself listens on a TCP port, or if that cannot be found out.
 
     Another program that has the port before it would answer in its place.
     """
     folder = Path(f"/proc/{pid}")
-    if not folder.is_dir():
-        return sys.platform != "linux"
+    try:
+        links = list((folder / "fd").iterdir())
+    except OSError:  # no /proc here, or a hardened one
+        return True
     inodes = _listening_inodes(folder, port)
-    for link in (folder / "fd").iterdir():
+    for link in links:
         with suppress(OSError):  # closed meanwhile
             if str(link.readlink()) in inodes:
                 return True

@@ -49,13 +49,20 @@ import os, signal, sys
 from unspoken.process import start_child
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))
+children = []
 try:
-    start_child(["sleep", "600"])
+    start_child(["sleep", "600"], children.append)
 except KeyboardInterrupt:
-    print("interrupted")
+    print("interrupted", len(children))
 """
+
+
+def test_where_sockets_of_a_process_cannot_be_seen_it_is_taken_for_the_owner_of_its_port():
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert process.listens_on(child.pid, 1)
 
 
 def test_a_signal_that_comes_while_a_child_is_started_is_not_lost():
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    assert (done.stdout, done.stderr) == ("interrupted 1\n", "")
