@@ -29,6 +29,8 @@ from unspoken.safe_text import escape_controls
 from unspoken.schemas import ENDED, RunRequest, RunStatus
 
 POLL_S = 0.5
+# A dispatcher that is restarted is back by then.
+STALLED_S = 60.0
 
 
 @contextmanager
@@ -50,6 +52,27 @@ def running_stack(
             raise
 
 
+class _StalledRun:
+    """Notices that nothing works on a run that is followed."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def look(self, status: RunStatus) -> None:
+        """Raise NotReady where nothing has worked on the run for `STALLED_S`, as seen from here."""
+        if status.stalled_since_s is None:
+            self._since_s = None
+            return
+        now_s = time.monotonic()
+        self._since_s = now_s if self._since_s is None else self._since_s
+        if now_s - self._since_s >= STALLED_S:
+            raise NotReady(
+                f"no dispatcher works on the run {status.run_id!r}: start one behind the gateway. "
+                f"The run stays as it is and goes on then; `unspoken status {status.run_id} --watch "
+                "--url URL` follows it"
+            )
+
+
 def follow(
     read: Callable[[], RunStatus],
     console: Console,
@@ -59,7 +82,7 @@ def follow(
     """Show a run's progress, and each new message of it, until it ends.
 
     each_poll: called after each read; restarts what died of a local stack. With it, a gateway that
-    does not answer is waited for.
+    does not answer is waited for. Without it, raises NotReady once no dispatcher works on the run.
     """
     columns = (
         SpinnerColumn(),
@@ -70,7 +93,7 @@ def follow(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar, told = progress.add_task("planning", total=None), ""
+        bar, told, stalled = progress.add_task("planning", total=None), "", _StalledRun()
         while True:
             try:
                 status = read()
@@ -91,6 +114,8 @@ def follow(
                 if reason and reason != told:
                     progress.console.print(escape_controls(status.message), markup=False)
                 told = reason
+                if each_poll is None:
+                    stalled.look(status)
             if each_poll is not None:
                 each_poll()
             time.sleep(POLL_S)

@@ -128,3 +128,12 @@ def test_a_gateway_of_ones_own_stack_that_is_away_is_waited_for_while_it_is_rest
 def test_a_gateway_elsewhere_that_is_away_ends_the_following(console):
     with pytest.raises(Unreachable):
         follow(Gateway(Unreachable("x"), status_of("done")).read, console)
+
+
+def test_a_run_elsewhere_on_which_nothing_works_ends_the_following(console, monkeypatch):
+    monkeypatch.setattr("stack.labelling.STALLED_S", 0.0)
+    stalled = status_of("planned").model_copy(update={"stalled_since_s": 1.0})
+    with pytest.raises(NotReady, match="no dispatcher works on the run 'r'"):
+        follow(Gateway(status_of("planned"), stalled, status_of("done")).read, console)
+    own = Gateway(stalled, status_of("done"))  # its dispatcher is restarted
+    assert follow(own.read, console, each_poll=lambda: None).state == "done"
