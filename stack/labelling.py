@@ -68,8 +68,8 @@ class _StalledRun:
         if now_s - self._since_s >= STALLED_S:
             raise NotReady(
                 f"no dispatcher works on the run {status.run_id!r}: start one behind the gateway. "
-                f"The run stays as it is and goes on then; `unspoken status {status.run_id} --watch "
-                "--url URL` follows it"
+                "The run stays as it is and goes on then; follow it by "
+                f"`unspoken status {status.run_id} --watch --url URL`"
             )
 
 
