@@ -13,6 +13,8 @@ def test_both_ways_are_asked_for_the_same_phrases():
             return super().detect(picture, phrases, independent=independent)
 
     figures = costs(Noting(), ("car", "wheel"), rounds=2)
-    assert figures["phrases"] == 2 and {"together_ms", "independent_ms", "phrase_ms"} <= set(figures)
+    assert figures["phrases"] == 2 and {"together_ms", "independent_ms", "phrase_ms"} <= set(
+        figures
+    )
     one, apart = (("car", "wheel"), False), (("car", "wheel"), True)
     assert asked == [one, one, apart, one, apart]
