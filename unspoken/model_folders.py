@@ -11,11 +11,11 @@ CONFIG_FILE = "config.json"
 MAX_NAMED = 8
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path, *, role: str = "model") -> dict[str, Any]:
     """Return the object in `config.json`. Raises MissingWeights, InvalidConfig."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise MissingWeights(f"no {CONFIG_FILE} in {folder}")
+        raise MissingWeights(f"no {CONFIG_FILE} of the {role} in {folder}")
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:
@@ -30,7 +30,7 @@ def check_model_type(folder: Path, *, supported: Collection[str], role: str) -> 
 
     role: the service's name for the model, such as "detector"; it goes into the message.
     """
-    found = read_model_config(folder).get("model_type")
+    found = read_model_config(folder, role=role).get("model_type")
     if found in supported:
         return
     names = ", ".join(sorted(supported)[:MAX_NAMED])
