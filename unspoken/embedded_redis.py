@@ -8,11 +8,13 @@ a folder that only this user can enter, never on TCP.
 import fcntl
 import importlib.util
 import logging
+import os
 import secrets
 import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -29,7 +31,9 @@ MAX_SOCKET_BYTES = 103
 """Longest path of a unix socket: 107 bytes on Linux, 103 on macOS."""
 AOF_NAMES = ("appendonly.aof", "appendonlydir")
 """The append-only file of Redis 6, and the folder that Redis 7 and Valkey keep instead."""
+ABANDONED_S = 60.0
 LOG_LINES = 5
+_PREFIX, _LOCK_FILE = "unspoken-redis-", ".lock"
 logger = logging.getLogger(__name__)
 
 
@@ -67,6 +71,7 @@ class EmbeddedRedis:
         self.socket = self._socket_folder / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[bytes] | None = None
+        self._socket_lock: IO[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -76,8 +81,12 @@ class EmbeddedRedis:
     def __enter__(self) -> "EmbeddedRedis":
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self._socket_folder.parent)
             self._socket_folder.mkdir(mode=0o700)
+            self._socket_lock = _lock_folder(self._socket_folder)
             self._lock = _lock_folder(self._folder)
+            if self._lock is None:
+                logger.info("%s is in use by another Redis; this one keeps no file", self._folder)
             self.start()
         except BaseException:
             self.close()
@@ -127,9 +136,10 @@ class EmbeddedRedis:
             self._end()
         finally:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
-            if self._lock is not None:
-                self._lock.close()
-                self._lock = None
+            for lock in (self._lock, self._socket_lock):
+                if lock is not None:
+                    lock.close()
+            self._lock = self._socket_lock = None
 
     def _start_once(self) -> bool:
         """Start the server; return False if it ended before it answered."""
@@ -203,7 +213,7 @@ def _short_temporary_path() -> Path:
 
     Raises InvalidConfig if neither TMPDIR nor /tmp will do.
     """
-    name = f"unspoken-redis-{secrets.token_hex(8)}"
+    name = _PREFIX + secrets.token_hex(8)
     try:
         roots = [Path(tempfile.gettempdir()), Path("/tmp")]
     except FileNotFoundError as error:
@@ -219,17 +229,27 @@ def _short_temporary_path() -> Path:
 
 
 def _lock_folder(folder: Path) -> IO[bytes] | None:
-    """Lock the folder of the append-only file; return None if another process holds it."""
-    lock = (folder / ".lock").open("wb")
+    """Lock a folder until this process ends; return None if another process has locked it."""
+    lock = (folder / _LOCK_FILE).open("wb")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        logger.info("%s is in use by another Redis; this one keeps no file", folder)
         return None
     except OSError as error:  # a file system without locks
         logger.info("%s cannot be locked: %s", folder, error)
     return lock
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove the sockets' folders of this user's processes that were killed."""
+    for folder in root.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # locked by its owner, or removed by another process
+            found = folder.stat()
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > ABANDONED_S:
+                with (folder / _LOCK_FILE).open("r+b") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:

@@ -19,6 +19,7 @@ from stack.restarting import Restarter
 from unspoken.embedded_redis import EmbeddedRedis, find_server
 from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.process import listens_on
+from unspoken.settings import child_environment
 from worker.broker import read_broker
 from worker.celery_app import create_celery
 
@@ -190,6 +191,31 @@ def test_a_start_that_is_interrupted_leaves_neither_folder_nor_process(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         server.__enter__()
     assert server.ended() and not list(temporary.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from unspoken.embedded_redis import EmbeddedRedis
+server = EmbeddedRedis(Path(sys.argv[1])).__enter__()
+print(server.socket.parent, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(tmp_path, monkeypatch):
+    with tempfile.TemporaryDirectory() as short, EmbeddedRedis(tmp_path / "living") as living:
+        temporary_folder(Path(short) / "t", monkeypatch)
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
+        environment = child_environment(TMPDIR=f"{short}/t")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        left = Path(done.stdout.strip())
+        with EmbeddedRedis(tmp_path / "redis") as other:
+            for folder in (left, living.socket.parent, other.socket.parent):
+                os.utime(folder, (1, 1))
+            with EmbeddedRedis(tmp_path / "redis"):
+                assert not left.exists()
+                assert living.socket.exists() and other.socket.exists()
 
 
 def test_a_temporary_folder_with_a_long_path_is_passed_over(tmp_path, monkeypatch):
