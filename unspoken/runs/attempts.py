@@ -1,12 +1,12 @@
-"""How often a chunk was tried, and which of its items were under way when a try ended badly.
+"""Attempts at each chunk, with the items that were in progress when an attempt failed.
 
-attempts/000007.2 is the second try at chunk 7, created exclusively before any work. Its lines say
-what was under way: `+3` where item 3 was taken up, `-3` where it was put down. A process that is
-killed leaves its items taken up; that is all that anybody knows of why it ended. A try that had to
-wait for a service is removed: it was none.
+attempts/000007.2 is the second attempt at chunk 7. It is created exclusively before any work. Its
+lines record progress: `+3` when item 3 is started, `-3` when it is finished. A process that is
+killed leaves items started and not finished; nothing else is known about why it ended. The file
+is removed if the attempt had to wait for a service, because such an attempt does not count.
 
-Numbers have no gaps, so that a chunk's tries are found without listing the folder. Runs of earlier
-versions left `000007.2.waited` where a try was none, and no lines.
+Attempt numbers have no gaps, so that a chunk's attempts are found without listing the folder.
+Earlier versions renamed an attempt that does not count to `000007.2.waited`, and wrote no lines.
 """
 
 from collections import Counter
@@ -18,13 +18,13 @@ from pathlib import Path
 from unspoken.runs import storage
 
 MAX_ATTEMPTS = 3
-"""A chunk that was tried so often is done item by item; an item that was under way so often when
-its worker ended is given up."""
+"""After this many attempts, a chunk is processed item by item. An item is given up if it was in
+progress in this many attempts whose worker ended."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at a chunk."""
+    """One attempt at a chunk."""
 
     chunk_id: int
     number: int
@@ -32,25 +32,25 @@ class Attempt:
     journal: storage.Journal
 
     def succeeded(self) -> None:
-        """The chunk is committed: nobody will ask what was under way."""
+        """Clear the journal once the chunk is committed, because it is no longer needed."""
         with suppress(OSError):
             self.journal.clear()
 
     def close(self) -> None:
-        """The try is over, for good or ill."""
+        """Close the journal when the attempt ends, successful or not."""
         self.journal.close()
 
     def wait_instead(self) -> None:
-        """The try is not counted: a service or a disk was in trouble; the chunk is not to blame."""
+        """Remove the attempt so that it does not count: a service or the disk was unavailable."""
         storage.remove(self.path)
 
     def under_way(self, items: Sequence[int]) -> "UnderWay":
-        """Mark items while they are worked on; the marks stay where that ends badly."""
+        """Return a context manager that marks items in progress; the marks stay if it raises."""
         return UnderWay(self.journal, items)
 
 
 class UnderWay:
-    """A block in which items are worked on."""
+    """A context manager that records items as started on entry and as finished on success."""
 
     def __init__(self, journal: storage.Journal, items: Sequence[int]) -> None:
         self._journal = journal
@@ -66,18 +66,21 @@ class UnderWay:
 
 @dataclass(frozen=True)
 class PastAttempts:
-    """What is known of a chunk's tries so far."""
+    """Summary of a chunk's attempts so far."""
 
     number: int
-    """Tries, without those that waited."""
+    """Number of attempts that count, without those that waited for a service."""
     last: int
-    """Number of the last one, 0 before the first."""
+    """Number of the last attempt; 0 if there is none."""
     ended_with: Counter[int]
-    """Item -> how many tries ended while it was under way."""
+    """Item -> number of attempts that ended while it was in progress."""
 
 
 def past_attempts(folder: Path, chunk_id: int) -> PastAttempts:
-    """Look up the tries of one chunk: as many calls as there are tries, and one or two more."""
+    """Return a summary of one chunk's attempts.
+
+    Costs one file system call per attempt, and one or two more.
+    """
     number, last, ended_with = 0, 0, Counter[int]()
     while True:
         path = _path(folder, chunk_id, last + 1)
@@ -91,9 +94,9 @@ def past_attempts(folder: Path, chunk_id: int) -> PastAttempts:
 
 
 def begin_attempt(folder: Path, chunk_id: int, *, after: int) -> Attempt:
-    """Note, before any work, that a chunk is tried once more. Raises OSError.
+    """Record a new attempt at a chunk. Call it before any work. Raises OSError.
 
-    after: number of its last try.
+    after: number of the chunk's last attempt.
     """
     while True:
         after += 1
@@ -112,7 +115,10 @@ def _waited(path: Path) -> Path:
 
 
 def _left_under_way(lines: str) -> set[int]:
-    """Items that were taken up and not put down; a last line that was cut off counts as read."""
+    """Return the items that were started and not finished.
+
+    A last line that was cut off is parsed as far as it goes.
+    """
     left: set[int] = set()
     for line in lines.splitlines():
         numbers = {int(number) for number in line[1:].split() if number.isdecimal()}

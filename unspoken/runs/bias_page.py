@@ -1,4 +1,4 @@
-"""The page on bias beside the card: which labels and which pairs the model proposes in vain."""
+"""The bias page beside the card: labels and pairs that the model proposes but that are absent."""
 
 from unspoken.runs.bias import Pair, chance_rate, share_there
 from unspoken.runs.manifest import DatasetCounts
@@ -7,7 +7,7 @@ from unspoken.runs.markdown import percent, table
 BIAS_FILE = "bias.md"
 MAX_LABELS, MAX_PAIRS_LISTED = 100, 50
 MIN_PAIR_PICTURES = 5
-"""A pair that was proposed for fewer pictures is no habit."""
+"""A pair that was proposed for fewer pictures is not listed."""
 
 _ABOUT = """# What the language model over-proposes
 
@@ -25,7 +25,7 @@ picture counts once for each label that the model proposed for it.
 
 
 def render_bias_page(counts: DatasetCounts) -> str:
-    """The page as markdown."""
+    """Return the page as markdown."""
     if not counts.bias.proposed:
         return f"{_ABOUT}\nThe model proposed nothing.\n"
     sections = [_ABOUT, _no_decoys(counts), _labels(counts), _pairs(counts)]
@@ -114,7 +114,7 @@ def _chance(counts: DatasetCounts, label: str) -> float:
 
 
 def _in_vain(counts: DatasetCounts, label: str) -> float:
-    """Pictures for which the model proposed a label that is not there, about."""
+    """Estimate the number of pictures for which a label was proposed but is absent."""
     proposed, found = counts.bias.proposed[label], counts.bias.found[label]
     there = share_there(proposed, found, chance=_chance(counts, label))
     return proposed * (1 - there)

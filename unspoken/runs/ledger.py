@@ -1,12 +1,14 @@
-"""Who works on what, and what is finished: plain files, so that an emptied broker forgets nothing.
+"""Leases, attempts and committed shards of a run, as plain files.
 
-attempts/000007.2   second try at chunk 7, and what was under way when it ended (attempts.py)
-leases/000007       somebody works on chunk 7; renewed every few seconds (lease.py)
-dataset/shard-000007.parquet, .json   the shard and its commit record: only these are the truth;
-                    in `undecided/` where the run's thresholds are chosen at its end
+Files are used so that no state is lost if the broker loses its messages.
 
-Two workers on one chunk cost time and nothing else: the first to link its shard wins. What is
-asked of one chunk costs the same however many there are; what lists a folder says so.
+attempts/000007.2   second attempt at chunk 7, with the items in progress (attempts.py)
+leases/000007       the lease of chunk 7; renewed every few seconds (lease.py)
+dataset/shard-000007.parquet, .json   the shard and its commit record, which alone decide that a
+                    chunk is done; in `undecided/` if the run's thresholds are chosen at its end
+
+Two workers on one chunk only cost time: the first to link its shard wins. An operation on one chunk
+has a cost that does not depend on the number of chunks. Methods that list a folder say so.
 """
 
 import logging
@@ -53,13 +55,13 @@ class Ledger:
 
     run_dir: Path
     lease_s: float = 20.0
-    """A lease that was not renewed for so long is nobody's."""
+    """A lease expires if it is not renewed for this long."""
     folder: str = "dataset"
-    """Where in `run_dir` shards are published."""
+    """Name of the folder in `run_dir` where shards are published."""
 
     @cached_property
     def shards_dir(self) -> Path:
-        """Where shards are published."""
+        """Path of the folder where shards are published."""
         return self.run_dir / self.folder
 
     @cached_property
@@ -73,13 +75,13 @@ class Ledger:
     # ---- attempts ------------------------------------------------------------------------
 
     def past_attempts(self, chunk_id: int) -> PastAttempts:
-        """What is known of a chunk's tries."""
+        """Return a summary of a chunk's attempts."""
         return past_attempts(self._attempts_dir, chunk_id)
 
     def begin_attempt(self, chunk_id: int, *, after: int = 0) -> Attempt:
-        """Note, before any work, that a chunk is tried once more. Raises OSError.
+        """Record a new attempt at a chunk. Call it before any work. Raises OSError.
 
-        after: number of its last try.
+        after: number of the chunk's last attempt.
         """
         return begin_attempt(self._attempts_dir, chunk_id, after=after)
 
@@ -88,12 +90,15 @@ class Ledger:
     def lease(
         self, chunk_id: int, *, put_down: Callable[[], bool] = lambda: False
     ) -> AbstractContextManager[Lease | None]:
-        """Hold a chunk; None where another holds it. See unspoken.runs.lease.hold."""
+        """Acquire the lease of a chunk as a context manager. See unspoken.runs.lease.hold.
+
+        Yields None if another process holds the lease.
+        """
         path = self._leases_dir / f"{chunk_id:06d}"
         return hold(path, lease_s=self.lease_s, put_down=put_down)
 
     def leased_chunks(self) -> frozenset[int]:
-        """Chunks that somebody works on."""
+        """Return the chunks whose lease is held; lists the folder."""
         names = held_names(self._leases_dir, lease_s=self.lease_s)
         return frozenset(int(name) for name in names if name.isdigit())
 
@@ -108,11 +113,11 @@ class Ledger:
         models: Mapping[str, str],
         timings: Timings | None = None,
     ) -> bool:
-        """Publish a chunk's rows; False where another writer was first, and its shard stays.
+        """Publish a chunk's rows; return False if another writer was first, whose shard stays.
 
-        timings: of the try so far; they go into the commit record, with the writing's own.
-        Raises OSError where the disk does not take them; nothing is left of them then, or a shard
-        without its record, which is adopted later.
+        timings: of the attempt so far; they go into the commit record, with the time for writing.
+        Raises OSError if the disk rejects a write. Then either no file is left, or a shard without
+        its record, which is adopted later.
         """
         final = self.shards_dir / shard_name(chunk_id)
         draft = self.shards_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
@@ -136,32 +141,35 @@ class Ledger:
         return won
 
     def committed(self, chunk_id: int) -> bool:
-        """Whether the chunk has its commit record."""
+        """Return True if the chunk has its commit record."""
         return storage.exists(self.shards_dir / record_name(chunk_id))
 
     def orphaned(self, chunk_id: int) -> bool:
-        """Whether there is a shard and no record: its writer ended in between, or is about to."""
+        """Return True if a shard has no record.
+
+        Its writer ended before it wrote the record, or is about to write it.
+        """
         return storage.exists(self.shards_dir / shard_name(chunk_id)) and not self.committed(
             chunk_id
         )
 
     def read_record(self, chunk_id: int) -> CommitRecord | None:
-        """The chunk's commit record; None where there is none. Raises ValidationError."""
+        """Return the chunk's commit record; None if there is none. Raises ValidationError."""
         content = storage.read(self.shards_dir / record_name(chunk_id))
         return None if content is None else CommitRecord.model_validate_json(content)
 
     def committed_chunks(self) -> frozenset[int]:
-        """Chunks with a commit record; lists the folder."""
+        """Return the chunks with a commit record; lists the folder."""
         return frozenset(self._numbered(r"shard-(\d+)\.json"))
 
     def orphans(self) -> frozenset[int]:
-        """Chunks with a shard and no record; lists the folder."""
+        """Return the chunks with a shard and no record; lists the folder."""
         return frozenset(self._numbered(r"shard-(\d+)\.parquet")) - self.committed_chunks()
 
     def adopt(self, chunk_id: int, *, keys: Sequence[tuple[str, int]]) -> bool:
-        """Give a shard without a record its record, if it holds the rows that were planned.
+        """Write the missing record of a shard; return True if the shard holds the planned rows.
 
-        `keys`: (source file, row) of the chunk. A file that is something else is set aside.
+        `keys`: (source file, row) of the chunk. Any other file is renamed out of the way.
         """
         final = self.shards_dir / shard_name(chunk_id)
         try:
@@ -170,7 +178,7 @@ class Ledger:
             return False
         except (OSError, pa.ArrowInvalid, ValidationError, TypeError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's trouble; Arrow's own errors have no number
+                raise  # an error of the disk; Arrow's own errors have no errno
             self._set_aside(final, why=str(error))
             return False
         if [(row.source_shard, row.source_row) for row in rows] != list(keys):
@@ -181,7 +189,10 @@ class Ledger:
         return True
 
     def verify(self, chunk_id: int) -> bool:
-        """Whether the shard is the one that its record names; both are set aside if not."""
+        """Return True if the shard matches the sha256 in its record.
+
+        If not, both files are renamed out of the way.
+        """
         record_path = self.shards_dir / record_name(chunk_id)
         final = self.shards_dir / shard_name(chunk_id)
         try:
@@ -194,7 +205,7 @@ class Ledger:
         return False
 
     def sweep(self, num_chunks: int) -> None:
-        """Remove drafts of dead writers, and set aside shards that are not in the plan."""
+        """Remove drafts of writers that ended, and rename shards that are not in the plan."""
         for folder in {self.shards_dir, self.run_dir / "dataset"}:
             for name in list(storage.names(folder)):
                 if name.startswith(".") and name.endswith(".tmp"):
@@ -203,7 +214,7 @@ class Ledger:
                     self._set_aside(folder / name, why=f"the plan has {num_chunks} chunks")
 
     def _write_record(self, chunk_id: int, rows: Sequence[Row], **about: Any) -> None:
-        """`about`: the fields of a commit record that its rows do not tell."""
+        """Write a commit record. `about`: its fields that do not follow from the rows."""
         record = CommitRecord(shard=shard_name(chunk_id), **about, **count_rows(rows))
         storage.replace(self.shards_dir / record_name(chunk_id), dump_record(record))
 

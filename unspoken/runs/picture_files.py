@@ -1,7 +1,7 @@
-"""Pictures of a dataset's source: bytes of a tar, cells of a parquet table, or files.
+"""Reader of a dataset's source pictures: bytes of a tar, cells of a parquet table, or files.
 
-A row says where in its tar the picture lies. Where it does not, as in datasets of earlier versions,
-or where the tar was packed again, the picture is found by its name; a tar may hold a name twice.
+A row has the picture's offset and size in its tar. Datasets of earlier versions lack these, and a
+tar may have been packed again. Then the picture is found by its member name, which may repeat.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from unspoken.runs.rows import Row
 from unspoken.tar_members import TAR_ENDINGS, find_link_targets, iter_members
 
 OPEN_TABLES = 16
-"""Parquet files that stay open; training mixes the pictures of as many files."""
+"""Maximum number of open parquet files; training mixes the pictures of the same number of files."""
 
 
 class Bytes(NamedTuple):
-    """A stretch of a file."""
+    """A byte range of a file."""
 
     start: int
     size: int
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, row: Row) -> "Place":
-        """The place of a row's picture."""
+        """Return the place of a row's picture."""
         at = None
         if row.source_offset is not None and row.source_size is not None:
             at = Bytes(row.source_offset, row.source_size)
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 class PictureFiles:
-    """Reads pictures from where a generated dataset says that they lie."""
+    """Reads pictures from the places that a generated dataset records."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -56,13 +56,13 @@ class PictureFiles:
         self._columns: dict[tuple[str, str], PictureColumn] = {}
 
     def read(self, place: Place) -> Picture:
-        """The decoded picture, EXIF orientation applied. Raises NotFound, NotAnImage."""
+        """Decode the picture, with EXIF orientation applied. Raises NotFound, NotAnImage."""
         return decode_picture(self._encoded(place), formats=FILE_FORMATS)
 
     def read_labelled(self, place: Place, *, size_hw: tuple[int, int]) -> Picture:
         """Decode the picture and check that it is the one that was labelled.
 
-        Raises NotFound, NotAnImage, InvalidInput where the file has changed.
+        Raises NotFound, NotAnImage; InvalidInput if the file has changed.
         """
         picture, member, sha256 = self.read(place), place.member, place.sha256
         if picture.size_hw != size_hw:
@@ -108,7 +108,7 @@ class PictureFiles:
             return file.read(at.size)
 
     def _scan(self, shard: str) -> dict[str, list[Bytes]]:
-        """Index a tar's members by name; of a damaged tar those before the damage."""
+        """Index a tar's members by name. For a damaged tar, index those before the damage."""
         named: dict[str, list[Bytes]] = {}
         with self._inside(shard).open("rb") as stream:
             try:
@@ -140,6 +140,6 @@ class PictureFiles:
             path = (root / name).resolve()
             if path.is_relative_to(root) and path.is_file():
                 return path
-        except (ValueError, RuntimeError):  # a zero byte, a ring of links
+        except (ValueError, RuntimeError):  # a zero byte, a loop of symbolic links
             pass
         raise NotFound(f"no file {name!r} below {self._root}: are these the dataset's pictures?")

@@ -1,4 +1,4 @@
-"""The card's plots, as SVG: every viewer of markdown shows them, and no library is needed."""
+"""SVG plots for the card. Every markdown viewer shows SVG, and no plotting library is needed."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,18 +10,21 @@ _INK, _DOT = "#333", "#1f5fa8"
 _CURVES = (
     *("#1478dc", "#e66414", "#2a8f4a", "#8a4fbf", "#c2185b", "#7a5c1e", "#00838f", "#6b7280"),
 )
-# More dots than this lie on one another.
+# Beyond this number, dots overlap.
 MAX_DOTS = 2000
 _BESIDE = 120
 _DASHED = f'stroke="{_INK}" stroke-dasharray="4 4"'
 
 
 def zipf_plot(frequencies: Sequence[int]) -> str:
-    """Boxes of each label by its rank, on log-log axes; `frequencies`: positive, in any order."""
+    """Plot the boxes of each label by its rank, on log-log axes.
+
+    frequencies: positive, in any order.
+    """
     ordered = sorted(frequencies, reverse=True)
     shown = list(enumerate(ordered, start=1))
     if len(shown) > MAX_DOTS:
-        # Evenly on the log axis: the tail is dense.
+        # Choose ranks evenly on the log axis, because the tail is dense.
         steps = {round(len(shown) ** (step / MAX_DOTS)) for step in range(MAX_DOTS + 1)}
         shown = [shown[rank - 1] for rank in sorted(steps)]
     decades_x, decades_y = _decades(len(ordered)), _decades(max(ordered, default=1))
@@ -42,7 +45,7 @@ def zipf_plot(frequencies: Sequence[int]) -> str:
 
 
 def bar_plot(heights: Mapping[int, int], *, title: str, across: str, up: str) -> str:
-    """A bar for every whole number from 0 to the largest key."""
+    """Plot a bar for every whole number from 0 to the largest key."""
     last = max(heights, default=0)
     most = max(heights.values(), default=0) or 1
     step_px = (WIDTH_PX - _LEFT - _RIGHT) / (last + 1)
@@ -62,7 +65,7 @@ def bar_plot(heights: Mapping[int, int], *, title: str, across: str, up: str) ->
 
 
 class Curve(NamedTuple):
-    """A named line of (x, y), and the x that was chosen on it, if any was."""
+    """A named line of (x, y) points; `chosen`: the x that a dot marks, if any."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -70,7 +73,7 @@ class Curve(NamedTuple):
 
 
 def rate_plot(curves: Sequence[Curve], *, limit: float, title: str, across: str, up: str) -> str:
-    """Lines over 0 to 1, each with a dot where it was cut, and a dashed line at the limit."""
+    """Plot lines on axes from 0 to 1, with a dot at each `chosen`, and a dashed line at `limit`."""
     ticks = [step / 5 for step in range(6)]
     axes = _Axes(1.0, 1.0)
     y = axes.y(limit)
@@ -81,7 +84,7 @@ def rate_plot(curves: Sequence[Curve], *, limit: float, title: str, across: str,
 
 
 def line_plot(curves: Sequence[Curve], *, title: str, across: str, up: str) -> str:
-    """Lines from 0 on, each with a dot where it was cut; their names stand beside the plot."""
+    """Plot lines on axes that start at 0, with a dot at each `chosen` and names at the right."""
     points = [point for curve in curves for point in curve.points]
     x_most = max((across for across, _ in points), default=0.0) or 1.0
     y_most = max((up for _, up in points), default=0.0) or 1.0
@@ -92,7 +95,7 @@ def line_plot(curves: Sequence[Curve], *, title: str, across: str, up: str) -> s
 
 
 class _Axes(NamedTuple):
-    """Both from 0 on, to these values; `right_px`: the margin on that side."""
+    """Two axes from 0 to these values; `right_px`: the right margin."""
 
     x_most: float
     y_most: float
@@ -106,7 +109,7 @@ class _Axes(NamedTuple):
 
 
 def _round_ticks(most: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten, at most six of them."""
+    """Return at most six multiples of 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(most / 5))
     step = next(power * each for each in (1, 2, 5, 10) if power * each >= most / 5 * (1 - 1e-9))
     return [round(number * step, 10) for number in range(int(most / step + 1e-9) + 1)]
@@ -132,7 +135,7 @@ def _lines(curves: Sequence[Curve], axes: _Axes) -> list[str]:
 
 
 def _decades(most: int) -> int:
-    """Powers of ten that an axis from 1 to `most` needs."""
+    """Return the number of powers of ten that an axis from 1 to `most` needs."""
     return max(1, math.ceil(math.log10(max(1, most))))
 
 

@@ -1,6 +1,6 @@
-"""One row per input: what was proposed for its caption, what was found, or why there is nothing.
+"""The row of a dataset: one per input, with its candidates and annotations, or the failure reason.
 
-`unspoken.runs.shards` holds the same fields as a parquet schema, each with its meaning and unit.
+`unspoken.runs.shards` has the same fields as a parquet schema, each with its meaning and unit.
 """
 
 from typing import Literal
@@ -11,7 +11,7 @@ Status = Literal["labelled", "dropped", "failed"]
 
 
 class Filter(WireModel):
-    """What one filter saw: where the value came from, and the value."""
+    """The value that one filter read, and its source."""
 
     name: str
     source: str
@@ -20,7 +20,7 @@ class Filter(WireModel):
 
 
 class Candidate(WireModel):
-    """A phrase that was asked of the detector, a decoy, or one that was rejected before."""
+    """A phrase for the detector: a proposed phrase, a decoy, or a phrase that was rejected."""
 
     id: int
     phrase: str
@@ -40,7 +40,7 @@ class AltLabel(WireModel):
 
 
 class Annotation(WireModel):
-    """A box with its label; `kept` says whether it counts, `drop_reason` why it does not."""
+    """A box with its label; `drop_reason` is the reason if it is not `kept`."""
 
     id: int
     box: tuple[float, float, float, float]
@@ -53,25 +53,25 @@ class Annotation(WireModel):
     alt_labels: tuple[AltLabel, ...] = ()
     templates: tuple[str, ...] = ()
     clip_rank: int | None = None
-    """Of the label among others, by an image-text model's view of the crop; 1 is the best."""
+    """Rank of the label among others for this crop, by an image-text model; 1 is the best."""
     kept: bool
     drop_reason: str | None = None
 
     @property
     def all_labels(self) -> tuple[str, ...]:
-        """The label and its alternates."""
+        """The label and its alternative labels."""
         return (self.label, *(alt.label for alt in self.alt_labels))
 
 
 class RawText(WireModel):
-    """The language model's own words for one template."""
+    """The language model's raw answer to one template."""
 
     template: str
     text: str
 
 
 class Row(WireModel):
-    """One input of a run and what became of it."""
+    """One input of a run and its result."""
 
     key: str
     source_shard: str
@@ -79,12 +79,12 @@ class Row(WireModel):
     source_row: int
     source_offset: int | None = None
     source_size: int | None = None
-    """With `source_offset`: where in `source_shard` the picture lies, if that is a tar."""
+    """With `source_offset`: the picture's place in `source_shard`, if that is a tar."""
     url: str | None = None
     caption: str
-    """All captions that were asked, as one text."""
+    """All captions sent to the language model, joined as one text."""
     captions: tuple[str, ...] = ()
-    """Those captions one by one, where the picture has several."""
+    """The captions as separate texts, if the picture has several."""
     image_sha256: str | None = None
     image_width: int | None = None
     image_height: int | None = None
@@ -95,18 +95,18 @@ class Row(WireModel):
     candidates: tuple[Candidate, ...] = ()
     annotations: tuple[Annotation, ...] = ()
     negatives: tuple[str, ...] = ()
-    """Phrases that were asked and that the picture does not show: hard negatives for training."""
+    """Phrases that were asked and that the picture does not show (hard negatives for training)."""
     raw_texts: tuple[RawText, ...] = ()
     num_detector_chunks: int = 0
     prompt_sha256: str | None = None
 
     @property
     def found(self) -> frozenset[int]:
-        """Ids of the candidates that a kept annotation carries, as its label or an alternate."""
+        """Ids of the candidates that a kept annotation has as its label or an alternative label."""
         alternates = {alt.candidate_id for each in self.kept for alt in each.alt_labels}
         return frozenset(alternates | {each.candidate_id for each in self.kept})
 
     @property
     def kept(self) -> tuple[Annotation, ...]:
-        """The annotations that count."""
+        """The kept annotations."""
         return tuple(annotation for annotation in self.annotations if annotation.kept)

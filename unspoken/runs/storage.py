@@ -1,9 +1,10 @@
-"""Every call by which processes change a run's files, and read who holds or finished what.
+"""File operations by which processes change a run's files and read leases and commits.
 
 Files that no longer change (run.json, the plan, committed shards) are read as ordinary files.
-A local disk, or a file system that hosts share. NFS is thought of: no locks, only exclusive
-creation and hard links; ages by the server's clock; a link whose answer was lost is known by its
-count. An object store with conditional writes could stand here too: `create` and `publish_first`
+The runs folder may be on a local disk or on a file system that hosts share. It may be NFS:
+there are no locks, only exclusive creation and hard links; ages use the server's clock; if the
+reply to a link call was lost, `publish_first` checks that both names are the same file.
+An object store with conditional writes could replace this module: `create` and `publish_first`
 are `If-None-Match: *`, `replace` is a plain put, `renew` is a put of the same content.
 """
 
@@ -19,7 +20,7 @@ CLOCK_JITTER_S = 1.0
 
 
 def create(path: Path, content: bytes = b"") -> bool:
-    """Create a file that is not there; False where it is. Leaves nothing where the disk is full."""
+    """Create a file; return False if it exists. Leaves no file behind if the disk is full."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -35,27 +36,27 @@ def create(path: Path, content: bytes = b"") -> bool:
 
 
 class Journal:
-    """A file that its one writer holds open and adds lines to."""
+    """A file that a single writer keeps open and appends lines to."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
-        # A closed descriptor's number is soon another file's.
+        # The lock prevents a write to a closed descriptor, because its number is soon reused.
         self._lock = threading.Lock()
 
     def append(self, line: bytes) -> None:
-        """Add a line; nothing once it is closed. Raises OSError."""
+        """Append a line. Does nothing once the journal is closed. Raises OSError."""
         with self._lock:
             if self._descriptor is not None:
                 _write_all(self._descriptor, line)
 
     def clear(self) -> None:
-        """Empty it: a file without content takes no block of the disk. Raises OSError."""
+        """Truncate the file, because an empty file takes no disk block. Raises OSError."""
         with self._lock:
             if self._descriptor is not None:
                 os.ftruncate(self._descriptor, 0)
 
     def close(self) -> None:
-        """Add nothing more."""
+        """Close the file; later calls of `append` and `clear` do nothing."""
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
@@ -63,7 +64,7 @@ class Journal:
 
 
 def create_journal(path: Path) -> Journal | None:
-    """A journal that is not there yet; None where it is. Raises OSError."""
+    """Create a journal; return None if the file exists. Raises OSError."""
     try:
         return Journal(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644))
     except FileExistsError:
@@ -71,7 +72,7 @@ def create_journal(path: Path) -> Journal | None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`; a reader sees the old file or the new one, never a part."""
+    """Replace a file's content atomically: a reader sees either the old or the new content."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -82,14 +83,14 @@ def replace(path: Path, content: bytes) -> None:
             os.close(descriptor)
         temporary.replace(path)
     except OSError:
-        # A full disk must not be filled further by what did not fit.
+        # Remove the incomplete draft, because it would keep a full disk full.
         remove(temporary)
         raise
     sync_folder(path.parent)
 
 
 def seal(draft: Path) -> str:
-    """Bring a draft's content to disk, before its name comes there -> its sha256."""
+    """Flush a draft's content to disk before it is published; return its sha256."""
     with draft.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
@@ -97,11 +98,11 @@ def seal(draft: Path) -> str:
 
 
 def publish_first(draft: Path, final: Path) -> bool:
-    """Give a sealed draft its final name; False where another was first. The draft stays."""
+    """Link a sealed draft to its final name; return False if the name is taken. Keeps the draft."""
     try:
         final.hardlink_to(draft)
     except FileExistsError:
-        # NFS: the server made the link, its answer was lost, and the question came again.
+        # On NFS, the server may have made the link and its reply was lost; the client then retries.
         if not _is_same(draft, final):
             return False
     sync_folder(final.parent)
@@ -109,13 +110,13 @@ def publish_first(draft: Path, final: Path) -> bool:
 
 
 def publish_folder(draft: Path, final: Path) -> None:
-    """Give a folder of drafts its final name. Raises OSError where a folder with files has it."""
+    """Rename a draft folder to its final name. Raises OSError if that folder is not empty."""
     draft.rename(final)
     sync_folder(final.parent)
 
 
 def set_aside(path: Path, aside: Path) -> bool:
-    """Rename a file out of the way; False where it is gone."""
+    """Rename a file out of the way; return False if it does not exist."""
     try:
         path.rename(aside)
     except FileNotFoundError:
@@ -124,24 +125,24 @@ def set_aside(path: Path, aside: Path) -> bool:
 
 
 def replace_by(draft: Path, final: Path) -> None:
-    """Rename a sealed draft to its final name, over what is there."""
+    """Rename a sealed draft to its final name; replaces an existing file."""
     draft.replace(final)
     sync_folder(final.parent)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, which may be gone."""
+    """Remove a file; does nothing if it does not exist."""
     with suppress(FileNotFoundError):
         path.unlink()
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file."""
+    """Return True if the file exists."""
     return path.exists()
 
 
 def read(path: Path) -> bytes | None:
-    """A small file's content; None where it is not there."""
+    """Return a small file's content; None if it does not exist."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -149,14 +150,17 @@ def read(path: Path) -> bytes | None:
 
 
 def names(folder: Path) -> Iterator[str]:
-    """Names in a folder, in any order."""
+    """Yield the names in a folder, in any order."""
     with os.scandir(folder) as entries:
         for entry in entries:
             yield entry.name
 
 
 def renew(path: Path, *, age_s: float = 0.0) -> None:
-    """Set a file's time to now by the server's clock, less `age_s`. Raises FileNotFoundError."""
+    """Set a file's modification time to `age_s` before now, by the server's clock.
+
+    Raises FileNotFoundError.
+    """
     os.utime(path)
     if age_s:
         now_s = path.stat().st_mtime
@@ -164,9 +168,9 @@ def renew(path: Path, *, age_s: float = 0.0) -> None:
 
 
 def modified_s(path: Path) -> float:
-    """When a file was last renewed, in the server's seconds. Raises FileNotFoundError.
+    """Return the time of a file's last renewal, in the server's seconds. Raises FileNotFoundError.
 
-    The file is opened: NFS may answer a mere stat from what it knew up to a minute ago.
+    Opens the file, because NFS may answer a stat call from a cache that is up to a minute old.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -176,10 +180,10 @@ def modified_s(path: Path) -> float:
 
 
 def age_s(path: Path, *, now_s: float) -> float:
-    """Seconds since a file was last renewed, by the server's clock. Raises FileNotFoundError.
+    """Return the seconds since a file's last renewal. Raises FileNotFoundError.
 
-    A date in the future means that the clock was set back. The file is then renewed, so that it
-    ages from now on instead of looking new until the clock has caught up.
+    now_s: the server's clock. A date in the future means that the clock was set back. The file is
+    then renewed, so that it ages from now on instead of looking new until the clock catches up.
     """
     age = now_s - modified_s(path)
     if age >= -CLOCK_JITTER_S:
@@ -192,7 +196,7 @@ def age_s(path: Path, *, now_s: float) -> float:
 
 
 def now_s(folder: Path) -> float:
-    """The server's clock, by a file that is created for it: hosts need not agree on the time."""
+    """Return the file server's time, read from a new file, because hosts' clocks may differ."""
     probe = folder / f".clock-{secrets.token_hex(6)}"
     probe.touch()
     try:
@@ -202,7 +206,7 @@ def now_s(folder: Path) -> float:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's entries survive a power cut."""
+    """Flush a folder's entries to disk, so that they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Walks everything that a run has on disk and hashes it again: plan, records, shards, manifest.
+"""Verification of a run's files: reads and hashes the plan, records, shards and manifest again.
 
-It changes nothing. The dispatcher mends what it finds while a run is under way (`Ledger.verify`,
-`Ledger.adopt`); this tells whether a dataset is what it says it is.
+This module changes nothing. The dispatcher repairs a run in progress (`Ledger.verify`,
+`Ledger.adopt`); this module checks that a dataset matches its records and its manifest.
 """
 
 import json
@@ -31,11 +31,11 @@ from unspoken.runs.store import read_run, read_status
 from unspoken.schemas import WireModel
 
 CheckSource = Callable[[Chunk], object]
-"""Reads a chunk's rows from their source. Raises Conflict where they are not what was planned."""
+"""Reads a chunk's rows from their source. Raises Conflict if they differ from the plan."""
 
 
 class Verdict(WireModel):
-    """What was found. A run that is under way may have open chunks and no problem."""
+    """The result of a verification. A run in progress may have open chunks and no problems."""
 
     run_id: str
     state: str
@@ -43,18 +43,21 @@ class Verdict(WireModel):
     chunks_committed: int
     chunks_open: int
     rows: int
-    """Of committed shards."""
+    """Number of rows in committed shards."""
     source_checked: bool
     problems: list[str]
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if there are no problems."""
         return not self.problems
 
 
 def verify_run(runs_dir: Path, run_id: str, *, check_source: CheckSource | None = None) -> Verdict:
-    """Walk a run. Raises NotFound where there is no such run."""
+    """Verify a run; return what was found. Raises NotFound if the run does not exist.
+
+    check_source: if given, also checks the source's rows against the plan.
+    """
     run, state = read_run(runs_dir, run_id), read_status(runs_dir, run_id).state
     run_dir = runs_dir / run_id
     problems: list[str] = []
@@ -108,7 +111,7 @@ def _plan_problems(run_dir: Path, plan: Plan) -> Iterator[str]:
     content = read_plan_file(run_dir)
     if config_sha256(plan.config) != plan.config_sha256:
         yield f"{PLAN_FILE}: its config is not the one whose digest it names"
-    # The plan may have been opened before its chunks were damaged.
+    # Check again, because the plan may have been opened before its chunks were damaged.
     if file_sha256(run_dir / content.chunks_file) != content.chunks_sha256:
         yield f"{content.chunks_file}: not the chunks that {PLAN_FILE} names"
     stops: dict[str, int] = {}
@@ -134,13 +137,13 @@ def _source_problems(plan: Plan, check_source: CheckSource) -> Iterator[str]:
 
 
 class _Walk:
-    """One folder of shards; what it found is known once `problems` has been walked through."""
+    """Verifies one folder of shards. Its counts are complete once `problems` is exhausted."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self._folder, self._plan = folder, plan
         self.committed, self.rows = 0, 0
         self.recorded: list[tuple[str, str]] = []
-        """(shard, sha256) by the commit records."""
+        """(shard, sha256) pairs from the commit records."""
         self.open: list[int] = []
 
     def problems(self) -> Iterator[str]:
@@ -155,7 +158,7 @@ class _Walk:
     def _chunk(self, chunk: Chunk, names: set[str]) -> Iterator[str]:
         shard, record_file = shard_name(chunk.id), record_name(chunk.id)
         if record_file not in names:
-            # A shard without its record does not count: its writer ended in between.
+            # A shard without a record does not count: its writer ended before it wrote the record.
             self.open.append(chunk.id)
             return
         try:

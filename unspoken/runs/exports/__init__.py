@@ -1,1 +1,1 @@
-"""Datasets in the shapes that other tools load, and as a page to look at."""
+"""Exports of a dataset to formats that other tools load, and to an HTML report."""

@@ -1,4 +1,4 @@
-"""COCO instances JSON: boxes as x, y, width, height in pixels; pictures stay where they are."""
+"""Export to COCO instances JSON: boxes as x, y, width, height in pixels. Copies no pictures."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ from unspoken.runs.rows import Annotation, Row
 
 
 def export_coco(run_dir: Path, out: Path) -> dict[str, int]:
-    """Write kept annotations as COCO instances JSON -> how many images, annotations, categories.
+    """Write kept annotations as COCO JSON; return the counts of images, annotations, categories.
 
     `run_dir`: a run's folder, or its dataset folder. `file_name` is the picture's member in its
-    source shard. Raises NotFound where there are no committed shards, InvalidInput for `out`.
+    source shard. Raises NotFound if there are no committed shards, InvalidInput for `out`.
     """
     if out.is_dir() or not out.parent.is_dir():
         raise InvalidInput(f"{out} must be a file in a folder that exists")

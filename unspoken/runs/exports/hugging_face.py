@@ -1,7 +1,7 @@
-"""A Hugging Face dataset: parquet files with the pictures in them, which `load_dataset` decodes.
+"""Export to a Hugging Face dataset: parquet files with encoded pictures, for `load_dataset`.
 
 `objects` has the fields that the detection examples of `transformers` read: `bbox` as x, y, width,
-height in pixels, `area`, and `category` as a class label; and beside them what those lack.
+height in pixels, `area`, and `category` as a class label. It also has fields that those lack.
 """
 
 import json
@@ -22,7 +22,7 @@ from unspoken.runs.manifest import LABELS_FILE
 from unspoken.runs.rows import Annotation, Row
 
 ROWS_A_FILE = 1000
-# Rows that a reader must hold at once: few, as each has its picture.
+# Rows that a reader must hold in memory at once. It is small because each row has its picture.
 ROWS_A_GROUP = 100
 
 _FRONT_MATTER = """---
@@ -66,9 +66,9 @@ _SCHEMA = pa.schema(
 def export_hugging_face(
     run_dir: Path, out: Path, *, pictures: Path | None = None, rows_a_file: int = ROWS_A_FILE
 ) -> dict[str, int]:
-    """Write out/data/train-*.parquet, the card and the labels' vectors -> how many of what.
+    """Write out/data/train-*.parquet, the card and the labels' vectors; return the counts.
 
-    `pictures`: see LabelledPictures. Raises NotFound, InvalidInput; `out` is then as it was.
+    `pictures`: see LabelledPictures. Raises NotFound, InvalidInput; `out` is then unchanged.
     """
     dataset_dir = find_dataset(run_dir)
     files = LabelledPictures(run_dir, root=pictures)
@@ -95,10 +95,10 @@ def export_hugging_face(
 
 
 def _features(categories: Sequence[str]) -> str:
-    """What `datasets` reads from a parquet file's metadata: which columns are pictures, classes."""
+    """Return the parquet metadata that tells `datasets` which columns are pictures or classes."""
     features: dict[str, Any] = {field.name: _feature(field.type) for field in _SCHEMA}
     features["image"] = {"_type": "Image"}
-    # 'Sequence' is the one spelling of a list that every version of `datasets` reads.
+    # 'Sequence' is the only name of a list type that every version of `datasets` reads.
     features["objects"]["category"]["feature"] = {"names": list(categories), "_type": "ClassLabel"}
     return json.dumps({"info": {"features": features}})
 
@@ -152,7 +152,7 @@ def _object(annotation: Annotation, category_ids: dict[str, int]) -> dict[str, A
 
 
 def _write_card(dataset_dir: Path, folder: Path) -> None:
-    """The dataset's own card under a front matter that names the parquet files."""
+    """Write the dataset's card with a front matter that names the parquet files."""
     card = dataset_dir / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else "# Dataset\n"
     (folder / CARD_FILE).write_text(_FRONT_MATTER + text, encoding="utf-8")

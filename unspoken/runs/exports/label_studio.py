@@ -1,7 +1,8 @@
-"""Label Studio: pictures, tasks with the boxes as predictions, and the project's labelling config.
+"""Export to Label Studio: pictures, tasks with boxes as predictions, and the labelling config.
 
-A task's `image` is a URL that the server resolves; the default is its local storage over a
-document root that is the folder in which the export lies. Boxes are percent of the picture.
+A task's `image` is a URL that the server resolves. The default URL uses the server's local storage
+and expects its document root to be the parent folder of the export. Boxes are in percent of the
+picture's size.
 """
 
 import json
@@ -23,16 +24,16 @@ CONFIG_FILE = "labels.xml"
 PICTURES_DIR = "pictures"
 LOCAL_FILES_URL = "/data/local-files/?d="
 
-_BOXES, _IMAGE = "label", "image"  # the config's names of the control and of what it controls
+_BOXES, _IMAGE = "label", "image"  # names of the control and of its object in the labelling config
 
 
 def export_label_studio(
     run_dir: Path, out: Path, *, pictures: Path | None = None, url_prefix: str | None = None
 ) -> dict[str, int]:
-    """Write out/pictures/, out/tasks.json, out/labels.xml -> how many tasks, boxes, labels.
+    """Write out/pictures/, out/tasks.json, out/labels.xml; return counts of tasks, boxes, labels.
 
     `pictures`: see LabelledPictures; `url_prefix`: URL of out/pictures as the annotator's browser
-    or the server sees it. Raises NotFound, InvalidInput; `out` is then as it was.
+    or the server sees it. Raises NotFound, InvalidInput; `out` is then unchanged.
     """
     dataset_dir = find_dataset(run_dir)
     files = LabelledPictures(run_dir, root=pictures)
@@ -97,7 +98,7 @@ def _region(annotation: Annotation, size_wh: tuple[int, int]) -> dict[str, objec
 
 
 def _note(annotation: Annotation) -> str:
-    """What an annotator reads beside the region, since a rectangle has one label."""
+    """Return the note shown beside a region, because a rectangle has only one label."""
     also = [f"also {alt.label}" for alt in annotation.alt_labels]
     return "; ".join(["named" if annotation.named else "implied", *also])
 

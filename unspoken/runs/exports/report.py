@@ -1,8 +1,8 @@
-"""The labelled pictures as one static page, `index.html`, with their copies beside it.
+"""Export to one static page, `index.html`, with copies of the labelled pictures beside it.
 
-The page loads nothing from anywhere else. Captions, labels and keys are strangers' text: they lie
-in it as JSON whose markup is escaped, are shown as text only, and a content security policy lets no
-script run but the page's own.
+The page loads nothing from other sites. Captions, labels and keys are untrusted text: the page
+holds them as JSON with escaped markup and shows them as text only. A content security policy
+allows only the page's own script.
 """
 
 import base64
@@ -32,9 +32,9 @@ MAX_SIDE_PX = 800
 
 
 def write_report(run_dir: Path, out: Path, *, pictures: Path | None = None) -> dict[str, int]:
-    """Write out/index.html and out/pictures/ -> how many pictures and boxes it shows.
+    """Write out/index.html and out/pictures/; return the counts of pictures and boxes.
 
-    `pictures`: see LabelledPictures. Raises NotFound, InvalidInput; `out` is then as it was.
+    `pictures`: see LabelledPictures. Raises NotFound, InvalidInput; `out` is then unchanged.
     """
     dataset_dir = find_dataset(run_dir)
     files = LabelledPictures(run_dir, root=pictures)
@@ -56,7 +56,7 @@ def write_report(run_dir: Path, out: Path, *, pictures: Path | None = None) -> d
 
 
 def _notice(dataset_dir: Path) -> str:
-    """Return what a reader must know first of a dataset that lost most of its rows."""
+    """Return a notice if the dataset lost most of its rows or has no box; else an empty text."""
     dropped: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     labelled = total = boxes = 0
@@ -72,14 +72,14 @@ def _notice(dataset_dir: Path) -> str:
 
 
 def render_page(records: list[dict[str, object]], *, title: str, notice: str = "") -> str:
-    """Return the page's HTML; records are as report.js reads them. notice: stands at the top."""
+    """Return the page's HTML. records: as report.js reads them. notice: shown at the top."""
     style, script = _part("report.css"), _part("report.js")
     policy = (
         f"default-src 'none'; img-src 'self' file:; style-src {_hash(style)}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )
     page = _part("report.html")
-    # The data come last: nothing that a stranger wrote is searched for a place to fill.
+    # Insert the data last, so that untrusted text is never searched for placeholders.
     for place, text in (
         ("policy", policy),
         ("title", html.escape(title)),
@@ -93,7 +93,7 @@ def render_page(records: list[dict[str, object]], *, title: str, notice: str = "
 
 
 def _as_data(value: object) -> str:
-    """JSON that a script element holds whatever it says: no '<', '>' or '&' is in it."""
+    """Return JSON that is safe inside a script element: '<', '>' and '&' are escaped."""
     text = json.dumps(value, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -108,7 +108,7 @@ def _describe(row: Row, *, picture: str) -> dict[str, object]:
         "picture": picture,
         "width": row.image_width,
         "height": row.image_height,
-        # The largest first, so that parts lie on top of their wholes.
+        # Draw the largest first, so that boxes of parts are on top of the whole object's box.
         "boxes": [_box(each) for each in sorted(row.kept, key=lambda each: -_area(each.box))],
         "unboxed": [
             _phrase(each, what="named" if each.named else "implied")
@@ -144,5 +144,5 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """An inline style or script as a content security policy names it."""
+    """Return the hash of an inline style or script for a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

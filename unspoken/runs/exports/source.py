@@ -1,4 +1,4 @@
-"""What exports read: the labelled rows of a dataset, and their pictures as files to hand on."""
+"""Input of the exports: the labelled rows of a dataset, and their pictures as encoded files."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -22,15 +22,18 @@ ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 class UprightFile(NamedTuple):
-    """An encoded picture that looks the same whether or not its reader knows EXIF."""
+    """An encoded picture that looks the same in readers with and without EXIF support."""
 
     encoded: bytes
     ending: str
-    """'jpg', 'png' or 'webp': what the bytes are, whatever their source called them."""
+    """'jpg', 'png' or 'webp', from the bytes and not from the source's file name."""
 
 
 def find_dataset(run_dir: Path) -> Path:
-    """The dataset's folder, of a run's folder or of itself. Raises NotFound without any shard."""
+    """Return the dataset's folder, given the run's folder or the dataset's own.
+
+    Raises NotFound if it has no committed shard.
+    """
     dataset_dir = run_dir / "dataset" if (run_dir / "dataset").is_dir() else run_dir
     if not any(dataset_dir.glob("shard-*.json")):
         raise NotFound(f"{run_dir} has no committed shards")
@@ -38,44 +41,45 @@ def find_dataset(run_dir: Path) -> Path:
 
 
 def labelled_rows(dataset_dir: Path) -> Iterator[Row]:
-    """The rows that exports hold, in the plan's order: an export's numbers count these, from 1."""
+    """Return the labelled rows in the plan's order. Exports number them from 1."""
     return (row for row in iter_rows(dataset_dir) if row.status == "labelled")
 
 
 def in_batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Rows, `size` at a time; the last batch may be smaller, none is empty."""
+    """Yield rows in batches of `size`. The last batch may be smaller; no batch is empty."""
     left = iter(rows)
     while batch := list(islice(left, size)):
         yield batch
 
 
 def detector_name(dataset_dir: Path) -> str:
-    """name@revision of the detector that drew the boxes; several are joined by commas."""
+    """Return name@revision of the detector; several are joined by commas."""
     records = (record for _, record in committed_records(dataset_dir))
     names = {record.models["detector"] for record in records if "detector" in record.models}
     return ", ".join(sorted(names)) or "unknown"
 
 
 class LabelledPictures:
-    """The pictures of a dataset's rows, each checked to be the one that was labelled."""
+    """Reads the pictures of a dataset's rows and checks that they have not changed."""
 
     def __init__(self, run_dir: Path, *, root: Path | None = None) -> None:
-        """`root`: the folder that `source_shard` is relative to; the run's own when absent.
+        """Open the pictures' folder. `root`: the folder that `source_shard` is relative to.
 
-        Raises InvalidInput where that folder is not known or not there.
+        None takes the folder that the run recorded. Raises InvalidInput if it is unknown or does
+        not exist.
         """
         self._files = PictureFiles(root or picture_root(run_dir))
 
     def read(self, row: Row) -> Picture:
-        """The decoded picture. Raises NotFound, InvalidInput where its file has changed."""
+        """Return the decoded picture. Raises NotFound; InvalidInput if its file has changed."""
         size_hw = (row.image_height or 0, row.image_width or 0)  # a labelled row has both
         return self._files.read_labelled(Place.of(row), size_hw=size_hw)
 
     def read_upright(self, row: Row) -> UprightFile:
-        """Return the picture's own bytes, or a new JPEG where few readers would show the same.
+        """Return the picture's own bytes, or a new JPEG if many readers would show it differently.
 
-        Boxes count after the orientation is applied, which most readers ignore; and most read no
-        GIF, BMP, TIFF or AVIF. Raises as `read`.
+        Boxes refer to the picture after EXIF orientation, which most readers ignore. Most readers
+        also do not read GIF, BMP, TIFF or AVIF. Raises the same errors as `read`.
         """
         picture = self.read(row)
         kind, content, orientation = strip_metadata(picture.encoded, formats=FILE_FORMATS)
@@ -88,7 +92,7 @@ class LabelledPictures:
 def picture_root(run_dir: Path) -> Path:
     """Return the folder that a run's pictures are in, given the run's or its dataset's folder.
 
-    Raises InvalidInput where it is not known or not there.
+    Raises InvalidInput if it is unknown or does not exist.
     """
     folder = (run_dir if (run_dir / "run.json").is_file() else run_dir.parent).resolve()
     hint = "name the folder that was labelled with --pictures"
@@ -105,7 +109,7 @@ def picture_root(run_dir: Path) -> Path:
 
 
 def encode_jpeg(image: Image.Image, *, quality: int) -> bytes:
-    """The file's bytes."""
+    """Encode an image as JPEG; return the file's bytes."""
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()

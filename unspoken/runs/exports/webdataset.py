@@ -1,7 +1,7 @@
-"""WebDataset: tar shards of picture, caption (.txt) and annotations (.json), in the plan's order.
+"""Export to WebDataset: tar shards of picture, caption (.txt) and annotations (.json).
 
-The same dataset gives the same bytes. A sample's name is its number, since a source's own keys may
-repeat and may hold dots, at which WebDataset would cut them.
+Samples are in the plan's order, and the same dataset gives the same bytes. A sample's name is its
+number, because a source's own keys may repeat and may contain dots, which end a key in WebDataset.
 """
 
 import io
@@ -30,9 +30,9 @@ def export_webdataset(
     pictures: Path | None = None,
     samples_a_shard: int = SAMPLES_A_SHARD,
 ) -> dict[str, int]:
-    """Write out/00000.tar, ... and the labels' vectors -> how many shards, samples, annotations.
+    """Write out/00000.tar, ... and the labels' vectors; return shard, sample, annotation counts.
 
-    `pictures`: see LabelledPictures. Raises NotFound, InvalidInput; `out` is then as it was.
+    `pictures`: see LabelledPictures. Raises NotFound, InvalidInput; `out` is then unchanged.
     """
     dataset_dir = find_dataset(run_dir)
     files = LabelledPictures(run_dir, root=pictures)
