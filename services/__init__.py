@@ -1,1 +1,1 @@
-"""The HTTP services: llm, detector, segmenter, gateway. They do not import each other."""
+"""The HTTP services: llm, detector, segmenter and gateway. They do not import each other."""

@@ -1,1 +1,1 @@
-"""The front door: labelling runs over HTTP. It only reads and writes run folders."""
+"""The gateway service: labelling runs over HTTP, and a reverse proxy to the segmenter."""

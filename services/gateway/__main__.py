@@ -1,4 +1,4 @@
-"""`python -m services.gateway`: settings, then listen."""
+"""Run the gateway service: `python -m services.gateway`."""
 
 from services.gateway.app import create_app
 from services.gateway.events import end_streams
@@ -8,7 +8,7 @@ from unspoken.serving import serve
 
 
 def main() -> None:
-    """Listen until SIGTERM."""
+    """Read the settings, then serve until SIGTERM."""
     settings = GatewaySettings()
     serve(create_app(settings), settings, on_stop=end_streams)
 

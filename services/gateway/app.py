@@ -1,7 +1,7 @@
-"""The gateway's routes: runs are queued, followed, tried again and cancelled; masks are passed on.
+"""The gateway's routes: create, follow, retry, fork and cancel runs; proxy masks to the segmenter.
 
-`POST /runs` writes run.json and answers at once; the dispatcher, a process of its own, sees the
-file and does the rest. So the gateway needs no broker, and a restart of it loses nothing.
+`POST /runs` writes run.json and answers at once. The dispatcher, a separate process, finds the file
+and executes the run. The gateway therefore needs no broker, and a restart loses nothing.
 """
 
 import logging
@@ -56,9 +56,9 @@ _NEW_RUN = json_request_body(
 
 
 def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> FastAPI:
-    """The gateway over the folders that the settings name.
+    """Create the gateway app over the data and runs folders of the settings.
 
-    passing: the way to the segmenter; the settings' own when absent.
+    passing: the proxy to the segmenter. None: build it from the settings.
     """
     data_dir, runs_dir = settings.data_dir, settings.runs_dir
     passing = passing or Passing(
@@ -87,10 +87,10 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
     )
     app.include_router(passing_router(passing))
 
-    # Files are read and written in the small pool: a slow disk must not hold the event loop.
+    # Read and write files in the decode pool, because a slow disk must not block the event loop.
     @app.post("/runs", status_code=202, tags=["runs"], openapi_extra={"requestBody": _NEW_RUN})
     async def create(request: Request, response: Response) -> RunStatus:
-        """Queue a run of a source below the data folder, or of items sent inline."""
+        """Queue a run over a source below the data folder, or over items sent inline."""
         asked = await read_json(request, RunRequest)
         status = await in_decode_pool(create_run, data_dir, runs_dir, asked)
         response.headers["Location"] = f"/runs/{status.run_id}"
@@ -99,12 +99,12 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
 
     @app.get("/runs", tags=["runs"])
     async def list_all() -> list[RunStatus]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
         return await in_decode_pool(list_runs, runs_dir)
 
     @app.get("/runs/{run_id}", tags=["runs"])
     async def read(run_id: RunId) -> RunStatus:
-        """How far a run is."""
+        """Return the status and progress of a run."""
         return await in_decode_pool(read_status, runs_dir, run_id)
 
     streams = Admission(max_requests=settings.max_streams)
@@ -116,7 +116,10 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
         responses={204: {"description": "Last-Event-ID is the run's end: ask no more"}},
     )
     async def events(run_id: RunId, last_event_id: LastEventId = None) -> Response:
-        """The run's status as server-sent events: `status` with each change, `end` at its end."""
+        """Stream the run's status as server-sent events.
+
+        A `status` event follows each change; one `end` event follows when the run has ended.
+        """
 
         async def look() -> RunStatus:
             return await in_decode_pool(read_status, runs_dir, run_id)
@@ -136,14 +139,17 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
 
 
 def _on_disk_error(request: Request, error: Exception) -> Response:
-    """Answer 503 where a file of the runs or data folder cannot be used; that may pass."""
+    """Answer 503 when a file in the runs or data folder cannot be used, as this may be temporary."""
     assert isinstance(error, OSError), "registered for it alone"
     logger.warning("disk error at %r: %s", request.url.path, error)
     return error_response(NotReady(f"a file cannot be used: {error.strerror or error}"))
 
 
 def _admissions(settings: GatewaySettings) -> dict[str, Admission]:
-    """Runs and masks apart: a flood of pictures must not keep a run from being queued."""
+    """Return one admission limit for runs and another for the proxied routes.
+
+    They are separate because many image requests must not prevent a run from being queued.
+    """
     max_bytes = int(settings.max_queue_mib * 1024 * 1024)
     runs, masks = (
         Admission(max_requests=settings.max_requests, max_bytes=max_bytes) for _ in range(2)
@@ -153,23 +159,23 @@ def _admissions(settings: GatewaySettings) -> dict[str, Admission]:
 
 
 def _add_verbs(app: FastAPI, runs_dir: pathlib.Path) -> None:
-    """What may be asked of a run that exists."""
+    """Add the routes that act on an existing run: retry-failed, fork and cancel."""
 
     @app.post("/runs/{run_id}/retry-failed", status_code=202, tags=["runs"])
     async def retry(run_id: RunId, response: Response) -> RunStatus:
-        """Queue a new run of just the failures."""
+        """Queue a new run of only the failed items."""
         status = await in_decode_pool(retry_failed, runs_dir, run_id)
         response.headers["Location"] = f"/runs/{status.run_id}"
         return status
 
     @app.post("/runs/{run_id}/fork", status_code=202, tags=["runs"])
     async def fork(run_id: RunId, response: Response) -> RunStatus:
-        """Queue a new run that asks the same, planned with the models that are served now."""
+        """Queue a new run of the same request, planned with the models that are served now."""
         status = await in_decode_pool(fork_run, runs_dir, run_id)
         response.headers["Location"] = f"/runs/{status.run_id}"
         return status
 
     @app.delete("/runs/{run_id}", tags=["runs"])
     async def cancel(run_id: RunId) -> RunStatus:
-        """Start no further chunk of a run; what is committed stays."""
+        """Cancel a run: no further chunk is started; committed chunks stay."""
         return await in_decode_pool(cancel_run, runs_dir, run_id)

@@ -1,7 +1,7 @@
-"""A run's status as server-sent events, which outlive the connection and the gateway.
+"""A run's status as server-sent events that a client can resume.
 
-An event is a snapshot and no step: whoever was cut off needs only the newest one. Its id is made of
-the snapshot itself, so it means the same to every gateway, and to one that was started since.
+Each event is a full snapshot, so a client that reconnects needs only the newest one. The event id
+is derived from the snapshot alone. So it is valid at every gateway, also after a restart.
 """
 
 import asyncio
@@ -25,17 +25,20 @@ RETRY_MS = 2000
 logger = logging.getLogger(__name__)
 
 Look = Callable[[], Awaitable[RunStatus]]
-"""Reads the status anew. Raises NotFound."""
+"""Function that reads the current status. Raises NotFound."""
 
 
 def event_id(status: RunStatus) -> str:
-    """Rows done, and a digest of what is said; not of when, nor of where this gateway sees it."""
+    """Return the event id of a status: the rows done and a digest of the snapshot.
+
+    The digest excludes the time of the update and the output path, which differs by gateway.
+    """
     text = status.model_dump_json(exclude={"updated_s", "output"})
     return f"{status.done}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 class _CountedStream(EventSourceResponse):
-    """An event stream that has a place among a bounded number; 429 where none is free."""
+    """An event stream that counts towards a limit of open streams; answers 429 above the limit."""
 
     streams: Admission
 
@@ -58,9 +61,10 @@ def event_response(
     heartbeat_s: float,
     streams: Admission,
 ) -> Response:
-    """The stream from `first` on; 204 where the caller has seen the end, so that it stays away.
+    """Return the event stream that starts at the status `first`.
 
-    last_id: the caller's Last-Event-ID. streams: how many may be open at once.
+    Return 204 if the caller has already seen the end, because 204 stops its reconnects.
+    last_id: the caller's Last-Event-ID. streams: the limit of streams that are open at once.
     """
     if first.state in ENDED and last_id == event_id(first):
         return Response(status_code=204)
@@ -76,7 +80,7 @@ def event_response(
 async def follow(
     first: RunStatus, look: Look, *, last_id: str | None, poll_s: float
 ) -> AsyncIterator[ServerSentEvent]:
-    """`status` with each change that the caller has not seen; `end` after the last one."""
+    """Yield a `status` event for each change that the caller has not seen, then an `end` event."""
     status, told = first, last_id
     while True:
         now = event_id(status)
@@ -89,12 +93,12 @@ async def follow(
         await asyncio.sleep(poll_s)
         try:
             status = await look()
-        except NotFound:  # its folder was removed; who asks again is told so
+        except NotFound:  # the run's folder was removed; the client's next request gets a 404
             return
-        except OSError as error:  # the disk may be back before the caller loses patience
+        except OSError as error:  # the disk may recover, so keep the stream open
             logger.warning("a run's status cannot be read: %s", error)
 
 
 def end_streams() -> None:
-    """Let all streams end with the process; else each would hold its server through the drain."""
+    """End all streams at shutdown, because an open stream would delay the graceful shutdown."""
     AppStatus.should_exit = True

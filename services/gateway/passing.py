@@ -1,10 +1,10 @@
-"""Reverse proxy of the gateway: `/segment`, `/images` and `/v1/models` come from the segmenter.
+"""Reverse proxy from the gateway to the segmenter: `/segment`, `/images`, `/text-embeddings`.
 
-Bodies stream through unread. Only known paths and headers are forwarded, in both directions: what
-the caller names in a path or a header never chooses another route, and the gateway's own API key
-goes with these requests alone. The segmenter's answers are returned, errors too: they have the same
-shape. A segmenter that cannot be reached, or rejects the gateway's key, is a 502; one that does not
-answer in time a 504.
+`/v1/models` is read from the segmenter too. Bodies are streamed without being read. Only known
+paths and headers are forwarded, in both directions, so a caller's path or header cannot select
+another route. The gateway's own API key is sent with these requests only. The segmenter's replies
+are returned unchanged, errors too, because they have the same shape. The gateway answers 502 if the
+segmenter cannot be reached or rejects the gateway's key, and 504 if it does not answer in time.
 """
 
 import re
@@ -43,10 +43,10 @@ _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 
 
 class Passing:
-    """The proxy to one segmenter; owns the connections.
+    """Reverse proxy to one segmenter; owns the HTTP connections.
 
-    key: the gateway's own API key there; a caller's key is never forwarded.
-    transport: replaces the network.
+    key: the gateway's own API key at the segmenter; a caller's key is never forwarded.
+    transport: an httpx transport in place of the network, for tests.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Passing:
             base_url=base_url,
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
             trust_env=False,
-            # identity: a body is returned as it came, whatever the caller can unpack.
+            # identity: bodies are returned as received, and the caller may not support compression.
             headers={
                 **key_headers(key),
                 "User-Agent": "unspoken-gateway",
@@ -75,7 +75,10 @@ class Passing:
         await self._http.aclose()
 
     async def pass_on(self, request: Request, path: str) -> Response:
-        """Return the segmenter's answer at `path`. Raises ServiceUnavailable, DeadlineExceeded."""
+        """Forward a request to `path` and return the segmenter's reply.
+
+        Raises ServiceUnavailable, DeadlineExceeded.
+        """
         has_body = request.method == "POST"
         answer = await self._send(
             self._http.build_request(
@@ -95,7 +98,7 @@ class Passing:
         )
 
     async def list_models(self) -> list[ModelInfo]:
-        """Return the models that answer here: the segmenter's. Raises ServiceUnavailable."""
+        """Return the models that the segmenter serves. Raises ServiceUnavailable."""
         answer = await self._send(self._http.build_request("GET", "/v1/models", timeout=MODELS_S))
         try:
             content = await answer.aread()
@@ -129,14 +132,14 @@ class Passing:
 
 
 def passing_router(passing: Passing) -> APIRouter:
-    """The segmenter's routes, as the gateway shows them."""
+    """Return the router of the segmenter's routes that the gateway proxies."""
     router = APIRouter(tags=["segmenter"], responses=_ERRORS)
 
     @router.post(
         "/segment", response_model=SegmentReply, openapi_extra={"requestBody": SEGMENT_BODY}
     )
     async def segment(request: Request) -> Response:
-        """Masks for texts, boxes and points: see the segmenter's `POST /segment`."""
+        """Return masks for texts, boxes and points: see the segmenter's `POST /segment`."""
         return await passing.pass_on(request, "/segment")
 
     @router.post(
@@ -146,17 +149,17 @@ def passing_router(passing: Passing) -> APIRouter:
         openapi_extra={"requestBody": IMAGES_BODY},
     )
     async def add_image(request: Request) -> Response:
-        """Embed a picture ahead: see the segmenter's `POST /images`."""
+        """Encode and cache an image before it is queried: see the segmenter's `POST /images`."""
         return await passing.pass_on(request, "/images")
 
     @router.get("/images/{image_id:path}", response_model=ImageReply, responses=KNOWN_IMAGE)
     async def read_image(image_id: ImageId, request: Request) -> Response:
-        """Whether a picture is held: see the segmenter's `GET /images/{id}`."""
+        """Return a cached image's details: see the segmenter's `GET /images/{id}`."""
         return await passing.pass_on(request, _image_path(image_id))
 
     @router.delete("/images/{image_id:path}", status_code=204)
     async def delete_image(image_id: ImageId, request: Request) -> Response:
-        """Remove a picture from memory and disk: see the segmenter's `DELETE /images/{id}`."""
+        """Remove an image from memory and disk: see the segmenter's `DELETE /images/{id}`."""
         return await passing.pass_on(request, _image_path(image_id))
 
     @router.post(
@@ -165,14 +168,14 @@ def passing_router(passing: Passing) -> APIRouter:
         openapi_extra={"requestBody": json_request_body(TextEmbeddingsRequest)},
     )
     async def text_embeddings(request: Request) -> Response:
-        """Vectors of texts: see the segmenter's `POST /text-embeddings`."""
+        """Return the vectors of texts: see the segmenter's `POST /text-embeddings`."""
         return await passing.pass_on(request, "/text-embeddings")
 
     return router
 
 
 def _image_path(image_id: str) -> str:
-    """The path of a picture, its id as one segment. Raises InvalidInput for what is no id."""
+    """Return the URL path of an image, its id as one segment. Raises InvalidInput for a bad id."""
     if not _IMAGE_ID.fullmatch(image_id) or {".", ".."} & set(image_id.split("/")):
         raise InvalidInput(
             "a picture's id has 64 hexadecimal digits; a name has letters, digits and _.:/ -, and "
@@ -188,6 +191,6 @@ def _forwarded(request: Request, *, has_body: bool) -> dict[str, str]:
 
 
 async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """The body as it came, compressed or not."""
+    """Yield the body as received, without decompression."""
     async for piece in answer.aiter_raw():
         yield piece
