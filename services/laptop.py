@@ -1,6 +1,7 @@
-"""All services in one process on one inference thread: three models do not fight for two cores.
+"""Run all services in one process on one inference thread, for machines with few cores.
 
-Each app has its own port and its own lifespan; a mounted sub-app's lifespan would never run.
+One thread keeps the three models from competing for the cores. Each app has its own port and its
+own lifespan, because the lifespan of a mounted sub-app would never run.
 """
 
 import logging
@@ -33,14 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
-    """Load every model and make the four apps; settings come from the environment.
+    """Load every model and create the four apps; settings come from the environment.
 
-    Each asks only those before it.
+    Each app sends requests only to apps that come before it in the list.
     """
     llm, detector = LlmSettings(), DetectorSettings()
     segmenter, gateway = SegmenterSettings(), GatewaySettings()
     if segmenter.detector_url is None:
-        # Over HTTP even here: its own queue stands before the one inference thread.
+        # Use HTTP even here, because the detector's own queue feeds the shared inference thread.
         segmenter = segmenter.model_copy(update={"detector_url": f"http://{_address(detector)}"})
     if "segmenter_url" not in gateway.model_fields_set:
         gateway = gateway.model_copy(update={"segmenter_url": f"http://{_address(segmenter)}"})
@@ -75,13 +76,13 @@ def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
 
 
 def _address(settings: ServiceSettings) -> str:
-    """Where a service of this process can be reached from here."""
+    """Return the host and port at which this process reaches one of its own services."""
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     return f"{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def main() -> None:
-    """Load the weights, then listen: a process that answers is a process that can work."""
+    """Load the weights, then listen, so that a process that answers has its weights."""
     apps = build_apps()
     configure_logging(apps[0][1].log_level, apps[0][1].log_format)
     run_apps(apps, on_stop=end_streams)

@@ -139,7 +139,7 @@ def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> 
 
 
 def _on_disk_error(request: Request, error: Exception) -> Response:
-    """Answer 503 when a file in the runs or data folder cannot be used, as this may be temporary."""
+    """Answer 503 if a file in the runs or data folder cannot be used; this may be temporary."""
     assert isinstance(error, OSError), "registered for it alone"
     logger.warning("disk error at %r: %s", request.url.path, error)
     return error_response(NotReady(f"a file cannot be used: {error.strerror or error}"))

@@ -1,1 +1,1 @@
-"""Caption to phrases: a language model says what a caption names and what it leaves unspoken."""
+"""The llm service: a language model proposes the named and the implied phrases of a caption."""

@@ -1,4 +1,4 @@
-"""Run the llm service: settings, then the engine, then listen."""
+"""Run the llm service: `python -m services.llm`."""
 
 import torch
 
@@ -12,7 +12,7 @@ from unspoken.serving import serve
 
 
 def main() -> None:
-    """Load the weights, then listen: a process that answers is a process that can work."""
+    """Load the weights, then listen, so that a process that answers has its weights."""
     settings = LlmSettings()
     configure_logging(settings.log_level, settings.log_format)
     engine = build_engine(settings)

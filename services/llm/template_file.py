@@ -1,7 +1,7 @@
-"""Templates from YAML: ours, and those of a file of the user's own, checked before anything runs.
+"""Read and check the templates of the package and of the user's YAML file at start.
 
-A dataset says of every phrase which template gave it. So a name means one prompt: a file of one's
-own adds templates and cannot change ours.
+A dataset records the template of every phrase, so a template's name must always mean the same
+prompt. The user's file can therefore add templates but not replace those of the package.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
 class _Entry(BaseModel):
-    """One template as the file has it; templates.yaml says what the fields mean."""
+    """One template of the file; templates.yaml explains the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class _Entry(BaseModel):
         if form.count("{caption}") + form.count("{a_noun}") != 1:
             raise ValueError("wants {caption} or {a_noun}, once")
         if not form.endswith(":"):
-            # A blank behind the colon would be a token that no answer begins after.
+            # A space after the colon would be a token of its own, and no answer starts after it.
             raise ValueError("must end in a colon, without a blank behind it")
         return form
 
@@ -49,7 +49,7 @@ _ENTRIES = TypeAdapter(Annotated[dict[_Name, _Entry], Field(min_length=1)])
 
 
 def load_templates(path: Path | None = None) -> Mapping[str, Template]:
-    """Our templates by name, and those of the file at `path` beside them.
+    """Return the package's templates and those of the file at `path`, by name.
 
     Raises InvalidConfig with the file, the template and the field that are wrong.
     """
