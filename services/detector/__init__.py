@@ -1,1 +1,1 @@
-"""The detector service: a picture and phrases in, boxes with the phrase they carry out."""
+"""The detector service: takes a picture and phrases, returns boxes with their phrases."""

@@ -12,7 +12,7 @@ from unspoken.serving import serve
 
 
 def main() -> None:
-    """Load the weights, then listen: a process that answers is a process that can work."""
+    """Load the weights, then listen, so that a process that answers has its weights."""
     settings = DetectorSettings()
     num_threads = settings.num_threads
     thread = InferenceThread(

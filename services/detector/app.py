@@ -1,4 +1,7 @@
-"""`POST /detect`: a picture and phrases as JSON or multipart; never reaches torch."""
+"""The HTTP app of the detector: `POST /detect` takes a picture and phrases, as JSON or multipart.
+
+This module does not import torch.
+"""
 
 import base64
 import hashlib
@@ -37,7 +40,7 @@ _PHRASES: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
 @dataclass(frozen=True)
 class _Question:
-    """What one request asks, with its picture decoded."""
+    """One validated request with its decoded picture."""
 
     picture: Picture
     phrases: list[str]
@@ -56,10 +59,10 @@ def create_app(
     request_timeout_s: float = 120.0,
     fetcher: Fetcher | None = None,
 ) -> FastAPI:
-    """The HTTP face of a detector.
+    """Create the detector app over any Detector.
 
-    thread: where the engine's torch work runs; a new one when absent. fetcher: reads pictures from
-    URLs; none are read where it is absent.
+    thread: the inference thread that runs the engine. None: create a new one.
+    fetcher: reads pictures from URLs. None: refuse URLs.
     """
     thread = thread or InferenceThread(name="detector")
 
@@ -75,7 +78,7 @@ def create_app(
             for asked in questions
         ]
 
-    # Pictures differ in size and a batch gains nothing on a CPU: one at a time.
+    # One picture at a time, because pictures differ in size and a CPU gains nothing from a batch.
     batcher = MicroBatcher(
         answer,
         name="detect",
@@ -87,7 +90,7 @@ def create_app(
     )
 
     def warm_up() -> None:
-        """The smallest question, and the largest: the widest picture, a prompt full of phrases."""
+        """Run the smallest request and the largest: the widest picture with a full text prompt."""
         engine.detect(_blank_picture(64, 64), ["object"])
         engine.detect(_blank_picture(720, 1200), [f"object {n}" for n in range(MAX_PHRASES)])
 
@@ -104,11 +107,12 @@ def create_app(
 
     @app.post("/detect", openapi_extra={"requestBody": _REQUEST_BODY}, tags=["detect"])
     async def detect(request: Request) -> DetectReply:
-        """Find the boxes of phrases; each detection names the index of its phrase.
+        """Detect the boxes of phrases; each detection has the index of its phrase.
 
-        Boxes are xyxy in pixels of the picture after EXIF orientation. No hit is an empty list.
-        Up to 40 phrases share a text prompt, and the score of a phrase depends on the others in
-        it. `independent` asks for each phrase alone, at most 100; it takes a pass a phrase.
+        Boxes are xyxy in pixels of the picture after EXIF orientation. The list is empty if nothing
+        is found. Up to 40 phrases share a text prompt, and the score of a phrase depends on the
+        other phrases of its prompt. With `independent`, each phrase has its own prompt and forward
+        pass; a request then has at most 100 phrases.
         """
         timings = Timings()
         with timings.measure("decode"):
@@ -143,7 +147,10 @@ async def _read_question(request: Request, fetcher: Fetcher | None) -> _Question
 
 
 def _question_of_form(upload: Upload) -> _Question:
-    """Validated by the same model as JSON: the picture's text is only a place holder."""
+    """Return the request of a form, validated by the same model as JSON.
+
+    The image field is an empty placeholder during validation, because the file is sent separately.
+    """
     if upload.file is None:
         raise InvalidInput("the form has no file named image")
     upload.refuse_unknown({"phrases", "box_threshold", "independent"})
@@ -164,7 +171,7 @@ def _question_of_form(upload: Upload) -> _Question:
 
 
 def _listed_phrases(values: list[str]) -> list[str]:
-    """One field that holds a JSON list, or the field repeated."""
+    """Return the phrases of a repeated field, or of one field that holds a JSON list."""
     if len(values) != 1 or not values[0].lstrip().startswith("["):
         return values
     check_elements(values[0])
@@ -180,7 +187,7 @@ def _blank_picture(height: int, width: int) -> Picture:
 
 
 def _json_schema() -> dict[str, Any]:
-    """DetectRequest with the picture's schema in its place: OpenAPI knows no `$defs`."""
+    """Return the schema of DetectRequest with the image inlined, as OpenAPI has no `$defs`."""
     schema = DetectRequest.model_json_schema()
     schema.pop("$defs", None)
     schema["properties"]["image"] = LinkedImage.model_json_schema()

@@ -1,4 +1,4 @@
-"""What the engine asks of a network, whichever code runs it."""
+"""The port between the detector engine and the code that runs a network."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,18 +10,21 @@ from services.detector.scoring import RawDetections
 
 
 class Backend(Protocol):
-    """A Grounding-DINO with its tokenizer and its way to prepare a picture."""
+    """A Grounding-DINO network with its tokenizer and its image preprocessing."""
 
     @property
     def max_word_pieces(self) -> int:
-        """Tokens that one text prompt may have, separators and specials included."""
+        """Largest number of tokens in a text prompt, with separators and special tokens."""
 
     @property
     def box_threshold(self) -> float | None:
-        """The threshold that the weights were calibrated to, when their config names one."""
+        """The threshold that the weights were calibrated to; None if their config has none."""
 
     def word_pieces(self, text: str) -> Sequence[int]:
-        """Ids of a text's word pieces, without specials."""
+        """Return the ids of a text's word pieces, without special tokens."""
 
     def predict(self, pixels: np.ndarray, chunks: Sequence[Chunk]) -> list[RawDetections]:
-        """(H, W, 3) uint8 RGB and chunks -> one answer per chunk; the picture is encoded once."""
+        """Return the raw detections of each chunk; the picture is encoded once.
+
+        pixels: (H, W, 3) uint8 RGB.
+        """

@@ -1,4 +1,4 @@
-"""The detector in process: phrases packed into few text prompts, boxes scored by token span."""
+"""The detector engine: packs phrases into few text prompts and scores boxes by token span."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from unspoken.profiles import ModelEntry, resolve_files
 from unspoken.schemas import Detection, DetectionResult, ModelInfo
 
 DEFAULT_BOX_THRESHOLD = 0.35
-"""Of the original's API, for weights that name none."""
+"""Default of the original Grounding DINO API, for weights whose config has no threshold."""
 DEFAULT_SHORT_SIDE_PX = 800
 
 logger = logging.getLogger(__name__)
 
 
 class DetectorEngine:
-    """The port `unspoken.ports.Detector` over a backend; call it from one thread."""
+    """Detector port over a backend. Not thread-safe: call it from one thread."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class DetectorEngine:
         box_threshold: float | None = None,
         independent: bool = False,
     ) -> DetectionResult:
-        """See unspoken.ports.Detector. The picture goes through the backbone once in any case."""
+        """See unspoken.ports.Detector. The image backbone always encodes the picture only once."""
         threshold = self.box_threshold if box_threshold is None else box_threshold
         chunks = pack_phrases(
             phrases,
@@ -101,7 +101,7 @@ def build_engine(settings: DetectorSettings) -> DetectorEngine:
 def _load_backend(
     entry: ModelEntry, *, folder: Path, parts: Mapping[str, Path], settings: DetectorSettings
 ) -> Backend:
-    """Each import is local, so that only the chosen code must be installed."""
+    """Load the chosen backend; imports are local, because only its code must be installed."""
     short_side_px = settings.short_side_px or _short_side_px(entry)
     match settings.backend or entry.options.get("backend", "transformers"):
         case "transformers":

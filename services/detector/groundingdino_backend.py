@@ -1,9 +1,9 @@
-"""The original Grounding-DINO code (groundingdino-py 0.4.0), for checkpoints in its own format.
+"""Backend over the original Grounding-DINO code (groundingdino-py 0.4.0), for its own checkpoints.
 
-The package is of 2023 and breaks in two places today: its wrapper around BERT calls methods that
-transformers 5 no longer has, and it unpickles checkpoints whatever is in them. Here a plain module
-takes the wrapper's place, and weights are read with `weights_only=True`. A checkpoint holds its
-BERT, so of the text encoder's folder only the config and the tokenizer are read.
+The package dates from 2023 and has two problems today. Its wrapper around BERT calls methods that
+transformers 5 has removed, and it unpickles checkpoints without any check. This module replaces the
+wrapper by a plain module and reads weights with `weights_only=True`. A checkpoint contains its
+BERT, so only the config and the tokenizer are read from the text encoder's folder.
 """
 
 import importlib
@@ -32,21 +32,21 @@ from unspoken.model_folders import check_model_type
 from unspoken.torch_files import read_state_dict
 
 Architecture = Literal["swin_T_224_1k", "swin_B_384_22k"]
-"""The package's own names of its two published networks."""
+"""The package's names of its two published networks."""
 
-# In the published files, and of no use to the network of this package.
+# These weights are in the published files, but the network of this package does not use them.
 IGNORED_WEIGHTS = frozenset({"label_enc.weight", "bert.embeddings.position_ids"})
 
 
 class PlainBert(nn.Module):
-    """BERT with a mask per pair of tokens, in the place of the package's `BertModelWarper`."""
+    """BERT with an attention mask per pair of tokens; replaces the package's `BertModelWarper`."""
 
     def __init__(self, bert_model: BertModel) -> None:
         super().__init__()
         self.config = bert_model.config
         self.embeddings = bert_model.embeddings
         self.encoder = bert_model.encoder
-        self.pooler = bert_model.pooler  # unused; a checkpoint has its weights
+        self.pooler = bert_model.pooler  # unused, but the checkpoint has its weights
 
     def forward(
         self,
@@ -68,7 +68,7 @@ class PlainBert(nn.Module):
 
 
 class GroundingDinoBackend:
-    """One network on one device; call it from one thread."""
+    """Backend over one network on one device. Not thread-safe: call it from one thread."""
 
     box_threshold: float | None = None
 
@@ -92,7 +92,7 @@ class GroundingDinoBackend:
             return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
 
     def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
-        check_wanted()  # many phrases are many passes
+        check_wanted()  # stop between passes, because many phrases need many passes
         output = self._model(pixel_values, captions=[chunk.text_prompt])
         return RawDetections(
             token_scores=output["pred_logits"][0].sigmoid().cpu().numpy(),
@@ -111,10 +111,10 @@ def load_original_detector(
     short_side_px: int,
     device: str,
 ) -> GroundingDinoBackend:
-    """A published `.pth` in the original network.
+    """Load a published `.pth` file into the original network.
 
-    text_encoder_dir: `config.json` of the checkpoint's BERT, and its tokenizer. Raises
-    MissingWeights, and InvalidConfig when the package is absent or the weights do not fit.
+    text_encoder_dir: has the `config.json` of the checkpoint's BERT, and its tokenizer. Raises
+    MissingWeights. Raises InvalidConfig if the package is missing or the weights do not fit.
     """
     if not weights_path.is_file():
         raise MissingWeights(f"no file {weights_path}")
@@ -133,14 +133,18 @@ def load_original_detector(
 def build_network(
     architecture: Architecture, *, bert_config: BertConfig, tokenizer: Any
 ) -> nn.Module:
-    """The package's network with random weights. Raises InvalidConfig without the package."""
+    """Build the package's network with random weights.
+
+    Raises InvalidConfig if the package is missing.
+    """
     match architecture:
         case "swin_T_224_1k":
             recipe = "groundingdino.config.GroundingDINO_SwinT_OGC"
         case "swin_B_384_22k":
             recipe = "groundingdino.config.GroundingDINO_SwinB_cfg"
     with _drawing_left_out(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecated names in a package that no longer changes
+        # Ignore deprecation warnings, because the package is no longer maintained.
+        warnings.simplefilter("ignore")
         try:
             module = importlib.import_module("groundingdino.models.GroundingDINO.groundingdino")
             config = importlib.import_module(recipe)
@@ -150,7 +154,7 @@ def build_network(
                 "pip install --no-deps --no-build-isolation -r requirements-groundingdino.txt"
             ) from error
         values = {name: value for name, value in vars(config).items() if not name.startswith("_")}
-        # Activation checkpointing only serves training.
+        # Activation checkpointing is only useful in training.
         values |= {"use_checkpoint": False, "use_transformer_ckpt": False}
         language = SimpleNamespace(
             get_tokenlizer=lambda _name: tokenizer,
@@ -162,7 +166,7 @@ def build_network(
 
 
 def architecture_of(name: str) -> Architecture:
-    """Check a name from models.yaml. Raises InvalidConfig."""
+    """Return a name from models.yaml as an Architecture. Raises InvalidConfig."""
     match name:
         case "swin_T_224_1k" | "swin_B_384_22k":
             return name
@@ -178,18 +182,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy a checkpoint into the network. Raises InvalidConfig unless every name fits."""
+    """Copy a checkpoint into the network. Raises InvalidConfig unless all names and shapes fit."""
     kept = {name: tensor for name, tensor in state.items() if name not in IGNORED_WEIGHTS}
     try:
         model.load_state_dict(kept, strict=True)
-    except RuntimeError as error:  # torch's only word for names and shapes that differ
+    except RuntimeError as error:  # torch raises it for names and shapes that differ
         raise InvalidConfig(f"{source} does not fit this Grounding-DINO: {error}") from error
 
 
 @contextmanager
 def _drawing_left_out() -> Iterator[None]:
-    """Import the network without what it never calls: drawing (opencv, matplotlib) and the reader
-    of config files (addict, yapf), which the package imports all the same."""
+    """Replace two modules that the package imports but the network never calls.
+
+    They are the drawing module (opencv, matplotlib) and the reader of config files (addict, yapf).
+    """
     left_out = {
         "groundingdino.util.visualizer": "COCOVisualizer",
         "groundingdino.util.slconfig": "SLConfig",
@@ -210,7 +216,7 @@ def _drawing_left_out() -> Iterator[None]:
 
 @contextmanager
 def _replaced(module: ModuleType, **names: object) -> Iterator[None]:
-    """Give a module other globals for the length of the block."""
+    """Replace globals of a module within the block."""
     before = {name: getattr(module, name) for name in names}
     vars(module).update(names)
     try:

@@ -1,7 +1,7 @@
-"""A picture goes through the image backbone once, however many chunks of phrases are asked.
+"""Encode a picture once for all its text prompts.
 
-Both codes of Grounding-DINO hold the backbone as one module that answers (features, positions), and
-call it again for every text prompt.
+Both Grounding-DINO implementations have the backbone as one module that returns (features,
+positions), and they call it again for every text prompt.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def encoding_once(backbone: Any) -> Iterator[None]:
-    """Within the block the module runs for its first input only and then repeats that answer."""
+    """Within the block, run the module for its first input only, then return that result again."""
     encode = backbone.forward
     answer: tuple[list[Any], list[Any]] | None = None
 

@@ -1,9 +1,9 @@
-"""Phrases -> as few text prompts as possible, none over what Grounding-DINO reads.
+"""Pack phrases into as few text prompts as possible, within Grounding-DINO's limit.
 
-Grounding-DINO takes phrases as one text, "red mug. table.", of at most 256 word pieces, and cuts
-what is longer without a word. So word pieces are counted here, with the model's own tokenizer, and
-phrases are packed greedily into chunks. A full stop or question mark inside a phrase would split
-it, so punctuation becomes a space. Knows neither torch nor transformers.
+Grounding-DINO takes phrases as one text, "red mug. table.", of at most 256 word pieces, and
+silently truncates a longer one. So this module counts word pieces with the model's own tokenizer
+and packs phrases greedily into chunks. A full stop or question mark inside a phrase would split it,
+so punctuation becomes a space. This module imports neither torch nor transformers.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,22 +13,22 @@ from unspoken.errors import InvalidInput
 from unspoken.query_texts import checked_phrase
 
 MAX_WORD_PIECES = 250
-"""Of a chunk, separators and specials included; the model's own limit is 256."""
+"""Limit of a chunk, with separators and special tokens; the model's own limit is 256."""
 MAX_PHRASES = 40
-"""Of a chunk: GLIP's number for many-label vocabularies, more crowd each other's scores out."""
+"""Limit of a chunk: GLIP's number for large vocabularies. More phrases suppress each other."""
 _SPECIAL_PIECES = 2  # [CLS] and [SEP]
-_SEPARATOR_PIECES = 1  # the full stop behind each phrase
+_SEPARATOR_PIECES = 1  # the full stop after each phrase
 
 WordPieces = Callable[[str], Sequence[int]]
-"""Ids of a normalised phrase's word pieces, without specials."""
+"""Function from a normalised phrase to the ids of its word pieces, without special tokens."""
 
 
 @dataclass(frozen=True)
 class PackedPhrase:
-    """A distinct phrase in a chunk, and where it came from.
+    """A distinct phrase of a chunk.
 
-    text: normalised; asked_indices: positions in the request, one or several; token_span: [start,
-    end) of its own word pieces in the chunk's tokens, without separators.
+    text: the normalised phrase. asked_indices: its positions in the request, one or several.
+    token_span: [start, end) of its word pieces in the chunk's tokens, without separators.
     """
 
     text: str
@@ -38,7 +38,7 @@ class PackedPhrase:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Phrases that are asked in one forward pass; text_prompt is "red mug . table."."""
+    """Phrases that share one text prompt, "red mug . table.", and one forward pass."""
 
     phrases: tuple[PackedPhrase, ...]
     piece_ids: tuple[tuple[int, ...], ...]
@@ -46,16 +46,16 @@ class Chunk:
 
     @property
     def text_prompt(self) -> str:
-        """The words that the model reads."""
+        """The text that the model reads."""
         return " . ".join(phrase.text for phrase in self.phrases) + "."
 
     @property
     def num_tokens(self) -> int:
-        """Word pieces with separators and specials."""
+        """Number of word pieces, with separators and special tokens."""
         return _SPECIAL_PIECES + sum(len(ids) + _SEPARATOR_PIECES for ids in self.piece_ids)
 
     def token_ids(self, *, cls_id: int, separator_id: int, sep_id: int) -> list[int]:
-        """The chunk as the tokenizer would write it: [CLS] red mug . table . [SEP]."""
+        """Return the chunk's token ids as a tokenizer would: [CLS] red mug . table . [SEP]."""
         ids = [cls_id]
         for pieces in self.piece_ids:
             ids += [*pieces, separator_id]
@@ -69,10 +69,10 @@ def pack_phrases(
     max_word_pieces: int = MAX_WORD_PIECES,
     max_phrases: int = MAX_PHRASES,
 ) -> list[Chunk]:
-    """Pack phrases in the order asked; equal ones after normalisation stand once.
+    """Pack phrases into chunks in the order asked; duplicates after normalisation are merged.
 
-    Raises InvalidInput with the indices of all phrases that have control characters, nothing to
-    look for, or more word pieces than a chunk.
+    Raises InvalidInput with the indices of all bad phrases. A phrase is bad if it has control
+    characters, no searchable text, or more word pieces than a chunk.
     """
     asked: dict[str, list[int]] = {}
     for index, text in enumerate(_checked(phrases, word_pieces, limit=max_word_pieces)):
@@ -81,7 +81,7 @@ def pack_phrases(
     chunks: list[Chunk] = []
     packed: list[PackedPhrase] = []
     piece_ids: list[tuple[int, ...]] = []
-    start = 1  # behind [CLS]
+    start = 1  # after [CLS]
     for text, indices in asked.items():
         pieces = tuple(word_pieces(text))
         end = start + len(pieces)
@@ -100,7 +100,7 @@ def pack_phrases(
 
 
 def _checked(phrases: Sequence[str], word_pieces: WordPieces, *, limit: int) -> list[str]:
-    """Return the normal form of each phrase. Raises InvalidInput that lists all bad ones."""
+    """Return the normalised phrases. Raises InvalidInput that lists all bad ones."""
     texts: list[str] = []
     problems: list[tuple[int, str]] = []
     for index, phrase in enumerate(phrases):

@@ -1,8 +1,9 @@
-"""Raw answers of a Grounding-DINO -> detections of the phrases that were asked.
+"""Convert the raw output of a Grounding-DINO to detections of the requested phrases.
 
-A phrase's score in a box is the mean over its own tokens of the sigmoid logits (the original's
-`token_spans` path), never phrase decoding, which merges neighbours ("car taxi") and invents words
-("##van"). A box may carry several phrases: every one at or above the threshold is kept.
+A phrase's score in a box is the mean sigmoid of the logits of its own tokens, as in the
+`token_spans` path of the original code. Phrase decoding is not used, because it merges neighbours
+("car taxi") and invents words ("##van"). A box may have several phrases: each phrase with a score
+at or above the threshold is kept.
 
 Legend: Q queries (candidate boxes), T tokens of a chunk, P phrases of a chunk.
 """
@@ -19,10 +20,10 @@ from unspoken.schemas import Box, Detection
 
 @dataclass(frozen=True)
 class RawDetections:
-    """What a network says about one picture and one chunk.
+    """Output of a network for one picture and one chunk.
 
-    token_scores: (Q, >= T) sigmoid of the logits; boxes_cxcywh_norm: (Q, 4) centre and extent in
-    parts of the picture.
+    token_scores: (Q, >= T) sigmoid of the logits. boxes_cxcywh_norm: (Q, 4) centre and size as
+    fractions of the picture's size.
     """
 
     token_scores: np.ndarray
@@ -31,15 +32,15 @@ class RawDetections:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
-    """Which boxes of a phrase survive."""
+    """Settings of the suppression of overlapping boxes within one phrase."""
 
     nms_iou: float = 0.55
-    """Two boxes of one phrase that overlap this much are one."""
+    """IoU from which the lower-scored of two boxes of one phrase is dropped."""
     max_boxes_per_phrase: int = 50
 
 
 def phrase_scores(token_scores: np.ndarray, phrases: Sequence[PackedPhrase]) -> np.ndarray:
-    """Mean over each phrase's own tokens: (Q, >= T) -> (Q, P)."""
+    """Return the mean score over each phrase's own tokens: (Q, >= T) -> (Q, P)."""
     columns = [
         token_scores[:, slice(*phrase.token_span)].mean(axis=1, dtype=np.float64)
         for phrase in phrases
@@ -48,7 +49,7 @@ def phrase_scores(token_scores: np.ndarray, phrases: Sequence[PackedPhrase]) -> 
 
 
 def boxes_to_pixels(boxes_cxcywh_norm: np.ndarray, *, size_hw: tuple[int, int]) -> np.ndarray:
-    """(Q, 4) centre boxes in [0, 1] -> (Q, 4) corners in pixels, clipped to the picture."""
+    """Convert (Q, 4) centre boxes in [0, 1] to (Q, 4) corners in pixels, clipped to the picture."""
     height, width = size_hw
     center, extent = boxes_cxcywh_norm[:, :2], boxes_cxcywh_norm[:, 2:]
     corners_norm = np.concatenate([center - extent / 2, center + extent / 2], axis=1)
@@ -65,15 +66,15 @@ def detections_of(
     box_threshold: float,
     config: ScoringConfig,
 ) -> list[Detection]:
-    """Detections of one chunk, in no order; a phrase asked twice is answered twice.
+    """Return the unsorted detections of one chunk; a phrase asked twice is answered twice.
 
-    asked: the request's phrases as they were written; size_hw: of the original picture in pixels.
+    asked: the request's phrases as written. size_hw: size of the original picture in pixels.
     """
     scores = phrase_scores(raw.token_scores, chunk.phrases)  # (Q, P)
     likely = (scores >= box_threshold).any(axis=1)  # (Q,)
     scores = scores[likely]
     boxes_xyxy = boxes_to_pixels(raw.boxes_cxcywh_norm[likely], size_hw=size_hw)
-    overlaps = box_iou(boxes_xyxy, boxes_xyxy)  # the boxes are those of every phrase
+    overlaps = box_iou(boxes_xyxy, boxes_xyxy)  # once, because all phrases share the boxes
     has_area = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
     detections: list[Detection] = []
     for column, phrase in enumerate(chunk.phrases):
@@ -89,14 +90,14 @@ def detections_of(
 
 
 def best_first(detections: Sequence[Detection]) -> tuple[Detection, ...]:
-    """By falling score; equal scores in the order asked, so that an answer is repeatable."""
+    """Sort by descending score, and equal scores in the order asked, so the order is repeatable."""
     return tuple(sorted(detections, key=lambda found: (-found.score, found.phrase_index)))
 
 
 def _keep_best(
     scores: np.ndarray, overlaps: np.ndarray, *, alive: np.ndarray, config: ScoringConfig
 ) -> list[int]:
-    """Greedy suppression within one phrase: rows of `scores` that stay, best first."""
+    """Greedy non-maximum suppression within one phrase: return the rows to keep, best first."""
     left = np.where(alive, scores, -1.0)
     kept: list[int] = []
     while len(kept) < config.max_boxes_per_phrase and left.size:
@@ -105,5 +106,5 @@ def _keep_best(
             break
         kept.append(best)
         left[overlaps[best] >= config.nms_iou] = -1.0
-        left[best] = -1.0  # a box too thin to overlap itself must go as well
+        left[best] = -1.0  # because a very thin box may have no IoU with itself
     return kept

@@ -1,7 +1,8 @@
-"""Grounding-DINO and MM-Grounding-DINO as transformers runs them, from a folder of safetensors.
+"""Backend over the transformers code of Grounding-DINO and MM-Grounding-DINO.
 
-Two kinds of folder: what the hub holds for `IDEA-Research/grounding-dino-tiny` and its kin
-(network, tokenizer, image processor), and our small detector, which stores no text encoder.
+It loads two kinds of safetensors folders. A folder from the hub, such as
+`IDEA-Research/grounding-dino-tiny`, has network, tokenizer and image processor. A folder of this
+project's small detector has no text encoder.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,22 +27,22 @@ from unspoken.model_folders import check_model_type, read_model_config
 from unspoken.precision import compute_dtype, computing_in
 
 HUB_TYPES = ("grounding-dino", "mm-grounding-dino")
-"""`model_type` of the networks whose folders are read. transformers has other detectors for text
-queries; their outputs differ."""
+"""`model_type` of the supported networks. The outputs of other transformers detectors for text
+queries differ."""
 LONG_TO_SHORT = 1333 / 800
-"""The published bound on the long side, for a short side of 800."""
+"""Published limit of the long side, relative to the short side: 1333 for a short side of 800."""
 UNUSED_WEIGHTS = ".swin.layernorm."
-"""The norm behind a whole Swin: not in the published files, and never called by a detector."""
+"""The final norm of a Swin: missing in the published files, and never called by a detector."""
 MAX_REMEMBERED = 20_000
-"""Phrases whose text features are kept: about 5 kB each, 100 MB in all."""
-_SPARE_TOKENS = 6  # between our budget of 250 and the 256 that the network reads
+"""Number of phrases whose text features are cached: about 5 kB each, 100 MB in total."""
+_SPARE_TOKENS = 6  # difference of the network's limit of 256 and MAX_WORD_PIECES
 
 PreparePixels = Callable[[np.ndarray], Tensor]
-"""(H, W, 3) uint8 RGB -> (1, 3, h, w) float."""
+"""Preprocessing function: (H, W, 3) uint8 RGB -> (1, 3, h, w) float."""
 
 
 class TransformersBackend:
-    """One network on one device; call it from one thread."""
+    """Backend over one network on one device. Not thread-safe: call it from one thread."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class TransformersBackend:
         box_threshold: float | None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """dtype: of products; that of the weights is theirs."""
+        """Move the model to the device; `dtype` is that of matrix products, not of the weights."""
         if device == "cpu":
             use_bags(model)
         self._model = model.to(device).eval().requires_grad_(requires_grad=False)
@@ -63,7 +64,7 @@ class TransformersBackend:
         self._stop_id = tokenizer.convert_tokens_to_ids(".")
         self.box_threshold = box_threshold
         self.max_word_pieces = min(MAX_WORD_PIECES, model.config.max_text_len - _SPARE_TOKENS)
-        # Nouns repeat from picture to picture.
+        # Cache word pieces, because nouns repeat from picture to picture.
         self._word_pieces = lru_cache(maxsize=65_536)(self._tokenize)
 
     def word_pieces(self, text: str) -> Sequence[int]:
@@ -82,7 +83,7 @@ class TransformersBackend:
             return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
 
     def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
-        check_wanted()  # many phrases are many passes
+        check_wanted()  # stop between passes, because many phrases need many passes
         token_ids = chunk.token_ids(
             cls_id=self._tokenizer.cls_token_id,
             separator_id=self._stop_id,
@@ -100,9 +101,9 @@ class TransformersBackend:
 
 
 class BoundedPhraseMemory(PhraseMemory):
-    """A `PhraseMemory` for strangers' phrases: it forgets, and asks the encoder for many at once.
+    """A `PhraseMemory` for arbitrary requests: its size is bounded, and new phrases are batched.
 
-    One call a phrase took about 16 ms of CPU under a profiler, 17 s for 1 000 unseen phrases.
+    One call per phrase took about 16 ms of CPU in a profiler, 17 s for 1 000 new phrases.
     """
 
     def forward(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -123,7 +124,7 @@ class BoundedPhraseMemory(PhraseMemory):
         by_length: dict[int, list[tuple[int, ...]]] = {}
         for block in sorted(blocks - self._answers.keys()):
             by_length.setdefault(len(block), []).append(block)
-        for alike in by_length.values():  # of one length, so that nothing needs padding
+        for alike in by_length.values():  # one length per batch, so that nothing needs padding
             hidden = self._text_encoder[0](torch.tensor(alike)).last_hidden_state
             self._answers.update(zip(alike, hidden, strict=True))
 
@@ -131,7 +132,7 @@ class BoundedPhraseMemory(PhraseMemory):
 def load_hub_detector(
     folder: Path, *, short_side_px: int, device: str, dtype: str
 ) -> TransformersBackend:
-    """Load a folder as the hub has it. Raises MissingWeights, InvalidConfig."""
+    """Load a folder in the hub's format. Raises MissingWeights, InvalidConfig."""
     check_model_type(folder, supported=HUB_TYPES, role="detector")
     for name in ("model.safetensors", "preprocessor_config.json"):
         if not (folder / name).is_file():
@@ -166,7 +167,7 @@ def load_hub_detector(
 def load_project_detector(
     folder: Path, *, text_encoder_dir: Path, device: str
 ) -> TransformersBackend:
-    """The small detector of `training.detector`. Raises MissingWeights, InvalidConfig."""
+    """Load the small detector of `training.detector`. Raises MissingWeights, InvalidConfig."""
     loaded = load_small_detector(folder, text_encoder_dir=text_encoder_dir)
     if device == "cpu":
         network = loaded.model.model
@@ -183,18 +184,18 @@ def load_project_detector(
 
 
 def is_project_detector(folder: Path) -> bool:
-    """Return True if `config.json` has our own block. Raises MissingWeights, InvalidConfig."""
+    """Return True if config.json has an `unspoken` block. Raises MissingWeights, InvalidConfig."""
     return "unspoken" in read_model_config(folder)
 
 
 def resize_by(processor: Any, *, short_side_px: int) -> PreparePixels:
-    """Prepare pictures with an image processor of transformers at a short side of our own."""
+    """Return a preprocessing function: a transformers image processor with another short side."""
     longest_px = round(short_side_px * LONG_TO_SHORT)
     size = {"shortest_edge": short_side_px, "longest_edge": longest_px}
 
     def prepare(pixels: np.ndarray) -> Tensor:
-        # The axis order is said: a picture three pixels high would be guessed wrong. A copy, since
-        # Pillow's arrays are read-only and torch warns of those.
+        # State the axis order, because a guess would be wrong for a picture three pixels high. Copy
+        # the array, because Pillow's arrays are read-only and torch warns about them.
         batch = processor(
             images=[np.array(pixels)],
             size=size,
