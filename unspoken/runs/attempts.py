@@ -6,7 +6,7 @@ killed leaves items started and not finished; nothing else is known about why it
 is removed if the attempt had to wait for a service, because such an attempt does not count.
 
 Attempt numbers have no gaps, so that a chunk's attempts are found without listing the folder.
-Earlier versions renamed an attempt that does not count to `000007.2.waited`, and wrote no lines.
+Earlier versions left `000007.2.waited` for an attempt that does not count, and wrote no lines.
 """
 
 from collections import Counter

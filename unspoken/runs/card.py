@@ -1,4 +1,4 @@
-"""The dataset card: what is in a dataset, what was left out and why, and pictures to look at."""
+"""The dataset card: counts of a dataset, rows left out with their reasons, and a contact sheet."""
 
 import io
 from collections.abc import Callable, Iterable, Mapping
@@ -23,9 +23,9 @@ CARD_FILE = "README.md"
 SHEET_FILE = "contact-sheet.jpg"
 ZIPF_FILE, PER_PICTURE_FILE = "label-frequencies.svg", "labels-per-picture.svg"
 FDR_FILE = "false-discoveries.svg"
-"""Only beside the card of a run whose decoys chose its thresholds."""
+"""Plot that exists only if the run's decoys chose its thresholds."""
 BESIDE_CARD = (SHEET_FILE, ZIPF_FILE, PER_PICTURE_FILE, BIAS_FILE)
-"""What the card shows or names."""
+"""Files that the card shows or links to."""
 MAX_LABELS_LISTED = 200
 
 LoadPicture = Callable[[Row], bytes | None]
@@ -43,7 +43,7 @@ def write_card(
     *,
     notice: str = "",
 ) -> None:
-    """Write README.md beside the shards, with its plots and the page on bias."""
+    """Write README.md beside the shards, with its plots and the bias page."""
     boxes = [_boxes(counts, label) for label in counts.labels]
     per_picture = bar_plot(
         counts.labels_per_picture,
@@ -73,9 +73,9 @@ def render_card(
 ) -> str:
     """Return the card as markdown.
 
-    chosen: thresholds that the run's decoys chose. notice: what a reader must know first.
+    chosen: thresholds that the run's decoys chose. notice: shown at the top.
     """
-    # Not the plan's own order, which is another one once the plan was read from its file.
+    # Use a fixed order, because the plan's order changes once it is read from its file.
     answering = [plan.models[kind] for kind in _KINDS if kind in plan.models]
     models = [f"`{model.name}` ({model.revision})" for model in answering]
     sections = [
@@ -151,7 +151,7 @@ def _crop_check(plan: Plan) -> str:
 
 
 def _false_discoveries(plan: Plan, chosen: ChosenThresholds) -> str:
-    """What was chosen for each source, and what the estimate can and cannot say."""
+    """Return the section on each source's threshold and the limits of the estimate."""
     lines = [
         (
             each.source,
@@ -196,7 +196,7 @@ def _fdr_plot(decision: Decision) -> str:
 
 
 def _labels(counts: DatasetCounts) -> str:
-    """Each label with its histogram bar, and how it answered as a decoy elsewhere."""
+    """Return the table of labels: box counts with bars, and false answers to each as a decoy."""
     only_decoys = sorted(set(counts.decoys_answered) - set(counts.labels))
     labels = counts.labels + [label for label in only_decoys if counts.decoys_answered[label]]
     most = max((_boxes(counts, label) for label in labels), default=0)
@@ -232,7 +232,7 @@ def _reasons(title: str, reasons: Mapping[str, int]) -> str:
 
 
 def draw_contact_sheet(dataset_dir: Path, rows: Iterable[Row], load_picture: LoadPicture) -> int:
-    """Write contact-sheet.jpg of the first labelled rows -> how many it shows."""
+    """Write contact-sheet.jpg of the first labelled rows; return the number of pictures shown."""
     tiles = list(islice(_tiles(rows, load_picture), _MAX_TILES))
     height = _TILE_PX + _TEXT_PX
     num_rows = max(1, -(-len(tiles) // _COLUMNS))

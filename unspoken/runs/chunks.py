@@ -1,7 +1,7 @@
-"""The chunks of a plan: a line of JSON each, so that one is read without the others.
+"""The chunks of a plan: one line of JSON each, so that one is read without the others.
 
-Five million rows are some hundred MB of lines. Whoever opens them shares the system's pages, and
-keeps eight bytes a chunk of its own: where each line starts.
+Five million rows take some hundred MB of lines. The file is mapped, so processes share its pages.
+Each process stores only eight bytes per chunk: the end of its line.
 """
 
 import hashlib
@@ -16,49 +16,49 @@ from unspoken.schemas import WireModel
 
 _BLOCK = 1 << 24
 NAME_DIGEST_CHARS, DIGEST_CHARS = 8, 24
-"""Hex digits of a row's digest: the first ones are of its picture's name alone."""
+"""Hex digits of a row's digest. The first ones are the digest of its picture's name alone."""
 
 
 class Chunk(WireModel):
-    """Some rows of one file: what a worker takes at once."""
+    """Some rows of one file: the unit of work of a worker."""
 
     id: int
     source: str
     """The file, relative to the source's root."""
     ranges: tuple[tuple[int, int], ...]
-    """Places in the file, ascending, as [start, stop) pairs: one pair but for a retry."""
+    """Rows in the file, ascending, as [start, stop) pairs; more than one pair only in a retry."""
     row_digests: str
-    """The digests of its rows, one after another: by them a row is known again that has moved."""
+    """Concatenated digests of its rows. They identify a row that has moved in its file."""
     offset: int = 0
-    """Where in the file the reader of its first row may start; only readers know what it counts."""
+    """Position where a reader may start for its first row; its unit depends on the reader."""
     duplicates: tuple[int, ...] = ()
-    """Those of its rows whose picture came before in the run."""
+    """Rows whose picture occurs earlier in the run."""
 
     @property
     def num_rows(self) -> int:
-        """How many inputs it has."""
+        """Number of inputs."""
         return sum(stop - start for start, stop in self.ranges)
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The places one by one."""
+        """Rows in the file, ascending."""
         return tuple(row for start, stop in self.ranges for row in range(start, stop))
 
     @property
     def digests(self) -> dict[int, str]:
-        """Place -> digest of the row that was planned there."""
+        """Row in the file -> digest of the row that was planned there."""
         starts = range(0, len(self.row_digests), DIGEST_CHARS)
         parts = [self.row_digests[start : start + DIGEST_CHARS] for start in starts]
         return dict(zip(self.rows, parts, strict=True))
 
     @property
     def keys(self) -> list[tuple[str, int]]:
-        """(file, row) of every input: what a shard of this chunk must hold."""
+        """(file, row) of every input, as a shard of this chunk must hold them."""
         return [(self.source, row) for row in self.rows]
 
 
 class ChunkLines(Sequence[Chunk]):
-    """Chunks as lines, by number: bytes, or a file that is mapped."""
+    """A sequence of chunks over lines in bytes or in a mapped file."""
 
     def __init__(self, lines: bytes | mmap.mmap) -> None:
         self.lines = lines
@@ -87,18 +87,18 @@ class ChunkLines(Sequence[Chunk]):
 
 
 def open_chunks(path: Path) -> ChunkLines:
-    """Map the chunks on disk. Raises OSError where the file is not there, ValueError if empty."""
+    """Map a file of chunks. Raises OSError if it cannot be opened, ValueError if it is empty."""
     with path.open("rb") as file:
         return ChunkLines(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def dump_chunk(chunk: Chunk) -> bytes:
-    """Its line; what is at its default is left out."""
+    """Return a chunk's line of JSON, without fields at their default."""
     return chunk.model_dump_json(exclude_defaults=True).encode() + b"\n"
 
 
 def dump_chunks(chunks: Sequence[Chunk]) -> bytes:
-    """The lines of several."""
+    """Return the lines of several chunks."""
     if isinstance(chunks, ChunkLines):
         return chunks.lines[:]
     return b"".join(map(dump_chunk, chunks))

@@ -1,14 +1,14 @@
-"""How many found phrases of a source are false, by the decoys, and from which score on few are.
+"""Estimation of false-discovery rates by decoys, and the score thresholds that limit them.
 
-A decoy is a phrase that nobody proposed. Of N decoys a detector answers D with a box of score t or
-more. It answers phrases that are absent about as often; so of a source's A phrases, of which it
-finds F, about A * (D + 1) / N are found in vain, or fewer, as not all A are absent. The one more
-keeps a handful of decoys from promising what they cannot know (as in knockoffs and target-decoy
-search). Phrases are counted and not boxes: a part that gets three boxes is no better proved than
-one that gets one. What the estimate does not see: loose boxes, second boxes, and likenesses of
-what was proposed, which deceive more often than a decoy does.
+A decoy is a phrase that was asked of the detector but not proposed. Of N decoys, the detector
+answers D with a box of score t or more. It answers absent phrases at about the same rate. A source
+has A phrases, of which the detector finds F. About A * (D + 1) / N of these are false, or fewer,
+because not all A are absent. Adding one to D makes the estimate safe when there are few decoys
+(as in knockoffs and target-decoy search). Phrases are counted and not boxes, because three boxes
+are no better evidence of a part than one. The estimate does not cover loose boxes, second boxes,
+or objects similar to a proposed phrase, which mislead the detector more often than a decoy does.
 
-Scores are counted in steps of .001, so that a run of any size takes the same memory.
+Scores are counted in steps of 0.001, so that a run of any size takes the same memory.
 Legend: S steps of the score, 0 to 1.
 """
 
@@ -25,17 +25,20 @@ from unspoken.schemas import WireModel
 Source = Literal["named", "implied", "part"]
 SOURCES: tuple[Source, ...] = ("named", "implied", "part")
 UNDECIDED = "undecided"
-"""`drop_reason` of a stored box that only its run's thresholds stand between and the dataset."""
+"""`drop_reason` of a stored box until the thresholds of its run are chosen."""
 
 STEPS = tuple(step / 1000 for step in range(1001))
-"""Scores at which phrases are counted, and which thresholds can be."""
+"""Scores at which phrases are counted; every threshold is one of these."""
 
 Thresholds = Mapping[Source, float | None]
-"""Lowest score of a source's boxes; None where none of them counts."""
+"""Source -> lowest score of its kept boxes; None if no box is kept."""
 
 
 def wholes_of(candidate: Candidate) -> frozenset[str]:
-    """Nouns that the candidate was said to be a part of; none where anything else proposed it."""
+    """Return the nouns of which the candidate was proposed as a part.
+
+    Empty if the caption names it or it was also proposed in another way.
+    """
     nouns = {source.part_of for source in candidate.sources}
     if candidate.named or None in nouns:
         return frozenset()
@@ -43,7 +46,10 @@ def wholes_of(candidate: Candidate) -> frozenset[str]:
 
 
 def source_of(candidate: Candidate) -> Source:
-    """Named by the caption, implied by it, or only a part that a noun's parts were asked for."""
+    """Return 'named' if the caption names it, 'part' if it was only proposed as a part of a noun.
+
+    Otherwise return 'implied'.
+    """
     if candidate.named:
         return "named"
     return "part" if wholes_of(candidate) else "implied"
@@ -52,10 +58,10 @@ def source_of(candidate: Candidate) -> Source:
 def false_discovery_rates(
     found: np.ndarray, decoys_found: np.ndarray, *, num_phrases: int, num_decoys: int
 ) -> np.ndarray:
-    """Estimated share found in vain from each step on, at most 1: (S,), (S,) -> (S,).
+    """Estimate the share of false phrases at each threshold step, at most 1: (S,), (S,) -> (S,).
 
-    found, decoys_found: how many have that for their best score. NaN where none is left, or no
-    decoy was asked.
+    found, decoys_found: number of phrases and decoys whose best score is at that step. The rate is
+    NaN if no phrase is found at or above the step, or no decoy was asked.
     """
     left = np.cumsum(found[::-1])[::-1]
     decoys_left = np.cumsum(decoys_found[::-1])[::-1]
@@ -67,8 +73,8 @@ def false_discovery_rates(
 
 
 def lowest_threshold(rates: np.ndarray, *, wanted: float) -> float | None:
-    """The first step whose rate is at most the wanted one; None where no step's is."""
-    good = np.flatnonzero(rates <= wanted)  # NaN is never good
+    """Return the first step whose rate is at most `wanted`; None if there is none."""
+    good = np.flatnonzero(rates <= wanted)  # comparisons with NaN are False
     return STEPS[int(good[0])] if good.size else None
 
 
@@ -78,7 +84,7 @@ def _nothing() -> np.ndarray:
 
 @dataclass
 class ScoreTally:
-    """Best scores of the phrases of each source, and of the decoys, gathered row by row."""
+    """Histograms of the best scores of each source's phrases and of the decoys."""
 
     num_phrases: dict[Source, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
     found: dict[Source, np.ndarray] = field(
@@ -88,7 +94,7 @@ class ScoreTally:
     decoys_found: np.ndarray = field(default_factory=_nothing)
 
     def add(self, row: Row) -> None:
-        """Count a row's phrases, and for each the best of its undecided boxes."""
+        """Count a row's phrases, each with the best score of its undecided boxes."""
         best: dict[int, float] = {}
         for annotation in row.annotations:
             if annotation.drop_reason == UNDECIDED:
@@ -99,7 +105,7 @@ class ScoreTally:
                 self.count(candidate, best.get(candidate.id))
 
     def count(self, candidate: Candidate, score: float | None) -> None:
-        """Count one phrase or decoy that was asked; `score`: of its best box, None without any."""
+        """Count one phrase or decoy that was asked. `score`: of its best box; None for no box."""
         if candidate.decoy:
             self.num_decoys += 1
             found = self.decoys_found
@@ -110,7 +116,7 @@ class ScoreTally:
             found[bisect_right(STEPS, score) - 1] += 1
 
     def rates(self, source: Source) -> np.ndarray:
-        """False-discovery rates of one source at every step: (S,)."""
+        """Return the false-discovery rates of one source at every step, (S,)."""
         return false_discovery_rates(
             self.found[source],
             self.decoys_found,
@@ -120,43 +126,44 @@ class ScoreTally:
 
 
 class SourceThreshold(WireModel):
-    """What was chosen for one source, and what it rests on."""
+    """The threshold chosen for one source, and the counts that it is based on."""
 
     source: Source
     threshold: float | None
-    """Lowest score that counts; None where no score is good enough, and no box counts."""
+    """Lowest score of a kept box; None if no score is good enough, and then no box is kept."""
     phrases: int
-    """Asked of the detector."""
+    """Number of phrases asked of the detector."""
     found: int
-    """Of these, with a box at or above the threshold, before parts are sought in their wholes."""
+    """Number of phrases with a box at or above the threshold, before parts outside their wholes
+    are dropped."""
     decoys_found: int
     false_discovery_rate: float | None
 
 
 class ChosenThresholds(WireModel):
-    """The thresholds of an `auto` run: `thresholds` of its manifest."""
+    """The thresholds of an `auto` run, which are `thresholds` in its manifest."""
 
     wanted_fdr: float
     run_id: str
-    """The run whose decoys decided: a retry takes the thresholds of what it completes."""
+    """The run whose decoys chose the thresholds. A retry uses those of the run it completes."""
     stored_from: float
-    """No box below this score was stored, so no threshold is lower."""
+    """Lowest score of a stored box; no threshold is lower."""
     decoys: int
     sources: tuple[SourceThreshold, ...]
 
     @property
     def lowest(self) -> float | None:
-        """From where on a box of some source counts; None where none does."""
+        """Lowest threshold of any source; None if no box is kept."""
         chosen = [each.threshold for each in self.sources if each.threshold is not None]
         return min(chosen, default=None)
 
     def by_source(self) -> dict[Source, float | None]:
-        """Source -> its threshold."""
+        """Return source -> its threshold."""
         return {each.source: each.threshold for each in self.sources}
 
 
 class Decision(NamedTuple):
-    """The thresholds of an `auto` run, and the scores that its card draws them on."""
+    """The thresholds of an `auto` run, and the scores that its card plots."""
 
     chosen: ChosenThresholds
     tally: ScoreTally
@@ -165,7 +172,7 @@ class Decision(NamedTuple):
 def choose_thresholds(
     tally: ScoreTally, *, wanted_fdr: float, stored_from: float, run_id: str
 ) -> ChosenThresholds:
-    """For each source the lowest score from which few enough phrases are found in vain."""
+    """Choose for each source the lowest threshold with a false-discovery rate of `wanted_fdr`."""
     first = bisect_right(STEPS, stored_from) - 1
     chosen = []
     for source in SOURCES:

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent: written beside, then renamed."""
+"""Atomic writes of files and folders: they are written under a draft name, then renamed."""
 
 import hashlib
 import json
@@ -15,16 +15,16 @@ _LONG_TEXT_CHARS = 1024 * 1024
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` whole as readable JSON with a stable order of keys."""
+    """Write `value` atomically as readable JSON with sorted keys."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     storage.replace(path, text.encode() + b"\n")
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when the block ends, and vanishes where it raises.
+    """Yield a draft folder, which is renamed to `out` at the end and removed if the block raises.
 
-    Raises InvalidInput where `out` holds something already, or its parent is no folder.
+    Raises InvalidInput if `out` is not empty, or its parent is not a folder.
     """
     if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
         raise InvalidInput(f"{out} must be a new folder in one that exists")
@@ -42,13 +42,13 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_sha256(value: Mapping[str, object] | list[object]) -> str:
-    """Hex digest of the value's canonical JSON."""
+    """Return the hex digest of the value's canonical JSON."""
     digest = hashlib.sha256()
     for piece in _canonical_pieces(value):
         digest.update(piece.encode())
@@ -56,7 +56,10 @@ def json_sha256(value: Mapping[str, object] | list[object]) -> str:
 
 
 def _canonical_pieces(value: object) -> Iterator[str]:
-    """Canonical JSON in pieces; one call for an inline picture would hold Python's global lock."""
+    """Yield canonical JSON in pieces.
+
+    Encoding an inline picture in one call would hold Python's global interpreter lock.
+    """
     encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     long_texts: dict[str, str] = {}
     for piece in encoder.iterencode(_without_long_texts(value, long_texts)):
@@ -71,7 +74,7 @@ def _canonical_pieces(value: object) -> Iterator[str]:
 
 
 def _without_long_texts(value: object, taken: dict[str, str]) -> object:
-    """Replace long texts by placeholders; `taken` gets placeholder as JSON -> text."""
+    """Replace long texts by placeholders; fills `taken` with placeholder as JSON -> text."""
     if isinstance(value, str) and len(value) > _LONG_TEXT_CHARS:
         placeholder = secrets.token_hex(16)
         taken[f'"{placeholder}"'] = value

@@ -1,7 +1,7 @@
-"""A lease: a file that its holder renews, and that is nobody's once it was not renewed for long.
+"""Leases as files: the holder renews its lease; a lease that is not renewed expires.
 
-Its content is the holder's token. Ages are taken by the file system's own clock. Two who hold one
-lease for a moment (a stalled host that wakes up) cost time and nothing else.
+A lease file's content is the holder's token. Its age is measured by the file system's own clock.
+Two holders of one lease at a time (as when a stalled host resumes) only cost time.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ LOOK_S = 0.5
 
 @dataclass
 class Lease:
-    """Ours until we stop renewing it."""
+    """A lease that this process holds until it stops renewing it."""
 
     path: Path
     token: str
@@ -33,15 +33,15 @@ class Lease:
     _rest_s: float | None = None
 
     def rest(self, seconds: float) -> None:
-        """At the end, leave the thing alone for `seconds` (at most a lease's life)."""
+        """At the end, keep the lease unavailable for `seconds` (at most `lease_s`)."""
         self._rest_s = min(max(seconds, 0.0), self.lease_s)
 
     def is_ours(self) -> bool:
-        """Whether nobody took it after we failed to renew it in time."""
+        """Return True unless another process took the lease after it expired."""
         return storage.read(self.path) == self.token.encode()
 
     def renew(self) -> bool:
-        """Renew it; False where it is not ours any more."""
+        """Renew the lease; return False if it is lost."""
         try:
             if self.is_ours():
                 storage.renew(self.path)
@@ -51,7 +51,7 @@ class Lease:
         return False
 
     def give_back(self) -> None:
-        """Remove the lease, or let it rest."""
+        """Release the lease, at once or after the delay set by `rest`."""
         try:
             if not self.is_ours():
                 return
@@ -64,9 +64,9 @@ class Lease:
 
 
 class _Keeper:
-    """The thread of a process that renews whatever leases it holds, and asks who is put down.
+    """The thread that renews all leases of a process, and releases those whose `put_down` is True.
 
-    One for all, rather than a thread that is started and joined for every chunk.
+    A single thread avoids starting and joining a thread for every chunk.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class _Keeper:
         threading.Thread(target=self._run, name="leases", daemon=True).start()
 
     def keep(self, lease: Lease, put_down: Callable[[], bool]) -> None:
-        """Renew it every third of its life, until `let_go`, or until `put_down` says so."""
+        """Renew the lease every third of `lease_s`, until `let_go` or `put_down` returns True."""
         kept = _Kept(lease, put_down)
         with self._changed:
             self._kept[lease.token] = kept
@@ -84,7 +84,7 @@ class _Keeper:
                 self._changed.notify()
 
     def let_go(self, lease: Lease) -> None:
-        """Renew it no more, from now on."""
+        """Stop renewing the lease."""
         with self._changed:
             self._kept.pop(lease.token, None)
 
@@ -99,7 +99,7 @@ class _Keeper:
 
 
 class _Kept:
-    """A lease that is renewed."""
+    """A lease in the renewal thread."""
 
     def __init__(self, lease: Lease, put_down: Callable[[], bool]) -> None:
         self._lease, self._put_down = lease, put_down
@@ -107,7 +107,7 @@ class _Kept:
         self.look_s = min(lease.lease_s / 3, LOOK_S)
 
     def look(self) -> bool:
-        """Renew it where it is time to; False where it was put down."""
+        """Renew the lease if it is due; return False if it was released by `put_down`."""
         name = self._lease.path.name
         try:
             if self._put_down():
@@ -117,19 +117,19 @@ class _Kept:
                 self._renewed_s = time.monotonic()
                 if not self._lease.renew():
                     logger.warning("lease %s is lost; the work may be done twice", name)
-        except OSError as error:  # a server that is away for a moment
+        except OSError as error:  # the file server may be unavailable for a short time
             logger.warning("lease %s could not be renewed: %s", name, error)
         return True
 
 
 @cache
 def _keeper_of(_pid: int) -> _Keeper:
-    """A thread does not survive a fork: a child has a keeper of its own."""
+    """Return the process's keeper. A forked child needs its own, as threads end at a fork."""
     return _Keeper()
 
 
 def acquire(path: Path, *, lease_s: float) -> Lease | None:
-    """Take a lease; None where another holds it, or is about to."""
+    """Acquire a lease; return None if another process holds it or is taking it over."""
     token = secrets.token_hex(8)
     taken = storage.create(path, token.encode()) or _take_over(path, token, lease_s=lease_s)
     return Lease(path=path, token=token, lease_s=lease_s) if taken else None
@@ -146,10 +146,10 @@ def hold(
     lease_s: float,
     put_down: Callable[[], bool] = _never,
 ) -> Iterator[Lease | None]:
-    """Hold a lease while a thread renews it; None where another holds it.
+    """Hold a lease while a thread renews it; yield None if another process holds it.
 
-    It is given back at the end; after `Lease.rest` it lapses at its own time. The thread asks
-    `put_down` twice a second; once that says so the lease is not renewed any more, and free.
+    The lease is released at the end, or expires later if `Lease.rest` was called. The thread calls
+    `put_down` twice a second; once it returns True, the lease is released and no longer renewed.
     """
     lease = acquire(path, lease_s=lease_s)
     if lease is None:
@@ -165,7 +165,7 @@ def hold(
 
 
 def held_names(folder: Path, *, lease_s: float) -> frozenset[str]:
-    """Names of the leases in a folder that somebody holds."""
+    """Return the names of the leases in a folder that have not expired."""
     now_s = storage.now_s(folder)
     held = set()
     for name in storage.names(folder):
@@ -180,9 +180,10 @@ def held_names(folder: Path, *, lease_s: float) -> frozenset[str]:
 
 
 def _take_over(path: Path, token: str, *, lease_s: float) -> bool:
-    """Make a lapsed lease ours. The lease is never away meanwhile, so nobody can slip in.
+    """Take over an expired lease. Its file exists throughout, so no other process can create it.
 
-    Whoever may replace a holder is who created the claim on that very holder's token: never two.
+    Only the process that created the claim on the old holder's token may replace that token, so
+    two processes never take over the same lease.
     """
     holder = storage.read(path)
     if holder is None:
@@ -192,11 +193,11 @@ def _take_over(path: Path, token: str, *, lease_s: float) -> bool:
     digest = hashlib.sha256(holder).hexdigest()[:16]
     claim = path.with_name(f".{path.name}.{digest}.claim")
     if not storage.create(claim):
-        if _lapsed(claim, lease_s=lease_s):  # who created it ended on the way
+        if _lapsed(claim, lease_s=lease_s):  # its creator ended before removing it
             storage.remove(claim)
         return False
     try:
-        # A claim may come late, after another was made good and removed.
+        # Check again, because another process may have taken over and removed its claim meanwhile.
         if storage.read(path) != holder or not _lapsed(path, lease_s=lease_s):
             return False
         storage.replace(path, token.encode())
@@ -206,7 +207,7 @@ def _take_over(path: Path, token: str, *, lease_s: float) -> bool:
 
 
 def _lapsed(path: Path, *, lease_s: float) -> bool:
-    """Return True if a file was not renewed for `lease_s`; False if it is gone."""
+    """Return True if a file was not renewed for `lease_s`; False if it does not exist."""
     try:
         return storage.age_s(path, now_s=storage.now_s(path.parent)) >= lease_s
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Tells a run that goes on from one on which nothing works: its dispatcher's signs of life."""
+"""Detection of stalled runs: checks that a dispatcher holds its lease and looks at its runs."""
 
 import time
 from pathlib import Path
@@ -6,18 +6,19 @@ from pathlib import Path
 from unspoken.runs import storage
 
 DISPATCHER_LEASE = ".dispatcher"
-"""In the runs folder: the lease of the dispatcher that works."""
+"""File name, in the runs folder, of the active dispatcher's lease."""
 SILENT_S = 30.0
 """A dispatcher renews its lease, and looks at its runs, several times in this time."""
 GONE_S = 5.0
-"""A dispatcher that starts, or takes over, has the lease within this time."""
+"""A dispatcher that starts or takes over acquires the lease within this time."""
 
 
 def stalled_since(runs_dir: Path, *, seen_s: float) -> float | None:
-    """Return since when no dispatcher has looked at a run, in seconds since 1970.
+    """Return the time since which no dispatcher has looked at a run, in seconds since 1970.
 
-    None while one works. seen_s: the last look at the run, or its creation. A dispatcher that ended
-    in order has given its lease back; the lease of a killed one grows old. Raises OSError.
+    Return None while a dispatcher works. seen_s: the last look at the run, or its creation.
+    A dispatcher releases its lease at a graceful shutdown; the lease of a killed one expires.
+    Raises OSError.
     """
     silent_s = time.time() - seen_s
     try:
@@ -37,5 +38,5 @@ def _lease_age_s(runs_dir: Path) -> float:
         # Ask the file system's own clock, because hosts need not agree on the time.
         return storage.age_s(lease, now_s=storage.now_s(runs_dir))
     except PermissionError:
-        # The folder may be read and not written: the local clock has to do.
+        # Use the local clock, because the folder may be read-only.
         return age_s

@@ -1,4 +1,4 @@
-"""The place of a run's pictures. A run remembers its data folder, so that no command asks again."""
+"""Location of a run's pictures. A run records its data folder, so later commands need not."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,8 @@ from unspoken.runs.store import Run, remembered_data_dir
 class SourceLocation:
     """The files of one run's source.
 
-    root: folder that the run may read from, and none outside it. source: the file or folder that
-    is labelled. pictures: folder that a table's paths are relative to; None for the table's own.
+    root: the only folder that the run may read from. source: the file or folder that is labelled.
+    pictures: folder that a table's paths are relative to; None for the table's own.
     """
 
     root: Path
@@ -20,9 +20,9 @@ class SourceLocation:
     pictures: Path | None
 
     def check_present(self, *, may_be_empty: bool = False) -> None:
-        """Raise SourceAway where the source, or its folder of pictures, is not there.
+        """Raise SourceAway if the source, or its folder of pictures, does not exist.
 
-        An empty folder counts as absent too, because a disk that is not mounted looks like one.
+        An empty folder counts as missing too, because a disk that is not mounted looks like one.
         """
         for path in (self.source, *([self.pictures] if self.pictures else [])):
             if not path.exists() or not (may_be_empty or _holds_something(path)):
@@ -33,10 +33,10 @@ class SourceLocation:
 
 
 def locate_source(run: Run, *, runs_dir: Path, data_dir: Path | None = None) -> SourceLocation:
-    """Return the place of a run's source.
+    """Return the location of a run's source.
 
-    data_dir: the data folder as this process sees it, where it differs from the recorded one:
-    another mount point, or a source that was moved.
+    data_dir: the data folder as this process sees it, if it differs from the recorded one because
+    of another mount point or because the source was moved.
     """
     if run.source is None:
         folder = runs_dir / run.run_id / "source"

@@ -1,4 +1,4 @@
-"""What makes committed shards a dataset: counts, the vector of every label, and the manifest.
+"""Counts, label vectors and the manifest, which complete committed shards to a dataset.
 
 labels.safetensors holds one tensor per distinct label, (768,) float32, of unit length.
 """
@@ -29,7 +29,7 @@ ENCODE_BATCH = 256
 
 @dataclass
 class DatasetCounts:
-    """Everything that the card and the manifest count, gathered in one pass over the rows."""
+    """All counts of the card and the manifest, collected in one pass over the rows."""
 
     rows: int = 0
     labelled: int = 0
@@ -44,15 +44,15 @@ class DatasetCounts:
     decoys_asked: Counter[str] = field(default_factory=Counter)
     decoys_answered: Counter[str] = field(default_factory=Counter)
     stored_labels: set[str] = field(default_factory=set)
-    """Labels of stored boxes, their alternates, and negatives."""
+    """Labels of stored boxes, their alternative labels, and negatives."""
     negatives: Counter[str] = field(default_factory=Counter)
     labels_per_picture: Counter[int] = field(default_factory=Counter)
-    """Number of distinct labels of kept boxes -> labelled pictures with so many."""
+    """Number of distinct labels of kept boxes -> labelled pictures with that number."""
     bias: BiasCounts = field(default_factory=BiasCounts)
 
     @property
     def annotations(self) -> int:
-        """Kept boxes."""
+        """Number of kept boxes."""
         return self.label_named.total() + self.label_implied.total()
 
     @property
@@ -63,24 +63,24 @@ class DatasetCounts:
 
     @property
     def implied_share(self) -> float | None:
-        """Part of the kept boxes that the caption does not name."""
+        """Share of kept boxes whose label the caption does not name."""
         return self.label_implied.total() / self.annotations if self.annotations else None
 
     @property
     def false_answer_rate(self) -> float | None:
-        """Part of the decoys that got a box at the run's threshold."""
+        """Share of decoys that got a box at the run's threshold."""
         asked = self.decoys_asked.total()
         return self.decoys_answered.total() / asked if asked else None
 
     @property
     def false_discovery_rate(self) -> float | None:
-        """Estimate: how often a decoy is answered over how often a candidate is."""
+        """Estimated share of false labels: the decoys' answer rate over the candidates'."""
         if self.false_answer_rate is None or not self.candidates_found:
             return None
         return min(1.0, self.false_answer_rate / (self.candidates_found / self.candidates_asked))
 
     def summary(self) -> dict[str, object]:
-        """The counts as JSON."""
+        """Return the counts as a JSON object."""
         return {
             "rows": self.rows,
             "labelled": self.labelled,
@@ -102,9 +102,9 @@ class DatasetCounts:
 def count_dataset(
     rows: Iterable[Row], *, box_threshold: float, is_there: IsThere | None = None
 ) -> DatasetCounts:
-    """Count rows; a decoy is answered by a box at `box_threshold`.
+    """Count rows. A decoy is answered if it has a box with a score of at least `box_threshold`.
 
-    is_there: the truth, where it is known; it goes into the counts of bias only.
+    is_there: ground truth, if known; used only for the bias counts.
     """
     counts = DatasetCounts()
     for row in rows:
@@ -131,7 +131,7 @@ def count_dataset(
 
 
 def _count_candidates(counts: DatasetCounts, row: Row, box_threshold: float) -> set[int]:
-    """Count a row's phrases -> ids of those that the detector found."""
+    """Count a row's phrases; return the ids of those that the detector found."""
     reached = {a.candidate_id for a in row.annotations if a.score >= box_threshold}
     reached |= {alt.candidate_id for a in row.kept for alt in a.alt_labels}
     for candidate in row.candidates:
@@ -147,7 +147,7 @@ def _count_candidates(counts: DatasetCounts, row: Row, box_threshold: float) -> 
 
 
 def write_labels(dataset_dir: Path, labels: Sequence[str], encoder: TextEncoder) -> None:
-    """Encode every label once. Raises the encoder's errors."""
+    """Encode every label once and write labels.safetensors. Raises the encoder's errors."""
     names = sorted(labels)
     vectors: dict[str, np.ndarray] = {}
     for start in range(0, len(names), ENCODE_BATCH):
@@ -155,19 +155,19 @@ def write_labels(dataset_dir: Path, labels: Sequence[str], encoder: TextEncoder)
         embeddings = np.ascontiguousarray(encoder.encode_texts(batch), dtype=np.float32)  # (N, 768)
         vectors.update(zip(batch, embeddings, strict=True))
     model = encoder.model
-    # One entry: safetensors writes several in an order that changes from one call to the next.
+    # Use one entry, because safetensors writes several in an order that changes between calls.
     metadata = {"text_encoder": f"{model.name} {model.revision}"}
     storage.replace(dataset_dir / LABELS_FILE, save(vectors, metadata=metadata))
 
 
 def read_labels(dataset_dir: Path) -> dict[str, np.ndarray]:
-    """label -> (768,) float32 of unit length."""
+    """Read label -> vector, (768,) float32 of unit length."""
     vectors: dict[str, np.ndarray] = load_file(dataset_dir / LABELS_FILE)
     return vectors
 
 
 def read_text_encoder(dataset_dir: Path) -> str:
-    """name@revision of the encoder whose vectors a dataset's labels have."""
+    """Return name@revision of the text encoder that made a dataset's label vectors."""
     with safe_open(dataset_dir / LABELS_FILE, framework="numpy") as file:
         written = str((file.metadata() or {}).get("text_encoder", "unknown unknown"))
     return "@".join(written.rsplit(" ", 1))
@@ -176,9 +176,9 @@ def read_text_encoder(dataset_dir: Path) -> str:
 def write_manifest(
     run_dir: Path, plan: Plan, counts: DatasetCounts, chosen: ChosenThresholds | None = None
 ) -> None:
-    """List the shards with their digests, and what made them; no clock in it. Call it after
-    `write_labels`.
+    """Write the manifest: shards with their digests, plan, config, models and counts.
 
+    It contains no time, so a rerun writes identical bytes. Call it after `write_labels`.
     chosen: the thresholds of a run whose decoys chose them.
     """
     dataset_dir = run_dir / "dataset"
@@ -209,7 +209,10 @@ def write_manifest(
 
 
 def read_thresholds(dataset_dir: Path) -> ChosenThresholds | None:
-    """What the decoys of a finished run chose; None where nothing was chosen or finished."""
+    """Read the thresholds that the decoys of a finished run chose.
+
+    None if the run is not finished or its decoys chose no thresholds.
+    """
     try:
         manifest = json.loads((dataset_dir / MANIFEST_FILE).read_bytes())
     except FileNotFoundError:
@@ -219,9 +222,9 @@ def read_thresholds(dataset_dir: Path) -> ChosenThresholds | None:
 
 
 def count_run(run_dir: Path, plan: Plan, chosen: ChosenThresholds | None = None) -> DatasetCounts:
-    """Counts over all committed shards of a run.
+    """Count all committed shards of a run.
 
-    Phrases and decoys are found from the lowest score on from which any box may count.
+    Phrases and decoys count as found from the lowest score of a kept box of any source.
     """
     lowest = None if chosen is None else chosen.lowest
     return count_dataset(

@@ -1,17 +1,17 @@
-"""The little markdown that the card and the page on bias are made of."""
+"""Markdown helpers for the card and the bias page."""
 
 import re
 from collections.abc import Iterable
 
 
 def table(header: tuple[str, ...], lines: Iterable[tuple[object, ...]]) -> str:
-    """A table; what a cell holds is one line of text, whatever it was."""
+    """Return a markdown table. Each cell's text is folded into one line."""
     rows = [header, tuple("---" for _ in header), *lines]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows) + "\n"
 
 
 def percent(value: float | None) -> str:
-    """A share with one decimal; '-' where there is none."""
+    """Format a share as a percentage with one decimal; '-' for None."""
     return "-" if value is None else f"{value:.1%}"
 
 
@@ -20,5 +20,5 @@ def _cell(value: object) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text on one line whose signs mean nothing in markdown or HTML."""
+    """Return a text on one line, with all markdown and HTML characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|!&])", r"\\\1", " ".join(text.split()))

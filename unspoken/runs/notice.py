@@ -1,9 +1,9 @@
-"""The notice of a run that labelled nothing, lost most rows for one reason, or has no box."""
+"""Notices for runs that labelled nothing, lost most rows for one reason, or kept no box."""
 
 from collections.abc import Mapping
 
 MIN_ROWS = 50
-"""A run under way is judged from so many rows on."""
+"""A run in progress gets a notice only once this many rows are done."""
 
 HINTS = {
     "aspect": "--filter max_aspect=off keeps them",
@@ -27,14 +27,17 @@ HINTS = {
     "unsafe": "The columns punsafe and NSFW decide, else the pictures: docs/operations.md, Filters",
     "watermark": "--filter max_watermark=off keeps them",
 }
-"""Reason of a dropped or failed row -> what a user can do."""
+"""Reason of a dropped or failed row -> advice for the user."""
 
 
 NO_BOX = "no box was kept in {labelled} labelled pictures. A lower --box-threshold keeps more."
 
 
 def main_loss(labelled: int, dropped: Mapping[str, int], failed: Mapping[str, int]) -> str | None:
-    """Return the reason that took more than half of the rows, or most where none was labelled."""
+    """Return the reason that lost more than half of the rows; None if there is none.
+
+    If no row was labelled, return the most frequent reason.
+    """
     lost = _lost(dropped, failed)
     if not lost:
         return None
@@ -52,10 +55,10 @@ def describe_loss(
     boxes: int | None = None,
     hints: Mapping[str, str] = HINTS,
 ) -> str:
-    """Return the notice of a run; empty where there is nothing to notice, or too early to tell.
+    """Return the notice of a run; empty if all is well or too few rows are done.
 
-    total: rows of the run. boxes: kept ones; None while a run's thresholds are not chosen. hints:
-    what to do, by the reason.
+    total: rows of the run. boxes: number of kept annotations; None while a run's thresholds are
+    not chosen. hints: advice for each reason.
     """
     reason = main_loss(labelled, dropped, failed)
     done = labelled + sum(dropped.values()) + sum(failed.values())
@@ -72,7 +75,7 @@ def describe_loss(
 
 
 def _lost(dropped: Mapping[str, int], failed: Mapping[str, int]) -> dict[str, int]:
-    """Reason -> rows."""
+    """Return reason -> number of rows dropped or failed."""
     return {
         reason: dropped.get(reason, 0) + failed.get(reason, 0) for reason in {*dropped, *failed}
     }

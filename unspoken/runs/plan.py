@@ -1,8 +1,9 @@
-"""The plan of a run: which rows of which file make which chunk. Written once, never changed.
+"""The immutable plan of a run: assigns the rows of each source file to chunks.
 
-plan.json says what a run writes and who is to answer; the chunks are lines of a file beside it that
-bears the start of their digest. The same source and the same request give the same plan, to the
-byte: no clock, no random number. A chunk lies within one file, so a worker opens one file for it.
+plan.json holds the options and the models of the run. The chunks are lines of a file beside it,
+whose name contains the start of their digest. The same source and the same request give the same
+bytes, because a plan uses no clock and no random number. A chunk has rows of one file only, so a
+worker opens one file for it.
 """
 
 import hashlib
@@ -27,53 +28,55 @@ PLAN_FILE = "plan.json"
 
 
 class ListedRow(NamedTuple):
-    """A row as the planner sees it: its place in the file, and a digest of its content."""
+    """A row as the planner sees it: its index in the file, and a digest of its content."""
 
     row: int
     digest: str
     offset: int = 0
-    """Where in the file a reader may start for this row."""
+    """Position in the file where a reader may start for this row."""
     duplicate: bool = False
-    """Its picture came before in the run."""
+    """True if its picture occurs earlier in the run."""
 
 
 class LabelConfig(FilterConfig):
-    """Everything beside data and models that decides what a run writes: filters, then boxes."""
+    """The options that decide a run's output, apart from data and models: filters and boxes."""
 
     box_threshold: float
-    """A box counts from this score on; where a request names none, see `default_threshold`."""
+    """Minimum score of a kept box; for the default of a request, see `default_threshold`."""
     implied_margin: float = 0.35
-    """Implied labels need this much more than named ones."""
+    """Extra score required of implied labels, compared to named ones."""
     single_template_margin: float = 0.0
-    """An implied label that only one template proposed needs this much more than one of several;
-    on top of thresholds that decoys chose, too."""
+    """Extra score required of implied labels that only one template proposed. It is also added to
+    thresholds that decoys chose."""
     wanted_fdr: float | None = None
-    """Largest share of labels found in vain: the decoys of the whole run then choose each source's
-    threshold at its end, and `box_threshold` says only what is stored."""
+    """Largest share of false labels. If set, the decoys of the whole run choose each source's
+    threshold at its end, and `box_threshold` decides only which boxes are stored."""
     store_fraction: float = 0.5
-    """Boxes are stored from this part of the threshold on, with `kept` false below it."""
+    """Boxes are stored from this fraction of the threshold on; those below the threshold have
+    `kept` false."""
     templates: tuple[str, ...] | None = None
-    """Of the language model's service; those that it is set to when None."""
+    """Templates of the language model's service; None for those that the service is set to."""
     num_decoys: int = 4
     min_box_side_px: float = 8.0
     min_box_area_share: float = 0.001
     max_box_area_share: float = 0.95
-    """A box over more of the picture than this is no thing; stuff may be as large."""
+    """Largest share of the picture that a box of a thing may cover; stuff may be larger."""
     min_part_inside: float = 0.7
-    """A part that was asked of a noun must lie so far within a box of that noun."""
+    """Share of a part's box that must lie within a box of the noun whose parts were asked for."""
     label_nms_iou: float = 0.5
     part_nms_iou: float = 0.3
     label_nested_share: float = 0.8
-    """Of two boxes of one label, one that lies so far within the other is a repetition."""
+    """A box is a repetition if this share of it lies within another box of the same label."""
     merge_iou: float = 0.8
     synonym_merge_iou: float = 0.7
-    """Where one label means or includes the other: a dog, a hound, an animal."""
+    """IoU from which boxes merge if one label means or includes the other (dog, hound, animal)."""
     crop_check: bool = False
-    """Ask an image-text model whether what is in a box is like its label."""
+    """True to compare the content of each box with its label by an image-text model."""
     max_clip_rank: int = 5
-    """With `crop_check`: a label must be so near the top, among the picture's and random ones."""
+    """With `crop_check`: largest rank of a label among the picture's labels and random ones."""
     num_random_labels: int = 200
-    """At most: of the words that decoys are drawn from, those unlike the picture's own."""
+    """Largest number of random labels. They come from the decoys' words, without those that are
+    similar to the picture's own labels."""
     max_boxes: int = 50
     max_phrases: int = 40
     detector_threads: int = 4
@@ -86,24 +89,25 @@ LATER_FIELDS = (
     "max_clip_rank",
     "num_random_labels",
 )
-"""Of LabelConfig: came when there were datasets already."""
+"""Fields of LabelConfig that were added after datasets already existed."""
 
 
 def stored_from(config: LabelConfig) -> float:
-    """The lowest score of a stored box."""
+    """Return the lowest score of a stored box."""
     return config.box_threshold * config.store_fraction
 
 
 def default_threshold(detector_threshold: float) -> float:
-    """Threshold of a run that names none: over the detector's own, as a dataset wants precision.
+    """Return the default box threshold of a run.
 
-    Both margins were chosen on 300 small-world pictures (docs/decisions/0004).
+    It is higher than the detector's own, because a dataset needs precision. Both margins were
+    chosen on 300 small-world pictures (docs/decisions/0004).
     """
     return min(1.0, detector_threshold + DATASET_MARGIN)
 
 
 def config_sha256(config: LabelConfig) -> str:
-    """Digest of a config. A field that came later and is not used leaves it as it was before."""
+    """Return the digest of a config. Unused fields of LATER_FIELDS do not change it."""
     unused = {
         name
         for name in LATER_FIELDS
@@ -114,17 +118,17 @@ def config_sha256(config: LabelConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run is to do."""
+    """The options, models and chunks of a run."""
 
     run_id: str
     config: LabelConfig
     config_sha256: str
     models: dict[str, ModelInfo]
-    """'llm', 'detector', 'text_encoder': who is to answer."""
+    """'llm', 'detector', 'text_encoder' -> the model that must answer."""
     prompt_sha256: str | None = None
-    """Digest of what is to surround every caption; None in plans that do not say."""
+    """Digest of the prompt text around every caption; None in plans that do not record it."""
     num_rows: int
-    """Inputs of the run."""
+    """Number of inputs of the run."""
     chunks: Sequence[Chunk]
 
 
@@ -151,8 +155,8 @@ def make_plan(
     models: dict[str, ModelInfo],
     prompt_sha256: str | None = None,
 ) -> Plan:
-    """Cut (file, its rows) pairs into chunks. Raises InvalidInput where there are no rows."""
-    # As lines from the start: five million rows as objects would fill a GiB.
+    """Divide (file, its rows) pairs into chunks. Raises InvalidInput if there are no rows."""
+    # Chunks are stored as lines, because five million rows as objects would fill a GiB.
     lines, num_chunks, num_rows = bytearray(), 0, 0
     for source, rows in listing:
         for part in _parts(rows, chunk_size):
@@ -181,7 +185,7 @@ def make_plan(
 
 
 def write_plan(run_dir: Path, plan: Plan) -> None:
-    """Write the plan once. Raises Conflict where another one is there already."""
+    """Write the plan once. Raises Conflict if the run has a different plan."""
     lines = dump_chunks(plan.chunks)
     digest = hashlib.sha256(lines).hexdigest()
     content = PlanFile(
@@ -212,7 +216,7 @@ def write_plan(run_dir: Path, plan: Plan) -> None:
 
 
 def read_plan(run_dir: Path) -> Plan:
-    """The plan of a run; the last few stay open. Raises NotFound, PlanDamaged."""
+    """Read the plan of a run; caches the last few plans. Raises NotFound, PlanDamaged."""
     path = run_dir / PLAN_FILE
     try:
         found = path.stat()
@@ -224,12 +228,12 @@ def read_plan(run_dir: Path) -> Plan:
 
 
 def forget_plans() -> None:
-    """Close the plans that are open, so that each is read and checked again."""
+    """Clear the cache of plans, so that each is read and checked again."""
     _read_plan.cache_clear()
 
 
 def chunks_by_file(plan: Plan) -> dict[str, list[int]]:
-    """File of the source -> numbers of its chunks."""
+    """Return file of the source -> ids of its chunks."""
     found: dict[str, list[int]] = {}
     for chunk in plan.chunks:
         found.setdefault(chunk.source, []).append(chunk.id)
@@ -237,7 +241,7 @@ def chunks_by_file(plan: Plan) -> dict[str, list[int]]:
 
 
 def read_plan_file(run_dir: Path) -> PlanFile:
-    """plan.json itself. Raises OSError, pydantic.ValidationError."""
+    """Read plan.json, without the chunks. Raises OSError, pydantic.ValidationError."""
     return PlanFile.model_validate_json((run_dir / PLAN_FILE).read_bytes())
 
 
@@ -265,7 +269,7 @@ def _open_chunks(path: Path, content: PlanFile) -> ChunkLines:
             f"{path} does not hold the chunks that {PLAN_FILE} names: it has {len(chunks)}, "
             f"planned {content.num_chunks}"
         )
-    chunks[0:1]  # raises ValidationError where another version wrote them
+    chunks[0:1]  # raises ValidationError if another version wrote them
     return chunks
 
 

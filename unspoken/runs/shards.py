@@ -1,7 +1,7 @@
 """Shards: one parquet file per chunk, one row per input, under an explicit schema.
 
-The schema's own metadata says what each field is; `describe_schema` prints it as the table of
-docs/dataset-format.md, so that page cannot drift away from what is written.
+The schema's metadata describes each field. `describe_schema` prints it as the table of
+docs/dataset-format.md, so that the page stays in step with the files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,9 +139,9 @@ SCHEMA = pa.schema(
 
 
 class CommitRecord(WireModel):
-    """Beside each shard: a shard counts only with a record whose sha256 fits.
+    """The commit record beside a shard. A shard counts only with a record of the same sha256.
 
-    A later version may say more; that does not make its shards spoilt.
+    Unknown fields are ignored, because a later version may add fields.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -153,28 +153,28 @@ class CommitRecord(WireModel):
     dropped: dict[str, int]
     failed: dict[str, int]
     annotations: int
-    """Kept ones."""
+    """Number of kept annotations."""
     attempt: int
     adopted: bool = False
-    """The record was written for a shard whose writer ended before it could."""
+    """True if the shard's writer ended before it wrote the record, which was written later."""
     models: dict[str, str] = Field(default_factory=dict)
-    """kind -> name@revision of the models that answered."""
+    """Kind -> name@revision of the models that answered."""
     timings_ms: dict[str, float] = Field(default_factory=dict)
-    """Stage -> the worker's time; `total` is all of the attempt. Empty where it was adopted."""
+    """Stage -> the worker's time; `total` is the whole attempt. Empty if `adopted`."""
 
 
 def shard_name(chunk_id: int) -> str:
-    """File name of a chunk's shard."""
+    """Return the file name of a chunk's shard."""
     return f"shard-{chunk_id:06d}.parquet"
 
 
 def record_name(chunk_id: int) -> str:
-    """File name of a chunk's commit record."""
+    """Return the file name of a chunk's commit record."""
     return f"shard-{chunk_id:06d}.json"
 
 
 def chunk_of(path: Path) -> int:
-    """The chunk whose shard, or record, a file is."""
+    """Return the chunk id of a shard's or record's file name."""
     return int(path.stem.removeprefix("shard-"))
 
 
@@ -185,9 +185,9 @@ def write_shard(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_shard(path: Path) -> list[Row]:
-    """All rows of a shard. Raises OSError or pyarrow.ArrowInvalid for what is no shard."""
+    """Read all rows of a shard. Raises OSError or pyarrow.ArrowInvalid for any other file."""
     table = pq.read_table(path, schema=SCHEMA, partitioning=None)
-    # A column that came after the shard was written reads as null.
+    # A column that was added after the shard was written reads as null.
     return [
         Row.model_validate({name: value for name, value in row.items() if value is not None})
         for row in table.to_pylist()
@@ -195,12 +195,12 @@ def read_shard(path: Path) -> list[Row]:
 
 
 def read_record(path: Path) -> CommitRecord:
-    """A commit record. Raises OSError, pydantic.ValidationError."""
+    """Read a commit record. Raises OSError, pydantic.ValidationError."""
     return CommitRecord.model_validate_json(path.read_bytes())
 
 
 def committed_records(dataset_dir: Path) -> list[tuple[Path, CommitRecord]]:
-    """(shard, record) of every committed shard, in order."""
+    """Return (shard, record) of every committed shard, in order."""
     return [
         (dataset_dir / record.shard, record)
         for record in map(read_record, sorted(dataset_dir.glob("shard-*.json")))
@@ -208,13 +208,13 @@ def committed_records(dataset_dir: Path) -> list[tuple[Path, CommitRecord]]:
 
 
 def iter_rows(dataset_dir: Path) -> Iterator[Row]:
-    """Rows of all committed shards, in the plan's order."""
+    """Yield the rows of all committed shards, in the plan's order."""
     for path, _ in committed_records(dataset_dir):
         yield from read_shard(path)
 
 
 def describe_schema() -> str:
-    """Every field with its type, unit and meaning, as a markdown table."""
+    """Return a markdown table of every field with its type, unit and meaning."""
     lines = ["| field | type | unit | meaning |", "|---|---|---|---|"]
     lines += [_table_line(path, field) for path, field in _walk("", SCHEMA)]
     return "\n".join(lines) + "\n"
@@ -244,7 +244,7 @@ def _type_name(kind: pa.DataType) -> str:
 
 
 def count_rows(rows: Sequence[Row]) -> dict[str, Any]:
-    """The counts of a commit record."""
+    """Return the counts of a commit record."""
     dropped: dict[str, int] = {}
     failed: dict[str, int] = {}
     for row in rows:
@@ -261,5 +261,5 @@ def count_rows(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def dump_record(record: CommitRecord) -> bytes:
-    """The bytes of a commit record."""
+    """Return the bytes of a commit record."""
     return record.model_dump_json(indent=1).encode() + b"\n"

@@ -1,14 +1,14 @@
-"""Runs as folders: what was asked, how far it is, and the verbs on it.
+"""Runs as folders: create, read, list, cancel, retry and fork them.
 
 RUNS_DIR/RUN_ID/
-  run.json      what was asked; never changed. A run exists once this file does.
-  source/       the shard that inline items were written to (only where there are some)
+  run.json      the request; never changed. A run exists once this file does.
+  source/       the shard with the inline items (only if there are some)
   plan.json, chunks-*.jsonl   the immutable plan (plan.py), written by the dispatcher
-  status.json   how far the dispatcher saw the run
-  trouble.json  what last kept a worker from its work (trouble.py)
-  cancelled     a mark: nobody starts another chunk
-  dispatcher-crashes   steps that were begun and never ended; only while there are some
-  attempts/, leases/   who works on what (ledger.py)
+  status.json   the progress that the dispatcher last saw
+  trouble.json  the last error that stopped a worker (trouble.py)
+  cancelled     a marker file: no further chunk is started
+  dispatcher-crashes   steps that were started and did not end (only while there are some)
+  attempts/, leases/   attempts at chunks and leases on them (ledger.py)
   undecided/    shards of a run whose thresholds are chosen at its end (only of such a run)
   dataset/      shards with their commit records; at the end labels, manifest and card
 """
@@ -45,15 +45,15 @@ class Run(WireModel):
 
     run_id: str
     source: str | None
-    """Relative to the data folder; None when the items came inline, into `source/`."""
+    """Path relative to the data folder; None if the items came inline and are in `source/`."""
     data_dir: str | None = None
-    """The data folder, as the process that created the run saw it: an absolute path; or, where it
-    is in the workspace (the parent of the runs folder), relative to that, so that both may move."""
+    """The data folder, as the process that created the run saw it. The path is absolute, or
+    relative to the workspace (the parent of the runs folder) if it is inside, so both may move."""
     pictures: str | None = None
-    """Folder that a table's picture paths are seen from; its own when None."""
+    """Folder that a table's picture paths are relative to; None for the table's own folder."""
     box_threshold: float | None = None
     wanted_fdr: float | None = None
-    """Largest share of labels found in vain, where the run's own decoys choose its thresholds."""
+    """Largest share of false labels, if the run's own decoys choose its thresholds."""
     single_template_margin: float = 0.0
     templates: tuple[str, ...] | None = None
     crop_check: bool = False
@@ -61,13 +61,13 @@ class Run(WireModel):
     chunk_size: int = 8
     filters: FilterConfig = FilterConfig()
     retry_of: str | None = None
-    """The run whose failed rows, and no others, this one takes up again."""
+    """The run whose failed rows this run retries; it labels no other rows."""
     request_sha256: str
     created_s: float = Field(description="seconds since 1970")
 
     @property
     def shards_folder(self) -> str:
-        """Where in the run's folder its workers publish."""
+        """Name of the folder, in the run's folder, where workers publish shards."""
         return "dataset" if self.wanted_fdr is None else "undecided"
 
 
@@ -79,16 +79,16 @@ _STANDS_STILL: dict[str, object] = {
 }
 
 _OPTIONS = tuple(name for name in Run.model_fields if name not in _PLACE)
-"""Fields of a run that say how it labels."""
+"""Fields of a run that are labelling options."""
 
 
 def create_run(
     data_dir: Path, runs_dir: Path, request: RunRequest, *, run_id: str | None = None
 ) -> RunStatus:
-    """Write a new run's folder; the dispatcher takes it from there.
+    """Write a new run's folder, which the dispatcher then finds; return the run's status.
 
-    `run_id` is for a caller that chose the folder's name itself and is not bound to the wire's
-    alphabet. The same request under the same id answers the run that exists. Raises InvalidInput,
+    `run_id` is for a caller that chooses the folder's name itself and may use characters that the
+    API rejects. The same request under the same id returns the existing run. Raises InvalidInput,
     NotFound (no such source), Conflict (the id belongs to another request).
     """
     run = _asked_run(data_dir, runs_dir, request, run_id or request.run_id or _new_run_id())
@@ -108,9 +108,9 @@ def create_run(
 
 
 def find_run(data_dir: Path, runs_dir: Path, request: RunRequest) -> RunStatus | None:
-    """Return the run that the same request made earlier; None where its id is free.
+    """Return the run that the same request created earlier; None if its id is unused.
 
-    Raises Conflict where another request has the id; `details` names each difference.
+    Raises Conflict if the id belongs to another request; `details` names each difference.
     """
     assert request.run_id is not None, "only a run with a name can be found"
     run = _asked_run(data_dir, runs_dir, request, request.run_id)
@@ -120,7 +120,7 @@ def find_run(data_dir: Path, runs_dir: Path, request: RunRequest) -> RunStatus |
 
 
 def read_run(runs_dir: Path, run_id: str) -> Run:
-    """run.json of a run. Raises NotFound."""
+    """Read run.json of a run. Raises NotFound."""
     path = runs_dir / _check_name(run_id) / "run.json"
     try:
         return Run.model_validate_json(path.read_bytes())
@@ -131,7 +131,7 @@ def read_run(runs_dir: Path, run_id: str) -> Run:
 
 
 def read_status(runs_dir: Path, run_id: str) -> RunStatus:
-    """How far a run is, as its dispatcher last saw it. Raises NotFound."""
+    """Return a run's status, as its dispatcher last saw it. Raises NotFound."""
     run = read_run(runs_dir, run_id)
     folder = runs_dir / run_id
     status = _last_seen(folder, run)
@@ -154,7 +154,7 @@ def _last_seen(folder: Path, run: Run) -> RunStatus:
 
 
 def _no_status(run_id: str, *, state: str, message: str) -> RunStatus:
-    """Return the status of a run of which nothing else is known."""
+    """Return the status of a run without any counts."""
     return RunStatus.model_validate(
         {
             "run_id": run_id,
@@ -174,12 +174,12 @@ def _no_status(run_id: str, *, state: str, message: str) -> RunStatus:
 
 
 def write_status(runs_dir: Path, status: RunStatus) -> None:
-    """Keep what the dispatcher saw."""
+    """Write status.json of a run."""
     write_json(runs_dir / status.run_id / "status.json", status.model_dump(mode="json"))
 
 
 def list_runs(runs_dir: Path) -> list[RunStatus]:
-    """All runs, the newest first; folders that are no runs are passed over.
+    """Return the status of all runs, the newest first. Ignores folders that are not runs.
 
     A run whose files cannot be read is listed last, as failed, with the reason.
     """
@@ -194,14 +194,14 @@ def list_runs(runs_dir: Path) -> list[RunStatus]:
 
 
 def created_runs(runs_dir: Path, *, but: Container[str] = ()) -> list[Run]:
-    """run.json of every run that can be read, the oldest first; `but`: those to leave out."""
+    """Read run.json of every readable run, the oldest first. `but`: ids to leave out."""
     return _readable_runs(runs_dir, but=but)[0]
 
 
 def _readable_runs(
     runs_dir: Path, *, but: Container[str] = ()
 ) -> tuple[list[Run], dict[str, Exception]]:
-    """Return run.json of runs, the oldest first, and of the others why it cannot be read."""
+    """Return the readable runs, the oldest first, and the errors of the others by id."""
     runs: list[Run] = []
     bad: dict[str, Exception] = {}
     for run_id in list(storage.names(runs_dir)) if runs_dir.is_dir() else ():
@@ -222,7 +222,7 @@ def _unreadable(run_id: str, error: Exception) -> RunStatus:
 
 
 def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
-    """Start no further chunk of a run; what is committed stays. Raises NotFound."""
+    """Cancel a run: no further chunk is started; committed shards stay. Raises NotFound."""
     status = read_status(runs_dir, run_id)
     if status.state in ENDED:
         return status
@@ -232,12 +232,12 @@ def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:
 
 
 def is_cancelled(run_dir: Path) -> bool:
-    """Whether the run was cancelled."""
+    """Return True if the run was cancelled."""
     return storage.exists(run_dir / "cancelled")
 
 
 def retry_failed(runs_dir: Path, run_id: str) -> RunStatus:
-    """A new run of just the rows that failed. Raises NotFound, Conflict, InvalidInput."""
+    """Create a run of only the rows that failed. Raises NotFound, Conflict, InvalidInput."""
     check_has_failures(runs_dir, run_id)
     return _again(runs_dir, read_run(runs_dir, run_id), word="retry", retry_of=run_id)
 
@@ -255,23 +255,23 @@ def check_has_failures(runs_dir: Path, run_id: str) -> None:
 
 
 def fork_run(runs_dir: Path, run_id: str) -> RunStatus:
-    """A new run that asks the same, and is planned with what is served now. Raises NotFound.
+    """Create a run with the same request, planned with the models served now. Raises NotFound.
 
-    The first one stays as it is, whatever became of it.
+    The first run does not change and may have any state.
     """
     parent = read_run(runs_dir, run_id)
     return _again(runs_dir, parent, word="fork", retry_of=parent.retry_of)
 
 
 def resolve_source(data_dir: Path, source: str) -> Path:
-    """The source's real path, which lies in the data folder. Raises InvalidInput, NotFound."""
+    """Return the source's real path inside the data folder. Raises InvalidInput, NotFound."""
     root = data_dir.resolve()
     if "\0" in source:
         raise InvalidInput("source has a zero byte")
     try:
         path = (root / source).resolve()
         exists = path.exists()
-    except (OSError, RuntimeError) as error:  # a name that no disk takes, a ring of links
+    except (OSError, RuntimeError) as error:  # a name that the disk rejects, a loop of links
         raise InvalidInput("source is a path that cannot be followed") from error
     if not path.is_relative_to(root):
         raise InvalidInput(f"source {source!r} is not inside the data folder")
@@ -291,7 +291,7 @@ def _listing(folder: Path) -> str:
 
 
 def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> RunStatus:
-    """A run that asks what another one did, under a name of its own."""
+    """Create a run with the same request as another one, under a new name."""
     chosen = f"{parent.run_id[:48]}-{word}-{secrets.token_hex(3)}"
     changes = {"run_id": chosen, "retry_of": retry_of, "created_s": time.time()}
     draft = _new_draft(runs_dir, chosen)
@@ -304,13 +304,16 @@ def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> R
 
 
 def remembered_data_dir(run: Run, runs_dir: Path) -> Path:
-    """Return the data folder that a run remembers; the workspace's `data` of an earlier version."""
+    """Return the data folder that a run recorded.
+
+    Runs of earlier versions recorded none; theirs is `data` in the workspace.
+    """
     return runs_dir.resolve().parent / (run.data_dir or "data")
 
 
 def _asked_run(data_dir: Path, runs_dir: Path, request: RunRequest, run_id: str) -> Run:
-    """Return run.json of a request."""
-    # Without defaults: a field that comes later and is not used leaves the digest as it was.
+    """Return the content of run.json for a request."""
+    # Exclude defaults, so that a field added in a later version does not change the digest.
     asked = request.model_dump(mode="json", exclude={"run_id"}, exclude_defaults=True)
     return Run(
         run_id=_check_name(run_id),
@@ -357,9 +360,10 @@ def _existing(runs_dir: Path, run: Run) -> RunStatus:
 
 
 def _differences(first: Run, second: Run, runs_dir: Path) -> dict[str, str]:
-    """Field -> what differs between a run and another request for it.
+    """Return field -> description of each difference between a run and another request for it.
 
-    A version takes the digest over the fields that it knows; of inline items it alone tells.
+    The digests alone do not decide, because each version hashes only the fields that it knows.
+    Inline items are compared by digest only.
     """
     found = {}
     place, other_place = _source_path(first, runs_dir), _source_path(second, runs_dir)
@@ -382,7 +386,7 @@ def _differences(first: Run, second: Run, runs_dir: Path) -> dict[str, str]:
 
 
 def _source_path(run: Run, runs_dir: Path) -> str:
-    """Return the path of what a run labels, and of its pictures, in words."""
+    """Describe the source of a run and the folder of its pictures, for a message."""
     if run.source is None:
         return "pictures sent inline"
     folder = remembered_data_dir(run, runs_dir)
@@ -397,7 +401,7 @@ def _new_draft(runs_dir: Path, run_id: str) -> Path:
 
 
 def _publish(runs_dir: Path, draft: Path, run: Run) -> RunStatus:
-    """Rename the finished draft: a run is seen whole or not at all."""
+    """Rename the finished draft folder, so that a run appears atomically."""
     for name in {"attempts", "leases", "dataset", run.shards_folder}:
         (draft / name).mkdir()
     write_json(draft / "run.json", run.model_dump(mode="json"))
@@ -411,7 +415,7 @@ def _publish(runs_dir: Path, draft: Path, run: Run) -> RunStatus:
 
 
 def _write_items(folder: Path, items: list[InlineItem]) -> None:
-    """The items as an img2dataset shard: KEY.jpg, KEY.txt, KEY.json each."""
+    """Write the items as an img2dataset shard: KEY.jpg, KEY.txt, KEY.json each."""
     keys = [item.key or f"{index:06d}" for index, item in enumerate(items)]
     if len(set(keys)) < len(keys):
         repeated = sorted({key for key in keys if keys.count(key) > 1})

@@ -1,7 +1,7 @@
-"""What last kept a worker from its work: a service or a disk in trouble, or other models.
+"""The last error that stopped a worker: an unavailable service or disk, or unplanned models.
 
-RUN_DIR/trouble.json is replaced by whoever meets trouble; the dispatcher reads it, pauses the run
-and says why. It is a note and no truth: losing one costs a moment.
+The worker that meets the error replaces RUN_DIR/trouble.json. The dispatcher's circuit breaker
+reads it, pauses the run and reports the reason. Losing a note only causes a short delay.
 """
 
 import logging
@@ -21,14 +21,14 @@ class Trouble(WireModel):
     """The content of trouble.json."""
 
     token: str
-    """Another one each time."""
+    """A token that is different for each note."""
     code: str
     message: str
     retry_after_s: float = 0.0
 
 
 def note_trouble(run_dir: Path, trouble: Trouble) -> None:
-    """Leave the note; where the disk itself is in trouble, only the log has it."""
+    """Write the note. If the disk itself fails, log a warning instead."""
     try:
         storage.replace(run_dir / _FILE, trouble.model_dump_json().encode())
     except OSError as error:
@@ -36,7 +36,7 @@ def note_trouble(run_dir: Path, trouble: Trouble) -> None:
 
 
 def read_trouble(run_dir: Path) -> Trouble | None:
-    """The last note; None where there is none."""
+    """Return the last note; None if there is none or it cannot be parsed."""
     content = storage.read(run_dir / _FILE)
     try:
         return None if content is None else Trouble.model_validate_json(content)
