@@ -1,10 +1,11 @@
-"""First stage: a small convolutional network learns what every point of a scene shows.
+"""First stage: pretrain the detector's backbone to classify points of a scene.
 
-A detector that starts without knowing its classes learns boxes and no labels. So the backbone and
-the detector's input projections are first trained alone: the mean feature of a few points of an
-object, at each stride, answers with the text vector of that whole or part. The text side
-is fixed: MiniLM's words through the first principal directions of the vocabulary, which become the
-detector's text projection. So pictures and words already agree when the detector starts.
+A detector trained from random weights learns boxes but no labels. Therefore the backbone and the
+detector's input projections are first trained alone. At each stride, the mean feature of a few
+points of an object is trained to match the text vector of that whole or part. The text side is
+fixed: MiniLM's word vectors, projected onto the first principal directions of the vocabulary. This
+projection becomes the detector's text projection, so images and words are already aligned when the
+detector starts.
 
 Legend: B pictures, G objects with K points each, D width of the detector, C of the text encoder.
 """
@@ -36,28 +37,29 @@ from unspoken.model.grounding_dino import PhraseMemory, SmallDetectorConfig
 
 logger = logging.getLogger(__name__)
 
-# How much each stride (8, 16, 32) must know of wholes and of parts: parts are small.
+# Loss weights of wholes and of parts at strides 8, 16, 32. Parts count more at fine strides,
+# because they are small.
 WHOLE_WEIGHTS = (0.2, 1.0, 1.0)
 PART_WEIGHTS = (0.5, 0.5, 0.1)
 NORM_MOMENTUM = 0.02  # as slow as the moving average of the weights
-WHITENING = 0.25  # power of the spectrum taken out: 0 keeps MiniLM's angles, 0.5 whitens
+WHITENING = 0.25  # power of the spectrum that is removed: 0 keeps MiniLM's angles, 0.5 whitens
 
 
 def crops_config() -> DataConfig:
-    """Small pictures of one whole each: the cheapest way to learn what things are called."""
+    """Return a config of small pictures with one whole each: the cheapest way to learn names."""
     return DataConfig(seed=500_000_000, batch_size=32, num_wholes=(1, 1), object_side=(0.45, 0.9))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """The first stage of a recipe."""
+    """Settings of a recipe's first stage."""
 
     data: DataConfig = field(default_factory=crops_config)
     sizes_px: tuple[int, ...] = (64, 64, 80)
     lr: float = 1e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
-    num_workers: int = 1  # a process
+    num_workers: int = 1  # per process
     checkpoint_every_s: float = 120.0
     log_every: int = 50
 
@@ -87,7 +89,7 @@ class TextSide(nn.Module):
 
 
 class PointClassifier(nn.Module):
-    """Backbone and input projections; a point's score for a word is their cosine, scaled."""
+    """Backbone and input projections. The score of a word at a point is their scaled cosine."""
 
     whole_words: Tensor  # (W, D) unit length
     part_words: Tensor  # (P, D) unit length
@@ -109,7 +111,7 @@ class PointClassifier(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(16.0)))
 
     def forward(self, batch: PointBatch) -> tuple[Tensor, Tensor]:
-        """Weighted loss, and the share of wholes named right at stride 32."""
+        """Return the weighted loss and the share of wholes classified correctly at stride 32."""
         losses = []
         right = torch.zeros(())
         is_whole = batch.whole != UNKNOWN
@@ -120,7 +122,8 @@ class PointClassifier(nn.Module):
             vectors = F.normalize(_sample(projected, batch), dim=-1) * self.log_scale.exp()
             whole_logits = vectors[is_whole] @ self.whole_words.t()
             losses.append(WHOLE_WEIGHTS[level] * F.cross_entropy(whole_logits, wholes))
-            right = (whole_logits.argmax(1) == wholes).float().mean()  # the last level's stays
+            # Overwritten at each level, so the last level's value is returned.
+            right = (whole_logits.argmax(1) == wholes).float().mean()
             if not is_whole.all():
                 part_logits = vectors[~is_whole] @ self.part_words.t()
                 parts_loss = F.cross_entropy(part_logits, batch.part[~is_whole])
@@ -129,7 +132,7 @@ class PointClassifier(nn.Module):
 
 
 def _sample(features: Tensor, batch: PointBatch) -> Tensor:
-    """Mean feature of each object's points: (B, D, h, w) -> (G, D)."""
+    """Average the features at each object's points: (B, D, h, w) -> (G, D)."""
     height, width = features.shape[-2:]
     flat = features.flatten(2).transpose(1, 2).reshape(-1, features.shape[1])  # (B * h * w, D)
     x = (batch.points[..., 0] * width).long()  # (G, K)
@@ -140,7 +143,7 @@ def _sample(features: Tensor, batch: PointBatch) -> Tensor:
 def phrase_vectors(
     phrases: Sequence[str], *, memory: PhraseMemory, tokenizer: PreTrainedTokenizerBase
 ) -> Tensor:
-    """Mean of each phrase's own token states, as the detector meets them: (P, C)."""
+    """Return the mean token state of each phrase, encoded as in the detector: (P, C)."""
     stop = tokenizer.convert_tokens_to_ids(".")
     rows = [(*tokenizer.encode(phrase, add_special_tokens=False), stop) for phrase in phrases]
     return torch.stack([memory.answer(row)[:-1].mean(0) for row in rows])
@@ -153,7 +156,7 @@ def build_classifier(
     memory: PhraseMemory,
     tokenizer: PreTrainedTokenizerBase,
 ) -> PointClassifier:
-    """A classifier of random weights over the vocabulary's wholes and parts."""
+    """Build a classifier with random weights over the vocabulary's wholes and parts."""
 
     def embed(phrases: Sequence[str]) -> Tensor:
         return phrase_vectors(phrases, memory=memory, tokenizer=tokenizer)
@@ -179,7 +182,7 @@ def train_backbone(
     exchange: GradientExchange,
     num_processes: int,
 ) -> None:
-    """Train by the clock, with a checkpoint in `path`; a killed run goes on from it."""
+    """Train for `minutes` and keep a checkpoint in `path`, from which a killed run resumes."""
     dataset = PointDataset(config.data, sizes_px=config.sizes_px, detector=detector)
     classifier = classifier.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(
@@ -254,10 +257,10 @@ def start_detector_from(
 
 
 def thaw_batch_norm(model: MMGroundingDinoForObjectDetection) -> None:
-    """Give the backbone true batch norms again, which the library freezes when it builds them.
+    """Replace the library's frozen batch norms in the backbone by trainable ones.
 
-    They carry the same tensors under the same names. A backbone that still has much to learn needs
-    them; in eval mode they answer as the frozen ones do.
+    The new layers have the same tensors under the same names. A backbone that is still far from
+    trained needs them. In eval mode they give the same output as the frozen layers.
     """
     backbone = model.model.backbone.conv_encoder.model
     for parent in list(backbone.modules()):

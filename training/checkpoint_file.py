@@ -1,4 +1,4 @@
-"""A checkpoint on disk is whole or not there."""
+"""Atomic writing of checkpoint files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 
 def save_checkpoint(content: dict[str, object], path: Path) -> None:
-    """Write beside, then rename: a kill in between leaves the older checkpoint whole."""
+    """Write a temporary file, then rename it, so a killed process leaves the old file intact."""
     beside = path.with_suffix(".part")
     torch.save(content, beside)
     beside.replace(path)

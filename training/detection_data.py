@@ -1,7 +1,7 @@
-"""Scenes of the small world as training batches, all of it from a step's number.
+"""Training batches of small-world scenes, generated from the batch number.
 
-Batch `n` of a recipe is a function of the recipe's seed and `n` alone. So worker processes make
-batches in any order, and a run that was killed goes on with exactly the batch it would have met.
+Batch `n` of a recipe depends only on the recipe's seed and `n`. Therefore worker processes can make
+batches in any order, and a killed run resumes with exactly the next batch.
 
 Legend: B pictures, P phrases and N objects of a picture, G objects of a batch with K points each.
 """
@@ -35,27 +35,27 @@ from unspoken.model.grounding_dino import (
 
 REFERENCE_PX = 192  # the size for which SceneConfig's pixel limits are written
 WORLD_STYLES = ("twemoji", "fluent")  # noto is held out: never trained on
-UNKNOWN = -100  # no index: what cross_entropy would leave out
+UNKNOWN = -100  # not an index; cross_entropy ignores this target by default
 
 Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What a batch is made of."""
+    """Settings that decide the content of a batch."""
 
     seed: int = 20_000_000  # first scene; far from the seeds of benches and tests
-    batch_size: int = 6  # a process
+    batch_size: int = 6  # per process
     twemoji_share: float = 0.95  # the rest is drawn in the fluent style
-    num_absent: tuple[int, int] = (6, 22)  # phrases a picture that are not in it
-    theme_share: float = 0.5  # of the absent ones, from the scene's own theme
-    part_share: float = 0.3  # of the absent ones, parts: what a language model invents most
-    few_share: float = 0.3  # of the pictures are asked for a few phrases only, present or not
+    num_absent: tuple[int, int] = (6, 22)  # range of absent phrases per picture
+    theme_share: float = 0.5  # share of absent phrases drawn from the scene's own theme
+    part_share: float = 0.3  # share of absent phrases that are parts: LLMs invent these most
+    few_share: float = 0.3  # share of pictures with only a few phrases, present or absent
     few: tuple[int, int] = (1, 4)
-    synonym_share: float = 0.25  # of the pictures whose phrases are said in other words
+    synonym_share: float = 0.25  # probability that a noun is replaced by one of its synonyms
     num_wholes: tuple[int, int] = SceneConfig.num_wholes
     object_side: tuple[float, float] = SceneConfig.object_side
-    max_classes: int | None = None  # the smoke recipe makes its world from fewer
+    max_classes: int | None = None  # the smoke recipe uses fewer classes
 
 
 class DetectionBatch(NamedTuple):
@@ -66,14 +66,14 @@ class DetectionBatch(NamedTuple):
     labels: list[Tensor]  # B of (N,) long: index of the phrase
     boxes: list[Tensor]  # B of (N, 4) float: cx, cy, w, h in [0, 1]
     classes: list[Tensor]  # B of (N,) long: index into the vocabulary's wholes, then parts
-    judged: Tensor  # (B, P) bool: False for padding and where another box may be right unknown
+    judged: Tensor  # (B, P) bool: False for padding and for phrases with incomplete ground truth
 
 
 class PointBatch(NamedTuple):
     """Pictures with a few points in every object, for the backbone's pretraining."""
 
     pixels: Tensor  # (B, 3, H, W)
-    picture: Tensor  # (G,) long: which picture an object lies in
+    picture: Tensor  # (G,) long: index of the object's picture
     points: Tensor  # (G, K, 2) float: x, y in [0, 1]
     whole: Tensor  # (G,) long: index of the noun; -100 for a part
     part: Tensor  # (G,) long: index of the part; -100 for a whole
@@ -81,7 +81,7 @@ class PointBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Nouns, part names, other words for the nouns, and nouns by theme; trained classes only."""
+    """Nouns, part names, synonyms of the nouns, and nouns by theme; trained classes only."""
 
     wholes: tuple[str, ...]
     parts: tuple[str, ...]
@@ -90,7 +90,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, world: World) -> "Vocabulary":
-        """Read it off a world."""
+        """Return the vocabulary of a world."""
         nouns = {each.noun: each.synonyms for each in world.classes}
         return cls(
             wholes=tuple(sorted(nouns)),
@@ -102,12 +102,12 @@ class Vocabulary:
 
 @cache
 def train_world() -> World:
-    """The trained classes in the trained styles; rendered once a process."""
+    """Return the trained classes in the trained styles; rendered once per process."""
     return World.load(styles=WORLD_STYLES, split="train")
 
 
 class SceneSource:
-    """Scenes by number, the art style drawn by `twemoji_share`; built once a process."""
+    """Scenes by number, with the art style drawn by `twemoji_share`; built once per process."""
 
     def __init__(self, config: DataConfig) -> None:
         world = train_world()
@@ -115,16 +115,17 @@ class SceneSource:
             world = _fewer_classes(world, num_classes=config.max_classes)
         self.config = config
         self.vocabulary = Vocabulary.of(world)
-        # One style a world; `part_labels` stays: fluent scenes must know what they cannot judge.
+        # Each world has one style. Keep `part_labels`, because fluent scenes need all part names
+        # to know which labels have no ground truth.
         self._worlds = {
             style: replace(world, cutouts={style: cutouts})
             for style, cutouts in world.cutouts.items()
         }
 
     def scene(self, number: int, *, size_px: int) -> Scene:
-        """Scene `number`, composed at `size_px`; the same number gives the same scene."""
+        """Compose scene `number` at `size_px`; the same number gives the same scene."""
         seed = self.config.seed + number
-        # The style's own stream: the scene's would correlate style with what is in the scene.
+        # Use a separate random stream: the scene's stream would correlate style with content.
         is_twemoji = np.random.default_rng((seed, 1)).random() < self.config.twemoji_share
         style = "twemoji" if is_twemoji else "fluent"
         return compose_scene(
@@ -139,7 +140,7 @@ class SceneSource:
 
 
 def scene_config(size_px: int) -> SceneConfig:
-    """Scenes of another size show the same things: limits in pixels go with the area."""
+    """Return the config for another size, with pixel limits scaled by the area."""
     default = SceneConfig()
     area = (size_px / REFERENCE_PX) ** 2
     return replace(
@@ -151,7 +152,7 @@ def scene_config(size_px: int) -> SceneConfig:
 
 
 def boxes_cxcywh_norm(objects: Sequence[SceneObject], *, size_hw: tuple[int, ...]) -> Tensor:
-    """Boxes of objects: (N, 4) cx, cy, w, h in [0, 1]."""
+    """Return the boxes of objects: (N, 4) cx, cy, w, h in [0, 1]."""
     height, width = size_hw
     boxes = torch.tensor([each.box_xyxy for each in objects], dtype=torch.float32)
     boxes = boxes.reshape(-1, 4) / torch.tensor([width, height, width, height])
@@ -167,7 +168,7 @@ def choose_absent(
     rng: np.random.Generator,
     part_share: float = 0.0,
 ) -> list[str]:
-    """Labels that are surely not in the scene: some from its theme, some parts, some anything."""
+    """Draw labels that are certainly absent: from the scene's theme, parts, and any others."""
     taken = present_labels(scene) | unknown_part_labels(scene)
     theme = [noun for noun in vocabulary.themes.get(scene.theme, ()) if noun not in taken]
     anything = [n for n in (*vocabulary.wholes, *vocabulary.parts) if n not in taken]
@@ -203,7 +204,7 @@ class DetectionDataset(Dataset[DetectionBatch]):
     def __getitem__(self, number: int) -> DetectionBatch:
         rng = np.random.default_rng((self.config.seed, number, 2))
         first = number * self.config.batch_size
-        # Half drawn at the network's size, half resized to it as a served picture is.
+        # Half are drawn at the network's size, half are resized to it as in serving.
         sizes_px = (self.detector.image_size, REFERENCE_PX)
         scenes = [
             self.source.scene(first + i, size_px=sizes_px[i % 2])
@@ -213,7 +214,7 @@ class DetectionDataset(Dataset[DetectionBatch]):
         named: list[list[str]] = []
         asked: list[list[SceneObject]] = []
         for scene in scenes:
-            # The first picture is asked for all that it shows: a batch is never without a box.
+            # The first picture gets all its labels, so that every batch has at least one box.
             names = self._names(scene, rng, may_be_few=bool(named))
             named.append(names)
             rows.append([self._tokens(self._say(name, rng)) for name in names])
@@ -241,10 +242,10 @@ class DetectionDataset(Dataset[DetectionBatch]):
         )
 
     def _names(self, scene: Scene, rng: np.random.Generator, *, may_be_few: bool) -> list[str]:
-        """Present and absent labels in random order; now and then just a few of them.
+        """Return present and absent labels in random order, sometimes only a few of them.
 
-        Scores must not depend on how much else is asked: a script asks one phrase at a time, a
-        pipeline forty.
+        Scores must not depend on the number of other phrases: a script asks for one phrase at a
+        time, a pipeline for forty.
         """
         absent = choose_absent(
             scene,
@@ -261,7 +262,7 @@ class DetectionDataset(Dataset[DetectionBatch]):
         return names[:few] if is_few and may_be_few else names
 
     def _say(self, name: str, rng: np.random.Generator) -> str:
-        """The noun, or now and then another word for it."""
+        """Return the noun, or sometimes one of its synonyms."""
         others = self.source.vocabulary.synonyms.get(name, ())
         if others and rng.random() < self.config.synonym_share:
             return others[rng.integers(len(others))]
@@ -276,7 +277,8 @@ class DetectionDataset(Dataset[DetectionBatch]):
 class PointDataset(Dataset[PointBatch]):
     """Batch `n` for the backbone: a few points of every whole and part.
 
-    None of the background: in small pictures the deeper strides see object and background as one.
+    No points of the background, because in small pictures the deeper strides cannot separate it
+    from an object.
     """
 
     NUM_POINTS = 6
@@ -315,7 +317,7 @@ class PointDataset(Dataset[PointBatch]):
     def _objects(
         self, picture: int, scene: Scene, rng: np.random.Generator
     ) -> Iterator[tuple[int, np.ndarray, int, int]]:
-        """Picture, places of points in the flat picture, index of the whole, of the part."""
+        """Yield (picture, flat pixel indices of points, index of the whole, index of the part)."""
 
         def places(mask: np.ndarray) -> np.ndarray:
             inside = np.flatnonzero(mask)
@@ -331,7 +333,7 @@ class PointDataset(Dataset[PointBatch]):
 def stream(
     dataset: Dataset[Batch], *, first: int, num_workers: int, every: int = 1
 ) -> Iterator[Batch]:
-    """Batches `first`, `first` + `every`, ... in order, made ahead in worker processes."""
+    """Yield batches `first`, `first` + `every`, ... in order, prefetched by worker processes."""
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -345,11 +347,11 @@ def stream(
 
 
 def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)  # two cores: the step needs them more
+    torch.set_num_threads(1)  # because the training step needs the two cores more
 
 
 def _fewer_classes(world: World, *, num_classes: int) -> World:
-    """The first classes of a world, with one theme for all."""
+    """Return a world of only the first classes, with one theme for all."""
     classes = world.classes[:num_classes]
     nouns = tuple(each.noun for each in classes)
     cutouts = {

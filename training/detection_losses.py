@@ -1,10 +1,10 @@
-"""What the small detector is taught: both stages, phrases as wholes, and who is present at all.
+"""Losses of the small detector: both stages, whole phrases, and presence of a phrase.
 
 The library's own loss is not used. It offsets label maps by the wrong count, so a batch of several
-pictures learns wrong labels, and it never trains the first stage, whose boxes it detaches.
-Here every location of the encoder answers for boxes of its own size (`first_stage_loss`), and every
-decoder layer for what it is matched with (`decoder_loss`). A box may be found by several queries:
-the service suppresses duplicates a label, so nothing is gained by forbidding them, and much time.
+pictures learns wrong labels. It also never trains the first stage, because it detaches its boxes.
+Here every encoder location is trained on boxes of its own size (`first_stage_loss`), and every
+decoder layer on its matched boxes (`decoder_loss`). Several queries may find the same box. The
+service removes duplicates per label, so forbidding them here would only cost training time.
 
 Legend: B pictures, Q queries, T tokens of a prompt, P phrases, N objects, A locations (all levels).
 """
@@ -26,44 +26,44 @@ from training.detection_data import DetectionBatch
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the terms, and who answers for which box."""
+    """Weights of the terms, and rules that assign boxes to locations and queries."""
 
     label_weight: float = 2.0
     l1_weight: float = 5.0
     giou_weight: float = 2.0
-    alignment_weight: float = 1.0  # which of the picture's phrases a location shows
-    class_weight: float = 1.0  # the first stage's question, asked of whole scenes
-    presence_weight: float = 1.0  # whether a phrase is in the picture at all
+    alignment_weight: float = 1.0  # classify a location among the picture's phrases
+    class_weight: float = 1.0  # the backbone stage's classification, on whole scenes
+    presence_weight: float = 1.0  # classify a phrase as present or absent
     focal_alpha: float = 0.35
     focal_gamma: float = 2.0
-    duplicate_iou: float = 0.5  # a query this near a box is right too, though not matched to it
-    # A right label's target rises with the box's IoU, from 0 at the first to 1 at the second, so
-    # that a score says whether the box would count; what is matched has at least `min_quality`.
+    duplicate_iou: float = 0.5  # a query with this IoU also counts as right without being matched
+    # The target of a right label rises with the box's IoU, from 0 at the first value to 1 at the
+    # second, so that a score predicts box quality. Matched queries get at least `min_quality`.
     quality_iou: tuple[float, float] = (0.2, 0.7)
     min_quality: float = 0.1
-    cells_a_side: float = 2.2  # a box belongs to the level where it spans about so many cells
-    core: float = 0.2  # a location this near the centre, in sides, answers for the box
-    halo: float = 0.35  # up to here it is neither right nor wrong
+    cells_a_side: float = 2.2  # a box is assigned to the level where it spans about this many cells
+    core: float = 0.2  # a location this close to the centre, in box sides, is a positive
+    halo: float = 0.35  # locations up to this distance are ignored
 
 
 class StageOutput(NamedTuple):
-    """What one stage says: token logits and boxes of its queries or locations."""
+    """Output of one stage: token logits and boxes of its queries or locations."""
 
-    logits: Tensor  # (B, Q, T), -inf where the padding is
+    logits: Tensor  # (B, Q, T), -inf at padding
     boxes: Tensor  # (B, Q, 4) cx, cy, w, h in [0, 1]
 
 
 class DetectorOutput(NamedTuple):
-    """First stage (a query a location) and every layer of the decoder."""
+    """Output of the first stage (one query per location) and of every decoder layer."""
 
     encoder: StageOutput
     layers: list[StageOutput]
-    maps: list[Tensor]  # the backbone's projected features, (B, D, h, w) a stride
+    maps: list[Tensor]  # the backbone's projected features, (B, D, h, w) per stride
     cells: Tensor  # (A, 3): x, y and width of each location's cell, in [0, 1]
 
 
 class Words(NamedTuple):
-    """The vocabulary as the text projection stands now."""
+    """The vocabulary's vectors under the current text projection."""
 
     vectors: Tensor  # (V, D) unit length: wholes, then parts
     num_wholes: int
@@ -71,15 +71,15 @@ class Words(NamedTuple):
 
 
 class PhraseLabels(NamedTuple):
-    """How phrases and tokens belong together in a batch."""
+    """Maps from phrases to tokens in a batch."""
 
-    maps: Tensor  # (B, P, T) float: which tokens are the phrase's
+    maps: Tensor  # (B, P, T) float: 1 for the phrase's tokens
     weights: Tensor  # (B, P, T): the same, divided by the phrase's length
     judged: Tensor  # (B, P) bool
 
 
 def run_detector(model: MMGroundingDinoForObjectDetection, batch: DetectionBatch) -> DetectorOutput:
-    """Both stages with every decoder layer; the library's forward returns only the last one."""
+    """Run both stages and return every decoder layer; the library returns only the last one."""
     prompt = batch.prompt
     maps: list[Tensor] = []
     listeners = [
@@ -118,7 +118,7 @@ def run_detector(model: MMGroundingDinoForObjectDetection, batch: DetectionBatch
 
 
 def location_cells(size_px: int, *, num_levels: int) -> Tensor:
-    """Centre and width of every cell of the strides 8, 16, 32, ...: (A, 3) in [0, 1]."""
+    """Return centre and width of every cell of strides 8, 16, 32, ...: (A, 3) in [0, 1]."""
     rows = []
     for level in range(num_levels):
         num = -(-size_px // 2 ** (3 + level))
@@ -132,7 +132,7 @@ def location_cells(size_px: int, *, num_levels: int) -> Tensor:
 def detection_loss(
     output: DetectorOutput, batch: DetectionBatch, *, words: Words, config: LossConfig
 ) -> dict[str, Tensor]:
-    """All terms by name, weighted; their sum is what is minimised."""
+    """Return all weighted terms by name; training minimises their sum."""
     maps = batch.prompt.phrase_maps.float()
     labels = PhraseLabels(
         maps=maps,
@@ -152,7 +152,10 @@ def detection_loss(
 def first_stage_loss(
     output: DetectorOutput, batch: DetectionBatch, *, labels: PhraseLabels, config: LossConfig
 ) -> dict[str, Tensor]:
-    """Locations in the core of a box of their size carry its label and its box."""
+    """Return the losses of the encoder's locations.
+
+    A location in the core of a box that fits its level is trained on the box and its label.
+    """
     stage, cells = output.encoder, output.cells
     num_phrases = labels.maps.shape[1]
     targets = torch.zeros(*stage.logits.shape[:2], num_phrases)  # (B, A, P)
@@ -165,7 +168,7 @@ def first_stage_loss(
         side = boxes[:, 2:].prod(-1).sqrt()
         octave = torch.log2(side[None] / (config.cells_a_side * cells[:, 2:]))  # (A, N)
         fits = octave.abs() < 1
-        # A box smaller (larger) than any level is the business of the finest (coarsest) one.
+        # A box smaller (larger) than every level's range belongs to the finest (coarsest) level.
         fits |= (octave < 0) & (cells[:, 2:] == cells[:, 2].min())
         fits |= (octave > 0) & (cells[:, 2:] == cells[:, 2].max())
         nearest = distance.masked_fill(~fits, 9.0).argmin(0)  # (N,)
@@ -174,7 +177,7 @@ def first_stage_loss(
         area = boxes[:, 2:].prod(-1).expand(len(cells), -1).masked_fill(~core, 9.0)
         smallest, owner = area.min(1)
         hit = smallest < 9
-        near = (distance < config.halo) | core  # (A, N): neither right nor wrong
+        near = (distance < config.halo) | core  # (A, N): ignored
         ignored = torch.zeros(len(cells), num_phrases, dtype=torch.bool)
         for n, name in enumerate(names.tolist()):
             ignored[:, name] |= near[:, n]
@@ -204,9 +207,9 @@ def first_stage_loss(
 
 
 def class_loss(maps: Sequence[Tensor], batch: DetectionBatch, *, words: Words) -> Tensor:
-    """Which noun (or part) of the whole vocabulary the middle of each box shows, a stride.
+    """Classify the middle of each box among all nouns (or parts), at each stride.
 
-    The prompt holds some twenty phrases; here all of them stand against each other.
+    A prompt has about twenty phrases; this loss contrasts the whole vocabulary.
     """
     boxes = torch.cat(batch.boxes)  # (G, 4)
     classes = torch.cat(batch.classes)  # (G,)
@@ -237,10 +240,11 @@ def class_loss(maps: Sequence[Tensor], batch: DetectionBatch, *, words: Words) -
 def decoder_loss(
     stage: StageOutput, batch: DetectionBatch, *, labels: PhraseLabels, config: LossConfig
 ) -> dict[str, Tensor]:
-    """Hungarian matching, and every query that is as good as the matched one counts as well.
+    """Return the losses of one decoder layer, with Hungarian matching.
 
-    A label's target is the quality of the query's box (quality focal loss, arXiv:2006.04388): the
-    score then ranks by what a detection is judged by.
+    Unmatched queries that overlap a box by `duplicate_iou` count as right too. A label's target is
+    the quality of the query's box (quality focal loss, arXiv:2006.04388), so that scores rank
+    detections by IoU.
     """
     targets = torch.zeros(*stage.logits.shape[:2], labels.maps.shape[1])  # (B, Q, P)
     counted = labels.judged[:, None].expand_as(targets).clone()
@@ -264,7 +268,7 @@ def decoder_loss(
         quality = box_quality(overlap, config=config)
         close = overlap >= config.duplicate_iou  # (Q, N)
         close[queries, owner[queries]] = True
-        # Another label of the same extent (the shell of an egg) is right too.
+        # A second label with the same box (the shell of an egg) is right too.
         for n, name in enumerate(names.tolist()):
             column = targets[b, :, name]
             targets[b, :, name] = torch.where(close[:, n], column.maximum(quality[:, n]), column)
@@ -284,13 +288,16 @@ def decoder_loss(
 
 
 def box_quality(overlap: Tensor, *, config: LossConfig) -> Tensor:
-    """IoU -> the target of a right label, in [min_quality, 1]."""
+    """Map IoU to the target of a right label, in [min_quality, 1]."""
     low, high = config.quality_iou
     return ((overlap - low) / (high - low)).clamp(config.min_quality, 1.0)
 
 
 def presence_loss(stage: StageOutput, batch: DetectionBatch, *, labels: PhraseLabels) -> Tensor:
-    """Cross entropy of a phrase's best query: the threshold asks just this question."""
+    """Return the cross entropy of each phrase's best query.
+
+    The service's threshold decides presence by the same score.
+    """
     scores = _mean_logits(stage.logits, batch, labels)  # (B, Q, P)
     best = scores.amax(1)
     present = torch.zeros_like(best)
@@ -310,7 +317,7 @@ def _label_loss(
     config: LossConfig,
     count: int,
 ) -> Tensor:
-    """Focal loss of every token, a phrase counting as one however long it is."""
+    """Return the focal loss over tokens; each phrase has weight one, whatever its length."""
     wanted = torch.bmm(targets, labels.maps)  # (B, Q, T)
     weights = torch.bmm(counted.float(), labels.weights)  # (B, Q, T)
     logits = logits.masked_fill(torch.isinf(logits), 0.0)
@@ -331,7 +338,7 @@ def _box_terms(
 
 
 def generalized_box_iou_pairs(first: Tensor, second: Tensor) -> Tensor:
-    """GIoU of pairs of corner boxes: (K, 4), (K, 4) -> (K,)."""
+    """Return the GIoU of pairs of corner boxes: (K, 4), (K, 4) -> (K,)."""
     inner = torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])
     overlap = inner.clamp(min=0).prod(-1)
     union = _area(first) + _area(second) - overlap
@@ -361,7 +368,7 @@ def _mean_logits(logits: Tensor, batch: DetectionBatch, labels: PhraseLabels) ->
 
 
 def _focal_cost(scores: Tensor) -> Tensor:
-    """Cost of giving a query a label that it scores so: (Q, N)."""
+    """Return the matching cost of assigning labels with these scores to queries: (Q, N)."""
     scores = scores.clamp(1e-6, 1 - 1e-6)
     right = 0.25 * (1 - scores) ** 2 * -scores.log()
     wrong = 0.75 * scores**2 * -(1 - scores).log()
@@ -374,7 +381,7 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 
 def share_right(output: DetectorOutput, batch: DetectionBatch) -> float:
-    """Share of objects whose last-layer query at IoU .5 scores its phrase above all others."""
+    """Return the share of objects whose best last-layer query ranks the right phrase first."""
     maps = batch.prompt.phrase_maps.float()
     labels = PhraseLabels(maps, maps / maps.sum(-1, keepdim=True).clamp(min=1), batch.judged)
     scores = _mean_sigmoid(output.layers[-1].logits.detach(), labels)

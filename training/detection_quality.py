@@ -1,11 +1,11 @@
-"""How well a detector answers scenes whose truth is known: recall at a rate of false answers.
+"""Detector quality on scenes with ground truth: recall at a given false answer rate.
 
-A scene is asked for what it shows and for as many labels that it does not show, half of those from
-its own theme. A label that is shown has the score of its best box at IoU .5; one that is not shown,
-that of its best box anywhere. The threshold is set on other scenes, so that a given share of absent
-labels gets a box.
+For each scene the detector is asked for all present labels and for as many absent ones, half of
+them from the scene's theme. The score of a present label is that of its best box with IoU .5. The
+score of an absent label is that of its best box anywhere. The threshold is chosen on other scenes,
+so that a given share of absent labels gets a box.
 
-Legend: N boxes, P phrases of a question.
+Legend: N boxes, P phrases of a query.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ FALSE_ANSWER_RATE = 0.10
 
 
 class Answer(NamedTuple):
-    """Boxes of one picture, each with the index of the phrase that was asked."""
+    """Boxes of one picture, each with the index of its phrase."""
 
     boxes_xyxy: np.ndarray  # (N, 4) pixels of the picture
     phrases: np.ndarray  # (N,) int
@@ -34,11 +34,11 @@ Ask = Callable[[np.ndarray, Sequence[str]], Answer]  # picture (H, W, 3) uint8, 
 
 @dataclass(frozen=True)
 class SceneScores:
-    """Best scores of a scene's phrases; 0 where no box answers."""
+    """Best scores of a scene's phrases; 0 if a phrase has no box."""
 
-    wholes: np.ndarray  # of wholes that are shown
-    parts: np.ndarray  # of parts that are shown
-    absent: np.ndarray  # of labels that are not
+    wholes: np.ndarray  # of present wholes
+    parts: np.ndarray  # of present parts
+    absent: np.ndarray  # of absent labels
 
 
 class Share(NamedTuple):
@@ -52,7 +52,7 @@ class Share(NamedTuple):
 def score_scenes(
     scenes: Iterable[Scene], ask: Ask, *, vocabulary: Vocabulary, seed: int
 ) -> list[SceneScores]:
-    """Ask each scene for its present labels and as many absent ones."""
+    """Ask the detector for each scene's present labels and for as many absent ones."""
     return [
         score_scene(scene, ask, vocabulary=vocabulary, rng=np.random.default_rng((seed, number)))
         for number, scene in enumerate(scenes)
@@ -62,7 +62,7 @@ def score_scenes(
 def score_scene(
     scene: Scene, ask: Ask, *, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> SceneScores:
-    """One scene's scores; a part that is shown but not fully known is neither asked nor counted."""
+    """Return one scene's scores. Parts with incomplete ground truth are left out."""
     wholes = {each.label for each in scene.objects if not each.is_part}
     parts = present_labels(scene) - wholes - unknown_part_labels(scene)
     present = sorted(wholes) + sorted(parts)
@@ -88,7 +88,7 @@ def score_scene(
 
 
 def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU of corner boxes: (N, 4), (M, 4) -> (N, M)."""
+    """Return the IoU of corner boxes: (N, 4), (M, 4) -> (N, M)."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     overlap = np.clip(high - low, 0, None).prod(-1)
@@ -98,7 +98,7 @@ def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def choose_threshold(scores: Sequence[SceneScores], *, rate: float = FALSE_ANSWER_RATE) -> float:
-    """The lowest threshold that at most `rate` of the absent labels reach."""
+    """Return the lowest threshold that at most `rate` of the absent labels reach."""
     absent = np.sort(np.concatenate([each.absent for each in scores]))[::-1]
     allowed = int(rate * len(absent))
     return float(np.nextafter(absent[allowed], 1.0)) if allowed < len(absent) else 0.0
@@ -107,7 +107,7 @@ def choose_threshold(scores: Sequence[SceneScores], *, rate: float = FALSE_ANSWE
 def share_above(
     groups: Sequence[np.ndarray], *, threshold: float, num_draws: int = 1000, seed: int = 0
 ) -> Share:
-    """Share of all scores that reach the threshold; scenes are what the bootstrap draws."""
+    """Return the share of all scores that reach the threshold. The bootstrap resamples scenes."""
     hits = np.array([(scores >= threshold).sum() for scores in groups], float)
     counts = np.array([len(scores) for scores in groups], float)
     if counts.sum() == 0:

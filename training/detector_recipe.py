@@ -1,12 +1,12 @@
-"""Named recipes of the small detector: everything that decides a run but its time and its folder.
+"""Named recipes of the small detector: all settings of a run except its time and folder.
 
     python -m training.detector --recipe small-detector --out DIR --minutes 90
     python -m training.detector --recipe refine-detector --start DIR/weights --out DIR2 --minutes 52
 
-Hardware: 2 CPU cores (AVX2), no accelerator; two processes of one thread. Expected figures of
-`bench.detector_quality` after both: known_recall .92, part_recall .57, other_style_recall .60 at a
-false_answer_rate of .09 (weights/small/detector/README.md says how those weights came about).
-`smoke` is the same path in seconds, for tests.
+Hardware: 2 CPU cores (AVX2), no accelerator; two processes with one thread each. Expected figures
+of `bench.detector_quality` after both recipes: known_recall .92, part_recall .57,
+other_style_recall .60, at a false_answer_rate of .09. weights/small/detector/README.md describes
+how the committed weights were trained. `smoke` runs the same code in seconds, for tests.
 """
 
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from unspoken.model.grounding_dino import SmallDetectorConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorRecipe:
-    """Everything that decides what a run does, but for its time and its folder."""
+    """All settings of a run except its time and folder."""
 
     name: str
     detector: SmallDetectorConfig = field(default_factory=SmallDetectorConfig)
@@ -28,17 +28,18 @@ class DetectorRecipe:
     backbone_share: float = 0.25  # of the run's minutes
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    # (share of the second stage after which it holds, pixels): small pictures first, they are cheap
+    # (share of the second stage from which the size applies, pixels). Small pictures come first,
+    # because they are cheap.
     sizes_px: tuple[tuple[float, int], ...] = ((0.0, 128), (0.65, 160))
     lr: float = 8e-4
     backbone_lr: float = 6e-4
-    text_lr: float = 1e-4  # the projection starts where it should be
+    text_lr: float = 1e-4  # low, because the first stage already sets the text projection
     weight_decay: float = 1e-4
     warmup_steps: int = 60
     clip_norm: float = 1.0
     ema_decay: float = 0.998
-    num_processes: int = 2  # one thread each: most of a step is too small to share a thread's work
-    num_workers: int = 1  # a process
+    num_processes: int = 2  # one thread each: most operations are too small for two threads
+    num_workers: int = 1  # per process
     log_every: int = 50
     checkpoint_every_s: float = 180.0
     validate_every_s: float = 480.0
@@ -47,7 +48,7 @@ class DetectorRecipe:
 
 
 def recipe_named(name: str) -> DetectorRecipe:
-    """The recipes there are. Raises InvalidInput for another name."""
+    """Return the recipe of this name. Raises InvalidInput if there is none."""
     match name:
         case "small-detector":
             return DetectorRecipe(name=name)
@@ -87,5 +88,5 @@ def recipe_named(name: str) -> DetectorRecipe:
 
 
 def size_at(recipe: DetectorRecipe, progress: float) -> int:
-    """Side of the pictures at this share of the second stage."""
+    """Return the side of the pictures at this share of the second stage."""
     return [size for since, size in recipe.sizes_px if progress >= since][-1]

@@ -1,4 +1,4 @@
-"""The first layers of a trained small detector's backbone as the stem of a small SAM."""
+"""Loading the first layers of a trained small detector's backbone as the stem of a small SAM."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ BACKBONE_PREFIX = "model.backbone.conv_encoder.model."
 
 
 def read_stem(detector_dir: Path) -> dict[str, Tensor]:
-    """The stem's tensors, by their names in a Semantic-SAM, out of a small detector's folder.
+    """Read the stem's tensors from a small detector's folder, by their names in a Semantic-SAM.
 
-    Raises MissingWeights, InvalidConfig where the detector has another backbone.
+    Raises MissingWeights, and InvalidConfig if the detector has another backbone.
     """
     path = detector_dir / WEIGHTS_FILE
     if not path.is_file():

@@ -1,6 +1,6 @@
-"""The second stage's state and step: model, moving average of its weights, optimizer.
+"""Trainer of the detector's second stage: model, moving average of its weights, optimizer.
 
-`validate` asks scenes that no step sees, with the averaged weights.
+`validate` measures the averaged weights on scenes that are not used for training.
 """
 
 import math
@@ -30,8 +30,8 @@ from unspoken.model.grounding_dino import (
     score_phrases,
 )
 
-VALIDATION_SEED = 300_000_000  # scenes that neither training nor a bench composes
-MIN_SCORE = 0.02  # answers below are not worth carrying
+VALIDATION_SEED = 300_000_000  # scenes used by neither training nor a bench
+MIN_SCORE = 0.02  # lower scores are dropped
 
 
 class DetectorTrainer:
@@ -46,7 +46,7 @@ class DetectorTrainer:
         num_wholes: int,
     ) -> None:
         self.recipe = recipe
-        self.word_vectors = word_vectors  # (V, C): the text encoder's, before the projection
+        self.word_vectors = word_vectors  # (V, C): text encoder output, before the projection
         self.num_wholes = num_wholes
         self.model = model.train()
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -71,7 +71,7 @@ class DetectorTrainer:
     def step(
         self, batch: DetectionBatch, *, progress: float, exchange: GradientExchange
     ) -> dict[str, float]:
-        """One update of all processes; `progress` is the share of the time that is over."""
+        """Run one update in all processes; `progress` is the elapsed share of the time."""
         recipe = self.recipe
         output = run_detector(self.model, batch)
         vectors = self.model.model.text_projection(self.word_vectors)
@@ -94,13 +94,13 @@ class DetectorTrainer:
 
     @contextmanager
     def averaged(self) -> Iterator[MMGroundingDinoForObjectDetection]:
-        """The model in eval mode with the averaged weights, inside the block."""
+        """Yield the model in eval mode with the averaged weights; restore it after the block."""
         with self.average.in_place():
             yield self.model.eval()
         self.model.train()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds; the frozen text encoder is not in it."""
+        """Return the content of a checkpoint, without the frozen text encoder."""
         weights = self.model.state_dict()
         return {
             "model": {n: t for n, t in weights.items() if not n.startswith(TEXT_PREFIX)},
@@ -111,7 +111,7 @@ class DetectorTrainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.model.load_state_dict(state["model"], strict=False)
         self.average.load(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -120,7 +120,7 @@ class DetectorTrainer:
 
 
 def validation_scenes(count: int) -> list[Scene]:
-    """Scenes of the trained classes in the twemoji style, which no step and no bench sees."""
+    """Compose scenes of trained classes in the twemoji style, unused by training and benches."""
     world = World.load(styles=("twemoji",), split="train")
     return [compose_scene(world, seed=VALIDATION_SEED + i) for i in range(count)]
 
@@ -133,7 +133,7 @@ def validate(
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
 ) -> dict[str, float]:
-    """Recall of wholes and parts at the threshold that a tenth of absent labels reaches."""
+    """Return the recall of wholes and parts at the threshold that 10 % of absent labels reach."""
     with trainer.averaged() as model:
 
         def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
@@ -154,7 +154,7 @@ def validate(
 
 
 def _found(scores: Sequence[SceneScores]) -> float:
-    """Share of wholes that any box at IoU .5 gives any score worth carrying."""
+    """Return the share of wholes with a box at IoU .5 and a score of at least MIN_SCORE."""
     return float((np.concatenate([each.wholes for each in scores]) > 0).mean())
 
 
@@ -167,7 +167,7 @@ def answer(
     config: SmallDetectorConfig,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Answer:
-    """One picture (H, W, 3) uint8 asked for phrases; every query answers every phrase."""
+    """Detect phrases in one picture (H, W, 3) uint8. Each query may give a box for each phrase."""
     prompt = build_prompt([phrases], tokenizer=tokenizer)
     output = model(
         pixel_values=prepare_pixels([image], config=config),
@@ -184,7 +184,7 @@ def answer(
 
 
 def _to_pixels(boxes_cxcywh_norm: Tensor, image: np.ndarray) -> np.ndarray:
-    """(Q, 4) centre boxes in [0, 1] -> corner boxes in the picture's pixels."""
+    """Convert (Q, 4) centre boxes in [0, 1] to corner boxes in the picture's pixels."""
     height, width = image.shape[:2]
     center, extent = boxes_cxcywh_norm[:, :2], boxes_cxcywh_norm[:, 2:]
     corners = torch.cat([center - extent / 2, center + extent / 2], dim=1)

@@ -1,11 +1,11 @@
-"""Judge a Semantic-SAM: `unspoken evaluate WEIGHTS`, on the small world or a COCO-style folder.
+"""Evaluate a Semantic-SAM: `unspoken evaluate WEIGHTS`, on the small world or a COCO-style folder.
 
     unspoken evaluate OUT/weights.safetensors --world 500 --data RUN/dataset
     unspoken evaluate W --coco instances.json --images DIR --base sam_vit_b_01ec64.pth
 
-Figures go to a table and, with --out, to `evaluation.json` and `evaluation.png`, a grid of pictures
-with masks and the names that they were given. With --base the masks of another checkpoint are
-measured on the same prompts, and what is lost against it is given as `lost_...`.
+Figures are printed as a table. With --out they are also written to `evaluation.json`, and
+`evaluation.png` shows a grid of pictures with masks and predicted names. With --base, the masks of
+another checkpoint are measured on the same prompts; `lost_...` is its IoU minus that of WEIGHTS.
 """
 
 import json
@@ -35,18 +35,18 @@ from unspoken.runs.shards import iter_rows
 from unspoken.settings import ProcessSettings
 
 WORLD_SEED = 710_000_000
-"""First held-out scene: far from the seeds of every training and of every other bench."""
+"""Seed of the first held-out scene, far from the seeds of training and of the other benches."""
 GRID_PICTURES = 12
 MASK_FIGURES = ("box_miou", "box_boundary_miou", "click1_miou", "click3_miou", "click5_miou")
 
 
 def load_any(path: Path) -> LoadedSam:
-    """Weights of ours, or an official `.pth`."""
+    """Load our own weights, or an official SAM checkpoint (`.pth`)."""
     return load_official_sam(path) if path.suffix == ".pth" else load_weights(path)
 
 
 def text_encoder(settings: ProcessSettings) -> EncodeTexts:
-    """The profile's text tower."""
+    """Load the profile's text encoder."""
     entry = settings.read_profile().text_encoder
     tower = load_text_tower(entry, resolve_files(entry, cache_dir=settings.cache_dir))
 
@@ -58,7 +58,7 @@ def text_encoder(settings: ProcessSettings) -> EncodeTexts:
 
 
 def dataset_groups(dataset_dir: Path | None) -> dict[str, Group]:
-    """How often captions of a dataset name each of its labels."""
+    """Group a dataset's labels by how often its captions name them; empty without a dataset."""
     if dataset_dir is None:
         return {}
     kept = [each for row in iter_rows(dataset_dir) for each in row.kept]
@@ -67,7 +67,7 @@ def dataset_groups(dataset_dir: Path | None) -> dict[str, Group]:
 
 
 def retention(figures: Figures, base: Figures) -> Figures:
-    """What of the base's masks is lost, in IoU."""
+    """Return the IoU that masks lose: the base's figures minus these."""
     lost: Figures = {}
     for name in MASK_FIGURES:
         now, before = figures.get(name), base.get(name)
@@ -86,7 +86,10 @@ def evaluate(
     config: EvaluationConfig,
     settings: ProcessSettings,
 ) -> Figures:
-    """All figures of a checkpoint, and what it lost against `base`. Raises its readers' errors."""
+    """Return all figures of a checkpoint, and its losses against `base` if that is given.
+
+    Raises the errors of the functions that read these files.
+    """
     encode_texts = text_encoder(settings)
     figures = measure(
         load_any(weights),
@@ -130,7 +133,7 @@ def main(
     score: Annotated[str, typer.Option(help="Of text queries: softmax or cosine.")] = "softmax",
     out: Annotated[Path | None, typer.Option(help="Folder for JSON and pictures.")] = None,
 ) -> None:
-    """Names, masks, retention and text queries of a Semantic-SAM, as a table and as JSON."""
+    """Measure a Semantic-SAM's names, masks, retention and text queries; print a table."""
     if (world is None) == (coco is None):
         raise InvalidInput("name either --world N or --coco FILE with --images DIR")
     if score not in ("softmax", "cosine"):
@@ -168,7 +171,7 @@ def main(
 def _source(
     *, world: int | None, coco: Path | None, images: Path | None, limit: int | None
 ) -> tuple[Callable[[], Iterator[TruePicture]], list[str]]:
-    """Pictures, as often as they are asked for, and the words of their truth."""
+    """Return a function that iterates over the pictures, and the labels of their truth."""
     if world is not None:
         loaded = World.load(styles=("twemoji",), split="train")
         words = sorted({*loaded.cutouts["twemoji"], *loaded.part_labels})

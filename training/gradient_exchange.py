@@ -1,8 +1,8 @@
 """Gradients of several processes on one machine, averaged in shared memory.
 
-A small network's step is thousands of small operations, which two threads cannot share; two
-processes of one thread each do twice the work. They all apply the same update and follow the first
-one's clock, so their weights stay equal.
+A small network's step consists of thousands of small operations, too small to split between two
+threads. Two processes with one thread each do twice the work. All processes apply the same update
+and use rank 0's progress, so their weights stay equal.
 """
 
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 
 class GradientExchange:
-    """One process's end; `barrier` is None where there is only one."""
+    """Gradient averaging in one process; `barrier` is None if it is the only one."""
 
     def __init__(self, shared: Tensor, barrier: Barrier | None, *, rank: int) -> None:
-        self.shared = shared  # (processes, at least parameters + 1): the last column is the clock
+        self.shared = shared  # (processes, at least parameters + 1): last column is progress
         self.barrier = barrier
         self.rank = rank
 
     def average(self, parameters: Iterable[nn.Parameter], *, progress: float) -> float:
-        """Replace gradients by their mean over processes; returns the first one's progress."""
+        """Replace gradients by their mean over processes; return rank 0's progress."""
         if self.barrier is None:
             return progress
         parameters = list(parameters)
@@ -33,7 +33,7 @@ class GradientExchange:
         self.barrier.wait()
         mean = self.shared.mean(0)
         agreed = float(self.shared[0, -1])
-        self.barrier.wait()  # nobody writes before all have read
+        self.barrier.wait()  # all processes must have read before one writes again
         start = 0
         for gradient in gradients:
             gradient.copy_(mean[start : start + gradient.numel()].view_as(gradient))

@@ -1,8 +1,8 @@
-"""Image embeddings on disk, one safetensors file a picture, for encoders that do not learn.
+"""Cache of image embeddings on disk, one safetensors file per picture, for frozen encoders.
 
-The folder's name is a digest of the encoder's weights and of how pictures are made ready: with
-another encoder or another resize nothing is found, rather than something wrong. float16: 2 MiB a
-picture at SAM's size.
+The folder's name is a digest of the encoder's weights and of the preprocessing. Therefore a changed
+encoder or resize finds no entries instead of wrong ones. Embeddings are float16: 2 MiB per picture
+at SAM's size.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from unspoken.tensor_file import write_tensors
 
 
 class KeptEmbeddings:
-    """Encodes a picture once, however many steps meet it."""
+    """Encodes each picture once, in whatever number of steps it occurs."""
 
     def __init__(self, root: Path, model: SemanticSam) -> None:
         encoder = {n: t for n, t in model.state_dict().items() if n.startswith("image_encoder.")}
@@ -31,7 +31,7 @@ class KeptEmbeddings:
 
     @torch.no_grad()
     def embed(self, images: Sequence[Tensor], keys: Sequence[str]) -> Tensor:
-        """(3, h, w) pictures with their keys -> (B, C, h, h); only new ones are encoded."""
+        """Return embeddings of (3, h, w) pictures: (B, C, h, h); only new ones are encoded."""
         rows: list[Tensor] = []
         for image, key in zip(images, keys, strict=True):
             path = self._path(key, image)
@@ -42,7 +42,7 @@ class KeptEmbeddings:
         return torch.stack(rows).to(self._model.device)
 
     def _path(self, key: str, image: Tensor) -> Path:
-        """By content too: two sources may use one key for two pictures."""
+        """Return the file of a picture, by key and content: two sources may share a key."""
         digest = hashlib.sha256(key.encode() + image.numpy().tobytes()).hexdigest()
         folder = self._folder / digest[:2]
         folder.mkdir(exist_ok=True)

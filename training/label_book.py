@@ -1,4 +1,4 @@
-"""The vectors of a dataset's labels as targets, and which of them mean the same."""
+"""Text vectors of a dataset's labels as training targets, and their synonyms."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,10 +12,10 @@ from unspoken.lexicon import load_lexicon
 
 
 class LabelBook:
-    """Frozen text vectors by label, centred where the recipe says so.
+    """Frozen text vectors by label, centred if the recipe says so.
 
-    vectors: label -> (D,) unit length; counts: label -> how many boxes carry it. The centre is the
-    mean of these labels: others, as hard negatives, have vectors too.
+    vectors: label -> (D,) unit length; counts: label -> number of boxes with this label. The centre
+    is the mean over the labels in `counts`, because hard negatives have vectors but no boxes.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class LabelBook:
         extra: Sequence[str] = (),
         negatives: Sequence[Sequence[str]] | None = None,
     ) -> Labels:
-        """The labels of a step; see `collect_labels`."""
+        """Return the labels of a step; see `collect_labels`."""
         return collect_labels(
             masks,
             vectors=self.vectors,
@@ -56,7 +56,7 @@ class LabelBook:
         )
 
     def draw(self, count: int, *, seed: Sequence[int]) -> list[str]:
-        """Labels by frequency, to stand as negatives."""
+        """Draw labels by frequency, as extra negatives."""
         if not count:
             return []
         rng = np.random.default_rng(list(seed))

@@ -1,9 +1,9 @@
 """SAM's loss on masks: 20 focal + 1 dice + 1 mean squared error of the predicted IoU.
 
-Of an ambiguous prompt's three masks only the one with the lowest focal + dice is taught, and only
-its IoU prediction (Segment Anything, arXiv:2304.02643, appendix A). Everything is computed on
-low-resolution logits, where the padding of the square counts for nothing. The truth of a logit is
-how much of its cell is on the thing; both losses are lowest where the probability is that share.
+Of an ambiguous prompt's three masks, only the one with the lowest focal + dice is trained, and only
+its IoU prediction (Segment Anything, arXiv:2304.02643, appendix A). All losses are computed on
+low-resolution logits, without the padding of the square. The target of a logit is the share of its
+cell that the mask covers; both losses are lowest where the probability equals that share.
 
 Legend: N prompts, M masks a prompt, s side of the mask logits.
 """
@@ -19,7 +19,7 @@ from unspoken.model.semantic_decoder import DecoderOutput
 
 @dataclass(frozen=True, kw_only=True)
 class MaskLossConfig:
-    """Weights of the terms, and the focal loss's two numbers (RetinaNet's)."""
+    """Weights of the terms, and alpha and gamma of the focal loss (RetinaNet's values)."""
 
     focal_weight: float = 20.0
     dice_weight: float = 1.0
@@ -29,7 +29,7 @@ class MaskLossConfig:
 
 
 class MaskLoss(NamedTuple):
-    """Weighted terms, and which of each prompt's masks they are about."""
+    """Weighted terms, and the index of the trained mask of each prompt."""
 
     terms: dict[str, Tensor]
     best: Tensor  # (N,) long, in 0 .. M - 1
@@ -39,7 +39,10 @@ class MaskLoss(NamedTuple):
 def mask_loss(
     output: DecoderOutput, masks: Tensor, known: Tensor, *, config: MaskLossConfig
 ) -> MaskLoss:
-    """masks: (N, s, s) shares, known: (N, s, s) bool. Terms are means over prompts."""
+    """Return the mask loss; terms are means over prompts.
+
+    masks: (N, s, s) covered shares; known: (N, s, s) bool, False at padding.
+    """
     wanted = masks[:, None].expand_as(output.mask_logits)
     inside = known[:, None]
     focal = focal_loss(output.mask_logits, wanted, inside, config=config)  # (N, M)
@@ -65,7 +68,7 @@ def mask_loss(
 def focal_loss(
     mask_logits: Tensor, wanted: Tensor, inside: Tensor, *, config: MaskLossConfig
 ) -> Tensor:
-    """Mean focal loss over the picture's cells: (N, M, s, s) -> (N, M)."""
+    """Return the mean focal loss over the picture's cells: (N, M, s, s) -> (N, M)."""
     cross_entropy = F.binary_cross_entropy_with_logits(mask_logits, wanted, reduction="none")
     wrong = (mask_logits.sigmoid() - wanted).abs()
     alpha = wanted * config.focal_alpha + (1 - wanted) * (1 - config.focal_alpha)
@@ -74,10 +77,10 @@ def focal_loss(
 
 
 def dice_loss(mask_logits: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
-    """One minus the soft dice, smoothed by one: (N, M, s, s) -> (N, M).
+    """Return one minus the soft dice, smoothed by one: (N, M, s, s) -> (N, M).
 
-    With V-Net's squares (arXiv:1606.04797, section 3): without them a cell that is half covered is
-    best answered by one or by nought.
+    Uses V-Net's squared terms (arXiv:1606.04797, section 3). Without the squares, the best
+    probability of a half-covered cell would be 1 or 0.
     """
     probability = mask_logits.sigmoid() * inside
     overlap = (probability * wanted).sum((-2, -1))
@@ -86,7 +89,7 @@ def dice_loss(mask_logits: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
 
 
 def mask_iou(first: Tensor, second: Tensor, inside: Tensor) -> Tensor:
-    """IoU of bool masks over the picture's cells: (N, M, s, s) -> (N, M) float."""
+    """Return the IoU of bool masks over the picture's cells: (N, M, s, s) -> (N, M) float."""
     overlap = (first & second & inside).sum((-2, -1))
     union = ((first | second) & inside).sum((-2, -1))
     return overlap.float() / union.clamp(min=1)

@@ -1,4 +1,4 @@
-"""The moving average of a network's weights: what is judged and kept, while others learn."""
+"""Exponential moving average of a network's weights, used for evaluation and saved weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """Follows parameters by name; `decay` None follows nothing and stands in for nothing."""
+    """Moving average of parameters by name. With `decay` None it does nothing."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, decay: float | None) -> None:
         self._decay = decay
@@ -17,7 +17,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def follow(self, num_steps: int) -> None:
-        """Move after a step; it forgets faster while there is little to remember."""
+        """Update after a step. The decay is smaller during the first steps."""
         if self._decay is None:
             return
         decay = min(self._decay, (1 + num_steps) / (10 + num_steps))
@@ -26,7 +26,7 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The network has the averaged weights inside the block, and its own again after it."""
+        """Swap the averaged weights into the network for the duration of the block."""
         self._swap()
         try:
             yield
@@ -34,7 +34,7 @@ class MovingAverage:
             self._swap()
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Go on from what `weights` was."""
+        """Restore the averaged weights of a checkpoint."""
         for name, tensor in weights.items():
             self.weights[name].copy_(tensor)
 

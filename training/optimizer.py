@@ -1,7 +1,7 @@
-"""AdamW in groups: new weights, SAM's decoder and its encoder each at their own rate.
+"""AdamW with parameter groups: new weights, SAM's decoder and its encoder have their own rates.
 
-Biases, norms, embeddings and the logit scale do not decay; the encoder's layers learn the slower
-the earlier they stand (layer decay: BEiT, arXiv:2106.08254).
+Biases, norms, embeddings and the logit scale have no weight decay. Earlier encoder layers have
+lower rates (layer-wise decay: BEiT, arXiv:2106.08254).
 """
 
 import math
@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
 
 
 def build_optimizer(model: SemanticSam, recipe: SamRecipe) -> torch.optim.AdamW:
-    """Groups of the parameters that learn; each remembers its `base_lr`."""
+    """Build AdamW over the trainable parameters; each group stores its `base_lr`."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -37,7 +37,7 @@ def build_optimizer(model: SemanticSam, recipe: SamRecipe) -> torch.optim.AdamW:
 
 
 def learning_rate(name: str, model: SemanticSam, recipe: SamRecipe) -> float:
-    """The full rate of one parameter."""
+    """Return the peak learning rate of one parameter."""
     if name.endswith("logit_scale"):
         return recipe.lr_scale
     if is_new(name):
@@ -54,7 +54,7 @@ def learning_rate(name: str, model: SemanticSam, recipe: SamRecipe) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, recipe: SamRecipe) -> float:
-    """Warm up, then half a cosine down to `final_lr_share` -> the factor on full rates."""
+    """Set rates by warmup and cosine decay to `final_lr_share`; return the factor on peak rates."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps)
     progress = min(1.0, step / max(1, recipe.steps))
     low = recipe.final_lr_share
@@ -65,7 +65,10 @@ def set_rates(optimizer: torch.optim.Optimizer, step: int, recipe: SamRecipe) ->
 
 
 def clip_gradients(model: SemanticSam, recipe: SamRecipe) -> dict[str, float]:
-    """Clip new and old weights apart, so that loud new ones do not silence the old -> norms."""
+    """Clip gradients of new and old weights separately; return both norms.
+
+    With one common norm, large gradients of new weights would shrink those of old weights.
+    """
 
     def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
         return float(nn.utils.clip_grad_norm_(list(parameters), limit))

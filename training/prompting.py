@@ -1,8 +1,8 @@
-"""Prompts as SAM is trained with: a first point or box, then clicks where the answer is wrong.
+"""Prompt simulation for SAM's training: a first point or box, then clicks in the error region.
 
-`full` is SAM's: eleven answers a mask, of which two get no new prompt (arXiv:2304.02643, appendix
-A, 'Training algorithm'); `fast` is one answer, three corrections and one without a new prompt;
-`first` is the first answer alone.
+`full` is SAM's own: eleven decoder calls per mask, two of them without a new prompt
+(arXiv:2304.02643, appendix A, 'Training algorithm'). `fast` is a first call, three corrections and
+one call without a new prompt. `first` is the first call alone.
 
 Legend: N units, K points so far, s side of the mask logits.
 """
@@ -27,14 +27,14 @@ _CORRECTIONS: dict[Simulation, int] = {"first": 0, "fast": 3, "full": 8}
 
 @dataclass(frozen=True)
 class Turn:
-    """One call of the decoder: what is asked, and whether three masks or one are wanted."""
+    """One call of the decoder: its prompts, and True for three masks instead of one."""
 
     prompts: Prompts
     multimask_output: bool
 
 
 class _Asked(NamedTuple):
-    """The prompts so far of units of one kind."""
+    """The accumulated prompts of all units."""
 
     points: Tensor | None  # (N, K, 2)
     point_labels: Tensor | None  # (N, K)
@@ -42,7 +42,7 @@ class _Asked(NamedTuple):
 
 
 def jitter_boxes(boxes: Tensor, noise: Tensor, *, share: float, side: int) -> Tensor:
-    """Move each corner by a share of the box's side times the noise: (N, 4) xyxy -> (N, 4)."""
+    """Move each corner by noise times a share of the box's side: (N, 4) xyxy -> (N, 4)."""
     extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     limit = MAX_BOX_NOISE * side
     moved = (boxes + (noise * share * extent).clamp(-limit, limit)).clamp(0, side)
@@ -51,10 +51,11 @@ def jitter_boxes(boxes: Tensor, noise: Tensor, *, share: float, side: int) -> Te
 
 
 class PromptSimulation:
-    """A conversation about some masks: ask, hear the answer, click where it is wrong.
+    """Simulated interactive prompts for a batch of masks.
 
-    All of a batch start with a box, or all with a point: SAM pads a missing box with a token that
-    changes the answer.
+    Each turn prompts the decoder; `hear` stores its output; the next turn adds a click in the error
+    region. All units of a batch start with a box, or all with a point, because SAM pads a missing
+    box with a token that changes the output.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class PromptSimulation:
         self._mask_logits: Tensor | None = None
 
     def turns(self) -> Iterator[Turn]:
-        """The calls in order; `hear` each answer before the next one is drawn."""
-        # A box is not ambiguous: it asks for the single mask, as a served box does.
+        """Yield the decoder calls in order. Call `hear` with each output before the next one."""
+        # A box is not ambiguous, so it asks for a single mask, as in serving.
         yield self._turn(multimask_output=self._asked.boxes is None)
         for number in range(self._num_corrections + len(self._plain)):
             if number not in self._plain:
@@ -91,7 +92,7 @@ class PromptSimulation:
             yield self._turn(multimask_output=False)
 
     def hear(self, output: DecoderOutput) -> None:
-        """Keep the most trusted mask's logits: they are a prompt of the next turn."""
+        """Keep the logits of the mask with the highest predicted IoU, to prompt the next turn."""
         best = output.iou_predictions.argmax(1)
         rows = torch.arange(len(best), device=best.device)
         self._mask_logits = output.mask_logits[rows, best].detach()[:, None]  # (N, 1, s, s)
@@ -108,17 +109,17 @@ class PromptSimulation:
         return Turn(prompts, multimask_output)
 
     def _click(self) -> None:
-        """One point more for each unit, somewhere in what is missing or too much."""
+        """Add one random point of the error region to each unit's prompts."""
         assert self._mask_logits is not None, "an answer was heard"
         said = self._mask_logits[:, 0] > 0
         wrong = (said != self._masks) & self._units.known
-        # Where all is right, any cell of the mask does.
+        # Without an error, draw any cell of the mask.
         nothing = ~wrong.flatten(1).any(1)
         wrong[nothing] = (
             self._masks[nothing] | ~self._masks[nothing].flatten(1).any(1)[:, None, None]
         )
         weights = wrong.flatten(1).float()
-        # Drawn on the CPU: the same clicks on every device.
+        # Draw on the CPU, so that every device gets the same clicks.
         drawn = torch.multinomial(weights.cpu(), 1, generator=self._generator)[:, 0]
         chosen = drawn.to(weights.device)  # (N,)
         side = self._sam.mask_side
@@ -138,7 +139,10 @@ class PromptSimulation:
 def _plain_turns(
     simulation: Simulation, num_corrections: int, generator: torch.Generator
 ) -> frozenset[int]:
-    """Which of the turns after the first get no new prompt: one anywhere, one at the end."""
+    """Return the indices of the turns (after the first) that add no new prompt.
+
+    `full` has one at a random place and one at the end, `fast` one at the end.
+    """
     match simulation:
         case "first":
             return frozenset()

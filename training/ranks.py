@@ -1,7 +1,8 @@
-"""One process or many under `torchrun`: what they share of a step.
+"""Distributed training: one process, or many under `torchrun`.
 
-Gradients are averaged after the backward pass; what a contrast needs of the others is gathered with
-its gradient. Then many ranks on shares of a batch do what one process does on the whole.
+Gradients are averaged after the backward pass. The contrastive loss gathers rows of all ranks,
+with gradients. Therefore many ranks on shares of a batch compute the same update as one process on
+the whole batch.
 """
 
 from collections.abc import Iterable
@@ -17,18 +18,18 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among `count`."""
+    """This process's rank among `count` processes."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """True for the process that writes files and logs."""
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Mean over ranks, in place; a parameter without a gradient counts as zero."""
+        """Average gradients over ranks in place; a missing gradient counts as zero."""
         if self.count == 1:
             return
         learned = [each for each in parameters if each.requires_grad]
@@ -45,14 +46,14 @@ class Ranks:
             start = stop
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Rows of all ranks in order, with gradients: (N_r, ...) of each -> (N, ...)."""
+        """Return the rows of all ranks in order, with gradients: (N_r, ...) of each -> (N, ...)."""
         if self.count == 1:
             return rows
         gathered: Tensor = _Gather.apply(rows, self.gather_objects(len(rows)), self.rank)
         return gathered
 
     def gather_objects(self, item: Item) -> list[Item]:
-        """One item of each rank, in order."""
+        """Return the items of all ranks, in order."""
         if self.count == 1:
             return [item]
         items: list[Item] = [item] * self.count
@@ -60,7 +61,7 @@ class Ranks:
         return items
 
     def barrier(self) -> None:
-        """Wait for the others."""
+        """Wait for all ranks."""
         if self.count > 1:
             dist.barrier()
 
@@ -69,7 +70,7 @@ ONE_PROCESS = Ranks()
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of every rank; each row's gradient is the sum of what all ranks say of it."""
+    """Concatenates the rows of all ranks; backward sums each row's gradients over ranks."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int], rank: int) -> Tensor:
@@ -90,7 +91,7 @@ class _Gather(torch.autograd.Function):
 
 
 def join_ranks() -> Ranks:
-    """The process group that torchrun asks for, gloo without an accelerator; else one process."""
+    """Join torchrun's process group: NCCL with CUDA, else gloo. Without torchrun, one process."""
     if not dist.is_torchelastic_launched():
         return Ranks()
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

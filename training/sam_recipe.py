@@ -1,4 +1,4 @@
-"""Named recipes of Semantic-SAM: functions that return everything that decides a run.
+"""Named recipes of Semantic-SAM: functions that return all settings of a run.
 
 | recipe | starts from | learns | data a step | command |
 |---|---|---|---|---|
@@ -10,7 +10,7 @@
 | thesis | official SAM | decoder, joint | 32 masks : 128 boxes | `unspoken train thesis --sam PTH --data DIR --pictures DIR --sa1b DIR --out DIR` |
 | smoke | nothing | new tokens, isolated | 8 masks : 32 boxes | the tests' |
 
-Cost and figures stand at the recipes that have been run; `readout` and `thesis` have not been.
+Recipes that have been run give their cost and figures; `readout` and `thesis` have not been run.
 """  # noqa: E501 - a table
 
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ from unspoken.model.sam_config import SemanticConfig, SemanticSamConfig, sam_con
 
 @dataclass(frozen=True, kw_only=True)
 class SamRecipe:
-    """Everything that decides what a run does, but for its files."""
+    """All settings of a run except its files."""
 
     name: str
     network: SemanticSamConfig
@@ -34,23 +34,26 @@ class SamRecipe:
     steps: int
     simulation: Simulation = "fast"
     simulate_every: int = 1
-    """Every so many steps the whole simulation runs, else the first answer only."""
+    """Every n-th step runs the whole simulation; other steps use the first prompt only."""
     box_noise: float = 0.1
-    """Of a box's side: standard deviation of each corner."""
+    """Standard deviation of each corner, as a share of the box's side."""
     point_share: float = 0.3
-    """Of the labelled boxes, those that are asked by a point in their mask."""
+    """Share of the labelled boxes that are prompted by a point in their mask."""
     mask_loss: MaskLossConfig = field(default_factory=MaskLossConfig)
     semantic_loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
     text_center: Literal["none", "mean"] = "none"
     extra_negatives: int = 0
-    """Labels that the step does not carry, drawn by frequency."""
+    """Number of negative labels drawn by frequency, besides the labels of the step."""
     hard_negatives: bool = False
-    """Also what a picture's own proposals said and the picture does not show, for its boxes."""
+    """Use phrases proposed for a picture but not found in it as negatives for its boxes."""
     lr_new: float = 5e-4
     lr_scale: float = 5e-4
-    """Of the logarithm of the factor on cosines: at the others' rate it lags behind them."""
+    """Learning rate of the logit scale, which is learned as a logarithm.
+
+    At the rate of the other weights it changes too slowly.
+    """
     lr_mix: float = 5e-4
-    """Of the mixes of a stem's features, where there is one."""
+    """Learning rate of the weights that mix in a stem's features, if there is a stem."""
     lr_decoder: float = 1e-5
     lr_encoder: float = 3e-6
     layer_decay: float = 0.9
@@ -60,14 +63,17 @@ class SamRecipe:
     clip_new: float = 1.0
     clip_old: float = 0.1
     accumulate: int = 1
-    """Batches whose gradients make one step."""
+    """Number of batches whose gradients are accumulated for one step."""
     ema_decay: float | None = None
     keep_embeddings: bool = False
-    """Encode each picture once and keep its embedding: only where the encoder rests."""
+    """Encode each picture once and keep its embedding on disk. Only for a frozen encoder."""
     bf16: Literal["auto", "never"] = "auto"
     compile_decoder: bool = False
-    """A quarter faster after two minutes, where there is a C++ compiler; for masks only: steps with
-    boxes have ever new shapes, and each compiles anew."""
+    """Compile the decoder, if a C++ compiler exists: a quarter faster after two minutes.
+
+    Only for recipes with masks alone, because steps with boxes always have new shapes, and each new
+    shape is compiled again.
+    """
     num_workers: int = 1
     log_every: int = 20
     checkpoint_every_s: float = 180.0
@@ -76,7 +82,7 @@ class SamRecipe:
 
 
 def sam_recipe(name: str) -> SamRecipe:
-    """The recipes there are. Raises InvalidInput for another name."""
+    """Return the recipe of this name. Raises InvalidInput if there is none."""
     match name:
         case "small-sam-coarse":
             return small_sam_coarse()
@@ -98,9 +104,9 @@ def sam_recipe(name: str) -> SamRecipe:
 
 
 def small_sam_coarse() -> SamRecipe:
-    """A small SAM from nothing on patches of 12 pixels, which cost half as much as those of 8.
+    """Train a small SAM from random weights on patches of 12 pixels, half as costly as those of 8.
 
-    `small_sam` has the cost of a step; docs/decisions/0006 compares the two.
+    `small_sam` gives the cost of a step; docs/decisions/0006 compares the two.
     """
     fine = small_sam()
     return replace(
@@ -112,10 +118,10 @@ def small_sam_coarse() -> SamRecipe:
 
 
 def small_sam() -> SamRecipe:
-    """The small SAM on patches of 8 pixels with a stem, on masks without labels.
+    """Train the small SAM with a stem and patches of 8 pixels, on masks without labels.
 
-    docs/decisions/0006 and 0007. About 2.2 s a step on two AVX-512 cores (bf16, two processes of
-    one thread): 90 minutes. The card of weights/small/segmenter has what it reached.
+    See docs/decisions/0006 and 0007. About 2.2 s per step on two AVX-512 cores (bf16, two processes
+    with one thread each): 90 minutes. The card of weights/small/segmenter gives the results.
     """
     return SamRecipe(
         name="small-sam",
@@ -141,9 +147,9 @@ def small_sam() -> SamRecipe:
 
 
 def small_sam_fine() -> SamRecipe:
-    """The small SAM at the size that it serves, a third larger: parts of a few pixels.
+    """Train the small SAM at its serving size, a third larger, for parts of a few pixels.
 
-    7.5 s a step on two AVX2 cores in fp32, beside other work: 38 minutes; docs/decisions/0013.
+    7.5 s per step on two AVX2 cores in fp32, with other load: 38 minutes. See docs/decisions/0013.
     """
     before = small_sam()
     return replace(
@@ -161,11 +167,11 @@ def small_sam_fine() -> SamRecipe:
 
 
 def small_semantic() -> SamRecipe:
-    """The small SAM learns labels from a dataset of the worker's own, 1 mask : 4 boxes.
+    """Train the small SAM's labels on a dataset that the worker generated, 1 mask : 4 boxes.
 
-    5 s a step on two AVX2 cores in fp32, beside other work, once all pictures are encoded; before,
-    up to three times that. The card of weights/small/segmenter has what it reached and in how many
-    steps; docs/decisions/0007.
+    5 s per step on two AVX2 cores in fp32, with other load, once all pictures are encoded; up to
+    three times as long before that. The card of weights/small/segmenter gives the results and the
+    number of steps. See docs/decisions/0007.
     """
     return SamRecipe(
         name="small-semantic",
@@ -177,10 +183,10 @@ def small_semantic() -> SamRecipe:
         ),
         text_center="mean",
         batch=BatchConfig(masks_a_step=32, boxes_a_step=128, seed=2),
-        # A third of the contrast: at its peak it cost the masks a tenth of their IoU.
+        # About a third of the contrast, because at full weight the masks lost a tenth of their IoU.
         semantic_loss=SemanticLossConfig(contrast_weight=0.3),
         extra_negatives=128,
-        # The encoder rests: each picture is encoded once.
+        # The encoder is frozen, so each picture is encoded once.
         keep_embeddings=True,
         steps=360,
         simulate_every=8,
@@ -196,7 +202,7 @@ def small_semantic() -> SamRecipe:
 
 
 def readout() -> SamRecipe:
-    """New tokens beside an official SAM that stays what it is, on kept embeddings."""
+    """Train new tokens beside a frozen official SAM, on kept embeddings."""
     return SamRecipe(
         name="readout",
         network=SemanticSamConfig(sam=sam_config("vit_b")),
@@ -207,7 +213,7 @@ def readout() -> SamRecipe:
 
 
 def thesis() -> SamRecipe:
-    """The thesis: joint attention, the whole decoder learns, 1 SA-1B mask : 4 generated boxes."""
+    """The thesis's recipe: joint attention, whole decoder trained, 1 SA-1B mask : 4 boxes."""
     return SamRecipe(
         name="thesis",
         network=SemanticSamConfig(
@@ -215,7 +221,8 @@ def thesis() -> SamRecipe:
             semantic=SemanticConfig(token_attention="joint", train="decoder"),
         ),
         batch=BatchConfig(masks_a_step=32, boxes_a_step=128, masks_a_picture=8, seed=4),
-        # A quarter of the contrast: it starts an order above the mask losses (science.md 2.2).
+        # A quarter of the contrast, because it starts ten times above the mask losses
+        # (science.md 2.2).
         semantic_loss=SemanticLossConfig(contrast_weight=0.25),
         steps=20_000,
         keep_embeddings=False,
@@ -223,7 +230,7 @@ def thesis() -> SamRecipe:
 
 
 def smoke() -> SamRecipe:
-    """Seconds, for tests: the loss falls, and isolated masks stay what they were."""
+    """A recipe of seconds, for tests: the loss falls, and isolated masks do not change."""
     base = readout()
     return replace(
         base,

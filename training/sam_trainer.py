@@ -1,7 +1,7 @@
-"""One step of Semantic-SAM's training: masks as SAM has them, vectors as the labels have them.
+"""Trainer of Semantic-SAM: SAM's mask loss, and a semantic loss on the labels' vectors.
 
-The loss is the sum over all samples of a step divided by their number, so that the share of masks
-among the samples is their weight. A sample is one prompted mask or one labelled box.
+The loss is the mean over all samples of a step, so the share of masks among the samples is their
+weight. A sample is one prompted mask or one labelled box.
 
 Legend: B pictures, N units of one kind, M masks a prompt, D width of the text space.
 """
@@ -29,19 +29,20 @@ from training.semantic_losses import semantic_loss
 from unspoken.model.conv_stem import split_embedding
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 
-MIN_POINT_IOU = 0.5  # of a point's best mask with the labelled box; else the point missed the thing
+# Lowest IoU of a point's best mask with the labelled box; below it, the point missed the object.
+MIN_POINT_IOU = 0.5
 
 
 class _Spoken(NamedTuple):
-    """What the network says of labelled boxes that it was asked about."""
+    """The network's output for labelled boxes that were prompted."""
 
     mask_embedding: Tensor  # (N, D)
     similarity: Tensor  # (N,)
-    samples: Tensor  # (N,) which of the batch's boxes these are
+    samples: Tensor  # (N,) indices into the batch's boxes
 
 
 class SamTrainer:
-    """Model, optimizer, moving average; `step` takes the batches of one optimizer step."""
+    """Model, optimizer and moving average; `step` takes the batches of one optimizer step."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class SamTrainer:
             model.mask_decoder.compile()
 
     def step(self, batches: list[TrainBatch]) -> dict[str, float]:
-        """One update from `accumulate` batches -> figures by name."""
+        """Run one update from `accumulate` batches; return figures by name."""
         set_rates(self.optimizer, self.num_steps, self.recipe)
         self.optimizer.zero_grad()
         figures: dict[str, float] = {}
@@ -84,7 +85,7 @@ class SamTrainer:
         return figures
 
     def loss(self, batch: TrainBatch, *, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one batch, and its terms by name (means over their own samples)."""
+        """Return the loss of one batch, and its terms by name (means over their own samples)."""
         num_masks, num_boxes = self.recipe.batch.masks_a_step, self.recipe.batch.boxes_a_step
         batch = batch.to(self.model.device)
         with self._autocast():
@@ -103,7 +104,7 @@ class SamTrainer:
 
     @torch.no_grad()
     def standardise_pool(self, batch: TrainBatch) -> None:
-        """Before the first step: what masks pool is standardised by these pictures."""
+        """Set the normalisation of mask pooling from these pictures, before the first step."""
         pool = self.model.mask_decoder.semantic_pool
         if pool is not None:
             embeddings = self.model.embed_images(batch.images)
@@ -122,7 +123,7 @@ class SamTrainer:
     def _mask_terms(
         self, image_embeddings: Tensor, units: MaskUnits, *, number: int
     ) -> dict[str, Tensor]:
-        """Mean over the answers of the prompt simulation."""
+        """Return the mask terms, averaged over the turns of the prompt simulation."""
         recipe = self.recipe
         is_whole = number % recipe.simulate_every == recipe.simulate_every - 1
         talk = PromptSimulation(
@@ -151,7 +152,7 @@ class SamTrainer:
     def _box_terms(
         self, image_embeddings: Tensor, units: BoxUnits, *, number: int
     ) -> dict[str, Tensor]:
-        """Semantic terms over the boxes of all ranks."""
+        """Return the semantic terms over the boxes of all ranks."""
         assert self.book is not None, "boxes come with their labels' vectors"
         by_point = units.draws[:, 0] < self.recipe.point_share
         spoken = [
@@ -173,7 +174,7 @@ class SamTrainer:
         )
 
     def _ask_boxes(self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor) -> _Spoken:
-        """A box asks for the single mask, whose token gets the label (science.md O3)."""
+        """Prompt by boxes for a single mask; its token is trained on the label (science.md O3)."""
         boxes = jitter_boxes(
             units.boxes[chosen],
             units.noise[chosen],
@@ -189,10 +190,10 @@ class SamTrainer:
         return _Spoken(output.mask_embedding[:, 0], output.similarity[:, 0].float(), chosen)
 
     def _ask_points(self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor) -> _Spoken:
-        """A point in the box's mask asks for three; the one whose extent is the box's is taught.
+        """Prompt by points for three masks; train the one whose extent best matches the box.
 
-        Any point of the box may lie on another thing, so the network's own mask of the box says
-        where to point. Where no mask has the box's extent, the sample is left out.
+        A random point of the box may lie on another object, so the point is drawn from the
+        network's own mask of the box. A sample is left out if no mask matches the box's extent.
         """
         index, boxes = units.image_index[chosen], units.boxes[chosen]
         sam = self.model.config.sam
@@ -226,14 +227,14 @@ class SamTrainer:
         return [each for part in self.ranks.gather_objects(names) for each in part]
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where the device computes in it."""
+        """Return an autocast context: bf16 if the device has bf16 instructions."""
         device = self.model.device.type
         if self.recipe.bf16 == "never" or not _has_bf16(device):
             return nullcontext()
         return torch.autocast(device, dtype=torch.bfloat16)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return the content of a checkpoint."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.weights,
@@ -242,7 +243,7 @@ class SamTrainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.model.load_state_dict(state["model"])
         self.average.load(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -250,38 +251,44 @@ class SamTrainer:
 
 
 def pick_points(mask_logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """A cell of each mask by a draw in [0, 1): (N, s, s), (N,) -> x, y (N, 2); whether any is on.
+    """Pick a cell of each mask by a draw in [0, 1), which is a position in reading order.
 
-    The draw-th cell of the mask, in reading order.
+    (N, s, s), (N,) -> x, y (N, 2), and (N,) bool: False for an empty mask.
     """
     on = (mask_logits > 0).flatten(1)
     counts = on.sum(1)
-    wanted = (draws * counts).long().clamp(max=on.shape[1] - 1)  # (N,) how many come before it
+    wanted = (draws * counts).long().clamp(max=on.shape[1] - 1)  # (N,) mask cells before it
     place = (on.cumsum(1) > wanted[:, None]).long().argmax(1)
     side = mask_logits.shape[-1]
     return torch.stack([place % side, place // side], dim=1).float(), counts > 0
 
 
 def extent_iou(masks: Tensor, boxes: Tensor) -> Tensor:
-    """IoU of each mask's extent with its unit's box, in cells: (N, M, s, s), (N, 4) -> (N, M)."""
+    """Return the IoU of each mask's bounding box with its unit's box, in cells.
+
+    (N, M, s, s), (N, 4) -> (N, M).
+    """
     overlap = torch.zeros(masks.shape[:2], device=masks.device)
     for row, box in enumerate(boxes):
         filled = masks[row].flatten(1).any(1)
         if filled.any():
             tight = masks_to_boxes(masks[row][filled])
-            tight[:, 2:] += 1  # outer edges
+            tight[:, 2:] += 1  # from the last cell's index to its outer edge
             overlap[row, filled] = box_iou(tight, box[None])[:, 0]
     return overlap
 
 
 def _generator(*numbers: int) -> torch.Generator:
-    """The random stream that these numbers name."""
+    """Return a random generator seeded by these numbers."""
     seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed >> 1))
 
 
 def _attention(device: str) -> AbstractContextManager[Any]:
-    """On processors the fused kernel is slow backwards where queries are few and keys many."""
+    """Use plain attention on CPUs.
+
+    There the fused kernel's backward pass is slow for few queries and many keys.
+    """
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
@@ -292,7 +299,7 @@ def _has_bf16(device: str) -> bool:
 
 
 def _cpu_bf16() -> bool:
-    """Emulated bf16 is slower than float32: only processors with the instructions use it."""
+    """Return True if the CPU has bf16 instructions; emulated bf16 is slower than float32."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(
         torch.cpu._is_avx512_bf16_supported()
     )

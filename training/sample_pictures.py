@@ -1,4 +1,4 @@
-"""A look at what a network says while it trains: pictures with the masks of true boxes."""
+"""Sample pictures during training: masks that the network predicts for true boxes."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ COLOURS = ((230, 60, 60), (60, 120, 240), (40, 180, 90), (240, 170, 30), (160, 7
 
 @torch.no_grad()
 def draw_samples(model: SemanticSam, batch: TrainBatch, path: Path) -> None:
-    """One row: pictures of a batch with the mask that each true box gets; written as PNG."""
+    """Write a PNG with a row of the batch's pictures and the predicted masks of true boxes."""
     chosen = sorted(set(batch.masks.image_index.tolist()))[:MAX_PICTURES]
     if not chosen:
         return

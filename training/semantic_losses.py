@@ -1,9 +1,9 @@
-"""What the semantic tokens are taught: their label's vector against the other labels of the step.
+"""Losses of the semantic tokens: contrast of the label's vector with the step's other labels.
 
-The text vectors are frozen, so a label that many boxes share stands once among the candidates
-(`batch_contrast`): the floor of the loss is zero, and a duplicate is never its own negative. Labels
-that mean the same, or that stand as alternates on one box, are neither right nor wrong to each
-other. science.md 2.2 has the reasons and the toy measurements.
+The text vectors are frozen, so a label shared by many boxes is only one candidate
+(`batch_contrast`). Therefore the loss can reach zero, and a duplicate is never its own negative.
+Synonyms of a mask's label are ignored: they count neither as right nor as wrong. science.md 2.2
+gives the reasons and toy measurements.
 
 Legend: N masks (over all ranks), U distinct labels of the step, D width of the text space.
 """
@@ -25,22 +25,22 @@ class SemanticLossConfig:
 
     contrast_weight: float = 1.0
     regression_weight: float = 0.1
-    """Of 1 - cosine: contrast alone sets angles among labels, not the angle to the label itself."""
+    """Weight of 1 - cosine. Contrast alone only ranks labels; it does not set the cosine itself."""
     similarity_weight: float = 1.0
     ignored_cosine: float = 0.9
-    """Labels whose vectors are this close are taken for one meaning."""
+    """Labels whose vectors have at least this cosine are treated as synonyms."""
 
 
 class Labels(NamedTuple):
-    """The labels of a step as the losses need them."""
+    """The labels of a step, as input of the losses."""
 
     names: tuple[str, ...]  # U, sorted
     vectors: Tensor  # (U, D) unit length
     right: Tensor  # (N, U) bool: the label of a mask, and its alternates
-    ignored: Tensor  # (N, U) bool: neither right nor wrong
+    ignored: Tensor  # (N, U) bool: pairs left out of the loss
 
     def to(self, device: torch.device) -> "Labels":
-        """The tensors on a device."""
+        """Move the tensors to a device."""
         vectors, right, ignored = (each.to(device) for each in self[1:])
         return Labels(self.names, vectors, right, ignored)
 
@@ -54,10 +54,12 @@ def collect_labels(
     negatives: Sequence[Sequence[str]] | None = None,
     config: SemanticLossConfig,
 ) -> Labels:
-    """masks: N of (label, its alternates ...). extra: labels that no mask carries, as negatives.
+    """Collect the labels of a step with their right and ignored pairs.
 
-    negatives: N of what a mask's own picture does not show: wrong for that mask, and nothing to
-    the masks of other pictures unless one of them carries it, or it is `extra`.
+    masks: N of (label, its alternates ...).
+    extra: negative labels for all masks, usually labels that no mask has.
+    negatives: N of labels that the mask's own picture does not show. They are wrong for that mask
+    and ignored for masks of other pictures, unless a mask has the label or it is in `extra`.
     """
     shared = {name for each in masks for name in each} | set(extra)
     own = [frozenset(each) - shared for each in negatives or ()]
@@ -87,9 +89,10 @@ def semantic_loss(
     scale: Tensor,
     config: SemanticLossConfig,
 ) -> dict[str, Tensor]:
-    """All weighted terms by name. mask_embedding: (N, D) unit length; similarity: (N,) predicted.
+    """Return all weighted terms by name.
 
-    No masks give terms of zero that still belong to the graph.
+    mask_embedding: (N, D) unit length; similarity: (N,) predicted. Without masks the terms are zero
+    but still connected to the autograd graph.
     """
     if not len(mask_embedding):
         nothing = mask_embedding.sum() + similarity.sum()
@@ -106,10 +109,10 @@ def semantic_loss(
 
 
 def batch_contrast(logits: Tensor, *, right: Tensor, ignored: Tensor) -> Tensor:
-    """Mask to text and text to mask, half each: (N, U) -> ().
+    """Return the mean of the mask-to-text and text-to-mask contrastive losses: (N, U) -> ().
 
-    A mask's right labels share its mass equally; so do a label's masks. Labels that no mask
-    carries (extra negatives) have no row of their own the other way.
+    The target probability is shared equally among a mask's right labels, and among a label's masks.
+    Labels without a mask (extra negatives) are not part of the text-to-mask loss.
     """
     logits = logits.masked_fill(ignored, NEVER)
     target = right.float()
@@ -121,5 +124,5 @@ def batch_contrast(logits: Tensor, *, right: Tensor, ignored: Tensor) -> Tensor:
 
 
 def centred(vectors: Tensor, mean: Tensor) -> Tensor:
-    """Take the mean of all texts off and make unit length again: (U, D), (D,) -> (U, D)."""
+    """Subtract the mean of all texts and normalise again: (U, D), (D,) -> (U, D)."""
     return F.normalize(vectors - mean, dim=-1)

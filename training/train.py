@@ -1,12 +1,12 @@
-"""Run a recipe: data in, checkpoints, metrics, sample pictures and weights out.
+"""Train Semantic-SAM by a recipe: writes checkpoints, metrics, sample pictures and weights.
 
     python -m training.train small-sam --sa1b DIR --out DIR
     torchrun --nproc-per-node 2 -m -- training.train small-semantic --start W --data DIR ...
 
-`OUT/checkpoint.pt` is replaced atomically every few minutes; the same command goes on from it, at
-the very batch it would have met. `OUT/metrics.jsonl` has a line every few steps, `OUT/samples/`
-pictures, and `OUT/weights.safetensors` at the end is what a segmenter serves; for a run that
-started from a SAM of the same sizes, `OUT/delta.safetensors` holds only what differs from it.
+`OUT/checkpoint.pt` is replaced atomically every few minutes. The same command resumes from it with
+exactly the next batch. `OUT/metrics.jsonl` gets a line every few steps, `OUT/samples/` pictures.
+The final `OUT/weights.safetensors` can be served by the segmenter. If the run started from a SAM of
+the same sizes, `OUT/delta.safetensors` contains only the tensors that differ from it.
 """
 
 import json
@@ -62,12 +62,14 @@ CHECKPOINT, METRICS, WEIGHTS, DELTA = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFiles:
-    """Where a run reads and writes.
+    """Input and output paths of a run.
 
-    data: a run's dataset folder; pictures: where its pictures are, None for where the run found
-    them; sa1b: an SA-1B folder; sam: an official checkpoint, or start: weights of ours, else the
-    network starts from nothing; stem: the small detector's folder, whose backbone becomes the stem
-    of a network that starts with one; named_only: of the dataset, only boxes of what captions name.
+    data: a labelling run's dataset folder.
+    pictures: folder of its pictures; None if they are where the labelling run read them.
+    sa1b: an SA-1B folder.
+    sam, start: an official checkpoint, or our own weights, to start from; else random weights.
+    stem: the small detector's folder, whose backbone becomes the stem of a new network.
+    named_only: use only boxes of labels that captions name.
     """
 
     out: Path
@@ -81,7 +83,7 @@ class TrainFiles:
 
 
 def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -> Path:
-    """Train to the recipe's last step, from the checkpoint in `out` where there is one.
+    """Train to the recipe's last step; resume from the checkpoint in `out` if there is one.
 
     Returns the file of the final weights. Raises InvalidConfig, NotFound, MissingWeights.
     """
@@ -123,7 +125,7 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
 
     pools = recipe.network.semantic.pools_masks and not loaded.info.semantic_trained
     if pools and not trainer.num_steps:
-        trainer.standardise_pool(data_of(0)[0])  # the first rank's batch on all of them
+        trainer.standardise_pool(data_of(0)[0])  # all ranks use rank 0's batch
     _run(trainer, data_of(ranks.rank), files)
     if ranks.is_first:
         _write_weights(trainer, files, base=base, info=_info(recipe, files, loaded.info, book))
@@ -132,7 +134,7 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
 
 
 def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
-    """The network to start from, with the recipe's switches."""
+    """Load the network to start from, with the recipe's settings."""
     match files.sam, files.start:
         case None, None:
             model = SemanticSam(recipe.network)
@@ -147,7 +149,7 @@ def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
             model = SemanticSam(recipe.network)
             old, new = found.model.config.sam, recipe.network.sam
             state = regrid(found.model.state_dict(), old=old, new=new)
-            if not found.info.semantic_trained:  # then its new tensors mean nothing
+            if not found.info.semantic_trained:  # its semantic tensors are untrained
                 state = {name: tensor for name, tensor in state.items() if not is_new(name)}
             if new.stem != "none" and old.stem == "none":
                 state = _with_stem(state, files.stem)
@@ -160,7 +162,7 @@ def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
 
 
 def _fill(model: SemanticSam, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Load what there is; only new tensors and a stem's mixes may be missing."""
+    """Load `state`; only new tensors and a stem's mix weights may be missing."""
     missing, surprises = model.load_state_dict(state, strict=False)
     wrong = surprises + [n for n in missing if not (is_new(n) or n.startswith(MIX_PREFIX))]
     if wrong:
@@ -168,7 +170,7 @@ def _fill(model: SemanticSam, state: Mapping[str, Tensor], *, source: Path) -> N
 
 
 def _with_stem(state: Mapping[str, Tensor], detector_dir: Path | None) -> dict[str, Tensor]:
-    """Weights with a detector's stem, not yet mixed in."""
+    """Add the tensors of a detector's stem. Its mix weights stay as they are."""
     if detector_dir is None:
         raise InvalidConfig("this network has a stem: name the small detector's folder (--stem)")
     return {**state, **read_stem(detector_dir)}
@@ -201,7 +203,7 @@ def _open_data(
 
 
 def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
-    """Steps until the recipe's last, with metrics, samples and checkpoints on the way."""
+    """Run the remaining steps; write metrics, samples and checkpoints."""
     recipe, ranks = trainer.recipe, trainer.ranks
     batches: Iterator[TrainBatch] = stream(
         data, first=trainer.num_steps * recipe.accumulate, num_workers=recipe.num_workers
@@ -233,7 +235,7 @@ def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
 def _info(
     recipe: SamRecipe, files: TrainFiles, before: SemanticInfo, book: LabelBook | None
 ) -> SemanticInfo:
-    """What the trained vectors mean."""
+    """Describe the trained vectors: text encoder, templates, mean and training history."""
     history = {
         **before.history,
         recipe.name: {"steps": recipe.steps, "mix": _mix(recipe)},
@@ -264,7 +266,7 @@ def _write_weights(
 
 
 def _has_base(recipe: SamRecipe, files: TrainFiles) -> bool:
-    """Whether the weights that the run started from are a file that others have as it is."""
+    """Return True if the run started from a weights file that a delta can refer to."""
     if files.start is None:
         return files.sam is not None
     started = SemanticSamConfig.from_json(read_header(files.start)["config"])
@@ -310,7 +312,7 @@ def main(
         typer.Option("--hard-negatives", help="Also tell boxes from what was proposed in vain."),
     ] = False,
 ) -> None:
-    """Train Semantic-SAM; the same command again goes on where a killed run stopped."""
+    """Train Semantic-SAM. Running the same command again resumes a killed run."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     chosen = sam_recipe(recipe)
     if steps is not None:

@@ -1,1 +1,1 @@
-"""What Semantic-SAM is trained on: SA-1B's masks and a generated dataset's boxes, by number."""
+"""Training data of Semantic-SAM: SA-1B masks and a generated dataset's boxes, by batch number."""

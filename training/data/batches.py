@@ -1,8 +1,8 @@
-"""Batch `n` of a run: prompted masks and labelled boxes in the network's own frame.
+"""Training batches by number: prompted masks and labelled boxes in the network's input frame.
 
-A step of `masks_a_step` : `boxes_a_step` has exactly so many of each, over all ranks together. What
-a unit is, with all its noise, is a function of the seed and of its place in the endless order: two
-ranks see what one process would. Both kinds share one encoder call.
+A step has exactly `masks_a_step` masks and `boxes_a_step` boxes, summed over all ranks. A unit and
+its noise depend only on the seed and on the unit's place in the endless order. Therefore two ranks
+together see the same data as one process. Masks and boxes share one encoder call.
 
 Legend: B pictures, N units, S side of the network's input, s = 4h side of its mask logits.
 """
@@ -26,7 +26,7 @@ from unspoken.model.sam_config import SamConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """How many units of each kind a step has, over all ranks; 0 leaves a kind out."""
+    """Number of units of each kind in a step, summed over all ranks; 0 leaves a kind out."""
 
     masks_a_step: int = 32
     boxes_a_step: int = 128
@@ -35,7 +35,10 @@ class BatchConfig:
     seed: int = 0
 
     def mixed(self, ratio: str) -> "BatchConfig":
-        """The same number of samples a step, shared out as `masks:boxes`. Raises InvalidConfig."""
+        """Return a config with as many samples a step, split as `masks:boxes`.
+
+        Raises InvalidConfig.
+        """
         parts = ratio.split(":")
         if len(parts) != 2 or not all(each.isdecimal() for each in parts) or not int(parts[1]):
             raise InvalidConfig(f"a mix is MASKS:BOXES, as 1:4 or 0:1, got {ratio!r}")
@@ -48,10 +51,10 @@ class BatchConfig:
 
 
 class MaskUnits(NamedTuple):
-    """Masks to be found again from prompts."""
+    """Masks that the network must reproduce from prompts."""
 
     image_index: Tensor  # (N,) long
-    masks: Tensor  # (N, s, s) float: how much of a logit's cell is on the thing, 0 to 1
+    masks: Tensor  # (N, s, s) float: share of a logit's cell that the mask covers, 0 to 1
     known: Tensor  # (N, s, s) bool: False where the square is padding
     boxes: Tensor  # (N, 4) xyxy, of the network's frame
     points: Tensor  # (N, 2) x, y: a random pixel of the mask
@@ -59,18 +62,18 @@ class MaskUnits(NamedTuple):
 
 
 class BoxUnits(NamedTuple):
-    """Boxes whose masks are to be given their label's vector."""
+    """Boxes for whose masks the network must predict the label's text vector."""
 
     image_index: Tensor  # (N,) long
     boxes: Tensor  # (N, 4) xyxy, of the network's frame
     labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternates
-    negatives: tuple[tuple[str, ...], ...]  # N of: what the unit's picture does not show
+    negatives: tuple[tuple[str, ...], ...]  # N of: labels that the unit's picture does not show
     noise: Tensor  # (N, 4) standard normal, for a box's corners
-    draws: Tensor  # (N, 2) uniform: whether a unit is asked by a point, and by which
+    draws: Tensor  # (N, 2) uniform: the first decides point or box, the second picks the point
 
 
 class TrainBatch(NamedTuple):
-    """Pictures, resized and unpadded, and what is asked of them."""
+    """Resized, unpadded pictures with their masks and boxes."""
 
     images: list[Tensor]  # B of (3, h, w) uint8
     keys: tuple[str, ...]  # B
@@ -78,7 +81,7 @@ class TrainBatch(NamedTuple):
     boxes: BoxUnits
 
     def to(self, device: torch.device) -> "TrainBatch":
-        """The units on a device; pictures stay until the encoder takes them."""
+        """Move the units to a device. Pictures stay on the CPU until they are encoded."""
         boxes = self.boxes
         return self._replace(
             masks=MaskUnits(*(each.to(device) for each in self.masks)),
@@ -92,7 +95,7 @@ class TrainBatch(NamedTuple):
 
 
 class TrainData(Dataset[TrainBatch]):
-    """Batches by number for one rank."""
+    """Dataset that returns batch `n` of one rank."""
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class TrainData(Dataset[TrainBatch]):
         return TrainBatch(images, tuple(keys), masks, boxes)
 
     def _stretch(self, number: int, count: int) -> tuple[int, int]:
-        """Places of this rank's units of batch `number`, of `count` over all ranks."""
+        """Return start and stop of this rank's units in batch `number` of `count` units."""
         share = count // self._num_ranks
         start = number * count + self._rank * share
         return start, start + share
@@ -197,10 +200,10 @@ class _MaskRow(NamedTuple):
 def _mask_row(
     mask: np.ndarray, frame: InputFrame, sam: SamConfig, rng: np.random.Generator
 ) -> _MaskRow:
-    """One mask (H, W) bool in the network's frame."""
+    """Transform one mask (H, W) bool, with its box and a random point, to the input frame."""
     rows, columns = np.nonzero(mask)
     chosen = int(rng.integers(len(rows)))
-    # Corners lie on the outer edges of the outermost pixels, as annotations have them.
+    # Corners lie on the outer edges of the outermost pixels, as in annotations.
     box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
     point = np.array([columns[chosen], rows[chosen]], float)
     return _MaskRow(
@@ -213,10 +216,10 @@ def _mask_row(
 
 
 def low_resolution(mask: Tensor, frame: InputFrame, sam: SamConfig) -> Tensor:
-    """(H, W) bool in a picture's pixels -> (s, s) float: how much of each cell is on the thing.
+    """Downsample a mask: (H, W) bool in pixels -> (s, s) float, the covered share of each cell.
 
-    Shares and not bits: logits are interpolated before they are a mask, so that a cell's share says
-    where in it the edge runs (docs/decisions/0006).
+    The values are shares, not bits, because logits are interpolated before the threshold. A cell's
+    share then tells where the mask's edge crosses it (docs/decisions/0006).
     """
     height, width = frame.input_size_hw
     resized = F.interpolate(mask[None, None].float(), (height, width), mode="area")

@@ -1,8 +1,8 @@
-"""A generated dataset, joined to its pictures by key: boxes with labels for contrast.
+"""Labelled boxes of a generated dataset, joined with its pictures by key.
 
-Rows come from the shards that have a commit record, kept annotations only; a label's vector is that
-of the dataset's own `labels.safetensors`. A picture whose file changed since it was labelled is
-refused: its boxes would lie about it.
+Only shards with a commit record and only kept annotations are read. Label vectors come from the
+dataset's own `labels.safetensors`. A picture whose file changed after it was labelled is refused,
+because its boxes would no longer match it.
 """
 
 from collections import Counter
@@ -21,18 +21,18 @@ from unspoken.runs.shards import committed_records, read_shard
 
 
 class BoxedPicture(NamedTuple):
-    """A picture and the boxes that were asked for."""
+    """A picture and its requested boxes."""
 
     key: str
     pixels: np.ndarray  # (H, W, 3) uint8
     boxes_xyxy: np.ndarray  # (N, 4) pixels
     labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternates
-    negatives: tuple[str, ...]  # what was asked and is not in the picture
+    negatives: tuple[str, ...]  # labels that were asked for and are not in the picture
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What training needs of a labelled row."""
+    """The fields of a labelled row that training needs."""
 
     key: str
     place: Place
@@ -43,9 +43,9 @@ class _Row:
 
 
 class BoxPictures:
-    """The labelled pictures of a run's dataset that have at least one kept box.
+    """The labelled pictures of a run's dataset that have at least one kept annotation.
 
-    named_only: leave out what captions do not name, to measure what the implied boxes add.
+    named_only: skip implied boxes, to measure what they add.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class BoxPictures:
         return len(self._rows)
 
     def load(self, asked: Units) -> BoxedPicture:
-        """The picture with the boxes at the asked units. Raises NotFound, InvalidInput."""
+        """Return the picture with the requested boxes. Raises NotFound, InvalidInput."""
         row = self._rows[asked.picture]
         picture = self._files.read_labelled(row.place, size_hw=row.size_hw)
         return BoxedPicture(
@@ -107,5 +107,5 @@ def _read_rows(dataset_dir: Path, *, named_only: bool) -> tuple[list[_Row], list
 
 
 def _is_usable(annotation: Annotation, *, named_only: bool) -> bool:
-    """Stuff has no shape of its own: it is no instance to learn."""
+    """Return True if training can use the annotation. Stuff is skipped: it has no instances."""
     return not annotation.stuff and (annotation.named or not named_only)

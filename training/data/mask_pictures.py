@@ -1,7 +1,7 @@
-"""SA-1B folders: `sa_*.jpg` beside `sa_*.json`, masks as COCO RLE, without any label.
+"""Masks of SA-1B folders: `sa_*.jpg` beside `sa_*.json`, COCO RLE, no labels.
 
-Every picture lends as many units as the next, so that no file is read before its turn: SA-1B has
-eleven million. A picture with fewer masks lends some of them twice.
+Every picture gives the same number of units, so no file has to be read in advance: SA-1B has eleven
+million pictures. If a picture has fewer masks, some of them are used twice.
 """
 
 import json
@@ -15,11 +15,11 @@ from training.data.unit_order import UnitOrder, Units
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.images import decode_picture
 
-MAX_AREA_SHARE = 0.9  # SA, section 'Training': such masks are left out
+MAX_AREA_SHARE = 0.9  # larger masks are left out (Segment Anything, section 'Training')
 
 
 class MaskedPicture(NamedTuple):
-    """A picture and the masks that were asked for."""
+    """A picture and its requested masks."""
 
     key: str
     pixels: np.ndarray  # (H, W, 3) uint8
@@ -27,7 +27,7 @@ class MaskedPicture(NamedTuple):
 
 
 class MaskPictures:
-    """All pairs of picture and annotations below a folder."""
+    """All pairs of picture and annotation file below a folder."""
 
     def __init__(self, folder: Path, *, masks_a_picture: int, seed: int) -> None:
         self._files = sorted(path for path in folder.rglob("sa_*.json"))
@@ -44,7 +44,7 @@ class MaskPictures:
         return len(self._files)
 
     def load(self, asked: Units) -> MaskedPicture:
-        """The picture with the masks that stand at the asked units. Raises InvalidInput."""
+        """Return the picture with the requested masks. Raises InvalidInput."""
         path = self._files[asked.picture]
         record = json.loads(path.read_bytes())
         picture = path.with_name(record["image"]["file_name"])
@@ -60,7 +60,7 @@ class MaskPictures:
 
 
 def decode_rle(written: object, *, source: Path) -> np.ndarray:
-    """Compressed or plain COCO RLE -> (H, W) bool. Raises InvalidInput."""
+    """Decode compressed or plain COCO RLE to (H, W) bool. Raises InvalidInput."""
     if not isinstance(written, dict) or not {"size", "counts"} <= set(written):
         raise InvalidInput(f"{source} has a segmentation that is no RLE")
     counts, (height, width) = written["counts"], written["size"]

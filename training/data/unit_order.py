@@ -1,10 +1,10 @@
-"""An endless shuffled order of units, a unit being one mask or one box of a picture.
+"""An endless shuffled order of units. A unit is one mask or one box of a picture.
 
-Which units stand at places `start` to `stop` is a function of the seed and these numbers alone. So
-a run that was killed goes on with the very sample it would have met, ranks take neighbouring
-stretches, and a step of 128 boxes has exactly 128, though pictures hold few or many.
+The units at places `start` to `stop` depend only on the seed and on these two numbers. Therefore a
+killed run resumes with exactly the next sample, and ranks take adjacent ranges. A step of 128 boxes
+has exactly 128, however many boxes each picture has.
 
-Pictures are shuffled by files: some files are open at a time, their pictures mixed.
+Pictures are shuffled within groups of OPEN_FILES files, so that few files are open at a time.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,10 @@ class Units(NamedTuple):
 
 
 class UnitOrder:
-    """counts: (P,) units of each picture; files: (P,) number of the file that holds it."""
+    """Shuffled order over all units of P pictures.
+
+    counts: (P,) number of units of each picture; files: (P,) index of the file that contains it.
+    """
 
     def __init__(self, counts: np.ndarray, *, seed: int, files: np.ndarray | None = None) -> None:
         self._counts = np.asarray(counts, dtype=np.int64)
@@ -37,7 +40,7 @@ class UnitOrder:
             raise InvalidInput("there is nothing to train on: no picture has a mask or a box")
 
     def take(self, start: int, stop: int) -> list[Units]:
-        """The units at places `start` to `stop`, by picture in the order of the epoch."""
+        """Return the units at places `start` to `stop`, grouped by picture."""
         return list(self._walk(start, stop))
 
     def _walk(self, start: int, stop: int) -> Iterator[Units]:
@@ -54,7 +57,7 @@ class UnitOrder:
             start += last - first
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Order of the pictures, and the place after the last unit of each."""
+        """Return the order of the pictures and the place after each picture's last unit."""
         if epoch not in self._epochs:
             rng = np.random.default_rng((self._seed, epoch))
             rank_of_file = rng.permutation(int(self._files.max()) + 1)

@@ -1,1 +1,1 @@
-"""How good a Semantic-SAM is: names of its masks, the masks themselves, and text queries."""
+"""Evaluation of a Semantic-SAM: names of its masks, the masks themselves, and text queries."""

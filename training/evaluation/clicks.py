@@ -1,7 +1,7 @@
-"""Masks from boxes and clicks, as SAM is judged: mean IoU after 1, 3 and 5 clicks, and of boxes.
+"""Mask quality from boxes and clicks, as in SAM: mean IoU for boxes and after 1, 3 and 5 clicks.
 
-The first click is the point of the mask that lies farthest from its boundary, each further one the
-same point of the error (Segment Anything, arXiv:2304.02643, appendix D.1). Boundary IoU is that of
+The first click is the point of the mask farthest from its boundary. Each further click is the same
+point of the error region (Segment Anything, arXiv:2304.02643, appendix D.1). Boundary IoU follows
 Cheng et al. (arXiv:2103.16562), with a band of 2 % of the picture's diagonal.
 
 Legend: N objects of one picture, H x W its size.
@@ -30,7 +30,7 @@ class MaskScores(NamedTuple):
     box_boundary_iou: np.ndarray
     click_iou: dict[int, np.ndarray]
     oracle_iou: np.ndarray
-    """Of the best of three masks after one click."""
+    """IoU of the best of the three masks after one click."""
 
 
 def score_masks(
@@ -42,7 +42,7 @@ def score_masks(
     box_output: DecoderOutput,
     clicks: bool = True,
 ) -> MaskScores:
-    """Ask for each object by its box (already answered) and by clicks."""
+    """Score the masks of each object's box (`box_output`) and of simulated clicks."""
     truth = np.stack([each.mask for each in picture.objects])
     by_box = upscaler.masks(box_output.mask_logits[:, 0]).numpy()
     scores = MaskScores(
@@ -95,7 +95,7 @@ def _click(
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU of pairs of masks: (N, H, W) twice -> (N,)."""
+    """Return the IoU of pairs of masks: (N, H, W) twice -> (N,)."""
     overlap = (first & second).sum((-2, -1))
     union = (first | second).sum((-2, -1))
     shares: np.ndarray = overlap / np.maximum(union, 1)
@@ -103,21 +103,21 @@ def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def boundary_iou(first: np.ndarray, second: np.ndarray) -> float:
-    """IoU of the inner bands along the two masks' edges."""
+    """Return the IoU of the inner bands along the two masks' edges."""
     width = max(1, round(BAND * float(np.hypot(*first.shape))))
     a, b = _band(first, width), _band(second, width)
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
 def _band(mask: np.ndarray, width: int) -> np.ndarray:
-    padded = np.pad(mask, 1)  # the picture's own border is an edge as well
+    padded = np.pad(mask, 1)  # the picture's border counts as an edge too
     inner = binary_erosion(padded, structure=np.ones((3, 3)), iterations=width)[1:-1, 1:-1]
     band: np.ndarray = mask & ~inner
     return band
 
 
 def _farthest(region: np.ndarray) -> tuple[float, float]:
-    """x, y of the pixel of a region that lies farthest from its edge; the middle of nothing."""
+    """Return x, y of a region's pixel farthest from its edge; the picture's centre if empty."""
     if not region.any():
         return region.shape[1] / 2, region.shape[0] / 2
     distance = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]

@@ -1,4 +1,7 @@
-"""All figures of a network over some pictures, in one pass that encodes each picture once."""
+"""Evaluation of a network in one pass over the pictures.
+
+Pictures with text queries are encoded twice, all others once.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,23 +27,23 @@ Figures = dict[str, float | int | None]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What is measured; clicks and text queries cost most of the time."""
+    """Selects what is measured; clicks and text queries take most of the time."""
 
     clicks: bool = True
     text_queries: int = 0
-    """Of so many pictures, by the bank."""
+    """Number of pictures for which text queries are answered from the mask bank."""
     bank: MaskBankConfig = field(default_factory=MaskBankConfig)
     text_space: TextSpaceConfig = field(default_factory=TextSpaceConfig)
 
 
 @dataclass
 class _Masks:
-    """Scores of masks over all pictures, wholes and parts apart."""
+    """Mask scores of all pictures, each marked as whole or part."""
 
     rows: list[tuple[bool, MaskScores]] = field(default_factory=list)
 
     def figures(self) -> Figures:
-        """box_miou over all objects, over wholes and over parts; clicks over all."""
+        """Return box_miou over all objects, wholes and parts, and click figures over all."""
         figures: Figures = {
             "box_miou": self._mean(lambda each: each.box_iou),
             "box_boundary_miou": self._mean(lambda each: each.box_boundary_iou),
@@ -74,10 +77,10 @@ def measure(
     groups: Mapping[str, Group],
     config: EvaluationConfig,
 ) -> Figures:
-    """Naming by box and by click, masks, and text queries where asked for.
+    """Measure naming by box and by click, masks and, if configured, text queries.
 
-    vocabulary: the words that a vector is compared with; objects of other labels count for masks
-    only. The network need not be trained: its figures are then the floor.
+    vocabulary: the words that mask vectors are compared with; objects of other labels count for
+    mask figures only. The network may be untrained; its figures are then the lower reference.
     """
     model = loaded.model.eval()
     space = TextSpace.of(loaded, encode_texts, config.text_space)
@@ -157,7 +160,7 @@ def _name_clicks(
     vectors: np.ndarray,
     place: Mapping[str, int],
 ) -> None:
-    """One click in the middle of each object; its most trusted mask is named."""
+    """Click each object in the middle and name the mask with the highest predicted IoU."""
     points = []
     for i in known:
         rows, columns = np.nonzero(picture.objects[i].mask)

@@ -1,8 +1,8 @@
-"""Which label a mask's vector is nearest to, and whether the similarity head knows its trust.
+"""Naming accuracy: the label nearest to a mask's vector, and calibration of the similarity head.
 
-A prompt of the truth (box or click) isolates the naming from the finding. Accuracy is given over
-all objects and as the mean over classes, in groups of classes: those that captions of the training
-data name, seldom name, never name, and those that the data does not have at all.
+Objects are prompted by their true box or a click, so that naming is measured apart from detection.
+Accuracy is given over all objects, as the mean over classes, and for groups of classes. The groups
+are: classes that captions of the training data name, seldom name or never name, and held-out ones.
 
 Legend: N objects, V words of the vocabulary.
 """
@@ -17,20 +17,20 @@ from scipy.stats import rankdata, spearmanr
 
 Group = Literal["named", "seldom_named", "never_named", "held_out"]
 SELDOM = 10
-"""A label that captions name fewer times than this is seldom named."""
+"""Labels that captions name fewer times than this are `seldom_named`."""
 
 
 @dataclass
 class Named:
-    """What was said of objects, gathered over pictures; lists of one entry an object."""
+    """Naming results over all pictures; each list has one entry per object."""
 
     labels: list[str] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
-    """Place of the right word in the vocabulary's order, 0 the first."""
+    """Rank of the right word by cosine among the vocabulary; 0 is best."""
     cosines: list[float] = field(default_factory=list)
-    """Of the vector with the right word's."""
+    """Cosine of the mask's vector with the right word's vector."""
     similarity: list[float] = field(default_factory=list)
-    """What the head predicted that cosine to be."""
+    """The similarity head's prediction of that cosine."""
 
     def add(
         self,
@@ -41,7 +41,10 @@ class Named:
         vocabulary: Mapping[str, int],
         vectors: np.ndarray,
     ) -> None:
-        """labels: N, all of the vocabulary; mask_embedding: (N, D); vectors: (V, D)."""
+        """Add the results of one picture.
+
+        labels: N labels of the vocabulary; mask_embedding: (N, D); vectors: (V, D).
+        """
         if not len(labels):
             return
         cosines = mask_embedding @ vectors.T  # (N, V)
@@ -52,7 +55,7 @@ class Named:
         self.similarity += [float(each) for each in similarity]
 
     def figures(self, groups: Mapping[str, Group]) -> dict[str, float | int | None]:
-        """top1, top5, mean_per_class, and each of the groups that has objects; the head's two."""
+        """Return accuracies over all objects and per group, and the similarity head's figures."""
         right = np.array(self.ranks) == 0
         figures: dict[str, float | int | None] = {
             "objects": len(self.labels),
@@ -63,7 +66,7 @@ class Named:
             "similarity_spearman": _spearman(self.similarity, self.cosines),
             "mean_cosine": _mean(np.array(self.cosines)),
         }
-        if not groups:  # nobody said what the training data names
+        if not groups:  # no dataset was given
             return figures
         for group in ("named", "seldom_named", "never_named", "held_out"):
             inside = np.array([groups.get(label, "held_out") == group for label in self.labels])
@@ -74,7 +77,10 @@ class Named:
 
 
 def group_labels(named_counts: Mapping[str, int], labels: Iterable[str]) -> dict[str, Group]:
-    """labels: those that the training data has; named_counts: how often captions name each."""
+    """Group labels by how often captions name them.
+
+    labels: labels of the training data; named_counts: how often captions name each.
+    """
 
     def of(label: str) -> Group:
         count = named_counts.get(label, 0)
@@ -86,14 +92,14 @@ def group_labels(named_counts: Mapping[str, int], labels: Iterable[str]) -> dict
 
 
 def per_class(labels: Sequence[str], right: np.ndarray) -> dict[str, float]:
-    """Share right of each label."""
+    """Return the accuracy of each label."""
     counts = Counter(labels)
     hits = Counter(label for label, hit in zip(labels, right, strict=True) if hit)
     return {label: hits[label] / count for label, count in counts.items()}
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Chance that a positive's score is above a negative's; None where one kind is missing."""
+    """Return the area under the ROC curve; None without positives or without negatives."""
     num_positive = int(positive.sum())
     num_negative = len(positive) - num_positive
     if not num_positive or not num_negative:

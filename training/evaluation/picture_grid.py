@@ -1,4 +1,4 @@
-"""A look at what a network names: masks of true boxes with the word each was given."""
+"""A picture grid of a network's names: masks of true boxes with their predicted words."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def write_grid(
     vocabulary: Sequence[str],
     path: Path,
 ) -> None:
-    """Each true box's mask, its word green where it is right and red where it is not."""
+    """Draw the mask and word of each whole's true box, green if the word is right, else red."""
     vectors = TextSpace.of(loaded, encode_texts).vectors(vocabulary)
     tiles = [_tile(loaded, picture, vectors, vocabulary) for picture in pictures]
     rows = -(-len(tiles) // COLUMNS)

@@ -1,4 +1,4 @@
-"""Pictures whose masks and labels are known: small-world scenes, or a COCO-style folder."""
+"""Pictures with true masks and labels: small-world scenes, or a COCO-style folder."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from unspoken.images import decode_picture
 
 @dataclass(frozen=True)
 class TrueObject:
-    """One labelled thing: mask (H, W) bool, box xyxy in pixels."""
+    """One labelled object: mask (H, W) bool, box xyxy in pixels."""
 
     label: str
     mask: np.ndarray
@@ -26,7 +26,7 @@ class TrueObject:
 
 @dataclass(frozen=True)
 class TruePicture:
-    """A picture (H, W, 3) uint8 with what it shows."""
+    """A picture (H, W, 3) uint8 with its labelled objects."""
 
     key: str
     pixels: np.ndarray
@@ -36,14 +36,14 @@ class TruePicture:
 def scene_pictures(
     *, num_scenes: int, first_seed: int, style: str = "twemoji", split: Split = "train"
 ) -> Iterator[TruePicture]:
-    """Scenes of the small world, by consecutive seeds."""
+    """Yield scenes of the small world, with consecutive seeds."""
     world = World.load(styles=(style,), split=split)
     for number in range(num_scenes):
         yield of_scene(compose_scene(world, seed=first_seed + number))
 
 
 def of_scene(scene: Scene) -> TruePicture:
-    """A scene's wholes and parts."""
+    """Convert a scene, with its wholes and parts."""
     objects = tuple(
         TrueObject(
             each.label,
@@ -62,9 +62,9 @@ def of_scene(scene: Scene) -> TruePicture:
 
 
 def coco_pictures(annotations: Path, images: Path, *, limit: int | None) -> Iterator[TruePicture]:
-    """A COCO or LVIS instances file with its folder of pictures; crowds are left out.
+    """Read a COCO or LVIS instances file with its folder of pictures; crowds are skipped.
 
-    Raises NotFound, InvalidInput for a file that is none.
+    Raises NotFound, and InvalidInput if the file is not of that format.
     """
     if not annotations.is_file():
         raise NotFound(f"no annotations at {annotations}")

@@ -1,7 +1,7 @@
-"""Text queries judged as COCO judges masks: average precision over pictures and words.
+"""Text queries measured by COCO's mask average precision over pictures and words.
 
-Every picture is asked for every word of the vocabulary, present or not; an answer is a mask with a
-score. pycocotools does the counting, so that a figure means what it means elsewhere.
+Every picture is queried for every word of the vocabulary, present or not. An answer is a mask with
+a score. pycocotools computes the figures, so they are comparable with published ones.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from unspoken.masks import encode_rle
 from unspoken.model.mask_bank import MaskBank
 from unspoken.model.text_space import TextQuery, TextSpace
 
-MAX_ANSWERS = 100  # a picture, the best of all words: COCO's limit
+MAX_ANSWERS = 100  # best answers per picture over all words (COCO's limit)
 NMS_IOU = 0.5
 
 
@@ -37,7 +37,7 @@ Answers = Callable[[TruePicture], Sequence[TextAnswer]]
 def average_precision(
     pictures: Iterable[TruePicture], answers: Answers, *, vocabulary: Sequence[str]
 ) -> dict[str, float]:
-    """AP over IoU .5 to .95, and AP at .5, of masks, over the words that occur."""
+    """Return mask AP over IoU .5 to .95, and AP at .5, averaged over the words that occur."""
     category = {label: number for number, label in enumerate(vocabulary, start=1)}
     images: list[dict[str, object]] = []
     truth: list[dict[str, object]] = []
@@ -80,7 +80,7 @@ def _count(
     *,
     vocabulary: Sequence[str],
 ) -> dict[str, float]:
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         coco = COCO()
         coco.dataset = {
             "images": images,
@@ -100,7 +100,7 @@ def _count(
 def bank_answers(
     bank: MaskBank, space: TextSpace, *, vocabulary: Sequence[str]
 ) -> list[TextAnswer]:
-    """Each word's masks of a bank, not twice on one place, scored as the service scores them."""
+    """Return each word's masks of a bank after NMS, scored as in the service."""
     if not len(bank):
         return []
     scores = space.bank_scores(bank, [TextQuery(label) for label in vocabulary])
