@@ -1,1 +1,1 @@
-"""Pictures and queries to masks; texts to vectors of CLIP's text space."""
+"""The segmenter service: masks for an image and queries, and CLIP vectors for texts."""

@@ -1,4 +1,4 @@
-"""Run the segmenter service: settings, then the engine, then listen."""
+"""Run the segmenter service: `python -m services.segmenter`."""
 
 import torch
 
@@ -15,7 +15,7 @@ from unspoken.serving import serve
 
 
 def main() -> None:
-    """Load the weights, then listen: a process that answers is a process that can work."""
+    """Load the weights, then listen, so that a process that answers has its weights."""
     settings = SegmenterSettings()
     configure_logging(settings.log_level, settings.log_format)
     engine = build_engine(settings)

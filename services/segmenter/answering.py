@@ -1,6 +1,6 @@
-"""The methods that answer queries: by the bank, by the detector's boxes, by prompts.
+"""The query methods `bank`, `detector` and `prompts`.
 
-Each returns the masks that its queries found, by the query's place in the request.
+Each method returns the masks that its queries found, by the query's index in the request.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ from unspoken.timings import Timings
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
-    """How the engine answers."""
+    """Settings of the segment engine."""
 
     bank: MaskBankConfig = field(default_factory=MaskBankConfig)
     score_threshold: float = 0.5
-    """Lowest score of a text query by the bank that names no threshold."""
+    """Threshold of text queries that name none, for method `bank`."""
     auto_method: Literal["bank", "detector"] | None = None
     """Method that `auto` stands for; None: `detector`, or `bank` without a detector."""
     encoder_dtype: torch.dtype = torch.float32
-    """Of the image encoder's products."""
+    """Type of the image encoder's matrix products."""
 
 
 class Answering:
-    """Only the inference thread calls this."""
+    """The query methods over one network. Call it on the inference thread only."""
 
     def __init__(
         self, network: SemanticSam, text_space: TextSpace, *, config: SegmentConfig
@@ -49,7 +49,7 @@ class Answering:
     def by_bank(
         self, plan: Plan[HeldPicture], places: Sequence[int], timings: Timings
     ) -> dict[int, Found]:
-        """One product of all texts with all masks."""
+        """Answer text queries by one matrix product of all texts with all masks of the bank."""
         masks = plan.held.bank
         assert masks is not None, "the bank was built before"
         queries = [plan.queries[place] for place in places]
@@ -80,9 +80,10 @@ class Answering:
         detected: Detected,
         timings: Timings,
     ) -> dict[int, Found]:
-        """The detector's boxes as prompts, with its scores.
+        """Answer text queries with the detector's boxes as prompts and the detector's scores.
 
-        It has applied the lowest of all thresholds: each query's own is applied here.
+        The detector applied only the lowest threshold of all queries. This method applies the
+        threshold of each query.
         """
         queries = [plan.queries[place] for place in places]
         found = _Boxes(detected.result, plan.held.size_hw)
@@ -114,7 +115,7 @@ class Answering:
     def by_prompts(
         self, plan: Plan[HeldPicture], places: Sequence[int], timings: Timings
     ) -> dict[int, Found]:
-        """Boxes and points, scored by the query's text, else by the predicted IoU."""
+        """Answer queries of boxes and points; score masks by the query's text or predicted IoU."""
         if not places:
             return {}
         queries = {place: plan.queries[place] for place in places}
@@ -157,7 +158,7 @@ class Answering:
 
 
 class _Boxes:
-    """The detector's boxes inside the picture, by phrase."""
+    """The detector's boxes by phrase, clipped to the image."""
 
     def __init__(self, detections: DetectionResult, size_hw: tuple[int, int]) -> None:
         boxes: list[tuple[float, float, float, float]] = []
@@ -175,12 +176,12 @@ class _Boxes:
         self.scores = np.array(scores, dtype=np.float64)
 
     def prompts(self, phrases: set[str]) -> list[Prompt]:
-        """A prompt for each box of these phrases; its owner is the box's number."""
+        """Return one prompt for each box of these phrases; its owner is the index of the box."""
         chosen = sorted(index for phrase in phrases for index in self._by_phrase.get(phrase, []))
         return [Prompt(index, box=self._boxes[index]) for index in chosen]
 
     def unbeaten(self, query: SegmentQuery) -> list[int]:
-        """Numbers of the boxes of a query that none of its negatives claims."""
+        """Return the indices of a query's boxes that none of its negative texts suppresses."""
         mine = np.array(self._by_phrase.get(query.text or "", []), dtype=np.int64)
         negatives = [n for text in query.negative for n in self._by_phrase.get(text, [])]
         theirs = np.array(negatives, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""The HTTP face of the segmenter: texts to unit vectors, and pictures with queries to masks.
+"""The HTTP app of the segmenter: unit vectors for texts, and masks for images with queries.
 
-`POST /text-embeddings` is here; `/segment` and `/images` are in segment_routes.py, `/rank-crops` in
-crop_routes.py.
+`POST /text-embeddings` is in this module. `/segment` and `/images` are in segment_routes.py, and
+`/rank-crops` is in crop_routes.py.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from unspoken.uploads import json_request_body, read_json
 
 MAX_REQUESTS_A_BATCH = 8
 WARM_TEXTS = 64
-# Eight decimals keep a float32 of a unit vector to 5e-9 and halve the reply.
+# Eight decimals keep a unit vector's float32 values to 5e-9 and halve the size of the reply.
 DECIMALS = 8
 _ROW: TypeAdapter[list[float]] = TypeAdapter(list[float])
 
@@ -43,10 +43,11 @@ def create_app(
     request_timeout_s: float = 120.0,
     fetcher: Fetcher | None = None,
 ) -> FastAPI:
-    """The service over any TextEncoder, a segmenter where the profile has one, and a ranker.
+    """Create the segmenter app over any TextEncoder, and optionally a segmenter and a ranker.
 
-    ranker: None where the text encoder knows no pictures. thread: the device's inference thread;
-    one of its own when none is shared. fetcher: reads pictures from URLs; none where it is absent.
+    segmenter: None if the profile has none. ranker: None if the text encoder has no image tower.
+    thread: the device's inference thread. None: create a new one.
+    fetcher: reads images from URLs. None: refuse URLs.
     """
     thread = thread or InferenceThread(name="segmenter")
 
@@ -109,11 +110,11 @@ def create_app(
         openapi_extra={"requestBody": json_request_body(TextEmbeddingsRequest)},
     )
     async def text_embeddings(request: Request) -> Response:
-        """(N, 768) unit vectors of the phrases, in the order asked.
+        """Return (N, 768) unit vectors of the phrases, in the order asked.
 
-        `space` "text" is the text encoder's own, as in datasets. "mask" is that of the vectors
-        that `/segment` answers with `output.embedding`: only such vectors can be compared with
-        them. It needs weights whose semantic head is trained, and is a 409 without.
+        `space` "text" is the text encoder's own space, as in datasets. "mask" is the space of the
+        vectors that `/segment` returns with `output.embedding`, so only these can be compared with
+        them. "mask" needs weights whose semantic head is trained, and is answered 409 otherwise.
         """
         timings = Timings()
         asked = await read_json(request, TextEmbeddingsRequest)
@@ -134,8 +135,8 @@ def create_app(
             rows = b",".join(_ROW.dump_json(row.tolist()) for row in rounded)
             return reply.model_dump_json().encode().replace(b"[]", b"[" + rows + b"]", 1)
 
-        # A thousand vectors are 9 MB of text: not the event loop's work, and row by row, because
-        # one call would hold Python's global lock.
+        # A thousand vectors are 9 MB of text, so render them off the event loop, and row by row
+        # because one call would hold the GIL.
         return Response(await in_decode_pool(render), media_type="application/json")
 
     return app

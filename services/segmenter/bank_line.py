@@ -1,9 +1,9 @@
-"""Schedules mask banks: one after another, the oldest request first.
+"""Schedule the building of mask banks: one at a time, oldest request first.
 
-Banks that are built side by side all end late, so under load none would end before its deadline.
-A bank whose callers have all gone is dropped between two steps; what is built of it is kept for a
-while, and goes on from there when it is asked for again. A request that cannot be answered before
-its deadline is refused at once, with the time after which to come back.
+Banks are not built in parallel, because under load all of them would finish after their deadlines.
+If all callers of a bank have disconnected or timed out, building stops between two steps. The
+unfinished bank is kept for some time, and a new request resumes it. A request that cannot be
+answered before its deadline is refused at once, with the time after which to retry.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from unspoken.deadline import time_left_s
 from unspoken.errors import DeadlineExceeded, Overloaded
 
 MAX_KEPT = 2
-"""Unfinished banks that are kept for callers who come back: one has up to 130 MB of masks."""
+"""Number of unfinished banks that are kept for a later request: one has up to 130 MB of masks."""
 MAX_UNTIMED = 8
-"""Pictures in line before the first bank has shown how long one takes."""
+"""Limit of the queue until the first bank has shown how long a bank takes."""
 _AT_ONCE = 2
-"""One bank is built while the next picture is encoded."""
+"""Number of requests in progress: one bank is built while the next image is encoded."""
 _MARGIN = 0.9
 
 
 class _Job:
-    """A bank under construction; `is_wanted` until its last caller has gone."""
+    """A bank that is being built. is_wanted: False once its last caller has left."""
 
     def __init__(self, held: Any) -> None:
         self.held = held
@@ -37,9 +37,9 @@ class _Job:
 
 
 class BankLine:
-    """The banks that are waited for. Event loop only.
+    """Queue of the banks that callers wait for. Use it on the event loop only.
 
-    max_queue: pictures in line at most.
+    max_queue: largest number of images in the queue.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BankLine:
         timeout_s: float,
     ) -> None:
         self.steps = Counter({"wanted": 0, "abandoned": 0})
-        """Steps done while a caller waited for the bank, and after all of them had gone."""
+        """Number of steps done while a caller waited, and after all callers had left."""
         self.batcher: MicroBatcher[_Job, bool] = MicroBatcher(
             lambda jobs: [self._step(job) for job in jobs],
             name="bank",
@@ -74,25 +74,25 @@ class BankLine:
         return len(self._flights)
 
     async def run(self, key: Hashable, bring: Callable[[], Awaitable[Any]]) -> Any:
-        """Return what `bring` returns, once the bank of its `held` is built.
+        """Return the result of `bring` after the bank of its `held` image is built.
 
-        bring: called when the picture's turn is near; all who ask for one key share a place in
-        line. Raises Overloaded for a bank that cannot be finished in time.
+        bring: called shortly before the image's turn. All callers of one key share one place in the
+        queue. Raises Overloaded for a bank that cannot be finished in time.
         """
         if key not in self._flights:
             self._check_time(len(self._flights))
         return await self._flights.run(key, lambda: self._serve(bring))
 
     def forget(self, image_id: str) -> None:
-        """Drop what was built for a picture that is deleted."""
+        """Drop the unfinished bank of an image that is deleted."""
         self._unfinished.pop(image_id, None)
 
     async def close(self) -> None:
-        """Stop building."""
+        """Cancel all banks that are being built."""
         await self._flights.close()
 
     def _check_time(self, num_ahead: int) -> None:
-        """Raise Overloaded where those ahead leave too little time. The first is always served."""
+        """Raise Overloaded if the queue ahead leaves too little time. The first never raises."""
         if not num_ahead:
             return
         if num_ahead >= (self._max_queue if self._pace_s else MAX_UNTIMED):
@@ -111,7 +111,7 @@ class BankLine:
 
     async def _serve(self, bring: Callable[[], Awaitable[Any]]) -> Any:
         asked_s = time.monotonic()
-        # Both are first in, first out.
+        # The semaphore and the lock are both first in, first out.
         async with self._near:
             brought = await bring()
             async with self._building:
@@ -138,8 +138,8 @@ class BankLine:
             raise
 
     def _step(self, job: _Job) -> bool:
-        """Do a step on the inference thread."""
-        if job.held.bank_ready:  # by a step that had begun when its caller went
+        """Do one step on the inference thread; return True if the bank is built."""
+        if job.held.bank_ready:  # a step that was running when its caller left has finished it
             return True
         if job.steps is None:
             job.steps = self._segmenter.bank_steps(job.held)

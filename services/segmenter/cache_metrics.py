@@ -1,4 +1,4 @@
-"""Prometheus figures of the pictures that a segmenter holds, and of their banks."""
+"""Prometheus metrics of the segmenter's cached images and their mask banks."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,10 @@ from services.segmenter.stages import StagedSegmenter
 
 
 class CacheMetrics(Collector):
-    """Reads the tiers at scrape time. lookups: tier -> pictures asked about and found there."""
+    """Collector that reads the cache tiers at scrape time.
+
+    lookups: number of requested images that were found in each tier.
+    """
 
     def __init__(
         self, segmenter: StagedSegmenter[Any], lookups: Mapping[str, int], banks: BankLine

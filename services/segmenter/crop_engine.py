@@ -1,4 +1,4 @@
-"""How well labels fit the boxes that carry them, by an image-text model: the CropRanker port."""
+"""The CropRanker port: rank labels for crops of an image by an image-text model."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -18,14 +18,15 @@ from unspoken.schemas import ModelInfo
 logger = logging.getLogger(__name__)
 
 PROMPT = "a photo of a {}"
-"""CLIP was trained on sentences: its authors name classes so."""
+"""Prompt for a label: CLIP was trained on sentences, and its authors write class names so."""
 
 
 class CropEngine:
-    """Crops by the image tower, labels by the text tower. Not thread-safe: one inference thread.
+    """CropRanker that encodes crops by the image tower and labels by the text tower.
 
-    load: brings the image tower. It is called with the first question and not before: most
-    services are never asked, and ViT-L's is two and a half times as large as its text tower.
+    Not thread-safe: call it on the inference thread only.
+    load: loads the image tower. It is called at the first request only, because most services never
+    get one, and ViT-L's image tower is two and a half times as large as its text tower.
     """
 
     def __init__(self, text_encoder: TextEncoder, load: Callable[[], ImageTower]) -> None:
@@ -54,7 +55,7 @@ class CropEngine:
 
 
 def build_crop_engine(settings: SegmenterSettings, text_encoder: TextEncoder) -> CropEngine | None:
-    """The ranker of the profile; None where its text encoder has no image tower.
+    """Build the ranker of the profile; return None if its text encoder has no image tower.
 
     Raises MissingWeights, InvalidConfig.
     """

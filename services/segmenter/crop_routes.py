@@ -1,4 +1,4 @@
-"""`POST /rank-crops`: does an image-text model see in a box what its label says?"""
+"""`POST /rank-crops`: rank the label of each crop among all labels by an image-text model."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from unspoken.uploads import json_request_body, picture_of, read_json
 
 
 class _Question(NamedTuple):
-    """What one request asks, with its picture decoded."""
+    """One validated request with its decoded picture."""
 
     picture: Picture
     crops: list[Crop]
@@ -24,7 +24,7 @@ class _Question(NamedTuple):
 
 
 class CropFlow:
-    """The way of a request to the ranker; owns the batcher."""
+    """Runs requests through the ranker; owns the batcher."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class CropFlow:
             return [ranker.rank_crops(*question) for question in questions]
 
         self.ranker = ranker
-        # The crops of one picture are a batch already.
+        # One request at a time, because the crops of one picture are already a batch.
         self.batcher: MicroBatcher[_Question, list[int]] = MicroBatcher(
             answer,
             name="rank-crops",
@@ -52,19 +52,23 @@ class CropFlow:
         self._timeout_s = request_timeout_s
 
     async def rank(self, question: _Question, own: Spent) -> list[int]:
-        """Rank the labels for their crops; `own` gets the time that it took to compute."""
+        """Return each crop's label rank; `own` receives the compute time."""
         return await self.batcher.submit(question, timeout_s=self._timeout_s, own=own)
 
 
 def crop_router(
     flow: CropFlow | None, *, text_encoder: str, fetcher: Fetcher | None = None
 ) -> APIRouter:
-    """The route; it says so where the text encoder of that name knows no pictures."""
+    """Return the router of `/rank-crops`.
+
+    flow: None if the text encoder has no image tower; requests are then answered 409.
+    text_encoder: its name, for the message.
+    """
     router = APIRouter(tags=["text encoder"], responses={409: {"model": ErrorBody}})
 
     @router.post("/rank-crops", openapi_extra={"requestBody": json_request_body(RankCropsRequest)})
     async def rank_crops(request: Request) -> RankCropsReply:
-        """For each crop the rank of its label among all labels, 1 the best."""
+        """Return for each crop the rank of its label among all labels; 1 is the best."""
         if flow is None:
             raise Conflict(
                 f"the text encoder of this profile, {text_encoder}, knows no pictures: crops are "

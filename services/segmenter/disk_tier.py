@@ -1,14 +1,16 @@
-"""Embeddings on a disk: they survive restarts, and replicas that see one folder share them.
+"""LRU cache of image embeddings on disk, which survives restarts and can be shared by replicas.
 
-A safetensors file for each picture, `aa/bb/ID.safetensors`, where the id is a hash of all that an
-embedding depends on: what other weights made is never found. A file is written beside and renamed,
-so it is whole or absent, whoever is killed; its header has a digest of the rest, and one that does
-not fit is removed and counts as absent. It is read through a memory map and copied out of it, since
-another replica may remove it at any time.
+Each image has one safetensors file, `aa/bb/ID.safetensors`. The id is a hash of everything that an
+embedding depends on, so an embedding of other weights is never found. Files are written atomically:
+to a temporary file, which is then renamed. So a file is complete or absent even if a process is
+killed. The header has a digest of the arrays. A file whose digest does not match is removed and
+counts as absent. Files are read through a memory map and copied, because another replica may remove
+them at any time.
 
-The least recently used go first; a file's time of change is when it was last used. The folder is
-measured after each sixteenth of its bound that this process has written, and brought to seven
-eighths: up to two replicas stay within the bound, each further one may exceed it by a sixteenth.
+The least recently used files are evicted first; a file's modification time is its last use. Each
+process measures the folder whenever it has written a sixteenth of the capacity. If the folder is
+above the capacity, files are evicted down to seven eighths. So up to two replicas stay within the
+capacity, and each further replica may exceed it by a sixteenth.
 """
 
 import contextlib
@@ -41,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stored(NamedTuple):
-    """What a file holds: arrays by name, and what is said about the picture."""
+    """Content of a file: arrays by name, and metadata of the image."""
 
     id: str
     arrays: dict[str, np.ndarray]
@@ -55,15 +57,15 @@ class _File(NamedTuple):
 
 
 class DiskTier:
-    """A folder of at most `capacity_mib`; shared by threads and processes.
+    """LRU cache in a folder of at most `capacity_mib`. Safe to share by threads and processes.
 
-    A disk that fails costs an entry and never a request. Raises InvalidConfig where the folder
-    cannot be made.
+    A disk error loses an entry but never fails a request that reads or writes one. Raises
+    InvalidConfig if the folder cannot be created.
     """
 
     def __init__(self, folder: Path, capacity_mib: float) -> None:
         self.num_bytes = 0
-        """As last measured, with what this process has written since."""
+        """Size of the folder at the last measurement, plus what this process has written since."""
         self.num_evicted = 0
         self._folder = folder
         self._capacity_bytes = int(capacity_mib * 1024 * 1024)
@@ -76,7 +78,7 @@ class DiskTier:
         self._measure()
 
     def read(self, image_id: str) -> Stored | None:
-        """A picture's entry, which is now the youngest; None where there is none that is whole."""
+        """Return an image's entry and mark it as used; None if no valid entry exists."""
         path = self._path(image_id)
         if path is None:
             return None
@@ -92,12 +94,12 @@ class DiskTier:
         if about.get("id") != image_id or about.get(_DIGEST) != _digest(arrays):
             self._refuse(path, "it does not hold what its header says")
             return None
-        with contextlib.suppress(OSError):  # another replica has removed it meanwhile
+        with contextlib.suppress(OSError):  # another replica may have removed it
             os.utime(path)
         return Stored(image_id, arrays, about)
 
     def about(self, image_id: str) -> Mapping[str, str] | None:
-        """What is said about a picture, by the header alone."""
+        """Return an image's metadata from the file's header; None if no entry exists."""
         path = self._path(image_id)
         try:
             if path is None:
@@ -108,7 +110,7 @@ class DiskTier:
             return None
 
     def write(self, image_id: str, arrays: Mapping[str, np.ndarray], **about: str) -> None:
-        """Keep a picture's entry, and let the oldest go where there is no room."""
+        """Write an image's entry, and evict the oldest entries when the folder is full."""
         path = self._path(image_id)
         assert path is not None, f"not an id: {image_id!r}"
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -133,7 +135,7 @@ class DiskTier:
             self._measure()
 
     def remove(self, image_id: str) -> bool:
-        """Remove a picture's file; False where there was none. Raises EngineFailure."""
+        """Remove an image's file and names; return False if it had none. Raises EngineFailure."""
         path = self._path(image_id)
         if path is None:
             return False
@@ -152,7 +154,7 @@ class DiskTier:
         return True
 
     def write_name(self, name: str, image_id: str) -> None:
-        """Let a name stand for a picture, also after a restart. A failed disk loses the name."""
+        """Store a name as an alias of an image. A disk error loses the name."""
         path = self._name_path(name)
         beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}{PART}")
         try:
@@ -165,7 +167,7 @@ class DiskTier:
                 beside.unlink(missing_ok=True)
 
     def read_name(self, name: str) -> str | None:
-        """Return the id of the picture that a name stands for; None where the name is unknown."""
+        """Return the id of the image with this name; None if the name is unknown."""
         if _ID.fullmatch(name) is not None:
             return None
         try:
@@ -175,7 +177,7 @@ class DiskTier:
         return image_id if _ID.fullmatch(image_id) is not None else None
 
     def _name_path(self, name: str) -> Path:
-        """Return where a name is kept, by its hash: a name may have slashes."""
+        """Return the path of a name's file; it uses the name's hash, as a name may have slashes."""
         digest = hashlib.sha256(name.encode()).hexdigest()
         return self._folder / NAMES / digest[:2] / digest
 
@@ -186,11 +188,12 @@ class DiskTier:
                     path.unlink()
 
     def _prune_names(self) -> None:
-        """Remove names whose picture is gone, and the oldest beyond the bound."""
+        """Remove old names whose image is gone, and the oldest names above MAX_NAMES."""
         abandoned_s = time.time() - ABANDONED_S
         kept: list[tuple[float, Path]] = []
         for path in self._folder.glob(f"{NAMES}/??/*"):
-            with contextlib.suppress(OSError, UnicodeDecodeError):  # another replica was quicker
+            # Ignore errors, because another replica may have removed the file.
+            with contextlib.suppress(OSError, UnicodeDecodeError):
                 written_s = path.stat().st_mtime
                 target = self._path(path.read_text(encoding="ascii"))
                 is_dangling = target is None or not target.exists()
@@ -202,7 +205,7 @@ class DiskTier:
             path.unlink(missing_ok=True)
 
     def _path(self, image_id: str) -> Path | None:
-        """None for what is no id: a name of a client's own, or an attempt at a path."""
+        """Return the path of an image's file; None for a name or a crafted path, which is no id."""
         if _ID.fullmatch(image_id) is None:
             return None
         return self._folder / image_id[:2] / image_id[2:4] / f"{image_id}{SUFFIX}"
@@ -213,9 +216,9 @@ class DiskTier:
             path.unlink(missing_ok=True)
 
     def _measure(self) -> None:
-        """Add up the folder, and remove the oldest where it is over its bound."""
+        """Measure the folder, and evict the oldest files if it is above its capacity."""
         if not self._measuring.acquire(blocking=False):
-            return  # another thread is at it
+            return  # another thread is measuring
         try:
             self._written_bytes = 0
             files = sorted(self._files())
@@ -234,10 +237,10 @@ class DiskTier:
             self._measuring.release()
 
     def _files(self) -> Iterator[_File]:
-        """All entries; what a killed process has left half written is removed."""
+        """Yield all entries; remove abandoned temporary files of killed processes."""
         abandoned_s = time.time() - ABANDONED_S
         for path in self._folder.glob("??/??/*"):
-            with contextlib.suppress(OSError):  # another replica was quicker
+            with contextlib.suppress(OSError):  # another replica may have removed the file
                 state = path.stat()
                 if path.suffix == SUFFIX:
                     yield _File(state.st_mtime, state.st_size, path)
@@ -246,7 +249,7 @@ class DiskTier:
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """sha256 of all arrays with their names, types and shapes."""
+    """Return the SHA-256 of all arrays with their names, types and shapes."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]

@@ -1,8 +1,8 @@
-"""Pictures that the segmenter holds: the least recently used out first, bounded in MiB.
+"""LRU cache of images in memory, bounded in MiB.
 
-The public id is a hash of what an embedding depends on: the file's content, the weights, the
-preprocessing and the precision. A client's own name is an alias and never a key: two pictures under
-one name have two ids.
+The public id is a hash of everything that an embedding depends on: the file's content, the weights,
+the preprocessing and the precision. A client's own name is an alias, never a key, so two images
+with one name have two ids.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ MIN_TRIM_BYTES = 8 * 1024 * 1024
 
 
 class Held(Protocol):
-    """A picture with its embedding, as the cache sees it."""
+    """Port of a cached image with its embedding, as the cache needs it."""
 
     @property
     def id(self) -> str:
@@ -26,26 +26,26 @@ class Held(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Digest of the encoded file."""
+        """SHA-256 of the encoded file."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Pixels of the picture."""
+        """Height and width of the image in pixels."""
 
     @property
     def bank_ready(self) -> bool:
-        """Whether its bank is built."""
+        """True once its mask bank is built."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it holds; may grow."""
+        """Memory that it uses; may grow."""
 
 
 Entry = TypeVar("Entry", bound=Held)
 
 
 def public_id(content_sha256: str, *, weights_sha256: str, preprocessing: str, dtype: str) -> str:
-    """The id of a picture under these weights, as 64 hexadecimal digits."""
+    """Return the id of an image for these weights, as 64 hexadecimal digits."""
     key = {
         "content": content_sha256,
         "weights": weights_sha256,
@@ -56,7 +56,7 @@ def public_id(content_sha256: str, *, weights_sha256: str, preprocessing: str, d
 
 
 class EmbeddingCache(Generic[Entry]):
-    """Holds at most `capacity_mib`, and always the newest; shared by threads."""
+    """Thread-safe LRU cache of at most `capacity_mib`; the newest entry always stays."""
 
     def __init__(self, capacity_mib: float) -> None:
         self._capacity_bytes = int(capacity_mib * 1024 * 1024)
@@ -73,11 +73,11 @@ class EmbeddingCache(Generic[Entry]):
 
     @property
     def total_bytes(self) -> int:
-        """What the entries held when they were last weighed."""
+        """Total memory of the entries in bytes, each as last measured."""
         return self._total_bytes
 
     def get(self, id_or_name: str) -> Entry | None:
-        """The entry, which is now the youngest; None where it was never there or is gone."""
+        """Return the entry and mark it as used; None if it is not in the cache."""
         with self._lock:
             key = self._names.get(id_or_name, id_or_name)
             entry = self._entries.get(key)
@@ -86,10 +86,10 @@ class EmbeddingCache(Generic[Entry]):
             return entry
 
     def put(self, entry: Entry) -> None:
-        """Add or replace an entry, and let the oldest go where there is no room.
+        """Add or replace an entry, and evict the oldest entries when the cache is full.
 
-        Now and then the heap is told to let go, too: what stays for long between an encoder's
-        large blocks leaves holes, and 512 MiB took 770 after 1 500 pictures.
+        At intervals this also returns free heap memory to the system. Long-lived entries between
+        the encoder's large blocks fragment the heap: 512 MiB took 770 MiB after 1 500 images.
         """
         with self._lock:
             self._entries[entry.id] = entry
@@ -103,12 +103,12 @@ class EmbeddingCache(Generic[Entry]):
             give_back_free_memory()
 
     def resolve(self, id_or_name: str) -> str:
-        """Return the id that a name stands for; what is no known name comes back as it is."""
+        """Return the id of the image with this name; return anything else unchanged."""
         with self._lock:
             return self._names.get(id_or_name, id_or_name)
 
     def remove(self, image_id: str) -> bool:
-        """Drop an entry and its names; False where there was no entry."""
+        """Remove an entry and its names; return False if it was not in the cache."""
         with self._lock:
             entry = self._entries.pop(image_id, None)
             self._total_bytes -= self._bytes.pop(image_id, 0)
@@ -117,13 +117,13 @@ class EmbeddingCache(Generic[Entry]):
             return entry is not None
 
     def weigh_again(self, entry: Entry) -> None:
-        """Count an entry that has grown; nothing where it has gone meanwhile."""
+        """Update the size of an entry that has grown; do nothing if it was evicted."""
         with self._lock:
             if self._entries.get(entry.id) is entry:
                 self._weigh(entry)
 
     def give_name(self, name: str, entry: Entry) -> None:
-        """Let a client's own name mean this picture from now on."""
+        """Set a client's own name as an alias of this image; it replaces an older alias."""
         with self._lock:
             self._names[name] = entry.id
             self._names.move_to_end(name)

@@ -1,4 +1,4 @@
-"""The text encoder: a text is encoded once, however many pictures carry it."""
+"""The text encoder engine: encodes texts and caches their vectors."""
 
 import logging
 from collections import OrderedDict
@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 class TextEncoderEngine:
-    """The TextEncoder port over a text tower. Not thread-safe: one inference thread.
+    """TextEncoder port over a text tower, with an LRU cache of vectors by text.
 
-    Vectors are kept by text, the least recently used out first.
+    Not thread-safe: call it on the inference thread only.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TextEncoderEngine:
 
     def _keep(self, vectors: dict[str, np.ndarray]) -> None:
         for text, vector in vectors.items():
-            # A row is a view that would hold its whole batch in memory.
+            # Copy the row, because a view would keep its whole batch in memory.
             self._vectors.setdefault(text, vector.copy())
             self._vectors.move_to_end(text)
         while len(self._vectors) > self._cache_entries:
@@ -58,7 +58,7 @@ class TextEncoderEngine:
 
 
 def build_engine(settings: SegmenterSettings) -> TextEncoderEngine:
-    """The text encoder of the profile. Raises MissingWeights, InvalidConfig."""
+    """Build the text encoder of the profile. Raises MissingWeights, InvalidConfig."""
     entry = settings.read_profile().text_encoder
     prepare_device(entry.device)
     folder = resolve_files(entry, cache_dir=settings.cache_dir)

@@ -1,4 +1,4 @@
-"""A picture as the segmenter's engine keeps it."""
+"""The cached image of the segment engine."""
 
 from dataclasses import dataclass
 
@@ -8,30 +8,33 @@ from services.segmenter.rendering import WireBank
 from unspoken.model.mask_upscaling import MaskUpscaler
 
 OVERHEAD_BYTES = 8192
-"""Objects around a picture's data, and what is rounded up to pages."""
+"""Estimated overhead of one cached image: Python objects, and rounding up to memory pages."""
 
 
 @dataclass(eq=False)
 class HeldPicture:
-    """Embedding, file and, once it is built, bank. See embedding_cache.Held."""
+    """A cached image: its file, its embedding and, once built, its bank.
+
+    See embedding_cache.Held.
+    """
 
     id: str
     sha256: str
     size_hw: tuple[int, int]
     encoded: bytes
-    """The file: the detector is asked about it."""
+    """The image file, which is sent to the detector."""
     embedding: Tensor  # (1, C, cells, cells) float16, on the CPU
     upscaler: MaskUpscaler
     bank: WireBank | None = None
 
     @property
     def bank_ready(self) -> bool:
-        """Whether its bank is built."""
+        """True once its mask bank is built."""
         return self.bank is not None
 
     @property
     def num_bytes(self) -> int:
-        """Memory of embedding, file, guide and bank, and of what is around them."""
+        """Memory of the embedding, file, guide and bank in bytes, with OVERHEAD_BYTES."""
         bank_bytes = 0 if self.bank is None else self.bank.num_bytes
         own_bytes = self.embedding.nbytes + len(self.encoded) + self.upscaler.num_bytes
         return OVERHEAD_BYTES + own_bytes + bank_bytes
