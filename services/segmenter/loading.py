@@ -1,4 +1,4 @@
-"""Which Semantic-SAM is served: the profile's, or a checkpoint of one's own on top or instead."""
+"""Load the Semantic-SAM to serve: the profile's weights, or the user's own weights or delta."""
 
 import hashlib
 import logging
@@ -38,10 +38,10 @@ class _Loaded(NamedTuple):
 def build_segmenter(
     settings: SegmenterSettings, text_encoder: TextEncoder, *, detector: Detector | None = None
 ) -> SegmentEngine | None:
-    """The segmenter of the profile or of SEGMENTER_WEIGHTS; None where there is neither.
+    """Build the segmenter of the profile or of SEGMENTER_WEIGHTS; return None if neither exists.
 
-    detector: one in this process; else the one at SEGMENTER_DETECTOR_URL. Raises MissingWeights,
-    InvalidConfig.
+    detector: a detector in this process. None: use the one at SEGMENTER_DETECTOR_URL, if set.
+    Raises MissingWeights, InvalidConfig.
     """
     entry = settings.read_profile().segmenter
     if entry is None and settings.weights is None:
@@ -107,7 +107,7 @@ def _load(entry: ModelEntry | None, settings: SegmenterSettings) -> _Loaded:
 
 
 def _load_entry(entry: ModelEntry, settings: SegmenterSettings) -> _Loaded:
-    """The profile's own file, with the delta of its parts where there is one."""
+    """Load the profile's own weights file, and apply the delta if its parts have one."""
     whole = _load_file(entry, settings)
     if DELTA not in entry.parts:
         return whole
@@ -129,7 +129,10 @@ def _load_file(entry: ModelEntry, settings: SegmenterSettings) -> _Loaded:
 
 
 def _check_text_encoder(loaded: _Loaded, model: ModelInfo) -> None:
-    """Vectors of another text encoder would be noise, of the right shape."""
+    """Raise InvalidConfig unless the weights were trained with the text encoder that is served.
+
+    The vectors of another text encoder would have the right shape but no meaning.
+    """
     config, info = loaded.sam.model.config, loaded.sam.info
     if config.semantic.text_dim != EMBEDDING_DIM:
         raise InvalidConfig(
@@ -144,7 +147,7 @@ def _check_text_encoder(loaded: _Loaded, model: ModelInfo) -> None:
 
 
 def _bank_config(written: object, settings: SegmenterSettings) -> MaskBankConfig:
-    """options.bank of models.yaml, with what the settings change."""
+    """Return the bank options of models.yaml, overridden by the settings. Raises InvalidConfig."""
     known = {field.name for field in fields(MaskBankConfig)}
     if written is None:
         written = {}
@@ -171,7 +174,7 @@ def _score_threshold(options: Mapping[str, object], settings: SegmenterSettings)
 def _auto_method(
     settings: SegmenterSettings, loaded: _Loaded, detector: Detector | None
 ) -> Literal["bank", "detector"] | None:
-    """Return SEGMENTER_AUTO_METHOD. Raises InvalidConfig where this service cannot do it."""
+    """Return SEGMENTER_AUTO_METHOD. Raises InvalidConfig if this service does not support it."""
     method = settings.auto_method
     if method == "detector" and detector is None:
         raise InvalidConfig("SEGMENTER_AUTO_METHOD=detector needs SEGMENTER_DETECTOR_URL")

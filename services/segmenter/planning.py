@@ -1,7 +1,7 @@
-"""Queries in normal form, and the problems of those that cannot be answered.
+"""Normalise queries and collect the problems of those that cannot be answered.
 
-A bad query costs its own answer only: the others are answered. A request in which every query is
-bad is refused.
+A bad query gets an error, and the other queries are answered. A request is refused only if all of
+its queries are bad.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from unspoken.segment_schemas import SegmentQuery
 
 
 class ReadQueries(NamedTuple):
-    """Queries with their texts in normal form, and index -> problem of the bad ones."""
+    """Queries with normalised texts, and the problem of each bad query by its index."""
 
     queries: tuple[SegmentQuery, ...]
     problems: dict[int, str]
@@ -66,7 +66,7 @@ def phrases_of(queries: Sequence[SegmentQuery], *, independent: bool) -> tuple[s
 
 
 def refused_phrases(error: InvalidInput, phrases: Sequence[str]) -> dict[str, str]:
-    """Return phrase -> problem of what a detector refused; empty where it does not say."""
+    """Return the problem of each phrase that a detector refused; empty if the error names none."""
     listed = error.details.get("phrases")
     if not isinstance(listed, Sequence):
         return {}
@@ -80,7 +80,7 @@ def refused_phrases(error: InvalidInput, phrases: Sequence[str]) -> dict[str, st
 def problems_of_refused(
     queries: Sequence[SegmentQuery], refused: Mapping[str, str]
 ) -> dict[int, str]:
-    """Return index -> problem of the queries of text alone whose texts a detector refused."""
+    """Return the problems of text-only queries whose texts a detector refused, by query index."""
     problems: dict[int, str] = {}
     if not refused:
         return problems

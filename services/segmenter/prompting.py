@@ -1,7 +1,7 @@
-"""Boxes and points of queries as prompts of the decoder: decoded by kind, put back in order.
+"""Convert boxes and points of queries to decoder prompts, and decode them in batches.
 
-Prompts of one kind go through the decoder together. One click alone is ambiguous and gives three
-masks; everything else gives one.
+Prompts of one kind are decoded together. A single click is ambiguous and gives three masks; every
+other prompt gives one.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,10 @@ from unspoken.segment_schemas import SegmentQuery
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt in pixels of the picture.
+    """One prompt in pixels of the image.
 
-    owner: the query, or another number of the caller's. index: its place among the owner's prompts.
+    owner: index of the query, or another number that the caller chooses. index: position of the
+    prompt among the owner's prompts.
     """
 
     owner: int
@@ -34,18 +35,18 @@ class Prompt:
 
     @property
     def kind(self) -> tuple[bool, int]:
-        """Prompts of one kind fit into one call."""
+        """Key that is equal for prompts that can share one call of the decoder."""
         return self.box is not None, len(self.points)
 
     @property
     def is_ambiguous(self) -> bool:
-        """Whether it could mean a thing or a part of it."""
+        """True for a single click, which can mean an object or a part of it."""
         return self.box is None and len(self.points) == 1
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """Masks of prompts, in no order; an empty mask has area 0.
+    """Masks of prompts, unsorted; an empty mask has area 0.
 
     Row i is mask `mask_indices[i]` of the prompt `prompt_indices[i]` of `owners[i]`.
     """
@@ -57,7 +58,7 @@ class Prompted:
 
 
 def prompts_of(query: SegmentQuery, *, owner: int, size_hw: tuple[int, int]) -> list[Prompt]:
-    """The prompts of a query. Raises InvalidInput for what lies outside of the picture."""
+    """Return the prompts of a query. Raises InvalidInput if one lies outside the image."""
     height, width = size_hw
     for point in query.points:
         if not (0 <= point.x <= width and 0 <= point.y <= height):
@@ -83,7 +84,7 @@ def prompts_of(query: SegmentQuery, *, owner: int, size_hw: tuple[int, int]) -> 
 def cut_box(
     box: tuple[float, float, float, float], size_hw: tuple[int, int]
 ) -> tuple[float, float, float, float] | None:
-    """The part of a box that lies in the picture; None where there is none."""
+    """Return the part of a box that is inside the image; None if it is empty."""
     height, width = size_hw
     x0, y0 = max(0.0, box[0]), max(0.0, box[1])
     x1, y1 = min(float(width), box[2]), min(float(height), box[3])
@@ -99,7 +100,7 @@ def decode_prompts(
     *,
     config: MaskBankConfig,
 ) -> Prompted:
-    """Decode the masks of all prompts: three of a single click, one of anything else.
+    """Decode the masks of all prompts: three for a single click, one for any other prompt.
 
     image_embedding: (1, C, cells, cells).
     """
@@ -132,7 +133,7 @@ def decode_prompts(
 
 
 def join_banks(banks: Sequence[MaskBank]) -> MaskBank:
-    """Banks of one picture, one after another."""
+    """Concatenate banks of one image."""
 
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(bank, name) for bank in banks])
@@ -150,7 +151,7 @@ def join_banks(banks: Sequence[MaskBank]) -> MaskBank:
 
 
 def _tensors(prompts: Sequence[Prompt], frame: InputFrame, device: torch.device) -> Prompts:
-    """Prompts of one kind in the network's pixels."""
+    """Return prompts of one kind as tensors in pixels of the network's input."""
     points = labels = boxes = None
     if prompts[0].points:
         clicks = np.array([prompt.points for prompt in prompts], dtype=np.float64)  # (N, K, 3)

@@ -1,8 +1,8 @@
-"""Answers as JSON, written once a mask: a hundred queries find the same masks again and again.
+"""Render replies as JSON; each mask is rendered once, because many queries find the same masks.
 
-What does not depend on the query (box, area, mask ...) is one text for each mask, kept with the
-bank where it is small. A reply is these texts and the scores joined, and no object is made for an
-instance.
+The part of an instance that does not depend on the query (box, area, mask ...) is rendered to one
+JSON text per mask. Small texts are cached with the bank. A reply concatenates these texts and the
+scores, so no Python object is created per instance.
 """
 
 import json
@@ -27,7 +27,7 @@ MAX_REPLY_CHARS = 256 * 1024 * 1024
 
 
 class WireBank:
-    """A bank with the JSON of its masks."""
+    """A mask bank with the cached JSON of its masks."""
 
     def __init__(self, bank: MaskBank, rivals: Rivals | None = None) -> None:
         self.bank = bank
@@ -36,13 +36,16 @@ class WireBank:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the bank, and of the texts: run lengths once more, 256 bytes for the rest."""
+        """Memory in bytes of the bank, its rivals and its JSON texts.
+
+        The JSON counts as the run lengths plus 512 bytes per mask.
+        """
         background = 0 if self.rivals is None else self.rivals.num_bytes
         runs = sum(len(each) for each in self.bank.rle)
         return self.bank.num_bytes + runs + 512 * len(self.bank) + background
 
     def text_of(self, index: int, output: SegmentOutput) -> str:
-        """Everything about a mask but its score, without the braces."""
+        """Return the JSON of a mask without its score and without the braces."""
         text = self._kept.get((index, output.mask))
         if text is None:
             text = self._write(index, output.mask)
@@ -77,7 +80,7 @@ class WireBank:
 
 
 class Found(NamedTuple):
-    """Masks that one query found, in the order of the reply."""
+    """The masks that one query found, in the order of the reply."""
 
     masks: WireBank
     indices: list[int]
@@ -85,29 +88,29 @@ class Found(NamedTuple):
     method: Way
     threshold: float
     prompts: Sequence[tuple[int, int]] = ()
-    """Of each mask the index of its prompt and its own index; none for a text alone."""
+    """Prompt index and mask index of each mask; empty for a text-only query."""
     num_empty: int = 0
-    """Boxes of the detector whose mask is empty."""
+    """Number of the detector's boxes whose mask is empty."""
 
 
 class Answer(NamedTuple):
-    """Everything that a reply says, not yet written."""
+    """The content of a reply before it is rendered."""
 
     image_id: str
     size_hw: tuple[int, int]
     model: ModelInfo
     way: Way
     queries: Sequence[SegmentQuery]
-    """As they were asked, not in normal form."""
+    """The queries as they were sent, not normalised."""
     output: SegmentOutput
     found: Mapping[int, Found]
     problems: Mapping[int, str]
-    """Index of a query that was not answered -> why; every other one is in `found`."""
+    """Problem of each query that was not answered, by query index; all others are in `found`."""
     stages_ms: dict[str, float]
 
 
 class _Texts:
-    """Texts of the masks of one reply, each written once; bounded in what they add up to."""
+    """JSON texts of the masks of one reply, each rendered once; their total size is bounded."""
 
     def __init__(self, output: SegmentOutput) -> None:
         self._output = output
@@ -115,7 +118,7 @@ class _Texts:
         self._num_chars = 0
 
     def text_of(self, masks: WireBank, index: int) -> str:
-        """Return a mask's text. Raises TooLarge, and DeadlineExceeded where nobody waits."""
+        """Return a mask's JSON. Raises TooLarge, and DeadlineExceeded if no caller waits."""
         key = (id(masks), index)
         text = self._texts.get(key)
         if text is None:

@@ -1,6 +1,6 @@
-"""The Segmenter port over a Semantic-SAM: embeddings and banks are kept, queries are products.
+"""The segment engine: the Segmenter port over a Semantic-SAM, with cached embeddings and banks.
 
-Only the inference thread touches the network and the texts' vectors. See services/segmenter/stages.
+Only the inference thread uses the network and the text vectors. See services/segmenter/stages.py.
 """
 
 import hashlib
@@ -43,7 +43,10 @@ logger = logging.getLogger(__name__)
 
 
 class SegmentEngine(StagedSegmenter[HeldPicture]):
-    """weights_sha256: digest of what the network was loaded from; stands in every picture's id."""
+    """A StagedSegmenter over a Semantic-SAM network.
+
+    weights_sha256: digest of the loaded weights, which becomes part of every image id.
+    """
 
     embedding_dtype: ClassVar[torch.dtype] = torch.float16
 
@@ -72,7 +75,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
 
     @property
     def model(self) -> ModelInfo:
-        """Which weights answer."""
+        """Name and revision of the weights."""
         return self._model
 
     def image_id(self, content_sha256: str) -> str:
@@ -129,7 +132,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
 
     def method_of(self, question: SegmentQuestion) -> Way:
         """See StagedSegmenter."""
-        # A bank that is asked for by name is built even without queries: it serves later ones.
+        # Build an explicitly requested bank even without queries, because it serves later ones.
         has_texts = any(not query.is_prompted for query in question.queries)
         if has_texts or question.method == "bank":
             return self._resolve(question.method)
@@ -235,21 +238,21 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         held = self._encode(picture)
         box = SegmentQuery.model_validate({"boxes": [{"x0": 8, "y0": 8, "x1": 48, "y1": 48}]})
         self.answer(self.plan(held, SegmentQuestion(queries=(box,))), None)
-        self.bank_steps(held).step()  # the largest batch of clicks
+        self.bank_steps(held).step()  # runs the largest batch of clicks
         if self._is_trained:
             self.text_space.scores(np.zeros((1, 768), dtype=np.float32), [TextQuery("thing")])
 
     def keep_bank(self, held: HeldPicture, bank: MaskBank) -> None:
-        """Give a picture the bank that was built for it. Inference thread."""
+        """Store a finished bank with its cached image. Inference thread."""
         held.bank = WireBank(bank, self.text_space.rivals_of(bank.mask_embedding))
         self.cache.weigh_again(held)
         logger.info("bank image=%s masks=%d", held.id[:16], len(bank))
 
     def _resolve(self, method: Method) -> Way:
-        """Return the method that answers queries of text alone. Raises Conflict.
+        """Return the method for text-only queries. Raises Conflict.
 
-        `auto` depends on the weights and the settings only: the same request is answered by the
-        same method whatever was asked before.
+        `auto` depends only on the weights and the settings, so the same request always gets the
+        same method.
         """
         if method == "auto":
             has_detector = self._detector is not None
@@ -276,7 +279,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
 
 
 class _KeepingSteps:
-    """Builds a bank and hands it to the engine with the last step."""
+    """Builds a bank and stores it in the engine after the last step."""
 
     def __init__(self, engine: SegmentEngine, held: HeldPicture, builder: MaskBankBuilder) -> None:
         self._engine = engine

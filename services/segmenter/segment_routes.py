@@ -1,7 +1,7 @@
-"""`POST /segment`, `POST /images` and `GET /images/{id}` over the stages of a segmenter.
+"""The routes `/segment` and `/images` over the stages of a segmenter.
 
-A picture is encoded once, however many ask at once; a bank is built in steps between which other
-requests are served. Nothing here reaches torch.
+Concurrent requests for one image encode it once. A bank is built in steps, and other requests are
+served between the steps. This module does not import torch.
 """
 
 import asyncio
@@ -52,7 +52,8 @@ from unspoken.timings import Spent, Timings
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
-# Requests that wait for the detector hold no place where it, in one process, decodes its pictures.
+# Threads that wait for the detector. They are not those of the decode pool, because a detector in
+# the same process decodes its images there.
 DETECTIONS_AT_ONCE = 8
 MAX_WRITES_BEHIND = 32
 _MORE_ERRORS: dict[int | str, dict[str, Any]] = {
@@ -62,14 +63,14 @@ ImageId = Annotated[str, Path(max_length=MAX_IMAGE_NAME_CHARS)]
 
 
 class Work(NamedTuple):
-    """What `answer` needs."""
+    """Input of the `answer` stage."""
 
     plan: Plan[Any]
     detected: Detected | None
 
 
 class _Held(NamedTuple):
-    """A picture that is in memory now, how it came there, and what that took."""
+    """A cached image in memory, the tier it came from, and the time that this took."""
 
     held: Any
     state: CacheState
@@ -77,7 +78,7 @@ class _Held(NamedTuple):
 
 
 class SegmentFlow:
-    """The way of a request through the stages; owns the batchers."""
+    """Runs requests through the stages of a segmenter; owns the batchers."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class SegmentFlow:
             *,
             weigh: Callable[[Any], int] | None = None,
         ) -> MicroBatcher[Any, Any]:
-            # One picture at a time: neither the encoder nor the decoder gains from more on a CPU.
+            # One image at a time, because encoder and decoder gain nothing from batches on a CPU.
             return MicroBatcher(
                 lambda items: [run(item) for item in items],
                 name=name,
@@ -129,19 +130,22 @@ class SegmentFlow:
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._writes: set[asyncio.Future[None]] = set()
         self.lookups = Counter({"memory": 0, "disk": 0, "none": 0})
-        """Tier -> pictures that were asked about and found there; "none": encoded anew."""
+        """Number of requested images that were found in each tier; "none": newly encoded."""
         self._detecting = ThreadPoolExecutor(DETECTIONS_AT_ONCE, thread_name_prefix="detect")
         self._timeout_s = request_timeout_s
 
     async def close(self) -> None:
-        """Cancel banks that are being built, finish what is being written, and end the threads."""
+        """Cancel banks that are being built, finish pending writes, and stop the threads."""
         await self.banks.close()
         await asyncio.gather(*self._writes, return_exceptions=True)
         self._writing.shutdown(wait=False)
         self._detecting.shutdown(wait=False)
 
     async def hold(self, asked: Asked, timings: Timings) -> tuple[Any, CacheState]:
-        """The picture of a request: held, on disk, or encoded now. Raises NotFound, NotAnImage."""
+        """Return the image of a request from memory or disk, or encode it.
+
+        Raises NotFound, NotAnImage.
+        """
         image_id = await self._id_of(asked)
         held = self.segmenter.cache.get(image_id)
         if held is not None:
@@ -152,7 +156,7 @@ class SegmentFlow:
         return self._count(asked, brought.held, brought.state)
 
     async def hold_with_bank(self, asked: Asked, timings: Timings) -> tuple[Any, CacheState]:
-        """The picture of a request with its bank. Raises Overloaded, NotFound, NotAnImage."""
+        """Return the image of a request with its bank. Raises Overloaded, NotFound, NotAnImage."""
         image_id = await self._id_of(asked)
         held = self.segmenter.cache.get(image_id)
         if held is not None and held.bank_ready:
@@ -180,14 +184,15 @@ class SegmentFlow:
         return held, state
 
     async def _fetch(self, image_id: str, encoded: bytes | None) -> _Held:
-        # Who has only the id must not fail those who have the file.
+        # A request with only an id has its own key, because its failure must not fail requests that
+        # sent the file.
         key = (image_id, encoded is None)
         return await self._pictures.run(key, lambda: self._bring(image_id, encoded))
 
     async def _bring(self, image_id: str, encoded: bytes | None) -> _Held:
-        """Into memory, from the disk or by encoding: once for all who ask meanwhile."""
+        """Load an image into memory, from disk or by encoding it."""
         timings = Timings()
-        held = self.segmenter.cache.get(image_id)  # a flight may have landed just now
+        held = self.segmenter.cache.get(image_id)  # another call may have loaded it meanwhile
         if held is not None:
             return _Held(held, HIT, timings)
         if self.segmenter.disk is not None:
@@ -205,7 +210,7 @@ class SegmentFlow:
         return _Held(held, MISS, timings)
 
     def _write_behind(self, held: Any, write: Callable[..., None], *args: object) -> None:
-        """Write to the disk behind the answer; not where the disk is far behind."""
+        """Write to the disk in the background; skip the write if too many are pending."""
         if self.segmenter.disk is None:
             return
         if len(self._writes) >= MAX_WRITES_BEHIND:
@@ -221,20 +226,20 @@ class SegmentFlow:
         return await self._targets.submit(texts, timeout_s=self._timeout_s, own=own)
 
     async def read(self, image_id: str) -> ImageReply:
-        """What is known of a picture. Raises NotFound."""
+        """Return the details of a cached image. Raises NotFound."""
         if self.segmenter.disk is None or self.segmenter.cache.get(image_id) is not None:
             return self.segmenter.read_image(image_id)
         return await in_decode_pool(self.segmenter.read_image, image_id)
 
     async def delete(self, image_id: str) -> None:
-        """Remove a picture from every tier, after what is still being written. Raises NotFound."""
+        """Remove an image from memory and disk after all pending writes. Raises NotFound."""
         loop = asyncio.get_running_loop()
         held = self.segmenter.cache.get(image_id)
         self.banks.forget(image_id if held is None else held.id)
         await loop.run_in_executor(self._writing, self.segmenter.delete_image, image_id)
 
     async def answer(self, held: Any, question: SegmentQuestion, timings: Timings) -> Any:
-        """Masks and scores, not yet written."""
+        """Return the masks and scores of a question, not yet rendered."""
         plan = self.segmenter.plan(held, question)
         detected = None
         if plan.phrases:
@@ -252,7 +257,10 @@ class SegmentFlow:
 
 
 def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) -> APIRouter:
-    """The routes; each says so where the profile has no segmenter."""
+    """Return the router of `/segment` and `/images`.
+
+    flow: None if the profile has no segmenter; requests are then answered 409.
+    """
     router = APIRouter(tags=["segmenter"], responses=_MORE_ERRORS)
 
     def served() -> SegmentFlow:
@@ -267,12 +275,12 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
         "/segment", response_model=SegmentReply, openapi_extra={"requestBody": SEGMENT_BODY}
     )
     async def segment(request: Request) -> Response:
-        """Masks for texts, boxes and points; results in the order of the queries.
+        """Return masks for texts, boxes and points, in the order of the queries.
 
-        No hit is an empty list. A query that is bad by itself has an `error`, and the others are
-        answered. By the detector a text's score depends on the other texts of the request, unless
-        `independent` is set; by the bank it never does. An id that is not held (any more) is 404:
-        send the picture again.
+        A query that finds nothing has an empty list. A bad query gets an `error`, and the other
+        queries are answered. With method `detector`, a text's score depends on the other texts of
+        the request, unless `independent` is set. With method `bank` it never does. An id that is
+        not cached, or no longer, is answered 404: send the image again.
         """
         flow, timings = served(), Timings()
         with timings.measure("decode"):
@@ -291,7 +299,10 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
 
     @router.post("/images", responses=ADDED_IMAGE, openapi_extra={"requestBody": IMAGES_BODY})
     async def add_image(request: Request, response: Response) -> ImageReply:
-        """Embed a picture ahead: 201 with its id, or 200 where it was held already."""
+        """Encode and cache an image before it is queried.
+
+        The status is 201 for a new image and 200 for an image that was already cached.
+        """
         flow, timings = served(), Timings()
         with timings.measure("decode"):
             asked = await read_image(request, fetcher)
@@ -306,7 +317,7 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
     async def read(
         image_id: ImageId, if_none_match: Annotated[str | None, Header()] = None
     ) -> Response:
-        """Whether a picture is held: 200, or 304 with its ETag, or 404."""
+        """Return a cached image's details: 200, 304 if its ETag matches, 404 if not cached."""
         reply = await served().read(image_id)
         tag = f'"{reply.id}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
@@ -317,9 +328,10 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
 
     @router.delete("/images/{image_id:path}", status_code=204)
     async def delete(image_id: ImageId) -> None:
-        """Remove a picture, by id or name, from memory and disk: its file, embedding, bank, names.
+        """Remove an image, by id or name, from memory and disk.
 
-        204, or 404 where it is not held. Replicas with a memory of their own are asked each.
+        This removes its file, embedding, bank and names. The status is 204, or 404 if the image is
+        not cached. Each replica has its own memory, so send the request to every replica.
         """
         await served().delete(image_id)
 
@@ -327,7 +339,7 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
 
 
 def _log(message: str, held: Any, state: CacheState, timings: Timings, **more: object) -> None:
-    """One line for a request: which picture, whence it came, and what took how long."""
+    """Log one line per request: the image, the tier it came from, and the time of each stage."""
     stages = {f"{stage}_ms": took_ms for stage, took_ms in timings.as_ms().items()}
     about = {"image": held.id[:16], "hit": state.hit, "tier": state.tier}
     logger.info(message, extra=fields(**about, **more, **stages))

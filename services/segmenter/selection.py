@@ -1,4 +1,4 @@
-"""Which masks a query answers: over its threshold, best first, not twice, and not too many."""
+"""Select a query's masks: threshold, sort, suppress duplicates, keep at most top_k."""
 
 from itertools import pairwise
 
@@ -19,8 +19,8 @@ def select(
 ) -> list[tuple[list[int], list[float]]]:
     """Return the indices of each query's masks, best first, and their scores in [0, 1].
 
-    scores: (Q, N), raw: a predicted IoU may lie outside of [0, 1]. Raw values rank and suppress;
-    the (Q,) thresholds and the returned scores are in [0, 1], as the wire has them.
+    scores: (Q, N) raw scores; a predicted IoU may be outside [0, 1]. thresholds: (Q,) in [0, 1].
+    Raw scores decide the order and the suppression; the returned scores are clipped to [0, 1].
     """
     rows, columns = np.nonzero(scores.clip(0, 1) >= thresholds[:, None])
     values = scores[rows, columns]
@@ -41,7 +41,10 @@ def select(
 
 
 def unlike(indices: np.ndarray, overlaps: np.ndarray, nms_iou: float) -> list[int]:
-    """Places of the masks, best first, that no better one overlaps more than `nms_iou`."""
+    """Return the positions of masks that no better mask overlaps by more than `nms_iou`.
+
+    indices: masks sorted by score, descending.
+    """
     kept: list[int] = []
     for place, index in enumerate(indices):
         if not kept or overlaps[index, indices[kept]].max() <= nms_iou:
@@ -55,7 +58,10 @@ def beaten_by_negatives(
     negative_boxes_xyxy: np.ndarray,
     negative_scores: np.ndarray,
 ) -> np.ndarray:
-    """(N,) bool: boxes where a negative text has a box of at least their score."""
+    """Return (N,) bool: True for boxes that a negative text's box overlaps with at least the score.
+
+    Boxes overlap if their IoU is at least NEGATIVE_IOU.
+    """
     if not len(boxes_xyxy) or not len(negative_boxes_xyxy):
         return np.zeros(len(boxes_xyxy), dtype=bool)
     overlaps = box_iou(boxes_xyxy, negative_boxes_xyxy) >= NEGATIVE_IOU

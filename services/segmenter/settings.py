@@ -10,30 +10,33 @@ from unspoken.settings import EngineSettings, service_url
 
 
 class SegmenterSettings(EngineSettings):
-    """How texts are encoded, and which masks are made of pictures."""
+    """Settings of the segmenter service: text encoder, weights, caches and query methods."""
 
     model_config = SettingsConfigDict(env_prefix="SEGMENTER_")
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8003
     text_batch: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Texts in one pass of the text tower."""
+    """Largest number of texts in one forward pass of the text tower."""
     text_cache_entries: Annotated[int, Field(ge=0)] = 16_384
-    """Vectors kept by text, 3 kB each: labels come back in picture after picture."""
+    """Size of the LRU cache of text vectors, 3 kB each; labels repeat from image to image."""
     weights: Path | None = None
-    """A Semantic-SAM of one's own instead of the profile's segmenter; a delta goes on top of it."""
+    """Weights file of a Semantic-SAM that replaces the profile's segmenter; a delta is applied to
+    the profile's segmenter."""
     detector_url: Annotated[str, service_url("SEGMENTER_DETECTOR_URL")] | None = None
-    """The detector service, which answers text queries by method `detector`; none when absent."""
+    """URL of the detector service; method `detector` is not available without it."""
     cache_mib: Annotated[float, Field(gt=0)] = 512.0
-    """Memory of the pictures that are held: embedding, file, guide and bank of each."""
+    """Memory of the cached images in MiB: embedding, file, guide and bank of each."""
     disk_cache_dir: Path | None = None
-    """A folder that keeps embeddings over restarts; replicas may share it. None when absent."""
+    """Folder that keeps embeddings across restarts; replicas may share it. By default there is
+    none."""
     disk_cache_mib: Annotated[float, Field(gt=0)] = 10_240.0
-    """Bound of that folder: an embedding of SAM's size has 2 MiB, beside its picture's file."""
+    """Capacity of that folder in MiB; an embedding of SAM's size has 2 MiB, plus its image file."""
     bank_points_per_side: Annotated[int, Field(ge=1, le=128)] | None = None
-    """Clicks along each side of a picture for its bank; 16 for small networks, else 32."""
+    """Clicks along each side of an image for its mask bank; by default 16 for small networks, else
+    32."""
     auto_method: Literal["bank", "detector"] | None = None
-    """Method that `auto` stands for; when absent `detector`, or `bank` without a detector."""
+    """Method that `auto` stands for; by default `detector`, or `bank` without a detector."""
     score: Literal["softmax", "cosine"] | None = None
-    """What a text's score is; the weights' own choice when absent, else softmax."""
+    """Score of a text query; by default that of the weights, else softmax."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Lowest score of a text query that names none; the weights' own when absent, else .5."""
+    """Threshold of text queries that name none; by default that of the weights, else 0.5."""

@@ -1,4 +1,4 @@
-"""One piece of work for all who ask for it at the same time."""
+"""Run one task for all callers that request the same key at the same time."""
 
 import asyncio
 import time
@@ -13,9 +13,11 @@ MAX_KEPT_ERRORS = 1024
 
 
 class SingleFlight(Generic[Result]):
-    """Runs on one event loop. A flight is cancelled when its last waiter has gone.
+    """Shares one asyncio task among concurrent callers of a key. Use it on one event loop only.
 
-    kept: errors that the same work would end in again; they are answered for `keep_s`.
+    A task ("flight") is cancelled when its last caller has left.
+    kept: error types that the same work would raise again. Such an error is cached for `keep_s`
+    seconds and raised for later callers.
     """
 
     def __init__(self, *, kept: tuple[type[Exception], ...] = (), keep_s: float = 5.0) -> None:
@@ -32,7 +34,7 @@ class SingleFlight(Generic[Result]):
         return key in self._flights
 
     async def run(self, key: Hashable, start: Callable[[], Awaitable[Result]]) -> Result:
-        """The result of the flight under `key`, which is started where there is none."""
+        """Return the result of the task for `key`; start the task if there is none."""
         until, error = self._errors.get(key, (0.0, None))
         if error is not None and time.monotonic() < until:
             raise error
@@ -49,13 +51,13 @@ class SingleFlight(Generic[Result]):
             return
         del self._waiters[flight]
         if not flight.done():
-            self._forget(key, flight)  # who asks now starts anew
+            self._forget(key, flight)  # so that a new caller starts a new task
             flight.cancel()
 
     def _launch(
         self, key: Hashable, start: Callable[[], Awaitable[Result]]
     ) -> "asyncio.Task[Result]":
-        """Return the flight under `key`, started where there is none."""
+        """Return the task for `key`; start it if there is none."""
         flight = self._flights.get(key)
         if flight is None:
             flight = asyncio.ensure_future(_awaited(start))
@@ -64,7 +66,7 @@ class SingleFlight(Generic[Result]):
         return flight
 
     async def close(self) -> None:
-        """Cancel what flies, and wait until it has ended."""
+        """Cancel all tasks and wait until they have ended."""
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()
@@ -78,7 +80,7 @@ class SingleFlight(Generic[Result]):
         self._forget(key, flight)
         if flight.cancelled():
             return
-        error = flight.exception()  # seen: nobody may be waiting any more
+        error = flight.exception()  # retrieve it, because no caller may be waiting any more
         if isinstance(error, self._kept):
             assert isinstance(error, Exception)
             self._errors[key] = (time.monotonic() + self._keep_s, error)

@@ -1,7 +1,8 @@
-"""The Segmenter port cut into stages, each with the place where it may run.
+"""The Segmenter port as separate stages; each docstring names the thread that may run the stage.
 
-A service runs them apart: torch on the inference thread, the detector's answer awaited off it (in
-one process the detector needs that very thread), rendering in a pool. In process they run in order.
+A service runs torch on the inference thread and rendering in a pool. It waits for the detector on
+another thread, because a detector in the same process needs the inference thread. Without a
+service, the stages run in order.
 """
 
 import hashlib
@@ -33,41 +34,46 @@ Entry = TypeVar("Entry", bound=Held)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Generic[Entry]):
-    """How a question about a picture will be answered."""
+    """Plan for answering a question about an image."""
 
     held: Entry
     question: SegmentQuestion
     way: Way
     queries: tuple[SegmentQuery, ...] = ()
-    """The question's queries with their texts in normal form."""
+    """The question's queries with normalised texts."""
     problems: Mapping[int, str] = field(default_factory=dict)
-    """Index of a query that cannot be answered -> what is wrong with it."""
+    """Problem of each query that cannot be answered, by query index."""
     needs_bank: bool = False
-    """The bank must be built first."""
+    """True if the bank must be built first."""
     phrases: tuple[str, ...] = ()
-    """What the detector is asked for."""
+    """Phrases for the detector."""
 
 
 class Detected(NamedTuple):
-    """What the detector said. Its threshold is asked with it: where the answer is made, on the
-    inference thread, a detector of the same process could not reply.
+    """Reply of the detector, with its default threshold.
+
+    The threshold is read together with the reply, because `answer` runs on the inference thread,
+    where a detector of the same process could not reply.
     """
 
     result: DetectionResult
     box_threshold: float
     refused: Mapping[str, str] = MappingProxyType({})
-    """Phrases that the detector cannot read -> why."""
+    """Problem of each phrase that the detector refused."""
 
 
 class BankSteps(Protocol):
-    """A bank that is being built."""
+    """Port of a bank that is built step by step."""
 
     def step(self) -> bool:
-        """Do a piece of it on the inference thread; True when it is done and kept."""
+        """Do one step on the inference thread; return True once the bank is built and stored."""
 
 
 class StagedSegmenter(ABC, Generic[Entry]):
-    """See unspoken.ports.Segmenter; `cache` holds its pictures, `disk` keeps them longer."""
+    """A Segmenter in stages; see unspoken.ports.Segmenter.
+
+    cache: cached images in memory. disk: optional second tier, which survives restarts.
+    """
 
     def __init__(self, cache: EmbeddingCache[Entry], disk: DiskTier | None = None) -> None:
         self.cache = cache
@@ -76,25 +82,25 @@ class StagedSegmenter(ABC, Generic[Entry]):
     @property
     @abstractmethod
     def model(self) -> ModelInfo:
-        """Which weights answer."""
+        """Name and revision of the weights."""
 
     # ---- the stages --------------------------------------------------------------------------
 
     @abstractmethod
     def image_id(self, content_sha256: str) -> str:
-        """The public id of a picture by the digest of its file. Any thread."""
+        """Return the public id of an image from its file's digest. Any thread."""
 
     @abstractmethod
     def embed(self, picture: Picture) -> Entry:
-        """Encode a picture and keep it. Inference thread."""
+        """Encode an image and cache it in memory. Inference thread."""
 
     @abstractmethod
     def pack(self, held: Entry) -> dict[str, np.ndarray]:
-        """What of a picture is kept on disk. Any thread."""
+        """Return the arrays of a cached image to store on disk. Any thread."""
 
     @abstractmethod
     def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> Entry:
-        """The picture of which this was kept. Any thread."""
+        """Restore a cached image from its arrays on disk. Any thread."""
 
     @abstractmethod
     def method_of(self, question: SegmentQuestion) -> Way:
@@ -105,19 +111,19 @@ class StagedSegmenter(ABC, Generic[Entry]):
 
     @abstractmethod
     def plan(self, held: Entry, question: SegmentQuestion) -> Plan[Entry]:
-        """Decide how to answer. Any thread, quick. Raises InvalidInput, Conflict."""
+        """Return the plan for a question. Fast; any thread. Raises InvalidInput, Conflict."""
 
     @abstractmethod
     def text_targets(self, texts: Sequence[str]) -> np.ndarray:
         """Return the (N, D) unit vectors that masks of these labels are trained to.
 
-        They can be compared with the masks' vectors. Inference thread. Raises Conflict where the
+        They can be compared with the masks' vectors. Inference thread. Raises Conflict if the
         semantic head is not trained.
         """
 
     @abstractmethod
     def bank_steps(self, held: Entry) -> BankSteps:
-        """Start building a picture's bank. Any thread."""
+        """Start building an image's bank. Any thread."""
 
     @abstractmethod
     def detect(self, plan: Plan[Entry]) -> Detected:
@@ -125,11 +131,11 @@ class StagedSegmenter(ABC, Generic[Entry]):
 
     @abstractmethod
     def answer(self, plan: Plan[Entry], detected: Detected | None) -> Any:
-        """Masks and scores. Inference thread. The answer is for `render`."""
+        """Return masks and scores as input for `render`. Inference thread."""
 
     @abstractmethod
     def render(self, answer: Any, *, cache: CacheState, timings: Timings) -> bytes:
-        """The answer as a SegmentReply in JSON. Any thread."""
+        """Return the answer as a SegmentReply in JSON. Any thread."""
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -147,7 +153,7 @@ class StagedSegmenter(ABC, Generic[Entry]):
         return self.describe(held, state, name=name, timings=timings)
 
     def read_image(self, image_id: str) -> ImageReply:
-        """See unspoken.ports.Segmenter. A picture on disk is left there."""
+        """See unspoken.ports.Segmenter. An image on disk is not loaded into memory."""
         timings = Timings()
         resolved = self.resolve(image_id)
         held = self.cache.get(resolved)
@@ -194,19 +200,22 @@ class StagedSegmenter(ABC, Generic[Entry]):
         return SegmentReply.model_validate_json(self.render(answer, cache=state, timings=timings))
 
     def resolve(self, id_or_name: str) -> str:
-        """Return the id that a name stands for, by memory or disk; an id as it is. Any thread."""
+        """Return the id of the image with this name, from memory or disk. Any thread.
+
+        An id or an unknown name is returned unchanged.
+        """
         resolved = self.cache.resolve(id_or_name)
         if resolved == id_or_name and self.disk is not None:
             return self.disk.read_name(id_or_name) or id_or_name
         return resolved
 
     def keep_name(self, name: str, image_id: str) -> None:
-        """Keep a name on disk, where there is one. Any thread but the inference thread."""
+        """Store a name on disk if a disk tier exists. Not on the inference thread."""
         if self.disk is not None:
             self.disk.write_name(name, image_id)
 
     def restore(self, id_or_name: str) -> Entry | None:
-        """Return a picture that is on disk, which is then in memory too. Any thread."""
+        """Load an image from disk into memory; return None if it is not there. Any thread."""
         image_id = self.resolve(id_or_name)
         if image_id != id_or_name and (held := self.cache.get(image_id)) is not None:
             return held
@@ -219,14 +228,14 @@ class StagedSegmenter(ABC, Generic[Entry]):
         return held
 
     def store(self, held: Entry) -> None:
-        """Keep a picture on disk, where there is one. Any thread but the inference thread."""
+        """Store a cached image on disk if a disk tier exists. Not on the inference thread."""
         if self.disk is not None:
             height, width = held.size_hw
             about = {"sha256": held.sha256, "height": str(height), "width": str(width)}
             self.disk.write(held.id, self.pack(held), **about)
 
     def find(self, id_or_name: str) -> Entry:
-        """A picture that is held, in memory or on disk. Raises NotFound."""
+        """Return a cached image from memory or disk. Raises NotFound."""
         held = self.cache.get(id_or_name) or self.restore(id_or_name)
         if held is None:
             raise unknown_image(id_or_name)
@@ -235,7 +244,7 @@ class StagedSegmenter(ABC, Generic[Entry]):
     def describe(
         self, held: Entry, state: CacheState, *, timings: Timings, name: str | None = None
     ) -> ImageReply:
-        """What is said about a picture that is held."""
+        """Return the reply about a cached image."""
         height, width = held.size_hw
         return ImageReply(
             id=held.id,
@@ -251,7 +260,7 @@ class StagedSegmenter(ABC, Generic[Entry]):
         )
 
     def id_of(self, encoded: bytes) -> str:
-        """The public id of a file, before anything is decoded. Any thread."""
+        """Return the public id of an image file without decoding it. Any thread."""
         return self.image_id(hashlib.sha256(encoded).hexdigest())
 
     def _hold(self, image: Picture | str, timings: Timings) -> tuple[Entry, CacheState]:
@@ -272,7 +281,7 @@ class StagedSegmenter(ABC, Generic[Entry]):
 
 
 def unknown_image(id_or_name: str) -> NotFound:
-    """The error for a picture that is in no tier."""
+    """Return the error for an image that is in neither memory nor disk."""
     return NotFound(f"no picture {id_or_name!r} is held here (any more): send it again")
 
 

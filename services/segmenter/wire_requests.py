@@ -1,4 +1,4 @@
-"""Requests about pictures, as JSON or as a form: both are validated by the same models."""
+"""Read requests about images, as JSON or as a form; the same models validate both."""
 
 import json
 from typing import NamedTuple
@@ -18,7 +18,7 @@ _JSON_FIELDS = ("queries", "output", "nms_iou", "independent")
 
 
 class Asked(NamedTuple):
-    """Which picture a request is about: the file itself, its URL, or the id of one that is held."""
+    """The image of a request: the file itself, its URL, or the id of a cached image."""
 
     encoded: bytes | None
     image_id: str | None
@@ -27,14 +27,14 @@ class Asked(NamedTuple):
 
 
 async def read_question(request: Request, fetcher: Fetcher | None) -> tuple[Asked, SegmentQuestion]:
-    """The body of `POST /segment`, with its picture where it gives a URL."""
+    """Read the body of `POST /segment`, and fetch the image if the body has a URL."""
     upload = await read_upload(request, max_fields=MAX_FIELDS)
     asked, question = await in_decode_pool(_question, upload)
     return await _fetched(asked, fetcher), question
 
 
 async def read_image(request: Request, fetcher: Fetcher | None) -> Asked:
-    """The body of `POST /images`. Raises InvalidInput for an id: there is nothing to embed."""
+    """Read the body of `POST /images`. Raises InvalidInput for an id, as it needs no encoding."""
     upload = await read_upload(request, max_fields=MAX_FIELDS)
     return await _fetched(await in_decode_pool(_image, upload), fetcher)
 
@@ -56,7 +56,7 @@ def _question(upload: Upload) -> tuple[Asked, SegmentQuestion]:
     if (method := upload.last("method")) is not None:
         written["method"] = method
     image = _form_image(upload)
-    # Through JSON, as a body would come: Python's own types are held to other rules.
+    # Validate as JSON, like a body, because pydantic validates Python objects by other rules.
     question = validated(SegmentQuestion, json.dumps(written).encode())
     return image, question
 
@@ -73,7 +73,7 @@ def _image(upload: Upload) -> Asked:
 
 
 def _form_image(upload: Upload) -> Asked:
-    """The picture of a form: its text is only a place holder where the file is sent."""
+    """Return the image of a form. If the form has a file, its base64 text is a placeholder."""
     has_file = upload.file is not None
     image_id, name = upload.last("image_id"), upload.last("name")
     if not has_file and image_id is None:
