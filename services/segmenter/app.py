@@ -112,9 +112,10 @@ def create_app(
     async def text_embeddings(request: Request) -> Response:
         """Return (N, 768) unit vectors of the phrases, in the order asked.
 
-        `space` "text" is the text encoder's own space, as in datasets. "mask" is the space of the
-        vectors that `/segment` returns with `output.embedding`, so only these can be compared with
-        them. "mask" needs weights whose semantic head is trained, and is answered 409 otherwise.
+        `space` "text" is the text encoder's own space, as in datasets. `space` "mask" is that of
+        the vectors that `/segment` returns with `output.embedding`: compare those vectors only with
+        vectors of `space` "mask". It needs weights whose semantic head is trained; otherwise the
+        request is answered 409.
         """
         timings = Timings()
         asked = await read_json(request, TextEmbeddingsRequest)

@@ -1,4 +1,4 @@
-"""Run one task for all callers that request the same key at the same time."""
+"""Request coalescing: run one task for all callers that request a key at the same time."""
 
 import asyncio
 import time
