@@ -37,6 +37,7 @@ class ScoringConfig:
     nms_iou: float = 0.55
     """IoU from which the lower-scored of two boxes of one phrase is dropped."""
     max_boxes_per_phrase: int = 50
+    """Largest number of boxes of one phrase; the best are kept."""
 
 
 def phrase_scores(token_scores: np.ndarray, phrases: Sequence[PackedPhrase]) -> np.ndarray:

@@ -16,6 +16,7 @@ class DetectorSettings(EngineSettings):
     model_config = SettingsConfigDict(env_prefix="DETECTOR_")
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8002
+    """Port to listen on."""
     backend: BackendName | None = None
     """Code that runs the network; by default the profile's."""
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -26,3 +27,4 @@ class DetectorSettings(EngineSettings):
     nms_iou: Annotated[float, Field(gt=0, le=1)] = 0.55
     """IoU from which the lower-scored of two boxes of one phrase is dropped."""
     max_boxes_per_phrase: Annotated[int, Field(ge=1, le=900)] = 50
+    """Largest number of boxes of one phrase; the best are kept."""

@@ -15,9 +15,11 @@ class GatewaySettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="GATEWAY_")
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on."""
     data_dir: Path = Path("data")
     """Folder of all sources: a run's source is a path below it, never outside it."""
     runs_dir: Path = Path("runs")
+    """Folder of all runs."""
     max_body_mib: Annotated[int, Field(ge=1)] = 64
     """Largest request body in MiB, such as a run with inline items."""
     max_requests: Annotated[int, Field(ge=1)] = 64

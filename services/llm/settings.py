@@ -18,6 +18,7 @@ class LlmSettings(EngineSettings):
     model_config = SettingsConfigDict(env_prefix="LLM_")
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    """Port to listen on."""
     backend: Literal["transformers", "openai"] = "transformers"
     """transformers: the profile's model in this process. openai: an OpenAI-compatible endpoint."""
     templates: tuple[str, ...] = ("parts", "noun_parts")
@@ -27,7 +28,9 @@ class LlmSettings(EngineSettings):
     prompt_style: PromptStyle = "completion"
     """completion: one text to continue. chat: turns of a conversation, for instruct models."""
     max_batch: Annotated[int, Field(ge=1, le=64)] = 8
+    """Largest number of prompts in one batch, or of parallel requests to an endpoint."""
     max_new_tokens: Annotated[int, Field(ge=1, le=256)] = 48
+    """Largest number of tokens in one answer."""
     cache_entries: Annotated[int, Field(ge=1)] = 4096
     """Size of the LRU cache of answers; a repeated caption or noun is answered from it."""
 
@@ -35,8 +38,11 @@ class LlmSettings(EngineSettings):
     """URL up to and including the version: http://host:8000/v1. HTTP_PROXY and similar variables
     apply only to hosts outside the local network."""
     openai_model: str = ""
+    """Name of the model at the endpoint."""
     openai_api_key: Annotated[SecretStr, secret_key("LLM_OPENAI_API_KEY")] = SecretStr("")
+    """API key of the endpoint; none is sent if it is empty."""
     openai_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Longest wait for a reply of the endpoint, in seconds."""
 
     @model_validator(mode="after")
     def _endpoint_is_named(self) -> "LlmSettings":

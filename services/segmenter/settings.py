@@ -15,6 +15,7 @@ class SegmenterSettings(EngineSettings):
     model_config = SettingsConfigDict(env_prefix="SEGMENTER_")
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8003
+    """Port to listen on."""
     text_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """Largest number of texts in one forward pass of the text tower."""
     text_cache_entries: Annotated[int, Field(ge=0)] = 16_384
