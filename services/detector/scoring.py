@@ -1,7 +1,7 @@
 """Convert the raw output of a Grounding-DINO to detections of the requested phrases.
 
-A phrase's score in a box is the mean sigmoid of the logits of its own tokens, as in the
-`token_spans` path of the original code. Phrase decoding is not used, because it merges neighbours
+A phrase's score in a box is the mean sigmoid of its own tokens' logits, as in the `token_spans`
+path of the original code. Phrase decoding is not used, because it merges neighbours
 ("car taxi") and invents words ("##van"). A box may have several phrases: each phrase with a score
 at or above the threshold is kept.
 

@@ -25,8 +25,8 @@ class CropEngine:
     """CropRanker that encodes crops by the image tower and labels by the text tower.
 
     Not thread-safe: call it on the inference thread only.
-    load: loads the image tower. It is called at the first request only, because most services never
-    get one, and ViT-L's image tower is two and a half times as large as its text tower.
+    load: loads the image tower. It is called at the first request, because most services never get
+    one. ViT-L's image tower is two and a half times as large as its text tower.
     """
 
     def __init__(self, text_encoder: TextEncoder, load: Callable[[], ImageTower]) -> None:

@@ -129,7 +129,7 @@ def _load_file(entry: ModelEntry, settings: SegmenterSettings) -> _Loaded:
 
 
 def _check_text_encoder(loaded: _Loaded, model: ModelInfo) -> None:
-    """Raise InvalidConfig unless the weights were trained with the text encoder that is served.
+    """Raise InvalidConfig if the weights were trained with another text encoder.
 
     The vectors of another text encoder would have the right shape but no meaning.
     """
