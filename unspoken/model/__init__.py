@@ -1,1 +1,1 @@
-"""Networks of Unspoken and their weights; the only room of `unspoken` that imports torch."""
+"""Networks of Unspoken and their weights; the only package of `unspoken` that imports torch."""

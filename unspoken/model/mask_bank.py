@@ -1,12 +1,12 @@
-"""All masks of a picture before anybody asks: a grid of clicks, decoded, filtered, deduplicated.
+"""Mask banks: all masks of a picture, computed ahead of queries from a grid of clicks.
 
 The filter is that of segment-anything's automatic mask generator: predicted IoU, stability, and
-suppression of overlapping boxes. All of that is done on low-resolution logits; only the masks that
-stay are brought to the picture's own size, so a bank costs little more than its decoder calls.
+non-maximum suppression of boxes. The filter runs on low-resolution logits. Only the remaining masks
+are upscaled to the picture's own size, so a bank costs little more than its decoder calls.
 
-A bank is built in steps, so that a device which serves others as well is free between two of them.
+A bank is built in steps, so that other requests can use the device between two steps.
 
-Legend: N masks, M masks a click (3), D text width, H x W the picture, h x w low resolution.
+Legend: N masks, M masks per click (3), D text width, H x W the picture, h x w low resolution.
 """
 
 from collections.abc import Sequence
@@ -27,24 +27,27 @@ from unspoken.model.sam_config import SamConfig
 from unspoken.model.semantic_decoder import DecoderOutput
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 
-UPSCALED_PIXELS = 16_000_000  # of all masks that are brought to full size at once
-CPU_BATCH_BYTES = 4 << 20  # image features of one decoder call: what a core's caches still hold
+UPSCALED_PIXELS = 16_000_000  # of all masks that are upscaled at once
+CPU_BATCH_BYTES = 4 << 20  # image features of one decoder call, which fit a core's caches
 GPU_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskBankConfig:
-    """Which clicks are made and which masks stay; None: by the network's size and device."""
+    """Options of the grid of clicks and of the filter.
+
+    If points_per_side or prompts_per_batch is None, the network's size and device decide.
+    """
 
     points_per_side: int | None = None
     prompts_per_batch: int | None = None
     predicted_iou_threshold: float = 0.88
     stability_threshold: float = 0.95
     stability_offset: float = 1.0
-    """A stable mask is much the same at logits this much above zero and below."""
+    """The stability score compares the mask at logits above this offset and above its negative."""
     nms_iou: float = 0.7
     max_candidates: int = 1024
-    """When more wait, overlapping ones are dropped before the grid is done: bounds the memory."""
+    """Beyond this number, overlapping candidates are dropped early to bound the memory."""
 
     def __post_init__(self) -> None:
         for name in ("points_per_side", "prompts_per_batch", "max_candidates"):
@@ -53,11 +56,11 @@ class MaskBankConfig:
                 raise InvalidConfig(f"{name} must be at least 1, got {value}")
 
     def side_of(self, config: SamConfig) -> int:
-        """Clicks along each axis: 32 as published, 16 for small pictures."""
+        """Return the clicks along each axis: 32 as published, 16 for networks with small input."""
         return self.points_per_side or (32 if config.image_size >= 1024 else 16)
 
     def batch_of(self, config: SamConfig, device: torch.device) -> int:
-        """Clicks in one decoder call: a CPU gains nothing from more than its caches hold."""
+        """Return the clicks per decoder call. On a CPU, their features must fit its caches."""
         if self.prompts_per_batch is not None:
             return self.prompts_per_batch
         if device.type != "cpu":
@@ -68,7 +71,7 @@ class MaskBankConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskBank:
-    """N masks of one picture with a vector each, on the CPU; masks are kept as run lengths."""
+    """N masks of one picture with their embeddings, on the CPU; masks are run-length encoded."""
 
     size_hw: tuple[int, int]
     rle: tuple[bytes, ...]
@@ -84,13 +87,13 @@ class MaskBank:
         return len(self.rle)
 
     def masks(self, indices: Sequence[int] | None = None) -> np.ndarray:
-        """(K, H, W) bool: those of the indices, or all."""
+        """Decode the masks of the given indices, or all: (K, H, W) bool."""
         chosen = self.rle if indices is None else [self.rle[index] for index in indices]
         return decode_rle(chosen, self.size_hw)
 
     @cached_property
     def num_bytes(self) -> int:
-        """Memory that it holds."""
+        """Memory of the bank, in bytes."""
         arrays = (self.boxes_xyxy, self.areas, self.predicted_iou, self.similarity)
         return (
             sum(len(each) for each in self.rle)
@@ -101,7 +104,7 @@ class MaskBank:
 
 
 class _Candidates(NamedTuple):
-    """Low-resolution masks that wait; rows belong together."""
+    """Low-resolution masks that passed the filter; all tensors have the same rows."""
 
     mask_logits: Tensor  # (N, h, w) float16
     boxes: Tensor  # (N, 4) xyxy in cells of the low resolution
@@ -115,7 +118,7 @@ class _Candidates(NamedTuple):
 
 
 class MaskBankBuilder:
-    """Call `step` until it says True, then take the `bank`."""
+    """Builds a bank in steps: call `step` until it returns True, then read `bank`."""
 
     def __init__(
         self,
@@ -141,13 +144,13 @@ class MaskBankBuilder:
 
     @property
     def bank(self) -> MaskBank:
-        """The finished bank."""
+        """The finished bank. Read it only after the last step."""
         assert self._bank is not None, "a bank is taken after its last step"
         return self._bank
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """Decode one batch of clicks, or finish; True when the bank is done."""
+        """Decode one batch of clicks, or finish; return True once the bank is built."""
         if not self._batches:
             self._bank = self._bank or self._finish()
             return True
@@ -165,7 +168,7 @@ class MaskBankBuilder:
         return False
 
     def _keep_good(self, output: DecoderOutput) -> None:
-        """Filter the (N, M) masks of one batch; the cheap test first."""
+        """Filter the (N, M) masks of one batch, with the cheapest test first."""
         good = (output.iou_predictions > self._config.predicted_iou_threshold).flatten()
         index = good.nonzero()[:, 0]
         if not len(index):
@@ -216,7 +219,7 @@ def build_mask_bank(
     upscaler: MaskUpscaler,
     config: MaskBankConfig = MaskBankConfig(),
 ) -> MaskBank:
-    """The bank of one picture at once. image_embedding: (1, C, cells, cells)."""
+    """Build the bank of one picture in one call. image_embedding: (1, C, cells, cells)."""
     builder = MaskBankBuilder(model, image_embedding, upscaler, config)
     while not builder.step():
         pass
@@ -227,7 +230,10 @@ def build_mask_bank(
 def bank_of_output(
     output: DecoderOutput, upscaler: MaskUpscaler, *, stability_offset: float = 1.0
 ) -> MaskBank:
-    """Masks of prompts as a bank: (N, M) becomes N x M rows in that order, and none is dropped."""
+    """Convert the masks of prompts to a bank without dropping any.
+
+    (N, M) masks become N x M rows in that order.
+    """
     logits = output.mask_logits.flatten(0, 1)
     rows = _inside_cells(upscaler.frame, logits.shape[-1])
     inside = logits[:, : rows[0], : rows[1]]
@@ -243,7 +249,7 @@ def bank_of_output(
 
 
 def empty_bank(size_hw: tuple[int, int], text_dim: int) -> MaskBank:
-    """No masks."""
+    """Return a bank without masks."""
     none = np.zeros(0, dtype=np.float32)
     return MaskBank(
         size_hw=size_hw,
@@ -258,21 +264,27 @@ def empty_bank(size_hw: tuple[int, int], text_dim: int) -> MaskBank:
 
 
 def grid_points(points_per_side: int, size_hw: tuple[int, int]) -> np.ndarray:
-    """(P * P, 2) x, y in the picture's pixels, each in the middle of its cell of the grid."""
+    """Return (P * P, 2) x, y in the picture's pixels: the centres of the cells of a grid."""
     steps = (np.arange(points_per_side) + 0.5) / points_per_side
     x, y = np.meshgrid(steps * size_hw[1], steps * size_hw[0])
     return np.stack([x.ravel(), y.ravel()], axis=1)
 
 
 def stability_scores(mask_logits: Tensor, *, offset: float) -> Tensor:
-    """(N, h, w) -> (N,): the mask at a higher threshold over the mask at a lower one."""
+    """Return stability scores, (N, h, w) -> (N,).
+
+    A score is the mask's area at threshold `offset` over its area at `-offset`.
+    """
     inner = (mask_logits > offset).flatten(1).sum(1)
     outer = (mask_logits > -offset).flatten(1).sum(1)
     return inner / outer.clamp(min=1)
 
 
 def mask_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, h, w) bool -> (N, 4) xyxy in cells, and (N,) whether there is any mask at all."""
+    """Return boxes of masks, (N, h, w) bool -> (N, 4) xyxy in cells.
+
+    Also returns (N,) bool: True for masks that are not empty.
+    """
     columns, rows = masks.any(1), masks.any(2)  # (N, w), (N, h)
     width, height = columns.shape[1], rows.shape[1]
     ends = torch.stack(
@@ -288,13 +300,13 @@ def mask_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _inside_cells(frame: InputFrame, mask_side: int) -> tuple[int, int]:
-    """Rows and columns of the low resolution that the picture fills; the rest is padding."""
+    """Return the rows and columns of low resolution that the picture covers, without padding."""
     height, width = (-(-length * mask_side // frame.side) for length in frame.input_size_hw)
     return height, width
 
 
 def _to_bank(kept: _Candidates, upscaler: MaskUpscaler, *, keep_empty: bool = False) -> MaskBank:
-    """Bring masks to the picture's size, some at a time, and keep their run lengths."""
+    """Upscale masks to the picture's size, some at a time, and run-length encode them."""
     frame = upscaler.frame
     size_hw = frame.original_size_hw
     pixels = max(size_hw[0] * size_hw[1], frame.side**2)

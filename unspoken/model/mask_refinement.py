@@ -1,12 +1,12 @@
-"""Coarse masks made to agree with the picture's colours, at the picture's own pixels.
+"""Refinement of coarse masks by the picture's colours, at the picture's own pixels.
 
-Two steps, of which the first comes again at the end. `smooth`: each pixel's probability becomes the
-mean of those around it, weighted by how alike their colours are, a few times over: a bilateral
-filter (Tomasi and Manduchi, ICCV 1998), iterated as PAMR does (Araslanov and Roth,
-arXiv:2005.08104, section 4.1). `weigh_colours`: around a mask, a colour that mostly lies in it is
-evidence for it, as in GrabCut (Rother et al., SIGGRAPH 2004), by histograms in place of mixtures.
+`refine` calls `smooth`, `weigh_colours` and `smooth` again. `smooth` replaces each pixel's
+probability by the mean of its neighbours, weighted by colour similarity, several times. This is a
+bilateral filter (Tomasi and Manduchi, ICCV 1998), iterated as in PAMR (Araslanov and Roth,
+arXiv:2005.08104, section 4.1). `weigh_colours` treats a colour that occurs mostly inside a mask as
+evidence for it, as in GrabCut (Rother et al., SIGGRAPH 2004), with histograms instead of mixtures.
 
-Constants were chosen on scenes that no bench or training uses: docs/decisions/0013.
+Constants were chosen on scenes that no benchmark or training uses: docs/decisions/0013.
 
 Legend: N masks, h x w pixels.
 """
@@ -22,19 +22,19 @@ SMOOTH_STD = 0.05  # of colours in 0 to 1, as a distance in three channels
 ITERATIONS = 4
 BINS = 16  # of each channel
 HISTOGRAM_STD = 0.04  # of colours in 0 to 1
-MARGIN = 0.05  # of a mask's extent: what lies farther away is no evidence about its colours
-SURE = 0.99  # neither evidence alone is trusted more
+MARGIN = 0.05  # of a mask's extent: pixels farther away are not used for its histograms
+SURE = 0.99  # probabilities are clamped to [1 - SURE, SURE] before their log odds
 
 
 def refine(probabilities: Tensor, pixels: Tensor) -> Tensor:
-    """(N, h, w) probabilities, (3, h, w) uint8 -> (N, h, w); each mask by itself."""
+    """Refine each mask separately: (N, h, w) probabilities, (3, h, w) uint8 -> (N, h, w)."""
     likeness = likeness_of(pixels)
     smoothed = smooth(probabilities, likeness)
     return smooth(weigh_colours(smoothed, pixels), likeness)
 
 
 def weigh_colours(probabilities: Tensor, pixels: Tensor) -> Tensor:
-    """Around each mask, add what the colours say of it: the log odds of their share in it."""
+    """Add colour evidence near each mask: the log odds of a colour's share inside the mask."""
     num_masks = len(probabilities)
     near = _near_masks(probabilities > 0.5)  # (N, h, w)
     bins = (pixels.long() * BINS) >> 8
@@ -52,7 +52,7 @@ def weigh_colours(probabilities: Tensor, pixels: Tensor) -> Tensor:
 
 
 def likeness_of(pixels: Tensor) -> Tensor:
-    """(3, h, w) uint8 -> (offsets, h, w): how much each neighbour counts; they sum to one."""
+    """Return the weight of each neighbour, (3, h, w) uint8 -> (offsets, h, w); they sum to one."""
     colours = pixels.float() / 255
     around = F.pad(colours[None], (RADIUS,) * 4, mode="replicate")[0]
     weights = torch.stack(
@@ -65,7 +65,7 @@ def likeness_of(pixels: Tensor) -> Tensor:
 
 
 def smooth(probabilities: Tensor, likeness: Tensor) -> Tensor:
-    """(N, h, w) probabilities, (offsets, h, w) -> (N, h, w)."""
+    """Average probabilities over neighbours: (N, h, w), weights (offsets, h, w) -> (N, h, w)."""
     for _ in range(ITERATIONS):
         around = F.pad(probabilities[:, None], (RADIUS,) * 4, mode="replicate")[:, 0]
         probabilities = torch.zeros_like(probabilities)
@@ -75,20 +75,23 @@ def smooth(probabilities: Tensor, likeness: Tensor) -> Tensor:
 
 
 def _neighbours(around: Tensor) -> list[Tensor]:
-    """(..., h + 2 RADIUS, w + 2 RADIUS) -> views of (..., h, w), one for each offset."""
+    """Return a view of (..., h, w) for each offset, from (..., h + 2 RADIUS, w + 2 RADIUS)."""
     height, width = (length - 2 * RADIUS for length in around.shape[-2:])
     places = range(2 * RADIUS + 1)
     return [around[..., y : y + height, x : x + width] for y, x in product(places, places)]
 
 
 def _near_masks(masks: Tensor) -> Tensor:
-    """(N, h, w) bool -> the extent of each with its margin, (N, h, w) bool; empty for no mask."""
+    """Return each mask's bounding rectangle with its margin, (N, h, w) bool -> (N, h, w) bool.
+
+    The result is all False for an empty mask.
+    """
     rows, columns = _near_runs(masks.any(2)), _near_runs(masks.any(1))
     return rows[:, :, None] & columns[:, None]
 
 
 def _near_runs(covered: Tensor) -> Tensor:
-    """(N, s) bool -> (N, s): from the first that is covered to the last, and the margin."""
+    """Mark the cells from the first to the last True, plus the margin: (N, s) bool -> (N, s)."""
     side = covered.shape[1]
     first = covered.int().argmax(1)
     last = side - 1 - covered.flip(1).int().argmax(1)
@@ -99,7 +102,7 @@ def _near_runs(covered: Tensor) -> Tensor:
 
 
 def _blur(counts: Tensor) -> Tensor:
-    """Gaussian over the three axes of (N, BINS, BINS, BINS)."""
+    """Apply a Gaussian over the three axes of (N, BINS, BINS, BINS)."""
     centres = torch.arange(BINS, device=counts.device) / BINS
     kernel = (-((centres[:, None] - centres) ** 2) / (2 * HISTOGRAM_STD**2)).exp()
     return torch.einsum("nabc,ax,by,cz->nxyz", counts, kernel, kernel, kernel)

@@ -1,7 +1,7 @@
-"""Low-resolution mask logits to masks in the picture's own pixels.
+"""Upscaling of low-resolution mask logits to masks in the picture's own pixels.
 
-As SAM does it, or refined by the picture's colours where the network's config says so: a small
-network's logits are coarser than the picture that it was shown.
+Masks are upscaled as in SAM, or refined by the picture's colours if the network's config has
+`refines_masks`, because a small network's logits are coarser than the picture.
 
 Legend: N masks, s side of their logits, H x W the picture, h x w the guide.
 """
@@ -20,17 +20,17 @@ from unspoken.model.sam_config import SamConfig
 
 @dataclass(frozen=True, eq=False)
 class MaskUpscaler:
-    """How one picture's masks are brought to its size; `guide` is None where logits are kept."""
+    """Upscales one picture's masks; `guide` is the picture, or None for no refinement."""
 
     frame: InputFrame
     guide: Tensor | None  # (3, h, w) uint8
 
     @classmethod
     def of(cls, pixels: np.ndarray, config: SamConfig) -> "MaskUpscaler":
-        """Of a picture, (H, W, 3) uint8.
+        """Return the upscaler of a picture, (H, W, 3) uint8.
 
-        The guide is the picture as it is or as the network sees it, whichever is smaller: so what
-        a mask costs does not grow with the picture.
+        The guide is the original picture or the network's input, whichever is smaller, so that the
+        cost of a mask does not grow with the picture.
         """
         frame = InputFrame.of(pixels.shape[:2], config)
         if not config.refines_masks:
@@ -41,11 +41,11 @@ class MaskUpscaler:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the guide."""
+        """Memory of the guide, in bytes."""
         return 0 if self.guide is None else self.guide.nbytes
 
     def masks(self, mask_logits: Tensor) -> Tensor:
-        """(N, s, s) logits -> (N, H, W) bool."""
+        """Upscale (N, s, s) logits to (N, H, W) bool masks."""
         if self.guide is None:
             return self.frame.logits_to_original(mask_logits[None].float())[0] > 0
         size_hw = (self.guide.shape[1], self.guide.shape[2])

@@ -1,9 +1,9 @@
-"""The weights of a SAM for another grid: other patches, or another size of its input.
+"""Conversion of SAM's weights to another grid: another patch size or another input size.
 
-A network that learned on coarse patches starts well on fine ones. Positions and relative positions
-are interpolated, as the segment-anything package does with the latter when sizes differ; the patch
-kernel answers as if each new patch were first resized to the old size (as FlexiViT has it for
-larger patches, arXiv:2212.08013, section 3.4), so that an even surface gives what it gave.
+Weights trained on coarse patches are a good start for fine ones. Positions and relative positions
+are interpolated, as the segment-anything package does with relative positions if sizes differ. The
+new patch kernel equals resizing each new patch to the old size first (as in FlexiViT for larger
+patches, arXiv:2212.08013, section 3.4), so that a uniform surface gives the same output as before.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from unspoken.model.sam_config import SamConfig
 
 
 def regrid(state: Mapping[str, Tensor], *, old: SamConfig, new: SamConfig) -> dict[str, Tensor]:
-    """A state dict of `old` as one of `new`.
+    """Convert a state dict of config `old` to one of config `new`.
 
-    A stem that `new` alone has is not in it. Raises InvalidConfig where they differ in more than
-    grid, stem and whether boxes are drawn.
+    If only `new` has a stem, the result lacks the stem's weights. Raises InvalidConfig if the
+    configs differ in more than the grid, the stem, `draws_boxes` and `refines_masks`.
     """
     free = {"image_size", "patch_size", "draws_boxes", "stem", "stem_size", "refines_masks"}
     if replace(old, **{name: getattr(new, name) for name in free}) != new:
@@ -50,6 +50,6 @@ def _fit(name: str, tensor: Tensor, new: SamConfig) -> Tensor:
 
 
 def _resizing(size: int, target: int) -> Tensor:
-    """(target, size): the matrix that resizes a line linearly."""
+    """Return the (target, size) matrix that resizes a line linearly."""
     lines = torch.eye(size)[None]  # (1, size, size): one line for each of its places
     return F.interpolate(lines, target, mode="linear", align_corners=False)[0].T.contiguous()

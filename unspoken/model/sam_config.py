@@ -1,7 +1,7 @@
-"""Sizes of a Semantic-SAM and its two switches; all of them stand in a checkpoint.
+"""Configs of a Semantic-SAM: sizes of SAM and options of the semantic tokens.
 
-`vit_b`, `vit_l` and `vit_h` are those of the segment-anything package (build_sam.py). A small one
-has the same parts at other sizes.
+A checkpoint stores the whole config. `vit_b`, `vit_l` and `vit_h` are those of the
+segment-anything package (build_sam.py). The small ones have the same parts in other sizes.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -35,13 +35,13 @@ class SamConfig:
     iou_head_width: int = 256
     mask_channels: int = 16
     draws_boxes: bool = False
-    """Whether a box without a mask prompt is drawn as one: see docs/decisions/0006."""
+    """True to draw a box without a mask prompt as a mask prompt: docs/decisions/0006."""
     stem: Stem = "none"
-    """Whether a resting convolutional stem stands beside the encoder: docs/decisions/0007."""
+    """Frozen convolutional stem beside the encoder, if any: docs/decisions/0007."""
     stem_size: int | None = None
-    """Side of the square as the stem sees it, pixels; None: as the network does."""
+    """Side of the stem's square input, in pixels; None for the network's input size."""
     refines_masks: bool = False
-    """Whether masks follow the picture's edges once they have its size: docs/decisions/0013."""
+    """True to refine upscaled masks by the picture's colours: docs/decisions/0013."""
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
@@ -67,12 +67,13 @@ class SamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticConfig:
-    """The five tokens.
+    """Options of the five new tokens.
 
-    token_attention: `isolated` tokens see everything and are seen by nothing, so SAM's own masks
-    are what they were; `joint` ones are simply five more tokens, as the thesis has it.
-    train: which weights learn: the new ones, with the rest of the decoder, with the image encoder
-    too, or all (a SAM from scratch).
+    token_attention: `isolated` tokens attend to all tokens, but SAM's own tokens and the picture do
+    not attend to them, so SAM's own masks do not change. `joint` tokens take part in all
+    attention, as in the thesis.
+    train: the weights that are trained: only the new ones, the whole decoder, the decoder and the
+    image encoder, or all (a SAM from scratch).
     """
 
     text_dim: int = 768
@@ -80,7 +81,7 @@ class SemanticConfig:
     train: Train = "new_only"
     shared_head: bool = False
     pools_masks: bool = False
-    """Whether a mask's vector also hears the mean embedding in it: docs/decisions/0007."""
+    """True to add the mean image embedding in a mask to its token: docs/decisions/0007."""
 
 
 ISOLATED = SemanticConfig()
@@ -88,18 +89,18 @@ ISOLATED = SemanticConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticSamConfig:
-    """Everything that decides the shape of a network and who learns in it."""
+    """The complete config of a network: its sizes, its options and its trained weights."""
 
     sam: SamConfig
     semantic: SemanticConfig = ISOLATED
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, for a checkpoint."""
+        """Return the config as plain values, for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, written: Any) -> "SemanticSamConfig":
-        """Read what `to_json` wrote. Raises InvalidConfig."""
+        """Parse the output of `to_json`. Raises InvalidConfig."""
         try:
             return cls(
                 sam=SamConfig(**_tuples(SamConfig, written["sam"])),
@@ -110,7 +111,7 @@ class SemanticSamConfig:
 
 
 def sam_config(name: str) -> SamConfig:
-    """The sizes by name. Raises InvalidConfig for another."""
+    """Return the config of a named size. Raises InvalidConfig for an unknown name."""
     match name:
         case "vit_b":
             return SamConfig(name=name)
@@ -170,8 +171,8 @@ def sam_config(name: str) -> SamConfig:
 
 
 def _tuples(kind: type, written: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where a config has tuples."""
+    """Convert lists to tuples, because JSON has no tuples. Raises TypeError for unknown fields."""
     known = {field.name for field in fields(kind)}
-    if not set(written) <= known:  # a file of an earlier version lacks what was added since
+    if not set(written) <= known:  # a file of an earlier version may lack newer fields
         raise TypeError(f"{kind.__name__} has {sorted(known)}, got {sorted(written)}")
     return {name: tuple(v) if isinstance(v, list) else v for name, v in written.items()}

@@ -1,10 +1,11 @@
 """SAM's mask decoder with five more tokens: a vector in text space for every mask.
 
 SAM's part is that of `segment_anything.modeling.mask_decoder` (Apache-2.0) with the same parameter
-names. Beside its IoU token and four mask tokens stand four `semantic_tokens`, one a mask, whose
-heads give unit vectors that are aligned with CLIP's text embeddings, and a `similarity_token` whose
-head predicts, for each mask, the cosine between that vector and the right label's embedding: how
-far the vector is to be trusted (science.md 1.2; HQ-SAM, arXiv:2306.01567, adds its token alike).
+names. The new tokens are added to its IoU token and its four mask tokens. There are four
+`semantic_tokens`, one for each mask; their heads give unit vectors that are aligned with CLIP's
+text embeddings. The head of the `similarity_token` predicts, for each mask, the cosine between that
+vector and the right label's embedding, as a measure of confidence (science.md 1.2; HQ-SAM,
+arXiv:2306.01567, adds its token in the same way).
 
 Legend: N prompts, M masks a prompt (1 or 3), C decoder width, D text width, h x w embedding cells.
 """
@@ -23,7 +24,7 @@ from unspoken.model.sam_config import NUM_MASKS, SemanticSamConfig
 from unspoken.model.token_transformer import TokenTransformer
 
 TOKEN_NOISE = 0.02
-LOGIT_SCALE_START = math.log(1 / 0.07)  # open_clip's
+LOGIT_SCALE_START = math.log(1 / 0.07)  # open_clip's default
 MAX_LOGIT_SCALE = math.log(100.0)
 NUM_NEW_TOKENS = NUM_MASKS + 1
 NEW_PREFIXES = (
@@ -34,22 +35,22 @@ NEW_PREFIXES = (
     "semantic_pool.",
     "logit_scale",
 )
-"""Of the decoder's parameters, those that SAM does not have."""
+"""Name prefixes of the decoder's parameters that SAM does not have."""
 
 
 class DecoderOutput(NamedTuple):
-    """What the decoder says about N prompts with M masks each."""
+    """Output of the decoder for N prompts with M masks each."""
 
     mask_logits: Tensor  # (N, M, 4h, 4w), before the threshold
-    iou_predictions: Tensor  # (N, M), the model's guess of each mask's quality
+    iou_predictions: Tensor  # (N, M), predicted IoU of each mask
     mask_embedding: Tensor  # (N, M, D), unit length, in text space
     similarity: Tensor  # (N, M), predicted cosine of that vector with the right label's
 
 
 class MaskPool(nn.Module):
-    """What a semantic token hears of its mask: the mean embedding in it, each channel standardised.
+    """Pools the mean image embedding in each mask, with each channel standardised.
 
-    Channels differ widely, and those that tell names from names are among the faint ones.
+    Channels' scales differ widely, and channels that separate labels are among the small ones.
     """
 
     mean: Tensor  # (C,)
@@ -62,21 +63,27 @@ class MaskPool(nn.Module):
         self.register_buffer("std", torch.ones(width))
 
     def forward(self, image_embeddings: Tensor, mask_logits: Tensor) -> Tensor:
-        """(N, C, h, w), (N, M, 4h, 4w) -> (N, M, C)."""
+        """Pool and project embeddings, (N, C, h, w), (N, M, 4h, 4w) -> (N, M, C)."""
         means = pool_masks(image_embeddings, mask_logits)
         answer: Tensor = self.linear((means - self.mean) / self.std)
         return answer
 
     @torch.no_grad()
     def standardise(self, image_embeddings: Tensor) -> None:
-        """Take the channels' scales from some pictures, (B, C, h, w): once, before training."""
+        """Set the channels' mean and scale from some pictures, (B, C, h, w).
+
+        Call it once, before training.
+        """
         cells = image_embeddings.transpose(0, 1).flatten(1)
         self.mean.copy_(cells.mean(1))
         self.std.copy_(cells.std(1).clamp(min=1e-3))
 
 
 class SemanticDecoder(nn.Module):
-    """One call for the prompts of many pictures: each says by index which picture it is about."""
+    """SAM's mask decoder with semantic tokens.
+
+    One call takes prompts of many pictures; each prompt has the index of its picture.
+    """
 
     def __init__(self, config: SemanticSamConfig) -> None:
         super().__init__()
@@ -112,13 +119,13 @@ class SemanticDecoder(nn.Module):
         )
         self.similarity_head = MLP(width, sam.iou_head_width, NUM_MASKS, 3)
         self.semantic_pool = MaskPool(width) if semantic.pools_masks else None
-        # log of the factor on cosines before a softmax: of the loss, and of a served score
+        # log of the factor on cosines before a softmax, in the loss and in served scores
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE_START))
         self.start_new_tokens()
 
     @torch.no_grad()
     def start_new_tokens(self) -> None:
-        """Start the new tokens as their counterparts: to be called again once SAM is loaded."""
+        """Initialise the new tokens from SAM's tokens. Call it again after loading SAM."""
         noise = TOKEN_NOISE * torch.randn_like(self.mask_tokens.weight)
         self.semantic_tokens.weight.copy_(self.mask_tokens.weight + noise)
         self.similarity_token.weight.copy_(self.iou_token.weight)
@@ -133,11 +140,11 @@ class SemanticDecoder(nn.Module):
         dense_prompts: Tensor,
         multimask_output: bool,
     ) -> DecoderOutput:
-        """Answer N prompts.
+        """Decode N prompts.
 
         image_embeddings: (B, C, h, w), or (B, 4C, h, w) with a stem; image_pe: (1, C, h, w);
-        image_index: (N,) long, which of the B pictures a prompt is about; sparse_prompts:
-        (N, S, C); dense_prompts: (N, C, h, w).
+        image_index: (N,) long, index of each prompt's picture among the B pictures;
+        sparse_prompts: (N, S, C); dense_prompts: (N, C, h, w).
         """
         fine = None
         if self.is_stemmed:
@@ -167,11 +174,14 @@ class SemanticDecoder(nn.Module):
         )
 
     def scale(self) -> Tensor:
-        """The factor on cosines, at most 100."""
+        """Return the factor on cosines, at most 100."""
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
     def _tokens(self, sparse_prompts: Tensor) -> Tensor:
-        """IoU, masks, prompts as SAM has them, then the new ones: their order means nothing."""
+        """Join tokens: SAM's IoU token, mask tokens and prompts, then the new tokens.
+
+        The transformer does not depend on their order.
+        """
 
         def rows(*weights: Tensor) -> Tensor:
             return torch.cat(weights).expand(len(sparse_prompts), -1, -1)
@@ -181,7 +191,7 @@ class SemanticDecoder(nn.Module):
         return torch.cat([old, sparse_prompts, new], dim=1)
 
     def _masks(self, mask_tokens: Tensor, seen: Tensor, fine: FineFeatures | None) -> Tensor:
-        """(N, 4, C) and (N, C, h, w) -> logits (N, 4, 4h, 4w)."""
+        """Return mask logits, (N, 4, C) and (N, C, h, w) -> (N, 4, 4h, 4w)."""
         if fine is None:
             upscaled = self.output_upscaling(seen)  # (N, C / 8, 4h, 4w)
         else:
@@ -196,7 +206,7 @@ class SemanticDecoder(nn.Module):
         return logits
 
     def _embed(self, semantic: Tensor) -> Tensor:
-        """(N, 4, C) -> (N, 4, D), unit length, in float32."""
+        """Return mask embeddings, (N, 4, C) -> (N, 4, D), unit length, in float32."""
         heads = list(self.semantic_heads)
         if len(heads) == 1:
             return F.normalize(heads[0](semantic).float(), dim=-1)
@@ -205,9 +215,9 @@ class SemanticDecoder(nn.Module):
 
 
 def pool_masks(image_embeddings: Tensor, mask_logits: Tensor) -> Tensor:
-    """Mean embedding in each mask: (N, C, h, w), (N, M, 4h, 4w) -> (N, M, C).
+    """Return the mean embedding in each mask: (N, C, h, w), (N, M, 4h, 4w) -> (N, M, C).
 
-    Masks are taken as they are: what they are called shall not move them.
+    Mask logits are detached, so that the loss on labels does not change the masks.
     """
     share = F.avg_pool2d(mask_logits.detach().sigmoid(), 4).flatten(2)  # (N, M, h * w)
     share = share / share.sum(-1, keepdim=True).clamp(min=1e-3)

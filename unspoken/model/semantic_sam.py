@@ -1,7 +1,7 @@
-"""Semantic-SAM: SAM's encoders around the decoder with semantic tokens.
+"""Semantic-SAM: SAM's image and prompt encoders with the semantic decoder.
 
-The network is stateless: an image embedding is a value that the caller holds, so threads and
-pictures never meet on it. Image and prompt encoders are the segment-anything package's own classes.
+The network is stateless: the caller holds the image embedding, so threads and pictures share no
+state. Image and prompt encoders are the segment-anything package's own classes.
 
 Legend: B pictures, N prompts of K points, S side of the square input, C decoder width, h cells.
 """
@@ -21,17 +21,17 @@ from unspoken.model.image_attention import attend_piecewise
 from unspoken.model.sam_config import SamConfig, SemanticSamConfig
 from unspoken.model.semantic_decoder import NEW_PREFIXES, DecoderOutput, SemanticDecoder
 
-BOX_LOGIT = 4.0  # of a mask of which the network is sure
+BOX_LOGIT = 4.0  # logit of a mask prompt inside a drawn box: a confident mask
 
 
 class Prompts(NamedTuple):
     """N prompts of one kind; coordinates in pixels of the network's square input.
 
-    Prompts with another number of points, or with and without a box, are different kinds: SAM pads
-    a missing box with a token that changes the answer, so they are asked in different calls.
+    Prompts of one kind have the same number of points, and either all or none have a box. Other
+    kinds need other calls, because SAM pads a missing box with a token that changes the answer.
     """
 
-    image_index: Tensor  # (N,) long: the picture that each is about
+    image_index: Tensor  # (N,) long: index of each prompt's picture
     points: Tensor | None = None  # (N, K, 2) x, y
     point_labels: Tensor | None = None  # (N, K): 1 on the thing, 0 off it, -1 padding
     boxes: Tensor | None = None  # (N, 4) xyxy
@@ -42,7 +42,7 @@ class Prompts(NamedTuple):
 
 
 class SemanticSam(nn.Module):
-    """Pictures -> embeddings -> masks with a vector in text space each."""
+    """A network that embeds pictures and decodes prompts to masks, each with a mask embedding."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -59,15 +59,15 @@ class SemanticSam(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.pixel_mean.device
 
     def embed_images(self, images: Sequence[Tensor]) -> Tensor:
-        """(3, H, W) pictures in 0 to 255, long side S -> (B, C, h, h)."""
+        """Embed pictures, (3, H, W) in 0 to 255 with long side S -> (B, C, h, h)."""
         return self.image_encoder(self.prepare(images))  # type: ignore[no-any-return]
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
-        """Normalise, and pad to the square at right and bottom: (B, 3, S, S)."""
+        """Normalise pictures and pad them at right and bottom to the square: (B, 3, S, S)."""
         side = self.config.sam.image_size
         squares = []
         for image in images:
@@ -81,7 +81,7 @@ class SemanticSam(nn.Module):
     def decode(
         self, image_embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
     ) -> DecoderOutput:
-        """Answer the prompts of many pictures in one call of the decoder."""
+        """Decode the prompts of many pictures in one call of the decoder."""
         points = None
         if prompts.points is not None:
             assert prompts.point_labels is not None, "every point has a label"
@@ -101,7 +101,7 @@ class SemanticSam(nn.Module):
         return output
 
     def choose_trained(self) -> list[str]:
-        """Freeze what `train` does not name, and any stem; the names of what learns."""
+        """Freeze all weights that `train` excludes, and any stem; return the trained names."""
         prefixes = trained_prefixes(self.config)
         names = []
         for name, parameter in self.named_parameters():
@@ -113,13 +113,14 @@ class SemanticSam(nn.Module):
 
 
 def draw_boxes(boxes: Tensor, config: SamConfig) -> Tensor:
-    """(N, 4) xyxy -> (N, 1, 4h, 4h): logits of BOX_LOGIT inside, below zero outside, cells shared.
+    """Draw boxes as mask prompts, (N, 4) xyxy -> (N, 1, 4h, 4h) logits.
 
-    A corner's encoding tells a small network only roughly where a box of a few pixels lies.
+    Logits are BOX_LOGIT inside, -BOX_LOGIT outside, and in between for cells partly covered. This
+    helps because the encoding of corners gives a small network only a rough place of small boxes.
     """
     side = config.mask_side
     cell = config.image_size / side
-    low = torch.arange(side, device=boxes.device) * cell  # (s,) where each cell begins
+    low = torch.arange(side, device=boxes.device) * cell  # (s,) start of each cell
 
     def covered(start: Tensor, end: Tensor) -> Tensor:
         inside = torch.minimum(end[:, None], low + cell) - torch.maximum(start[:, None], low)
@@ -132,7 +133,7 @@ def draw_boxes(boxes: Tensor, config: SamConfig) -> Tensor:
 
 
 def trained_prefixes(config: SemanticSamConfig) -> tuple[str, ...]:
-    """Starts of the names of the parameters that a network of this config trains."""
+    """Return the name prefixes of the parameters that a network of this config trains."""
     match config.semantic.train:
         case "new_only":
             return tuple(f"mask_decoder.{prefix}" for prefix in NEW_PREFIXES)
@@ -145,12 +146,12 @@ def trained_prefixes(config: SemanticSamConfig) -> tuple[str, ...]:
 
 
 def is_new(name: str) -> bool:
-    """Whether a parameter of the network is one that SAM does not have."""
+    """Return True if SAM does not have this parameter of the network."""
     return name.removeprefix("mask_decoder.").startswith(NEW_PREFIXES)
 
 
 def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
-    """The package's ViT at the config's sizes, with the stem where there is one."""
+    """Build the package's ViT in the config's sizes, with the stem if the config has one."""
     sizes: dict[str, Any] = dict(
         img_size=config.image_size,
         patch_size=config.patch_size,
@@ -177,7 +178,7 @@ def build_image_encoder(config: SamConfig) -> ImageEncoderViT:
 
 
 def build_prompt_encoder(config: SamConfig) -> PromptEncoder:
-    """The package's prompt encoder at the config's sizes."""
+    """Build the package's prompt encoder in the config's sizes."""
     cells, side = config.embedding_side, config.image_size
     return PromptEncoder(
         embed_dim=config.decoder_width,

@@ -1,9 +1,9 @@
-"""Text towers: phrases to unit vectors of 768, the space that masks are aligned to.
+"""Text towers: encode phrases as unit vectors of 768 dimensions, the space of mask embeddings.
 
-`LiftedMiniLM` is all-MiniLM-L6-v2 as an open_clip tower. Its 384 dimensions are lifted to 768 by a
-fixed orthonormal map, which leaves every cosine as it was: small weights, and the same shape as
-CLIP's. `OpenClipText` is the text tower of an open_clip model; the image tower (image_tower.py) is
-neither built nor read for it.
+`LiftedMiniLM` is all-MiniLM-L6-v2 as an open_clip tower. A fixed orthonormal map lifts its 384
+dimensions to 768 and preserves every cosine. So the weights are small and the vectors have the same
+shape as CLIP's. `OpenClipText` is the text tower of an open_clip model. It does not build or read
+the image tower (image_tower.py).
 
 Legend: N texts, T tokens, W width of the tower, D = 768.
 """
@@ -34,19 +34,19 @@ from unspoken.torch_files import read_state_dict
 logger = logging.getLogger(__name__)
 
 LIFT_SEED = 768
-# A text has at most 256 characters, and so at most as many word pieces.
+# A text has at most 256 characters, so it has at most 256 word pieces.
 MAX_TOKENS = 256
 
 
 class TextTower(Protocol):
-    """Texts in, unit vectors out."""
+    """Protocol of an encoder of texts to unit vectors."""
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32 on the CPU, unit length along D."""
+        """Encode N texts as (N, D) float32 on the CPU, unit length along D."""
 
 
 def load_text_tower(entry: ModelEntry, folder: Path) -> TextTower:
-    """The tower that a profile's entry names. Raises InvalidConfig, MissingWeights."""
+    """Load the tower that a profile's entry names. Raises InvalidConfig, MissingWeights."""
     match entry.options.get("backend"):
         case "lifted_minilm":
             return LiftedMiniLM(folder, device=entry.device, dtype=entry.dtype)
@@ -65,12 +65,15 @@ def load_text_tower(entry: ModelEntry, folder: Path) -> TextTower:
 
 
 def architecture_of(entry: ModelEntry) -> str:
-    """open_clip's name for the model of an entry. Raises InvalidConfig where there is none."""
+    """Return the open_clip architecture of an entry. Raises InvalidConfig if it is missing."""
     return _option(entry, "architecture")
 
 
 def weights_file_of(entry: ModelEntry, folder: Path) -> Path:
-    """The file of the whole open_clip model of an entry. Raises InvalidConfig where none is."""
+    """Return the weights file of an entry's whole open_clip model.
+
+    Raises InvalidConfig if the entry names none.
+    """
     return folder / _option(entry, "weights")
 
 
@@ -82,10 +85,10 @@ def _option(entry: ModelEntry, name: str) -> str:
 
 
 class LiftedMiniLM:
-    """all-MiniLM-L6-v2 from a folder of Hugging Face's form, lifted to 768 dimensions."""
+    """all-MiniLM-L6-v2 from a Hugging Face model folder, lifted to 768 dimensions."""
 
     def __init__(self, folder: Path, *, device: str = "cpu", dtype: str = "float32") -> None:
-        """Raises MissingWeights, InvalidConfig for a folder of another type of model."""
+        """Load the model. Raises MissingWeights; InvalidConfig for another type of model."""
         check_model_type(folder, supported=("bert",), role="lifted_minilm text encoder")
         tower = HFTextEncoder(
             str(folder), output_dim=EMBEDDING_DIM, proj_type="linear", pooler_type="mean_pooler"
@@ -112,30 +115,30 @@ class OpenClipText:
     def __init__(
         self, architecture: str, weights: Path, *, device: str = "cpu", dtype: str = "float32"
     ) -> None:
-        # On meta nothing is drawn at random only to be overwritten: half the memory, no wait.
+        # The meta device skips random initialisation, which saves time and half of the memory.
         with torch.device("meta"):
             tower = open_clip_text_tower(architecture)
         state = read_tower_weights(weights, names=tower.state_dict(), below=("", "text."))
         tower.load_state_dict(state, strict=True, assign=True)
-        # No file holds this buffer. Configurations with `no_causal_mask` have none.
+        # The weights file does not have this buffer. Configs with `no_causal_mask` have no mask.
         if tower.attn_mask is not None:
             tower.attn_mask = tower.build_causal_mask()
-        tower.output_tokens = False  # CoCa's configuration asks for (vector, tokens)
+        tower.output_tokens = False  # CoCa's config would return (vector, tokens)
         self._tower = tower.to(device=device, dtype=getattr(torch, dtype)).eval()
         self._tokenizer = open_clip.get_tokenizer(architecture)
         self._device = device
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """See TextTower. Tokens beyond the tower's context (77) are cut, as CLIP does."""
+        """See TextTower. Truncates texts to the tower's context of 77 tokens, as CLIP does."""
         with torch.inference_mode():
             return _unit(self._tower(self._tokenizer(list(texts)).to(self._device)))  # (N, D)
 
 
 def open_clip_text_tower(architecture: str) -> TextTransformer:
-    """The text tower of a model config that open_clip carries, untrained.
+    """Build the untrained text tower of an open_clip architecture.
 
-    Raises InvalidConfig for an unknown architecture, one whose tower or tokenizer would come from
-    the hub, or one whose text space has not 768 dimensions.
+    Raises InvalidConfig if the architecture is unknown, its tower or tokenizer would come from the
+    hub, or its text space does not have 768 dimensions.
     """
     config = open_clip.get_model_config(architecture)
     if config is None:
@@ -155,10 +158,10 @@ def open_clip_text_tower(architecture: str) -> TextTransformer:
 def read_tower_weights(
     path: Path, *, names: Iterable[str], below: Sequence[str]
 ) -> dict[str, Tensor]:
-    """One tower's tensors from a file of a whole CLIP model: safetensors, or .pt read safely.
+    """Read one tower's tensors from a file of a whole CLIP model (safetensors, or .pt read safely).
 
-    below: prefixes that a name may stand behind, tried in turn. Raises MissingWeights with the
-    names that are not there.
+    below: prefixes that a name may have in the file, tried in order. Raises MissingWeights with the
+    missing names; InvalidConfig if a .safetensors file cannot be read.
     """
     with ExitStack() as stack:
         if path.suffix == ".safetensors":
@@ -183,9 +186,10 @@ def read_tower_weights(
 
 
 def orthonormal_lift(width: int) -> np.ndarray:
-    """(768, W) float32 with orthonormal columns, the same on every machine.
+    """Return a (768, W) float32 matrix with orthonormal columns, the same on every machine.
 
-    The stream of RandomState is frozen by numpy; the signs are fixed since LAPACKs differ in them.
+    numpy guarantees that RandomState's stream does not change. The signs are fixed, because LAPACK
+    implementations differ in them.
     """
     noise = np.random.RandomState(LIFT_SEED).standard_normal((EMBEDDING_DIM, width))
     q, r = np.linalg.qr(noise)  # (768, W), (W, W)

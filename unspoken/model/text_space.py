@@ -1,8 +1,8 @@
-"""Scores of texts for masks: how near a text's vector is to a mask's, weighed against other words.
+"""Scores of texts for masks, from the similarity of text embeddings and mask embeddings.
 
 `softmax`: the text's share among itself, the query's negatives and a fixed background vocabulary.
-`cosine`: the bare cosine, nothing where a negative is nearer. With either a text's score depends on
-nothing but the query and the mask, and never on the other queries of a request.
+`cosine`: the plain cosine; zero if a negative has an equal or higher cosine. In both, a text's
+score depends only on the query and the mask, and not on the other queries of a request.
 
 Legend: N masks, Q queries, K distinct texts, B background words, D text width.
 """
@@ -26,7 +26,7 @@ Score = Literal["softmax", "cosine"]
 
 @cache
 def background_words() -> tuple[str, ...]:
-    """The vocabulary that comes with the package."""
+    """Return the background vocabulary in the package's data."""
     text = files("unspoken").joinpath("data/background.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return tuple(dict.fromkeys(" ".join(lines).split()))
@@ -34,16 +34,16 @@ def background_words() -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpaceConfig:
-    """How texts are scored."""
+    """Options of scoring."""
 
     score: Score = "softmax"
     background: tuple[str, ...] = field(default_factory=background_words)
     cache_entries: int = 16_384
-    """Vectors of texts that are kept."""
+    """Number of text embeddings in the cache."""
 
 
 class TextQuery(NamedTuple):
-    """A text, and texts that a mask must not be instead."""
+    """A text, and negatives: texts that a mask must not match better."""
 
     text: str
     negatives: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class TextQuery(NamedTuple):
 
 @dataclass(frozen=True)
 class _KnownText:
-    """A text's vector, and the places of the background words that mean the text itself."""
+    """A text's embedding, and the indices of background words with the same meaning."""
 
     vector: np.ndarray  # (D,) float32, unit length
     own_words: tuple[int, ...]
@@ -59,14 +59,18 @@ class _KnownText:
 
 @dataclass(frozen=True)
 class Rivals:
-    """The background's share of the softmax for N masks: each word's, and sums without one."""
+    """The background's terms of the softmax for N masks: each word's, and sums without one."""
 
     powers: np.ndarray  # (B, N)
-    without: np.ndarray  # (B + 1, N): the sum over all words but this one; the last row: over all
+    without: np.ndarray  # (B + 1, N): sum over all other words; last row: over all words
 
     @classmethod
     def of(cls, powers: np.ndarray) -> "Rivals":
-        """Sums from both ends: total less one would leave rounding where that one is most of it."""
+        """Compute the sums without each word from (B, N) terms.
+
+        They are cumulative sums from both ends, because subtracting a dominant term from the total
+        would leave rounding errors.
+        """
         nothing = np.zeros((1, powers.shape[1]), dtype=powers.dtype)
         before = np.concatenate([nothing, powers.cumsum(0)])  # (B + 1, N)
         after = np.concatenate([powers[::-1].cumsum(0)[::-1][1:], nothing, nothing])[: len(before)]
@@ -74,11 +78,11 @@ class Rivals:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it holds."""
+        """Memory of the arrays, in bytes."""
         return self.powers.nbytes + self.without.nbytes
 
     def against(self, own_words: Sequence[tuple[int, ...]]) -> np.ndarray:
-        """(Q, N): for each query the sum over the words that are not its own."""
+        """Return (Q, N): for each query, the sum over all words except its own."""
         last = len(self.powers)
         sums = self.without[[words[0] if words else last for words in own_words]]
         for row, words in enumerate(own_words):
@@ -88,7 +92,10 @@ class Rivals:
 
 
 class TextSpace:
-    """The space that a network's masks and texts share. Not thread-safe: one inference thread."""
+    """Scores texts in the embedding space that a network's masks and texts share.
+
+    It is not thread-safe: use it from one inference thread only.
+    """
 
     def __init__(
         self,
@@ -113,18 +120,21 @@ class TextSpace:
         encode_texts: Callable[[Sequence[str]], np.ndarray],
         config: TextSpaceConfig = TextSpaceConfig(),
     ) -> "TextSpace":
-        """The space of a loaded network."""
+        """Return the text space of a loaded network."""
         scale = float(loaded.model.mask_decoder.scale().detach())
         return cls(encode_texts, info=loaded.info, scale=scale, config=config)
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """(K, D) float32, unit length: the targets that masks of these labels are trained to."""
+        """Return (K, D) float32, unit length: the training targets of masks with these labels."""
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
         return np.stack([known.vector for known in self._learn(texts)])
 
     def rivals_of(self, mask_embedding: np.ndarray) -> Rivals | None:
-        """What the background says of (N, D): to be kept with the masks, the same for all texts."""
+        """Return the background's terms for mask embeddings, (N, D); None for `cosine` or no masks.
+
+        They are the same for all texts, so the caller can cache them with the masks.
+        """
         if self.config.score == "cosine" or not len(mask_embedding):
             return None
         if self._background is None:
@@ -140,7 +150,10 @@ class TextSpace:
         *,
         rivals: Rivals | None = None,
     ) -> np.ndarray:
-        """(N, D) and Q queries -> (Q, N) in [0, 1]. rivals: `rivals_of` these masks, if kept."""
+        """Score Q queries for N masks, (N, D) -> (Q, N) in [0, 1].
+
+        rivals: result of `rivals_of` these masks, if cached.
+        """
         if not queries or not len(mask_embedding):
             return np.zeros((len(queries), len(mask_embedding)), dtype=np.float32)
         known = self._learn([query.text for query in queries])
@@ -163,20 +176,23 @@ class TextSpace:
     ) -> np.ndarray:
         """Return the scores of a bank's masks times their raw predicted IoU, (Q, N).
 
-        A word that fits a bad mask is a bad answer: docs/decisions/0010. Values may exceed 1, as
-        the predicted IoU may: clipping here would make good masks equal.
+        The IoU lowers the scores of bad masks: docs/decisions/0010. Values may exceed 1, because
+        the predicted IoU may; clipping here would make good masks equal.
         """
         scores = self.scores(bank.mask_embedding, queries, rivals=rivals)
         return np.asarray(scores * bank.predicted_iou.clip(min=0))
 
     def _power(self, cosines: np.ndarray) -> np.ndarray:
-        """Softmax's exponentials, less a factor that all have: cosines are at most one."""
+        """Return the exponentials of the softmax, without a common factor.
+
+        They are at most about 1, because cosines are at most 1.
+        """
         return np.asarray(np.exp(self._scale * (cosines - 1)))
 
     def _negative_cosines(
         self, mask_embedding: np.ndarray, queries: Sequence[TextQuery]
     ) -> dict[int, np.ndarray]:
-        """Query's index -> (its negatives, N), for those that have any."""
+        """Return query index -> cosines (negatives, N), for queries that have negatives."""
         texts = list(dict.fromkeys(text for query in queries for text in query.negatives))
         if not texts:
             return {}
@@ -189,7 +205,7 @@ class TextSpace:
         }
 
     def _learn(self, texts: Sequence[str]) -> list[_KnownText]:
-        """Vectors of texts in order, from the kept ones where possible."""
+        """Return the embeddings of texts in order, from the cache if possible."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         fresh = {}
         if new:
@@ -207,7 +223,7 @@ class TextSpace:
         return known
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        """(K, D): the mean over the templates, less the text mean, made unit length again."""
+        """Embed texts, (K, D): the mean over templates minus the text mean, of unit length."""
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
         filled = [template.replace("{}", text) for text in texts for template in self._templates]
@@ -216,7 +232,7 @@ class TextSpace:
         return targets if self._mean is None else _unit(targets - self._mean)
 
     def _own_words(self, text: str) -> tuple[int, ...]:
-        """Places of the background words that the text is, or is a synonym or a plural of."""
+        """Return the indices of background words equal to the text, its singular or a synonym."""
         lexicon = load_lexicon()
         head = lexicon.head(" ".join(lexicon.singular(word) for word in text.lower().split()))
         same = lexicon.synonyms_of(head) | {text.lower()}
@@ -224,7 +240,10 @@ class TextSpace:
 
 
 def _product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(K, D), (N, D) -> (K, N), on torch's threads: numpy's own would fight them for the cores."""
+    """Return dot products, (K, D), (N, D) -> (K, N).
+
+    Uses torch's threads, because numpy's own threads would compete with them for the cores.
+    """
     return np.asarray((torch.from_numpy(first) @ torch.from_numpy(second).T).numpy())
 
 

@@ -1,9 +1,9 @@
-"""SAM's two-way transformer, with tokens that the others cannot see.
+"""SAM's two-way transformer, with hidden tokens to which the other tokens do not attend.
 
-The same computation and the same parameter names as `segment_anything.modeling.transformer`
-(Apache-2.0), so that official weights load. New is that the last tokens may be hidden: old tokens
-do not attend to them, and neither does the picture. Masking only one of the two is not enough,
-since image features are rewritten by what the picture attends to.
+The computation and the parameter names are those of `segment_anything.modeling.transformer`
+(Apache-2.0), so that official weights load. The only addition is that the last tokens may be
+hidden: the old tokens and the picture do not attend to them. It is not enough to mask only one of
+the two, because image features change with the tokens that the picture attends to.
 
 Legend: N prompts, T tokens of which the last H are hidden, A cells of the image embedding, C width.
 """
@@ -24,7 +24,7 @@ class TransformerOutput(NamedTuple):
 
 
 class TokenTransformer(nn.Module):
-    """`depth` two-way blocks and a last look of the tokens at the picture."""
+    """`depth` two-way blocks and a final attention from tokens to the picture."""
 
     def __init__(self, *, depth: int, width: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -38,7 +38,10 @@ class TokenTransformer(nn.Module):
     def forward(
         self, image_embedding: Tensor, image_pe: Tensor, tokens: Tensor, *, num_hidden: int
     ) -> TransformerOutput:
-        """(N, A, C), (1, A, C) and (N, T, C), of which the last `num_hidden` are hidden."""
+        """Run all blocks. image_embedding: (N, A, C); image_pe: (1, A, C); tokens: (N, T, C).
+
+        The last `num_hidden` tokens are hidden.
+        """
         queries, keys = tokens, image_embedding
         for layer in self.layers:
             queries, keys = layer(
@@ -49,7 +52,7 @@ class TokenTransformer(nn.Module):
 
 
 class TokenBlock(nn.Module):
-    """Tokens to tokens, tokens to picture, an MLP, and the picture to tokens."""
+    """Attention of tokens to tokens and to the picture, an MLP, attention of picture to tokens."""
 
     def __init__(self, *, width: int, num_heads: int, mlp_dim: int, is_first: bool) -> None:
         super().__init__()
@@ -66,8 +69,8 @@ class TokenBlock(nn.Module):
     def forward(
         self, tokens: Tensor, image: Tensor, *, token_pe: Tensor, image_pe: Tensor, num_hidden: int
     ) -> tuple[Tensor, Tensor]:
-        """(N, T, C) and (N, A, C) -> the same, each having looked at the other."""
-        if self.is_first:  # SAM's first block has neither positions nor a residual here
+        """Attend in both directions: (N, T, C) and (N, A, C) -> the same shapes."""
+        if self.is_first:  # SAM's first block has no positions and no residual here
             tokens = self._attend_to_each_other(tokens, tokens, num_hidden=num_hidden)
         else:
             tokens = tokens + self._attend_to_each_other(
@@ -83,12 +86,15 @@ class TokenBlock(nn.Module):
         return tokens, self.norm4(image + shown)
 
     def _attend_to_each_other(self, queries: Tensor, values: Tensor, *, num_hidden: int) -> Tensor:
-        """Hidden tokens attend to all, the others only to each other: (N, T, C) -> (N, T, C)."""
+        """Self-attention among tokens: (N, T, C) -> (N, T, C).
+
+        Hidden tokens attend to all tokens; the others attend only to each other.
+        """
         if not num_hidden:
             return self.self_attn(queries, queries, values)  # type: ignore[no-any-return]
         num_seen = queries.shape[1] - num_hidden
         visible = queries[:, :num_seen]
-        # Two calls instead of a mask: what the visible ones get has never met a hidden one.
+        # Two calls instead of a mask, so that visible tokens cannot depend on hidden ones.
         return torch.cat(
             [
                 self.self_attn(visible, visible, values[:, :num_seen]),
@@ -99,7 +105,7 @@ class TokenBlock(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Multi-head attention whose inner width may be smaller than the outer."""
+    """Multi-head attention whose inner width may be smaller than its outer width."""
 
     def __init__(self, width: int, num_heads: int, *, downsample_rate: int = 1) -> None:
         super().__init__()
@@ -112,7 +118,7 @@ class TokenAttention(nn.Module):
         self.out_proj = nn.Linear(inner, width)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(N, Q, C), (N, K, C), (N, K, C) -> (N, Q, C)."""
+        """Attend from queries to keys: (N, Q, C), (N, K, C), (N, K, C) -> (N, Q, C)."""
         attended = F.scaled_dot_product_attention(
             self._split(self.q_proj(queries)),
             self._split(self.k_proj(keys)),

@@ -172,7 +172,7 @@ class Decision(NamedTuple):
 def choose_thresholds(
     tally: ScoreTally, *, wanted_fdr: float, stored_from: float, run_id: str
 ) -> ChosenThresholds:
-    """Choose for each source the lowest threshold with a false-discovery rate of `wanted_fdr`."""
+    """Choose for each source the lowest threshold whose rate is at most `wanted_fdr`."""
     first = bisect_right(STEPS, stored_from) - 1
     chosen = []
     for source in SOURCES:
