@@ -1,3 +1,3 @@
-"""What the rooms share: schemas, ports, errors, pictures, phrases, runs, the HTTP frame."""
+"""Code that all processes share: schemas, ports, errors, pictures, phrases, the HTTP service."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,7 @@
-"""What middleware takes and answers, for a service's OpenAPI: FastAPI sees routes alone."""
+"""Add the headers that middleware reads to a service's OpenAPI.
+
+FastAPI describes routes only; it does not know the middleware's API key and timeout header.
+"""
 
 from typing import Any
 
@@ -22,7 +25,7 @@ _TIMEOUT_PARAMETER = {
 
 
 def describe_middleware(app: FastAPI) -> None:
-    """Add the API key and the deadline's header to the OpenAPI of an app."""
+    """Add the API key scheme and the timeout header to the OpenAPI of an app."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""API keys: names, digests and rate limits of callers, and the form of a key that we send.
+"""API keys: names, digests and rate limits of callers, and a check of the key that we send.
 
     UNSPOKEN_API_KEYS="worker:9f86d0...:0 phone-app:60303a..."
 
-names each key, its sha256, and, where it is not the default, its requests a minute (0: without
-limit). A service keeps digests alone. A key is 256 random bits, so one round of sha256 is enough.
+Each entry has a key's name, its sha256 and, if it differs from the default, the number of requests
+allowed per minute (0: no limit). A service stores only digests. A key has 256 random bits, so one
+round of sha256 is enough.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ _ENTRY = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64}):(?P<sha256>[0-9a-f]{64})(:(
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey:
-    """A key by its digest. `requests_per_minute`: 0 for no limit."""
+    """An API key, identified by its digest. `requests_per_minute` is 0 for no limit."""
 
     name: str
     sha256: str
@@ -36,16 +37,20 @@ def new_key() -> str:
 
 
 def key_sha256(key: str) -> str:
-    """Hex digest of a key, as UNSPOKEN_API_KEYS has it."""
+    """Return the hex digest of a key, in the form that UNSPOKEN_API_KEYS uses."""
     return hashlib.sha256(key.encode("utf-8", errors="replace")).hexdigest()
 
 
 def checked_key(key: str, *, name: str) -> str:
-    """Return a key without blanks around it, as the header of a request can carry it; "" for none.
+    """Return a key without surrounding whitespace, valid as a header value; "" if the key is empty.
 
-    A CRLF file or a pasted line would else put a control character into the header, and the HTTP
-    library's complaint quotes the whole header. Raises InvalidInput, which never repeats the key.
-    name: where the key was given, for the message.
+    A CRLF file or a pasted line would otherwise put a control character into the header, and the
+    HTTP library's error message quotes the whole header. Raises InvalidInput, whose message never
+    contains the key.
+
+    Args:
+        key: The key as the user gave it.
+        name: The option or variable that holds the key, for the message.
     """
     key = key.strip()
     for position, character in enumerate(key, start=1):
@@ -59,11 +64,11 @@ def checked_key(key: str, *, name: str) -> str:
 
 
 def parse_keys(text: str, *, requests_per_minute: float) -> tuple[ApiKey, ...]:
-    """Read UNSPOKEN_API_KEYS: entries separated by blanks or commas. Raises InvalidConfig."""
+    """Parse UNSPOKEN_API_KEYS: entries separated by whitespace or commas. Raises InvalidConfig."""
     keys: dict[str, ApiKey] = {}
     for number, entry in enumerate(text.replace(",", " ").split(), start=1):
         found = _ENTRY.fullmatch(entry)
-        # The message does not repeat the entry: it may hold a key in place of its digest.
+        # The message does not repeat the entry, because it may hold a key instead of a digest.
         if found is None:
             raise InvalidConfig(
                 f"UNSPOKEN_API_KEYS: entry {number} is not NAME:SHA256 or NAME:SHA256:PER_MINUTE; "
@@ -79,9 +84,9 @@ def parse_keys(text: str, *, requests_per_minute: float) -> tuple[ApiKey, ...]:
 
 
 class KeyRing:
-    """The keys that a service admits, each with a token bucket; thread-safe.
+    """The API keys that a service accepts, each with a token bucket. Thread-safe.
 
-    now: a monotonic clock, in seconds.
+    `now` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -115,7 +120,10 @@ class KeyRing:
         return key.name
 
     def _find(self, digest: str) -> ApiKey:
-        """Compare with every key in constant time, so that timing reveals none of them."""
+        """Return the key with this digest. Raises Unauthorized.
+
+        Compares with every key in constant time, so that timing reveals nothing about the keys.
+        """
         found: ApiKey | None = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
@@ -126,7 +134,7 @@ class KeyRing:
 
 
 class _Bucket:
-    """A token bucket: holds a minute's requests, starts full, refills evenly."""
+    """A token bucket: starts full, holds one minute of requests, refills at a constant rate."""
 
     def __init__(self, *, per_minute: float, now_s: float) -> None:
         self._per_s = per_minute / 60
@@ -135,7 +143,7 @@ class _Bucket:
         self._at_s = now_s
 
     def take(self, now_s: float) -> float:
-        """Take a token: return 0, or the seconds until there is one."""
+        """Take a token. Return 0, or the seconds until a token is available."""
         self._tokens = min(self._capacity, self._tokens + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
         if self._tokens >= 1:

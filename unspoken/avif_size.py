@@ -1,7 +1,8 @@
-"""The sizes of the frames that an AVIF file codes, read before a decoder allocates them.
+"""Read the frame sizes of an AVIF file before a decoder allocates memory for them.
 
-An AVIF says its size twice: in its container, which Pillow reports, and in the AV1 stream, by which
-the decoder allocates. A file of a kilobyte may say 64 x 64 here and 16 384 x 16 384 there.
+An AVIF states its size twice: in its container, which Pillow reports, and in the AV1 stream, which
+the decoder uses to allocate memory. A file of one kilobyte may state 64 x 64 in the container and
+16 384 x 16 384 in the stream.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,15 +11,15 @@ from unspoken.errors import NotAnImage, TooLarge
 
 MAX_BOXES = 4096
 MAX_ITEMS = 1024
-"""Pictures of a file: the tiles of a grid, an alpha plane, a thumbnail."""
+"""Maximum number of items in a file: tiles of a grid, an alpha plane, a thumbnail."""
 MAX_UNITS = 4096
-"""OBUs of an item: headers, tile groups, metadata."""
+"""Maximum number of OBUs in an item: headers, tile groups, metadata."""
 _TABLE = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 _SEQUENCE_HEADER = 1
 
 
 def check_coded_size(encoded: bytes, *, max_pixels: int) -> None:
-    """Raise TooLarge where a coded frame has more pixels, NotAnImage where no size is found."""
+    """Raise TooLarge if a coded frame has over `max_pixels`, NotAnImage if no size is found."""
     try:
         sizes = [size for stream in _coded_streams(encoded) for size in _coded_sizes(stream)]
     except IndexError as error:
@@ -36,7 +37,7 @@ def check_coded_size(encoded: bytes, *, max_pixels: int) -> None:
 
 
 class _Reader:
-    """Reads numbers of whole bytes, or bits, one after another. Raises IndexError at the end."""
+    """A reader of whole bytes or single bits in sequence. Raises IndexError at the end."""
 
     def __init__(self, content: bytes, start: int, end: int) -> None:
         self._content, self._bit, self._end = content, 8 * start, 8 * min(end, len(content))
@@ -68,12 +69,12 @@ def _boxes(encoded: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, i
 
 
 def _find(encoded: bytes, path: Sequence[bytes], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the content of each box at the end of a path of kinds."""
+    """Yield (start, end) of the content of each box at the end of a path of kinds."""
     for kind, inner, stop in _boxes(encoded, start, end):
         if kind == path[0] and len(path) == 1:
             yield inner, stop
         elif kind == path[0]:
-            # `meta` has a version and flags before its boxes.
+            # A `meta` box has a version and flags before its inner boxes.
             yield from _find(encoded, path[1:], inner + 4 * (kind == b"meta"), stop)
 
 
@@ -111,7 +112,7 @@ def _items(reader: _Reader, encoded: bytes, idat: bytes) -> Iterator[bytes]:
 
 
 def _first_frames(encoded: bytes, start: int, end: int) -> Iterator[bytes]:
-    """Yield what a track's sample table says of its first frame."""
+    """Yield the first frame of a track, located by its sample table."""
     boxes = dict(_named(encoded, start, end))
     sizes = boxes.get(b"stsz")
     for kind, width in ((b"stco", 4), (b"co64", 8)):
@@ -135,7 +136,7 @@ def _named(encoded: bytes, start: int, end: int) -> Iterator[tuple[bytes, _Reade
 
 
 def _coded_sizes(stream: bytes) -> Iterator[tuple[int, int]]:
-    """Yield (width, height) of every sequence header; none for data that is not AV1."""
+    """Yield (width, height) of every sequence header; nothing if the data is not AV1."""
     start = 0
     for _ in range(MAX_UNITS):
         if start >= len(stream):
@@ -155,7 +156,7 @@ def _coded_sizes(stream: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _leb128(encoded: bytes, start: int) -> tuple[int, int]:
-    """Return a number and where it ends."""
+    """Return a LEB128 number and the position after it."""
     value = 0
     for place in range(8):
         byte = encoded[start + place]
@@ -166,7 +167,7 @@ def _leb128(encoded: bytes, start: int) -> tuple[int, int]:
 
 
 def _sequence_size(reader: _Reader) -> tuple[int, int]:
-    """See section 5.5.1 of the AV1 specification."""
+    """Return (width, height) of a sequence header. See section 5.5.1 of the AV1 specification."""
     reader.bits(4)
     if reader.bits(1):  # reduced_still_picture_header
         reader.bits(5)

@@ -1,12 +1,14 @@
 """One inference thread per device, and a bounded micro-batcher in front of it.
 
-Work-conserving: an idle device starts at once (after at most `max_wait_ms`). While a batch runs the
-next one fills; once it is full it is handed to the thread ahead, so that the device goes on without
-waiting for the event loop. Never more than one is ahead: later items may still be dropped, or come.
-Woken by events, never by polling. When the queue is full the caller gets `Overloaded` at once. A
-batch that raises is halved and run again, so that only the bad item fails; where memory was short
-later batches are smaller, too. Items whose caller has gone, or whose deadline has passed, are
-dropped before they cost.
+- An idle device starts a batch at once, after at most `max_wait_ms`.
+- While a batch runs, the next one fills. A full batch is handed to the thread in advance, so that
+  the device does not wait for the event loop. At most one batch is handed over in advance, because
+  later items may still be cancelled or added.
+- Events wake the batcher; it never polls.
+- If the queue is full, the caller gets `Overloaded` at once.
+- A batch that raises is split in half and run again, so that only the bad item fails. After an
+  out-of-memory error, later batches are smaller too.
+- Items whose caller has disconnected or whose deadline has passed are dropped before they run.
 """
 
 import asyncio
@@ -30,9 +32,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 HANG_S = 900.0
-"""Longer than any call takes: a thousand phrases at a Swin-T on one core take minutes."""
+"""Longer than any valid call: 1000 phrases with a Swin-T detector on one core take minutes."""
 MAX_QUEUE_BYTES = 512 * 1024 * 1024
-_BATCHES_AT_ONCE = 2  # one that runs, one ahead
+_BATCHES_AT_ONCE = 2  # one that runs, one handed over in advance
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 class InferenceThread:
     """The only thread that runs a device's models; shared by all batchers of that device.
 
-    It starts with the first call. hang_s: a call that runs for longer is taken for dead.
+    It starts with the first call. A call that runs for longer than `hang_s` is treated as hung.
     """
 
     def __init__(
@@ -54,14 +56,17 @@ class InferenceThread:
         self.hang_s = hang_s
         self._initializer = initializer or _nothing
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        # A daemon: a call that hangs must not keep the process from its end.
+        # A daemon thread, because a call that hangs must not prevent the process from exiting.
         self._thread = threading.Thread(target=self._work, name=f"inference-{name}", daemon=True)
         self._starting = threading.Lock()
         self._busy_since: float | None = None
         self._death: str | None = None
 
     async def run(self, function: Callable[[], Result]) -> Result:
-        """Run `function` on the thread, wait for it off the event loop. Raises NotReady: dead."""
+        """Run `function` on the thread and await its result.
+
+        Raises NotReady if the thread has failed.
+        """
         future: Future[Result] = Future()
         with self._starting:
             if self._death is not None:
@@ -72,18 +77,18 @@ class InferenceThread:
         return await asyncio.wrap_future(future)
 
     def busy_s(self) -> float:
-        """How long the current call has been running; 0 when idle. The probes' heartbeat."""
+        """Return how long the current call has been running, 0 when idle. The probes use it."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     def failure(self) -> str | None:
-        """Why no further call will be answered; None while the thread is well."""
+        """Return the reason why the thread can serve no more calls; None while it is healthy."""
         if self._death is None and self.busy_s() > self.hang_s:
             return f"a call on the inference thread {self.name} runs for {self.busy_s():.0f} s"
         return self._death
 
     def close(self, *, timeout_s: float | None = None) -> bool:
-        """Finish the calls that wait and end the thread; return False if it still runs."""
+        """Finish queued calls and stop the thread; return False if it still runs at `timeout_s`."""
         self._calls.put(None)
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -131,7 +136,7 @@ class _Waiting(Generic[Item, Result]):
     arrived: float = field(default_factory=time.monotonic)
 
     def is_wanted(self) -> bool:
-        """Whether anybody still waits for it."""
+        """Return True while a caller still waits for the result."""
         return not self.future.done() and self.deadline > time.monotonic()
 
 
@@ -143,12 +148,16 @@ class _Batch(Generic[Item, Result]):
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Collects single items into batches of at most `max_batch` of one bucket.
+    """Collects single items into batches of at most `max_batch` items of one bucket.
 
-    run_batch: called on the inference thread; answers one result per item, in order.
-    bucket: items of one shape share a batch. weigh: bytes of an item. max_batch_bytes: a batch's
-    bound beside its number; a heavier item runs alone.
-    max_queue, max_queue_bytes: what may wait; more raises Overloaded.
+    Args:
+        run_batch: Called on the inference thread; returns one result per item, in order.
+        bucket: Returns the bucket of an item, such as its shape. Items of one bucket share a batch.
+        weigh: Returns the size of an item in bytes.
+        max_batch_bytes: Maximum bytes of a batch, in addition to `max_batch`. A larger item runs
+            alone.
+        max_queue, max_queue_bytes: Maximum number and bytes of waiting items; more raises
+            Overloaded.
     """
 
     def __init__(
@@ -186,17 +195,20 @@ class MicroBatcher(Generic[Item, Result]):
 
     @property
     def queue_length(self) -> int:
-        """Items that wait, without those that run."""
+        """Number of items that wait, without those that run."""
         return len(self._queue) + sum(len(batch.waiting) for batch in self._ahead())
 
     @property
     def queue_bytes(self) -> int:
-        """What the items that wait weigh."""
+        """Bytes of the items that wait."""
         ahead = sum(each.num_bytes for batch in self._ahead() for each in batch.waiting)
         return ahead + sum(each.num_bytes for each in self._queue)
 
     def retry_after_s(self) -> float:
-        """When a place will be free: queued batches times the average time of one, 1 s at least."""
+        """Return the estimated seconds until a place is free, at least 1.
+
+        The estimate is the number of queued batches times the average time of a batch.
+        """
         return max(1.0, math.ceil((self.queue_length / self.max_batch) * self._batch_s))
 
     def check_room(self, num_items: int = 1, num_bytes: int = 1) -> None:
@@ -228,7 +240,7 @@ class MicroBatcher(Generic[Item, Result]):
     async def submit_all(
         self, items: list[Item], *, timeout_s: float, own: Spent | None = None
     ) -> list[Result]:
-        """Submit all items of one request or none: admission is decided once for the whole list."""
+        """Submit all items of one request, or none: admission is decided once for the list."""
         self.check_room(len(items), sum(map(self._weigh, items)))
         own = own or Spent()
         tasks = [
@@ -238,15 +250,15 @@ class MicroBatcher(Generic[Item, Result]):
         try:
             return list(await asyncio.gather(*tasks))
         finally:
-            for task in tasks:  # one has failed, so nobody waits for the others
+            for task in tasks:  # if one item fails, the request needs no other item
                 task.cancel()
 
     async def start(self) -> None:
-        """Start collecting; call on the running event loop."""
+        """Start the collector task; call this on the running event loop."""
         self._collector = asyncio.create_task(self._collect(), name=f"batcher-{self.name}")
 
     async def close(self) -> None:
-        """Take nothing new, finish what waits."""
+        """Refuse new items and finish those that wait."""
         self._closing = True
         self._wake.set()
         if self._collector is not None:
@@ -283,7 +295,7 @@ class MicroBatcher(Generic[Item, Result]):
             task.add_done_callback(self._landed)
 
     async def _sleep(self) -> None:
-        """Until something happens, or the oldest item of an idle device has waited enough."""
+        """Wait for an event, or until the oldest item of an idle device waited `max_wait_ms`."""
         timeout_s = None
         if self._queue and not self._running:
             timeout_s = max(0.0, self._queue[0].arrived + self._max_wait_s - time.monotonic())
@@ -294,7 +306,7 @@ class MicroBatcher(Generic[Item, Result]):
             pass
 
     def _take(self) -> _Batch[Item, Result] | None:
-        """The next batch, where it is time for one."""
+        """Return the next batch, or None if no batch should start now."""
         if len(self._running) >= _BATCHES_AT_ONCE:
             return None
         self._queue = deque(each for each in self._queue if each.is_wanted())
@@ -310,7 +322,7 @@ class MicroBatcher(Generic[Item, Result]):
         return batch
 
     def _next(self) -> _Batch[Item, Result]:
-        """The oldest item and those of its bucket, in order, up to the bounds."""
+        """Return a batch of the oldest item and others of its bucket, in order, within limits."""
         batch: _Batch[Item, Result] = _Batch([])
         num_bytes = 0
         for each in self._queue:
@@ -328,7 +340,7 @@ class MicroBatcher(Generic[Item, Result]):
         return batch
 
     def _ahead(self) -> list[_Batch[Item, Result]]:
-        """Batches that were handed to the thread and have not begun."""
+        """Return the batches that were handed to the thread and have not started."""
         return [batch for batch in self._running.values() if not batch.has_begun]
 
     def _landed(self, task: "asyncio.Task[None]") -> None:
@@ -357,10 +369,10 @@ class MicroBatcher(Generic[Item, Result]):
 
         try:
             results, took_s = await self._thread.run(work)
-        except NotReady as error:  # the engine is dead: nobody is to blame
+        except NotReady as error:  # the engine has failed; no item is the cause
             _fail(batch.waiting, error)
             return
-        except Exception as error:  # noqa: BLE001 - the thread's outermost loop: it must go on
+        except Exception as error:  # noqa: BLE001 - the thread's outermost loop: it must continue
             await self._split(live, error)
             return
         assert len(results) == len(live), f"{self.name} answers every item"
@@ -374,7 +386,7 @@ class MicroBatcher(Generic[Item, Result]):
                 waiting.future.set_result(result)
 
     async def _split(self, failed: list[_Waiting[Item, Result]], error: Exception) -> None:
-        """Halve a failed batch until the bad item stands alone; its caller gets the error."""
+        """Split a failed batch in half until the bad item is alone; its caller gets the error."""
         if len(failed) > 1:
             middle = len(failed) // 2
             if _is_out_of_memory(error) and middle < self.max_batch:
@@ -385,7 +397,8 @@ class MicroBatcher(Generic[Item, Result]):
             await self._run(_Batch(failed[middle:]))
             return
         if not isinstance(error, UnspokenError):
-            # With the ids of the request that it was asked in, not of the batch's other ones.
+            # Log with the ids of the request that sent this item, not of the batch's other
+            # requests.
             about = fields(batcher=self.name)
             failed[0].context.run(logger.error, "item failed", exc_info=error, extra=about)
             error = EngineFailure(f"{self.name} failed on this item: {type(error).__name__}")
@@ -399,14 +412,21 @@ def _fail(waiting: list[_Waiting[Any, Any]], error: Exception) -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Of Python, of torch on a GPU, of torch's allocator on a CPU; torch is not imported here."""
+    """Return True for out-of-memory errors of Python, of torch on a GPU, or of torch on a CPU.
+
+    Compares names, because torch is not imported here.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 def _ends_the_engine(error: BaseException) -> bool:
-    """A GPU's context is spoilt for good (torch.AcceleratorError), or the thread is to end."""
+    """Return True if no later call can succeed on this thread.
+
+    This is so for a torch.AcceleratorError, which leaves the GPU context unusable, and for
+    exceptions that are not an Exception, which are requests to exit.
+    """
     return not isinstance(error, Exception) or type(error).__name__ == "AcceleratorError"
 
 

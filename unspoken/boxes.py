@@ -1,16 +1,16 @@
-"""Boxes as arrays: (N, 4) corners in pixels, and what is asked of them everywhere."""
+"""Operations on boxes as arrays: (N, 4) corners (xyxy) in pixels."""
 
 import numpy as np
 
 
 def box_area(boxes_xyxy: np.ndarray) -> np.ndarray:
-    """(N, 4) -> (N,) areas in square pixels; a reversed box has none."""
+    """Return areas in square pixels: (N, 4) -> (N,). A box with reversed corners has area 0."""
     extent = np.clip(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0, None)
     return np.asarray(extent[:, 0] * extent[:, 1])
 
 
 def box_iou(first_xyxy: np.ndarray, second_xyxy: np.ndarray) -> np.ndarray:
-    """(N, 4), (M, 4) -> (N, M) intersection over union; 0 where both are empty."""
+    """Return intersection over union: (N, 4), (M, 4) -> (N, M). It is 0 if both boxes are empty."""
     first = np.asarray(first_xyxy, dtype=np.float64).reshape(-1, 4)
     second = np.asarray(second_xyxy, dtype=np.float64).reshape(-1, 4)
     low = np.maximum(first[:, None, :2], second[None, :, :2])  # (N, M, 2)
@@ -24,7 +24,7 @@ def box_iou(first_xyxy: np.ndarray, second_xyxy: np.ndarray) -> np.ndarray:
 def non_maximum_suppression(
     boxes_xyxy: np.ndarray, scores: np.ndarray, *, iou_threshold: float
 ) -> np.ndarray:
-    """Indices of the boxes to keep, best first: (N, 4), (N,) -> (K,)."""
+    """Return the indices of the boxes to keep, best first: (N, 4), (N,) -> (K,)."""
     order = np.argsort(-scores, kind="stable")
     overlaps = box_iou(boxes_xyxy, boxes_xyxy)
     kept: list[int] = []

@@ -1,9 +1,13 @@
-"""Which Host and Origin headers a service accepts: its protection against pages in a browser.
+"""Check Host and Origin headers: protection against attacks through a user's browser.
 
-Two attacks need no access of their own, only a visitor whose browser reaches the service. DNS
-rebinding points the name of a page at the service's address, so that the page may read answers; its
-requests still carry the foreign name as Host. Cross-site requests change state although the page
-reads no answer; the browser marks them by Sec-Fetch-Site and Origin. Programs send neither mark.
+Two attacks need no access of their own, only a user whose browser can reach the service:
+
+- DNS rebinding. An attacker's domain name resolves to the service's address, so the attacker's page
+  may read replies. Its requests still carry the attacker's domain name as Host.
+- Cross-site requests. They change state although the page cannot read the reply. The browser marks
+  them with Sec-Fetch-Site and Origin.
+
+Programs other than browsers send neither mark.
 """
 
 import ipaddress
@@ -22,11 +26,14 @@ _HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\s:@/\[\]]+))(?:
 
 @dataclass(frozen=True, kw_only=True)
 class BrowserRules:
-    """The names and origins of one service.
+    """The accepted host names and origins of one service.
 
-    is_loopback: the service is bound to a loopback address. hosts: further names that it is
-    reached by; ".example.org" stands for all names below it, "*" for every name. origins: sites
-    whose pages may send requests that change state, as "https://example.org".
+    Attributes:
+        is_loopback: True if the service is bound to a loopback address.
+        hosts: Further accepted host names. ".example.org" matches all names below it, "*" every
+            name.
+        origins: Sites whose pages may send requests that change state, such as
+            "https://example.org".
     """
 
     is_loopback: bool
@@ -36,7 +43,7 @@ class BrowserRules:
     def check(
         self, *, method: str, host: str | None, origin: str | None, fetch_site: str | None
     ) -> None:
-        """Raise Forbidden for a foreign Host, or a cross-site request that changes state."""
+        """Raise Forbidden for an unknown Host, or for a cross-site request that changes state."""
         if host is not None and not self._is_own(_name_of(host)):
             raise Forbidden(
                 f"this service is not reached by the name {_shown(host)}; a name of yours goes "
@@ -53,8 +60,8 @@ class BrowserRules:
             return True
         if any(name.endswith(own) if own.startswith(".") else name == own for own in self.hosts):
             return True
-        # Beyond the loopback nobody knows the names of a service that lists none. An address is
-        # never the name of a page that was pointed elsewhere.
+        # Not bound to loopback: without configured names, any name may be valid. An IP address is
+        # always valid, because DNS rebinding needs a domain name.
         return not self.is_loopback and (not self.hosts or _is_address(name))
 
     def _is_cross_site(self, host: str | None, origin: str | None, fetch_site: str | None) -> bool:
@@ -66,7 +73,7 @@ class BrowserRules:
 
 
 def parse_rules(*, is_loopback: bool, hosts: str, origins: str) -> BrowserRules:
-    """Read UNSPOKEN_ALLOWED_HOSTS and UNSPOKEN_ALLOWED_ORIGINS. Raises InvalidConfig."""
+    """Parse UNSPOKEN_ALLOWED_HOSTS and UNSPOKEN_ALLOWED_ORIGINS. Raises InvalidConfig."""
     names = tuple(hosts.lower().replace(",", " ").split())
     for name in names:
         if "/" in name or (":" in name and not _is_address(name.strip("[]"))):
@@ -95,9 +102,9 @@ def is_loopback_name(host: str) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """The host of a Host header, without its port, brackets and final dot, in lower case.
+    """Return the host of a Host header in lower case, without port, brackets and final dot.
 
-    Empty for what has another form.
+    Return "" if the header has another form.
     """
     found = _HOST.fullmatch(host.strip().lower())
     return "" if found is None else found["address"] or found["name"].rstrip(".")

@@ -1,6 +1,6 @@
-"""A caption's own nouns: what it names, and what it says is absent.
+"""Extract nouns from a caption: the things it names, and the things it says are absent.
 
-Only what a reader would see counts: markup, addresses and hidden characters name nothing.
+Only visible text counts: markup, URLs and hidden characters are ignored.
 """
 
 import re
@@ -13,7 +13,7 @@ from unspoken.phrases import GENERIC_WORDS, MAX_PHRASES, STOP_WORDS, singular_ph
 
 MAX_CAPTION_CHARS = 4000
 
-# Also colours and materials: before another noun they only describe it.
+# Nouns that are also colours or materials: before another noun they only describe it.
 MODIFIERS = words(
     """
     orange gold silver bronze copper rose peach lime mint cream chocolate ivory coral wood glass
@@ -23,23 +23,23 @@ MODIFIERS = words(
 )
 NEGATIONS = frozenset({"no", "without"})
 
-# Tags, entities and addresses, as web pages leave them in alt texts.
+# HTML tags, entities, URLs and e-mail addresses, which alt texts of web pages contain.
 _HIDDEN = re.compile(
     r"<!--.*?(?:-->|$)|<[/!?]?[a-z][^<>]*>?|&#?\w{1,31};"
     r"|(?:https?|ftp|data|javascript):\S+|www\.\S+|[\w.+-]{1,64}@\S+",
     re.IGNORECASE | re.DOTALL,
 )
-# Whole words only: "carpé" is no carp.
+# Whole words only: "carpé" must not match "carp".
 _WORD = re.compile(r"(?<!\w)[a-z]+(?:[-'][a-z]+)*(?!\w)")
 _LAST_WORD = re.compile(r"(?<![\w'-])[\w'-]+$")
 _CLAUSE_END = re.compile(r"[,.;:!?()\[\]|/]")
 
 
 def caption_nouns(caption: str, lexicon: Lexicon) -> list[str]:
-    """The visible things that the caption names, in its order, each once, in the singular.
+    """Return the visible things that the caption names: in order, unique, singular.
 
-    The longest known term counts ("dining table" is no "table" besides). Left out: a negated noun
-    ("no people"), and a colour or material right before another noun ("orange car").
+    The longest known term is used: "dining table" does not also give "table". Negated nouns ("no
+    people") and colours or materials directly before another noun ("orange car") are left out.
     """
     found: dict[str, None] = {}
     for clause in _clauses(caption):
@@ -51,7 +51,7 @@ def caption_nouns(caption: str, lexicon: Lexicon) -> list[str]:
                 negated = True
             term, length = _longest_term(clause, position, lexicon)
             if not term:
-                # A negation reaches over adjectives only: "no people in the street".
+                # A negation applies across adjectives only: "no people in the street".
                 negated = negated and (word in NEGATIONS or word not in STOP_WORDS)
                 position += 1
                 continue
@@ -63,7 +63,7 @@ def caption_nouns(caption: str, lexicon: Lexicon) -> list[str]:
 
 
 def negated_nouns(caption: str, lexicon: Lexicon) -> set[str]:
-    """The things that the caption says are absent: "street without cars" -> {"car"}."""
+    """Return the things that the caption says are absent: "street without cars" -> {"car"}."""
     absent: set[str] = set()
     for clause in _clauses(caption):
         for position, word in enumerate(clause):
@@ -80,9 +80,9 @@ def negated_nouns(caption: str, lexicon: Lexicon) -> set[str]:
 
 
 def is_named(phrase: str, caption: str, lexicon: Lexicon) -> bool:
-    """Whether the phrase's head, or a synonym of it, occurs in the caption.
+    """Return True if the phrase's head, or a synonym of it, occurs in the caption.
 
-    "teddy-bear" and "teddy bear" are one; an "x-ray" is no ray.
+    "teddy-bear" and "teddy bear" are the same; "x-ray" does not contain "ray".
     """
     head = lexicon.head(singular_phrase(phrase.lower(), lexicon))
     clauses = [_singulars(clause, lexicon) for clause in _clauses(caption)]
@@ -95,15 +95,15 @@ def is_named(phrase: str, caption: str, lexicon: Lexicon) -> bool:
 
 
 def prose(caption: str) -> str:
-    """What a reader sees of a caption, lower-case: no markup, no addresses, no hidden characters.
+    """Return the visible text of a caption in lower case.
 
-    "<table>", "&copy;" and the words of an address name nothing. A soft hyphen or a mark of
-    direction stands within a word without parting it.
+    Markup, URLs and e-mail addresses are removed. Soft hyphens and direction marks are removed
+    without splitting the word.
     """
     text = unicodedata.normalize("NFKC", caption[:MAX_CAPTION_CHARS])
     text = "".join(_visible(char) for char in text)
     if len(caption) > MAX_CAPTION_CHARS:
-        text = _LAST_WORD.sub("", text)  # "cob" may be the start of a cobra
+        text = _LAST_WORD.sub("", text)  # the cut may have turned "cobra" into "cob"
     return _HIDDEN.sub(" ", text).lower().replace("\u2019", "'").replace("_", " ")
 
 
@@ -114,9 +114,9 @@ def _visible(char: str) -> str:
     return " " if category.startswith("C") else char
 
 
-@lru_cache(maxsize=64)  # a caption is asked about once for each of its phrases
+@lru_cache(maxsize=64)  # because it is called once for each phrase of a caption
 def _clauses(caption: str) -> tuple[tuple[str, ...], ...]:
-    """The caption's words, lower-case, clause by clause."""
+    """Return the caption's words in lower case, grouped by clause."""
     parts = _CLAUSE_END.split(prose(caption))
     return tuple(tuple(word.removesuffix("'s") for word in _WORD.findall(part)) for part in parts)
 
@@ -126,7 +126,10 @@ def _singulars(clause: Sequence[str], lexicon: Lexicon) -> str:
 
 
 def _longest_term(clause: Sequence[str], position: int, lexicon: Lexicon) -> tuple[str, int]:
-    """The longest known term of one or two words that starts here, and its length; ("", 0)."""
+    """Return the longest known term at `position` and its number of words; ("", 0) for none.
+
+    A term has one or two words.
+    """
     for length in (2, 1):
         *first, last = clause[position : position + length] or [""]
         if len(first) + 1 < length or last in STOP_WORDS or not STOP_WORDS.isdisjoint(first):

@@ -1,8 +1,9 @@
-"""Open connections of a process: bounded in number, and in the time that a caller may take.
+"""Open connections of a process: limits on their number and on how long a caller may be slow.
 
-A connection that waits for its caller costs a file descriptor, and no descriptor left means that
-nobody is answered, not even a probe. So their number stays below the limit of the process, a new
-one closes the one that has waited longest, and headers, bodies and unread replies have deadlines.
+Each open connection uses a file descriptor. A process without free descriptors can answer nobody,
+not even a probe. Therefore the number of connections stays below the process's limit, a new
+connection closes the one that has waited longest for its caller, and headers, bodies and unread
+replies have deadlines.
 """
 
 import asyncio
@@ -17,38 +18,42 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 4096
 _OTHER_FILES = 96
-"""Files, pipes and outgoing connections of a process that serves every engine."""
+"""Files, pipes and outgoing connections of a process that runs every engine."""
 _READ_BYTES = 8 * 1024
-"""A read of a header or of a chunked body, which may consist of chunks of one byte."""
+"""Maximum read of a header or of a chunked body, whose chunks may have one byte each."""
 _READ_BODY_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections a process has open, and how long one may wait for its caller."""
+    """Maximum number of open connections of a process, and timeouts for slow callers."""
 
     max_connections: int
     header_timeout_s: float = 10.0
-    """From the connection, or the last reply, to the whole header of the next request."""
+    """Seconds from the connection or the last reply to the complete header of the next request."""
     body_timeout_s: float = 180.0
-    """From the header to the whole body. A POST request has a shorter deadline of its own."""
+    """Seconds from the header to the complete body. A POST request also has a shorter deadline."""
     write_timeout_s: float = 60.0
-    """For a caller who does not read what he asked for."""
+    """Seconds that a caller may leave a reply unread."""
 
 
 def default_limits(max_connections: int | None = None) -> ConnectionLimits:
-    """Limits of this process: by its limit of open files where no number is given."""
+    """Return the limits of this process; by default, derived from its limit on open files."""
     if max_connections is None:
         open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if open_files == resource.RLIM_INFINITY:
             open_files = 2 * MAX_CONNECTIONS + _OTHER_FILES
-        # Half of what is left: a proxied request has two, and some are accepted at a time.
+        # Half of the rest, because a proxied request uses two connections, and several connections
+        # are accepted at a time.
         max_connections = min(MAX_CONNECTIONS, max(16, (open_files - _OTHER_FILES) // 2))
     return ConnectionLimits(max_connections=max_connections)
 
 
 class Connections:
-    """The open connections of a process, shared by all its servers. Event loop only."""
+    """The open connections of a process, shared by all its servers. Not thread-safe.
+
+    Use it on the event loop only.
+    """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -59,27 +64,27 @@ class Connections:
 
     @property
     def backlog(self) -> int:
-        """Connections that are accepted in one turn of the event loop; each takes a descriptor."""
+        """Connections accepted in one turn of the event loop; each uses a file descriptor."""
         return max(16, self.limits.max_connections // 4)
 
     def protocol(self) -> type["BoundedProtocol"]:
-        """A protocol class for uvicorn whose connections are counted here."""
+        """Return a protocol class for uvicorn whose connections are counted here."""
         return type("CountedProtocol", (BoundedProtocol,), {"all_connections": self})
 
     def add(self, protocol: "BoundedProtocol") -> bool:
-        """Add a connection; False where there is no room and none can be closed for it."""
+        """Add a connection; return False if the limit is reached and none can be closed for it."""
         if len(self._open) >= self.limits.max_connections:
             waiting = [each for each in self._open if each.phase is not None]
             if not waiting:
                 return False
-            # Who has sent a header has done more than who has sent none.
+            # Prefer to close connections that have not sent a complete header.
             eldest = min(waiting, key=lambda each: (each.phase is h11.SEND_BODY, each.since_s))
             eldest.evict()
         self._open.add(protocol)
         return True
 
     def discard(self, protocol: "BoundedProtocol") -> None:
-        """Forget a connection that is closed."""
+        """Remove a closed connection."""
         self._open.discard(protocol)
 
 
@@ -91,7 +96,7 @@ class BoundedProtocol(H11Protocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.phase: Any = None
-        """IDLE: waits for a header; SEND_BODY: for a body; None: waits for us."""
+        """IDLE: waits for a header. SEND_BODY: waits for a body. None: the caller waits for us."""
         self.since_s = time.monotonic()
         self._limits = self.all_connections.limits
         self._reading: asyncio.TimerHandle | None = None
@@ -122,7 +127,7 @@ class BoundedProtocol(H11Protocol):
         self._enter_phase()
 
     def pause_writing(self) -> None:
-        """See asyncio.Protocol: the caller does not read."""
+        """See asyncio.Protocol: called when the caller does not read."""
         super().pause_writing()
         self._writing = self.loop.call_later(self._limits.write_timeout_s, self.transport.abort)
 
@@ -133,7 +138,7 @@ class BoundedProtocol(H11Protocol):
             self._writing.cancel()
 
     def evict(self) -> None:
-        """Close at once, for another connection's sake."""
+        """Close this connection at once, to make room for another one."""
         self.all_connections.discard(self)
         self._cancel_timers()
         self.transport.abort()
@@ -143,7 +148,7 @@ class BoundedProtocol(H11Protocol):
         state = self.conn.their_state
         phase: Any = state if state in (h11.IDLE, h11.SEND_BODY) else None
         if phase is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete:
-            phase = h11.IDLE  # answered already: what still comes is not waited for much longer
+            phase = h11.IDLE  # already answered: the header timeout is enough for the rest
         if phase is self.phase or self.transport.is_closing():
             return
         self.phase, self.since_s = phase, time.monotonic()
@@ -156,22 +161,22 @@ class BoundedProtocol(H11Protocol):
             self._reading = self.loop.call_later(self._limits.body_timeout_s, self.transport.abort)
 
     def _bound_reads(self) -> None:
-        """Read a body of known length in large pieces, and nothing else."""
+        """Allow large reads for a body of known length, and small reads otherwise."""
         is_plain = self.phase is h11.SEND_BODY and not any(
             name == b"transfer-encoding" for name, _ in self.headers
         )
-        # Of asyncio's own transports; others choose for themselves.
+        # Only asyncio's own transports have `max_size`.
         if hasattr(self.transport, "max_size"):
             self.transport.max_size = _READ_BODY_BYTES if is_plain else _READ_BYTES
 
     def _no_header(self) -> None:
-        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:  # a part of a header
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:  # a partial header
             self._refuse(408, "deadline_exceeded", "no whole request within the time for it")
         else:
             self.transport.abort()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer without a request, and close."""
+        """Send an error reply without having read a request, and close the connection."""
         body = json.dumps({"error": code, "message": message, "details": {}}).encode()
         head = (
             f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""What `POST /rank-crops` takes and answers: boxes of a picture, and labels to weigh for each."""
+"""Schemas of `POST /rank-crops`: boxes of a picture, and the labels to compare each crop with."""
 
 from typing import Annotated
 
@@ -9,18 +9,21 @@ from unspoken.schemas import MAX_TEXTS, ImageInfo, LinkedImage, ModelInfo, Text,
 from unspoken.segment_schemas import PromptBox
 
 MAX_CROPS = 8
-"""So few that two slow cores answer eight requests within the time of one: 3.3 s a crop on one."""
+"""Limit chosen so that two slow cores answer eight requests within the timeout of one.
+
+A crop takes 3.3 s on one core.
+"""
 
 
 class Crop(WireModel):
-    """A box, and the place of its own label among the labels of the request."""
+    """A box, and the index of its own label in the request's list of labels."""
 
     box: PromptBox
     label_index: Annotated[int, Field(ge=0)]
 
 
 class RankCropsRequest(WireModel):
-    """A picture, its boxes, and all labels that each crop is compared with; no label twice."""
+    """A picture, its boxes, and all labels that each crop is compared with. Labels are unique."""
 
     image: LinkedImage
     crops: Annotated[list[Crop], Field(max_length=MAX_CROPS)]
@@ -48,7 +51,7 @@ class RankCropsRequest(WireModel):
 
 
 class RankCropsReply(WireModel):
-    """For each crop, in order, the rank of its own label: 1 where no other is more like it."""
+    """For each crop, in order, the rank of its own label: 1 if no label is more similar to it."""
 
     image: ImageInfo
     ranks: list[Annotated[int, Field(ge=1)]]

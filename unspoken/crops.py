@@ -1,6 +1,6 @@
-"""Boxes cut out of a picture for an image-text model, and how its labels rank for each.
+"""Cut boxes out of a picture for an image-text model, and rank labels for each crop.
 
-Legend: N boxes, L labels, S side of a crop in pixels, D width of the shared space.
+Legend: N boxes, L labels, S side of a crop in pixels, D width of the shared embedding space.
 """
 
 import numpy as np
@@ -9,15 +9,15 @@ from PIL import Image
 from unspoken.errors import InvalidInput
 
 CROP_SCALE = 1.2
-"""A crop shows so much of each side of its box: what a thing stands on helps to name it."""
+"""Factor by which a crop is larger than its box: the surroundings of a thing help to name it."""
 PAD_RGB = (123, 117, 104)
-"""CLIP's mean colour: zero to the network."""
+"""CLIP's mean colour, which is zero after CLIP's normalisation."""
 
 
 def crop_windows(boxes_xyxy: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """(N, 4) boxes -> (N, 4) windows in whole pixels: each box grown about its middle.
+    """Return the window of each box, enlarged about its centre: (N, 4) -> (N, 4) whole pixels.
 
-    Cut at the picture's edge. Raises InvalidInput for a box wholly outside of the picture.
+    Windows are clipped to the picture. Raises InvalidInput for a box completely outside of it.
     """
     height, width = size_hw
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
@@ -32,10 +32,10 @@ def crop_windows(boxes_xyxy: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray
 
 
 def cut_crops(pixels: np.ndarray, boxes_xyxy: np.ndarray, *, side_px: int) -> np.ndarray:
-    """(H, W, 3) uint8 and (N, 4) boxes -> (N, S, S, 3) uint8.
+    """Cut and resize crops: (H, W, 3) uint8 and (N, 4) boxes -> (N, S, S, 3) uint8.
 
-    The whole crop keeps its proportions, in the middle of a square of CLIP's mean colour: CLIP's
-    own way, the middle square of a picture, would cut the ends off a long thing.
+    A crop keeps its proportions and is centred in a square of CLIP's mean colour. CLIP's own
+    preprocessing takes the central square of a picture, which would cut the ends off a long thing.
     """
     crops = np.empty((len(boxes_xyxy), side_px, side_px, 3), dtype=np.uint8)
     windows = crop_windows(boxes_xyxy, (pixels.shape[0], pixels.shape[1]))
@@ -51,10 +51,12 @@ def cut_crops(pixels: np.ndarray, boxes_xyxy: np.ndarray, *, side_px: int) -> np
 
 
 def rank_labels(crop_vectors: np.ndarray, label_vectors: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """(N, D), (L, D) unit vectors and (N,) places among the labels -> (N,) ranks, 1 the best.
+    """Rank each crop's own label among all labels; 1 is the best.
 
-    A softmax over the labels is in the order of the cosines, whatever its temperature: the rank is
-    that of both. A rank needs no threshold, as cosines of one label are higher than of another.
+    Takes (N, D) and (L, D) unit vectors and (N,) label indices, and returns (N,) ranks. A softmax
+    over the labels has the same order as the cosines at any temperature, so both give the same
+    rank. A rank needs no threshold; cosines would, because some labels have higher cosines than
+    others.
     """
     cosines = crop_vectors @ label_vectors.T  # (N, L)
     own_cosines = cosines[np.arange(len(own)), own]  # (N,)

@@ -1,7 +1,7 @@
-"""Until when a request wants its answer, for the services that are asked on its behalf.
+"""The deadline of the current request, passed on to the services that are called for it.
 
-The deadline belongs to a task or a thread (contextvars), as the ids of `unspoken.logs` do, and
-`logs.carried` takes both into another thread.
+Like the ids of `unspoken.logs`, the deadline belongs to a task or a thread (contextvars).
+`logs.carried` copies both into another thread.
 """
 
 import time
@@ -20,7 +20,7 @@ MAX_TIMEOUT_MS = 3_600_000
 class _Deadline:
     ends_s: float | None
     is_over: bool = False
-    """The request has been answered, or its caller has gone; seen from every thread."""
+    """True once the request was answered or its caller disconnected; visible to all threads."""
 
 
 _deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
@@ -28,7 +28,7 @@ _deadline: ContextVar[_Deadline | None] = ContextVar("deadline", default=None)
 
 @contextmanager
 def ends_within(timeout_s: float | None) -> Iterator[None]:
-    """What is asked in the block is wanted within so many seconds; None: whenever it comes."""
+    """Set the deadline of calls made in the block: `timeout_s` from now, or none if it is None."""
     deadline = _Deadline(None if timeout_s is None else time.monotonic() + timeout_s)
     token = _deadline.set(deadline)
     try:
@@ -39,7 +39,7 @@ def ends_within(timeout_s: float | None) -> Iterator[None]:
 
 
 def time_left_s() -> float | None:
-    """Seconds until the request's deadline, 0 at least; None where it has none."""
+    """Return the seconds until the request's deadline, at least 0; None if it has no deadline."""
     deadline = _deadline.get()
     if deadline is None or deadline.ends_s is None:
         return None
@@ -47,9 +47,9 @@ def time_left_s() -> float | None:
 
 
 def check_wanted() -> None:
-    """Raise DeadlineExceeded where nobody waits for the answer any more.
+    """Raise DeadlineExceeded if the deadline has passed or the request has ended.
 
-    For long work in a thread, which cannot be cancelled: call it between two pieces.
+    For long work in a thread, which cannot be cancelled: call it between steps.
     """
     deadline = _deadline.get()
     if deadline is not None and (deadline.is_over or time_left_s() == 0.0):
@@ -57,7 +57,7 @@ def check_wanted() -> None:
 
 
 def timeout_headers() -> dict[str, str]:
-    """The header that tells another service how long we shall still wait; none without an end."""
+    """Return the header that tells another service our remaining time; empty without a deadline."""
     left_s = time_left_s()
     if left_s is None:
         return {}

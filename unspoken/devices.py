@@ -1,4 +1,4 @@
-"""Where a network computes."""
+"""Prepare the device that a network runs on."""
 
 import torch
 
@@ -6,14 +6,17 @@ from unspoken.errors import InvalidConfig
 
 
 def prepare_device(name: str) -> None:
-    """Check that torch can compute on a device, and let float32 be float32 there.
+    """Check that torch can use a device, and disable TF32 for float32 convolutions there.
 
-    cuDNN rounds the inputs of float32 convolutions to TF32 unless told otherwise, which moved boxes
-    of the small detector by up to 63 px. Raises InvalidConfig before any weights are read.
+    By default cuDNN rounds the inputs of float32 convolutions to TF32, which moved boxes of the
+    small detector by up to 63 px. Raises InvalidConfig before any weights are read.
     """
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # AssertionError: torch without CUDA
         reason = str(error).partition("\n")[0]
         raise InvalidConfig(
             f"no device {name} here ({reason}): set UNSPOKEN_DEVICE, or device in models.yaml"

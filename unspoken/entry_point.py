@@ -1,4 +1,4 @@
-"""How a process ends for a mistake in its configuration: one line on standard error, status 1."""
+"""Exit a process on a configuration mistake: one line on standard error, status 1."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from unspoken.safe_text import escape_controls
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a process's main function; wrong settings or weights end it without a traceback."""
+    """Run a process's main function. Invalid settings or weights end it without a traceback."""
     try:
         main()
     except InvalidConfig as error:

@@ -1,4 +1,4 @@
-"""The one table from the error tree to HTTP, and the shape of every reply that is no success."""
+"""Map the error tree to HTTP statuses, and build the body of every error reply."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from unspoken.errors import (
 )
 from unspoken.schemas import ErrorBody
 
-# The nearest class counts, anything else is 500.
+# An error has the status of its nearest class here, or else 500.
 STATUS: dict[type[UnspokenError], int] = {
     InvalidInput: 422,
     NotAnImage: 415,
@@ -36,8 +36,8 @@ STATUS: dict[type[UnspokenError], int] = {
     NotReady: 503,
     DeadlineExceeded: 504,
     ServiceUnavailable: 502,
-    # Raised by a handler: a service behind this one rejected our key. KeyGate answers a caller
-    # without a key itself, by 401.
+    # Raised by a handler if a service behind this one rejected our key. KeyGate itself sends 401 to
+    # callers without a valid key.
     Unauthorized: 502,
     EngineFailure: 500,
 }
@@ -47,7 +47,7 @@ ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
 
 
 def status_of(error: UnspokenError) -> int:
-    """HTTP status of an error by the nearest class in the table."""
+    """Return the HTTP status of an error, by its nearest class in the table."""
     for kind in type(error).__mro__:
         if kind in STATUS:
             return STATUS[kind]
@@ -55,7 +55,7 @@ def status_of(error: UnspokenError) -> int:
 
 
 def error_response(error: UnspokenError, *, status: int | None = None) -> JSONResponse:
-    """Return the reply for an error, with Retry-After where coming back helps."""
+    """Return the reply for an error, with Retry-After if a retry may succeed."""
     if isinstance(error, Unauthorized) and status is None:
         error = ServiceUnavailable(
             "a service behind this one rejected the API key of this one (UNSPOKEN_CLIENT_KEY); "
@@ -78,13 +78,13 @@ def json_error(
     status: int,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Return a reply in the shape of every error."""
+    """Return an error reply in the common format."""
     body = {"error": code, "message": message, "details": dict(details or {})}
     return _ErrorResponse(body, status_code=status, headers=headers)
 
 
 class _ErrorResponse(JSONResponse):
-    """JSON that may repeat any text of a caller: half of a surrogate pair is written as \\udxxx."""
+    """JSON that may contain any text of a caller; lone surrogates are written as \\udxxx."""
 
     def render(self, content: object) -> bytes:
         written = json.dumps(

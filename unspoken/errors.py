@@ -1,37 +1,37 @@
 """Every error that Unspoken raises for its caller, in one tree.
 
 UnspokenError
-  InvalidInput            the request itself is wrong (422)
-    NotFetchable          a picture's URL that is not allowed, or gave none (422)
-    NotAnImage            the bytes are no picture that we read (415)
-    TooLarge              body, picture or list over its bound (413)
-    TornArchive           a tar that ends before its last member does (422)
-  NotFound                an id that nobody knows (404)
-  Conflict                the id exists with another content, or a run was changed (409)
-    ModelsChanged         another model answers than the run was planned with
-    PlanDamaged           a run's plan is not readable, or not the one that was written
-  Unauthorized            no API key, or one that is not known (401)
-  Forbidden               a page of another site asks, or a foreign Host (403)
+  InvalidInput            the request itself is invalid (422)
+    NotFetchable          a picture's URL is not allowed, or returned no picture (422)
+    NotAnImage            the bytes are not a picture in a supported format (415)
+    TooLarge              a body, picture or list exceeds its limit (413)
+    TornArchive           a tar file is truncated within a member (422)
+  NotFound                unknown id (404)
+  Conflict                the id exists with other content, or a run was changed (409)
+    ModelsChanged         a service now runs another model than the run was planned with
+    PlanDamaged           a run's plan is unreadable or was modified
+  Unauthorized            missing or unknown API key (401)
+  Forbidden               a cross-site request, or an unknown Host (403)
   Overloaded              the queue is full; carries `retry_after_s` (429)
-    RateLimited           this API key has asked too often (429)
-  NotReady                loading or draining (503)
-    SourceAway            a run's source is missing for now
-  DeadlineExceeded        the request's time is over (504)
+    RateLimited           this API key exceeded its rate limit (429)
+  NotReady                the service is loading or draining (503)
+    SourceAway            a run's source is temporarily missing
+  DeadlineExceeded        the request's deadline has passed (504)
   EngineFailure           the model failed on this item (500)
-  ServiceUnavailable      a service did not answer a client of ours (502)
-    Unreachable           nobody listens there: the request was never read
-  InvalidConfig           settings, profile or weights are wrong: a process stops at start
-    MissingWeights        a weight file is not there, or its hash differs
+  ServiceUnavailable      a service did not answer our client (502)
+    Unreachable           connection failed: the request was never read
+  InvalidConfig           invalid settings, profile or weights: a process stops at start
+    MissingWeights        a weight file is missing, or its hash differs
 
-`unspoken.error_replies` holds the one table from here to HTTP, `unspoken.clients.http_error` the
-way back.
+`unspoken.error_replies` maps these errors to HTTP; `unspoken.clients.http_error` maps HTTP replies
+back to errors.
 """
 
 from collections.abc import Mapping
 
 
 class UnspokenError(Exception):
-    """Root of the tree: `code` is the word on the wire, `details` goes into the reply's body."""
+    """Root of the error tree. Replies contain `code` and `details`."""
 
     code = "internal"
 
@@ -42,31 +42,31 @@ class UnspokenError(Exception):
 
 
 class InvalidInput(UnspokenError):
-    """The request is wrong; sending it again will not help."""
+    """The request is invalid; a retry will not help."""
 
     code = "invalid_input"
 
 
 class NotAnImage(InvalidInput):
-    """The bytes are not a picture in a format that we read."""
+    """The bytes are not a picture in a supported format."""
 
     code = "not_an_image"
 
 
 class NotFetchable(InvalidInput):
-    """A picture's URL is not allowed here, or gave no picture."""
+    """A picture's URL is not allowed here, or returned no picture."""
 
     code = "not_fetchable"
 
 
 class TooLarge(InvalidInput):
-    """A body, a picture or a list is over its bound."""
+    """A body, a picture or a list exceeds its limit."""
 
     code = "too_large"
 
 
 class TornArchive(InvalidInput):
-    """A tar file ends before its last member does."""
+    """A tar file is truncated: it ends before its last member does."""
 
 
 class NotFound(UnspokenError):
@@ -82,19 +82,19 @@ class Conflict(UnspokenError):
 
 
 class ModelsChanged(Conflict):
-    """Another model, or other prompts, answer than a run was planned with."""
+    """A service now runs another model, or uses other prompts, than the run was planned with."""
 
     code = "models_changed"
 
 
 class PlanDamaged(Conflict):
-    """The files of a run's plan are not what was written."""
+    """The files of a run's plan differ from what was written."""
 
     code = "plan_damaged"
 
 
 class Overloaded(UnspokenError):
-    """The queue is full: come back after `retry_after_s` seconds."""
+    """The queue is full: retry after `retry_after_s` seconds."""
 
     code = "overloaded"
 
@@ -110,25 +110,25 @@ class Overloaded(UnspokenError):
 
 
 class RateLimited(Overloaded):
-    """This API key has asked more often than it may."""
+    """This API key has sent more requests than it may."""
 
     code = "rate_limited"
 
 
 class Unauthorized(UnspokenError):
-    """No API key was sent, or one that the service does not know."""
+    """The API key is missing or unknown."""
 
     code = "unauthorized"
 
 
 class Forbidden(UnspokenError):
-    """A web page of another site sends the request, or it names a host that is not this one."""
+    """A page of another site sent the request, or the Host is not a name of this service."""
 
     code = "forbidden"
 
 
 class NotReady(UnspokenError):
-    """The process loads its weights or is about to end: come back after `retry_after_s`."""
+    """The process is loading its weights or shutting down: retry after `retry_after_s` seconds."""
 
     code = "not_ready"
 
@@ -144,40 +144,40 @@ class NotReady(UnspokenError):
 
 
 class SourceAway(NotReady):
-    """A run's source, or its disk, is not there: the run waits for it."""
+    """A run's source, or its disk, is temporarily missing; the run waits for it."""
 
     code = "source_away"
 
 
 class DeadlineExceeded(UnspokenError):
-    """The request's time was over before its work was done."""
+    """The request's deadline passed before its work was done."""
 
     code = "deadline_exceeded"
 
 
 class EngineFailure(UnspokenError):
-    """The model failed on this item alone."""
+    """The model failed on this item only."""
 
     code = "engine_failure"
 
 
 class ServiceUnavailable(UnspokenError):
-    """A service that we asked did not answer."""
+    """A service that we called did not answer."""
 
     code = "service_unavailable"
 
 
 class Unreachable(ServiceUnavailable):
-    """Nobody listens there: the request was never read, and cannot be to blame."""
+    """The connection failed. The request was never read, so it cannot be the cause."""
 
 
 class InvalidConfig(UnspokenError):
-    """Settings, a profile or a weight file do not fit: the process stops at start."""
+    """Settings, a profile or a weight file are invalid: the process stops at start."""
 
     code = "invalid_config"
 
 
 class MissingWeights(InvalidConfig):
-    """A weight file is absent, or its sha256 is not the one that models.yaml names."""
+    """A weight file is missing, or its sha256 differs from the one in models.yaml."""
 
     code = "missing_weights"

@@ -1,9 +1,9 @@
-"""Pictures from URLs, where the settings allow it: https to public addresses, and to nothing else.
+"""Fetch pictures from URLs, if the settings allow it, and only from public addresses.
 
-A name is resolved once. Where any of its addresses is not public the fetch is refused, and the
-connection goes to an address that was checked: no second look-up can give another one. Redirects
-are followed by hand, each checked as the first URL was. Errors tell neither what an address was nor
-what was read there.
+- A host name is resolved once. If any of its addresses is not public, the fetch is refused. The
+  connection uses one of the checked addresses, so that a second DNS lookup cannot replace it.
+- Redirects are followed one by one, and each URL is checked like the first.
+- Error messages reveal neither an address nor any content that was read.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 CONNECT_S = 5.0
 MAX_ADDRESSES = 4
-"""So many of a name's addresses are tried."""
+"""Maximum number of a host's addresses that are tried."""
 FETCHES_AT_ONCE = 8
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PORTS = {"https": 443, "http": 80}
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-# Stricter than RFC 3986: no user, no other characters than a URL may have, no odd number as host.
+# Stricter than RFC 3986: no user, only characters that a URL may have, no odd number as host.
 _URL = re.compile(
     rf"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]{{2,45}}\]|{_LABEL}(?:\.{_LABEL})*)"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<target>[/?][!$-;=?-\[\]_a-z~]*)?(?:\#[!-~]*)?",
@@ -38,8 +38,9 @@ _URL = re.compile(
 )
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 
-# Global by the register, or by Python's copy of it, and yet a way inside: Azure's wire server, IETF
-# protocol assignments (Oracle's metadata), relays and tunnels of IPv6 over IPv4, documentation.
+# Addresses that IANA's registry, or Python's copy of it, lists as global, but that reach internal
+# services: Azure's wire server, IETF protocol assignments (Oracle's metadata), relays and tunnels
+# of IPv6 over IPv4, documentation.
 _NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
@@ -56,7 +57,10 @@ _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
-    """hosts: names, or '.example.org' for all below it; empty for every public one."""
+    """Rules for URLs.
+
+    `hosts`: names, or '.example.org' for all names below it; empty: any public host.
+    """
 
     schemes: tuple[str, ...] = ("https",)
     hosts: tuple[str, ...] = ()
@@ -64,7 +68,7 @@ class FetchConfig:
     max_bytes: int = MAX_BYTES
     max_redirects: int = 3
     timeout_s: float = 15.0
-    """Of a fetch as a whole, redirects and all."""
+    """Timeout of a whole fetch, including redirects."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ class _Target:
 
 
 class Fetcher:
-    """Fetches pictures for one service, a few at a time.
+    """Fetches pictures for one service, at most FETCHES_AT_ONCE at a time.
 
-    resolve, network: stand in for the system's where they are given.
+    `resolve` and `network` replace the system's DNS and network, for example in tests.
     """
 
     def __init__(
@@ -99,7 +103,7 @@ class Fetcher:
         self._places = asyncio.Semaphore(FETCHES_AT_ONCE)
 
     async def fetch(self, url: str) -> bytes:
-        """The bytes at a URL. Raises NotFetchable, TooLarge."""
+        """Return the bytes at a URL. Raises NotFetchable, TooLarge."""
         try:
             async with asyncio.timeout(self._config.timeout_s), self._places:
                 return await self._follow(url)
@@ -118,7 +122,7 @@ class Fetcher:
         raise NotFetchable(f"image.url is redirected over {self._config.max_redirects} times")
 
     def _checked(self, url: str) -> _Target:
-        """A URL taken apart. Raises NotFetchable for what the config does not allow."""
+        """Parse a URL. Raises NotFetchable if the config does not allow it."""
         found = _URL.fullmatch(url)
         if found is None:
             raise NotFetchable("image.url is no plain http(s) URL: no user, ASCII only")
@@ -142,7 +146,7 @@ class Fetcher:
         )
 
     async def _addresses(self, target: _Target) -> Sequence[str]:
-        """All addresses of a host, if all are public. Raises NotFetchable."""
+        """Return all addresses of a host. Raises NotFetchable unless all are public."""
         try:
             if ":" in target.host or _NUMBER.fullmatch(target.host.rpartition(".")[2]):
                 addresses: Sequence[str] = [str(ipaddress.ip_address(target.host))]
@@ -150,13 +154,13 @@ class Fetcher:
                 addresses = await self._resolve(target.host, target.port)
         except (OSError, ValueError):
             addresses = []
-        # One answer for all of it: whether a name of the inner network exists is not told.
+        # The same error for all cases, so that it does not reveal which internal names exist.
         if not addresses or not all(map(is_public, addresses)):
             raise NotFetchable("image.url names no public address")
         return addresses
 
     async def _get(self, target: _Target, addresses: Iterable[str]) -> tuple[bytes, str | None]:
-        """(content, None), or (empty, where it is redirected to)."""
+        """Return (content, None), or (empty, the redirect's location)."""
         for address in list(addresses)[:MAX_ADDRESSES]:
             pinned = _Pinned(self._network, address)
             async with httpcore.AsyncConnectionPool(network_backend=pinned) as pool:
@@ -204,7 +208,7 @@ class Fetcher:
 
 
 class _Pinned(httpcore.AsyncNetworkBackend):
-    """Connects to one address, whatever host is asked for; TLS still asks for the host's name."""
+    """A network backend that connects to one fixed address; TLS still checks the host's name."""
 
     def __init__(self, network: httpcore.AsyncNetworkBackend, address: str) -> None:
         self._network = network
@@ -225,7 +229,7 @@ class _Pinned(httpcore.AsyncNetworkBackend):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is of the open internet, also where it wraps one of IPv4."""
+    """Return True for a public internet address, also for one that embeds an IPv4 address."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -253,7 +257,7 @@ async def _system_addresses(host: str, port: int) -> Sequence[str]:
 
 
 def build_fetcher(settings: EngineSettings) -> Fetcher | None:
-    """As the settings say; None where URLs are not read."""
+    """Return a fetcher for the settings; None if URLs are disabled."""
     hosts = tuple(settings.url_hosts.lower().replace(",", " ").split())
     match settings.url_input:
         case "off":
@@ -265,7 +269,7 @@ def build_fetcher(settings: EngineSettings) -> Fetcher | None:
 
 
 async def fetch_url(fetcher: Fetcher | None, url: str) -> bytes:
-    """The bytes at a URL. Raises InvalidInput where the service reads none, NotFetchable."""
+    """Return the bytes at a URL. Raises InvalidInput if URLs are disabled, NotFetchable."""
     if fetcher is None:
         raise InvalidInput(
             "image.url is not enabled on this service (UNSPOKEN_URL_INPUT): send the picture itself"

@@ -1,9 +1,12 @@
-"""Picture formats by their first bytes, and checks of those that are read from files alone.
+"""Detect picture formats by their first bytes, and check formats read from local files only.
 
-GIF, BMP, TIFF and AVIF are read where somebody labels own files; services refuse them. Before
-a decoder sees such a file, what would make it slow or large is refused: a TIFF whose tags claim
-more bytes than there are, or whose tiles are larger than pictures; an AVIF whose frame is; long
-run-length coding in a BMP.
+GIF, BMP, TIFF and AVIF are read from a user's own files; services refuse them. Before a decoder
+reads such a file, this module refuses content that would make it slow or large:
+
+- a TIFF whose tags claim more bytes than the file has, or whose tiles are larger than pictures
+- an AVIF whose frame is larger than a picture
+- long run-length coding in a BMP
+
 Of a GIF only the first frame is kept, without comments.
 """
 
@@ -18,13 +21,13 @@ FILE_ENDINGS = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp"),
     *("gif", "bmp", "dib", "tif", "tiff", "avif"),
 )
-"""Endings of files in these formats, in lower case."""
+"""File name endings of these formats, in lower case."""
 MAX_GIF_BLOCKS = 200_000
 MAX_RLE_BYTES = 1024 * 1024
 MAX_TIFF_TAGS = 512
 MAX_TILE_SIDE = 4096
 MAX_CODED_PIXELS = 42_000_000
-"""Of an AVIF's frame: the largest picture, and what its coding adds at the edges."""
+"""Maximum size of an AVIF's frame: the largest picture, and the padding that its coding adds."""
 
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -65,7 +68,7 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
 def name_format(encoded: bytes) -> str:
-    """Return the format that the first bytes show, read here or not; empty for an unknown one."""
+    """Return the format that the first bytes show, supported or not; "" for an unknown one."""
     for magic, name in _MAGIC:
         if encoded.startswith(magic):
             return name
@@ -74,14 +77,14 @@ def name_format(encoded: bytes) -> str:
     if encoded[4:8] == b"ftyp":
         size = min(int.from_bytes(encoded[:4], "big"), 256)
         brands = [encoded[8:12], *(encoded[at : at + 4] for at in range(16, size, 4))]
-        # The main brand may be the general one, with the coding among the compatible ones.
+        # The main brand may be the general one (HEIF); the compatible brands then name the coding.
         named = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
         return next((name for name in named if name != "HEIF"), named[0] if named else "")
     return ""
 
 
 def check_file(encoded: bytes, name: str) -> bytes:
-    """Return what a decoder may see of a GIF, BMP, TIFF or AVIF. Raises NotAnImage, TooLarge."""
+    """Return the bytes of a GIF, BMP, TIFF or AVIF for a decoder. Raises NotAnImage, TooLarge."""
     match name:
         case "GIF":
             return _first_frame(encoded)
@@ -108,7 +111,7 @@ def _first_frame(encoded: bytes) -> bytes:
         if kind == 0x2C and at + 10 <= len(encoded):  # an image
             at, _ = _skip_blocks(encoded, at + 11 + _table_bytes(encoded[at + 9]), blocks_left)
             return b"".join((*kept, encoded[start:at], b";"))
-        if kind != 0x21:  # no extension either
+        if kind != 0x21:  # not an extension
             break
         at, blocks_left = _skip_blocks(encoded, at + 2, blocks_left)
         if encoded[start + 1 : start + 2] == b"\xf9":
@@ -121,7 +124,7 @@ def _table_bytes(flags: int) -> int:
 
 
 def _skip_blocks(encoded: bytes, at: int, blocks_left: int) -> tuple[int, int]:
-    """Return where a chain of blocks ends, and how many more may follow."""
+    """Return the end of a chain of blocks, and how many more blocks may follow."""
     while at < len(encoded) and encoded[at]:
         at += 1 + encoded[at]
         blocks_left -= 1
@@ -140,7 +143,7 @@ def _check_bmp(encoded: bytes) -> None:
 
 
 def _check_tiff(encoded: bytes) -> None:
-    """Check the first directory, of which a decoder reads every tag's content."""
+    """Check the first directory, because a decoder reads the content of all its tags."""
     order = "<" if encoded.startswith(b"II") else ">"
     try:
         (at,) = struct.unpack_from(f"{order}I", encoded, 4)

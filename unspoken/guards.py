@@ -1,4 +1,4 @@
-"""Middleware of every service: API keys, Host and Origin, a bound of the body, safe headers."""
+"""Middleware of every service: API keys, Host and Origin checks, body limit, security headers."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -10,7 +10,7 @@ from unspoken.error_replies import error_response
 from unspoken.errors import Forbidden, InvalidInput, Overloaded, TooLarge, Unauthorized
 
 OPEN_ROUTES = ("/livez", "/readyz")
-"""What asks these, an orchestrator or a balancer, has no key."""
+"""Routes that need no key, because orchestrators and load balancers call them."""
 _DOCS = ("/docs", "/redoc")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -24,9 +24,9 @@ NO_FRAMES = "frame-ancestors 'none'"
 
 
 class KeyGate:
-    """401 without a key that the app's ring knows, 429 for one that asks too often.
+    """Middleware that replies 401 to a missing or unknown API key, 429 above the rate limit.
 
-    The ring is the app's own `state.keys`; where it is None everybody is let in.
+    The keys are the app's `state.keys`; None disables the check.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -49,9 +49,9 @@ class KeyGate:
 
 
 class BrowserGuard:
-    """403 for a foreign Host, and for a page of another site that would change state.
+    """Middleware that replies 403 to an unknown Host, and to cross-site requests that change state.
 
-    The rules are the app's `state.browser_rules`; None admits everything.
+    The rules are the app's `state.browser_rules`; None disables the check.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -78,7 +78,10 @@ class BrowserGuard:
 
 
 class BodyLimit:
-    """413 in our error shape; starlette's own limiter answers in plain text."""
+    """Middleware that replies 413 to a body over `max_bytes`, in our error format.
+
+    Starlette's own limiter answers in plain text.
+    """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
@@ -97,7 +100,7 @@ class BodyLimit:
         received = 0
 
         async def count() -> Message:
-            # A chunked body announces no length: it is counted as it comes, then cut.
+            # A chunked body announces no length, so count it as it arrives and stop at the limit.
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -114,15 +117,15 @@ class BodyLimit:
         except TooLarge:
             if received <= self._max_bytes:
                 raise
-        # Whatever a route made of the cut, this is what it was.
+        # Send 413 regardless of how the route handled the exception.
         if received > self._max_bytes:
             await error_response(error)(scope, receive, send)
 
     def _refusal(self, headers: Headers) -> Response | None:
-        """What the headers alone are to blame for."""
+        """Return the refusal for invalid headers; None if they are acceptable."""
         announced = headers.get("content-length", "0")
         if "content-length" in headers and "transfer-encoding" in headers:
-            # Two lengths: what stands before us may have believed the other one.
+            # Two conflicting lengths: a proxy in front of us may have used the other one.
             both = InvalidInput("send Content-Length or Transfer-Encoding, and not both")
             refusal = error_response(both, status=400)
             refusal.headers["Connection"] = "close"
@@ -136,7 +139,10 @@ class BodyLimit:
 
 
 class SafeHeaders:
-    """No sniffing, no frames, no referrers, nothing kept or loaded, where a reply says no other."""
+    """Middleware that adds security headers to replies that do not set them.
+
+    They disable content sniffing, frames, referrers, caching and loading of other content.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -156,7 +162,7 @@ class SafeHeaders:
 
 
 def add_safe_headers(headers: MutableHeaders, *, path: str) -> None:
-    """Set those that are not set; the pages of /docs load their scripts from elsewhere."""
+    """Set security headers that are not set yet. Pages of /docs may load scripts from elsewhere."""
     policy = NO_FRAMES if path.startswith(_DOCS) else NOTHING_LOADS
     for name, value in {**SECURITY_HEADERS, "Content-Security-Policy": policy}.items():
         headers.setdefault(name, value)

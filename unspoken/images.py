@@ -1,11 +1,12 @@
-"""Decode pictures: read only what is safe to read, and say clearly what is wrong with the rest.
+"""Decode pictures: read only what is safe to read, and report clear errors for the rest.
 
-JPEG, PNG and WEBP are read from everywhere, GIF, BMP, TIFF and AVIF from files alone; metadata
-never reaches the decoder, and the header is checked before any pixel is decoded. The first frame of
-an animated file is used; the orientation of EXIF or XMP is applied; ICC profiles are not, so values
-are taken as sRGB, as Pillow and OpenCV do. CMYK, 16-bit, palette and alpha pictures become RGB by
-fixed rules (alpha over white, 16-bit scaled to 8), some rows at a time, so that a picture is in
-memory twice at most.
+- JPEG, PNG and WEBP are read from every source; GIF, BMP, TIFF and AVIF from local files only.
+- Metadata never reaches the decoder, and the header is checked before any pixel is decoded.
+- Of an animated file, the first frame is used.
+- The orientation of EXIF or XMP is applied.
+- ICC profiles are not applied: values are taken as sRGB, as Pillow and OpenCV do.
+- CMYK, 16-bit, palette and alpha pictures become RGB by fixed rules: alpha over white, 16-bit
+  scaled to 8. Rows are converted in blocks, so that memory holds a picture at most twice.
 """
 
 import base64
@@ -25,24 +26,24 @@ from unspoken.encoded_picture import FORMATS, JPEG_END, read_orientation, strip_
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
 
 DECODING = "exif-xmp-white-highbyte-2"
-"""Names what `decode_picture` does with pixels: stands in the key of every kept embedding."""
+"""Version of the pixel decoding of `decode_picture`; part of the key of every cached embedding."""
 MAX_PIXELS = 40_000_000
 MAX_SIDE_PX = 16_384
 MAX_ASPECT = 50
 MAX_PIXELS_WITHOUT_END = 4_000_000
-"""Of a JPEG without its end marker, which is decoded several times."""
+"""Maximum size of a JPEG without its end marker, because it is decoded several times."""
 MAX_BYTES = 20 * 1024 * 1024
 ONE_WHITE_PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
 )
-"""A PNG: the smallest picture that a service will decode."""
+"""A PNG of one white pixel: the smallest picture that a service accepts."""
 
 _ROWS_AT_ONCE = 256
 _RESTART_INTERVAL = b"\xff\xdd"
-# What follows a JPEG without its end, in turn.
+# Bytes that are appended, one after the other, to a JPEG without its end marker.
 _FILLS = (0x00, 0x55, 0xAA, 0x0F, 0xB4)
 _BASE64_AT_ONCE = 1024 * 1024
-"""Letters; a multiple of four."""
+"""Number of characters; a multiple of four."""
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,8 +53,8 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what sets the picture upright."""
-# Pillow's readers raise all of these for damaged files.
+"""EXIF orientation -> the operation that turns the picture upright."""
+# Exceptions that Pillow's readers raise for damaged files.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
     *(struct.error, zlib.error, RuntimeError),
@@ -62,9 +63,12 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture together with the file it came from.
+    """A decoded picture together with its encoded file.
 
-    encoded: the file's bytes, as sent; sha256: hex digest of them; pixels: (H, W, 3) uint8 RGB.
+    Attributes:
+        encoded: The file's bytes, as sent.
+        sha256: Hex digest of the file's bytes.
+        pixels: (H, W, 3) uint8 RGB.
     """
 
     encoded: bytes
@@ -74,7 +78,7 @@ class Picture:
 
     @property
     def sendable(self) -> bytes:
-        """The file where services read its format; else a PNG of its pixels."""
+        """The file if services accept its format; otherwise a PNG of its pixels."""
         if self.format in FORMATS:
             return self.encoded
         buffer = io.BytesIO()
@@ -88,7 +92,7 @@ class Picture:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of file and pixels."""
+        """Memory of the file and its pixels, in bytes."""
         return len(self.encoded) + self.pixels.nbytes
 
 
@@ -98,11 +102,14 @@ def decode_picture(
     formats: Sequence[str] = FORMATS,
     check_size: Callable[[tuple[int, int]], None] = lambda size_hw: None,
 ) -> Picture:
-    """Read an encoded picture. Raises NotAnImage, TooLarge, and what `check_size` raises.
+    """Decode a picture. Raises NotAnImage, TooLarge, and what `check_size` raises.
 
-    formats: those that are read; FILE_FORMATS for somebody's own files. check_size: called with the
-    header's (height, width), before the orientation is applied, ahead of any pixel; it raises
-    errors of its own, since what Pillow raises is taken for damage.
+    Args:
+        encoded: The file's bytes.
+        formats: Accepted formats; FILE_FORMATS for a user's own files.
+        check_size: Called with the header's (height, width), before the orientation is applied and
+            before any pixel is decoded. It must raise its own error types, because Pillow's
+            exceptions are reported as a damaged picture.
     """
     if len(encoded) > MAX_BYTES:
         raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")
@@ -114,7 +121,7 @@ def decode_picture(
         if name == "JPEG" and not content.endswith(JPEG_END):
             image = _complete(image, content)
         image.load()
-        if name == "AVIF":  # Pillow tells its own turns in the words of EXIF, too
+        if name == "AVIF":  # Pillow reports AVIF's own rotation as EXIF
             orientation = read_orientation(image.info.get("exif", b"")) or 1
         upright = image.transpose(_TRANSPOSES[orientation]) if orientation > 1 else image
         pixels = _to_rgb(upright)
@@ -123,16 +130,16 @@ def decode_picture(
 
 
 def _complete(image: Image.Image, content: bytes) -> Image.Image:
-    """Return a JPEG without its end marker with one, if all of its pixels are there.
+    """Return a JPEG that lacks its end marker with one, if all of its pixels are present.
 
-    Pixels that are missing are decoded from the bytes that follow: those of a complete picture do
-    not depend on them. Any other picture is returned as it is, and found to be cut short.
+    Missing pixels are decoded from the appended bytes; the pixels of a complete picture do not
+    depend on them. Any other picture is returned unchanged, and is later found to be truncated.
     """
-    # Later scans may be missing, or what follows a restart marker, which no pixel shows.
+    # Missing scans, or missing data after a restart marker, do not change any pixel.
     in_parts = "progressive" in image.info or _RESTART_INTERVAL in content
     if in_parts or image.width * image.height > MAX_PIXELS_WITHOUT_END:
         return image
-    data = content.rstrip(b"\xff")  # half of an end marker
+    data = content.rstrip(b"\xff")  # remove half of an end marker
 
     def decode(filler: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data + filler + JPEG_END), formats=["JPEG"])
@@ -145,7 +152,7 @@ def _complete(image: Image.Image, content: bytes) -> Image.Image:
 
 @contextmanager
 def _told_damage(formats: Sequence[str]) -> Iterator[None]:
-    """Translate Pillow's many errors."""
+    """Translate Pillow's exceptions into NotAnImage and TooLarge."""
     try:
         yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -157,13 +164,16 @@ def _told_damage(formats: Sequence[str]) -> Iterator[None]:
 
 
 def decode_base64(text: str) -> bytes:
-    """Strict base64, with an optional 'data:...;base64,' head. Raises InvalidInput, TooLarge."""
+    """Decode strict base64, with an optional 'data:...;base64,' prefix.
+
+    Raises InvalidInput, TooLarge.
+    """
     if len(text) > MAX_BYTES * 4 // 3 + 128:
         raise TooLarge(f"the picture is over {MAX_BYTES} bytes")
     if text.startswith("data:"):
         _, _, text = text.partition(",")
     try:
-        # Piece by piece, because one call would hold Python's global lock for 0.2 s.
+        # Decode in pieces, because a single call would hold the GIL for 0.2 s.
         pieces = [
             _decode_piece(
                 text[start : start + _BASE64_AT_ONCE], is_last=start + _BASE64_AT_ONCE >= len(text)
@@ -195,7 +205,7 @@ def _check_header(image: Image.Image) -> None:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8, read-only."""
+    """Return the pixels as (H, W, 3) uint8, read-only."""
     width, height = image.size
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     for top in range(0, height, _ROWS_AT_ONCE):
@@ -208,7 +218,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _rows_to_rgb(rows: Image.Image) -> np.ndarray:
-    """Any mode to RGB, or to (h, w, 1) grey: alpha over white, 16-bit to 8 by its high byte."""
+    """Convert any mode to RGB, or to (h, w, 1) grey: alpha over white, 16-bit by its high byte."""
     if rows.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.asarray(rows).astype(np.int64)
         grey: np.ndarray = np.clip(values >> 8, 0, 255).astype(np.uint8)[:, :, None]

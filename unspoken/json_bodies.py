@@ -1,8 +1,8 @@
-"""JSON bodies made safe to parse: bounded in elements and in text, with pictures taken out.
+"""Check JSON bodies before they are parsed: limit elements and text, and take pictures out.
 
-A JSON parser holds Python's global lock from the first byte to the last one, so a hostile body
-would stop every request of the process. Elements are therefore counted before anything is parsed,
-and the base64 text of a picture, which may have tens of megabytes, never reaches the parser.
+A JSON parser holds the GIL from the first byte to the last, so a malicious body would stop every
+request of the process. Therefore elements are counted before anything is parsed, and the base64
+text of a picture, which may have tens of megabytes, never reaches the parser.
 """
 
 import secrets
@@ -12,11 +12,14 @@ from typing import NamedTuple
 from unspoken.errors import TooLarge
 
 MAX_ELEMENTS = 20_000
-"""Arrays, objects and the values in them. The largest useful request, a thousand boxes with a
-thousand texts and as many negatives, has some 12 000."""
+"""Maximum number of arrays, objects and values in them.
+
+The largest useful request has some 12 000: a thousand boxes with a thousand texts and as many
+negatives.
+"""
 MAX_STRINGS = 4 * MAX_ELEMENTS
 MAX_TEXT_BYTES = 8 * 1024 * 1024
-"""What is left of a body without its pictures: a thousand captions of 2000 letters fit."""
+"""Maximum size of a body without its pictures: a thousand captions of 2000 characters fit."""
 _SMALL_BYTES = 16 * 1024
 _PICTURE_BYTES = 4 * 1024
 _COUNTED_AT_ONCE = 1024 * 1024
@@ -26,7 +29,7 @@ _LOOK_BACK_BYTES = 64
 
 
 class Slim(NamedTuple):
-    """A body with placeholders for its pictures, and their base64 text by placeholder."""
+    """A body with placeholders instead of pictures, and a map of placeholder to base64 text."""
 
     body: bytes
     pictures: dict[str, str]
@@ -35,8 +38,8 @@ class Slim(NamedTuple):
 def slim_body(body: bytes | bytearray) -> Slim:
     """Take pictures out of a JSON body. Raises TooLarge for too many elements or too much text.
 
-    Only the value of a key `base64` is taken for a picture. A body that is not JSON is returned as
-    it is, for the parser to refuse.
+    Only the value of a key `base64` is treated as a picture. A body that is not JSON is returned
+    unchanged, and the parser then rejects it.
     """
     if len(body) <= _SMALL_BYTES:
         return Slim(bytes(body), {})
@@ -66,19 +69,22 @@ def slim_body(body: bytes | bytearray) -> Slim:
 
 
 def check_elements(text: str) -> None:
-    """Raise TooLarge for JSON of too many elements; for a form's field."""
+    """Raise TooLarge if the JSON text of a form field has too many elements."""
     slim_body(text.encode(errors="replace"))
 
 
 def _check_strings(body: bytes | bytearray) -> None:
-    """Raise TooLarge where the strings alone would take long to walk over."""
+    """Raise TooLarge if there are so many strings that a scan of them would be slow."""
     num_strings = _count(body, b'"', 0, len(body)) // 2
     if num_strings > MAX_STRINGS:
         raise TooLarge(f"the JSON has {num_strings} strings, at most {MAX_STRINGS} are read")
 
 
 def _strings(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
-    """Start and end of every string, with its quotes. A string without an end ends the search."""
+    """Yield the start and end of every string, including its quotes.
+
+    An unterminated string ends the search.
+    """
     start = body.find(b'"')
     while start >= 0:
         low, end = start + 1, body.find(b'"', start + 1)
@@ -91,7 +97,7 @@ def _strings(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
 
 
 def _is_escaped(body: bytes | bytearray, low: int, place: int) -> bool:
-    """Return True for a quote after an odd number of backslashes, none of them before `low`."""
+    """Return True if an odd number of backslashes, none of them before `low`, precedes the quote."""
     if place == low or body[place - 1] != ord("\\"):
         return False
     num_backslashes = 0
@@ -106,7 +112,7 @@ def _is_escaped(body: bytes | bytearray, low: int, place: int) -> bool:
 
 
 def _text(body: bytes | bytearray, start: int, end: int) -> str:
-    """The string between two places; slashes may be escaped, nothing else is in base64."""
+    """Return the base64 string between two positions. Only its slashes may be escaped."""
     if body.find(b"\\", start, end) < 0:
         return str(memoryview(body)[start:end], "latin-1")
     pieces = []
@@ -120,7 +126,7 @@ def _text(body: bytes | bytearray, start: int, end: int) -> str:
 
 
 def _is_picture(body: bytes | bytearray, start: int) -> bool:
-    """Return True where the string is the value of a key `base64`."""
+    """Return True if the string is the value of a key `base64`."""
     before = body[max(0, start - _LOOK_BACK_BYTES) : start].rstrip()
     return before.endswith(b":") and before[:-1].rstrip().endswith(_KEY)
 
@@ -130,7 +136,7 @@ def _elements(body: bytes | bytearray, start: int, end: int) -> int:
 
 
 def _count(body: bytes | bytearray, mark: bytes, start: int, end: int) -> int:
-    """Count a byte, piece by piece: other threads run between two pieces."""
+    """Count a byte in pieces, so that other threads can run in between."""
     if end - start <= _COUNTED_AT_ONCE:
         return body.count(mark, start, end)
     return sum(

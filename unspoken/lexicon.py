@@ -1,7 +1,7 @@
-"""The noun lexicon: which words name a visible thing, their singulars, synonyms and hypernyms.
+"""The noun lexicon: words that name a visible thing, with singulars, synonyms and hypernyms.
 
-`unspoken/data/nouns.txt` was made from WordNet 3.0 by scripts/build_lexicon.py. It is general:
-it knows no data set. What it does not hold is unknown, not invisible.
+scripts/build_lexicon.py made `unspoken/data/nouns.txt` from WordNet 3.0. The lexicon is general and
+not made for any data set. A word that it lacks is unknown, not necessarily invisible.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,11 +11,11 @@ from importlib.resources import files
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a block of text: how the lists below are written."""
+    """Return the words of a block of text, the format of the lists below."""
     return frozenset(text.split())
 
 
-# These name one thing though they look like plurals; "glass" and "stair" are other things.
+# Nouns in plural form that name one thing; "glass" and "stair" are different things.
 PLURAL_ONLY = words(
     """
     glasses sunglasses eyeglasses goggles scissors trousers pants jeans shorts tights leggings
@@ -24,7 +24,7 @@ PLURAL_ONLY = words(
     """
 )
 
-# Regions without a shape of their own: detected, but no instances to train on.
+# Amorphous regions. They are detected, but are not used as training instances.
 STUFF = words(
     """
     sky cloud fog mist smoke steam sunlight shadow rain snow ice grass lawn meadow field foliage
@@ -40,25 +40,25 @@ _REGULAR_PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s",
 
 @dataclass(frozen=True, eq=False)
 class Lexicon:
-    """Lemmas of one or two words (a space between), what they mean, and irregular plurals.
+    """Lemmas of one or two words (separated by a space), their meanings, and irregular plurals.
 
-    One is equal to itself alone, so that what follows from it can be kept.
+    Instances compare by identity, so that results derived from one can be cached.
     """
 
     synonyms: Mapping[str, frozenset[str]]
-    """Lemma -> the lemmas that mean the same thing, itself among them."""
+    """Lemma -> lemmas with the same meaning, including itself."""
     plurals: Mapping[str, str]
     hypernyms: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Lemma -> frequent words for anything more general: puppy -> dog, animal."""
+    """Lemma -> frequent words for more general things: puppy -> dog, animal."""
     frequencies: Mapping[str, int] = field(default_factory=dict)
-    """Lemma -> logarithm to base 2 of how often the British National Corpus has it."""
+    """Lemma -> base-2 logarithm of its frequency in the British National Corpus."""
 
     def knows(self, lemma: str) -> bool:
-        """Whether this singular names a visible thing."""
+        """Return True if this singular names a visible thing."""
         return lemma in self.synonyms
 
     def singular(self, word: str) -> str:
-        """The singular of one lower-case word; the word itself where it is one already."""
+        """Return the singular of one lower-case word, or the word itself if it is singular."""
         if word in PLURAL_ONLY:
             return word
         if word in self.plurals:
@@ -73,18 +73,19 @@ class Lexicon:
         return next(c for c in _undo_plural(word) if c != word)
 
     def synonyms_of(self, lemma: str) -> frozenset[str]:
-        """The lemma and its synonyms."""
+        """Return the lemma and its synonyms."""
         return self.synonyms.get(lemma, frozenset({lemma}))
 
     def hypernyms_of(self, lemma: str) -> frozenset[str]:
-        """Words for anything more general than the lemma or a synonym of it."""
+        """Return words for more general things than the lemma or a synonym of it."""
         nothing: frozenset[str] = frozenset()
         return nothing.union(*(self.hypernyms.get(s, nothing) for s in self.synonyms_of(lemma)))
 
     def are_kin(self, first: str, second: str) -> bool:
-        """Whether two phrases may be words for one thing: one's head means or includes the other's.
+        """Return True if two phrases may name the same thing.
 
-        So are two phrases of one head: a red car and a racing car.
+        That is so if the head of one is a synonym or hypernym of the other's head. Two phrases with
+        the same head also qualify: a red car and a racing car.
         """
         one, other = self.head(first), self.head(second)
         return bool(
@@ -93,7 +94,7 @@ class Lexicon:
         )
 
     def head(self, phrase: str) -> str:
-        """The head of a normalised phrase: its longest known ending, else its last word."""
+        """Return the head of a normalised phrase: its longest known ending, or else its last word."""
         words = phrase.split()
         for start in range(len(words)):
             ending = " ".join(words[start:])
@@ -111,9 +112,10 @@ def _undo_plural(word: str) -> list[str]:
 
 
 def parse_lexicon(lines: Iterable[str]) -> Lexicon:
-    """Read the lines of nouns.txt: '#' comments, groups of synonyms, plural>singular.
+    """Parse the lines of nouns.txt: '#' comments, groups of synonyms, plural>singular.
 
-    After a group's lemmas may come its hypernyms, each behind a '<', and '=' with its frequency.
+    A group's lemmas may be followed by its hypernyms, each after a '<', and its frequency, after an
+    '='.
     """
     synonyms: dict[str, frozenset[str]] = {}
     hypernyms: dict[str, frozenset[str]] = {}
@@ -140,6 +142,6 @@ def parse_lexicon(lines: Iterable[str]) -> Lexicon:
 
 @cache
 def load_lexicon() -> Lexicon:
-    """The lexicon that comes with the package; read once a process."""
+    """Return the lexicon of the package; it is read once per process."""
     text = files("unspoken").joinpath("data/nouns.txt").read_text(encoding="utf-8")
     return parse_lexicon([*text.splitlines(), *sorted(PLURAL_ONLY | STUFF)])

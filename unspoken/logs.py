@@ -1,13 +1,13 @@
-"""Log lines for people or for programs, with the ids of what they are about.
+"""Log lines for people (text) or programs (JSON), with the ids of the request or run.
 
-A line is one line: control characters are escaped, a traceback is indented, secrets are redacted.
+An entry is one line: control characters are escaped, tracebacks are indented, secrets are redacted.
 
     with log_ids(run="labels", chunk=7):
         logger.info("committed", extra=fields(rows=8))
 
 gives `... committed rows=8 run=labels chunk=7`, or one JSON object with these keys. Ids belong to a
-thread or a task (contextvars); `carried` takes them into another thread, `outgoing_headers` to
-another service, `incoming_ids` out of a request.
+thread or a task (contextvars). `carried` copies them into another thread, `outgoing_headers` sends
+them to another service, and `incoming_ids` reads them from a request.
 """
 
 import json
@@ -29,7 +29,7 @@ LogFormat = Literal["text", "json"]
 REQUEST_HEADER = "X-Request-Id"
 LAYOUT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _NOT_PLAIN = re.compile(r'[\s="]')
-# Ids of a header are bounded and of few characters; anything else counts as absent.
+# Ids in headers have a limited length and character set; any other value is ignored.
 _HEADERS = {
     "request": (REQUEST_HEADER, re.compile(r"[A-Za-z0-9_.-]{1,64}")),
     "run": ("X-Run-Id", re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")),
@@ -41,7 +41,7 @@ _ids: ContextVar[Mapping[str, str]] = ContextVar("log ids", default=_NO_IDS)
 
 @contextmanager
 def log_ids(**ids: object) -> Iterator[None]:
-    """Lines of this thread or task carry these ids until the block ends; None says nothing."""
+    """Add ids to the log lines of this thread or task until the block ends; None is skipped."""
     told = {name: str(value) for name, value in ids.items() if value is not None}
     token = _ids.set({**_ids.get(), **told})
     try:
@@ -51,32 +51,32 @@ def log_ids(**ids: object) -> Iterator[None]:
 
 
 def fields(**values: object) -> dict[str, object]:
-    """The `extra` of a log call: keys of that line alone."""
+    """Return the `extra` of a log call: keys of that line only."""
     return {"fields": values}
 
 
 def carried(function: Callable[..., Result], *args: object) -> Callable[[], Result]:
-    """The call, to be made in another thread with the ids of this one."""
+    """Return the call bound to this thread's ids, to be made in another thread."""
     return partial(copy_context().run, function, *args)
 
 
 def outgoing_headers() -> dict[str, str]:
-    """Headers that tell another service the present ids; a request without an id gets one."""
+    """Return headers with the current ids for another service, and a new request id if needed."""
     ids = {"request": uuid.uuid4().hex, **_ids.get()}
     return {header: ids[name] for name, (header, _) in _HEADERS.items() if name in ids}
 
 
 def incoming_ids(headers: Mapping[str, str]) -> dict[str, str]:
-    """Ids of a request by its headers; one that is not sane counts as absent."""
+    """Return the ids in a request's headers; invalid ones are ignored."""
     sent = {name: headers.get(header, "") for name, (header, _) in _HEADERS.items()}
     sane = {name: text for name, text in sent.items() if _HEADERS[name][1].fullmatch(text)}
     return {"request": uuid.uuid4().hex, **sane}
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger and message, then fields and ids as `key=value`, as logfmt quotes them.
+    """Formats time, level, logger and message, then fields and ids as `key=value` (logfmt).
 
-    layout: what stands before the keys, in the form of logging.Formatter.
+    `layout` is a logging.Formatter format for the part before the keys.
     """
 
     def __init__(self, layout: str = LAYOUT) -> None:
@@ -88,14 +88,14 @@ class TextFormatter(logging.Formatter):
         record.asctime = self.formatTime(record)
         keys = "".join(f" {name}={_quoted(value)}" for name, value in _keys(record).items())
         line = escape_controls(redact(self.formatMessage(record))) + keys
-        # Only a real line starts at the left edge: the text of an exception cannot forge one.
+        # Indent all further lines, so that the text of an exception cannot forge a log line.
         return "\n    ".join([line, *_traceback(self, record)])
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object on one line: time (UTC), level, logger, pid, message, fields, ids.
+    """Formats one JSON object per line: time (UTC), level, logger, pid, message, fields, ids.
 
-    Characters that a terminal would act on are escaped as JSON escapes them.
+    Characters that a terminal would interpret are escaped as in JSON.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -114,9 +114,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, log_format: LogFormat, *, layout: str = LAYOUT) -> None:
-    """Write log lines to standard error; httpx's line for every request is left out.
+    """Write log lines to standard error, without httpx's line for every request.
 
-    layout: of text lines, in the form of logging.Formatter.
+    `layout` is a logging.Formatter format for text lines.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(layout))
@@ -125,7 +125,7 @@ def configure_logging(level: str, log_format: LogFormat, *, layout: str = LAYOUT
 
 
 def _keys(record: logging.LogRecord) -> dict[str, object]:
-    """Fields and ids of a line; texts are redacted."""
+    """Return the fields and ids of a line; strings are redacted."""
     keys = {**getattr(record, "fields", {}), **_ids.get()}
     return {
         name: redact(value) if isinstance(value, str) else value for name, value in keys.items()
@@ -133,7 +133,7 @@ def _keys(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _quoted(value: object) -> str:
-    """A value of a text line: in quotes where a blank or '=' would begin another key."""
+    """Return a value for a text line, in quotes if it has whitespace, '=' or quotes."""
     text = str(value)
     if _NOT_PLAIN.search(text):
         return escape_json(json.dumps(text, ensure_ascii=False))
@@ -141,7 +141,7 @@ def _quoted(value: object) -> str:
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
-    """Lines of the exception and the stack of a record, escaped and redacted."""
+    """Return the lines of a record's exception and stack, escaped and redacted."""
     parts = [formatter.formatException(record.exc_info)] if record.exc_info else []
     parts += [formatter.formatStack(record.stack_info)] if record.stack_info else []
     return [escape_controls(line) for line in redact("\n".join(parts)).split("\n") if line]
