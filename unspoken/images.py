@@ -135,7 +135,7 @@ def _complete(image: Image.Image, content: bytes) -> Image.Image:
     Missing pixels are decoded from the appended bytes; the pixels of a complete picture do not
     depend on them. Any other picture is returned unchanged, and is later found to be truncated.
     """
-    # Missing scans, or missing data after a restart marker, do not change any pixel.
+    # In such pictures no pixel shows that later scans, or data after a restart marker, are missing.
     in_parts = "progressive" in image.info or _RESTART_INTERVAL in content
     if in_parts or image.width * image.height > MAX_PIXELS_WITHOUT_END:
         return image

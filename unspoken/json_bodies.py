@@ -97,7 +97,7 @@ def _strings(body: bytes | bytearray) -> Iterator[tuple[int, int]]:
 
 
 def _is_escaped(body: bytes | bytearray, low: int, place: int) -> bool:
-    """Return True if an odd number of backslashes, none of them before `low`, precedes the quote."""
+    """Return True if an odd number of backslashes, none before `low`, precedes the quote."""
     if place == low or body[place - 1] != ord("\\"):
         return False
     num_backslashes = 0

@@ -94,7 +94,7 @@ class Lexicon:
         )
 
     def head(self, phrase: str) -> str:
-        """Return the head of a normalised phrase: its longest known ending, or else its last word."""
+        """Return the head of a normalised phrase: its longest known ending, or its last word."""
         words = phrase.split()
         for start in range(len(words)):
             ending = " ".join(words[start:])

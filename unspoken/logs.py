@@ -56,7 +56,7 @@ def fields(**values: object) -> dict[str, object]:
 
 
 def carried(function: Callable[..., Result], *args: object) -> Callable[[], Result]:
-    """Return the call bound to this thread's ids, to be made in another thread."""
+    """Return a call with this thread's ids and deadline, to be made in another thread."""
     return partial(copy_context().run, function, *args)
 
 

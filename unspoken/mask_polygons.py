@@ -1,10 +1,10 @@
-"""Masks as polygons, without loss: every part and every hole, along the edges of pixels.
+"""Convert masks to polygons without loss: all parts and holes, along the edges of pixels.
 
-Rings run with the mask on their right hand (y points down): outer rings clockwise, holes the other
-way. Pixels that touch at a corner alone are different parts. A pixel is in the mask exactly when
-its centre lies in a polygon and in none of its holes.
+Rings have the mask on their right (y points down): outer rings run clockwise, holes
+counter-clockwise. Pixels that touch only at a corner belong to different parts. A pixel is in the
+mask exactly if its centre lies in a polygon and in none of its holes.
 
-The time is linear in the pixels and in the corners, of which a mask may have `MAX_CORNERS`.
+The time is linear in the number of pixels and of corners. A mask may have up to `MAX_CORNERS`.
 """
 
 from typing import NamedTuple
@@ -14,10 +14,10 @@ import numpy as np
 from unspoken.errors import InvalidInput
 
 Polygon = list[list[int]]
-"""An outer ring, then its holes; a ring is [x0, y0, x1, y1, ...], not closed by a repeat."""
+"""An outer ring, then its holes. A ring is [x0, y0, x1, y1, ...] without a closing point."""
 
 MAX_CORNERS = 200_000
-"""Some 2 MB of JSON. Masks of things have a few thousand; noise has nearly one for every pixel."""
+"""Some 2 MB of JSON. Masks of things have a few thousand corners; noise nearly one per pixel."""
 _HEADINGS = "ewns"
 _RIGHT_TURN = {"e": "s", "s": "w", "w": "n", "n": "e"}
 _LEFT_TURN = {"e": "n", "n": "w", "w": "s", "s": "e"}
@@ -29,27 +29,27 @@ class _Runs(NamedTuple):
     line: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    """Past the last one."""
+    """Index after the last True."""
 
 
 class _Edges(NamedTuple):
-    """All straight stretches of one heading, by line and place; (N,) each."""
+    """All straight edges of one heading, ordered by line and place; (N,) each."""
 
     runs: _Runs
     start: np.ndarray
-    """Number of the vertex where it starts, ascending; see _Grid."""
+    """Number of the start vertex, ascending; see _Grid."""
     start_xy: tuple[np.ndarray, np.ndarray]
     end_xy: tuple[np.ndarray, np.ndarray]
 
 
 class _Grid(NamedTuple):
-    """Vertices between the pixels, numbered row by row or column by column."""
+    """The grid of vertices between pixels, numbered by row or by column."""
 
     height: int
     width: int
 
     def number(self, heading: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Numbers of vertices in the order in which edges of this heading are kept."""
+        """Return vertex numbers in the order in which edges of this heading are sorted."""
         along, across, side = (y, x, self.width) if heading in "ew" else (x, y, self.height)
         numbers: np.ndarray = along * (side + 1) + across
         return numbers
@@ -61,13 +61,16 @@ class _Rings(NamedTuple):
     points: np.ndarray  # (N, 2) xy
     bounds: np.ndarray  # (R + 1,)
     ring_of: dict[str, np.ndarray]
-    """Heading -> the ring of each of its edges."""
+    """Heading -> the ring index of each of its edges."""
     doubled_areas: np.ndarray
-    """(R,) positive for an outer ring."""
+    """(R,) doubled signed areas; positive for an outer ring."""
 
 
 def mask_polygons(mask: np.ndarray) -> list[Polygon]:
-    """(H, W) bool -> its parts, the largest outer ring first. Raises InvalidInput: MAX_CORNERS."""
+    """Return the parts of an (H, W) bool mask, the largest outer ring first.
+
+    Raises InvalidInput for over MAX_CORNERS corners.
+    """
     mask = np.asarray(mask, dtype=bool)
     grid = _Grid(*mask.shape)
     edges = _edges(mask, grid)
@@ -90,7 +93,7 @@ def mask_polygons(mask: np.ndarray) -> list[Polygon]:
 
 def _edges(mask: np.ndarray, grid: _Grid) -> dict[str, _Edges]:
     padded = np.pad(mask.astype(np.int8), 1)
-    down = np.diff(padded, axis=0)[:, 1:-1]  # (H + 1, W): 1 at the top of the mask, -1 at its foot
+    down = np.diff(padded, axis=0)[:, 1:-1]  # (H + 1, W): 1 at the mask's top, -1 at its bottom
     across = np.diff(padded, axis=1)[1:-1].T  # (W + 1, H): 1 at its left, -1 at its right
     edges = {}
     for heading, lines in zip(
@@ -106,7 +109,7 @@ def _edges(mask: np.ndarray, grid: _Grid) -> dict[str, _Edges]:
 
 
 def _runs(lines: np.ndarray, *, max_runs: int | None = None) -> _Runs:
-    """Runs of True along the second axis. Raises InvalidInput where there are over `max_runs`."""
+    """Return runs of True along the second axis. Raises InvalidInput above `max_runs`."""
     padded = np.pad(lines, ((0, 0), (1, 1)))
     changes = padded[:, 1:] != padded[:, :-1]
     if max_runs is not None and np.count_nonzero(changes) > 2 * max_runs:
@@ -119,7 +122,7 @@ def _runs(lines: np.ndarray, *, max_runs: int | None = None) -> _Runs:
 
 
 def _rings(edges: dict[str, _Edges], grid: _Grid) -> _Rings:
-    """Follow the edges round; where two parts touch at a corner, turn right and stay on one."""
+    """Follow the edges around each ring. Where two parts touch at a corner, turn right."""
     lengths = [len(edges[heading].start) for heading in _HEADINGS]
     offsets = {heading: sum(lengths[:place]) for place, heading in enumerate(_HEADINGS)}
     following = np.concatenate(
@@ -143,7 +146,7 @@ def _rings(edges: dict[str, _Edges], grid: _Grid) -> _Rings:
 def _next_edges(
     heading: str, edges: dict[str, _Edges], offsets: dict[str, int], grid: _Grid
 ) -> np.ndarray:
-    """For every edge of a heading the number of the one that follows it."""
+    """Return, for each edge of a heading, the number of the edge that follows it."""
     right, left = _RIGHT_TURN[heading], _LEFT_TURN[heading]
     x, y = edges[heading].end_xy
     wanted = grid.number(right, x, y)
@@ -155,7 +158,7 @@ def _next_edges(
 
 
 def _cycles(following: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Edges in the order of their rings, and where each ring begins; the last bound ends them."""
+    """Return the edges ordered by ring, and the start of each ring; the last bound is the end."""
     order: list[int] = []
     bounds = [0]
     is_done = bytearray(len(following))
@@ -173,12 +176,12 @@ def _cycles(following: list[int]) -> tuple[np.ndarray, np.ndarray]:
 def _owners(
     mask: np.ndarray, edges: dict[str, _Edges], rings: _Rings, grid: _Grid
 ) -> dict[int, int]:
-    """Hole -> the outer ring of its part.
+    """Return hole -> the outer ring of its part.
 
-    The pixel beside a hole's leftmost edge belongs to a run of the mask. The left end of that run
-    is on a ring of the same part which reaches further left: the outer one, or another hole.
+    The pixel next to a hole's leftmost edge belongs to a run of the mask. The left end of that run
+    is on a ring of the same part that extends further left: the outer ring, or another hole.
     """
-    # Edges are in the order of x, so a ring's first one is its leftmost.
+    # Edges are sorted by x, so the first edge of a ring is its leftmost.
     touched, firsts = np.unique(rings.ring_of["s"], return_index=True)
     is_hole = rings.doubled_areas[touched] < 0
     holes, firsts = touched[is_hole], firsts[is_hole]

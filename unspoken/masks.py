@@ -1,7 +1,7 @@
-"""Masks as bytes: COCO's compressed run lengths, their boxes and areas, and PNG.
+"""Encode masks as bytes: COCO's compressed RLE with boxes and areas, and PNG.
 
-A mask is (H, W) bool in the pixels of the original picture. Run lengths are those of pycocotools,
-column by column: what other tools load, and what everything here is kept in.
+A mask is (H, W) bool in pixels of the original picture. RLE is in the column-major format of
+pycocotools, which other tools can load; masks are stored in it everywhere.
 """
 
 import base64
@@ -14,7 +14,7 @@ from pycocotools import mask as coco
 
 
 def encode_rle(masks: np.ndarray) -> list[bytes]:
-    """(N, H, W) bool -> N times COCO's compressed counts."""
+    """Encode masks: (N, H, W) bool -> N compressed COCO counts."""
     if not len(masks):
         return []
     columns = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))  # (H, W, N)
@@ -22,7 +22,7 @@ def encode_rle(masks: np.ndarray) -> list[bytes]:
 
 
 def decode_rle(counts: Sequence[bytes], size_hw: tuple[int, int]) -> np.ndarray:
-    """COCO's compressed counts -> (N, H, W) bool."""
+    """Decode N compressed COCO counts -> (N, H, W) bool."""
     if not counts:
         return np.zeros((0, *size_hw), dtype=bool)
     runs = [{"size": list(size_hw), "counts": each} for each in counts]
@@ -30,7 +30,7 @@ def decode_rle(counts: Sequence[bytes], size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def rle_boxes(counts: Sequence[bytes], size_hw: tuple[int, int]) -> np.ndarray:
-    """(N, 4) xyxy float32, the tightest boxes around masks; an empty mask has (0, 0, 0, 0)."""
+    """Return the tightest boxes around masks: (N, 4) xyxy float32; zeros for an empty mask."""
     runs = [{"size": list(size_hw), "counts": each} for each in counts]
     boxes = np.asarray(coco.toBbox(runs) if runs else [], dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -38,14 +38,14 @@ def rle_boxes(counts: Sequence[bytes], size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def rle_areas(counts: Sequence[bytes], size_hw: tuple[int, int]) -> np.ndarray:
-    """(N,) int64 pixels."""
-    # One by one: with numpy 2, pycocotools 2.0.11 overflows where it counts over 255 masks.
+    """Return areas in pixels: (N,) int64."""
+    # One by one, because with numpy 2 pycocotools 2.0.11 overflows for over 255 masks.
     areas = [int(coco.area({"size": list(size_hw), "counts": each})) for each in counts]
     return np.asarray(areas, dtype=np.int64)
 
 
 def mask_png(mask: np.ndarray) -> str:
-    """(H, W) bool -> a PNG with one bit a pixel, as base64."""
+    """Encode an (H, W) bool mask as a PNG with one bit per pixel, in base64."""
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Model folders in Hugging Face's form: read `config.json` and check the type of the model."""
+"""Model folders in Hugging Face format: read `config.json` and check the model type."""
 
 import json
 from collections.abc import Collection
@@ -26,9 +26,9 @@ def read_model_config(folder: Path, *, role: str = "model") -> dict[str, Any]:
 
 
 def check_model_type(folder: Path, *, supported: Collection[str], role: str) -> None:
-    """Raise InvalidConfig unless `config.json` names a supported type of model.
+    """Raise InvalidConfig unless `config.json` has a supported model type.
 
-    role: the service's name for the model, such as "detector"; it goes into the message.
+    `role` is the service's name for the model, such as "detector", for the message.
     """
     found = read_model_config(folder, role=role).get("model_type")
     if found in supported:

@@ -1,4 +1,4 @@
-"""What is noted of every request: ids, a log line, Prometheus figures."""
+"""Middleware that records every request: ids, a log line, Prometheus metrics."""
 
 import logging
 import time
@@ -16,9 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class Observing:
-    """ASGI middleware around everything else.
+    """ASGI middleware that sets the ids of a request, logs it and counts it.
 
-    paths: routes whose requests may be answered before they are routed.
+    `paths` are routes that inner middleware may answer before routing; they keep their name in
+    metrics.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class Observing:
         with log_ids(**ids):
             try:
                 await self._app(scope, receive, answer)
-            except Exception:  # a bug, on its way to its handler
+            except Exception:  # a bug; the exception handler replies
                 if status is None:
                     self._note(scope, 500, started)
                 raise
-            if status is None:  # the caller has gone
+            if status is None:  # the caller disconnected
                 self._note(scope, 499, started)
 
     def _note(self, scope: Scope, status: int, started: float) -> None:

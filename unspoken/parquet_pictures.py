@@ -1,7 +1,7 @@
-"""Encoded pictures in a parquet file: a column of bytes, or of structs as `datasets` writes them.
+"""Read encoded pictures from a parquet file: a column of bytes, or of structs as in `datasets`.
 
-Rows are read one by one, since a value of a dictionary may be large and stand in every row; asking
-for them in rising order reads each row group once.
+Rows are read one by one, because a value of a dictionary may be large and repeated in every row.
+Rows read in ascending order need only one read per row group.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from unspoken.errors import InvalidInput, NotFound, TooLarge
 from unspoken.images import MAX_BYTES
 
 BUFFER_BYTES = 1024 * 1024
-"""Of a column read at once: without a buffer pyarrow reads the whole column of a row group."""
+"""Bytes of a column per read. Without a buffer, pyarrow reads the whole column of a row group."""
 _NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes", "imagebytes")
 
 
 class EmbeddedPicture(NamedTuple):
-    """A cell of a picture column: its bytes, and the file name that stands beside them, if any."""
+    """A cell of a picture column: its bytes, and the file name stored with them, if any."""
 
     encoded: bytes | None
     path: str | None = None
@@ -31,9 +31,10 @@ class EmbeddedPicture(NamedTuple):
 
 @contextmanager
 def told_damage(about: str) -> Iterator[None]:
-    """Raise what pyarrow raises for a damaged file as InvalidInput.
+    """Convert pyarrow's exceptions for a damaged file into InvalidInput.
 
-    Its own OSErrors have no number; those of the operating system have one, and may pass.
+    OSErrors of pyarrow have no errno and are converted. Those of the operating system have one and
+    are raised unchanged, because a retry may succeed.
     """
     try:
         yield
@@ -46,7 +47,7 @@ def told_damage(about: str) -> Iterator[None]:
 
 
 def find_picture_column(schema: pa.Schema) -> str | None:
-    """Return the name of the column that holds encoded pictures; None where there is none."""
+    """Return the name of the column that holds encoded pictures; None if there is none."""
     structs = [field.name for field in schema if _is_struct(field.type)]
     plain = {_squeeze(field.name): field.name for field in schema if _is_binary(field.type)}
     named = [plain[name] for name in _NAMES if name in plain]
@@ -57,7 +58,7 @@ class PictureColumn:
     """The pictures of one column; close it, or use it in a `with` statement."""
 
     def __init__(self, file: Path, column: str) -> None:
-        """Open the file. Raises InvalidInput where it has no such column of pictures."""
+        """Open the file. Raises InvalidInput if it has no such column of pictures."""
         self.name = column
         self._file_name = file.name
         with told_damage(file.name):
@@ -68,11 +69,11 @@ class PictureColumn:
             self._parquet.close()
             raise InvalidInput(f"{file.name} has no column {column!r} of pictures")
         self._counts = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
-        self._lock = Lock()  # a cursor for all threads
+        self._lock = Lock()  # all threads share one cursor
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._start = 0  # of the batch, counted from the start of the file
+        self._start = 0  # first row of the batch, counted from the start of the file
         self._batch: pa.Array = pa.array([])
-        self._stop = 0  # of the row group
+        self._stop = 0  # end row of the row group
 
     def read(self, row: int) -> EmbeddedPicture:
         """Return a row's cell. Raises NotFound, InvalidInput, and TooLarge for a large picture."""

@@ -1,8 +1,8 @@
-"""From a language model's raw line to clean noun phrases.
+"""Parse a language model's raw answer into clean noun phrases.
 
-The grammar is closed: a phrase that comes out is one to three lower-case latin words of at most
-30 characters whose head is a known visible thing, in the singular. Everything else is refused
-with a reason. The order of the steps is the order of this file.
+The result is restricted: a phrase is one to three lower-case latin words of at most 30 characters,
+in the singular, and its head is a known visible thing. Everything else is rejected with a reason.
+The functions of this file are in the order of the steps.
 """
 
 import re
@@ -19,8 +19,7 @@ MAX_PHRASE_WORDS = 3
 MAX_RAW_CHARS = 4000
 MAX_RAW_ITEMS = 80
 
-# What captions and language models say about pictures rather than about things in them (OWLv2's
-# list and LAION's alt texts).
+# Words that describe pictures rather than things in them (from OWLv2's list and LAION's alt texts).
 GENERIC_WORDS = words(
     """
     image photo photograph photography picture background wallpaper stock shutterstock getty
@@ -42,7 +41,7 @@ STOP_WORDS = words(
     three four five six seven eight nine ten
     """
 )
-# "pair of glasses" is about glasses; "cup of coffee" is about the cup.
+# "pair of glasses" means glasses, but "cup of coffee" means the cup.
 PARTITIVES = words(
     """
     pair group piece slice bunch set kind sort type number couple lot row pile stack bit part
@@ -67,7 +66,7 @@ _GRAMMAR = re.compile(r"^[a-z]+(?:[-'][a-z]+)*(?: [a-z]+(?:[-'][a-z]+)*){0,2}$")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A phrase that passed; `rank` is its place in the model's list, 0 first."""
+    """An accepted phrase; `rank` is its position in the model's list, starting at 0."""
 
     text: str
     raw: str
@@ -77,16 +76,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ParsedPhrases:
-    """What one raw answer gave, in the model's order, and what was refused."""
+    """Accepted phrases of one raw answer, in the model's order, and rejected candidates."""
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[RejectedCandidate, ...]
 
 
 def parse_phrases(raw_text: str, *, template: str, lexicon: Lexicon) -> ParsedPhrases:
-    """The phrases of one raw answer. Never raises: whatever the text, the grammar holds.
+    """Parse the phrases of one raw answer. Never raises: any text gives valid phrases or none.
 
-    template: goes into the refusals' records.
+    `template` is recorded in the rejected candidates.
     """
     candidates: dict[str, Candidate] = {}
     rejected: list[RejectedCandidate] = []
@@ -109,13 +108,13 @@ def parse_phrases(raw_text: str, *, template: str, lexicon: Lexicon) -> ParsedPh
 
 
 def answer_line(raw_text: str) -> str:
-    """The answer's first line, cut where the model begins a block of its own."""
+    """Return the answer's first line, cut where the model starts another "Caption:" block."""
     answer = raw_text[:MAX_RAW_CHARS].split("Caption:")[0].lstrip()
     return answer.split("\n", 1)[0]
 
 
 def split_items(raw_text: str, lexicon: Lexicon) -> list[str]:
-    """The items of the answer's first line, at most MAX_RAW_ITEMS of them."""
+    """Return the items of the answer's first line, at most MAX_RAW_ITEMS."""
     items: list[str] = []
     for item in _SPLIT.split(answer_line(raw_text)):
         items += _split_and(item, lexicon)
@@ -123,44 +122,47 @@ def split_items(raw_text: str, lexicon: Lexicon) -> list[str]:
 
 
 def clean_item(raw: str) -> str:
-    """Lower-case, without numbering, quotes, articles, counts and trailing clauses."""
+    """Return the item in lower case, without numbering, quotes, articles, counts and clauses."""
     text = plain_item(kind_of_name(raw))
     return cut_clause(strip_determiners(strip_numbering(text)))
 
 
 def kind_of_name(raw: str) -> str:
-    """ "Mustang = car" is about a car: what a name is comes last."""
+    """Return the kind of thing that a name stands for: "Mustang = car" -> " car"."""
     return raw.rpartition("=")[2]
 
 
 def plain_item(raw: str) -> str:
-    """NFKC, lower-case, single blanks, and no underscores."""
+    """Return the item in NFKC and lower case, with single spaces and without underscores."""
     text = unicodedata.normalize("NFKC", raw).lower().replace("\u2019", "'").replace("_", " ")
     return re.sub(r" {2,}", " ", text.strip(" "))
 
 
 def strip_numbering(text: str) -> str:
-    """Without a bullet or number before it, and quotes or brackets around it."""
+    """Remove a leading bullet or number, and surrounding quotes or brackets."""
     return _NUMBERING.sub("", text).strip(" \"'`*()[]{}<>.:!?")
 
 
 def strip_determiners(text: str) -> str:
-    """Without articles and counts; "pair of glasses" is about glasses."""
+    """Remove articles, counts and partitives: "pair of glasses" -> "glasses"."""
     return _LEADING.sub("", _PARTITIVE.sub("", _LEADING.sub("", text)))
 
 
 def cut_clause(text: str) -> str:
-    """Without what follows "with", "of", "on": "cup of coffee" is about the cup."""
+    """Remove what follows "with", "of", "on" and the like: "cup of coffee" -> "cup"."""
     return _CLAUSE.sub("", text).strip()
 
 
 def joined(text: str) -> str:
-    """What a phrase is compared by: "teddy-bear", "teddy bear" and "teddybear" are one."""
+    """Return the phrase without hyphens and spaces, for comparison.
+
+    "teddy-bear", "teddy bear" and "teddybear" are equal.
+    """
     return text.replace("-", "").replace(" ", "")
 
 
 def rejection_of(text: str, lexicon: Lexicon) -> str | None:
-    """Why a cleaned item is no phrase; None when it is one."""
+    """Return the reason why a cleaned item is not a phrase; None if it is one."""
     for reason, holds in _REFUSALS:
         if holds(text):
             return reason
@@ -170,7 +172,7 @@ def rejection_of(text: str, lexicon: Lexicon) -> str | None:
 
 
 def singular_phrase(text: str, lexicon: Lexicon) -> str:
-    """The phrase with its last word in the singular, as the lexicon spells it: "teddy bear"."""
+    """Return the phrase with its last word in the singular, in the lexicon's spelling."""
     if lexicon.knows(text):
         return text
     *modifiers, last = text.split(" ")
@@ -182,7 +184,7 @@ def singular_phrase(text: str, lexicon: Lexicon) -> str:
 
 
 def is_stuff(text: str, lexicon: Lexicon) -> bool:
-    """Whether the head is an amorphous region: sky, grass, floor."""
+    """Return True if the head is an amorphous region: sky, grass, floor."""
     return lexicon.head(text) in STUFF
 
 
@@ -216,7 +218,7 @@ def _is_generic(text: str) -> bool:
     )
 
 
-# In the order in which they are asked; the first that holds is the reason.
+# Checked in this order; the first that applies is the reason.
 _REFUSALS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("control character", _has_control_character),
     ("too short", lambda text: len(text) < 2),

@@ -1,4 +1,4 @@
-"""What a room asks of another. A port has an engine (in process), a client (HTTP), a fake."""
+"""Ports: the Protocols between the parts. Each has an engine, an HTTP client and a fake."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,24 +12,27 @@ from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
 
 
 class Prompter(Protocol):
-    """Captions in, proposed phrases out."""
+    """Proposes phrases for captions."""
 
     @property
     def model(self) -> ModelInfo:
-        """Which weights answer."""
+        """The model that answers."""
 
     def propose(
         self, captions: Sequence[str], *, templates: Sequence[str] | None = None
     ) -> list[Proposal]:
-        """One proposal per caption, in order. Raises InvalidInput for an unknown template."""
+        """Return one proposal per caption, in order.
+
+        Raises InvalidInput for an unknown template.
+        """
 
 
 class Detector(Protocol):
-    """A picture and phrases in, boxes out."""
+    """Finds boxes for phrases in a picture."""
 
     @property
     def model(self) -> ModelInfo:
-        """Which weights answer."""
+        """The model that answers."""
 
     @property
     def box_threshold(self) -> float:
@@ -45,59 +48,61 @@ class Detector(Protocol):
     ) -> DetectionResult:
         """Return boxes whose score reaches the threshold, each with the index of its phrase.
 
-        A phrase's score depends on the phrases that share its text prompt; `independent` asks for
-        each phrase in a prompt of its own. No phrases give no detections. Raises InvalidInput for
-        phrases that nothing is left of: `details["phrases"]` lists `phrase_index` and `problem`.
+        A phrase's score depends on the phrases that share its text prompt; with `independent`, each
+        phrase has a prompt of its own. No phrases give no detections. Raises InvalidInput for
+        phrases that are empty after normalisation: `details["phrases"]` lists `phrase_index` and
+        `problem`.
         """
 
 
 class TextEncoder(Protocol):
-    """Texts in, vectors of CLIP text space out."""
+    """Encodes texts as vectors of CLIP text space."""
 
     @property
     def model(self) -> ModelInfo:
-        """Which weights answer."""
+        """The model that answers."""
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, 768) float32, unit length along the last axis."""
+        """Return (N, 768) float32 vectors, unit length along the last axis."""
 
 
 class CropRanker(Protocol):
-    """A picture, boxes and labels in, the rank of each box's own label out."""
+    """Ranks the label of each box of a picture among all labels."""
 
     @property
     def model(self) -> ModelInfo:
-        """Which weights answer."""
+        """The model that answers."""
 
     def rank_crops(
         self, picture: Picture, crops: Sequence[Crop], labels: Sequence[str]
     ) -> list[int]:
-        """One rank per crop, in order: 1 where none of the labels is more like what it shows.
+        """Return one rank per crop, in order: 1 if no label is more similar to the crop.
 
-        The labels differ. Raises InvalidInput for a box wholly outside of the picture, Conflict
-        where the text encoder knows no pictures.
+        The labels must be unique. Raises InvalidInput for a box completely outside of the picture,
+        Conflict if the text encoder has no image encoder.
         """
 
 
 class Segmenter(Protocol):
-    """A picture and queries in, masks out."""
+    """Returns masks for queries about a picture."""
 
     @property
     def model(self) -> ModelInfo:
-        """Which weights answer."""
+        """The model that answers."""
 
     def add_image(self, picture: Picture, *, name: str | None = None) -> ImageReply:
-        """Embed a picture ahead; the answer has its id. `name`: an alias of the caller's own."""
+        """Embed a picture in advance and return its id. `name` is an alias chosen by the caller."""
 
     def read_image(self, image_id: str) -> ImageReply:
-        """What is known of a picture by its id or name. Raises NotFound."""
+        """Return the data of a cached image, by its id or name. Raises NotFound."""
 
     def delete_image(self, image_id: str) -> None:
-        """Remove a picture and its names from every tier, by id or name. Raises NotFound."""
+        """Remove a cached image and its names from every tier, by id or name. Raises NotFound."""
 
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
-        """One result per query, in order; `image` is a picture or the id or name of a held one.
+        """Return one result per query, in order.
 
-        Raises NotFound for an unknown id, InvalidInput for prompts outside of the picture, Conflict
-        for a method that these weights or this service cannot do.
+        `image` is a picture, or the id or name of a cached image. Raises NotFound for an unknown
+        id, InvalidInput for prompts outside of the picture, Conflict for a method that these
+        weights or this service do not support.
         """

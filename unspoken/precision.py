@@ -1,4 +1,4 @@
-"""In which type a network computes: what models.yaml names, or what a probe finds faster here."""
+"""Choose the dtype of a network: the one in models.yaml, or the one a probe finds faster here."""
 
 import time
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from torch.nn import functional as F
 from unspoken.errors import InvalidConfig
 
 PROBE_SIZES = ((256, 2048), (768, 3072), (3072, 768))
-"""(inputs, outputs) of layers: an MLP of Grounding-DINO's encoder, both of one of SAM's ViT-B."""
+"""(inputs, outputs) of probed layers: an MLP of Grounding-DINO's encoder, both of a SAM ViT-B's."""
 PROBE_ROWS = (8, 128)
-"""Rows per product, few first: without a kernel of the processor's own, many take seconds."""
+"""Rows per product, few first: without a native kernel, many rows take seconds."""
 PROBE_ROUNDS = 3
 MIN_SPEEDUP = 1.2
-"""A smaller gain does not justify the lost digits."""
+"""A smaller speed-up does not justify the loss of precision."""
 MAX_SLOWDOWN = 1.5
-"""The probe ends at a layer where bfloat16 takes this many times as long as float32."""
+"""The probe stops at a layer where bfloat16 takes this many times as long as float32."""
 
 
 def compute_dtype(name: str, *, device: str) -> torch.dtype:
-    """The type that models.yaml names; `auto` is `faster_dtype`. Raises InvalidConfig."""
+    """Return the dtype named in models.yaml; `auto` means `faster_dtype`. Raises InvalidConfig."""
     match name:
         case "float32":
             return torch.float32
@@ -38,10 +38,10 @@ def compute_dtype(name: str, *, device: str) -> torch.dtype:
 
 @cache
 def faster_dtype(device: str) -> torch.dtype:
-    """Return bfloat16 where linear layers are faster in it on this processor, else float32.
+    """Return bfloat16 if linear layers are faster in it on this processor, else float32.
 
-    Measured once per process, in at most 0.3 s. Without avx512_bf16 or AMX bfloat16 is emulated,
-    and slower. Devices other than the CPU compute in float32 until they are measured.
+    Measured once per process, in at most 0.3 s. Without avx512_bf16 or AMX, bfloat16 is emulated
+    and slower. Devices other than the CPU use float32, because they have not been measured.
     """
     if torch.device(device).type != "cpu":
         return torch.float32
@@ -57,7 +57,10 @@ def faster_dtype(device: str) -> torch.dtype:
 
 
 def computing_in(dtype: torch.dtype, *, device: str) -> AbstractContextManager[object]:
-    """Products and convolutions in the type, what needs more digits in float32 (autocast)."""
+    """Return a context that runs products and convolutions in `dtype` (autocast).
+
+    Operations that need more precision stay in float32.
+    """
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype)
@@ -65,8 +68,10 @@ def computing_in(dtype: torch.dtype, *, device: str) -> AbstractContextManager[o
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in the calling thread alone: threads that wait for each other on a busy processor
-    burn its time and hide the difference."""
+    """Use only the calling thread in the block.
+
+    On a busy processor, threads that wait for each other use CPU time and hide the difference.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -77,7 +82,7 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 def _linear_s(dtype: torch.dtype, rows: int, size: tuple[int, int]) -> float:
-    """Return the CPU seconds of this thread for a linear layer: the best of some calls."""
+    """Return the CPU seconds of this thread for a linear layer: the best of PROBE_ROUNDS calls."""
     inputs, outputs = size
     values, weight = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)
     taken_s = []

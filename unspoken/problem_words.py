@@ -1,6 +1,6 @@
-"""Validation problems in plain words: the same for every service, the client and the command line.
+"""Validation errors in plain words, the same for every service, the client and the command line.
 
-Pydantic's own messages name Python types ("Tuple should have at most 64 items after validation")
+Pydantic's own messages name Python types ("Tuple should have at most 64 items after validation"),
 and say of an unknown field only that it is not permitted.
 """
 
@@ -44,13 +44,13 @@ _WORDS: Mapping[str, str] = {
 
 
 def plain_problem(problem: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
-    """Return the message of one of pydantic's errors.
+    """Return the message for one of pydantic's errors.
 
-    model: the model that was validated; an unknown field then gets a suggestion.
+    `model` is the model that was validated; if given, an unknown field gets a suggestion.
     """
     kind = str(problem["type"])
     words = _WORDS.get(kind)
-    if words is None:  # of our own validators
+    if words is None:  # an error of our own validators
         return str(problem["msg"]).removeprefix("Value error, ")
     try:
         text = words.format(**problem.get("ctx", {}))[:MAX_EXPECTED_CHARS]
@@ -88,7 +88,7 @@ def _suggestion(model: type[BaseModel], where: tuple[str | int, ...]) -> str:
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Find the models in an annotation, through lists, unions and the like."""
+    """Yield the models in an annotation, also inside lists, unions and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

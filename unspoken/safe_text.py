@@ -1,8 +1,8 @@
-"""Text that is safe to show: secrets redacted, control characters escaped.
+"""Make text safe to show: redact secrets, escape control characters.
 
-Messages, log lines and the terminal repeat text of others: ids of callers, names of files,
-exceptions of an HTTP library. Such an exception may quote a header with an API key, a URL may hold
-a password, and a newline or an escape sequence in a name would forge lines.
+Messages, log lines and the terminal repeat text from outside: callers' ids, file names, exceptions
+of an HTTP library. Such an exception may quote a header with an API key, and a URL may contain a
+password. A newline or an escape sequence in a name could forge log lines.
 """
 
 import re
@@ -10,9 +10,9 @@ import re
 REDACTED = "***"
 MAX_REASON_CHARS = 1000
 
-# Linear in the text: each part is bounded and starts at a fixed word.
-# user:password@ of a URL, up to the last @ of the authority. A password with an unescaped / ? or #
-# is matched too, unless what stands before it is host:port.
+# Matching is linear in the text: each part is bounded and starts with a fixed word. This pattern
+# matches user:password@ of a URL, up to the last @ of the authority. A password with an unescaped /
+# ? or # is matched too, unless the text before it is host:port.
 _USERINFO = re.compile(
     r"://(?:[^\s/?#\"]{0,255}|(?![^\s/?#\"@:]{0,253}:\d{1,5}[/?#])"
     r"[^\s/?#\"@:]{0,253}:[^\s\"@]{0,255})@"
@@ -24,10 +24,10 @@ _SECRETS = (
         rf"\1{REDACTED}",
     ),
     (re.compile(r"\b(Bearer|Authorization: Basic)\s+[^\s'\",;]{4,}", re.I), rf"\1 {REDACTED}"),
-    # A key of `unspoken key`, wherever it stands.
+    # A key made by `unspoken key`, at any position.
     (re.compile(r"\bunspoken_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"), f"unspoken_{REDACTED}"),
 )
-# C0, DEL and C1 controls; line and paragraph separators; marks that reorder text; half characters.
+# C0, DEL and C1 controls, line and paragraph separators, bidirectional controls, surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -44,17 +44,20 @@ def without_userinfo(url: str) -> str:
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
-    r"""Return the text with control characters as `\n`, `\x1b` or `\u2028`; `keep`: as they are."""
+    r"""Return the text with control characters as `\n`, `\x1b` or `\u2028`, except those in `keep`."""
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
 
 
 def escape_json(written: str) -> str:
-    r"""Return JSON text with the same characters as `\u001b`: it stands for the same value."""
+    r"""Return JSON text with control characters as `\u001b`; its value is unchanged."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an exception's text for a message: redacted, one line, bounded; its type if empty."""
+    """Return an exception's text for a message: redacted, one line, at most MAX_REASON_CHARS.
+
+    Return the exception's type if the text is empty.
+    """
     text = escape_controls(redact(str(error).strip()))
     if len(text) > MAX_REASON_CHARS:
         text = text[: MAX_REASON_CHARS - 1] + "\u2026"

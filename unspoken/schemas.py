@@ -1,4 +1,4 @@
-"""What travels between the rooms: requests, replies and the values in them.
+"""Schemas of requests, replies and the values in them.
 
 Boxes are xyxy in pixels of the original, EXIF-transposed picture. Scores are in [0, 1].
 """
@@ -20,7 +20,7 @@ from unspoken.filter_config import FilterConfig
 
 MAX_TEXTS = 1000
 MAX_INDEPENDENT_TEXTS = 100
-"""Of a request with `independent`: each is a pass of the detector's decoder."""
+"""Limit of a request with `independent`: each text is a pass of the detector's decoder."""
 MAX_TEXT_CHARS = 256
 MAX_CAPTION_CHARS = 2000
 MAX_CAPTIONS = 256
@@ -31,7 +31,7 @@ DEFAULT_FDR = 0.1
 
 
 def _put_back(text: str, info: ValidationInfo) -> str:
-    """Return a picture's text for its placeholder; see json_bodies.slim_body."""
+    """Return the picture's base64 text for a placeholder; see json_bodies.slim_body."""
     pictures: dict[str, str] = info.context or {}
     return pictures.get(text, text)
 
@@ -42,7 +42,7 @@ CaptionText = Annotated[str, Field(min_length=1, max_length=MAX_CAPTION_CHARS)]
 
 
 class WireModel(BaseModel):
-    """Frozen, and strict about names: an unknown field is an error, never ignored.
+    """Base of all schemas: frozen, and an unknown field is an error.
 
     The docstring of a field is its description in OpenAPI.
     """
@@ -51,10 +51,10 @@ class WireModel(BaseModel):
 
 
 class RequestModel(WireModel):
-    """A part of a request: null for an optional field is the same as leaving it out."""
+    """A part of a request. Null for an optional field means the same as omitting it."""
 
     field_hints: ClassVar[Mapping[str, str]] = {}
-    """Names that callers try, of other tools and versions -> what to send instead."""
+    """Field names of other tools and versions -> the hint that says what to send instead."""
 
     @model_validator(mode="before")
     @classmethod
@@ -71,7 +71,7 @@ class RequestModel(WireModel):
 
 
 class ErrorBody(WireModel):
-    """The body of every reply that is not a success."""
+    """The body of every error reply."""
 
     error: str
     message: str
@@ -79,7 +79,7 @@ class ErrorBody(WireModel):
 
 
 class ModelInfo(WireModel):
-    """Which weights answered: `revision` is a hash or a hub's revision."""
+    """The model that answered; `revision` is a hash or a hub's revision."""
 
     name: str
     kind: Literal["llm", "detector", "text_encoder", "segmenter"]
@@ -96,12 +96,12 @@ class Box(WireModel):
     y1: float
 
     def to_list(self) -> list[float]:
-        """[x0, y0, x1, y1] in pixels."""
+        """Return [x0, y0, x1, y1] in pixels."""
         return [self.x0, self.y0, self.x1, self.y1]
 
 
 class ImageInput(WireModel):
-    """A picture inline; the encoded file (JPEG, PNG, WEBP) as base64."""
+    """An inline picture: the encoded file (JPEG, PNG, WEBP) as base64."""
 
     base64: Base64Text
 
@@ -116,7 +116,7 @@ class ImageInput(WireModel):
 
 
 class LinkedImage(WireModel):
-    """A picture inline, or its URL where the service reads such (UNSPOKEN_URL_INPUT)."""
+    """An inline picture, or its URL if the service accepts URLs (UNSPOKEN_URL_INPUT)."""
 
     base64: Base64Text | None = None
     url: Annotated[str, Field(max_length=MAX_URL_CHARS)] | None = None
@@ -129,7 +129,7 @@ class LinkedImage(WireModel):
 
 
 class ImageInfo(WireModel):
-    """The picture that was answered about: its content hash and its size after EXIF."""
+    """The picture of a reply: its content hash, and its size after EXIF orientation."""
 
     sha256: str
     width: int
@@ -140,24 +140,24 @@ class ImageInfo(WireModel):
 
 
 class PhraseSource(WireModel):
-    """Where a phrase comes from: template 'caption' is the caption's own noun."""
+    """The origin of a phrase. Template 'caption' means a noun of the caption itself."""
 
     template: str
     example_set: int = 0
-    """Which of the template's sets of worked examples preceded the question, 0 first."""
+    """Index of the template's set of worked examples that preceded the question, 0 first."""
     model: str = ""
     rank: int = 0
     """Position in the model's list, 0 first."""
     mean_logprob: float | None = None
     part_of: str | None = None
-    """The noun whose parts were asked for; None where the template asks about the caption."""
+    """The noun whose parts were asked for; None if the template asks about the caption."""
 
 
 class Phrase(WireModel):
     """One object noun phrase proposed for a caption.
 
-    `named`: its head noun's lemma or a lexicon synonym occurs in the caption; else it is implied.
-    `stuff`: an amorphous region (sky, grass) rather than a countable thing.
+    `named`: true if its head noun's lemma or a lexicon synonym occurs in the caption; otherwise the
+    phrase is implied. `stuff`: an amorphous region (sky, grass) rather than a countable thing.
     """
 
     text: Text
@@ -167,7 +167,7 @@ class Phrase(WireModel):
 
 
 class RejectedCandidate(WireModel):
-    """A candidate that parsing or normalisation refused, with the raw text and why."""
+    """A candidate that parsing or normalisation rejected, with its raw text and the reason."""
 
     raw: str
     reason: str
@@ -178,21 +178,21 @@ class RejectedCandidate(WireModel):
 
 
 class Proposal(WireModel):
-    """All phrases of one caption, best first, and what was refused."""
+    """All phrases of one caption, best first, and the rejected candidates."""
 
     phrases: tuple[Phrase, ...]
     rejected: tuple[RejectedCandidate, ...] = ()
     raw_texts: dict[str, str] = Field(default_factory=dict)
-    """template -> the language model's own text."""
+    """template -> the language model's raw text."""
     prompt_sha256: str | None = None
-    """Digest of what surrounds a caption: templates, their worked examples, the prompt style."""
+    """Digest of the prompt around a caption: templates, their worked examples, the prompt style."""
 
 
 TemplateNames = Annotated[list[Text], Field(min_length=1, max_length=16)]
 
 
 class ProposeRequest(WireModel):
-    """Captions to propose for, and the templates to ask (all configured ones when absent)."""
+    """Captions to propose phrases for, and the templates to use (default: all configured ones)."""
 
     captions: Annotated[list[CaptionText], Field(min_length=1, max_length=MAX_CAPTIONS)]
     templates: TemplateNames | None = None
@@ -208,7 +208,7 @@ class ProposeRequest(WireModel):
 
 
 class ProposeReply(WireModel):
-    """One proposal per caption, in the order asked."""
+    """One proposal per caption, in the order of the request."""
 
     proposals: list[Proposal]
     model: ModelInfo
@@ -219,13 +219,13 @@ class ProposeReply(WireModel):
 
 
 class DetectRequest(RequestModel):
-    """A picture and the phrases to look for; thresholds default to the model's own."""
+    """A picture and the phrases to look for. The default threshold is the model's own."""
 
     image: LinkedImage
     phrases: Annotated[list[Text], Field(max_length=MAX_TEXTS)]
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     independent: bool = False
-    """Ask for each phrase alone: its score then does not depend on the others. At most 100."""
+    """Detect each phrase alone, so that its score does not depend on the others. At most 100."""
 
     @model_validator(mode="after")
     def _is_bounded(self) -> "DetectRequest":
@@ -238,7 +238,7 @@ class DetectRequest(RequestModel):
 
 
 class Detection(WireModel):
-    """A box that carries the phrase asked at `phrase_index`; score is the mean over its tokens."""
+    """A box for the phrase at `phrase_index`; `score` is the mean over the phrase's tokens."""
 
     phrase_index: Annotated[int, Field(ge=0)]
     phrase: str
@@ -247,14 +247,14 @@ class Detection(WireModel):
 
 
 class DetectionResult(WireModel):
-    """Detections of one picture, best first, and how many chunks of phrases were asked."""
+    """Detections of one picture, best first, and the number of chunks that the phrases needed."""
 
     detections: tuple[Detection, ...]
     num_chunks: int
 
 
 class DetectReply(WireModel):
-    """What `POST /detect` answers."""
+    """The reply of `POST /detect`."""
 
     image: ImageInfo
     detections: tuple[Detection, ...]
@@ -268,8 +268,11 @@ class DetectReply(WireModel):
 
 
 EmbeddingSpace = Literal["text", "mask"]
-"""`text`: the text encoder's own space, as in datasets. `mask`: the segmenter's, where masks have
-their vectors: texts are averaged over its templates, less the mean that it was trained with."""
+"""`text`: the text encoder's own space, as in data sets.
+
+`mask`: the segmenter's space, in which masks have their vectors: texts are averaged over its
+templates, minus the mean of its training.
+"""
 
 
 class TextEmbeddingsRequest(RequestModel):
@@ -282,12 +285,12 @@ class TextEmbeddingsRequest(RequestModel):
 
 
 class TextEmbeddingsReply(WireModel):
-    """(N, 768) unit vectors in the order asked; vectors of two spaces cannot be compared."""
+    """(N, 768) unit vectors in the order of the request; different spaces are not comparable."""
 
     embeddings: list[list[float]]
     space: EmbeddingSpace = "text"
     model: ModelInfo
-    """The text encoder, or the segmenter whose space it is."""
+    """The text encoder, or the segmenter if `space` is its own."""
     timings_ms: dict[str, float]
 
 
@@ -303,24 +306,26 @@ class InlineItem(WireModel):
 
 
 class RunRequest(WireModel):
-    """A labelling run: a source under the data folder, or items inline."""
+    """A labelling run: a source under the data folder, or inline items."""
 
     source: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """Path relative to the data folder: a folder of tar shards or of pictures, a tar, a table."""
+    """Path relative to the data folder: a folder of tar shards or pictures, a tar, or a table."""
     pictures: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """Folder below the data folder that a table's picture paths are seen from; else its own."""
+    """Folder in the data folder to which a table's picture paths are relative; by default the
+    table's own folder.
+    """
     items: Annotated[list[InlineItem], Field(min_length=1, max_length=1000)] | None = None
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     box_threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
-    """Lowest score of a named label's boxes; 'auto' chooses one per source by the decoys."""
+    """Lowest score of a named label's boxes; 'auto' chooses one per source by means of decoys."""
     wanted_fdr: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """With 'auto': the largest estimated share of labels found in vain, .1 when absent."""
+    """With 'auto': largest estimated false discovery rate of labels; 0.1 by default."""
     single_template_margin: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Implied labels that one template alone proposed need this much more."""
+    """Extra score required of implied labels that only one template proposed."""
     templates: TemplateNames | None = None
-    """Templates to ask of the language model; those that its service is set to when absent."""
+    """Templates for the language model; by default those that its service is configured with."""
     crop_check: bool = False
-    """Keep a box only where an image-text model ranks its label among the first for its crop."""
+    """Keep a box only if an image-text model ranks its label among the first for its crop."""
     num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
     chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
     filters: FilterConfig = FilterConfig()
@@ -343,18 +348,18 @@ class RunRequest(WireModel):
 
     @property
     def false_discovery_rate(self) -> float | None:
-        """The wanted rate of an 'auto' run; None for any other."""
+        """The wanted rate of an 'auto' run; None for other runs."""
         if self.box_threshold != "auto":
             return None
         return DEFAULT_FDR if self.wanted_fdr is None else self.wanted_fdr
 
 
 ENDED = ("done", "cancelled", "failed")
-"""States of a run that change no more."""
+"""Final states of a run."""
 
 
 class RunStatus(WireModel):
-    """How far a run is. `state` ends as 'done' once labels, manifest and card are written."""
+    """Progress of a run. `state` becomes 'done' when labels, manifest and card are written."""
 
     run_id: str
     state: Literal["planned", "running", "finishing", "done", "cancelled", "failed"]
@@ -366,24 +371,29 @@ class RunStatus(WireModel):
     chunks_total: int
     chunks_done: int
     chunks_leased: int = 0
-    """Chunks that somebody works on now."""
+    """Chunks that a worker is working on."""
     attempts: int
     rate_per_s: float | None = None
-    """Rows a second over the last five minutes, or since the dispatcher started."""
+    """Rows per second over the last five minutes, or since the dispatcher started."""
     seconds_left: float | None = None
     timings_ms: dict[str, float] = Field(default_factory=dict)
-    """Stage -> the workers' time in all committed chunks; `total` is all of it. An attempt that
-    ended badly is not in it."""
+    """Stage -> the workers' time in all committed chunks; `total` is the sum.
+
+    Failed attempts are not included.
+    """
     bottleneck: str | None = None
-    """The stage that took most of the workers' time lately; 'workers' where chunks wait and
-    nobody works on any."""
+    """The stage that recently took most of the workers' time; 'workers' if chunks wait and no
+    worker takes them.
+    """
     notice: str = ""
-    """Says that the run labelled nothing, or lost most of its rows for one reason, and what to do
-    about it; empty otherwise."""
+    """A warning if the run labelled nothing, or lost most of its rows for one reason, and what to
+    do about it; otherwise empty.
+    """
     message: str = ""
     updated_s: float | None = None
-    """When the dispatcher last looked, seconds since 1970."""
+    """Time of the dispatcher's last update, in seconds since 1970."""
     stalled_since_s: float | None = None
-    """Since when nothing works on the run, because no dispatcher runs: seconds since 1970; null
-    while one does, and once the run has ended."""
+    """Time since which no dispatcher runs and the run does not progress, in seconds since 1970;
+    null while a dispatcher runs, and once the run has ended.
+    """
     output: str

@@ -1,6 +1,6 @@
-"""Bodies and statuses of `/segment` and `/images` for OpenAPI: of the segmenter, and of a gateway.
+"""OpenAPI bodies and statuses of `/segment` and `/images`, for the segmenter and the gateway.
 
-Both read a body as JSON or as a form by themselves, so FastAPI does not know what is in it.
+Both services parse bodies (JSON or form) themselves, so FastAPI does not know their schemas.
 """
 
 import base64
@@ -17,7 +17,7 @@ _EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 
 
 def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """A model's schema with every reference in its place: OpenAPI knows no `$defs` of ours."""
+    """Return a model's schema with all references resolved, because OpenAPI has no `$defs`."""
     schema = model.model_json_schema()
     parts = schema.pop("$defs", {})
 

@@ -1,4 +1,4 @@
-"""What `POST /segment` and `/images` take and answer.
+"""Schemas of `POST /segment` and of `/images`.
 
 Coordinates are in pixels of the original, EXIF-transposed picture. Scores are in [0, 1].
 """
@@ -35,7 +35,7 @@ Method = Literal["auto", "bank", "detector"]
 Way = Literal["bank", "detector", "prompts"]
 MaskForm = Literal["rle", "polygon", "png", "none"]
 QueryText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-"""May be blank: such a query is answered by an error of its own, and the others are answered."""
+"""May be blank: only this query is then answered by an error, and the others are answered."""
 
 
 _BOXES = "send boxes: a list of {x0, y0, x1, y1} in pixels"
@@ -46,16 +46,18 @@ _MULTIMASK = "a single point is answered by three masks, everything else by one"
 
 
 class SegmentImage(WireModel):
-    """A picture inline, the id (or one's own name) of one that was sent before, or its URL.
+    """An inline picture, the id or name of a picture that was sent before, or a URL.
 
-    URLs are read where the service is set to (UNSPOKEN_URL_INPUT).
+    URLs are accepted if the service is configured to fetch them (UNSPOKEN_URL_INPUT).
     """
 
     base64: Base64Text | None = None
     id: ImageName | None = None
     url: Annotated[str, Field(max_length=MAX_URL_CHARS)] | None = None
     name: ImageName | None = None
-    """A name of one's own for a picture that is sent: the latest picture of a name counts."""
+    """A name of your choice for a picture that is sent; it refers to the latest picture sent with
+    it.
+    """
 
     @model_validator(mode="after")
     def _one_source(self) -> "SegmentImage":
@@ -68,7 +70,7 @@ class SegmentImage(WireModel):
 
 
 class PromptBox(WireModel):
-    """Corners in pixels of the picture, x0 < x1 and y0 < y1; what lies outside is cut off."""
+    """Corners in pixels of the picture, x0 < x1 and y0 < y1; parts outside of it are cut off."""
 
     x0: Coordinate
     y0: Coordinate
@@ -82,12 +84,12 @@ class PromptBox(WireModel):
         return self
 
     def to_list(self) -> list[float]:
-        """[x0, y0, x1, y1] in pixels."""
+        """Return [x0, y0, x1, y1] in pixels."""
         return [self.x0, self.y0, self.x1, self.y1]
 
 
 class PromptPoint(WireModel):
-    """A click: label 1 lies on the thing, 0 lies off it."""
+    """A click: label 1 is on the thing, label 0 is off it."""
 
     x: Coordinate
     y: Coordinate
@@ -95,11 +97,11 @@ class PromptPoint(WireModel):
 
 
 class SegmentQuery(RequestModel):
-    """What to look for: a text; or boxes and points, whose masks the text then scores.
+    """A query: a text; or boxes and points, whose masks are then scored by the text.
 
-    Each box is a prompt of its own. All points together are one prompt, and belong to the box where
-    there is one. Texts are compared in lower case and without punctuation. `negative`: texts that
-    the thing must not be. `threshold`: lowest score answered.
+    Each box is a separate prompt. All points together are one prompt; if there is a box, they
+    belong to it. Texts are compared in lower case and without punctuation. `negative`: texts that
+    the thing must not match. `threshold`: lowest score to return.
     """
 
     text: QueryText | None = None
@@ -137,12 +139,12 @@ class SegmentQuery(RequestModel):
 
     @property
     def is_prompted(self) -> bool:
-        """Whether it shows where to look."""
+        """True if the query has boxes or points."""
         return bool(self.boxes or self.points)
 
 
 class SegmentOutput(RequestModel):
-    """What an instance carries, and how many of them a query answers at most."""
+    """The content of an instance, and the maximum number of instances per query."""
 
     mask: MaskForm = "rle"
     embedding: bool = False
@@ -156,9 +158,11 @@ class SegmentQuestion(RequestModel):
     method: Method = "auto"
     output: SegmentOutput = SegmentOutput()
     independent: bool = False
-    """Ask the detector for each text alone, so that no score depends on the other texts."""
+    """Run the detector for each text alone, so that no score depends on the other texts."""
     nms_iou: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of two instances of one query whose boxes overlap more, the better one is answered."""
+    """If the boxes of two instances of one query overlap more than this, only the better one is
+    returned.
+    """
 
     field_hints: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("text", "texts", "prompt", "phrases", "labels"), _TEXTS),
@@ -182,7 +186,7 @@ class SegmentQuestion(RequestModel):
 
 
 class SegmentRequest(SegmentQuestion):
-    """What `POST /segment` takes as JSON."""
+    """The JSON body of `POST /segment`."""
 
     image: SegmentImage
 
@@ -193,39 +197,41 @@ class SegmentRequest(SegmentQuestion):
 
 
 class ImageRequest(WireModel):
-    """What `POST /images` takes as JSON."""
+    """The JSON body of `POST /images`."""
 
     image: SegmentImage
 
 
 class CacheState(WireModel):
-    """Whether the picture's embedding was there already, and where."""
+    """Cache lookup of the picture's embedding: hit or miss, and the tier."""
 
     hit: bool
     tier: Literal["memory", "disk", "none"]
 
 
 class ImageReply(WireModel):
-    """A picture that the service holds."""
+    """A picture that the service has cached."""
 
     id: str
-    """Hash of content, weights, preprocessing and precision: another of any is another id."""
+    """Hash of content, weights, preprocessing and precision: a change of any of them changes the
+    id.
+    """
     sha256: str
     width: int
     height: int
     name: str | None = None
     cached: bool
-    """Whether it was there before this request."""
+    """True if the picture was cached before this request."""
     cache: CacheState | None = None
-    """The same, and where; services of an earlier version do not say it."""
+    """The same with the tier; missing in replies of earlier versions of the service."""
     bank_ready: bool
-    """Whether any number of texts is now one matrix product."""
+    """True once the mask bank is built: any number of texts then takes one matrix product."""
     model: ModelInfo
     timings_ms: dict[str, float] = Field(default_factory=dict)
 
 
 class RleMask(WireModel):
-    """COCO's compressed run lengths: what pycocotools decodes."""
+    """COCO's compressed run lengths, which pycocotools decodes."""
 
     format: Literal["rle"] = "rle"
     size: tuple[int, int]
@@ -234,7 +240,7 @@ class RleMask(WireModel):
 
 
 class PolygonMask(WireModel):
-    """Every part, each an outer ring and then its holes, along the edges of pixels: no loss."""
+    """All parts of a mask without loss, each an outer ring and its holes, along pixel edges."""
 
     format: Literal["polygon"] = "polygon"
     size: tuple[int, int]
@@ -243,7 +249,7 @@ class PolygonMask(WireModel):
 
 
 class PngMask(WireModel):
-    """One bit a pixel, the whole picture, as base64."""
+    """A PNG of the whole picture with one bit per pixel, as base64."""
 
     format: Literal["png"] = "png"
     size: tuple[int, int]
@@ -256,17 +262,17 @@ Mask = Annotated[RleMask | PolygonMask | PngMask, Field(discriminator="format")]
 class Instance(WireModel):
     """One thing that a query found.
 
-    score: of the text by the method, or the predicted IoU where there is no text. similarity: what
-    the network expects the cosine between its vector and the right label's to be. area: pixels; 0
-    for a prompt whose mask is empty, with a box of zeros.
+    score: of the text by the method, or the predicted IoU if there is no text. similarity: the
+    cosine that the network expects between this instance's vector and the right label's. area: in
+    pixels; 0 for a prompt whose mask is empty, with a box of zeros.
     """
 
     box: Box
     score: Annotated[float, Field(ge=0, le=1)]
     prompt_index: int | None = None
-    """Index of the query's box; 0 for points. None for a query of text alone."""
+    """Index of the query's box; 0 for points. None for a query with only a text."""
     mask_index: int | None = None
-    """Which of the prompt's masks: 0 to 2 in SAM's order for a single click, else 0."""
+    """Index of the prompt's mask: 0 to 2 in SAM's order for a single click, else 0."""
     predicted_iou: float
     similarity: float
     area: int
@@ -275,27 +281,27 @@ class Instance(WireModel):
 
 
 class QueryResult(WireModel):
-    """Instances of the query at `query_index`; no hit is an empty list.
+    """Instances of the query at `query_index`; an empty list if nothing was found.
 
-    Those of a text are in order of falling score; those of boxes and points in the order of the
-    prompts, and for each prompt in order of falling score.
+    Instances of a text are sorted by score, descending. Instances of boxes and points are in the
+    order of the prompts, and sorted by score for each prompt.
     """
 
     query_index: int
     text: str | None
     method: Way | None = None
-    """Method that answered this query; None where it has an error."""
+    """Method that answered this query; None if it has an error."""
     threshold: float | None = None
-    """Lowest score that was answered: the query's own, or the method's default."""
+    """Lowest score returned: the query's own threshold, or the method's default."""
     error: ErrorBody | None = None
-    """Why this query was not answered; the others were."""
+    """The reason why this query was not answered; the other queries were."""
     num_empty: int = 0
-    """Boxes of the detector that were dropped because their mask is empty."""
+    """Number of the detector's boxes that were dropped because their mask is empty."""
     instances: list[Instance]
 
 
 class SegmentedImage(WireModel):
-    """The picture that was answered about."""
+    """The picture of the reply."""
 
     id: str
     width: int
@@ -303,15 +309,17 @@ class SegmentedImage(WireModel):
 
 
 class SegmentReply(WireModel):
-    """What `POST /segment` answers."""
+    """The reply of `POST /segment`."""
 
     image: SegmentedImage
     model: ModelInfo
     method: Way
-    """What answered the queries of text alone; `prompts` where there were none."""
+    """Method that answered the queries with only a text; `prompts` if there were none."""
     embedding_space: EmbeddingSpace | None = None
-    """Space of the instances' vectors, where they were asked for: `/text-embeddings` with the
-    same `space` gives the texts that they can be compared with."""
+    """Space of the instances' vectors, if they were requested.
+
+    `/text-embeddings` with the same `space` returns vectors of texts to compare them with.
+    """
     cache: CacheState
     results: list[QueryResult]
     timings_ms: dict[str, float]
@@ -320,7 +328,7 @@ class SegmentReply(WireModel):
 
 
 def check_name(name: str | None) -> None:
-    """Raise for a name that could be taken for an id, or for a way to another route."""
+    """Raise if a name could be mistaken for an id, or for a path to another route."""
     if name is not None and {".", ".."} & set(name.split("/")):
         raise PydanticCustomError("name_like_path", "a name must not have a part . or ..")
     if name is not None and len(name) == 64 and not set(name) - set("0123456789abcdef"):
