@@ -44,7 +44,7 @@ def without_userinfo(url: str) -> str:
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
-    r"""Return the text with control characters as `\n`, `\x1b` or `\u2028`, except those in `keep`."""
+    r"""Return the text with control characters as `\n`, `\x1b` or `\u2028`; `keep` is exempt."""
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
 
 

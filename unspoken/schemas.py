@@ -377,7 +377,7 @@ class RunStatus(WireModel):
     """Rows per second over the last five minutes, or since the dispatcher started."""
     seconds_left: float | None = None
     timings_ms: dict[str, float] = Field(default_factory=dict)
-    """Stage -> the workers' time in all committed chunks; `total` is the sum.
+    """Stage -> the workers' time in all committed chunks; `total` is the whole time.
 
     Failed attempts are not included.
     """

@@ -1,7 +1,7 @@
-"""The HTTP frame that every service shares: probes, metrics, errors, request ids.
+"""Build the HTTP service that all services share: probes, metrics, errors, request ids.
 
-A service builds its engine, then calls `create_service` and adds its routes. Handlers are
-`async def`, decode in the decode pool and await a batcher; nothing blocks the event loop.
+A service builds its engine, calls `create_service` and adds its routes. Handlers are `async def`,
+decode pictures in the decode pool and await a batcher, so that nothing blocks the event loop.
 """
 
 import asyncio
@@ -43,30 +43,30 @@ _decode_pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
 
 
 async def in_decode_pool(function: Callable[..., Result], *args: object) -> Result:
-    """Run Pillow and base64 work off the event loop, two at a time."""
+    """Run Pillow and base64 work outside the event loop, at most two calls at a time."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_decode_pool, carried(function, *args))
 
 
 class Health:
-    """What the probes ask: warmed up, draining, or dead."""
+    """State of a service for its probes: warmed up, draining or failed."""
 
     def __init__(self, thread: InferenceThread) -> None:
         self.thread = thread
         self.warm = False
         self.leaving = False
-        """Still at work, but nobody new should be sent here."""
+        """True when the process still answers, but load balancers should send no new requests."""
         self.draining = False
         self.warm_up_failure: str | None = None
 
     def check_ready(self) -> None:
-        """Raise NotReady unless new work should be sent here."""
+        """Raise NotReady unless the service should receive new requests."""
         if self.leaving:
             raise NotReady("draining")
         self.check_open()
 
     def check_open(self) -> None:
-        """Raise NotReady until the warm-up has run, and again from the drain on."""
+        """Raise NotReady before the warm-up has finished, and while the service drains."""
         if (failure := self.failure()) is not None:
             raise NotReady(failure)
         if self.draining:
@@ -75,19 +75,22 @@ class Health:
             raise NotReady("loading")
 
     def check_alive(self) -> None:
-        """Raise NotReady when the inference thread hangs or is dead."""
+        """Raise NotReady if the inference thread hangs or has failed."""
         if (failure := self.failure()) is not None:
             raise NotReady(failure)
 
     def failure(self) -> str | None:
-        """Why this process will never answer (again): whoever serves it ends it."""
+        """Return the reason why this process cannot recover; None while it works.
+
+        The caller that serves the app then ends the process.
+        """
         if self.warm_up_failure is not None:
             return f"the warm-up failed: {self.warm_up_failure}"
         return self.thread.failure()
 
 
 class _Queues(Collector):
-    """What waits for each batcher, and what it has done."""
+    """Metrics of each batcher: queue length and bytes, batches and items done."""
 
     def __init__(self, batchers: Sequence[MicroBatcher[Any, Any]]) -> None:
         self._batchers = batchers
@@ -126,12 +129,23 @@ def create_service(
     collectors: Sequence[Collector] = (),
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> FastAPI:
-    """A FastAPI app with the common routes; the caller adds its own.
+    """Return a FastAPI app with the common routes; the caller adds its own.
 
-    warm_up: runs once on the inference thread; until it has, `/readyz` and all work is 503.
-    admissions: path -> who is let in there. request_timeout_s: of a request that names none.
-    collectors: more for `/metrics`. on_close: awaited after the last request, before the batchers
-    end. `app.state.health` is for whoever serves the app.
+    `app.state.health` is for the code that serves the app.
+
+    Args:
+        name: The service's name.
+        description: The text in OpenAPI.
+        models: Returns the models that the service runs.
+        batchers: Started and closed with the app.
+        thread: The inference thread.
+        warm_up: Runs once on the inference thread. Until it has finished, `/readyz` and all POST
+            routes reply 503.
+        admissions: Path -> admission control of that route.
+        request_timeout_s: Deadline of a request that names none.
+        max_body_bytes: Maximum size of a body.
+        collectors: Additional collectors for `/metrics`.
+        on_close: Awaited after the last request, before the batchers close.
     """
     health = Health(thread)
     admissions = admissions or {}
@@ -173,7 +187,7 @@ def create_service(
     _add_probes(app, health=health, models=models, registry=registry)
     _add_errors(app)
     describe_middleware(app)
-    # From the inside out: what is refused is counted and logged, too.
+    # From the innermost to the outermost, so that refused requests are counted and logged, too.
     app.add_middleware(
         Door,
         check_open=health.check_open,
@@ -191,12 +205,12 @@ def create_service(
 
 
 def use_keys(app: FastAPI, keys: KeyRing | None) -> None:
-    """Admit only keys of this ring; everybody where it is None."""
+    """Accept only the API keys of this ring; None disables the check."""
     app.state.keys = keys
 
 
 def use_browser_rules(app: FastAPI, rules: BrowserRules | None) -> None:
-    """Admit only these Host and Origin headers; all where `rules` is None."""
+    """Accept only these Host and Origin headers; None disables the check."""
     app.state.browser_rules = rules
 
 
@@ -209,19 +223,19 @@ def _add_probes(
 ) -> None:
     @app.get("/livez", tags=["probes"])
     async def livez() -> dict[str, str]:
-        """Alive: the event loop answers and the inference thread does not hang."""
+        """Return 200 if the event loop answers and the inference thread does not hang."""
         health.check_alive()
         return {"status": "alive"}
 
     @app.get("/readyz", tags=["probes"])
     async def readyz() -> dict[str, str]:
-        """Ready: the models have answered a warm-up, and the process does not drain."""
+        """Return 200 if the models have answered a warm-up and the process does not drain."""
         health.check_ready()
         return {"status": "ready"}
 
     @app.get("/v1/models", tags=["probes"])
     async def list_models() -> list[ModelInfo]:
-        """Which weights answer here."""
+        """List the models of this service."""
         answer = models()
         return await answer if isawaitable(answer) else answer
 
@@ -237,7 +251,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_validation(_request: Request, error: RequestValidationError) -> JSONResponse:
-        # The input itself is left out: it may be a whole picture.
+        # The input is left out, because it may be a whole picture.
         problems = [
             {
                 "where": ".".join(str(part) for part in problem["loc"]) or "body",
@@ -271,5 +285,5 @@ def _add_errors(app: FastAPI) -> None:
             logger.error("unexpected error at %r", request.url.path, exc_info=error)
         reply = json_error("internal", "an unexpected error; see the log", status=500)
         reply.headers[REQUEST_HEADER] = ids["request"]
-        add_safe_headers(reply.headers, path=request.url.path)  # no middleware sees this reply
+        add_safe_headers(reply.headers, path=request.url.path)  # this reply bypasses the middleware
         return reply

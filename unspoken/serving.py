@@ -1,4 +1,4 @@
-"""A process that serves apps: listens, drains on SIGTERM, and ends where an engine is dead."""
+"""Run apps in a process: listen, drain on SIGTERM, exit if an engine has failed."""
 
 import asyncio
 import contextlib
@@ -22,13 +22,13 @@ DEAD_STATUS = 70  # sysexits.h, EX_SOFTWARE
 WATCH_S = 1.0
 KERNEL_BACKLOG = 2048
 THREAD_S = 0.5
-"""How long the end of a process waits for a call on an inference thread."""
+"""Seconds that the end of a process waits for a call on an inference thread."""
 
 logger = logging.getLogger(__name__)
 
 
 class _QuietServer(uvicorn.Server):
-    """One of several in a process: signals are the process's business, not each server's."""
+    """A server without signal handlers, because the process handles signals for all its servers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -36,8 +36,9 @@ class _QuietServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # asyncio accepts as many at a time as it lets wait: few, because of their descriptors.
-        # The kernel may hold more, so that a burst of callers is not turned away.
+        # asyncio uses the backlog also as the number of connections accepted at a time, which is
+        # small to save file descriptors. The kernel's backlog is larger, so that a burst of callers
+        # is not refused.
         for listening in (each for server in self.servers for each in server.sockets):
             with socket.fromfd(listening.fileno(), listening.family, listening.type) as own:
                 own.listen(KERNEL_BACKLOG)
@@ -51,9 +52,9 @@ def uvicorn_config(
     log_level: str,
     connections: Connections | None = None,
 ) -> uvicorn.Config:
-    """How every service listens: one process, our own access log, 30 s to drain.
+    """Return the common uvicorn config: one process, our own access log, 30 s to drain.
 
-    connections: shared by the servers of a process; of this server alone where absent.
+    `connections` is shared by the servers of a process; by default this server has its own.
     """
     if connections is None:
         connections = Connections(default_limits())
@@ -61,10 +62,10 @@ def uvicorn_config(
         app,
         host=host,
         port=port,
-        http=connections.protocol(),  # on h11, the strict one, also where httptools is installed
+        http=connections.protocol(),  # the strict h11, even if httptools is installed
         backlog=connections.backlog,
         log_level=log_level.lower(),
-        log_config=None,  # its lines go the way of ours
+        log_config=None,  # use our own log configuration
         access_log=False,
         timeout_graceful_shutdown=30,
         server_header=False,
@@ -82,10 +83,10 @@ def serve(
 def run_apps(
     apps: Sequence[tuple[FastAPI, ServiceSettings]], *, on_stop: Callable[[], None] | None = None
 ) -> None:
-    """Run serve_all, then end the process with status 0 although a model may still be computing.
+    """Run serve_all, then exit with status 0 even if a model is still computing.
 
-    A warm-up, or a batch that nobody waits for, cannot be interrupted. If the interpreter shut down
-    beside it, torch would abort the process (SIGABRT).
+    A warm-up, or a batch whose callers have disconnected, cannot be interrupted. If the interpreter
+    shut down during it, torch would abort the process (SIGABRT).
     """
     asyncio.run(serve_all(apps, on_stop=on_stop))
     threads = {app.state.health.thread for app, _ in apps}
@@ -98,11 +99,12 @@ def run_apps(
 async def serve_all(
     apps: Sequence[tuple[FastAPI, ServiceSettings]], *, on_stop: Callable[[], None] | None = None
 ) -> None:
-    """Listen on every port until SIGTERM or Ctrl-C, then drain all; a second signal waits no more.
+    """Listen on every port until SIGTERM or Ctrl-C, then shut down gracefully.
 
-    First `/readyz` says so, while requests are still taken for `drain_delay_s`: whoever sends them
-    looks elsewhere by then. Then nothing new comes in, and what is inside is answered. An app may
-    ask those before it in the list: the last one is drained first. on_stop: called before that.
+    First `/readyz` replies 503 for `drain_delay_s` while requests are still accepted, so that load
+    balancers stop sending new ones. Then new requests are refused and open ones are answered. A
+    second signal ends the wait. An app may call those before it in the list, so the last app drains
+    first. `on_stop` is called before the drain.
     """
     for app, settings in apps:
         use_keys(app, settings.key_ring())
@@ -136,7 +138,8 @@ async def serve_all(
     ).start()
     running = [asyncio.create_task(server.serve()) for server in servers]
     telling = asyncio.create_task(told.wait())
-    # A port that is taken ends its server alone: then all must go, so that somebody notices.
+    # If a port is in use, only its server ends. Then stop all servers, so that the failure is
+    # noticed.
     await asyncio.wait((*running, telling), return_when=asyncio.FIRST_COMPLETED)
     if told.is_set() and (delay_s := max(settings.drain_delay_s for _, settings in apps)):
         for app, _ in apps:
@@ -151,16 +154,16 @@ async def serve_all(
 
 
 def _watch(apps: Sequence[FastAPI]) -> None:
-    """End the process where an engine is dead: whoever started it starts it again.
+    """Exit the process if an engine has failed, so that its supervisor restarts it.
 
-    A thread of its own, which no event loop holds up. Nothing is drained: nothing more will be
-    answered, but that.
+    Runs in its own thread, which the event loop cannot block. Nothing is drained, because no
+    request would be answered.
     """
     while True:
         time.sleep(WATCH_S)
         for app in apps:
             if (failure := app.state.health.failure()) is not None:
                 logger.critical("this process ends: %s", failure)
-                time.sleep(WATCH_S)  # those who wait are told
+                time.sleep(WATCH_S)  # time to send error replies to waiting callers
                 logging.shutdown()
                 os._exit(DEAD_STATUS)

@@ -1,6 +1,6 @@
-"""Settings of a process: read once from the environment, frozen, handed down as values.
+"""Settings of a process: read once from the environment, immutable, passed on as values.
 
-Only `__main__` files and the stack build these; nothing else reads the environment.
+Only `__main__` files and the stack build settings; no other code reads the environment.
 """
 
 import os
@@ -30,7 +30,7 @@ from unspoken.safe_text import redact
 
 
 def default_cache_dir() -> Path:
-    """Return the folder of converted weights, below XDG's cache folder. Raises InvalidConfig."""
+    """Return the folder of converted weights, in XDG's cache folder. Raises InvalidConfig."""
     root = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(root) if root else Path.home() / ".cache") / "unspoken"
@@ -41,14 +41,14 @@ def default_cache_dir() -> Path:
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    """This process's environment with changes, for a child process."""
+    """Return this process's environment with changes, for a child process."""
     return {**os.environ, **changes}
 
 
 def secret_key(variable: str) -> AfterValidator:
-    """A validator of an API key that this process sends. Raises InvalidConfig.
+    """Return a validator of an API key that this process sends. It raises InvalidConfig.
 
-    variable: where it is set, for the message.
+    `variable` is the environment variable of the key, for the message.
     """
 
     def check(key: SecretStr) -> SecretStr:
@@ -61,7 +61,7 @@ def secret_key(variable: str) -> AfterValidator:
 
 
 def service_url(variable: str) -> AfterValidator:
-    """A validator of a service's address, which may hold a password: no message repeats it."""
+    """Return a validator of a service's URL. No message repeats it: it may contain a password."""
 
     def check(url: str) -> str:
         try:
@@ -80,44 +80,44 @@ def service_url(variable: str) -> AfterValidator:
 
 
 class ProcessSettings(BaseSettings):
-    """The settings of every process. A subclass names its own prefix. Raises InvalidConfig."""
+    """The settings of every process. A subclass sets its own prefix. Raises InvalidConfig."""
 
     model_config = SettingsConfigDict(
         frozen=True,
         extra="ignore",
         populate_by_name=True,
         use_attribute_docstrings=True,
-        # Compose hands on what nobody set as an empty text: that is not set.
+        # Compose passes unset variables as empty strings; treat them as unset.
         env_ignore_empty=True,
-        # A value that does not fit may be a secret in the wrong place.
+        # An invalid value may be a secret in the wrong variable.
         hide_input_in_errors=True,
     )
 
     profile: str = Field("small", validation_alias=AliasChoices("UNSPOKEN_PROFILE", "profile"))
-    """Which entry of models.yaml is used: small, base, thesis, or a user's own."""
+    """Profile of models.yaml: small, base, thesis, or your own."""
     models_file: Path | None = Field(
         None, validation_alias=AliasChoices("UNSPOKEN_MODELS_FILE", "models_file")
     )
-    """A models.yaml of one's own; the one in the project otherwise."""
+    """Your own models.yaml; by default the project's."""
     cache_dir: Path = Field(
         default_factory=default_cache_dir,
         validation_alias=AliasChoices("UNSPOKEN_CACHE_DIR", "cache_dir"),
     )
-    """Converted and fetched weights, and notes of checked hashes."""
+    """Folder for converted and downloaded weights, and for cached hashes of files."""
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] | None = Field(
         None, validation_alias=AliasChoices("UNSPOKEN_DEVICE", "device")
     )
-    """Where every model runs: cpu, cuda, cuda:1 or mps; where models.yaml says, when absent."""
+    """Device of all models: cpu, cuda, cuda:1 or mps; by default, the one in models.yaml."""
     log_level: str = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
     """DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias=AliasChoices("UNSPOKEN_LOG_FORMAT", "log_format")
     )
-    """text: lines for people. json: one JSON object a line, as compose sets it."""
+    """text: lines for people. json: one JSON object per line, the default of compose."""
     client_key: Annotated[SecretStr, secret_key("UNSPOKEN_CLIENT_KEY")] = Field(
         SecretStr(""), validation_alias=AliasChoices("UNSPOKEN_CLIENT_KEY", "client_key")
     )
-    """The API key that this process sends to the services that it asks."""
+    """The API key that this process sends to other services."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -135,7 +135,7 @@ class ProcessSettings(BaseSettings):
 
     @classmethod
     def _variable(cls, location: tuple[int | str, ...]) -> str:
-        """The environment variable of a field that is wrong; the field's name if it has none."""
+        """Return the environment variable of an invalid field, or the field's name for none."""
         name = str(location[0]) if location else ""
         prefix = str(cls.model_config.get("env_prefix", ""))
         is_own = name in cls.model_fields and cls.model_fields[name].validation_alias is None
@@ -148,12 +148,12 @@ class ProcessSettings(BaseSettings):
         return value.strip() if isinstance(value, str) else value
 
     def read_profile(self) -> Profile:
-        """The models that these settings name. Raises InvalidConfig."""
+        """Load the profile that these settings name. Raises InvalidConfig."""
         return load_profile(self.profile, models_file=self.models_file, device=self.device)
 
 
 class Limits(TypedDict):
-    """How much a service takes on; see EngineSettings."""
+    """Load limits of a service; see EngineSettings."""
 
     max_queue: int
     max_queue_bytes: int
@@ -161,44 +161,55 @@ class Limits(TypedDict):
 
 
 class ServiceSettings(ProcessSettings):
-    """What every HTTP service has."""
+    """Settings of every HTTP service."""
 
     host: str = "127.0.0.1"
-    """Address to listen on: loopback only, unless the network is closed."""
+    """Address to listen on; only loopback unless API keys are set or the network is trusted."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 for any free port."""
     trusted_bind: bool = Field(
         default=False, validation_alias=AliasChoices("UNSPOKEN_TRUSTED_BIND", "trusted_bind")
     )
-    """The network around this process is closed (compose): any address may be bound."""
+    """Trust the network around this process (as in compose) and allow any address."""
     api_keys: str = Field("", validation_alias=AliasChoices("UNSPOKEN_API_KEYS", "api_keys"))
-    """Keys that are let in: `NAME:SHA256` or `NAME:SHA256:PER_MINUTE`, apart by blanks. Where there
-    are none everybody is. `unspoken key NAME` makes one."""
+    """Accepted API keys: `NAME:SHA256` or `NAME:SHA256:PER_MINUTE`, separated by spaces.
+
+    Without any, all callers are accepted. `unspoken key NAME` makes a key.
+    """
     key_requests_per_minute: Annotated[float, Field(ge=0)] = Field(
         600.0,
         validation_alias=AliasChoices(
             "UNSPOKEN_KEY_REQUESTS_PER_MINUTE", "key_requests_per_minute"
         ),
     )
-    """For keys that name no number of their own; more is answered 429. 0 for no limit."""
+    """Rate limit of keys that set no limit of their own; more requests get 429. 0 for no limit."""
     allowed_hosts: str = Field(
         "", validation_alias=AliasChoices("UNSPOKEN_ALLOWED_HOSTS", "allowed_hosts")
     )
-    """Names that services are reached by, separated by blanks; `.example.org` for all below it, `*`
-    for any. A request with another Host is answered 403. Bound to the loopback, localhost and
-    loopback addresses are always accepted; beyond it, any address, and any name if none is set."""
+    """Host names of the services, separated by spaces; `.example.org` for all names below it, `*`
+    for any.
+
+    Requests with another Host get 403. Services bound to loopback always accept localhost and
+    loopback addresses; others accept any address, and any name if none is set.
+    """
     allowed_origins: str = Field(
         "", validation_alias=AliasChoices("UNSPOKEN_ALLOWED_ORIGINS", "allowed_origins")
     )
-    """Origins (`https://example.org`), separated by blanks, whose pages may send requests that
-    change state; those of other sites are answered 403. No CORS headers are sent."""
+    """Origins (`https://example.org`), separated by spaces, whose pages may send requests that
+    change state; those of other sites get 403.
+
+    No CORS headers are sent.
+    """
     max_connections: Annotated[int, Field(ge=1)] | None = Field(
         None, validation_alias=AliasChoices("UNSPOKEN_MAX_CONNECTIONS", "max_connections")
     )
-    """Connections that this process has open at once; about half of its limit of open files where
-    none is set. One more closes the one that has waited for its caller for longest."""
+    """Maximum number of open connections of this process; by default about half of its limit of
+    open files.
+
+    A further connection closes the one that has waited longest for its caller.
+    """
     drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
-    """After SIGTERM /readyz says 503 for so long before new connections are refused."""
+    """Seconds after SIGTERM during which /readyz replies 503 and connections are still accepted."""
 
     @model_validator(mode="after")
     def _loopback_unless_trusted(self) -> "ServiceSettings":
@@ -208,7 +219,7 @@ class ServiceSettings(ProcessSettings):
         return self
 
     def key_ring(self) -> KeyRing | None:
-        """Who is let in; None for everybody. Raises InvalidConfig."""
+        """Return the accepted API keys; None to accept all callers. Raises InvalidConfig."""
         keys = parse_keys(self.api_keys, requests_per_minute=self.key_requests_per_minute)
         return KeyRing(keys) if keys else None
 
@@ -222,28 +233,30 @@ class ServiceSettings(ProcessSettings):
 
 
 class EngineSettings(ServiceSettings):
-    """What every service with a model has."""
+    """Settings of every service with a model."""
 
     url_input: Literal["off", "https", "http"] = Field(
         "off", validation_alias=AliasChoices("UNSPOKEN_URL_INPUT", "url_input")
     )
-    """Whether a picture may be given by its URL: not at all, by https, or by http too."""
+    """Accept pictures by URL: not at all (off), by https, or also by http."""
     url_hosts: str = Field("", validation_alias=AliasChoices("UNSPOKEN_URL_HOSTS", "url_hosts"))
-    """Hosts that URLs may be of, apart by blanks, `.example.org` for all below it; every public one
-    where there are none."""
+    """Allowed hosts of URLs, separated by spaces; `.example.org` for all names below it.
+
+    If empty, every public host is allowed.
+    """
     num_threads: Annotated[int, Field(ge=1)] = Field(default_factory=num_cores)
-    """torch threads of the inference thread."""
+    """Number of torch threads of the inference thread."""
     max_queue: Annotated[int, Field(ge=1)] = 64
-    """Requests that wait; one more is answered 429."""
+    """Maximum number of waiting requests; more get 429."""
     max_queue_mib: Annotated[float, Field(gt=0)] = 512.0
-    """Memory of bodies that are read, and of decoded pictures that wait; more is answered 429."""
+    """Memory for bodies being read and for waiting decoded pictures; requests beyond it get 429."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """A request that took longer is answered 504; X-Request-Timeout-Ms names less."""
+    """Deadline of a request, after which it gets 504; X-Request-Timeout-Ms can shorten it."""
     hang_s: Annotated[float, Field(gt=0)] = 900.0
-    """A call of the model that runs for longer is taken for dead, and the process ends."""
+    """A model call that runs for longer is treated as hung, and the process exits."""
 
     def limits(self) -> "Limits":
-        """What an app's `create_app` takes of this."""
+        """Return the arguments of an app's `create_app` that limit its load."""
         return {
             "max_queue": self.max_queue,
             "max_queue_bytes": int(self.max_queue_mib * 1024 * 1024),
@@ -252,7 +265,7 @@ class EngineSettings(ServiceSettings):
 
 
 def check_bind(host: str, *, trusted: bool, has_keys: bool = False) -> None:
-    """Raise InvalidConfig unless `host` is of the loopback, keys are asked, or all is closed."""
+    """Raise InvalidConfig unless `host` is loopback, keys are set, or the network is trusted."""
     if not trusted and not has_keys and not is_loopback_name(host):
         raise InvalidConfig(
             f"{host} is not a loopback address; set UNSPOKEN_API_KEYS where a service is to be "

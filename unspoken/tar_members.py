@@ -1,7 +1,7 @@
-"""Members of an uncompressed tar with their byte positions, read in one pass within fixed bounds.
+"""Members of an uncompressed tar with their byte positions, read in one pass within limits.
 
-`tarfile` parses the headers. It would follow a header's own word about sizes, so this module bounds
-what it reads for one header, and stops where a header points outside of the file.
+`tarfile` parses the headers. It trusts the sizes in them, so this module limits the bytes read for
+one header, and stops at a header that points outside of the file.
 """
 
 import os
@@ -13,11 +13,11 @@ from typing import BinaryIO, NamedTuple
 from unspoken.errors import InvalidInput, TornArchive
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-"""Endings of tar files. Compressed ones are not read; the error says so."""
+"""File name endings of tar files. Compressed ones are not read; the error says so."""
 MAX_HEADER_BYTES = 1024 * 1024
-"""Of one member: its header with long names and pax records."""
+"""Maximum size of one member's header, including long names and pax records."""
 MAX_TAIL_BYTES = 1024 * 1024
-"""Bytes behind the end-of-archive marker that are searched for more members."""
+"""Bytes after the end-of-archive marker that are searched for more members."""
 
 _COMPRESSED = {
     b"\x1f\x8b": ("gzipped", "gunzip"),
@@ -25,7 +25,7 @@ _COMPRESSED = {
     b"\xfd7zXZ\x00": ("compressed with xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unzstd"),
 }
-# What `tarfile` raises for headers that are no headers.
+# Exceptions that `tarfile` raises for invalid headers.
 _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
 
 
@@ -34,21 +34,21 @@ class Member(NamedTuple):
 
     name: str
     offset: int
-    """Byte of the tar at which its header begins: reading may start there."""
+    """Position of its header in the tar, in bytes; reading may start there."""
     start: int
-    """Byte of the tar at which its content begins."""
+    """Position of its content in the tar, in bytes."""
     size: int
     link_to: str | None = None
-    """Name of the earlier member that a hard link stands for."""
+    """Name of the earlier member that a hard link refers to."""
     refused: str | None = None
-    """The kind of member whose content is not read: 'a symbolic link', 'a sparse file'."""
+    """Kind of a member whose content is not read: 'a symbolic link', 'a sparse file'."""
 
 
 def iter_members(stream: BinaryIO, *, offset: int = 0) -> Iterator[Member]:
     """Yield members, starting with the one whose header begins at `offset`.
 
-    Raises TornArchive after a member that the end of the file cuts off, InvalidInput for a file
-    that is not a tar and at a damaged header: members behind it are not found.
+    Raises TornArchive after a member that the end of the file cuts off. Raises InvalidInput for a
+    file that is not a tar, and at a damaged header; later members are then not found.
     """
     size = stream.seek(0, os.SEEK_END)
     if not offset:
@@ -58,8 +58,8 @@ def iter_members(stream: BinaryIO, *, offset: int = 0) -> Iterator[Member]:
     try:
         with tarfile.open(fileobj=headers, mode="r:") as tar:  # type: ignore[call-overload]
             while (found := tar.next()) is not None:
-                # tarfile keeps members, of which a shard may have a hundred thousand, and all that
-                # global headers say.
+                # Free memory: tarfile keeps all members, of which a shard may have a hundred
+                # thousand, and all values of global headers.
                 tar.members = []
                 known = [name for name in tarfile.PAX_FIELDS if name in tar.pax_headers]
                 tar.pax_headers = {name: tar.pax_headers[name] for name in known}
@@ -77,7 +77,7 @@ def iter_members(stream: BinaryIO, *, offset: int = 0) -> Iterator[Member]:
 
 
 class _Headers:
-    """The stream that `tarfile` reads from: at most MAX_HEADER_BYTES for one header."""
+    """The stream that `tarfile` reads from, limited to MAX_HEADER_BYTES for one header."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -138,7 +138,7 @@ def _cut(found: tarfile.TarInfo, size: int) -> TornArchive:
 
 
 def _check_end(stream: BinaryIO, offset: int, size: int) -> None:
-    """Raise for a damaged header, at which `tarfile` stops as if the archive ended there."""
+    """Raise for a damaged header, which `tarfile` treats like the end of the archive."""
     stream.seek(offset)
     block = stream.read(tarfile.BLOCKSIZE)
     if any(block):
@@ -159,9 +159,10 @@ def _damage(error: Exception) -> InvalidInput:
 
 
 def find_link_targets(stream: BinaryIO) -> dict[int, Member]:
-    """Return the member that each hard link stands for, by the byte of the link's header.
+    """Return the member that each hard link refers to, by the position of the link's header.
 
-    It is the last one of that name before the link; a link to a name that is not there has none.
+    The target is the last member of that name before the link. A link whose name is not found has
+    no entry.
     """
     latest: dict[str, Member] = {}
     targets: dict[int, Member] = {}

@@ -1,4 +1,4 @@
-"""Writes safetensors files: whole or not at all, and readable by whom other new files are."""
+"""Write safetensors files atomically, with the usual file mode."""
 
 import os
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from torch import Tensor
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors to `path`, over what is there. Raises OSError.
+    """Write tensors to `path`, replacing an existing file. Raises OSError.
 
-    safetensors gives a new file the mode 0600; this one has the mode that the umask allows.
+    safetensors creates files with mode 0600; this function uses the mode that the umask allows.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,8 +1,8 @@
-"""Milliseconds of each stage of one piece of work, its computing and its waiting apart.
+"""Milliseconds of each stage of a piece of work, with computing and waiting apart.
 
-A service reports what it computed under the stage's name and what a request waited for the
-inference thread under `wait`. Its client notes that wait with `note_wait`; whoever asked gathers it
-with `Timings.asking` as `STAGE_wait`.
+A service reports computing time under the stage's name, and the time that a request waited for the
+inference thread under `wait`. Its client records that wait with `note_wait`. The code that calls
+the client collects it with `Timings.asking` as `STAGE_wait`.
 """
 
 import time
@@ -26,19 +26,19 @@ _waited: ContextVar[Spent | None] = ContextVar("waited", default=None)
 
 
 def note_wait(ms: float) -> None:
-    """Add to the waiting of the `Timings.asking` block around the call, if there is one."""
+    """Add a wait to the enclosing `Timings.asking` block, if there is one."""
     waited = _waited.get()
     if waited is not None:
         waited.ms += ms
 
 
 def is_wait(stage: str) -> bool:
-    """Return True for the name of a stage's waiting."""
+    """Return True if the name is that of a stage's waiting time."""
     return stage == WAIT or stage.endswith(_WAIT_OF_STAGE)
 
 
 class Timings:
-    """Stages add up; the total runs since it was made."""
+    """Times of stages, summed per stage, and the total since creation."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -55,9 +55,10 @@ class Timings:
 
     @contextmanager
     def computing(self, stage: str | None = None) -> Iterator[Spent]:
-        """Add what the block adds to its `Spent` to `stage`, and the rest of its time to `wait`.
+        """Add the block's `Spent` time to `stage`, and the rest of the block's time to `wait`.
 
-        stage: None where the stages of the computing are told by who computed.
+        With `stage` None, only the wait is added, because the computing code reports its own
+        stages.
         """
         started, own = time.perf_counter(), Spent()
         try:
@@ -69,7 +70,7 @@ class Timings:
 
     @contextmanager
     def asking(self, stage: str) -> Iterator[None]:
-        """Add waits noted in the block to `STAGE_wait`, and the rest of its time to `stage`."""
+        """Add waits recorded in the block to `STAGE_wait`, and the rest of its time to `stage`."""
         started, waited = time.perf_counter(), Spent()
         token = _waited.set(waited)
         try:
@@ -83,14 +84,14 @@ class Timings:
                 self.add({stage + _WAIT_OF_STAGE: wait_ms})
 
     def add(self, stages_ms: Mapping[str, float]) -> None:
-        """Add times that were taken elsewhere."""
+        """Add times that were measured elsewhere."""
         for stage, took_ms in stages_ms.items():
             self._stages[stage] = self._stages.get(stage, 0.0) + took_ms
 
     def share(self, wall_ms: float, others: "Sequence[Timings]") -> None:
-        """Add `wall_ms`, divided among the stages of `others`: of threads, which overlapped.
+        """Add `wall_ms`, divided among the stages of `others`, which ran in overlapping threads.
 
-        Time in which one of the threads computed is no waiting: waits share what is left.
+        Time in which any thread computed is not waiting: waits share the remaining time.
         """
         summed = Timings()
         for other in others:
@@ -106,10 +107,10 @@ class Timings:
             self.add({stage: (wall_ms - shared_ms) * ms / waits_ms for stage, ms in waits.items()})
 
     def stages_ms(self) -> dict[str, float]:
-        """Stage -> milliseconds."""
+        """Return stage -> milliseconds."""
         return dict(self._stages)
 
     def as_ms(self) -> dict[str, float]:
-        """Stage -> milliseconds, with the total since the start."""
+        """Return stage -> milliseconds, with the total since creation."""
         total_ms = (time.perf_counter() - self._started) * 1000
         return {stage: round(ms, 2) for stage, ms in {**self._stages, "total": total_ms}.items()}

@@ -1,4 +1,4 @@
-"""Checkpoints in torch's own format: read as tensors alone, never run."""
+"""Read checkpoints in torch's own format: only as tensors, without running code."""
 
 import pickle
 from pathlib import Path
@@ -10,10 +10,10 @@ from unspoken.errors import InvalidConfig
 
 
 def read_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Return the state dict of a `.pth` file, out of its `model` or `state_dict` if it has one.
+    """Return the state dict of a `.pth` file, or of its `model` or `state_dict` entry if present.
 
-    mmap: do not read tensors before they are used. Raises InvalidConfig for a file that is no
-    checkpoint, as a page of HTML or a Git LFS pointer is, or that holds more than tensors.
+    `mmap`: read tensors only when they are used. Raises InvalidConfig for a file that is not a
+    checkpoint, such as an HTML page or a Git LFS pointer, or that contains more than tensors.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -21,7 +21,7 @@ def read_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise InvalidConfig(
             f"{path} holds more than tensors, or is no checkpoint; it is not read: {error}"
         ) from error
-    # A damaged or foreign file raises whatever its bytes lead the unpickler to.
+    # A damaged file, or one in another format, can make the unpickler raise any exception.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from error

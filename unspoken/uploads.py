@@ -1,4 +1,4 @@
-"""Requests with a picture, as JSON or as multipart form: one reading for every service."""
+"""Read requests with a picture, as JSON or as a multipart form, for every service."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,26 +29,26 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A request's body: `body` where it is JSON; the file `image` and the fields where a form."""
+    """A request's body: `body` if it is JSON; `file` (the field `image`) and `fields` if a form."""
 
     body: bytes | bytearray | None = None
     file: bytes | None = None
     fields: Mapping[str, list[str]] = field(default_factory=dict)
 
     def last(self, name: str) -> str | None:
-        """A field's last value; None where it is absent or empty."""
+        """Return a field's last value; None if it is absent or empty."""
         values = self.fields.get(name) or [""]
         return values[-1] or None
 
     def refuse_unknown(self, known: set[str]) -> None:
-        """Raise InvalidInput for fields that nobody reads."""
+        """Raise InvalidInput for unknown fields."""
         unknown = sorted(set(self.fields) - known)
         if unknown:
             raise InvalidInput(f"unknown fields: {', '.join(unknown[:8])}")
 
 
 async def read_upload(request: Request, *, max_fields: int) -> Upload:
-    """Read the body whole. Raises InvalidInput for another content type or a broken form."""
+    """Read the whole body. Raises InvalidInput for another content type or an invalid form."""
     kind = content_type(request)
     match kind:
         case "multipart/form-data":
@@ -75,13 +75,13 @@ async def read_json(request: Request, model: type[Model]) -> Model:
     if kind not in ("application/json", ""):
         raise InvalidInput(f"send application/json, got {kind!r}")
     body = await read_body(request)
-    if len(body) <= _QUICK_BYTES:  # quicker than two changes of thread
+    if len(body) <= _QUICK_BYTES:  # faster than switching threads twice
         return validated(model, body)
     return await in_decode_pool(validated, model, body)
 
 
 async def read_body(request: Request) -> bytearray:
-    """Read the body whole. `Request.body` would copy it at once, which holds the event loop."""
+    """Read the whole body. `Request.body` would copy it in one step and block the event loop."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -89,7 +89,7 @@ async def read_body(request: Request) -> bytearray:
 
 
 def json_request_body(model: type[BaseModel], **more: object) -> dict[str, Any]:
-    """Return the OpenAPI description of a JSON body that `read_json` reads. more: its examples."""
+    """Return the OpenAPI description of a JSON body for `read_json`. `more`: such as examples."""
     return {
         "required": True,
         "content": {"application/json": {"schema": inlined_schema(model), **more}},
@@ -97,12 +97,12 @@ def json_request_body(model: type[BaseModel], **more: object) -> dict[str, Any]:
 
 
 def content_type(request: Request) -> str:
-    """Return the media type without its parameters, in lower case; empty where none is given."""
+    """Return the media type without parameters, in lower case; "" if there is none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def check_charset(request: Request) -> None:
-    """Raise InvalidInput for a charset other than UTF-8: the form's parser would obey it."""
+    """Raise InvalidInput for a charset other than UTF-8, which the form's parser would use."""
     _, options = parse_options_header(request.headers.get("content-type"))
     charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
     if charset not in ("utf-8", "utf8", "us-ascii"):
@@ -110,7 +110,7 @@ def check_charset(request: Request) -> None:
 
 
 async def picture_of(image: LinkedImage, fetcher: Fetcher | None) -> Picture:
-    """Decode a picture that is inline, or fetch it. Raises InvalidInput and its kin."""
+    """Decode an inline picture, or fetch and decode it. Raises InvalidInput or a subclass."""
     if image.url is not None:
         return await in_decode_pool(decode_picture, await fetch_url(fetcher, image.url))
     written = image.base64 or ""
@@ -118,7 +118,7 @@ async def picture_of(image: LinkedImage, fetcher: Fetcher | None) -> Picture:
 
 
 def validated(model: type[Model], written: bytes | bytearray | dict[str, object]) -> Model:
-    """Validate JSON, or the same from a form's fields; errors never quote the input.
+    """Validate JSON, or values from a form's fields. Errors never contain the input.
 
     Raises TooLarge for JSON that would take long to parse.
     """
@@ -128,7 +128,7 @@ def validated(model: type[Model], written: bytes | bytearray | dict[str, object]
             return model.model_validate_json(slim.body, context=slim.pictures)
         return model.model_validate(written)
     except ValidationError as error:
-        if error.error_count() > MAX_PROBLEMS:  # to list them all takes longer than to find them
+        if error.error_count() > MAX_PROBLEMS:  # listing them takes longer than finding them
             raise InvalidInput(
                 f"the request has {error.error_count()} problems; /openapi.json has its schema"
             ) from error

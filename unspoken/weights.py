@@ -1,9 +1,9 @@
-"""Fetching the weights of a profile from a hub: the only place that downloads any.
+"""Download the weights of a profile from a hub. No other module downloads weights.
 
-Every file comes into a draft beside its place and is renamed once it is whole and its sha256 is
-right, so that a cut download leaves nothing that looks like weights. A second fetch loads nothing.
-Files whose hash models.yaml leaves open are trusted the first time: what came is written into the
-lock beside them, and from then on another content is refused.
+Each file is downloaded into a temporary file beside its final path, and renamed when it is complete
+and its sha256 is correct. So an interrupted download leaves no file that looks like weights. A
+second call downloads nothing. Files without a hash in models.yaml are trusted the first time: their
+hash is written into a lock file beside them, and other content is refused later.
 """
 
 import contextlib
@@ -41,17 +41,17 @@ _PIECE_BYTES = 1 << 20
 
 
 class WeightsSettings(ProcessSettings):
-    """Where weights are fetched from."""
+    """Settings of weight downloads."""
 
     hub_url: Annotated[str, service_url("UNSPOKEN_HUB_URL")] = Field(
         HUB_URL, validation_alias=AliasChoices("UNSPOKEN_HUB_URL", "hub_url")
     )
-    """A hub that answers {hub_url}/{org/name}/resolve/{revision}/{file}."""
+    """Address of a hub that serves {hub_url}/{org/name}/resolve/{revision}/{file}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchProgress:
-    """How far one file is; `num_bytes` is None where the hub announces no length."""
+    """Progress of one file. `num_bytes` is None if the hub announces no length."""
 
     file: str
     received_bytes: int
@@ -60,7 +60,7 @@ class FetchProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchReport:
-    """What a fetch did: files downloaded now, and files that were there and right."""
+    """Result of a download: files downloaded now, and files that were already correct."""
 
     fetched: tuple[str, ...]
     present: tuple[str, ...]
@@ -75,11 +75,14 @@ def fetch_profile(
     timeout_s: float = 60.0,
     on_progress: Callable[[FetchProgress], None] | None = None,
 ) -> FetchReport:
-    """Bring every hub file of a profile into the cache folder, then check all of its files.
+    """Download all missing hub files of a profile into the cache folder, then check all its files.
 
-    timeout_s: how long the hub may be silent. on_progress: called for every piece that came.
-    Raises MissingWeights (not on the hub, another content, no room), ServiceUnavailable (the hub
-    does not answer, or the connection was cut: fetch again), InvalidConfig (no such hub URL).
+    `timeout_s` limits the silence of the hub. `on_progress` is called for every piece received.
+
+    Raises:
+        MissingWeights: a file is not on the hub, has other content, or cannot be written.
+        ServiceUnavailable: the hub does not answer, or the connection was cut; retry.
+        InvalidConfig: the hub's URL is invalid.
     """
     if not hub_url.startswith(("https://", "http://")):
         raise InvalidConfig(f"UNSPOKEN_HUB_URL must be an http(s) URL, got {redact(hub_url)!r}")
@@ -90,7 +93,7 @@ def fetch_profile(
         timeout=timeout_s,
         follow_redirects=True,
         trust_env=uses_proxies(hub_url),
-        verify=httpx.create_ssl_context(),  # a mirror may have a private authority's
+        verify=httpx.create_ssl_context(),  # a mirror may use a private CA
     ) as http:
         for source in profile.sources:
             if not source.source.startswith("hub:"):
@@ -144,7 +147,7 @@ def _download(
     *,
     on_progress: Callable[[FetchProgress], None] | None,
 ) -> tuple[int, str]:
-    """Size and sha256 of the file, which lies in its place afterwards."""
+    """Download a file to its final path and return its size and sha256."""
     draft = wanted.path.with_name(f".{wanted.path.name}.{secrets.token_hex(4)}.part")
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +177,7 @@ def _receive(
     digest = hashlib.sha256()
     received = 0
     try:
-        # identity: a hash is of the file itself, never of a packed transfer.
+        # identity, because the hash is of the file itself, not of a compressed transfer.
         headers = {"Accept-Encoding": "identity"}
         with http.stream("GET", wanted.url, headers=headers) as response:
             _check_answer(response, wanted)
@@ -227,5 +230,8 @@ def _check_answer(response: httpx.Response, wanted: _HubFile) -> None:
 
 
 def _lock(folder: Path, name: str, digest: str) -> None:
-    """Keep what came, beside it; read anew, since another fetch may have added a file."""
+    """Add a file's hash to the lock file.
+
+    The lock file is read again first, because another download may have added a file.
+    """
     write_json(folder / LOCK_FILE, {**read_lock(folder), name: digest})

@@ -4,7 +4,8 @@
         answer = client.segment("street.jpg", "a dog", "wheel")
         answer.results[0].masks  # (N, H, W) bool
 
-`AsyncClient` is its twin. Errors are those of `unspoken.errors`. docs/client.md has more.
+`AsyncClient` has the same methods for asyncio. Errors are those of `unspoken.errors`. See
+docs/client.md.
 """
 
 from unspoken.clients.async_client import AsyncClient

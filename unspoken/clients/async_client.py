@@ -1,4 +1,4 @@
-"""The client for code that awaits: `Client`'s twin, over the same conversations."""
+"""The asynchronous client; it shares its request logic with `Client`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -30,7 +30,7 @@ from unspoken.segment_schemas import Method
 
 
 class AsyncClient:
-    """See `Client`; of one event loop. Files are read and encoded beside it."""
+    """See `Client`. Use one client per event loop. Files are read and encoded in threads."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def segment(

@@ -1,4 +1,4 @@
-"""The client for code that waits: see docs/client.md."""
+"""The synchronous client: see docs/client.md."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -30,10 +30,15 @@ from unspoken.segment_schemas import Method
 
 
 class Client:
-    """One gateway; may be shared by threads.
+    """A client of one gateway. Thread-safe.
 
-    timeout_s: of a call, its retries and pauses included. transport: httpx's way to the network,
-    for a proxy or certificates of one's own; those of the environment are not used.
+    Args:
+        base_url: Address of the gateway.
+        api_key: API key to send, if the gateway needs one.
+        timeout_s: Timeout of a call, including its retries and pauses.
+        retries: Number of attempts, and pauses between them.
+        transport: httpx transport, for a proxy or your own certificates. Proxies and certificates
+            of the environment are not used.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         self._http.close()
 
     def segment(
@@ -78,11 +83,21 @@ class Client:
         nms_iou: float | None = None,
         independent: bool = False,
     ) -> Segmentation:
-        """Masks for texts, boxes and points; one result a query, in order; no hit is an empty one.
+        """Return masks for texts, boxes and points: one result per query, in order.
 
-        top_k: instances a query at most. nms_iou: of two instances of a query whose boxes overlap
-        more, the better one is answered. independent: ask the detector for each text alone. Raises
-        the errors of unspoken.errors; a query that alone is bad has `found.error` instead.
+        A query that finds nothing has an empty result. A query that is invalid on its own has
+        `found.error`; other errors are raised as in unspoken.errors.
+
+        Args:
+            image: The picture; see ImageSource.
+            queries: Texts or `Query` objects.
+            method: Method that answers texts: "bank", "detector", or "auto".
+            masks: Return masks.
+            embeddings: Return the instances' vectors.
+            top_k: Maximum number of instances per query.
+            nms_iou: If the boxes of two instances of a query overlap more, only the better one is
+                returned.
+            independent: Run the detector for each text alone.
         """
         question = question_of(
             queries,
@@ -98,25 +113,27 @@ class Client:
     def add_image(
         self, image: ImageSource, *, name: str | None = None, bank: bool = False
     ) -> HeldImage:
-        """Have a picture encoded ahead; with `bank`, also what texts are answered from at once.
+        """Encode a picture in advance.
 
-        name: an alias of one's own, for the latest picture that was sent with it.
+        With `bank`, also build its mask bank, for fast text queries.
+
+        `name` is an alias of your choice; it refers to the latest picture sent with it.
         """
         return self._do(self._pictures.add_image(image, name=name, bank=bank))
 
     def find_image(self, id_or_name: str) -> HeldImage:
-        """A picture that the gateway holds. Raises NotFound."""
+        """Return a cached image of the gateway. Raises NotFound."""
         return self._do(self._pictures.find_image(id_or_name))
 
     def delete_image(self, image: HeldImage | str) -> None:
-        """Remove a picture from the gateway, from memory and disk. Raises NotFound."""
+        """Remove a picture from the gateway's memory and disk. Raises NotFound."""
         self._do(self._pictures.delete_image(image))
 
     def embed_texts(self, texts: Sequence[str], *, space: EmbeddingSpace = "mask") -> np.ndarray:
         """Return (N, 768) unit vectors of texts.
 
-        space: "mask" is that of `found.embeddings`, "text" the text encoder's own, as in datasets.
-        Vectors of different spaces cannot be compared.
+        `space` "mask" is the space of `found.embeddings`; "text" is the text encoder's own, as in
+        data sets. Vectors of different spaces cannot be compared.
         """
         return self._do(self._pictures.embed_texts(texts, space=space))
 
@@ -155,33 +172,33 @@ class Runs:
         self._talk = RunTalk(client._begin)
 
     def create(self, request: RunRequest) -> RunStatus:
-        """Queue a run. The same request under the same id answers the run that exists."""
+        """Queue a run. The same request with the same id returns the existing run."""
         return self._client._do(self._talk.create(request))
 
     def read(self, run_id: str) -> RunStatus:
-        """How far a run is. Raises NotFound."""
+        """Return the status of a run. Raises NotFound."""
         return self._client._do(self._talk.read(run_id))
 
     def list(self) -> list[RunStatus]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
         return self._client._do(self._talk.list())
 
     def retry_failed(self, run_id: str) -> RunStatus:
-        """Queue a new run of just the failures."""
+        """Queue a new run of only the failed items."""
         return self._client._do(self._talk.retry_failed(run_id))
 
     def fork(self, run_id: str) -> RunStatus:
-        """Queue a new run that asks the same, with the models that are served now."""
+        """Queue a new run with the same request and the models that are served now."""
         return self._client._do(self._talk.fork(run_id))
 
     def cancel(self, run_id: str) -> RunStatus:
-        """Start no further chunk of a run; what is committed stays."""
+        """Stop starting chunks of a run; committed chunks are kept."""
         return self._client._do(self._talk.cancel(run_id))
 
     def follow(self, run_id: str, *, patience_s: float = 300.0) -> Iterator[RunStatus]:
-        """Each change of a run's status until it has ended, whatever happens to the connection.
+        """Yield each change of a run's status until it has ended, across broken connections.
 
-        Raises NotFound; Unreachable after `patience_s` without any gateway.
+        Raises NotFound. Raises Unreachable if no gateway answers for `patience_s`.
         """
         client = self._client
         following = Following(

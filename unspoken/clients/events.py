@@ -1,4 +1,4 @@
-"""Server-sent events as they come in pieces, and a run followed over broken connections."""
+"""Parse server-sent events from a stream, and follow a run across broken connections."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from unspoken.logs import outgoing_headers
 from unspoken.safe_text import reason_of, redact
 from unspoken.schemas import RunStatus
 
-# Streams say something every 15 s: four times that without a word, and the connection is dead.
+# Streams send something every 15 s. After four times that in silence, the connection is dead.
 SILENCE_S = 60.0
 _STATUS = TypeAdapter(RunStatus)
 
@@ -29,9 +29,9 @@ class Event(NamedTuple):
 
 
 class EventParser:
-    """Events out of a body as it comes; comments are passed over, and so is an end torn off.
+    """Parses events from pieces of a body. Ignores comments and a truncated last event.
 
-    After the HTML standard, 9.2.6, without lone CRs, which no gateway of ours writes.
+    Follows the HTML standard, 9.2.6, but without lone CRs, which our gateway never writes.
     """
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class EventParser:
         self._name, self._data = "message", list[str]()
 
     def feed(self, piece: bytes) -> Iterator[Event]:
-        """The events that end in this piece."""
-        # Not httpx's lines: those end at every character that Unicode calls a line's end.
+        """Yield the events that end in this piece."""
+        # Not httpx's iter_lines, which splits at every Unicode line break.
         *whole, self._rest = (self._rest + piece).split(b"\n")
         for raw in whole:
             line = raw.removesuffix(b"\r").decode()
@@ -60,10 +60,10 @@ class EventParser:
 
 
 class Following:
-    """Where one stands in a run's events, over all connections that it takes.
+    """Position in a run's event stream, kept across connections.
 
-    Whoever holds it sends `request`, tells it what came of that, and waits `pause_s` before the
-    next one, until `is_over`. patience_s: how long it may be without any gateway.
+    The caller sends `request`, reports the outcome, and waits `pause_s` before the next request,
+    until `is_over`. It fails after `patience_s` without an answering gateway.
     """
 
     def __init__(self, run_id: str, *, base_url: str, retries: Retries, patience_s: float) -> None:
@@ -78,7 +78,7 @@ class Following:
         self._listen()
 
     def request(self) -> Mapping[str, Any]:
-        """Arguments of httpx's `stream`."""
+        """Return the arguments for httpx's `stream`."""
         seen = {} if self._last_id is None else {"Last-Event-ID": self._last_id}
         return {
             "method": "GET",
@@ -88,32 +88,33 @@ class Following:
         }
 
     def accepts(self, response: httpx.Response) -> bool:
-        """Whether events follow; else its body is to be read and shown to `refused`.
+        """Return True if events follow; otherwise read the body and call `refused`.
 
-        Raises ServiceUnavailable for a success that is no stream: it would never end.
+        Raises ServiceUnavailable for a success that is not an event stream, because it would never
+        end.
         """
         self._parser = EventParser()
         kind = response.headers.get("Content-Type", "")
-        if response.status_code == 204:  # the gateway has told everything that there is
+        if response.status_code == 204:  # the gateway has sent all events
             self.is_over = True
         elif response.is_success and not kind.startswith("text/event-stream"):
             raise ServiceUnavailable(f"{self._path} answered something else: {kind!r}")
         return response.is_success
 
     def refused(self, response: httpx.Response) -> None:
-        """Raise, where asking again does not help."""
+        """Raise the reply's error unless a retry may succeed."""
         self._failed(error_of(response))
 
     def broke(self, error: httpx.RequestError) -> None:
-        """Raise, where no gateway has been there for too long."""
-        # Silence is a connection that broke: the stream itself goes on for as long as the run does.
+        """Raise an error if no gateway has answered for `patience_s`."""
+        # A read timeout means a broken connection, because the stream lasts as long as the run.
         if isinstance(error, httpx.ReadTimeout):
             self._failed(ServiceUnavailable(f"{redact(self._base_url)} fell silent"))
         else:
             self._failed(broken_off(error, url=self._base_url))
 
     def read(self, piece: bytes) -> Iterator[RunStatus]:
-        """The statuses in a piece of the stream."""
+        """Yield the statuses in a piece of the stream."""
         self._listen()
         for event in self._parser.feed(piece):
             self._last_id = event.id or self._last_id

@@ -1,4 +1,4 @@
-"""The error that an HTTP reply stands for: the table of `error_replies` read the other way."""
+"""Convert an HTTP error reply into an exception: the inverse of `error_replies`."""
 
 import math
 import time
@@ -40,9 +40,9 @@ _BY_STATUS: Mapping[int, type[UnspokenError]] = {
 
 
 def error_of(response: httpx.Response, *, service: str = "") -> UnspokenError:
-    """Return the error of a service's reply, whose body has been read; secrets are redacted.
+    """Return the error of a service's reply, whose body has been read. Secrets are redacted.
 
-    service: its name, for the message.
+    `service` is the service's name, for the message.
     """
     try:
         body = response.json()
@@ -63,7 +63,7 @@ def error_of(response: httpx.Response, *, service: str = "") -> UnspokenError:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Seconds of a Retry-After, which may be a date; of one that says nothing sane, one."""
+    """Return the seconds of a Retry-After header, which may be a date; 1 if it is invalid."""
     if retry_after is None:
         return 1.0
     try:

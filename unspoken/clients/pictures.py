@@ -1,4 +1,4 @@
-"""Pictures as a caller has them, as the file that is sent, and as the gateway holds them."""
+"""Pictures of a caller, the encoded files that are sent, and the gateway's cached images."""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ MAX_KNOWN_IDS = 65_536
 
 @dataclass(frozen=True)
 class File:
-    """An encoded picture and the digest of its bytes."""
+    """An encoded picture and the sha256 of its bytes."""
 
     encoded: bytes
     sha256: str
@@ -31,9 +31,9 @@ class File:
 
 @dataclass(frozen=True, eq=False)
 class HeldImage:
-    """A picture that the gateway holds, or did when it said so.
+    """A cached image of the gateway; the gateway may have removed it since.
 
-    `file` is kept to send it again once the gateway has let it go; None where only the id is known.
+    `file` is kept to send the picture again in that case. It is None if only the id is known.
     """
 
     id: str
@@ -41,24 +41,24 @@ class HeldImage:
     height: int
     name: str | None
     bank_ready: bool
-    """Whether any number of texts is now one matrix product."""
+    """True once the mask bank is built: any number of texts then takes one matrix product."""
     file: File | None = field(repr=False)
 
     @classmethod
     def of(cls, reply: ImageReply, file: File | None) -> "HeldImage":
-        """What the gateway said about a picture."""
+        """Build from the gateway's reply about a picture."""
         return cls(reply.id, reply.width, reply.height, reply.name, reply.bank_ready, file)
 
 
 ImageSource: TypeAlias = "str | PathLike[str] | bytes | Image.Image | np.ndarray | HeldImage"
-"""A path; a file's bytes; a Pillow image; (H, W, 3) RGB or (H, W) gray uint8; one that is held."""
+"""A path; a file's bytes; a Pillow image; (H, W, 3) RGB or (H, W) gray uint8; a cached image."""
 
 
 def read_file(source: ImageSource) -> File:
-    """The picture as a file. Raises InvalidInput for what is none.
+    """Return the picture as an encoded file. Raises InvalidInput if it is not a picture.
 
-    Pillow images and arrays become a PNG of their pixels as they are: an EXIF orientation that was
-    not applied to them is lost, so answers are in their own pixels.
+    Pillow images and arrays are encoded as PNG. An EXIF orientation that was not applied to them is
+    lost, so answers are in the coordinates of their pixels.
     """
     if isinstance(source, HeldImage):
         if source.file is None:
@@ -69,7 +69,7 @@ def read_file(source: ImageSource) -> File:
 
 
 def run_item(caption: str, image: ImageSource, *, key: str | None = None) -> InlineItem:
-    """A captioned picture for `RunRequest(items=[...])`. Raises InvalidInput."""
+    """Return a captioned picture for `RunRequest(items=[...])`. Raises InvalidInput."""
     text = base64.b64encode(read_file(image).encoded).decode("ascii")
     return checked(InlineItem, {"caption": caption, "image": {"base64": text}, "key": key})
 
@@ -99,21 +99,21 @@ def _encoded(source: "str | PathLike[str] | bytes | Image.Image | np.ndarray") -
 
 
 def _png(image: Image.Image) -> bytes:
-    """Without loss and quickly: it is sent once and thrown away."""
+    """Encode a picture as PNG: lossless, and with fast compression because it is sent only once."""
     buffer = io.BytesIO()
     try:
         image.save(buffer, format="PNG", compress_level=1)
-    except OSError:  # a mode that PNG does not know, CMYK and the like
+    except OSError:  # a mode that PNG does not support, such as CMYK
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
 class KnownIds:
-    """The gateway's ids by the digest of the file, so that a picture is sent once; for threads.
+    """A cache of the gateway's ids by file digest, so that a picture is sent once. Thread-safe.
 
-    An id says all that an embedding depends on: one that is out of date is an unknown id, never
-    another picture.
+    An id depends on everything that an embedding depends on. Therefore an outdated id is unknown to
+    the gateway, and never refers to another picture.
     """
 
     def __init__(self) -> None:
@@ -121,12 +121,12 @@ class KnownIds:
         self._lock = threading.Lock()
 
     def get(self, sha256: str) -> str | None:
-        """The id that was answered last."""
+        """Return the last known id; None if there is none."""
         with self._lock:
             return self._ids.get(sha256)
 
     def put(self, sha256: str, image_id: str) -> None:
-        """Remember an id; the oldest is forgotten where there are very many."""
+        """Remember an id. The oldest is dropped if there are over MAX_KNOWN_IDS."""
         with self._lock:
             self._ids[sha256] = image_id
             self._ids.move_to_end(sha256)

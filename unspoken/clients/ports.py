@@ -1,9 +1,8 @@
-"""The ports over HTTP: what a worker holds where an engine would stand in one process.
+"""HTTP clients that implement the ports, for use by workers.
 
-One question, one answer: trying again is the business of whoever holds the port.
-
-Every reply that is not a success becomes the error of `unspoken.errors` that the service raised;
-a service that does not answer is ServiceUnavailable.
+A client sends each request once; its caller decides about retries. Every error reply becomes the
+error of `unspoken.errors` that the service raised. A service that does not answer raises
+ServiceUnavailable.
 """
 
 import base64
@@ -40,11 +39,14 @@ from unspoken.timings import WAIT, note_wait
 Reply = TypeVar("Reply", bound=BaseModel)
 
 MODEL_KNOWN_S = 10.0
-"""Who answered so lately is not asked for its name."""
+"""Seconds for which a service's model name is cached."""
 READY_KNOWN_S = 1.0
-"""Nor, so lately, whether it is ready. Less than a chunk rests for after it met trouble: else one
-process after another would send the same picture to a service that has died, and three would take
-the picture for the cause."""
+"""Seconds for which a service counts as ready after a reply.
+
+Must be less than the pause of a chunk after a failed attempt. Otherwise several processes in turn
+would send the same picture to a service that has died, and after three the picture would be taken
+for the cause.
+"""
 READY_TIMEOUT_S = 5.0
 NO_KEY = SecretStr("")
 
@@ -52,14 +54,15 @@ _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 
 
 def key_headers(key: SecretStr) -> dict[str, str]:
-    """Return the header with an API key; none where it is empty. Raises InvalidInput."""
+    """Return the header with an API key; empty if there is no key. Raises InvalidInput."""
     return auth_headers(key.get_secret_value())
 
 
 def connect(base_url: str, *, timeout_s: float = 180.0, key: SecretStr = NO_KEY) -> httpx.Client:
-    """A client for one service; sends our API key, our deadline and the ids of our log.
+    """Return an HTTP client for one service. It sends our API key, deadline and log ids.
 
-    Proxies of the environment are not used among services. Raises InvalidInput for a wrong address.
+    Proxies of the environment are not used between services. Raises InvalidInput for an invalid
+    URL.
     """
     timeout = httpx.Timeout(timeout_s, connect=5.0)
     return httpx.Client(
@@ -76,7 +79,7 @@ def _tell(request: httpx.Request) -> None:
 
 
 class _ServiceClient:
-    """What the clients share: one httpx client, and who answered last."""
+    """Base of the clients: one httpx client, and the model and time of the last reply."""
 
     _kind: ClassVar[str]
     _service: ClassVar[str]
@@ -89,7 +92,7 @@ class _ServiceClient:
 
     @property
     def model(self) -> ModelInfo:
-        """Which weights answer at the other end: by its last reply, or asked where that is old."""
+        """The model that the service runs, from its last reply or, if outdated, from a request."""
         if self._model is None or not self._answered_within(MODEL_KNOWN_S):
             response = self._request("GET", "/v1/models")
             self._learn(self._of_kind(response.content))
@@ -100,7 +103,7 @@ class _ServiceClient:
         self._model, self._asked_s = model, time.monotonic()
 
     def _of_kind(self, content: bytes) -> ModelInfo:
-        """A service may serve several models; this client speaks to one of them."""
+        """Return the model of this client's kind; a service may serve several models."""
         try:
             models = _MODELS.validate_json(content)
         except ValidationError as error:
@@ -113,7 +116,10 @@ class _ServiceClient:
         raise ServiceUnavailable(f"no {self._kind} is served there")
 
     def check_ready(self) -> None:
-        """Raise NotReady or ServiceUnavailable unless the service is ready, or was a moment ago."""
+        """Raise NotReady or ServiceUnavailable unless the service is ready.
+
+        A reply within the last READY_KNOWN_S counts as ready.
+        """
         if not self._answered_within(READY_KNOWN_S):
             self._request("GET", "/readyz", timeout=READY_TIMEOUT_S)
 
@@ -124,7 +130,7 @@ class _ServiceClient:
         try:
             return self._answer(method, path, **arguments)
         except (DeadlineExceeded, NotReady, Overloaded, ServiceUnavailable):
-            self._asked_s = -math.inf  # what it was a moment ago it is no more
+            self._asked_s = -math.inf  # its cached state is no longer valid
             raise
 
     def _answer(self, method: str, path: str, **arguments: object) -> httpx.Response:
@@ -159,7 +165,7 @@ class _ServiceClient:
 
 
 class PrompterClient(_ServiceClient):
-    """The llm service."""
+    """Client of the llm service."""
 
     _kind = "llm"
     _service = "llm service"
@@ -178,7 +184,7 @@ class PrompterClient(_ServiceClient):
 
 
 class DetectorClient(_ServiceClient):
-    """The detector service."""
+    """Client of the detector service."""
 
     _kind = "detector"
     _service = "detector service"
@@ -186,7 +192,7 @@ class DetectorClient(_ServiceClient):
 
     @property
     def box_threshold(self) -> float:
-        """The service's default threshold, learned from an empty question."""
+        """The service's default threshold, learned from a request without phrases."""
         if self._box_threshold is None:
             self._box_threshold = self._detect(ONE_WHITE_PIXEL, [], {}).box_threshold
         return self._box_threshold
@@ -218,7 +224,7 @@ class DetectorClient(_ServiceClient):
 
 
 class TextEncoderClient(_ServiceClient):
-    """The text-encoder routes of the segmenter service."""
+    """Client of the text-encoder routes of the segmenter service."""
 
     _kind = "text_encoder"
     _service = "segmenter service"
@@ -233,7 +239,10 @@ class TextEncoderClient(_ServiceClient):
 
 
 class CropRankerClient(_ServiceClient):
-    """The route for crops of the segmenter service: its text encoder is half of the model."""
+    """Client of the crop route of the segmenter service.
+
+    Its kind is text_encoder, because the text encoder is half of the image-text model.
+    """
 
     _kind = "text_encoder"
     _service = "segmenter service"
@@ -260,7 +269,7 @@ class CropRankerClient(_ServiceClient):
 
 
 class SegmenterClient(_ServiceClient):
-    """The routes of pictures and masks: of a segmenter service, or of a gateway before it."""
+    """Client of the picture and mask routes, of a segmenter service or a gateway in front of it."""
 
     _kind = "segmenter"
     _service = "segmenter service"

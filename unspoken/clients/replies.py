@@ -1,4 +1,4 @@
-"""What `segment` answers, as arrays: masks are decoded where they are asked for."""
+"""Results of `segment` as arrays. Masks are decoded on access."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from unspoken.segment_schemas import Instance, QueryResult, RleMask, SegmentRepl
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The N instances that one query found; none is N = 0.
+    """The N instances that one query found; N is 0 if nothing was found.
 
-    Those of a text are in order of falling score; those of boxes and points in the order of the
-    prompts, and for each prompt in order of falling score.
+    Instances of a text are sorted by score, descending. Instances of boxes and points are in the
+    order of the prompts, and sorted by score for each prompt.
     """
 
     text: str | None
     instances: tuple[Instance, ...]
-    """As they stand on the wire: box, score, predicted IoU, similarity, area, run lengths."""
+    """Instances as in the reply: box, score, predicted IoU, similarity, area, run lengths."""
     size_hw: tuple[int, int]
     method: str | None
     """Method that answered this query: 'bank', 'detector' or 'prompts'."""
     threshold: float | None
-    """Lowest score that was answered."""
+    """Lowest score returned."""
     error: str | None
-    """Why this query was not answered, while the others were; None where it was."""
+    """The reason why this query was not answered while the others were; None if it was."""
     num_empty: int
-    """Boxes of the detector that were dropped because their mask is empty."""
+    """Number of the detector's boxes that were dropped because their mask is empty."""
 
     @classmethod
     def of(cls, result: QueryResult, size_hw: tuple[int, int]) -> "Found":
-        """Read one result of the wire's reply."""
+        """Convert one result of a reply."""
         return cls(
             text=result.text,
             instances=tuple(result.instances),
@@ -54,9 +54,9 @@ class Found:
 
     @property
     def prompt_indices(self) -> np.ndarray:
-        """(N,) int64: index of the query's box that each instance answers, 0 for points.
+        """(N,) int64: index of the query's box of each instance, 0 for points.
 
-        -1 for instances of a text alone.
+        It is -1 for instances of a query with only a text.
         """
         indices = [each.prompt_index for each in self.instances]
         return np.asarray([-1 if n is None else n for n in indices], dtype=np.int64)
@@ -69,17 +69,17 @@ class Found:
 
     @property
     def masks(self) -> np.ndarray:
-        """(N, H, W) bool in the picture's size, decoded anew each time.
+        """(N, H, W) bool in the picture's size, decoded on each access.
 
-        Raises InvalidInput where no masks were asked for.
+        Raises InvalidInput if masks were not requested.
         """
-        # Here: a worker imports this package for its ports, and has no pycocotools.
+        # Imported here, because workers import this package without pycocotools for its ports.
         from unspoken.masks import decode_rle
 
         return decode_rle([_counts(each) for each in self.instances], self.size_hw)
 
     def mask(self, index: int) -> np.ndarray:
-        """(H, W) bool of one instance: less memory than all at once."""
+        """Return one instance's mask, (H, W) bool; needs less memory than all masks at once."""
         from unspoken.masks import decode_rle
 
         return np.asarray(decode_rle([_counts(self.instances[index])], self.size_hw)[0])
@@ -88,8 +88,8 @@ class Found:
     def embeddings(self) -> np.ndarray:
         """(N, 768) float32, unit length, in the segmenter's own space.
 
-        `client.embed_texts(texts)` gives the texts that they can be compared with. Raises
-        InvalidInput where none were asked for.
+        `client.embed_texts(texts)` returns comparable vectors of texts. Raises InvalidInput if
+        embeddings were not requested.
         """
         vectors = [each.embedding for each in self.instances]
         if any(vector is None for vector in vectors):
@@ -99,21 +99,21 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What was found in one picture: `results` has one entry a query, in the order asked."""
+    """Results for one picture: `results` has one entry per query, in the order of the queries."""
 
     image_id: str
     size_hw: tuple[int, int]
     results: tuple[Found, ...]
     method: str
-    """What answered the texts: 'bank' or 'detector'; 'prompts' where there were none."""
+    """Method that answered the texts: 'bank' or 'detector'; 'prompts' if there were none."""
     model: ModelInfo
     was_cached: bool
-    """Whether the picture was encoded already."""
+    """True if the picture was already encoded."""
     timings_ms: Mapping[str, float]
 
     @classmethod
     def of(cls, reply: SegmentReply) -> "Segmentation":
-        """The wire's reply."""
+        """Convert a reply."""
         size_hw = (reply.image.height, reply.image.width)
         return cls(
             image_id=reply.image.id,

@@ -1,4 +1,4 @@
-"""Which failures pass, and how long to wait for it."""
+"""Decide which failed requests to retry, and after which pause."""
 
 import random
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from unspoken.safe_text import reason_of, redact
 
 @dataclass(frozen=True, kw_only=True)
 class Retries:
-    """How often a call is tried, and the pauses between.
+    """Number of attempts of a call, and the pauses between them.
 
-    tries: of one call, the first included; 1 tries nothing again. A pause doubles from
-    `first_pause_s` to `max_pause_s`; up to half of it is cut off at random, so that callers who
-    were refused together do not come back together. What Retry-After asks for is waited in full.
+    `tries` counts all attempts; 1 disables retries. A pause doubles from `first_pause_s` to
+    `max_pause_s`. Up to half of it is subtracted at random, so that callers that were refused
+    together do not retry together. A Retry-After is waited in full.
     """
 
     tries: int = 5
@@ -30,7 +30,7 @@ class Retries:
     max_pause_s: float = 20.0
 
     def pause_s(self, num_tried: int, error: UnspokenError) -> float:
-        """Seconds to wait after `num_tried` tries, the last of which failed so."""
+        """Return the seconds to wait after attempt `num_tried`, which raised `error`."""
         longest = min(self.first_pause_s * 2.0 ** (num_tried - 1), self.max_pause_s)
         drawn = longest * random.uniform(0.5, 1.0)
         asked_s = error.retry_after_s if isinstance(error, Overloaded | NotReady) else 0.0
@@ -41,10 +41,10 @@ DEFAULT_RETRIES = Retries()
 
 
 def may_pass(error: UnspokenError, *, is_repeatable: bool) -> bool:
-    """Whether the same request may succeed later.
+    """Return True if a retry of the same request may succeed.
 
-    is_repeatable: asking twice is as asking once. Else only a request that was surely not acted on
-    is sent again: one that was refused for the time being, or that nobody read.
+    `is_repeatable`: the request is idempotent. A request that is not idempotent is sent again only
+    if it was certainly not processed: it was refused temporarily, or nobody read it.
     """
     if isinstance(error, Overloaded | NotReady | Unreachable):
         return True
@@ -52,7 +52,7 @@ def may_pass(error: UnspokenError, *, is_repeatable: bool) -> bool:
 
 
 def broken_off(error: httpx.RequestError, *, url: str) -> UnspokenError:
-    """Return the error of a request that got no whole reply; no secret of `url` is in it."""
+    """Return the error of a request that got no complete reply, without secrets of `url`."""
     told, url = reason_of(error), redact(url)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Unreachable(f"no gateway answers at {url}: {told}; `unspoken up` starts one")

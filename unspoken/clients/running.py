@@ -1,4 +1,4 @@
-"""The verbs of labelling runs as conversations. Sends nothing itself."""
+"""Calls about labelling runs, as generators of steps; see `unspoken.clients.steps`."""
 
 import secrets
 import time
@@ -14,7 +14,7 @@ _STATUSES = TypeAdapter(list[RunStatus])
 
 
 class RunTalk:
-    """The conversations about runs."""
+    """The calls about runs, shared by `Client` and `AsyncClient`."""
 
     def __init__(self, begin: Callable[[], Exchange]) -> None:
         self._begin = begin
@@ -22,35 +22,35 @@ class RunTalk:
     def create(self, request: RunRequest) -> Steps[RunStatus]:
         """Queue a run.
 
-        It gets its id here where it has none: sent twice, the same run is answered.
+        A request without an id gets one here, so that a repeated request returns the same run.
         """
         if request.run_id is None:
             request = request.model_copy(update={"run_id": _new_run_id()})
-        # Not without None: a filter that is None is switched off.
+        # Not exclude_none, because None disables a filter.
         body = {"json": request.model_dump(mode="json", exclude_defaults=True)}
         return (yield from self._ask(Call(method="POST", path="/runs", body=body)))
 
     def read(self, run_id: str) -> Steps[RunStatus]:
-        """How far a run is."""
+        """Return the status of a run."""
         return (yield from self._ask(Call(method="GET", path=_path(run_id))))
 
     def list(self) -> Steps[list[RunStatus]]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
         response = yield from self._begin().send(Call(method="GET", path="/runs"))
         return parsed(_STATUSES, response)
 
     def retry_failed(self, run_id: str) -> Steps[RunStatus]:
-        """Queue a new run of just the failures. Asked twice, it would be two runs."""
+        """Queue a new run of only the failed items. Not idempotent: a repeat makes another run."""
         path = f"{_path(run_id)}/retry-failed"
         return (yield from self._ask(Call(method="POST", path=path, is_repeatable=False)))
 
     def fork(self, run_id: str) -> Steps[RunStatus]:
-        """Queue a new run that asks the same. Asked twice, it would be two runs."""
+        """Queue a new run with the same request. Not idempotent: a repeat makes another run."""
         path = f"{_path(run_id)}/fork"
         return (yield from self._ask(Call(method="POST", path=path, is_repeatable=False)))
 
     def cancel(self, run_id: str) -> Steps[RunStatus]:
-        """Start no further chunk of a run."""
+        """Stop starting chunks of a run."""
         return (yield from self._ask(Call(method="DELETE", path=_path(run_id))))
 
     def _ask(self, call: Call) -> Steps[RunStatus]:
@@ -62,5 +62,5 @@ def _path(run_id: str) -> str:
 
 
 def _new_run_id() -> str:
-    """As the gateway would choose it."""
+    """Return a new id in the gateway's format."""
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)

@@ -1,7 +1,7 @@
-"""Asking for masks: which requests that takes, and what their answers mean. Sends nothing itself.
+"""Calls about pictures and masks, as generators of steps; see `unspoken.clients.steps`.
 
-A picture is sent once: after that its id is asked about. The gateway may have let it go meanwhile,
-which it says with 404; then the picture is sent again within the same call.
+A picture is sent once; later requests use its id. If the gateway has removed the picture since, it
+replies 404, and the picture is sent again within the same call.
 """
 
 import json
@@ -27,10 +27,14 @@ _VECTORS = TypeAdapter(TextEmbeddingsReply)
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for: a text; or boxes and points, whose masks the text then scores.
+    """A query: a text; or boxes and points, whose masks are then scored by the text.
 
-    boxes: (x0, y0, x1, y1) each, pixels. points: (x, y) on the thing, or (x, y, 0) off it.
-    negative: texts that the thing must not be. threshold: lowest score answered.
+    Args:
+        text: The text to look for.
+        boxes: (x0, y0, x1, y1) each, in pixels.
+        points: (x, y) on the thing, or (x, y, 0) off it.
+        negative: Texts that the thing must not match.
+        threshold: Lowest score to return.
     """
 
     text: str | None = None
@@ -41,7 +45,7 @@ class Query:
     threshold: float | None = None
 
     def to_wire(self) -> dict[str, object]:
-        """As the wire writes it. Raises InvalidInput for boxes and points of another form."""
+        """Return the query as JSON. Raises InvalidInput for boxes and points in another form."""
         try:
             boxes = [
                 dict(zip(("x0", "y0", "x1", "y1"), map(float, box), strict=True))
@@ -80,7 +84,7 @@ def question_of(
     nms_iou: float | None,
     independent: bool,
 ) -> SegmentQuestion:
-    """The queries as a request. Raises InvalidInput."""
+    """Convert queries and options into a request. Raises InvalidInput."""
     asked = [_query_of(query) for query in queries]
     return checked(
         SegmentQuestion,
@@ -112,23 +116,24 @@ def _query_of(query: object) -> Query:
 def question_body(question: SegmentQuestion) -> dict[str, Any]:
     """Return the question as JSON without its picture and without defaults.
 
-    So that an earlier version of the service, which knows fewer fields, answers too.
+    Defaults are omitted so that earlier versions of the service, which know fewer fields, accept
+    it.
     """
     body = question.model_dump(mode="json", exclude_defaults=True, exclude={"image"})
     return {"queries": [], **body}
 
 
 class SegmentTalk:
-    """The conversations about pictures; one for all calls of a client, and for its threads."""
+    """The calls about pictures, shared by all calls and threads of a client."""
 
     def __init__(self, begin: Callable[[], Exchange]) -> None:
         self._begin = begin
         self._known = KnownIds()
 
     def segment(self, image: ImageSource, question: SegmentQuestion) -> Steps[Segmentation]:
-        """Ask by the id where it is known, and with the picture itself where it is not (any more).
+        """Ask by id if it is known, and with the picture itself if the id is unknown or outdated.
 
-        Raises NotFound for an id alone that is not held.
+        Raises NotFound for an id without a file that is not cached.
         """
         exchange = self._begin()
         file, image_id = yield from self._look_up(image)
@@ -146,7 +151,7 @@ class SegmentTalk:
         return answer
 
     def add_image(self, image: ImageSource, *, name: str | None, bank: bool) -> Steps[HeldImage]:
-        """Send a picture ahead; with `bank`, have its bank built too."""
+        """Send a picture in advance; with `bank`, also have its mask bank built."""
         exchange = self._begin()
         file = yield Work(partial(read_file, image))
         form = {"files": _as_form(file), "data": {} if name is None else {"name": name}}
@@ -160,7 +165,7 @@ class SegmentTalk:
         return HeldImage.of(reply, file)
 
     def find_image(self, id_or_name: str) -> Steps[HeldImage]:
-        """A picture that somebody sent. Raises NotFound."""
+        """Return a cached image. Raises NotFound."""
         call = Call(method="GET", path=checked_path("images", id_or_name))
         return HeldImage.of(parsed(_IMAGE, (yield from self._begin().send(call))), None)
 
@@ -181,7 +186,7 @@ class SegmentTalk:
         return np.asarray(rows, dtype=np.float32).reshape(len(texts), EMBEDDING_DIM)
 
     def _look_up(self, image: ImageSource) -> Steps[tuple[File | None, str | None]]:
-        """The picture's file, and its id where it is known: one of both at least."""
+        """Return the picture's file and its id; at least one of them is not None."""
         if isinstance(image, HeldImage):
             known = None if image.file is None else self._known.get(image.file.sha256)
             return image.file, known or image.id
@@ -190,7 +195,7 @@ class SegmentTalk:
 
 
 def _segment_call(question: SegmentQuestion, image: File | str) -> Call:
-    """By id as JSON; with the file as a form, which sends its bytes as they are."""
+    """Return the request: JSON for an id, a form for a file, which sends its bytes unencoded."""
     asked = question_body(question)
     if isinstance(image, str):
         body: dict[str, Any] = {"json": {**asked, "image": {"id": image}}}

@@ -1,7 +1,8 @@
-"""A call as steps: what to send, when to pause, what to make of an answer; nothing is sent here.
+"""A client call as a generator of steps: send a request, pause, run blocking work.
 
-A conversation is a generator. It yields steps, is given what came of them, and returns the call's
-result. `Client` and `AsyncClient` each have one small loop that does the steps; all else is shared.
+The generator sends nothing itself. It yields steps, receives their results, and returns the result
+of the call. `Client` and `AsyncClient` each have one small loop that runs the steps; they share all
+other code.
 """
 
 import itertools
@@ -31,9 +32,9 @@ DEFAULT_TIMEOUT_S = 180.0
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A request that can be sent as often as need be.
+    """A request that can be sent any number of times.
 
-    body: httpx's own `json`, `files` and `data`. is_repeatable: see `may_pass`.
+    `body` has httpx's arguments `json`, `files` and `data`. For `is_repeatable`, see `may_pass`.
     """
 
     method: str
@@ -44,9 +45,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Send:
-    """Send the request: is given its response, read to the end, or httpx's error.
+    """Send a request; the result is its complete response, or httpx's error.
 
-    request: arguments of httpx's `request`.
+    `request` has the arguments of httpx's `request`.
     """
 
     request: Mapping[str, Any]
@@ -54,14 +55,14 @@ class Send:
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait for so long: is given nothing."""
+    """Wait; there is no result."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something that blocks: is given its result."""
+    """Run a blocking function; the result is its return value."""
 
     function: Callable[[], Any]
 
@@ -71,7 +72,7 @@ Steps: TypeAlias = Generator[Step, Any, Result]
 
 
 class Exchange:
-    """The requests of one call of the caller's: they share its time and its retries."""
+    """The requests of one client call, which share its timeout and its retries."""
 
     def __init__(self, base_url: str, *, retries: Retries, timeout_s: float) -> None:
         self._base_url = base_url
@@ -80,7 +81,7 @@ class Exchange:
         self._headers = outgoing_headers()
 
     def send(self, call: Call) -> Steps[httpx.Response]:
-        """A success. Raises what the gateway answered, where trying again does not help."""
+        """Return a success response. Raises the gateway's error if a retry does not help."""
         for num_tried in itertools.count(1):
             answer: httpx.Response | httpx.RequestError = yield Send(self._request(call))
             broke = answer if isinstance(answer, httpx.RequestError) else None
@@ -112,7 +113,7 @@ class Exchange:
 
 
 def parsed(reply: TypeAdapter[Result], response: httpx.Response) -> Result:
-    """The reply as a value; fields of a later gateway that we do not know are passed over.
+    """Parse a reply. Unknown fields of a later gateway are ignored.
 
     Raises ServiceUnavailable for anything else.
     """
@@ -126,7 +127,7 @@ def parsed(reply: TypeAdapter[Result], response: httpx.Response) -> Result:
 
 
 def checked(model: type[Request], fields: Mapping[str, object]) -> Request:
-    """Values of the caller's as a request. Raises InvalidInput, which names the first problem."""
+    """Validate a caller's values as a request. Raises InvalidInput with the first problem."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -136,7 +137,7 @@ def checked(model: type[Request], fields: Mapping[str, object]) -> Request:
 
 
 def checked_url(base_url: str) -> str:
-    """Return a service's address without a slash at its end. Raises InvalidInput."""
+    """Return a service's URL without a trailing slash. Raises InvalidInput."""
     try:
         url = httpx.URL(base_url.strip())
     except httpx.InvalidURL:
@@ -150,10 +151,10 @@ def checked_url(base_url: str) -> str:
 
 
 def checked_path(*segments: str) -> str:
-    """Return the path of segments, each percent-encoded whole.
+    """Return the path of the segments, each percent-encoded completely.
 
-    Raises InvalidInput for "." and "..", which an HTTP library would resolve, so that another
-    route were asked.
+    Raises InvalidInput for "." and "..", because an HTTP library would resolve them to another
+    route.
     """
     for segment in segments:
         if segment in ("", ".", ".."):
@@ -165,6 +166,6 @@ def checked_path(*segments: str) -> str:
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
-    """Return the header with an API key; none for None or "". Raises InvalidInput."""
+    """Return the header with an API key; empty for None or "". Raises InvalidInput."""
     key = checked_key(api_key or "", name="the api_key")
     return {"Authorization": f"Bearer {key}"} if key else {}
