@@ -54,7 +54,7 @@ class Verdict(WireModel):
 
 
 def verify_run(runs_dir: Path, run_id: str, *, check_source: CheckSource | None = None) -> Verdict:
-    """Verify a run; return what was found. Raises NotFound if the run does not exist.
+    """Verify a run and return the verdict. Raises NotFound if the run does not exist.
 
     check_source: if given, also checks the source's rows against the plan.
     """
