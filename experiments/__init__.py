@@ -1,1 +1,1 @@
-"""The thesis's claims, measured with controls: each writes figures, a table and plots."""
+"""Experiments that test claims of the thesis with controls; each writes figures, a table, plots."""

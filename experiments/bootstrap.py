@@ -1,7 +1,7 @@
-"""Paired bootstrap over pictures: what would differ had other pictures been drawn.
+"""Paired bootstrap over pictures: confidence intervals of figures and of their differences.
 
-The same draws serve every source, so a difference has the interval of the difference. Thresholds
-stay those that the whole set chose.
+All sources use the same draws, so the interval of a difference is paired. Thresholds are those
+chosen on the whole set; they are not chosen again per draw.
 
 Legend: P pictures, C columns of counts, D draws.
 """
@@ -14,7 +14,7 @@ from experiments.judging import ratios
 
 
 class Interval(NamedTuple):
-    """A value with the 95 % of its bootstrap; NaN where nothing was counted."""
+    """A value with its 95 % bootstrap interval; NaN where nothing was counted."""
 
     value: float
     low: float
@@ -22,14 +22,14 @@ class Interval(NamedTuple):
 
 
 def draw_weights(num_pictures: int, *, num_draws: int, seed: int) -> np.ndarray:
-    """How often each draw has each picture: (D, P)."""
+    """Draw the number of times that each draw contains each picture: (D, P)."""
     rng = np.random.default_rng(seed)
     shares = np.full(num_pictures, 1 / num_pictures)
     return rng.multinomial(num_pictures, shares, size=num_draws).astype(np.float64)
 
 
 def figure_intervals(counts: np.ndarray, weights: np.ndarray) -> dict[str, Interval]:
-    """Every figure of one source: (P, C), (D, P) -> figure -> interval."""
+    """Return every figure of one source with its interval: (P, C), (D, P) -> figure -> interval."""
     whole, drawn = ratios(counts.sum(axis=0)), ratios(weights @ counts)
     return {name: _interval(float(whole[name]), drawn[name]) for name in whole}
 
@@ -37,7 +37,7 @@ def figure_intervals(counts: np.ndarray, weights: np.ndarray) -> dict[str, Inter
 def difference_intervals(
     first: np.ndarray, second: np.ndarray, weights: np.ndarray
 ) -> dict[str, Interval]:
-    """Every figure of the first source less that of the second, picture by picture the same."""
+    """Return every figure of the first source minus that of the second, on the same draws."""
     whole_first, whole_second = ratios(first.sum(axis=0)), ratios(second.sum(axis=0))
     drawn_first, drawn_second = ratios(weights @ first), ratios(weights @ second)
     return {

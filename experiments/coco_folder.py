@@ -1,13 +1,13 @@
-"""A folder of pictures with COCO or LVIS instances and COCO captions, as a collection with truth.
+"""Collection with truth from a folder of pictures with COCO or LVIS instances and COCO captions.
 
-    FOLDER/**/instances*.json or lvis*.json    one; where there are several, the one of `val`
-    FOLDER/**/captions*.json                   all; the first caption of a picture is taken
-    FOLDER/**/*.jpg                            found by their names, in whatever folders
+    FOLDER/**/instances*.json or lvis*.json    one file; if there are several, the one of `val`
+    FOLDER/**/captions*.json                   all files; the first caption of a picture is used
+    FOLDER/**/*.jpg                            found by their names, in any folder
 
-COCO annotates all things of its 80 labels: another label is judged neither right nor wrong, and a
+COCO annotates all objects of its 80 labels. Other labels count neither as right nor as wrong, and a
 crowd's label is not judged in its picture. LVIS is federated: only the labels that its annotators
-verified in a picture, there or absent, are judged there, and of those said to be annotated in part
-only the boxes that hit. Nothing is a part.
+verified in a picture, as present or absent, are judged there. Of labels that are not annotated
+exhaustively, only boxes that hit an object are judged. No object is a part.
 """
 
 import random
@@ -30,14 +30,17 @@ from unspoken.images import decode_picture
 from unspoken.lexicon import Lexicon, load_lexicon
 
 OTHER_WORDS = {"person": ("baby", "child", "boy", "girl", "man", "woman", "human")}
-"""LVIS' words for it; COCO has none, and no lexicon calls a man a synonym of a person."""
+"""LVIS's other words for "person".
+
+COCO has no synonyms, and no lexicon lists "man" as a synonym of "person".
+"""
 
 _Form = TypeVar("_Form", bound=BaseModel)
 _IN_BRACKETS = re.compile(r"\s*\([^)]*\)")
 
 
 class _Image(BaseModel):
-    """LVIS has `coco_url` where COCO has `file_name`, and says what was verified."""
+    """An image record. LVIS has `coco_url` in place of `file_name`, and lists verified labels."""
 
     id: int
     file_name: str = ""
@@ -51,7 +54,7 @@ class _Image(BaseModel):
 
 
 class _Annotation(BaseModel):
-    """`bbox`: x, y, width and height in pixels."""
+    """An annotation record; `bbox` is x, y, width, height in pixels."""
 
     image_id: int
     category_id: int
@@ -81,7 +84,7 @@ class _Captions(BaseModel):
 
 
 def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
-    """So many of its pictures, drawn by the seed. Raises InvalidInput for another form."""
+    """Draw `num_pictures` of the folder's pictures. Raises InvalidInput for other file formats."""
     file = _one_file(folder)
     instances = _parse(_Instances, file)
     captions = _first_captions(folder)
@@ -123,7 +126,7 @@ def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
 
 
 def label_of(name: str) -> str:
-    """LVIS' "bow_(decorative_ribbons)" -> "bow", its "alarm_clock" -> "alarm clock"."""
+    """Convert LVIS names: "bow_(decorative_ribbons)" -> "bow", "alarm_clock" -> "alarm clock"."""
     return " ".join(_IN_BRACKETS.sub("", name.replace("_", " ")).lower().split())
 
 
@@ -169,7 +172,7 @@ def _truth(
 
 
 def _synonyms(categories: Sequence[_Category]) -> dict[str, list[str]]:
-    """Label -> its other words; two categories of one word ("bow") share them."""
+    """Return label -> synonyms; two categories with the same label ("bow") share them."""
     words = defaultdict(list, {label: list(others) for label, others in OTHER_WORDS.items()})
     for each in categories:
         words[label_of(each.name)] += [label_of(word) for word in each.synonyms]

@@ -1,4 +1,4 @@
-"""Captioned pictures with their truth: what an experiment runs on, and the small world as one."""
+"""Collections of captioned pictures with truth, for experiments; one is the small world."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from unspoken.lexicon import load_lexicon
 from worker.caption_words import count_words
 
 SCENES_SEED = 404_404
-"""Of scenes that no training, tuning or bench composes."""
+"""Seed of scenes that no training, tuning or bench uses."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture, its caption and its truth; `read` gives the picture's file."""
+    """A picture, its caption and its truth; `read` returns the bytes of the picture's file."""
 
     key: str
     caption: str
@@ -28,7 +28,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Collection:
-    """Samples in an order that does not change, and the words that their truth knows."""
+    """Samples in a fixed order, and the vocabulary of their truth."""
 
     name: str
     samples: tuple[Sample, ...]
@@ -37,7 +37,7 @@ class Collection:
 
 
 def small_world(world: World, *, num_scenes: int, seed: int = SCENES_SEED) -> Collection:
-    """So many scenes with captions that the default filters let through."""
+    """Compose `num_scenes` scenes whose captions pass the default filters."""
     samples: list[Sample] = []
     index = 0
     while len(samples) < num_scenes:

@@ -1,7 +1,7 @@
-"""Every source through the same detector, thresholds and merge, counted picture by picture.
+"""Comparison of sources with the same detector, threshold rules and merging, counted per picture.
 
-Three ways to compare: at the product's fixed thresholds; at thresholds that the decoys choose for
-each source and one false-discovery rate, as an `auto` run does; and at equal numbers of queries.
+There are three settings: the product's fixed thresholds; thresholds chosen by decoys for each
+source at one false-discovery rate, as in an `auto` run; and equal numbers of queries.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,16 +32,16 @@ VOCABULARY_SOURCE = "B4"
 
 @dataclass(frozen=True)
 class Outcome:
-    """One source at one setting of thresholds."""
+    """The result of one source with one set of thresholds."""
 
     counts: np.ndarray  # (P, C) of judging.COLUMNS
     labels: tuple[str, ...]
-    """Of every kept box."""
+    """Labels of all kept boxes."""
     thresholds: Thresholds
 
 
 class Comparison:
-    """Asked pictures, ready to be decided at any thresholds."""
+    """Detected pictures, to which any thresholds can be applied."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Comparison:
         config: LabelConfig,
         lexicon: Lexicon,
     ) -> None:
-        """phrases, asked: of every sample, in order."""
+        """Create a comparison; `phrases` and `asked` have one entry per sample, in order."""
         self._collection = collection
         self._phrases = phrases
         self._asked = asked
@@ -61,7 +61,7 @@ class Comparison:
         self._candidates: dict[SourceName, list[tuple[Candidate, ...]]] = {}
 
     def choose(self, source: Source, *, wanted_fdr: float) -> ChosenThresholds:
-        """Thresholds of named, implied and part labels by this source's phrases and the decoys."""
+        """Choose thresholds of named, implied and part labels from scores of phrases and decoys."""
         tally = ScoreTally()
         for candidates, asked in zip(self._listed(source), self._asked, strict=True):
             boxes = _boxes_of(source, asked)
@@ -73,7 +73,7 @@ class Comparison:
         )
 
     def decide(self, source: Source, thresholds: Thresholds) -> Outcome:
-        """What the source finds at these thresholds, counted against the truth."""
+        """Apply thresholds to a source's boxes and count the kept boxes against the truth."""
         rows, labels = [], []
         for index, sample in enumerate(self._collection.samples):
             kept = self._kept(source, index, thresholds)
@@ -102,7 +102,7 @@ class Comparison:
         return self._candidates[source.name]
 
     def _kept(self, source: Source, index: int, thresholds: Thresholds) -> list[Annotation]:
-        """The boxes that count: decided and merged by the worker's own rules."""
+        """Return the kept boxes, decided and merged by the worker's own rules."""
         candidates, asked = self._listed(source)[index], self._asked[index]
         boxes = _boxes_of(source, asked)
         likely: list[Annotation] = []
@@ -111,7 +111,7 @@ class Comparison:
             if candidate.decoy or needed is None:
                 continue
             found = boxes[candidate.phrase][: 1 if source.single_box else None]
-            # What lies below is dropped by the rules too, only later.
+            # The rules below would drop boxes under the threshold too, only later.
             likely += [
                 _annotation(candidate, box.score, box.box_xyxy)
                 for box in found
@@ -134,7 +134,7 @@ def _boxes_of(source: Source, asked: AskedPicture) -> FoundBoxes:
 
 
 def _meaning(source: Source, sample: Sample) -> Callable[[str], frozenset[str]] | None:
-    """A caption as one query means all that it names; other phrases mean what they say."""
+    """Return the meaning of B0's query, all labels that the caption names; None for others."""
     if not source.single_box:
         return None
     return lambda _: sample.truth.named

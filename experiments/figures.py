@@ -1,4 +1,4 @@
-"""The experiment's plots, drawn as the dataset card's are and written as PNG."""
+"""The experiment's plots, in the style of the dataset card's, written as PNG."""
 
 import math
 import tempfile
@@ -15,7 +15,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def draw_fdr(curves: Mapping[str, Points], path: Path, *, wanted_fdr: float) -> None:
-    """Recall of unnamed objects against the false-discovery rate that the decoys allow."""
+    """Plot recall of unnamed objects against the false-discovery rate estimated by decoys."""
     lines = [Curve(name, _known(points), chosen=wanted_fdr) for name, points in curves.items()]
     _write(
         line_plot(
@@ -29,7 +29,7 @@ def draw_fdr(curves: Mapping[str, Points], path: Path, *, wanted_fdr: float) -> 
 
 
 def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
-    """What each more template adds to the caption's own nouns."""
+    """Plot the gain of each additional template over the caption's own nouns."""
     lines = [Curve(name, _known(points)) for name, points in curves.items()]
     _write(
         line_plot(
@@ -43,7 +43,7 @@ def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
 
 
 def draw_type_token(curves: Mapping[str, Points], path: Path) -> None:
-    """Distinct labels among so many boxes."""
+    """Plot the number of distinct labels against the number of boxes."""
     lines = [Curve(name, _known(points)) for name, points in curves.items()]
     _write(line_plot(lines, title="Labels of boxes", across="boxes", up="distinct labels"), path)
 
@@ -53,7 +53,7 @@ def _known(points: Points) -> Points:
 
 
 def _write(svg: str, path: Path) -> None:
-    """Render with Pillow's own font, so that a machine without fonts writes words too."""
+    """Render with Pillow's own font, so that text appears on machines without fonts too."""
     font = ImageFont.load_default(12)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's wheels have FreeType"
     with tempfile.TemporaryDirectory(prefix="unspoken-font-") as folder:

@@ -1,9 +1,9 @@
-"""What the detector says of a picture's phrases, asked once for all sources: one shared question.
+"""Detection of a picture's phrases, once for all sources together: the shared query.
 
-So a phrase has the same boxes whichever source gave it, and sources differ by their phrases alone.
-Within a chunk phrases crowd one another, so they are asked in a drawn order: none has better
-company than another. A vocabulary of hundreds would crowd everything, so it is a question of its
-own, with the same decoys.
+A phrase has the same boxes whichever source proposed it, so sources differ by their phrases alone.
+Phrases in the same detector pass influence each other's scores. Therefore they are queried in a
+random order, so that no source has an advantage. A vocabulary of hundreds would influence all other
+phrases, so it is a separate query with the same decoys.
 """
 
 import random
@@ -24,7 +24,7 @@ from worker.decoys import pick_decoys
 from worker.proposals import list_candidates, list_undecided
 
 STORED_FROM = 0.1
-"""Boxes below this score are not looked at, so no threshold is lower."""
+"""Boxes below this score are discarded, so no threshold can be lower."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class FoundBox:
 
 
 FoundBoxes = Mapping[str, Sequence[FoundBox]]
-"""Phrase -> its boxes of a sound shape, without repetitions, best first."""
+"""Phrase -> its boxes of valid shape, without duplicates, best first."""
 
 
 @dataclass(frozen=True)
 class AskedPicture:
-    """One picture's answers, and the decoys that were asked beside."""
+    """The detections of one picture, and the decoys that were queried with its phrases."""
 
     size_hw: tuple[int, int]
     decoys: tuple[str, ...]
     shared: FoundBoxes
     vocabulary: FoundBoxes
     num_chunks: int
-    """Detector passes of the shared question."""
+    """Number of detector passes of the shared query."""
 
 
 def ask_picture(
@@ -63,10 +63,10 @@ def ask_picture(
     config: LabelConfig,
     lexicon: Lexicon,
 ) -> AskedPicture:
-    """Ask for every source's phrases and for decoys.
+    """Detect every source's phrases and decoys.
 
-    phrases: source -> phrases. Decoys are unlike every phrase of the shared question; the oracle's
-    are among these, so that no decoy is there.
+    phrases: source -> phrases. Decoys are unlike every phrase of the shared query. That query
+    includes the oracle's phrases, so no decoy is present in the picture.
     """
     shared = distinct(
         each for name, group in phrases.items() if name != vocabulary_source for each in group
@@ -88,7 +88,7 @@ def ask_picture(
 
 
 def distinct(phrases: Iterable[Phrase]) -> list[str]:
-    """The phrases' texts, each once."""
+    """Return the phrases' texts without duplicates."""
     return list(dict.fromkeys(phrase.text for phrase in phrases))
 
 
@@ -101,7 +101,7 @@ def ask(
     config: LabelConfig,
     lexicon: Lexicon,
 ) -> tuple[FoundBoxes, int]:
-    """Ask in a drawn order; the boxes of each text after hygiene, and the number of chunks."""
+    """Detect texts in a random order; return each text's valid boxes and the number of passes."""
     drawn = list(texts)
     random.Random(seed).shuffle(drawn)
     result = detector.detect(picture, drawn, box_threshold=STORED_FROM)
@@ -120,5 +120,5 @@ def ask(
 
 
 def best_scores(found: FoundBoxes, texts: Sequence[str]) -> np.ndarray:
-    """Of each text's boxes the best: (N,), 0 where there is none."""
+    """Return the best score of each text: (N,), 0 for a text without boxes."""
     return np.array([found[text][0].score if found[text] else 0.0 for text in texts])

@@ -1,12 +1,12 @@
-"""One picture, one source: what was proposed and what was found, counted against the truth.
+"""Counts for one picture and one source: proposed phrases and kept boxes against the truth.
 
-An object is found at an IoU when a box of a label that means the object's, the box's own or an
-alternate, overlaps it by that much; label-agnostic where any box does. A box is right when it finds
-an object at IoU .5. What the truth cannot tell counts neither for nor against. These are the rules
-of `smallworld.truth`, at more overlaps and for truths that know less.
+An object is found at an IoU if a box overlaps it by that much and the box's label, or one of its
+alternates, means the object's label. In label-agnostic figures any box counts. A box is right if it
+finds an object at IoU .5. Labels that the truth cannot judge are ignored. The rules are those of
+`smallworld.truth`, extended to more IoUs and to incomplete truths.
 
-Counts of pictures are added up and then divided, so every figure is a ratio of two columns, and a
-bootstrap draws pictures.
+Counts are summed over pictures and then divided, so every figure is a ratio of two columns, and the
+bootstrap resamples pictures.
 
 Legend: P pictures, C columns.
 """
@@ -20,10 +20,10 @@ from unspoken.boxes import box_iou
 from unspoken.runs.rows import Annotation
 
 IOUS = np.arange(0.5, 1.0, 0.05)
-"""COCO's ten overlaps."""
+"""COCO's ten IoU thresholds."""
 
 RATIOS: Mapping[str, tuple[str, str]] = {
-    # What is proposed, before any detector.
+    # Proposed phrases, before detection.
     "label_recall_exact": ("labels_spelled", "labels"),
     "label_recall": ("labels_meant", "labels"),
     "label_recall_hypernym": ("labels_above", "labels"),
@@ -31,7 +31,7 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "part_label_recall": ("part_labels_meant", "part_labels"),
     "phrase_precision": ("phrases_right", "phrases_judged"),
     "queries_per_picture": ("phrases", "pictures"),
-    # What is found of what is there.
+    # Recall of objects.
     "recall_50": ("all_50", "objects"),
     "recall_75": ("all_75", "objects"),
     "average_recall": ("all_mean", "objects"),
@@ -43,7 +43,7 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "unnamed_recall_75": ("unnamed_75", "unnamed_objects"),
     "unnamed_average_recall": ("unnamed_mean", "unnamed_objects"),
     "part_recall_50": ("part_50", "part_objects"),
-    # What the boxes are worth.
+    # Precision and number of boxes.
     "box_precision_50": ("boxes_right", "boxes_judged"),
     "unnamed_box_precision_50": ("implied_boxes_right", "implied_boxes_judged"),
     "found_phrase_precision": ("found_right", "found_judged"),
@@ -51,7 +51,7 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "labels_per_picture": ("box_labels", "pictures"),
     "implied_share_of_boxes": ("implied_boxes", "boxes"),
 }
-"""Figure -> the columns that it divides."""
+"""Figure -> its columns (numerator, denominator)."""
 
 COLUMNS = tuple(sorted({column for pair in RATIOS.values() for column in pair}))
 _PLACES = {column: place for place, column in enumerate(COLUMNS)}
@@ -67,10 +67,10 @@ def count_picture(
     *,
     meaning: Meaning | None = None,
 ) -> np.ndarray:
-    """Counts of one picture: (C,).
+    """Return the counts of one picture: (C,).
 
-    phrases: what was asked; kept: the boxes that count; meaning: phrase -> labels, where it is not
-    the matcher's (a whole caption means all that it names).
+    phrases: the queried phrases; kept: the kept boxes; meaning: phrase -> labels, if it differs
+    from the matcher's (a whole caption means all labels that it names).
     """
     meant = meaning or matcher.meant
     spelled = meaning or matcher.spelled
@@ -87,7 +87,7 @@ def count_picture(
 
 
 def ratios(totals: np.ndarray) -> dict[str, np.ndarray]:
-    """Figures of added-up counts: (..., C) -> figure -> (...), NaN where nothing was counted."""
+    """Divide summed counts: (..., C) -> figure -> (...), NaN where nothing was counted."""
     figures = {}
     for name, (above, below) in RATIOS.items():
         top, bottom = totals[..., _PLACES[above]], totals[..., _PLACES[below]]
@@ -125,7 +125,7 @@ def _count_labels(
 
 
 def _verdicts(phrases: Iterable[str], truth: PictureTruth, *, meant: Meaning) -> tuple[int, int]:
-    """How many phrases name what is there, and of how many that can be told."""
+    """Return the number of phrases that name a present object, and of those that can be judged."""
     right = judged = 0
     for phrase in phrases:
         is_there = bool(meant(phrase) & truth.shown)
@@ -141,9 +141,9 @@ def _labels_of(box: Annotation, meant: Meaning) -> frozenset[str]:
 def _count_objects(
     kept: Sequence[Annotation], truth: PictureTruth, *, meant: Meaning
 ) -> dict[str, float]:
-    overlaps = _overlaps(kept, truth)  # boxes x objects
+    overlaps = _overlaps(kept, truth)  # (boxes, objects)
     fits = _fits(kept, truth, meant=meant)
-    aware = np.where(fits, overlaps, 0.0).max(axis=0, initial=0.0)  # best of each object
+    aware = np.where(fits, overlaps, 0.0).max(axis=0, initial=0.0)  # best IoU of each object
     agnostic = overlaps.max(axis=0, initial=0.0)
     groups = {
         "all": [True for _ in truth.objects],
@@ -197,7 +197,7 @@ def _overlaps(kept: Sequence[Annotation], truth: PictureTruth) -> np.ndarray:
 
 
 def _fits(kept: Sequence[Annotation], truth: PictureTruth, *, meant: Meaning) -> np.ndarray:
-    """Whether each box's labels mean each object's: (boxes, objects) bool."""
+    """Match labels: True if a box's labels mean the object's, (boxes, objects) bool."""
     labels = [_labels_of(box, meant) for box in kept]
     rows = [[each.label in mine for each in truth.objects] for mine in labels]
     return np.array(rows, dtype=bool).reshape(len(kept), len(truth.objects))

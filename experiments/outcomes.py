@@ -1,4 +1,4 @@
-"""Every source at every setting, with intervals: what the comparison comes to."""
+"""Results of the comparison: every source at every setting, with intervals."""
 
 import math
 from collections import Counter
@@ -33,7 +33,7 @@ PAIRS = (
     *(("B5=", other) for other in ("B1=", "B2=", "B3=", "B4=", "C2=")),
     *(("B5all=", other) for other in ("B1=", "B2=", "B4=", "B5=")),
 )
-"""Whose difference is told, with its interval."""
+"""Pairs of sources whose difference is reported with its interval."""
 
 MIN_RAREFIED = 30
 
@@ -48,7 +48,10 @@ def decide_all(
     wanted_fdr: float,
     progress: Callable[[int, int], None],
 ) -> tuple[Outcomes, dict[SourceName, ChosenThresholds]]:
-    """Every source at one rate, and at fixed thresholds but for the choices of templates."""
+    """Decide every source at one false-discovery rate, and most at fixed thresholds too.
+
+    Sources that vary the choice of templates are not decided at fixed thresholds.
+    """
     outcomes: dict[str, dict[SourceName, Outcome]] = {"fixed": {}, "equal_fdr": {}}
     chosen: dict[SourceName, ChosenThresholds] = {}
     for done, source in enumerate(ALL_SOURCES, start=1):
@@ -63,7 +66,7 @@ def decide_all(
 
 
 def figures_of(outcomes: Outcomes, weights: np.ndarray) -> dict[str, Any]:
-    """Setting -> source -> figure -> value with interval; weights: (D, P) of the bootstrap."""
+    """Return setting -> source -> figure -> value with interval; weights: (D, P) of the draws."""
     return {
         setting: {name: figure_intervals(each.counts, weights) for name, each in by_source.items()}
         for setting, by_source in outcomes.items()
@@ -73,7 +76,7 @@ def figures_of(outcomes: Outcomes, weights: np.ndarray) -> dict[str, Any]:
 def differences_of(
     outcomes: Outcomes, weights: np.ndarray
 ) -> dict[str, dict[str, dict[str, Interval]]]:
-    """Setting -> "B5 - B1" -> figure -> difference with interval."""
+    """Return setting -> "B5 - B1" -> figure -> difference with interval."""
     return {
         setting: {
             f"{first} - {second}": difference_intervals(
@@ -88,7 +91,7 @@ def differences_of(
 def fdr_curves(
     comparison: Comparison, rates: tuple[float, ...]
 ) -> dict[SourceName, list[dict[str, float]]]:
-    """For each allowed rate: unnamed objects found, and which found phrases are really there."""
+    """Return recall of unnamed objects and precision of found phrases for each allowed rate."""
     curves = {}
     for source in SOURCES:
         if source.name not in CURVE_SOURCES:
@@ -106,10 +109,11 @@ def fdr_curves(
 def richness_of(
     outcomes: Outcomes, collection: Collection, lexicon: Lexicon
 ) -> dict[str, dict[SourceName, dict[str, Any]]]:
-    """Of each source's labels, at each setting; rarefied to the fewest boxes of a source.
+    """Return the richness of each source's labels at each setting.
 
-    B0, with one box a picture and no label of its own, is left out. Sources of fewer than
-    MIN_RAREFIED boxes do not set that size, and are not rarefied to it.
+    Labels are rarefied to the smallest number of boxes of any source. Sources with fewer than
+    MIN_RAREFIED boxes do not set that number and are not rarefied. B0 is left out, because it has
+    one box per picture and no labels of its own.
     """
     captions = [sample.caption for sample in collection.samples]
     spoken: dict[str, bool] = {}
@@ -157,5 +161,5 @@ def _share(holds: Iterable[bool]) -> float:
 
 
 def describe_sources() -> dict[SourceName, dict[str, Any]]:
-    """What each name stands for."""
+    """Return the description of each source by name."""
     return {each.name: asdict(each) for each in ALL_SOURCES}

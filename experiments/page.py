@@ -1,4 +1,4 @@
-"""The comparison as tables: the page beside the JSON, and the part that the README carries."""
+"""The comparison as markdown tables: a page beside the JSON, and the part for the README."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from experiments.sources import CUMULATIVE, SOURCES, WITHOUT
 from unspoken.runs.markdown import table
 
 Result = Mapping[str, Any]
-"""What `experiments.proposals.compare_proposals` gives."""
+"""The return value of `experiments.proposals.compare_proposals`."""
 Triple = Sequence[float | None]
 """A value and its 95 % interval."""
 
@@ -66,7 +66,7 @@ _COST = {
 
 
 def render_page(result: Result, plots: Iterable[str]) -> str:
-    """The page as markdown; `plots`: files beside it."""
+    """Render the page as markdown; `plots`: names of image files beside it."""
     about = _ABOUT.format(
         pictures=result["pictures"],
         collection=result["collection"],
@@ -92,7 +92,7 @@ def render_page(result: Result, plots: Iterable[str]) -> str:
 
 
 def main_table(result: Result) -> str:
-    """A line a source: what it asks, and which unnamed objects it finds."""
+    """Render a table with one row per source: its queries, and its recall of unnamed objects."""
     header = (
         *("source", "queries", "unnamed labels asked", "unnamed objects found"),
         *("found phrases right", "at fixed thresholds", "with B5's number of queries"),
@@ -116,7 +116,7 @@ def main_table(result: Result) -> str:
 
 
 def answer(result: Result) -> str:
-    """The question, and what came out of it in words that follow from the intervals."""
+    """Render the question and its answer in words, derived from the intervals."""
     differences = result["differences"]["equal_fdr"]
     rate = result["config"]["wanted_fdr"]
     lines = [f"Difference of the unnamed objects found at a false-discovery rate of {rate:.0%}:\n"]
@@ -127,12 +127,12 @@ def answer(result: Result) -> str:
 
 
 def value_of(triple: Triple, places: int = 3) -> str:
-    """The value of a figure; '-' where there is none."""
+    """Format the value of a figure; '-' if it is missing."""
     return _number(triple[0], places)
 
 
 def interval_of(triple: Triple, *, signed: bool = False) -> str:
-    """A figure with its interval; '-' where there is none."""
+    """Format a figure with its interval; '-' if it is missing."""
     value, low, high = (_number(each, 3, signed=signed) for each in triple)
     return value if value == "-" else f"{value} ({low} to {high})"
 

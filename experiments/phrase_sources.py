@@ -1,8 +1,8 @@
-"""Ways from a caption, and from what a language model said of it, to phrases to look for.
+"""Sources of phrases: functions from a caption, or a language model's proposal, to phrases.
 
-The names B0 to B6 and C1 to C3 are those of the comparison; where each comes from is said at its
-function. Every phrase is `named` or implied by the same rule, whichever source gave it, since that
-decides which threshold its boxes must reach.
+B0 to B6 and C1 to C3 are the names in the comparison; each function's docstring gives its origin.
+Every source marks phrases as `named` or implied by the same rule, because the mark decides which
+threshold applies to their boxes.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -20,13 +20,13 @@ Phrases = tuple[Phrase, ...]
 MAX_NGRAM_WORDS = 10
 MAX_NGRAMS = 300
 MAX_QUERY_CHARS = 200
-"""A query of one phrase must fit into a detector's prompt of 256 word pieces."""
+"""Limit of one phrase, which must fit into a detector's prompt of 256 word pieces."""
 
 
 def whole_caption(caption: str, lexicon: Lexicon) -> Phrases:
-    """B0: the caption is the one query, and its best box is kept (what OWLv2 tells of 3Ways).
+    """B0: the caption is the only query, and its best box is kept (as OWLv2 describes 3Ways).
 
-    The caption is taken as a reader sees it, cut at a word to what one query may hold.
+    Markup is removed from the caption, and it is cut at a word boundary to the length of one query.
     """
     text = " ".join(prose(caption).split())
     if len(text) > MAX_QUERY_CHARS:
@@ -37,10 +37,11 @@ def whole_caption(caption: str, lexicon: Lexicon) -> Phrases:
 def ngrams(caption: str, lexicon: Lexicon) -> Phrases:
     """B1: all n-grams of the caption's words, as in OWLv2 (NeurIPS 2023, appendix A.2).
 
-    Lower case, split at blanks, generic words removed; n from 1 to 10; those of stop words alone
-    removed; at most 300. Punctuation stays glued to its word, as there. Order, which the cap of 300
-    depends on: by length, the shortest first, and within a length from left to right. Captions
-    are read without markup and control characters, which the detector refuses.
+    The caption is lower-cased and split at blanks, and generic words are removed; n is 1 to 10.
+    N-grams of stop words alone are removed, and at most 300 are kept. As in OWLv2, punctuation
+    stays attached to its word. The limit of 300 makes the order matter: shorter n-grams first, then
+    from left to right. Markup and control characters are removed, because the detector refuses
+    them.
     """
     words = [word for word in prose(caption).split() if word not in GENERIC_WORDS]
     texts: dict[str, None] = {}
@@ -53,19 +54,19 @@ def ngrams(caption: str, lexicon: Lexicon) -> Phrases:
 
 
 def noun_chunks(caption: str, lexicon: Lexicon) -> Phrases:
-    """B2: the caption's nouns, as GRIT (Kosmos-2, 2023) takes noun chunks to ground.
+    """B2: the caption's nouns, as GRIT (Kosmos-2, 2023) grounds noun chunks.
 
-    A light stand-in for a parser: the lexicon's visible nouns of one or two words, in the singular,
-    without their adjectives; abstract nouns are not in the lexicon. It is also what the product
-    itself takes from a caption before it asks a language model.
+    A simple substitute for a parser: visible nouns of the lexicon with one or two words, in the
+    singular, without adjectives; abstract nouns are not in the lexicon. The product uses the same
+    nouns before it asks a language model.
     """
     return build_proposal(caption, (), model="", lexicon=lexicon).phrases
 
 
 def of_template(proposal: Proposal, template: str) -> Phrases:
-    """B3, with the template `named`: the nouns that the model finds in the caption.
+    """B3, for the template `named`: the nouns that the model finds in the caption.
 
-    The auto-labelling idea of Grounded-SAM: a language model extracts the nouns, in the singular.
+    This is Grounded-SAM's auto-labelling: a language model extracts the nouns, in the singular.
     """
     given = [
         phrase.model_copy(
@@ -79,8 +80,8 @@ def of_template(proposal: Proposal, template: str) -> Phrases:
 def from_vocabulary(labels: Iterable[str], caption: str, lexicon: Lexicon) -> Phrases:
     """B4: a list of labels, the same for every picture (OWL-ST's curated vocabulary has 2 520).
 
-    OWL scales these scores by .3 where it merges them with the caption's own queries. Here the list
-    is a source by itself and nothing is scaled.
+    OWL multiplies these scores by .3 when it merges them with the caption's own queries. Here the
+    list is a separate source, and scores are not scaled.
     """
     return tuple(
         Phrase(
@@ -94,15 +95,16 @@ def from_vocabulary(labels: Iterable[str], caption: str, lexicon: Lexicon) -> Ph
 
 
 def union(first: Phrases, second: Phrases) -> Phrases:
-    """B6 of B5 and B1: the first's phrases, then the second's others."""
+    """B6, from B5 and B1: the first source's phrases, then the second's that are new."""
     present = {phrase.text for phrase in first}
     return (*first, *(phrase for phrase in second if phrase.text not in present))
 
 
 def with_random(phrases: Phrases, random_labels: Phrases, *, count: int) -> Phrases:
-    """C1: `count` random labels more. Whatever asks more finds more: a gain must beat this.
+    """C1: `count` additional random labels.
 
-    random_labels: the vocabulary in an order drawn for this picture.
+    More queries always find more objects, so a real gain must be larger than that of this control.
+    random_labels: the vocabulary in a random order drawn for this picture.
     """
     present = {phrase.text for phrase in phrases}
     new = (label for label in random_labels if label.text not in present)
@@ -110,7 +112,7 @@ def with_random(phrases: Phrases, random_labels: Phrases, *, count: int) -> Phra
 
 
 def of_other_caption(phrases: Phrases, caption: str, lexicon: Lexicon) -> Phrases:
-    """C2: what was proposed for another picture's caption; `named` is as this caption has it."""
+    """C2: phrases proposed for another picture's caption, marked `named` by this caption."""
     return tuple(
         phrase.model_copy(update={"named": is_named(phrase.text, caption, lexicon)})
         for phrase in phrases
@@ -118,17 +120,17 @@ def of_other_caption(phrases: Phrases, caption: str, lexicon: Lexicon) -> Phrase
 
 
 def oracle(labels: Collection[str], caption: str, lexicon: Lexicon) -> Phrases:
-    """C3: the labels of the truth: what a perfect proposer would have asked. A ceiling."""
+    """C3: the true labels, as a perfect proposer would give: an upper limit."""
     return from_vocabulary(sorted(labels), caption, lexicon)
 
 
 def exactly(phrases: Phrases, random_labels: Phrases, *, count: int) -> Phrases:
-    """As many phrases as another source has: cut in their order, or filled up at random."""
+    """Return exactly `count` phrases: cut after `count`, or filled up with random labels."""
     return with_random(phrases[:count], random_labels, count=count - len(phrases[:count]))
 
 
 def _of_caption(texts: Iterable[str], template: str, lexicon: Lexicon) -> Phrases:
-    """Pieces of a caption: named by what they are. Pieces without a letter are no query."""
+    """Make phrases of pieces of a caption. All are `named`; pieces without letters are dropped."""
     kept: Sequence[str] = [
         text for text in texts if normalise_phrase(text) and len(text) <= MAX_QUERY_CHARS
     ]

@@ -1,8 +1,9 @@
-"""Do a language model's templates find what captions leave out? All sources, compared fairly.
+"""Experiment: do a language model's templates find objects that captions omit?
 
-Captions are proposed for, every picture is asked once for what all sources want of it, and each
-source is then decided, merged and counted by itself: at fixed thresholds, at one false-discovery
-rate, and with as many queries as B5. docs/experiments.md says how to read what comes out.
+Phrases are proposed for each caption, and each picture is queried once with the phrases of all
+sources. Then thresholds, merging and counting are applied to each source separately: at fixed
+thresholds, at one false-discovery rate, and with as many queries as B5. docs/experiments.md
+explains how to read the results.
 """
 
 import time
@@ -46,7 +47,7 @@ from unspoken.runs.plan import LabelConfig, default_threshold
 from worker.proposals import fixed_thresholds
 
 Progress = Callable[[str, int, int], None]
-"""What is done, how many of it, of how many."""
+"""Progress callback: name of the work, number done, total number."""
 Wanted = Mapping[SourceName, Phrases]
 
 TEMPLATES_OF = {
@@ -61,7 +62,7 @@ CHECKED_SOURCES = ("B1", "B2", "B5", "C3")
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalsConfig:
-    """How the comparison is made; its size is the collection's."""
+    """Settings of the comparison; the number of pictures is the collection's."""
 
     seed: int
     wanted_fdr: float = 0.1
@@ -69,12 +70,12 @@ class ProposalsConfig:
     num_decoys: int = 8
     num_draws: int = 1000
     num_checked: int = 10
-    """Pictures whose sources are asked by themselves too, to see what company changes."""
+    """Number of pictures whose sources are also queried separately, to measure the difference."""
 
 
 @dataclass
 class _Stopwatch:
-    """Seconds of each stage, by the clock and of all threads together."""
+    """Wall seconds and CPU seconds (of all threads) of each stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class _Stopwatch:
 
 
 class _Pair(NamedTuple):
-    """Best scores of the same phrases, in the shared question and by their source alone: (N,)."""
+    """Best scores of the same phrases in the shared query and in their source's own query: (N,)."""
 
     shared: np.ndarray
     alone: np.ndarray
@@ -103,10 +104,10 @@ def compare_proposals(
     vocabulary: Sequence[str] | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """Everything that was measured, as it is written to proposals.json.
+    """Run the comparison and return the content of proposals.json.
 
-    vocabulary: of B4 and of random labels; the labels that the truth knows otherwise. Raises
-    InvalidInput for a single picture.
+    vocabulary: labels of B4 and of the random controls; by default the labels of the truth. Raises
+    InvalidInput for fewer than two pictures.
     """
     lexicon, watch, total = load_lexicon(), _Stopwatch(), len(collection.samples)
     if total < 2:
@@ -170,7 +171,7 @@ def compare_proposals(
 
 
 class _Asker:
-    """Asks picture after picture, and of the first ones what company changes."""
+    """Queries pictures, and for the first ones compares shared with separate queries."""
 
     def __init__(
         self,
@@ -216,7 +217,7 @@ class _Asker:
         return asked
 
     def company(self, *, threshold: float) -> dict[SourceName, dict[str, float | int]]:
-        """By source: how far a phrase's best score is from the shared one where it asks alone."""
+        """Return by source how the best scores change if the source is queried separately."""
         effects: dict[SourceName, dict[str, float | int]] = {}
         for name, pairs in self._pairs.items():
             shared = np.concatenate([np.zeros(0), *(pair.shared for pair in pairs)])
@@ -236,9 +237,10 @@ class _Asker:
 def _cost(
     answers: Answers, wanted: Sequence[Wanted], asked: Sequence[AskedPicture]
 ) -> dict[str, Any]:
-    """Per picture: tokens that the model wrote, queries, and passes were the source alone.
+    """Return each source's cost per picture: tokens written, queries, and detector passes.
 
-    Passes are by the number of phrases; long phrases may need more.
+    Passes are those of the source alone, computed from the number of phrases. Long phrases may need
+    more.
     """
     total, by_source = len(wanted), {}
     for source in SOURCES:

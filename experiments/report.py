@@ -1,4 +1,4 @@
-"""What was measured, as files: JSON with everything, a page with tables, plots."""
+"""Output files of the experiment: JSON with all results, a page with tables, and plots."""
 
 import json
 import math
@@ -20,7 +20,7 @@ BEGIN, END = "<!-- proposals:begin -->", "<!-- proposals:end -->"
 
 
 def write_report(result: Result, out: Path) -> list[Path]:
-    """Write every file into `out` -> their paths."""
+    """Write all files into `out` and return their paths."""
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_without_nan(result), indent=1, allow_nan=False)
     (out / JSON_FILE).write_text(text + "\n", encoding="utf-8")
@@ -42,14 +42,17 @@ def write_report(result: Result, out: Path) -> list[Path]:
 
 
 def put_into(page: Path, result: Result) -> None:
-    """Put table and answer between the marks of a page. Raises InvalidInput without the marks."""
+    """Write table and answer between the marks of a page. Raises InvalidInput without the marks."""
     before, after = around_marks(page)
     between = f"{BEGIN}\n{main_table(result)}\n{answer(result)}"
     page.write_text(f"{before}{between}{after}", encoding="utf-8")
 
 
 def around_marks(page: Path) -> tuple[str, str]:
-    """A page's text before the first mark, and from the second on. Raises InvalidInput."""
+    """Return a page's text before the first mark, and from the second mark on.
+
+    Raises InvalidInput if the page cannot be read or lacks the marks.
+    """
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
@@ -60,7 +63,7 @@ def around_marks(page: Path) -> tuple[str, str]:
 
 
 def _cumulative(result: Result) -> dict[str, Sequence[tuple[float, float]]]:
-    """Figures by the number of templates, from none on: the caption's own nouns."""
+    """Return figures by the number of templates; with none, only the caption's own nouns."""
     figures = result["figures"]["equal_fdr"]
     names = ("B2", *(each.name for each in CUMULATIVE))
     return {
@@ -73,7 +76,7 @@ def _cumulative(result: Result) -> dict[str, Sequence[tuple[float, float]]]:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: None instead, however deep."""
+    """Replace NaN by None at any depth, because JSON has no NaN."""
     if isinstance(value, Mapping):
         return {key: _without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""How rich a set of labels is: the words that its boxes carry, and how evenly.
+"""Richness of a set of labels: number and evenness of distinct labels.
 
-All figures are of counts: how many boxes each label has.
+All functions take counts: the number of boxes of each label.
 """
 
 import math
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 MIN_ZIPF_RANK = 10
-"""Below it the few commonest words bend every law."""
+"""Lower ranks are skipped, because the few most common words deviate from every law."""
 _MAX_EXPONENT = 10.0
 
 
 def rarefied_size(counts: Sequence[int], size: int) -> float:
-    """Expected number of distinct labels among `size` boxes drawn without putting back.
+    """Return the expected number of distinct labels among `size` boxes, without replacement.
 
-    Hurlbert's rarefaction: the sum over labels of 1 - C(N - n_i, size) / C(N, size). NaN where
-    there are fewer boxes.
+    Hurlbert's rarefaction: the sum over labels of 1 - C(N - n_i, size) / C(N, size). NaN if there
+    are fewer than `size` boxes.
     """
     total = sum(counts)
     if size > total:
@@ -31,16 +31,16 @@ def rarefied_size(counts: Sequence[int], size: int) -> float:
 
 
 def type_token_curve(counts: Sequence[int], *, num_points: int = 40) -> list[tuple[int, float]]:
-    """(boxes, expected distinct labels), from one box to all, evenly spaced."""
+    """Return (boxes, expected distinct labels) pairs, evenly spaced from one box to all."""
     total = sum(counts)
     sizes = sorted({round(size) for size in np.linspace(1, total, num_points)}) if total else []
     return [(size, rarefied_size(counts, size)) for size in sizes]
 
 
 def zipf_exponent(counts: Sequence[int], *, min_rank: int = MIN_ZIPF_RANK) -> float:
-    """Exponent s of p(rank) ~ rank^-s over the ranks from `min_rank` on, by maximum likelihood.
+    """Estimate s of p(rank) ~ rank^-s over the ranks from `min_rank` on, by maximum likelihood.
 
-    NaN where fewer than ten labels are left.
+    NaN if fewer than ten labels are left.
     """
     ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1][min_rank - 1 :]
     if len(ordered) < 10:
@@ -48,7 +48,8 @@ def zipf_exponent(counts: Sequence[int], *, min_rank: int = MIN_ZIPF_RANK) -> fl
     log_ranks = np.log(np.arange(min_rank, min_rank + len(ordered)))
     mean_log_rank = float((ordered * log_ranks).sum() / ordered.sum())
 
-    # It is likeliest where the expected log rank is the observed one, which falls as s grows.
+    # The likelihood is highest where the expected log rank, which falls with s, equals the observed
+    # one.
     low, high = 0.0, _MAX_EXPONENT
     for _ in range(60):
         exponent = (low + high) / 2
@@ -61,14 +62,14 @@ def zipf_exponent(counts: Sequence[int], *, min_rank: int = MIN_ZIPF_RANK) -> fl
 
 
 def entropy_bits(counts: Sequence[int]) -> float:
-    """Shannon entropy of the labels, in bits; 0 where there are none."""
+    """Return the Shannon entropy of the labels in bits; 0 without labels."""
     shares = np.asarray([count for count in counts if count], dtype=np.float64)
     shares /= max(shares.sum(), 1.0)
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
 def gini(counts: Sequence[int]) -> float:
-    """Gini coefficient of the labels' counts: 0 where all are as common; NaN without any."""
+    """Return the Gini coefficient of the counts: 0 if all are equal, NaN without labels."""
     ordered = np.sort(np.asarray(counts, dtype=np.float64))
     if not ordered.sum():
         return math.nan

@@ -1,4 +1,4 @@
-"""The sources that are compared, and what each would ask about every picture of a collection."""
+"""The compared sources, and the phrases of each for every picture of a collection."""
 
 import random
 from collections import Counter
@@ -25,9 +25,9 @@ from unspoken.ports import Prompter
 from unspoken.schemas import Proposal
 
 SIX_TEMPLATES = ("named", "implied", "main_parts", "place", "worn", "kind")
-"""One for each kind of thing that a caption leaves out, in the thesis' order."""
+"""Templates for the kinds of objects that captions omit, in the thesis's order."""
 DEFAULT_TEMPLATES = ("parts", "noun_parts")
-"""What the product asks where nobody chose."""
+"""The product's default templates."""
 ALL_TEMPLATES = (*SIX_TEMPLATES, *DEFAULT_TEMPLATES)
 CAPTIONS_A_CALL = 48
 
@@ -37,11 +37,11 @@ Group = Literal["source", "without", "cumulative", "equal"]
 
 @dataclass(frozen=True)
 class Source:
-    """One way to find phrases: its name in tables, and what it is in a few words.
+    """A source of phrases: its name in tables and a short title.
 
     group: `source` for the sources themselves, `without` and `cumulative` for choices of templates,
-    `equal` for a source held to B5's number of queries. single_box: of its one phrase the best box
-    alone counts.
+    `equal` for a source limited to B5's number of queries. single_box: only the best box of its
+    only phrase is used.
     """
 
     name: SourceName
@@ -79,7 +79,7 @@ ALL_SOURCES = (*SOURCES, *EQUAL, *WITHOUT, *CUMULATIVE)
 
 
 class CountingPrompter(Prompter, Protocol):
-    """A prompter that says what its model wrote."""
+    """A prompter that counts the tokens that its model writes."""
 
     tokens_written: Counter[str]
     """Template -> tokens of all answers so far."""
@@ -87,19 +87,19 @@ class CountingPrompter(Prompter, Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """Proposals of every caption of a collection, by the choice of templates."""
+    """Proposals for every caption of a collection, by choice of templates."""
 
     by_templates: Mapping[tuple[str, ...], Sequence[Proposal]]
     tokens_written: Mapping[str, int]
-    """Template -> tokens; a noun's parts are asked once for all captions."""
+    """Template -> tokens. The parts of a noun are asked for once, for all captions."""
 
     def of(self, *templates: str) -> Sequence[Proposal]:
-        """Proposals, in the samples' order, of the captions asked with these templates."""
+        """Return the proposals made with these templates, in the samples' order."""
         return self.by_templates[templates]
 
 
 def template_choices() -> list[tuple[str, ...]]:
-    """Every choice of templates that the comparison needs, the largest first."""
+    """List every choice of templates that the comparison needs, the largest first."""
     without = [tuple(t for t in ALL_TEMPLATES if t != left) for left in ALL_TEMPLATES]
     cumulative = [ALL_TEMPLATES[:number] for number in range(1, len(ALL_TEMPLATES))]
     return list(
@@ -110,10 +110,10 @@ def template_choices() -> list[tuple[str, ...]]:
 def ask_prompter(
     prompter: CountingPrompter, captions: Sequence[str], *, progress: Callable[[int], None]
 ) -> Answers:
-    """Ask every template about every caption, then every choice of templates for its proposals.
+    """Ask the prompter with all templates for every caption, then with every other choice.
 
-    The prompter must remember its answers: a choice then costs no more than its parsing, and the
-    parts of a noun that only this choice asks about.
+    The prompter must cache its answers. Then a further choice costs only parsing, and the parts of
+    nouns that no earlier choice asked for.
     """
     by_templates: dict[tuple[str, ...], list[Proposal]] = {}
     before, written = Counter(prompter.tokens_written), Counter[str]()
@@ -131,7 +131,7 @@ def ask_prompter(
 
 
 def other_captions(num_samples: int, *, seed: int) -> list[int]:
-    """For each sample the index of another one: the next in a drawn order."""
+    """Return for each sample the index of another one: the next in a random order."""
     order = list(range(num_samples))
     random.Random(seed).shuffle(order)
     following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
@@ -146,7 +146,7 @@ def list_phrases(
     lexicon: Lexicon,
     seed: int,
 ) -> list[dict[SourceName, Phrases]]:
-    """For every sample, what each source asks: source -> phrases, the most wanted first."""
+    """Return the phrases of each source for every sample: source -> phrases, most likely first."""
     others = other_captions(len(collection.samples), seed=seed)
     listed = []
     for index, sample in enumerate(collection.samples):
@@ -172,7 +172,7 @@ def _sources(
     random_labels: Phrases,
     lexicon: Lexicon,
 ) -> dict[SourceName, Phrases]:
-    """All but B4 and the variants."""
+    """Return the phrases of all sources except B4 and the variants."""
     caption = sample.caption
     grams, nouns = ngrams(caption, lexicon), noun_chunks(caption, lexicon)
     default = answers.of(*DEFAULT_TEMPLATES)
@@ -195,7 +195,7 @@ def _sources(
 
 
 def _added(phrases: Phrases, base: Phrases) -> int:
-    """How many phrases the first has beyond the second."""
+    """Return the number of distinct phrases that are not in `base`."""
     return len({each.text for each in phrases} - {each.text for each in base})
 
 

@@ -1,7 +1,7 @@
-"""What a picture really shows, from whichever source, and which of its labels a phrase means.
+"""Ground truth of pictures from different data sets, and matching of phrases to its labels.
 
-A truth may be exact (the small world), closed over a list of labels (COCO), or known for some
-labels of each picture only (LVIS). What it cannot tell is judged neither right nor wrong.
+A truth may be exact (the small world), complete for a list of labels (COCO), or known only for some
+labels of each picture (LVIS). Labels that it cannot judge count neither as right nor as wrong.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,14 +15,14 @@ from unspoken.query_texts import normalise_phrase
 
 @dataclass(frozen=True)
 class PictureTruth:
-    """One picture's objects, which of their labels its caption names, and what can be judged."""
+    """One picture's objects, the labels that its caption names, and the labels that are judged."""
 
     objects: tuple[TruthObject, ...]
     named: frozenset[str]
     open_labels: frozenset[str] = frozenset()
-    """Labels that may be there without an object of the truth: small parts, crowds."""
+    """Labels that may be present without an object in the truth: small parts, crowds."""
     closed_labels: frozenset[str] | None = None
-    """Labels whose absence is known; None where that of every label is."""
+    """Labels whose absence can be known; None for all labels."""
 
     @property
     def shown(self) -> frozenset[str]:
@@ -35,7 +35,7 @@ class PictureTruth:
         return frozenset(each.label for each in self.objects if each.is_part)
 
     def can_refute(self, meant: frozenset[str]) -> bool:
-        """Whether these labels are known to be absent where no object has one of them."""
+        """Return True if these labels are certainly absent when no object has one of them."""
         if meant & self.open_labels:
             return False
         if self.closed_labels is None:
@@ -44,17 +44,17 @@ class PictureTruth:
 
 
 class LabelMatcher:
-    """Phrase -> labels of a truth that it means, by itself or through synonyms.
+    """Maps a phrase to the labels of a truth that it means, directly or through synonyms.
 
-    Synonyms are the truth's own, and the lexicon's (WordNet's groups, any sense). A phrase is taken
-    by its head: "a small red car" means "car". A hypernym ("animal" for "dog") does not mean its
-    label, but is told apart; the lexicon does not count its steps.
+    Synonyms are the truth's own and the lexicon's (WordNet's groups, any sense). A phrase is
+    matched by its head: "a small red car" means "car". A hypernym ("animal" for "dog") does not
+    mean the label. It is reported separately (`below`), at any number of steps above the label.
     """
 
     def __init__(
         self, labels: Iterable[str], *, synonyms: Mapping[str, Iterable[str]], lexicon: Lexicon
     ) -> None:
-        """synonyms: label -> other words for it."""
+        """Create a matcher; synonyms: label -> other words for it."""
         self.labels = frozenset(labels)
         self._lexicon = lexicon
         self._spelled: dict[str, set[str]] = {}
@@ -72,18 +72,18 @@ class LabelMatcher:
         self._meant: dict[str, frozenset[str]] = {}
 
     def spelled(self, phrase: str) -> frozenset[str]:
-        """The label that the whole phrase is, in the singular or the plural."""
+        """Return the label that equals the whole phrase, in the singular or the plural."""
         found = [self._spelled.get(form, set()) for form in self._forms(normalise_phrase(phrase))]
         return frozenset().union(*found)
 
     def meant(self, phrase: str) -> frozenset[str]:
-        """Labels that the phrase or its head is, or is a synonym of."""
+        """Return the labels that the phrase or its head equals or is a synonym of."""
         if phrase not in self._meant:
             self._meant[phrase] = self._look_up(normalise_phrase(phrase))
         return self._meant[phrase]
 
     def below(self, phrase: str) -> frozenset[str]:
-        """Labels that the lexicon has below the phrase or its head: "dog" for "animal"."""
+        """Return the labels of which the phrase or its head is a hypernym: "dog" for "animal"."""
         forms = self._forms(normalise_phrase(phrase))
         words = {*forms, *(self._lexicon.head(form) for form in forms)}
         return frozenset(label for word in words for label in self._below.get(word, ()))

@@ -1,5 +1,5 @@
-"""The small world: pictures composed from emoji art, whose masks and names are exact.
+"""The small world: pictures composed from emoji art, with exact masks and labels.
 
-It is a demonstration and a test bed for the embedded default; models trained on it know emoji art
-and not photographs.
+It is a demonstration and a test bed for the embedded default. Models trained on it recognise emoji
+art, not photographs.
 """

@@ -1,6 +1,6 @@
-"""Procedural backgrounds: a ground and a sky in random colours, under colour noise of three grains.
+"""Procedural backgrounds: ground and sky in random colours, with colour noise at three scales.
 
-No photograph is used, so nothing here carries anybody's licence.
+No photograph is used, so no licence applies to the backgrounds.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-# Middle colours (upper, lower) of a theme's background; other themes draw both at random.
+# Mean colours (upper, lower) of a theme's background; other themes draw both at random.
 PALETTES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "street": ((186, 200, 212), (120, 120, 124)),
     "garden": ((176, 208, 226), (112, 152, 84)),
@@ -21,18 +21,19 @@ PALETTES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "desk": ((214, 214, 208), (160, 122, 90)),
     "music": ((96, 76, 104), (132, 92, 76)),
 }
-# A palette is only a hint; half of the scenes ignore it, so that a background tells no class.
+# Half of the scenes ignore the palette, so that the background does not reveal classes.
 PALETTE_P = 0.5
-# Colours and colour noise are drawn on a small grid and enlarged once: that is most of the cost.
+# Colours and noise are drawn on one small grid, which is enlarged once, because enlarging is most
+# of the cost.
 GRID = 48
 
 
 def paint_background(rng: np.random.Generator, *, size_px: int, theme: str) -> np.ndarray:
-    """One background -> (H, W, 3) float32 in [0, 255]."""
+    """Paint one background -> (H, W, 3) float32 in [0, 255]."""
     upper, lower = rng.uniform(40, 225, (2, 1)) + rng.uniform(-70, 70, (2, 3)) * rng.random((2, 1))
     if theme in PALETTES and rng.random() < PALETTE_P:
         upper, lower = np.array(PALETTES[theme], float) + rng.uniform(-30, 30, (2, 3))
-    # From the upper to the lower colour: a sharp horizon, or a gradient in any direction.
+    # Blend from the upper to the lower colour: a sharp horizon, or a gradient in any direction.
     angle = rng.uniform(-0.4, 0.4) if rng.random() < 0.6 else rng.uniform(0, 2 * np.pi)
     sharpness = rng.choice([1.0, 2.0, 40.0])
     axis = np.linspace(-1, 1, GRID)
@@ -52,13 +53,13 @@ def _stretch(grid: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def _color_noise(rng: np.random.Generator, *, cells: int) -> np.ndarray:
-    """Smooth noise with `cells` bumps a side -> (G, G, 3) float of about unit spread."""
+    """Draw smooth noise with `cells` bumps per side -> (G, G, 3) float of about unit spread."""
     bumps = rng.normal(128, 42, (cells, cells, 3)).clip(0, 255).astype(np.uint8)
     return (_stretch(bumps, GRID) - 128.0) / 42
 
 
 def _grain(rng: np.random.Generator, *, size_px: int) -> np.ndarray:
-    """Fine grey texture -> (H, W, 1) float32; its cells may be long, which looks like planks."""
+    """Draw a fine grey texture -> (H, W, 1) float32. Long cells look like planks."""
     wide, high = (int(side) for side in rng.choice([1, 2, 3, 8], 2))
     shape = (size_px // high + 1, size_px // wide + 1)
     fine = rng.standard_normal(shape, dtype=np.float32).repeat(high, axis=0).repeat(wide, axis=1)

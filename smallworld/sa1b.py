@@ -1,4 +1,4 @@
-"""SA-1B folders: masks of scenes without any label, in the layout and with the fields of SA-1B."""
+"""Writing scenes as SA-1B folders: masks without labels, in SA-1B's layout and fields."""
 
 import json
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ EXACT_SCORE = 1.0
 
 
 def write_sa1b(out: Path, scenes: Iterable[Scene], *, seed: int, first_id: int = 1) -> Path:
-    """Write `out/sa_000000/sa_N.jpg` and `sa_N.json`, one pair a scene -> the folder.
+    """Write `out/sa_000000/sa_N.jpg` and `sa_N.json`, one pair per scene -> the folder.
 
-    Boxes are XYWH in pixels, masks are compressed COCO RLE, each with one prompt point inside.
+    Boxes are XYWH in pixels. Masks are compressed COCO RLE, each with one prompt point inside.
     """
     folder = out / "sa_000000"
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,13 +51,13 @@ def write_sa1b(out: Path, scenes: Iterable[Scene], *, seed: int, first_id: int =
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, object]:
-    """(H, W) bool -> compressed COCO RLE: {"size": [H, W], "counts": str}."""
+    """Encode (H, W) bool as compressed COCO RLE: {"size": [H, W], "counts": str}."""
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def _point_inside(mask: np.ndarray, rng: np.random.Generator) -> list[float]:
-    """The centre (x, y) of a random pixel of the mask."""
+    """Return the centre (x, y) of a random pixel of the mask."""
     rows, columns = np.nonzero(mask)
     index = int(rng.integers(len(rows)))
     return [float(columns[index]) + 0.5, float(rows[index]) + 0.5]

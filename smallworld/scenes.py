@@ -1,8 +1,9 @@
 """Scenes: glyphs pasted on procedural backgrounds, with exact visible masks of wholes and parts.
 
-A scene is drawn twice: once in colour, once as an owner map that says whose pixel is whose. All
-truth is read off the owner map, so masks of wholes never overlap, and parts lie inside their whole.
-Objects that would be mostly hidden are taken out of the picture, not only out of the truth.
+A scene is drawn twice: once in colour, once as an owner map that gives the object of each pixel.
+The ground truth comes from the owner map. Therefore masks of wholes never overlap, and parts lie
+inside their whole. Objects that would be mostly hidden are removed from the picture, not only from
+the truth.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ BoxXyxy = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig:
-    """How scenes are composed. Lengths are in pixels, angles in degrees, shares in [0, 1]."""
+    """Settings for composing scenes: lengths in pixels, angles in degrees, shares in [0, 1]."""
 
     size_px: int = 192
-    num_wholes: tuple[int, int] = (3, 7)  # before hidden ones are taken out
+    num_wholes: tuple[int, int] = (3, 7)  # before hidden ones are removed
     object_side: tuple[float, float] = (0.22, 0.48)  # of size_px; times the class's own size
     max_side: float = 0.8
     rotation_deg: float = 25.0
@@ -51,7 +52,7 @@ class SceneConfig:
     min_visible_share: float = 0.4
     min_part_px: int = 24
     min_part_share: float = 0.5
-    num_placements: int = 3  # of this many places the emptiest is taken: fewer means more occlusion
+    num_placements: int = 3  # random places to choose the emptiest from: fewer, more occlusion
 
     def __post_init__(self) -> None:
         low, high = self.num_wholes
@@ -77,7 +78,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with its whole truth."""
+    """A picture with its complete ground truth."""
 
     image: np.ndarray  # (H, W, 3) uint8
     objects: tuple[SceneObject, ...]  # the wholes from back to front, then the parts
@@ -90,8 +91,8 @@ class Scene:
 def compose_scene(world: World, *, seed: int, config: SceneConfig = DEFAULT_SCENES) -> Scene:
     """Draw one scene; the same world, seed and config give the same bytes.
 
-    One art style and one theme a scene. A part is kept where enough of it can be seen, else its
-    name is unjudged (see `unknown_part_labels`).
+    Each scene has one art style and one theme. A part is in the truth if enough of it is visible,
+    else its name is unjudged (see `unknown_part_labels`).
     """
     rng = np.random.default_rng(seed)
     styles = sorted(world.cutouts)
@@ -120,16 +121,16 @@ def compose_scene(world: World, *, seed: int, config: SceneConfig = DEFAULT_SCEN
 
 
 def present_labels(scene: Scene) -> frozenset[str]:
-    """Labels of the wholes and parts that can be seen."""
+    """Return the labels of the visible wholes and parts."""
     return frozenset(each.label for each in scene.objects)
 
 
 def unknown_part_labels(scene: Scene) -> frozenset[str]:
-    """Part names that are neither a hit, a miss nor absent in this scene.
+    """Return part names that cannot be judged as present or absent in this scene.
 
-    All part names of the world where a whole has no part table, since nobody wrote down what it
-    shows; and the names of parts that are visible but too little to be in the truth. A name that
-    is in the truth stays here too: another box of it may be right without anybody knowing.
+    If a whole has no part table, these are all part names of the world, because its parts are not
+    annotated. Names of visible parts that are too small for the truth are included as well. A name
+    may also be in the truth: then a further box of it may be right although the truth lacks it.
     """
     return scene.unjudged_parts
 
@@ -144,8 +145,8 @@ class _Pasted:
     rgb: np.ndarray  # (h, w, 3) float32
     alpha: np.ndarray  # (h, w) uint8
     bits: np.ndarray | None  # (h, w) int32
-    area: int  # of the whole object, also where the canvas cuts it off
-    scale: float  # pixels of the canvas a pixel of the cutout
+    area: int  # of the whole object, including parts outside the canvas
+    scale: float  # canvas pixels per cutout pixel
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -160,7 +161,7 @@ class _Pasted:
 def choose_cutouts(
     world: World, *, rng: np.random.Generator, style: str, theme: str, config: SceneConfig
 ) -> list[Cutout]:
-    """Pick the wholes: mostly of the theme, now and then two of a kind."""
+    """Pick the wholes: mostly from the theme, sometimes two of one class."""
     everything = list(world.cutouts[style].values())
     if rng.random() < config.judged_p:
         everything = [each for each in everything if each.part_bits is not None] or everything
@@ -193,7 +194,7 @@ def place(
     width = math.ceil(scale * (source_w * abs(cos) + source_h * abs(sin))) + 2
     height = math.ceil(scale * (source_w * abs(sin) + source_h * abs(cos))) + 2
 
-    # Canvas pixel -> cutout pixel: un-turn, un-scale, un-flip about both centres.
+    # Map canvas pixels to cutout pixels: the inverse of turn, scale and flip about both centres.
     a, b, d, e = flip * cos / scale, flip * sin / scale, -sin / scale, cos / scale
     c = source_w / 2 - a * width / 2 - b * height / 2
     f = source_h / 2 - d * width / 2 - e * height / 2
@@ -235,7 +236,7 @@ def place(
 
 
 def _tint(rgb: np.ndarray, *, rng: np.random.Generator, config: SceneConfig) -> np.ndarray:
-    """Change brightness and colour a little: one gain and one shift a channel."""
+    """Change brightness and colour a little: one gain and one shift per channel."""
     gain = 1 + rng.uniform(-config.color_gain, config.color_gain, 3)
     shift = rng.uniform(-config.color_shift, config.color_shift, 3)
     tinted: np.ndarray = np.clip(rgb * gain.astype(np.float32) + shift.astype(np.float32), 0, 255)
@@ -250,7 +251,7 @@ def _emptiest_place(
     rng: np.random.Generator,
     config: SceneConfig,
 ) -> tuple[int, int]:
-    """Of a few random places the one whose box covers least of the boxes already there.
+    """Draw a few random places and return the one whose box overlaps existing boxes least.
 
     The picture's border may cut off up to an eighth of a side.
     """
@@ -271,7 +272,7 @@ def _emptiest_place(
 
 
 def _owner_map(pasted: Sequence[_Pasted], *, size_px: int) -> np.ndarray:
-    """(H, W) int16: index of the front-most object that covers the pixel by half, else -1."""
+    """Return the front-most object that covers half of each pixel, else -1: (H, W) int16."""
     owner = np.full((size_px, size_px), -1, np.int16)
     for index, item in enumerate(pasted):
         owner[item.window][item.alpha >= 128] = index
@@ -279,9 +280,9 @@ def _owner_map(pasted: Sequence[_Pasted], *, size_px: int) -> np.ndarray:
 
 
 def without_hidden(pasted: Sequence[_Pasted], *, config: SceneConfig) -> list[_Pasted]:
-    """Take out, the most hidden first, objects of which too little can be seen.
+    """Remove objects that are too hidden, the most hidden first.
 
-    The front-most object is only cut by the border, so something always stays.
+    The front-most object is cut by the border only, so at least one object always remains.
     """
     kept = list(pasted)
     while len(kept) > 1:
@@ -301,7 +302,7 @@ def without_hidden(pasted: Sequence[_Pasted], *, config: SceneConfig) -> list[_P
 def read_truth(
     pasted: Sequence[_Pasted], *, world: World, config: SceneConfig
 ) -> tuple[tuple[SceneObject, ...], frozenset[str]]:
-    """Read masks and boxes off the owner map -> (objects, unjudged part names)."""
+    """Get masks and boxes from the owner map -> (objects, unjudged part names)."""
     owner = _owner_map(pasted, size_px=config.size_px)
     wholes: list[SceneObject] = []
     parts: list[SceneObject] = []
@@ -327,7 +328,7 @@ def read_truth(
 def _scene_object(
     item: _Pasted, window_mask: np.ndarray, label: str, *, parent: int | None, config: SceneConfig
 ) -> SceneObject:
-    """Widen a mask of the item's window to the whole picture and box it tightly."""
+    """Build an object: a window's mask placed in the whole picture, with its tight box."""
     rows = np.flatnonzero(window_mask.any(axis=1))
     columns = np.flatnonzero(window_mask.any(axis=0))
     mask = np.zeros((config.size_px, config.size_px), bool)

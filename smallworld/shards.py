@@ -1,9 +1,9 @@
-"""Shards: scenes with captions on disk as img2dataset writes LAION, and the whole small world.
+"""Writing a small world to disk: captioned scenes in the format of img2dataset's LAION shards.
 
     shards/00000.tar            key.jpg, key.txt, key.json
     shards/00000.parquet        LAION's columns and img2dataset's
     shards/00000_stats.json
-    shards/00000.truth.jsonl    what the scenes really show: for evaluation, never for the pipeline
+    shards/00000.truth.jsonl    ground truth: for evaluation, never read by the pipeline
 
 The same arguments give the same bytes: no clock, no random key, no time stamp in the tar.
 """
@@ -33,7 +33,7 @@ from smallworld.scenes import (
 from smallworld.world import Split, World
 from unspoken.errors import Conflict, InvalidInput
 
-# Streams of scenes that one seed gives; a scene is never in both.
+# The two streams of scenes of one seed; they share no scene.
 SHARD_STREAM, SA1B_STREAM = 0, 1
 SHEET_SCENES = 24
 
@@ -85,7 +85,7 @@ def write_world(
     """Write a small world: `out/shards/`, `out/sa1b/` and `out/contact-sheet.jpg` -> the tar files.
 
     `num_sa1b` pictures (by default a quarter of `num_scenes`) show other scenes of the same world.
-    Raises Conflict where `out` already holds something: shards of two worlds must not mix.
+    Raises Conflict if `out` is not empty, because shards of two worlds must not mix.
     """
     if num_scenes < 1:
         raise InvalidInput(f"num_scenes must be at least 1, got {num_scenes}")
@@ -165,9 +165,9 @@ def compose_sample(
     scene_config: SceneConfig = DEFAULT_SCENES,
     caption_config: CaptionConfig = DEFAULT_CAPTIONS,
 ) -> CaptionedScene:
-    """The captioned scene at place `index` of the stream that `seed` gives.
+    """Compose the captioned scene at place `index` of the stream of `seed`.
 
-    Its key is img2dataset's: five digits of the shard and at least four of the place in it.
+    Its key is as in img2dataset: five digits of the shard and at least four of the place in it.
     """
     scene_seed = stream_seed(seed, SHARD_STREAM, index)
     scene = compose_scene(world, seed=scene_seed, config=scene_config)
@@ -178,12 +178,12 @@ def compose_sample(
 
 
 def stream_seed(seed: int, stream: int, index: int) -> int:
-    """A scene's own seed; unlike `seed + index`, streams of neighbouring seeds share no scene."""
+    """Return a scene's seed. Unlike with `seed + index`, neighbouring streams share no scene."""
     return int(np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)[0])
 
 
 def _write_shard(out: Path, name: str, samples: Iterator[CaptionedScene], *, seed: int) -> Path:
-    """Write the four files of one shard; pictures are never all in memory."""
+    """Write the four files of one shard, without holding all pictures in memory."""
     rows: list[dict[str, object]] = []
     tar_path = out / f"{name}.tar"
     with (
@@ -215,20 +215,20 @@ def _write_shard(out: Path, name: str, samples: Iterator[CaptionedScene], *, see
 
 
 def _describe(sample: CaptionedScene, *, seed: int) -> dict[str, object]:
-    """One row of the parquet file: LAION's columns, then img2dataset's."""
+    """Return one row of the parquet file: LAION's columns, then img2dataset's."""
     caption, key = sample.caption, sample.scene.key
     height, width = sample.scene.image.shape[:2]
     digest = hashlib.sha256(sample.jpeg).hexdigest()
     rng = np.random.default_rng((int(digest[:15], 16), seed))
     return {
-        # A reserved name (RFC 2606): nothing can be fetched from there.
+        # A reserved name (RFC 2606) that never resolves.
         "URL": f"https://smallworld.invalid/{seed}/{key}.jpg",
         "TEXT": caption.text,
         "LANGUAGE": caption.language,
         "NSFW": caption.nsfw,
         "punsafe": caption.punsafe,
-        "pwatermark": round(float(rng.beta(1, 12)) * 0.75, 4),  # below the usual bound of .8
-        "similarity": round(float(rng.uniform(0.28, 0.42)), 4),  # LAION kept .28 and more
+        "pwatermark": round(float(rng.beta(1, 12)) * 0.75, 4),  # below the usual limit of .8
+        "similarity": round(float(rng.uniform(0.28, 0.42)), 4),  # LAION kept values from .28
         "WIDTH": width,
         "HEIGHT": height,
         "hash": int(digest[:15], 16),
@@ -244,10 +244,10 @@ def _describe(sample: CaptionedScene, *, seed: int) -> dict[str, object]:
 
 
 def describe_truth(sample: CaptionedScene) -> dict[str, object]:
-    """One line of the truth file. Boxes are xyxy in pixels, masks compressed COCO RLE.
+    """Return one line of the truth file. Boxes are xyxy in pixels, masks compressed COCO RLE.
 
-    `parent` is an index into `objects`. `unjudged_parts` are names that count neither for nor
-    against anybody in this picture; `droppable` says that the default filters must drop the row.
+    `parent` is an index into `objects`. `unjudged_parts` are part names that an evaluation must
+    ignore in this picture. `droppable` is true if the default filters must drop the row.
     """
     scene, caption = sample.scene, sample.caption
     return {
@@ -273,7 +273,7 @@ def describe_truth(sample: CaptionedScene) -> dict[str, object]:
 
 
 def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add bytes as a file whose header is the same at any time and for any user."""
+    """Add bytes as a file with a fixed header, independent of time and user."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     member.mode = 0o644

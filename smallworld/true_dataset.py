@@ -1,7 +1,7 @@
-"""The dataset that a worker without faults would write: the truth of scenes as annotations.
+"""A perfect dataset: the ground truth of scenes as annotations, in the worker's output format.
 
-For measuring what training on true labels would reach. Read from the truth files beside a small
-world's shards; in the very format that a worker writes.
+It is used to measure the upper limit of training on true labels. The truth is read from the truth
+files beside a small world's shards.
 """
 
 import json
@@ -28,7 +28,7 @@ def write_true_dataset(
     rows_a_shard: int = 256,
     with_parts: bool = True,
 ) -> None:
-    """Write `out` as a run's dataset folder; its pictures stay in `shards`."""
+    """Write a dataset folder like a run's to `out`; its pictures stay in `shards`."""
     out.mkdir(parents=True)
     rows = [
         row

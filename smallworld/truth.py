@@ -1,8 +1,8 @@
-"""Boxes against the truth of a small world: precision and recall at IoU .5, named and implied.
+"""Evaluation of boxes on a small world: precision and recall at IoU .5, named and implied.
 
-An annotation is right when an object of its label, or of a label that the label is a synonym of,
-overlaps it by IoU of at least .5. A part name that the picture's truth cannot judge counts neither
-for nor against. An object is named when the caption speaks its label or a synonym of it.
+An annotation is right if its IoU with an object of the same label, or of a label that it is a
+synonym of, is at least .5. Part names without ground truth in a picture are ignored. An object is
+named if the caption contains its label or a synonym.
 """
 
 import json
@@ -30,7 +30,7 @@ class TruthObject:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """What one picture shows, what its caption says of it, and what nobody can judge."""
+    """Ground truth of one picture: its objects, the labels its caption names, unjudged parts."""
 
     key: str
     objects: tuple[TruthObject, ...]
@@ -41,7 +41,7 @@ class SceneTruth:
 
 @dataclass(frozen=True)
 class JudgedBox:
-    """An annotation to judge: `label` and its alternates, xyxy in pixels, named or implied."""
+    """An annotation to judge: its label and alternates, xyxy in pixels, named or implied."""
 
     labels: tuple[str, ...]
     box_xyxy: tuple[float, float, float, float]
@@ -50,7 +50,7 @@ class JudgedBox:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many annotations were right of those judged, and objects found of those there."""
+    """Counts for precision (right and judged annotations) and recall (found and all objects)."""
 
     right: int = 0
     judged: int = 0
@@ -67,12 +67,12 @@ class Counts:
 
     @property
     def precision(self) -> float | None:
-        """Right annotations of those judged; None where none was."""
+        """Share of judged annotations that are right; None without any."""
         return self.right / self.judged if self.judged else None
 
     @property
     def recall(self) -> float | None:
-        """Objects found of those there; None where there were none."""
+        """Share of objects that were found; None without any."""
         return self.found / self.objects if self.objects else None
 
 
@@ -87,7 +87,7 @@ class Score:
         return Score(self.named + other.named, self.implied + other.implied)
 
     def figures(self) -> dict[str, float | None]:
-        """The four figures of a summary, to three places."""
+        """Return the four figures of a summary, rounded to three places."""
         values = {
             "named_precision": self.named.precision,
             "named_recall": self.named.recall,
@@ -98,7 +98,7 @@ class Score:
 
 
 def read_truth_files(folder: Path) -> dict[str, SceneTruth]:
-    """Key -> truth, of every `*.truth.jsonl` in a folder of shards."""
+    """Read every `*.truth.jsonl` in a folder of shards: key -> truth."""
     truths = {}
     for path in sorted(folder.glob("*.truth.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -117,12 +117,12 @@ def read_truth_files(folder: Path) -> dict[str, SceneTruth]:
 
 
 def load_synonyms() -> dict[str, str]:
-    """Every noun and synonym of the world's classes -> the noun."""
+    """Return a map from every noun and synonym of the world's classes to the noun."""
     return {word: each.noun for each in load_classes() for word in (each.noun, *each.synonyms)}
 
 
 def shows(truth: SceneTruth, label: str, *, synonyms: Mapping[str, str]) -> bool | None:
-    """Whether a picture shows a label or what it is a synonym of; None where nobody can judge."""
+    """Return True if a picture shows a label or the noun it is a synonym of; None if unjudged."""
     meant = {label, synonyms.get(label, label)}
     if any(each.label in meant for each in truth.objects):
         return True
@@ -135,7 +135,7 @@ def judge(boxes: Sequence[JudgedBox], truth: SceneTruth, *, synonyms: Mapping[st
     named, implied = Counts(), Counts()
     truth_boxes = np.array([each.box_xyxy for each in truth.objects]).reshape(-1, 4)
     for box in boxes:
-        # A word may name a part and be a synonym of a whole ('flame'): both readings count.
+        # A word may be both a part name and a synonym of a whole ('flame'); both readings count.
         labels = {*box.labels, *(synonyms.get(label, label) for label in box.labels)}
         overlaps = box_iou(np.array([box.box_xyxy]), truth_boxes)[0]
         hits = [
@@ -162,7 +162,7 @@ def judge(boxes: Sequence[JudgedBox], truth: SceneTruth, *, synonyms: Mapping[st
 
 
 def judged_boxes(annotations: Iterable[Annotation]) -> list[JudgedBox]:
-    """A dataset's annotations as boxes to judge; an alternate label counts as the label."""
+    """Convert a dataset's annotations to boxes to judge; alternate labels count as labels."""
     return [
         JudgedBox(
             labels=(each.label, *(alternate.label for alternate in each.alt_labels)),
@@ -182,5 +182,5 @@ def judge_each(
 
 
 def total_score(scores: Iterable[Score]) -> Score:
-    """The counts of all pictures together."""
+    """Return the sum of all pictures' counts."""
     return sum(scores, Score())

@@ -25,7 +25,7 @@ DEFAULT_OUT = Path(__file__).parent / "art"
 
 
 def pack_fluent(assets_folder: Path, *, codepoints: Iterable[str]) -> bytes:
-    """A tar of the webp pictures, named `<codepoint>.webp`, without times and owners.
+    """Pack the webp pictures as a tar of `<codepoint>.webp`, without times and owners.
 
     Raises NotFound if the package lacks a codepoint.
     """
@@ -43,7 +43,10 @@ def pack_fluent(assets_folder: Path, *, codepoints: Iterable[str]) -> bytes:
 
 
 def pack_noto(package_folder: Path, *, codepoints: Iterable[str]) -> str:
-    """JSON of codepoint -> SVG body, one line each. Raises NotFound if a codepoint is missing."""
+    """Pack JSON of codepoint -> SVG body, one per line.
+
+    Raises NotFound if the package lacks a codepoint.
+    """
     chars = json.loads((package_folder / "chars.json").read_text(encoding="utf-8"))
     icons = json.loads((package_folder / "icons.json").read_text(encoding="utf-8"))["icons"]
     names = {_bare(codepoint): name for codepoint, name in chars.items()}
@@ -58,7 +61,7 @@ def pack_noto(package_folder: Path, *, codepoints: Iterable[str]) -> str:
 
 
 def _bare(codepoint: str) -> str:
-    """Without the emoji presentation selector, as the twemoji files are named."""
+    """Remove the emoji presentation selector, as in the names of the twemoji files."""
     return codepoint.lower().removesuffix("-fe0f")
 
 

@@ -1,4 +1,4 @@
-"""The world that scenes are drawn from: cutouts of every class by art style, and the themes."""
+"""The source material of scenes: cutouts of every class by art style, and themes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unspoken.errors import InvalidInput
 
 Split = Literal["train", "held_out", "all"]
 
-# Bits of one int32 label map hold the parts of a glyph; the sign bit stays free.
+# Each part of a glyph is one bit of an int32 label map; the sign bit stays unused.
 MAX_PARTS = 31
 # A theme with fewer classes than this would show the same objects in every scene.
 MIN_THEME_CLASSES = 4
@@ -23,7 +23,7 @@ MIN_THEME_CLASSES = 4
 
 @dataclass(frozen=True, eq=False)
 class Cutout:
-    """A glyph made ready for pasting: bit k of `part_bits` (mode "I") is the mask of part k."""
+    """A glyph prepared for pasting: bit k of `part_bits` (mode "I") is the mask of part k."""
 
     noun: str
     size: float
@@ -52,8 +52,8 @@ class World:
     ) -> World:
         """Render the glyphs of `split` in `styles`; costs about two seconds a style.
 
-        `part_labels` always holds every part name of `parts.json`, so that a world without part
-        tables knows what it cannot judge.
+        `part_labels` always contains every part name of `parts.json`, so that a world without part
+        tables knows which labels it cannot judge.
         """
         classes = tuple(
             c for c in load_classes() if split == "all" or c.held_out == (split != "train")
@@ -74,7 +74,7 @@ class World:
     ) -> World:
         """Build a world from rendered glyphs: style -> noun -> glyph.
 
-        `part_labels` adds part names that no glyph here carries (a style without part tables).
+        `part_labels` adds part names that no glyph here has (for a style without part tables).
         """
         if not classes or not any(glyphs.values()):
             raise InvalidInput("a world needs at least one class and one glyph, got none")
@@ -107,13 +107,13 @@ class World:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label, each once: nouns of wholes, sorted, then part names, sorted."""
+        """All distinct labels: sorted nouns of wholes, then sorted part names."""
         nouns = {c.noun for c in self.classes}
         return tuple(sorted(nouns)) + tuple(sorted(self.part_labels - nouns))
 
 
 def make_cutout(glyph: Glyph, *, size: float) -> Cutout:
-    """Pack a glyph's part masks into one bit map, so that one transform carries them all."""
+    """Pack a glyph's part masks into one bit map, so that one transform applies to all."""
     parts = glyph.parts[:MAX_PARTS]
     bits = np.zeros(glyph.rgba.shape[:2], np.int32)
     for index, part in enumerate(parts):
