@@ -1,1 +1,1 @@
-"""Workers label chunks of a run through the services; the dispatcher keeps them rung."""
+"""Workers label chunks of a run through the services; the dispatcher publishes open chunks."""

@@ -1,7 +1,8 @@
 """`python -m worker`: a Celery worker that labels chunks through the services.
 
-SIGTERM (and the first Ctrl-C) ends its shift: no further chunk is begun, those in hand are finished
-within WORKER_GRACE_S or given back, and the process ends, also where Redis is lost.
+SIGTERM (and the first Ctrl-C) starts a graceful shutdown. The worker starts no further chunk. It
+has WORKER_GRACE_S to finish the chunks it is working on, then releases the others and exits. This
+also works when the connection to Redis is lost.
 """
 
 import functools
@@ -22,15 +23,15 @@ from worker.watchdog import Watchdog
 
 
 def main() -> None:
-    """Serve the queues until told to stop."""
+    """Run the worker until it is told to stop."""
     settings = WorkerSettings()
     configure_logging(settings.log_level, settings.log_format)
-    # Celery, asked so, leaves the log to us.
+    # Celery does not configure logging when a receiver is connected to this signal.
     signals.setup_logging.connect(_leave_logging_alone)
     app = create_celery(settings.broker_url)
     shift = Shift()
 
-    # Once per process that works: clients and sessions do not survive a fork.
+    # Built once per pool process, because clients and sessions do not survive a fork.
     @functools.cache
     def bench() -> Bench:
         return connect_bench(settings, shift)
@@ -43,7 +44,7 @@ def main() -> None:
     signals.worker_shutdown.connect(lambda **_: heartbeat.end(), weak=False)
     app.worker_main(
         [
-            "--quiet",  # no banner: the log is lines
+            "--quiet",  # no banner, so that the log consists of log lines only
             "worker",
             f"--pool={settings.pool}",
             f"--concurrency={settings.concurrency}",
@@ -58,22 +59,22 @@ def main() -> None:
 
 
 def _leave_logging_alone(**_: object) -> None:
-    """Somebody listens to the signal: that is all that Celery looks at."""
+    """Do nothing. Celery only checks that the signal has a receiver."""
 
 
 def _release_children() -> None:
-    """Have processes of the pool let go of the main process's connections."""
+    """Release the main process's connections in each process that the pool forks."""
     main_pid = os.getpid()
 
     def release(**_: object) -> None:
-        if os.getpid() != main_pid:  # other pools than prefork send the signal, too
+        if os.getpid() != main_pid:  # pools other than prefork also send the signal
             let_go_of_sockets()
 
     signals.worker_process_init.connect(release, weak=False)
 
 
 def _watch(app: Celery, shift: Shift, settings: WorkerSettings) -> None:
-    """End the shift at Celery's signal, and keep an eye on the main process."""
+    """Begin the shutdown at Celery's signal, and start the watchdog of the main process."""
     watchdog = Watchdog(
         shift=shift,
         slots=settings.concurrency,

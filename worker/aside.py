@@ -1,6 +1,7 @@
-"""Work that takes long, beside the dispatcher's ticks: a run that plans for an hour stops no other.
+"""Background calls of the dispatcher, so that planning one run does not delay the other runs.
 
-Its thread is a daemon: what it writes it writes whole, so that a dispatcher may end at any time.
+The thread is a daemon, and the dispatcher may exit at any time. This is safe because the work
+writes every file atomically.
 """
 
 import threading
@@ -14,26 +15,26 @@ Result = TypeVar("Result")
 
 
 class Aside(Generic[Result]):
-    """One call in a thread of its own, under way from here on."""
+    """A background call. It starts in its own thread when the object is created."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._future: Future[Result] = Future()
         threading.Thread(target=carried(self._do, work), name="aside", daemon=True).start()
 
     def ended(self, *, patience_s: float | None) -> bool:
-        """Whether it is over, at the latest after `patience_s`; None waits for it."""
+        """Wait at most `patience_s` (None: no limit); return True if the call has finished."""
         wait([self._future], timeout=patience_s)
         return self._future.done()
 
     def result(self) -> Result:
-        """What the work returned, once it ended. Raises what the work raised."""
+        """Return the result of a finished call. Raises what the work raised."""
         return self._future.result()
 
     def _do(self, work: Callable[[], Result]) -> None:
         try:
             self._future.set_result(work())
-        except Exception as error:  # noqa: BLE001 - raised by `result`
+        except Exception as error:  # noqa: BLE001 - `result` raises it
             self._future.set_exception(error)
         except BaseException as error:  # noqa: BLE001 - a panic of a native library, SystemExit
-            # As an Exception, because it concerns this call and not the process.
+            # Reported as an Exception, because it concerns this call and not the process.
             self._future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))

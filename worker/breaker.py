@@ -1,9 +1,12 @@
-"""Pauses a run while its services, its disk or its models are in trouble.
+"""The circuit breaker: pauses a run while its services, its disk or its models are unavailable.
 
-Closed: all chunks may be rung for. It opens where half of the last outcomes, three at least, were
-troubles; at once where waiting alone cannot help a single try (a full disk, other models). Open:
-nothing is rung for until a random time, twice as long each time and not before what a service asked
-for. Then one chunk is tried: its commit closes the breaker, new trouble opens it again.
+Closed: any number of messages may be published. The breaker opens if at least half of the last
+outcomes, and at least three, were failures of this kind. For a full disk, other models or a missing
+source it opens at the first failure.
+
+Open: no messages are published for a random time. Its upper limit doubles with each pause, and a
+service's `Retry-After` is the lower limit. After that one chunk is tried as a probe: its commit
+closes the breaker, and another failure opens it again.
 """
 
 import random
@@ -14,7 +17,7 @@ from unspoken.runs.trouble import Trouble
 
 WINDOW, MIN_TROUBLES = 50, 3
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
-# A probe of which nothing was heard for so long was lost.
+# A probe without an outcome after this time counts as lost, and another is sent.
 PROBE_S = 30.0
 AT_ONCE = ("disk", "models_changed", "source_away")
 
@@ -32,17 +35,17 @@ class Breaker:
         self._trouble: Trouble | None = None
         self._pauses = 0
         self._try_s: float | None = None
-        """When one chunk may be tried; None while the breaker is closed."""
+        """Time of the next probe by `clock`; None while the breaker is closed."""
         self._probing = False
 
     @property
     def is_open(self) -> bool:
-        """Whether the run is paused, or tried with one chunk."""
+        """True while the run is paused or a probe is under way."""
         return self._try_s is not None
 
     @property
     def message(self) -> str:
-        """Return why the run is paused and when it goes on; empty while it is not paused."""
+        """The reason for the pause and the time of the next probe; empty while not paused."""
         if self._try_s is None or self._trouble is None:
             return ""
         left_s = max(0.0, self._try_s - self._clock())
@@ -53,7 +56,7 @@ class Breaker:
         return f"paused: {self._trouble.message}; {then}"
 
     def note(self, *, num_commits: int, trouble: Trouble | None) -> None:
-        """What came since the last time: commits, and a trouble that is new."""
+        """Record the outcomes since the last call: commits, and a new trouble if there is one."""
         self._outcomes.extend([True] * min(num_commits, WINDOW))
         if num_commits and self._probing:
             self._close()
@@ -65,13 +68,16 @@ class Breaker:
             self._open(trouble)
 
     def num_messages(self) -> int | None:
-        """How many messages may be sent now; None for any number, and one is of one chunk."""
+        """Return the number of messages that may be published now; None for no limit.
+
+        While the breaker is open, a message names one chunk (`RunWatch.chunks_a_message`).
+        """
         if self._try_s is None:
             return None
         return 1 if self._clock() >= self._try_s else 0
 
     def rang(self) -> None:
-        """A message was sent; while the breaker is open it is the probe."""
+        """Record that a message was published; while the breaker is open it is the probe."""
         if self._try_s is not None:
             self._probing = True
             self._try_s = self._clock() + PROBE_S

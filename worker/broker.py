@@ -1,4 +1,4 @@
-"""What lies in the broker: messages that wait, messages in workers' hands, memory."""
+"""Reads the state of the broker: queued messages, unacknowledged messages and memory."""
 
 import time
 from typing import NamedTuple
@@ -14,21 +14,22 @@ ANSWER_S = 2.0
 
 
 class BrokerState(NamedTuple):
-    """Redis as Celery uses it; memory in bytes."""
+    """State of the Redis that Celery uses; memory in bytes."""
 
     queued: dict[str, int]
-    """Queue -> messages that no worker has taken."""
+    """Queue -> number of messages that no worker has taken."""
     unacked: int
-    """Messages that a worker has taken and not acknowledged."""
+    """Number of messages that a worker has taken and not acknowledged."""
     oldest_s: float
-    """Age of the oldest of them, by the clocks of worker and reader; 0 without any."""
+    """Age of the oldest unacknowledged message, 0 if there is none. It is the difference between
+    the clocks of the worker's host and of this host."""
     memory: int
     memory_limit: int
-    """0 where there is none."""
+    """Redis's `maxmemory`; 0 means no limit."""
 
 
 def read_broker(app: Celery) -> BrokerState:
-    """Look once. Raises ConnectionError where Redis does not answer within some seconds."""
+    """Read the state once. Raises ConnectionError if Redis does not answer within seconds."""
     patience = {"socket_timeout": ANSWER_S, "retry_on_timeout": False}
     try:
         with app.connection_for_write(transport_options=patience) as connection:

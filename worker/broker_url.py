@@ -1,4 +1,4 @@
-"""Addresses of the broker: the forms that Celery, kombu and redis-py all understand."""
+"""Checks broker addresses. Accepts the forms that Celery, kombu and redis-py all understand."""
 
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -15,14 +15,15 @@ _OTHER_NAMES = {"valkey": "redis", "valkeys": "rediss", "unix": "redis+socket"}
 
 
 def check_broker_url(url: str, *, name: str) -> str:
-    """Return the address of a broker. Raises InvalidInput with the forms that are accepted.
+    """Return the address of a broker. Raises InvalidInput, which lists the accepted forms.
 
-    name: the option or variable that holds it. No message repeats the address or its password.
+    name: the option or variable that holds the address. No error message contains the address,
+    because it may hold a password.
     """
     try:
         parts = urlsplit(url)
         problem = _problem(parts)
-    except ValueError as error:  # the port is no number, or brackets are open
+    except ValueError as error:  # the port is not a number, or a bracket is not closed
         problem = "its host or port cannot be read" if "ort" not in str(error) else str(error)
     if problem:
         raise InvalidInput(
@@ -33,7 +34,7 @@ def check_broker_url(url: str, *, name: str) -> str:
 
 
 def broker_address(variable: str) -> AfterValidator:
-    """A validator of a setting that holds a broker's address. Raises InvalidConfig."""
+    """Return a validator for a setting that holds a broker's address. It raises InvalidConfig."""
 
     def check(url: str) -> str:
         try:
@@ -45,7 +46,7 @@ def broker_address(variable: str) -> AfterValidator:
 
 
 def _problem(parts: SplitResult) -> str:
-    """Return what is wrong with an address; empty if nothing is."""
+    """Return what is wrong with an address; empty if it is valid."""
     if parts.fragment:
         return "it has a #"
     if parts.scheme == "redis+socket":

@@ -1,4 +1,4 @@
-"""Tables of captions in a folder of pictures: found for the hint of a run without captions."""
+"""Finds tables of captions in a folder of pictures, for the hint of a run without captions."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from worker.intake import TABLE_ENDINGS, list_source
 from worker.readers.picture_file import PICTURE_ENDINGS
 
 MAX_FOLDERS, MAX_FILES = 100, 50
-"""Folders searched, and tables opened."""
+"""Largest number of folders searched, and of tables opened."""
 MAX_JSON_BYTES = 32 * 1024 * 1024
 """Larger COCO files are not opened, because a JSON file is read whole."""
 
@@ -52,7 +52,7 @@ def _has_captions(file: Path, *, root: Path) -> bool:
             return False
         some = False
         for _, rows in list_source(file, root=root):
-            # What cannot be read is one row, and an error at the end of the file.
+            # An unreadable file yields one row and then an error, so two rows are needed.
             num_rows = len(list(islice(rows, 2)))
             if num_rows == 2:
                 return True

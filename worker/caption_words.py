@@ -1,7 +1,8 @@
-"""Words of a caption, in scripts with and without blanks between them.
+"""Counts and picks the words of a caption, in scripts with and without spaces between words.
 
-Chinese, Japanese, Thai, Lao, Khmer and Burmese write no blanks between words. Their words are
-counted by an average length, since no segmenter is needed to tell three words from one.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces between words. Their
+words are counted by an average length, because a word segmenter is not needed to tell three words
+from one.
 """
 
 import re
@@ -15,11 +16,11 @@ _HAN_AND_KANA = (
 _MYANMAR_AND_KHMER = "\u1000-\u109f\u1780-\u17ff"
 _THAI_AND_LAO = "\u0e00-\u0eff"
 UNSPACED = _HAN_AND_KANA + _MYANMAR_AND_KHMER + _THAI_AND_LAO
-"""The inside of a regular expression's class: characters of scripts without blanks."""
+"""Characters of scripts without spaces, as the inside of a regular expression's class."""
 
 _LETTERS_PER_WORD = (
     (re.compile(f"[{_HAN_AND_KANA}]"), 2),
-    (re.compile(f"[{_MYANMAR_AND_KHMER}]"), 2),  # vowels are marks there, and not counted
+    (re.compile(f"[{_MYANMAR_AND_KHMER}]"), 2),  # vowels are combining marks and not counted
     (re.compile(f"[{_THAI_AND_LAO}]"), 3),
 )
 _UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
@@ -29,7 +30,7 @@ _NO_WORD = re.compile(r"\d|_|@|#|://|^www\.|\.[a-z]{2,4}$", re.IGNORECASE)
 
 
 def count_words(text: str) -> int:
-    """Return the number of words: those between blanks, and an estimate where there are none."""
+    """Return the number of words; an estimate for scripts without spaces."""
     count = 0
     for token in text.split():
         if not _UNSPACED_RUN.search(token):
@@ -43,15 +44,15 @@ def count_words(text: str) -> int:
 
 
 def is_unspaced(text: str) -> bool:
-    """Return True if the text is of scripts without blanks alone."""
+    """Return True if every character of the text belongs to a script without spaces."""
     return _UNSPACED_RUN.fullmatch(text) is not None
 
 
 def language_words(caption: str) -> str:
-    """Return the words that tell a caption's language, with single blanks.
+    """Return the words that identify a caption's language, joined by single spaces.
 
-    Left out: file names, addresses, numbers and codes, single capitals, hashtags, and words in
-    capitals unless the whole caption is.
+    Leaves out file names, addresses, numbers and codes, single capitals, hashtags, and words in
+    capitals, unless the whole caption is in capitals.
     """
     tokens = [token.strip(_EDGES) for token in caption.split()]
     words = [

@@ -1,8 +1,9 @@
-"""Which items of a chunk are done together, after what became of its earlier tries.
+"""Splits the items of a chunk into batches for a retry, so that poison items are found.
 
-Whoever was under way when a try ended badly may be why. So the suspects go first, and by
-themselves: the worst ends the try before its neighbours cost anything. Twice suspected goes alone;
-once suspected goes in an eighth of them all; the rest goes at once. Nobody is begun a fourth time.
+An item that was in work when an attempt failed is a suspect. Suspects go first and in small
+batches, so that a poison item ends the attempt before other items have cost time. An item suspected
+twice is a batch of its own. Items suspected once form batches of an eighth of them. All other items
+are the last batch. No item is started a fourth time.
 """
 
 from unspoken.runs.attempts import MAX_ATTEMPTS, PastAttempts
@@ -11,12 +12,12 @@ _PARTS = 8
 
 
 def poisonous(past: PastAttempts) -> frozenset[int]:
-    """Items that are given up: so many tries ended while they were under way."""
+    """Return the poison items: MAX_ATTEMPTS attempts failed while they were in work."""
     return frozenset(item for item, times in past.ended_with.items() if times >= MAX_ATTEMPTS)
 
 
 def batches(num_items: int, past: PastAttempts) -> list[list[int]]:
-    """All items but the poisonous, in the order in which to do them."""
+    """Return batches of all items except the poison items, in the order in which to do them."""
     never, once, twice = (
         [item for item in range(num_items) if past.ended_with[item] == times] for times in range(3)
     )

@@ -1,7 +1,8 @@
-"""Celery as a doorbell: messages name a run and chunks, and losing one loses nothing.
+"""The Celery app. Its messages name a run and chunks, and a lost message loses no work.
 
-Redis with late acknowledgement is neither at-least-once nor at-most-once (celery#4354, kombu#1836);
-the truth is the commit record beside each shard, and the dispatcher rings again.
+Redis with late acknowledgement delivers neither at least once nor at most once (celery#4354,
+kombu#1836). So the commit record beside each shard decides what is done, and the dispatcher
+publishes missing messages again.
 """
 
 import logging
@@ -21,24 +22,24 @@ from unspoken.safe_text import reason_of
 
 INTERACTIVE, BULK = "interactive", "bulk"
 QUEUES = (INTERACTIVE, BULK)
-"""In the order in which a worker empties them."""
+"""The queues, in the order in which a worker empties them."""
 LABEL_TASK = "unspoken.label_chunks"
 SOFT_TIME_LIMIT_S = 480
 TIME_LIMIT_S = 600
-# Redis hands a task out again after this; keep it above the time limit, or chunks run twice.
+# Redis delivers a task again after this time. Keep it above the time limit, or chunks run twice.
 VISIBILITY_TIMEOUT_S = 900
-# A worker that lost Redis looks for it at least so often.
+# Longest pause between two attempts of a worker to reconnect to Redis.
 RECONNECT_S = 5.0
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
-"""Raised by kombu for a message that is no JSON, or lacks parts of its envelope."""
+"""Errors that kombu raises for a message that is not JSON or has an incomplete envelope."""
 logger = logging.getLogger(__name__)
 
 
 class _LettingGo(QoS):  # type: ignore[misc]
-    """Lets go of a message whose acknowledgement a lost broker did not take.
+    """Forgets a message whose acknowledgement failed because the broker was lost.
 
-    kombu 5.7 keeps it in hand. A worker whose hands are full of such messages asks for no more, so
-    it never sees that the broker was lost, and waits for ever.
+    kombu 5.7 keeps such a message as delivered. A worker with too many of them asks for no further
+    message. It then never notices that the broker was lost, and waits forever.
     """
 
     def ack(self, delivery_tag: str) -> None:
@@ -49,7 +50,7 @@ class _LettingGo(QoS):  # type: ignore[misc]
             raise
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Put a message that a lost worker had taken back into its queue, if it can be read."""
+        """Put a lost worker's message back into its queue; drop it if it cannot be read."""
         try:
             super().restore_by_tag(tag, client, leftmost)
         except _UNREADABLE:
@@ -58,10 +59,10 @@ class _LettingGo(QoS):  # type: ignore[misc]
 
 
 class _Channel(Channel):  # type: ignore[misc]
-    """Drops messages that cannot be read, which end a worker of kombu 5.7.
+    """Drops messages that cannot be read. With kombu 5.7 such a message would end the worker.
 
-    Redis may hold such after its append-only file was damaged. The dispatcher publishes again what
-    is missing.
+    Redis may hold such messages after damage to its append-only file. The dispatcher publishes the
+    missing chunks again.
     """
 
     QoS = _LettingGo
@@ -72,7 +73,7 @@ class _Channel(Channel):  # type: ignore[misc]
             return super()._brpop_read(**options)
         except _UNREADABLE:
             logger.exception("dropped a message that cannot be read")
-            # Else the worker's hands stay full, and the message comes back when it ends.
+            # Otherwise the message stays unacknowledged, and is delivered again after shutdown.
             for tag in set(self.qos._delivered) - in_hand:
                 self.qos.ack(tag)
             raise Empty from None
@@ -83,10 +84,10 @@ class _Transport(Transport):  # type: ignore[misc]
 
 
 class _QuickConnection(Connection):  # type: ignore[misc]
-    """Looks for a lost broker every five seconds, not after pauses of up to thirty.
+    """Tries to reconnect at least every five seconds; the default is pauses of up to thirty.
 
-    It survives the loss, too: kombu 5.7 gives messages in hand back to a broker whose address it
-    has forgotten already, and the AttributeError of that would end the worker.
+    It also survives the loss of the broker. kombu 5.7 then returns messages to a broker whose
+    address it has already dropped, and the resulting AttributeError would end the worker.
     """
 
     def get_transport_cls(self) -> Any:
@@ -109,7 +110,7 @@ class _Amqp(AMQP):  # type: ignore[misc]
 
 
 def create_celery(broker_url: str) -> Celery:
-    """A Celery app with the project's settings and no tasks yet."""
+    """Return a Celery app with the project's settings and without tasks."""
     app = Celery("unspoken", broker=broker_url, set_as_current=False, amqp=_Amqp)
     app.conf.update(
         task_default_queue=BULK,
@@ -129,9 +130,9 @@ def create_celery(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_send_task_events=False,
-        # Nobody asks workers anything by way of the broker, nor could whoever writes to it.
+        # Remote control is not used. Off, so that nobody with access to the broker can use it.
         worker_enable_remote_control=False,
-        # What a worker has in hand does not hang on the broker: it is finished and committed.
+        # A running chunk does not need the broker, so it is finished and committed.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_prefetch_count_reduction=False,
         worker_max_tasks_per_child=500,
@@ -148,8 +149,8 @@ def create_celery(broker_url: str) -> Celery:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "socket_timeout": 30,
-            # A retry reads the answer to a question that the new connection was never asked: after
-            # a reset the worker's main process then waits for ever. Celery itself reconnects.
+            # A retry would wait for the reply to a command that the new connection never sent, so
+            # the worker's main process would wait forever after a reset. Celery itself reconnects.
             "retry_on_timeout": False,
             "global_keyprefix": "unspoken:",
             "queue_order_strategy": "priority",
@@ -159,7 +160,7 @@ def create_celery(broker_url: str) -> Celery:
 
 
 def queue_length(app: Celery, queue: str) -> int:
-    """Messages that no worker has taken yet. Raises ConnectionError where nobody can say."""
+    """Return the number of messages that no worker has taken. Raises ConnectionError."""
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=2)

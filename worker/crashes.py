@@ -1,8 +1,9 @@
-"""Counts crashes of the dispatcher at one run, so that a bad source cannot crash it for ever.
+"""Counts crashes of the dispatcher at one run, so that a bad source cannot crash it forever.
 
-Reading a damaged source may kill the whole process: out of memory, or a fault in a native library.
-No exception says so. RUN_DIR/dispatcher-crashes holds the number of steps that were begun and never
-ended; it is removed where a step ends well or badly, and where the dispatcher is stopped.
+Reading a damaged source may kill the whole process without an exception: out of memory, or a fault
+in a native library. RUN_DIR/dispatcher-crashes holds the number of steps that were started and did
+not end. The file is removed when a step ends, with or without an error, and when the dispatcher is
+stopped.
 """
 
 from pathlib import Path
@@ -11,12 +12,12 @@ from unspoken.errors import UnspokenError
 from unspoken.runs import storage
 
 MAX_CRASHES = 5
-"""More than an operator's kills at one step; a restart by SIGTERM does not count."""
+"""Higher than the number of times an operator may kill one step. SIGTERM does not count."""
 _FILE = "dispatcher-crashes"
 
 
 def begin_step(run_dir: Path, what: str) -> None:
-    """Note that a step begins. Raises UnspokenError after too many crashes, and OSError."""
+    """Record that a step begins. Raises UnspokenError after too many crashes, and OSError."""
     path = run_dir / _FILE
     crashes = count_unended(run_dir)
     if crashes >= MAX_CRASHES:
@@ -30,11 +31,11 @@ def begin_step(run_dir: Path, what: str) -> None:
 
 
 def end_step(run_dir: Path) -> None:
-    """Note that the step has ended, or was stopped."""
+    """Record that the step has ended or was stopped."""
     storage.remove(run_dir / _FILE)
 
 
 def count_unended(run_dir: Path) -> int:
-    """Return how many steps of the run were begun and not ended, the present one included."""
+    """Return the number of steps that were started and did not end, including the current one."""
     content = storage.read(run_dir / _FILE) or b""
     return int(content) if content.isdigit() and len(content) < 4 else 0

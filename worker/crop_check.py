@@ -1,7 +1,8 @@
-"""The optional check of crops: a box stands only where an image-text model sees its label in it.
+"""The optional crop check: a box is kept only if an image-text model finds its label in the crop.
 
-The label of each box that may count is ranked, by its likeness to the crop, among the picture's own
-candidates and random words. Alternates are not asked: they fall with the box that they lie on.
+The model ranks the label of each kept or undecided box by its similarity to the crop. It competes
+with the picture's other candidates and with random words. Alternate labels are not checked: they
+are dropped together with their box.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ def rank_annotations(
     config: LabelConfig,
     lexicon: Lexicon,
 ) -> tuple[Annotation, ...]:
-    """Annotations of one picture, with a `clip_rank` where the box counts or still may."""
+    """Return the annotations of one picture, with a `clip_rank` for kept and undecided boxes."""
     in_question = [each for each in annotations if _may_count(each)]
     if not in_question:
         return tuple(annotations)
@@ -49,7 +50,7 @@ def rank_annotations(
 
 
 def drop_unlike(annotations: Sequence[Annotation], config: LabelConfig) -> tuple[Annotation, ...]:
-    """The same, but a kept box whose label ranks too low is kept no longer."""
+    """Return the annotations; a kept box whose label ranks too low is dropped."""
     fault = {"kept": False, "drop_reason": "unlike_its_label"}
     return tuple(
         each.model_copy(update=fault)

@@ -1,8 +1,9 @@
-"""The end of an `auto` run: its decoys choose the thresholds, and every row is decided by them.
+"""The last step of an `auto` run: chooses thresholds from its decoys and applies them to every row.
 
-Workers store all boxes undecided; only when the last chunk is committed are the scores of all
-sources and decoys known. The thresholds are a function of the committed shards, and the decided
-shards one of those and the thresholds: to be stopped and done again changes no byte.
+Workers store all boxes undecided, because the scores of all sources and decoys are known only when
+the last chunk is committed. The thresholds depend only on the committed shards. The decided shards
+depend only on these shards and the thresholds. So the step is idempotent: a rerun writes identical
+bytes.
 """
 
 import secrets
@@ -31,8 +32,8 @@ from worker.proposals import decide_annotations
 def decide_run(undecided_dir: Path, plan: Plan, *, retried_dir: Path | None = None) -> Decision:
     """Choose the thresholds of a run and write its decided shards into `dataset/`.
 
-    retried_dir: folder of the run that this one completes. Its thresholds are taken, so that both
-    are one dataset; few rows have too few decoys to choose by.
+    retried_dir: folder of the run that this one retries. Its thresholds are used, so that both runs
+    form one dataset; a few failed rows have too few decoys to choose thresholds.
     """
     assert plan.config.wanted_fdr is not None, "only such runs are undecided"
     tally = ScoreTally()
@@ -59,7 +60,7 @@ def decide_run(undecided_dir: Path, plan: Plan, *, retried_dir: Path | None = No
 
 
 def decide_row(row: Row, config: LabelConfig, *, thresholds: Thresholds, lexicon: Lexicon) -> Row:
-    """The row as a run would have written it that had these thresholds from the start."""
+    """Return the row as a run that had these thresholds from the start would have written it."""
     if row.image_width is None or row.image_height is None:
         return row
     annotations = decide_annotations(
@@ -74,7 +75,7 @@ def decide_row(row: Row, config: LabelConfig, *, thresholds: Thresholds, lexicon
 
 
 def _publish(dataset_dir: Path, undecided: CommitRecord, rows: list[Row]) -> None:
-    """Write shard and record, each whole; what an earlier end left is replaced."""
+    """Write the shard and its record, each atomically. Files of an earlier rerun are replaced."""
     final = dataset_dir / undecided.shard
     draft = dataset_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
     try:

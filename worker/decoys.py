@@ -1,8 +1,8 @@
-"""Decoys: phrases that nobody proposed, asked beside the others to count false answers.
+"""Decoys: phrases that were not proposed, detected beside the others to count false detections.
 
-A detector answers absent questions too; how often it does, per label and threshold, is what makes
-scores of different sources comparable without any ground truth (target-decoy counting). Parts of
-common things are left out of the vocabulary: they are there more often than anybody says.
+A detector also finds things that are absent. How often it does so, by label and threshold, makes
+scores of different sources comparable without ground truth (target-decoy counting). The vocabulary
+has no parts of common things, because these are often in a picture without being mentioned.
 """
 
 import hashlib
@@ -43,17 +43,18 @@ VOCABULARY = tuple(word.strip() for word in _WORDS.split(","))
 
 
 NUM_NEAREST = 24
-"""Of the words left, a decoy is drawn from so many of the nearest frequency."""
+"""A decoy is drawn from this many unrelated words, those of the nearest frequency."""
 
 
 def pick_decoys(
     phrases: Sequence[str], *, caption: str, seed: str, count: int, lexicon: Lexicon
 ) -> tuple[str, ...]:
-    """`count` words that have nothing to do with the phrases or the caption, and are as frequent.
+    """Return at most `count` words unrelated to the phrases and the caption, of like frequency.
 
-    Each takes after one of the phrases in turn, in random order: the words that are asked in vain
-    are as common as those that are proposed, for a detector answers common words more readily. The
-    same seed gives the same words. Related is what shares a word, or means or includes it.
+    Each decoy is matched in frequency to one of the phrases, in turn and in random order. Decoys
+    must be as common as the proposed phrases, because a detector finds common words more readily.
+    Two texts are related if they share a word, a synonym or a hypernym. The same seed gives the
+    same words.
     """
     order = _order(seed)
     left = _unrelated_words(phrases, caption, order=order, lexicon=lexicon)
@@ -61,7 +62,7 @@ def pick_decoys(
     chosen = []
     for model in islice(models, min(count, len(left))):
         wanted = lexicon.frequencies.get(lexicon.head(model))
-        # A word that the lexicon does not know may be as frequent as any.
+        # The frequency of a word outside the lexicon is unknown, so any decoy may match it.
         near = left if not wanted else _nearest(left, wanted, lexicon)
         chosen.append(order.choice(near))
         left.remove(chosen[-1])
@@ -71,9 +72,9 @@ def pick_decoys(
 def pick_random_labels(
     phrases: Sequence[str], *, caption: str, seed: str, count: int, lexicon: Lexicon
 ) -> tuple[str, ...]:
-    """`count` words, or all there are, that have nothing to do with the phrases or the caption.
+    """Return at most `count` words unrelated to the phrases and the caption.
 
-    They are what a box is compared with. The same seed gives the same words.
+    A box's label competes with them in the crop check. The same seed gives the same words.
     """
     return tuple(_unrelated_words(phrases, caption, order=_order(seed), lexicon=lexicon)[:count])
 
@@ -97,13 +98,13 @@ def _unrelated_words(
 
 
 def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:
-    """Those of the nearest frequency; among equals the first of a random order."""
+    """Return the NUM_NEAREST words of the nearest frequency. `words` come in random order."""
     by_distance = sorted(words, key=lambda word: abs(lexicon.frequencies.get(word, 0) - wanted))
     return by_distance[:NUM_NEAREST]
 
 
 class _Kin(NamedTuple):
-    """What a word shares or means, and what includes it."""
+    """Words related to a vocabulary word: its own lemmas and synonyms, and its hypernyms."""
 
     own: frozenset[str]
     broader: frozenset[str]
@@ -111,7 +112,7 @@ class _Kin(NamedTuple):
 
 @lru_cache(maxsize=2)
 def _kin_of_vocabulary(lexicon: Lexicon) -> Mapping[str, _Kin]:
-    """Worked out once: for every picture anew it was most of a worker's own time."""
+    """Return the related words of the vocabulary. Cached: this took most of a worker's time."""
     return {
         word: _Kin(frozenset(_words([word], lexicon)), lexicon.hypernyms_of(word))
         for word in VOCABULARY
@@ -125,6 +126,6 @@ def _words(texts: Sequence[str], lexicon: Lexicon) -> set[str]:
         singulars = [lexicon.singular(token) for token in tokens if token]
         for lemma in [*singulars, " ".join(singulars[-2:])]:
             words |= {lemma, *lexicon.synonyms_of(lemma)}
-            # A domestic cat is no domestic dog: of a synonym only the head counts.
+            # Only the head of a synonym: "domestic cat" and "domestic dog" are not related.
             words |= {synonym.rpartition(" ")[2] for synonym in lexicon.synonyms_of(lemma)}
     return words - {""}

@@ -1,9 +1,11 @@
-"""`python -m worker.dispatcher`: plans runs, rings for open chunks, and finishes datasets.
+"""`python -m worker.dispatcher`: plans runs, publishes open chunks, and finishes datasets.
 
-It compares plan and commit records, tick by tick, and rings for chunks that have neither a lease
-nor a record; so a lost message, an emptied Redis or a dead worker costs time and nothing else. All
-that it knows is on disk: it may be killed and started at any time. Of several, one works and the
-others stand by; it holds a lease, and two at once would cost repeated messages and no more.
+At every tick it compares the plan with the commit records. It publishes messages for chunks that
+have no lease and no record. So a lost message, an emptied Redis or a dead worker costs only time.
+All its state is on disk: it may be killed and started at any time.
+
+Of several dispatchers, the one that holds the lease works and the others stand by. If two worked at
+once, messages would be published twice and nothing else would happen.
 """
 
 import logging
@@ -57,14 +59,14 @@ from worker.settings import WorkerSettings
 from worker.tasks import MAX_CHUNKS_A_MESSAGE, check_models
 from worker.watch import RunWatch
 
-# By name: as `python -m` it would be __main__.
+# Named explicitly, because under `python -m` the module's name is __main__.
 logger = logging.getLogger("worker.dispatcher")
 
-# Enough in the queue that a worker never waits for the dispatcher, and never more than this.
+# Limits of the queue's length, chosen so that workers never wait for the dispatcher.
 MIN_QUEUED, QUEUED_PER_SLOT = 4, 2
-# While the queue is not empty, a doorbell may still lie in it.
+# Longer wait before publishing again while the queue is not empty: the message may still be in it.
 PATIENCE_WITH_QUEUE = 30
-# Somebody waits for a run of so few rows that came inline.
+# An inline run of at most this many rows is interactive: a person is waiting for it.
 INTERACTIVE_ROWS = 100
 
 
@@ -86,8 +88,8 @@ class Dispatcher:
         metrics: DispatcherMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """data_dir: see unspoken.runs.location.locate_source. patience_s: the longest that planning
-        or finishing one run delays a tick; None: until it ends.
+        """data_dir: see unspoken.runs.location.locate_source. patience_s: longest time for which
+        planning or finishing one run delays a tick; None for no limit.
         """
         self._runs_dir = runs_dir
         self._data_dir = data_dir
@@ -106,7 +108,7 @@ class Dispatcher:
     def tick(self) -> bool:
         """Advance every run by one step; return True while any is still under way.
 
-        No error of one run ends the tick, so the other runs always get their turn.
+        An error of one run does not end the tick, so the other runs are still advanced.
         """
         under_way = False
         for watch in self._open_watches():
@@ -119,7 +121,7 @@ class Dispatcher:
     def _look_at(self, watch: RunWatch) -> bool:
         """Advance one run by a step; return True while it is still under way.
 
-        Errors that pass by themselves keep the run waiting; any other error fails this run.
+        After a transient error the run waits; any other error fails this run.
         """
         try:
             status = self._advance(watch)
@@ -159,7 +161,7 @@ class Dispatcher:
             stop.wait(tick_s)
 
     def _work(self, is_ours: Callable[[], bool], *, tick_s: float, stop: threading.Event) -> None:
-        # What was seen before may have been changed by the one who worked in between.
+        # Another dispatcher may have changed the runs since the last look.
         self._watches.clear()
         logger.info("this dispatcher works")
         while not stop.is_set() and is_ours():
@@ -197,7 +199,7 @@ class Dispatcher:
         return list(self._watches.values())
 
     def _has_ended(self, run: Run) -> bool:
-        """Read a run's last state. A status.json that cannot be read is written anew."""
+        """Return True if the run is done or failed; False if its status.json cannot be read."""
         try:
             return read_status(self._runs_dir, run.run_id).state in ("done", "failed")
         except (OSError, NotFound) as error:
@@ -255,7 +257,7 @@ class Dispatcher:
         except NotFound:
             logger.info("planning")
         except PlanDamaged as error:
-            # The same source gives the same plan, to the byte; another one is refused.
+            # The same source gives an identical plan; `write_plan` refuses a different one.
             logger.warning("planning again: %s", error)
         location = self._locate(run)
         plan_run(run, location, runs_dir=self._runs_dir, services=self._services)
@@ -291,14 +293,14 @@ class Dispatcher:
             watch.breaker.rang()
 
     def _most_queued(self, watch: RunWatch) -> int:
-        """Twice the slots of all workers; by the leases where no worker has said yet."""
+        """Return twice the slots of all workers; based on the leases until a worker reports."""
         slots = count_workers(self._runs_dir).slots
         return QUEUED_PER_SLOT * slots or max(MIN_QUEUED, QUEUED_PER_SLOT * len(watch.leased))
 
     def _verify_and_write(self, watch: RunWatch, plan: Plan) -> bool:
-        """Labels, contact sheet, manifest and card; False where a shard was found to be spoilt.
+        """Write labels, contact sheet, manifest and card; return False if a shard is damaged.
 
-        Each file is written whole, and every shard is the one that its record names.
+        Each file is written atomically. Every shard is first compared with its record.
         """
         if not watch.verified:
             if not all([watch.ledger.verify(chunk.id) for chunk in plan.chunks]):
@@ -320,7 +322,7 @@ class Dispatcher:
         return locate_source(run, runs_dir=self._runs_dir, data_dir=self._data_dir)
 
     def _decide(self, watch: RunWatch, plan: Plan) -> Decision | None:
-        """Thresholds and decided shards, once, of a run that left them to its decoys."""
+        """Choose thresholds and write the decided shards, once; None for a fixed threshold."""
         if plan.config.wanted_fdr is not None and watch.decision is None:
             retried = watch.run.retry_of
             watch.decision = decide_run(
@@ -331,7 +333,7 @@ class Dispatcher:
         return watch.decision
 
     def _notice(self, watch: RunWatch, *, total: int) -> str:
-        """Return the run's notice; a source without captions is searched once for their table."""
+        """Return the run's notice. A source without captions is searched once for a table."""
         tally = watch.tally
         loss = main_loss(tally.labelled, tally.dropped, tally.failed)
         if loss == "caption_empty" and not watch.searched_source and watch.run.source is not None:
@@ -384,10 +386,9 @@ def _has_step(watch: RunWatch) -> bool:
 
 
 def _passes(error: Exception) -> bool:
-    """Return True for an error that waiting can cure: a service, the broker or a disk.
+    """Return True for a transient error: one of a service, the broker or a disk.
 
-    pyarrow, Pillow and gzip raise OSError without a number for a damaged file: waiting does not
-    cure that.
+    pyarrow, Pillow and gzip raise OSError without an errno for a damaged file; that is permanent.
     """
     if isinstance(error, OSError):
         return error.errno is not None or isinstance(error, ConnectionError)
@@ -395,7 +396,7 @@ def _passes(error: Exception) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    """Return the message of a failed run; for an unexpected error with its type."""
+    """Return the message of a failed run, with the type of an unexpected error."""
     text = reason_of(error)
     return (
         text if isinstance(error, UnspokenError) else f"unexpected {type(error).__name__}: {text}"
@@ -409,13 +410,13 @@ def _open_state(watch: RunWatch) -> str:
 
 
 def _queue_of(run: Run, plan: Plan) -> str:
-    """Somebody waits for few pictures sent inline: they need not queue behind millions."""
+    """Return the run's queue. Small inline runs do not queue behind millions of pictures."""
     return INTERACTIVE if run.source is None and plan.num_rows <= INTERACTIVE_ROWS else BULK
 
 
 @contextmanager
 def connect_services(settings: WorkerSettings) -> Iterator[Services]:
-    """Clients of the three services, closed at the end."""
+    """Open clients of the three services, and close them at the end."""
     with (
         connect(
             settings.llm_url, timeout_s=settings.service_timeout_s, key=settings.client_key

@@ -1,4 +1,4 @@
-"""Telling workers that chunks are open. A message that is lost is sent again."""
+"""Publishes messages that tell workers which chunks are open. Lost messages are sent again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from worker.celery_app import LABEL_TASK, queue_length
 
 
 class Doorbell(Protocol):
-    """Tells workers that chunks are open. Raises ConnectionError while nobody can be told."""
+    """A publisher of open chunks. Methods raise ConnectionError while the broker is away."""
 
     def ring(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
-        """Put a message into a queue."""
+        """Publish a message to a queue."""
 
     def num_queued(self, queue: str) -> int:
-        """Messages that no worker has taken yet."""
+        """Return the number of messages that no worker has taken yet."""
 
 
 @dataclass(frozen=True)
 class CeleryDoorbell:
-    """The doorbell as Celery messages over Redis."""
+    """A publisher that sends Celery messages over Redis."""
 
     app: Celery
 

@@ -1,8 +1,8 @@
-"""Pictures that came before in a run: the same bytes, or, if asked, the same look.
+"""Finds duplicate pictures in a run: the same bytes or, if asked, a similar look.
 
-One file with another caption is no duplicate: tables often have a row for each caption. Duplicates
-are found once, when a run is planned, in the order of its source: so which of two rows stays does
-not depend on which worker was faster. Takes some 150 bytes a picture.
+The same file with another caption is not a duplicate, because tables often have a row for each
+caption. Duplicates are found once, when a run is planned, in the order of its source. So which of
+two rows is kept does not depend on which worker was faster. Takes about 150 bytes per picture.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ HASH_BITS = HASH_SIDE * HASH_SIDE
 
 
 class Seen(Enum):
-    """How a row's picture relates to the rows before it."""
+    """Relation of a row's picture to the rows before it."""
 
     NEW = "new"
     OTHER_CAPTION = "other caption"
-    """The same file came before, with other captions."""
+    """The same file was seen before, with other captions."""
     DUPLICATE = "duplicate"
 
 
 class SeenPictures:
-    """What came before; each question is also remembered."""
+    """Remembers the pictures of a run. Each picture that is checked is also added."""
 
     def __init__(self, *, max_hash_distance: int | None = None) -> None:
         self._first: dict[bytes, int] = {}
@@ -38,11 +38,11 @@ class SeenPictures:
 
     @property
     def wants_pixels(self) -> bool:
-        """Whether looks are compared too."""
+        """True if pictures are also compared by their look."""
         return self._looks is not None
 
     def saw_bytes(self, encoded: bytes, *, file: str, caption: str) -> Seen:
-        """Compare a picture's bytes with those before. `file` names where they are from."""
+        """Compare a picture's bytes with earlier ones. `file`: name of the file it comes from."""
         picture = hashlib.blake2b(encoded, digest_size=16).digest()
         here, said = crc32(file.encode()), crc32(caption.encode())
         first = self._first.get(picture)
@@ -56,14 +56,15 @@ class SeenPictures:
         return Seen.OTHER_CAPTION
 
     def saw_look(self, pixels: np.ndarray) -> bool:
-        """Whether a picture that looks like this one came before. pixels: (H, W, 3) uint8."""
+        """Return True if a similar picture was seen before. pixels: (H, W, 3) uint8."""
         return self._looks is not None and self._looks.saw(difference_hash(pixels))
 
 
 def difference_hash(pixels: np.ndarray) -> int:
-    """64 bits: in a 9 x 8 grey thumbnail, is each cell darker than the one to its right?
+    """Return the 64-bit difference hash of a picture. pixels: (H, W, 3) uint8.
 
-    The same for a picture that was scaled, recompressed or brightened; pixels: (H, W, 3) uint8.
+    Each bit is 1 if a cell of the 9 x 8 grey thumbnail is darker than the cell to its right.
+    Scaling, recompressing or brightening a picture keeps its hash.
     """
     grey = Image.fromarray(pixels).convert("L")
     thumbnail = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.LANCZOS))
@@ -72,10 +73,10 @@ def difference_hash(pixels: np.ndarray) -> int:
 
 
 class _NearHashes:
-    """Hashes that may differ in up to `distance` bits.
+    """An index of hashes that finds those within `distance` bits of a given one.
 
-    Cut into distance + 1 bands, two such hashes agree in at least one of them, so that only the
-    hashes that share a band are compared.
+    Hashes are split into distance + 1 bands. Two hashes that differ in at most `distance` bits
+    agree in at least one band, so only hashes that share a band are compared.
     """
 
     def __init__(self, distance: int) -> None:

@@ -1,4 +1,4 @@
-"""The failed rows of a run, as they are in its source now: what a retry labels."""
+"""Finds the failed rows of a run in its source, as it is now, so that a retry can label them."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from unspoken.runs.shards import iter_rows
 from worker.readers.row import SOURCE_CHANGED
 
 WHOLE_FILE = frozenset(("bad_shard", "torn_shard"))
-"""Reasons that hide further rows of the same file, which no plan could list."""
+"""Reasons that may hide further rows of the same file, which the plan could not list."""
 
 
 @dataclass
@@ -20,15 +20,15 @@ class _OfFile:
 
     rows: set[int] = field(default_factory=set)
     nameless: set[int] = field(default_factory=set)
-    """Those of `rows` whose picture is not known: only their place tells which row it was."""
+    """Rows of `rows` without a known picture name; only their position identifies them."""
     is_whole: bool = False
 
 
 class FailedRows:
     """Finds the rows of a source that a run failed to label.
 
-    A row is known by its digest. One that was mended or changed since is known by the name of its
-    picture, or, where the run could not read that, by its place.
+    A row is identified by its digest. A row that was changed since is identified by the name of its
+    picture, or by its position if the run could not read that name.
     """
 
     def __init__(self, run_dir: Path, shards_folder: str) -> None:

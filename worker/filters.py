@@ -1,8 +1,8 @@
-"""What is not labelled, each row with its reason: safety, language, size and sanity gates.
+"""Filters that drop rows before labelling, each with a reason: safety, language, size and sanity.
 
-The source's own columns decide where it has them (worker.readers.columns knows their spellings);
-else a classifier is asked (worker.classifiers). Duplicates are found when a run is planned
-by `duplicate_finder` and come here as a row's problem.
+If the source has a column for a filter, that column decides (worker.readers.columns knows the
+spellings); otherwise a classifier does (worker.classifiers). Duplicates are found by
+`duplicate_finder` when a run is planned, and reach the filters as a row's `problem`.
 """
 
 import math
@@ -30,20 +30,20 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the filters found: `reason` is None where the row goes on, with its picture."""
+    """Result of the filters. `reason` is None if the row passed; then `picture` is set."""
 
     caption: str
     """All captions that passed, as one text."""
     picture: Picture | None
     filters: tuple[Filter, ...]
     captions: tuple[str, ...] = ()
-    """Those captions one by one."""
+    """The captions that passed, one by one."""
     reason: str | None = None
     detail: str | None = None
 
 
 class _Dropped(Exception):
-    """A row that is dropped; `seen` is what the filter that decided saw, if a filter did."""
+    """Raised for a row that is dropped. `seen`: the finding of the filter that dropped it."""
 
     def __init__(self, reason: str, detail: str, seen: Filter | None = None) -> None:
         super().__init__(reason, detail)
@@ -52,10 +52,10 @@ class _Dropped(Exception):
 
 
 def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterConfig) -> Verdict:
-    """Judge one row, the cheap questions first.
+    """Apply the filters to one row, cheap filters first.
 
-    Of several captions those count that pass; a row is dropped for its first caption's reason where
-    none does.
+    If a row has several captions, only those that pass are used. If none passes, the row is dropped
+    for the reason of its first caption.
     """
     found: list[Filter] = []
     picture: Picture | None = None
@@ -78,10 +78,10 @@ def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterCon
 def duplicate_finder(
     config: FilterConfig, *, detect: DetectLanguage = detect_language
 ) -> Callable[[SourceRow], bool] | None:
-    """Return a function that tells of each row of a run, in order, if its picture came before.
+    """Return a function that takes a run's rows in order and returns True for duplicates.
 
-    A row that the filters drop does not count: what comes after it is no duplicate. None where no
-    filter asks for duplicates.
+    A row that the filters drop is ignored: a later row with the same picture is not a duplicate.
+    Returns None if duplicates are not filtered.
     """
     if not config.drop_duplicates and config.max_hash_distance is None:
         return None
@@ -105,14 +105,14 @@ def duplicate_finder(
 
 
 def fold(caption: str) -> str:
-    """A caption with every run of blanks as one."""
+    """Replace each run of white space in a caption by one space."""
     return " ".join(caption.split())
 
 
 def _check_words(
     row: SourceRow, detect: DetectLanguage, config: FilterConfig, found: list[Filter]
 ) -> tuple[str, ...]:
-    """Return the captions that pass, blanks folded. `found` gets what the passed filters saw."""
+    """Return the captions that pass, folded. Appends the passed filters' findings to `found`."""
     _check_source(row)
     captions = [fold(caption) for caption in row.captions or (row.caption,)]
     captions = list(_passing(captions, lambda caption: _check_caption(caption, config)))
@@ -126,14 +126,14 @@ def _check_words(
 
 
 def _passing(captions: Sequence[str], check: Callable[[str], Found]) -> dict[str, Found]:
-    """Return what `check` says of each caption that passes it; raise where none does."""
+    """Return the result of `check` for each caption that passes it; raise _Dropped if none does."""
     passing: dict[str, Found] = {}
     dropped: list[_Dropped] = []
     for caption in captions:
         try:
             passing[caption] = check(caption)
         except _Dropped as error:
-            if error.reason == "blocklist":  # the picture is then as doubtful as the caption
+            if error.reason == "blocklist":  # one such caption makes the picture doubtful too
                 raise
             dropped.append(error)
     if not passing:
@@ -166,10 +166,10 @@ def _check_caption(caption: str, config: FilterConfig) -> None:
 
 @lru_cache(maxsize=8)
 def _pattern(blocklist: tuple[str, ...]) -> re.Pattern[str]:
-    """Return a pattern of any of the words, each as a whole word.
+    """Return a pattern that matches any of the words, each as a whole word.
 
-    Scripts without blanks have no edges of words: an entry matches everywhere in them, and an entry
-    of another script is whole beside them.
+    Scripts without spaces have no word boundaries, so an entry in such a script matches anywhere.
+    For an entry in another script, a neighbouring character of such a script is a word boundary.
     """
     letter = rf"[^\W{UNSPACED}]"
 
@@ -182,7 +182,7 @@ def _pattern(blocklist: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _plain(text: str) -> str:
-    """Return the text in lower case, with plain letters for full-width ones and other disguises."""
+    """Return the text in lower case, with full-width and other variants as plain letters."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
@@ -211,7 +211,7 @@ def _check_language(
 
 
 def _check_safety_columns(columns: Columns, config: FilterConfig) -> list[Filter]:
-    """Judge by the source's own columns; return nothing where none of them counts."""
+    """Check the source's own safety columns; return an empty list if none of them applies."""
     punsafe = _number(columns.get("punsafe")) if config.max_punsafe is not None else None
     rating = _rating(columns.get("nsfw")) if config.nsfw_ratings is not None else ""
     source = "nsfw" if punsafe is None else "punsafe"
@@ -256,7 +256,7 @@ def _check_similarity(columns: Columns, config: FilterConfig) -> list[Filter]:
 
 
 def _read_picture(encoded: bytes | None, config: FilterConfig) -> Picture:
-    """The decoded picture; its header is judged before a pixel is."""
+    """Decode a picture; its size is checked by the header before any pixel is decoded."""
     assert encoded is not None, "checked before"
 
     def check_size(size_hw: tuple[int, int]) -> None:
@@ -275,7 +275,10 @@ def _read_picture(encoded: bytes | None, config: FilterConfig) -> Picture:
 
 
 def _rating(value: object) -> str:
-    """LAION's rating in upper case; tables of others say it as a truth value. Empty: none."""
+    """Return LAION's rating in upper case; empty if there is none.
+
+    Other tables use a boolean instead of a rating.
+    """
     if isinstance(value, bool):
         return "NSFW" if value else "UNLIKELY"
     if not isinstance(value, str) or _number(value) is not None:

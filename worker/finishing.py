@@ -1,4 +1,4 @@
-"""The end of a run: labels, contact sheet, manifest and card over its committed shards."""
+"""Finishes a run: writes labels, contact sheet, manifest and card for its committed shards."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -26,9 +26,10 @@ def finish_run(
     decision: Decision | None,
     notice: str = "",
 ) -> None:
-    """Each file is written whole, so that to be stopped and done again is harmless.
+    """Write the files that complete the dataset. Raises the encoder's errors and OSError.
 
-    notice: stands at the top of the card. Raises the encoder's errors, OSError.
+    Each file is written atomically, so an interrupted call may be repeated. notice: text for the
+    top of the card.
     """
     dataset_dir = run_dir / "dataset"
     chosen = None if decision is None else decision.chosen
@@ -41,7 +42,7 @@ def finish_run(
 
 
 class _Pictures:
-    """Rows one after another, and the picture of the one that came last."""
+    """Iterates over a run's rows, and loads the picture of the row that came last."""
 
     def __init__(self, dataset_dir: Path, plan: Plan, location: SourceLocation) -> None:
         self._dataset_dir, self._plan = dataset_dir, plan

@@ -1,7 +1,8 @@
-"""Signs of life of workers: a file each in RUNS_DIR/.workers, renewed while the process lives.
+"""Worker heartbeats: each worker has a file in RUNS_DIR/.workers, renewed while it lives.
 
-A worker that no longer consumes is ended by its watchdog, and then is silent here. Ages are taken
-by the file system's own clock. The file says how many chunks at a time its worker has hands for.
+The file contains the worker's slots: the number of chunks that it works on at a time. Ages are
+measured by the file system's own clock. The watchdog ends a worker that no longer takes messages,
+and its heartbeat then stops.
 """
 
 import logging
@@ -18,12 +19,12 @@ logger = logging.getLogger(__name__)
 FOLDER = ".workers"
 BEAT_S = 10.0
 SILENT_S = 60.0
-# A silent worker was replaced, or never will be: nobody needs to hear of it for ever.
+# After this time a silent worker is no longer reported: it was replaced, or never will be.
 FORGOTTEN_S = 900.0
 
 
 class Workers(NamedTuple):
-    """Who is there: processes, not chunks at a time; `slots` are those of the living."""
+    """Number of worker processes, alive and silent, and the slots of those alive."""
 
     alive: int
     silent: int
@@ -31,7 +32,7 @@ class Workers(NamedTuple):
 
 
 class Heartbeat:
-    """One worker's. Call `start` in the main process and `end` when it ends in order."""
+    """Heartbeat of one worker. Call `start` in the main process, and `end` at its shutdown."""
 
     def __init__(self, runs_dir: Path, *, slots: int, beat_s: float = BEAT_S) -> None:
         self._path = runs_dir / FOLDER / f"{socket.gethostname()}-{os.getpid()}"
@@ -40,11 +41,11 @@ class Heartbeat:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Beat from a thread until `end`, or until the process is gone."""
+        """Renew the file from a thread until `end`, or until the process exits."""
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def end(self) -> None:
-        """Say good-bye: a worker that ended in order is not silent."""
+        """Remove the file, so that a worker that has shut down is not reported as silent."""
         self._ended.set()
         storage.remove(self._path)
 
@@ -54,13 +55,13 @@ class Heartbeat:
             try:
                 beat()
                 beat = self._beat
-            except OSError as error:  # a disk in trouble; the worker itself says more of it
+            except OSError as error:  # the worker's own work reports disk errors in detail
                 logger.debug("no heartbeat: %s", error)
             if self._ended.wait(self._beat_s):
                 return
 
     def _first_beat(self) -> None:
-        # In a container that came back the process before us had our name, and maybe other hands.
+        # In a restarted container an earlier worker had the same name, maybe with other slots.
         storage.remove(self._path)
         self._beat()
 
@@ -74,7 +75,7 @@ class Heartbeat:
 
 
 def count_workers(runs_dir: Path) -> Workers:
-    """Who beats in a runs folder, and who did until lately. Raises OSError."""
+    """Count the workers of a runs folder by their heartbeat files. Raises OSError."""
     folder = runs_dir / FOLDER
     alive = silent = slots = 0
     for path, age_s in _ages(folder) if folder.is_dir() else ():
@@ -99,6 +100,6 @@ def _ages(folder: Path) -> list[tuple[Path, float]]:
     for name in list(storage.names(folder)):
         try:
             ages.append((folder / name, storage.age_s(folder / name, now_s=now_s)))
-        except FileNotFoundError:  # it ended meanwhile
+        except FileNotFoundError:  # the worker shut down meanwhile
             continue
     return [(path, age_s) for path, age_s in ages if not path.name.startswith(".")]

@@ -1,9 +1,9 @@
-"""What a pool's process has from the process that forked it, and must let go.
+"""Releases the sockets that a pool process inherits across fork.
 
-A child holds its parent's connections to Redis. Where such a connection breaks, the parent closes
-it, but the kernel's epoll goes on reporting a socket that somebody still holds, under a number that
-the parent cannot unregister any more: its event loop spins on a whole core until the child ends
-(seen in the chaos suite; celery#1845, celery#5299).
+A child inherits its parent's connections to Redis. If such a connection breaks, the parent closes
+it. But epoll goes on reporting the socket while the child holds it, under a descriptor that the
+parent can no longer unregister. The parent's event loop then spins on a whole core until the child
+exits (seen in the chaos suite; celery#1845, celery#5299).
 """
 
 import os
@@ -12,9 +12,10 @@ from pathlib import Path
 
 
 def let_go_of_sockets() -> None:
-    """Put /dev/null in the place of every inherited socket but the standard streams.
+    """Replace every inherited socket except the standard streams by /dev/null.
 
-    Not closed: objects of the parent's still know the numbers, and would close what has them next.
+    The descriptors stay open, because inherited objects still refer to them. Such an object would
+    otherwise close whatever file gets the same descriptor next.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
     for path in list(Path("/dev/fd").iterdir()):
@@ -27,5 +28,5 @@ def let_go_of_sockets() -> None:
 def _is_socket(descriptor: int) -> bool:
     try:
         return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
-    except OSError:  # that of the listing itself
+    except OSError:  # the descriptor of the directory listing itself
         return False

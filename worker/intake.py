@@ -1,8 +1,8 @@
-"""Reading a source, whatever its kind: what is there, row by row, and the rows of a chunk.
+"""Reads sources of all kinds: lists their rows for a plan, and reads the rows of a chunk.
 
 A source is a folder of img2dataset's tar shards, one tar, a folder with captions beside its
 pictures, a table of picture paths (parquet, CSV, JSONL), or COCO's captions JSON. Only files inside
-the root that the run may read from are opened, and nothing is ever unpacked or written.
+the run's root folder are opened, and nothing is ever unpacked or written.
 """
 
 import logging
@@ -47,18 +47,18 @@ def list_source(
     is_duplicate: Callable[[SourceRow], bool] | None = None,
     runs_dir: Path | None = None,
 ) -> Iterator[tuple[str, Iterator[ListedRow]]]:
-    """Files (or folders of pictures) of a source in order, each with its rows.
+    """Yield the files (or folders of pictures) of a source in order, each with its rows.
 
-    pictures: folder that a table's paths are seen from; the table's own when absent. is_duplicate:
-    asked of every row with its picture; when absent no picture is read. runs_dir: its files are no
-    part of the source. A file that cannot be read is one failed row. Raises InvalidInput where that
-    is so of all files, with the first reason.
+    pictures: base folder of a table's relative paths; the table's own folder if None. is_duplicate:
+    called for every row with its picture; if None, no picture is read. runs_dir: files in it are
+    not part of the source. A file that cannot be read is one failed row. Raises InvalidInput with
+    the first reason if no file can be read.
     """
     span = Span(pictures_of=() if is_duplicate is None else EVERY_ROW)
     found = _Found()
     for file in _source_files(path, root):
         if runs_dir is not None and file.resolve().is_relative_to(runs_dir.resolve()):
-            continue  # a workspace inside of what it labels: its contact sheets are no pictures
+            continue  # a workspace inside its own source: contact sheets are not source pictures
         name = file.relative_to(root).as_posix()
         refusal = _refusal(file, name, root)
         if refusal is not None:
@@ -73,7 +73,7 @@ def list_source(
 
 
 def _refusal(file: Path, name: str, root: Path) -> str | None:
-    """Return the reason for not opening a file of the source; None if there is none."""
+    """Return the reason for not opening a file of the source; None if it may be opened."""
     if not file.resolve().is_relative_to(root.resolve()):
         return f"{_writable(file.name)} leads out of the data folder"
     if _writable(name) != name:
@@ -82,7 +82,7 @@ def _refusal(file: Path, name: str, root: Path) -> str | None:
 
 
 class _Found:
-    """Notes whether any file of a source could be read, and what was wrong with the first other."""
+    """Records if any file of a source could be read, and the error of the first unreadable one."""
 
     def __init__(self) -> None:
         self.any_good = False
@@ -98,11 +98,11 @@ class _Found:
 
 
 def read_chunk(chunk: Chunk, *, root: Path, pictures: Path | None = None) -> list[SourceRow]:
-    """Read a chunk's rows with their pictures, in the plan's order; duplicates without.
+    """Read a chunk's rows in the plan's order, with their pictures except for duplicates.
 
-    A row is known by its content, so rows that were added or removed around it do not matter. One
-    whose picture or caption changed, or is gone, has the problem SOURCE_CHANGED and no picture. No
-    file outside `root` is read. Raises OSError where a disk fails.
+    A row is identified by its content, so rows added or removed around it do not matter. A row
+    whose picture or caption changed or is gone has the problem SOURCE_CHANGED and no picture. No
+    file outside `root` is read. Raises OSError if a disk fails.
     """
     file = root / chunk.source
     refusal = _refusal(file, chunk.source, root) or _planned_refusal(chunk, file)
@@ -123,7 +123,7 @@ def read_chunk(chunk: Chunk, *, root: Path, pictures: Path | None = None) -> lis
 
 
 def _planned_refusal(chunk: Chunk, file: Path) -> str | None:
-    """Return the reason for which a file was refused whose true name the plan cannot say."""
+    """Return the reason why planning refused a file whose name is not UTF-8; None if it did not."""
     refused = bad_shard(chunk.source, row=0, size=0, detail="").digest
     if chunk.digests.get(0) != refused or os.path.lexists(file):
         return None
@@ -131,7 +131,7 @@ def _planned_refusal(chunk: Chunk, file: Path) -> str | None:
 
 
 def check_chunk(chunk: Chunk, *, root: Path, pictures: Path | None = None) -> None:
-    """Raise Conflict unless every row of a chunk is what it was when the run was planned."""
+    """Raise Conflict unless every row of a chunk is the same as when the run was planned."""
     rows = read_chunk(chunk, root=root, pictures=pictures)
     if changed := sum(row.problem == SOURCE_CHANGED for row in rows):
         raise Conflict(
@@ -152,7 +152,7 @@ def _listed(row: SourceRow, is_duplicate: Callable[[SourceRow], bool] | None = N
 
 
 def _source_files(path: Path, root: Path) -> Iterator[Path]:
-    """The file itself; of a folder all tar shards, then all folders with pictures."""
+    """Yield the file itself; for a folder, all tar shards, then all folders with pictures."""
     if not path.is_dir():
         yield path
         return
@@ -176,7 +176,7 @@ def _shards(top: Path) -> Iterator[Path]:
 def _read_rows(
     file: Path, *, name: str, root: Path, pictures: Path | None, span: Span
 ) -> Iterator[SourceRow]:
-    """Rows of a file; where it cannot be read any further, the last one is a failed row."""
+    """Yield the rows of a file; if reading fails midway, the last one is a failed row."""
     next_row = span.first_row
     try:
         for row in _reader(file, name=name, root=root, pictures=pictures, span=span):
@@ -194,9 +194,9 @@ def _read_rows(
 
 
 def _is_of_the_file(error: Exception) -> bool:
-    """Tell a fault of the file from one of the disk, which may pass.
+    """Return True for a fault of the file; False for one of the disk, which may be transient.
 
-    pyarrow's own OSErrors have no number; those of the operating system have one.
+    pyarrow's own OSErrors have no errno; those of the operating system have one.
     """
     if isinstance(error, OSError):
         return error.errno is None or isinstance(error, PermissionError | FileNotFoundError)
@@ -208,7 +208,7 @@ def _reader(
 ) -> Iterator[SourceRow]:
     if file.is_dir():
         return folder_rows(file, name=name, root=root, span=span)
-    if file.exists() and not file.is_file():  # a FIFO would be waited for
+    if file.exists() and not file.is_file():  # opening a FIFO would block
         raise InvalidInput(f"{name} is not a regular file")
     pictures = pictures or file.parent
     if file.name.lower().endswith(TAR_ENDINGS):
@@ -223,9 +223,10 @@ def _reader(
 
 
 def _sayable(row: SourceRow) -> SourceRow:
-    """The row without what UTF-8 cannot say: half characters of JSON, or of a name on disk.
+    """Return the row with all text valid in UTF-8: lone surrogates become question marks.
 
-    A picture with such a name is given up, since no dataset could say which one it is.
+    They come from JSON escapes or from file names. A picture with such a name becomes a bad row,
+    because a dataset could not say which picture it is.
     """
     columns = {
         name: _writable(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What the language model proposed for the captions of one picture, as one proposal."""
+"""Joins the language model's proposals for the captions of one picture into one proposal."""
 
 from collections.abc import Sequence
 from itertools import chain, zip_longest
@@ -9,9 +9,10 @@ from unspoken.schemas import Phrase, Proposal
 
 
 def join_proposals(proposals: Sequence[Proposal], *, caption: str, lexicon: Lexicon) -> Proposal:
-    """Return the phrases of all proposals, each once: the first of each, the second of each, ...
+    """Return one proposal with each phrase once: first the first phrase of each, then the second.
 
-    A phrase that one caption implies and another one names is named. caption: all captions.
+    A phrase that one caption implies and another one names is named. caption: all captions as one
+    text.
     """
     first, *others = proposals
     if not others:

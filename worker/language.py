@@ -1,4 +1,4 @@
-"""The language of a caption: judged by its words, and only where the classifier is sure."""
+"""Detects the language of a caption by its words; rejects it only if the classifier is sure."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,19 @@ from worker.caption_words import count_words, language_words
 from worker.classifiers import DetectLanguage
 
 MIN_WORDS = 3
-"""Fewer say too little: "dog" alone is English with a probability of .12."""
+"""Fewer words are too little evidence: "dog" alone is English with a probability of 0.12."""
 MIN_SCORE_OF_MIN_WORDS = 0.95
-"""Least score of another language where there are no more words than that."""
+"""Lowest score of another language for a caption of exactly MIN_WORDS words."""
 MAX_WANTED_SCORE = 0.05
-"""A caption is kept where the wanted language has more than this."""
+"""A caption is kept if the wanted language has a higher score than this."""
 RELATIVES = (
     frozenset(("zh", "yue", "wuu", "ja")),
     frozenset(("ru", "uk", "be", "bg", "mk", "sr")),
     frozenset(("sv", "no", "nn", "da")),
     frozenset(("es", "ca", "gl", "pt")),
 )
-"""Languages that a few words do not tell apart. Their scores add up, unless one is wanted."""
+"""Groups of languages that a few words cannot distinguish. The scores of a group are added, unless
+it contains the wanted language."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,18 @@ class CaptionLanguage:
 
     code: str
     score: float
-    """Its probability, with that of its close relatives."""
+    """Its probability plus that of its close relatives."""
     is_other: bool
-    """It is surely not the wanted one."""
+    """True if the caption is surely not in the wanted language."""
 
 
 def judge_language(
     caption: str, *, wanted: str, min_score: float, detect: DetectLanguage
 ) -> CaptionLanguage | None:
-    """Return the language of a caption; None where it has no words to judge.
+    """Return the language of a caption; None if it has no words to judge.
 
-    min_score: probability from which another language counts. The classifier reads the words as
-    they are and in lower case, because names and titles mislead it.
+    min_score: lowest probability at which a caption counts as another language. The classifier
+    reads the words as written and in lower case, because names and titles mislead it.
     """
     words = language_words(caption)
     if not words:
@@ -62,6 +63,6 @@ def judge_language(
 
 
 def _relatives(code: str, *, wanted: str) -> frozenset[str]:
-    """Return the code with its close relatives; alone where the wanted language is one of them."""
+    """Return the code with its close relatives; alone if the wanted language is one of them."""
     group = next((each for each in RELATIVES if code in each and wanted not in each), None)
     return group or frozenset((code,))

@@ -1,8 +1,8 @@
-"""What Prometheus sees of runs, queues and workers: the dispatcher's `/metrics`.
+"""The dispatcher's `/metrics`: Prometheus metrics of runs, queues and workers.
 
-Runs are told by their statuses as the dispatcher writes them; counters are the differences, from
-this process's start on. Broker and workers are looked at when Prometheus asks. Only runs under way
-have series of their own, and at most MAX_RUNS of them.
+Metrics of runs come from the statuses that the dispatcher writes. Counters sum the differences
+between them since this process started. The broker and the workers are read when Prometheus
+scrapes. Only runs under way have series of their own, at most MAX_RUNS of them.
 """
 
 import threading
@@ -29,9 +29,9 @@ REQUEST_TIMEOUT_S = 10.0
 
 
 class DispatcherMetrics:
-    """A Prometheus collector.
+    """A Prometheus collector of the dispatcher's metrics.
 
-    broker: looks at it anew; raises ConnectionError where the broker does not answer.
+    broker: reads the broker's state; raises ConnectionError if the broker does not answer.
     """
 
     def __init__(self, runs_dir: Path, broker: Callable[[], BrokerState]) -> None:
@@ -45,18 +45,18 @@ class DispatcherMetrics:
         self._stage_ms: Sums[str] = Sums()
 
     def looked(self) -> None:
-        """The dispatcher has looked at all runs once more."""
+        """Record that the dispatcher has just looked at all runs."""
         with self._lock:
             self._looked_s = time.time()
 
     def rested(self) -> None:
-        """Another dispatcher works: what this one saw is old."""
+        """Clear the statuses, because another dispatcher works now and they are out of date."""
         with self._lock:
             self._looked_s = 0.0
             self._open.clear()
 
     def saw(self, status: RunStatus) -> None:
-        """How far a run is; what it had when it was first seen is not counted."""
+        """Record a run's status and count what is new; the first status is only the baseline."""
         with self._lock:
             before = self._open.get(status.run_id)
             if before is not None:
@@ -68,7 +68,7 @@ class DispatcherMetrics:
                 self._open[status.run_id] = status.model_copy(update={"attempts": most})
 
     def collect(self) -> Iterator[Metric]:
-        """All figures, when Prometheus asks."""
+        """Yield all metrics; called when Prometheus scrapes."""
         with self._lock:
             runs = list(self._open.values())
             counters = list(self._counters())
@@ -84,11 +84,11 @@ class DispatcherMetrics:
         yield from self._of_broker()
 
     def _count(self, before: RunStatus, now: RunStatus) -> None:
-        # A shard that was found spoilt lowers a status; a counter never falls.
+        # A shard found damaged lowers the figures of a status, but a counter never decreases.
         self._commits += max(0, now.chunks_done - before.chunks_done)
         self._attempts += max(0, now.attempts - before.attempts)
         self._rows["labelled"] += max(0, now.labelled - before.labelled)
-        # Counters drop what is not positive when they are subtracted.
+        # Subtracting Counters removes figures that are not positive.
         dropped = Sums(now.dropped) - Sums(before.dropped)
         failed = Sums(now.failed) - Sums(before.failed)
         self._dropped += dropped
@@ -116,7 +116,7 @@ class DispatcherMetrics:
     def _of_workers(self) -> Iterator[Metric]:
         try:
             workers = count_workers(self._runs_dir)
-        except OSError:  # the alert on the dispatcher's own look speaks then
+        except OSError:  # the alert on the dispatcher's last look covers this case
             return
         family = GaugeMetricFamily(
             "unspoken_workers", "Worker processes by their heartbeat", labels=["state"]
@@ -147,9 +147,9 @@ class DispatcherMetrics:
 def serve_metrics(
     metrics: DispatcherMetrics, *, host: str, port: int, allowed_hosts: str = ""
 ) -> int:
-    """Answer /metrics from threads of this process; return the port. Raises OSError.
+    """Serve /metrics from threads of this process; return the port. Raises OSError.
 
-    allowed_hosts: names that it is reached by, as UNSPOKEN_ALLOWED_HOSTS has them.
+    allowed_hosts: accepted names in the Host header, in the form of UNSPOKEN_ALLOWED_HOSTS.
     """
     registry = CollectorRegistry()
     registry.register(metrics)
@@ -165,7 +165,7 @@ def serve_metrics(
 def _bound_connections(server: WSGIServer) -> None:
     """Close connections that send no request in time, and those beyond `MAX_CONNECTIONS`.
 
-    Each has a thread and a file descriptor of the dispatcher.
+    They are limited because each takes a thread and a file descriptor of the dispatcher.
     """
     places = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
@@ -185,7 +185,7 @@ def _bound_connections(server: WSGIServer) -> None:
 
 
 def _guarded(app: WSGIApplication, rules: BrowserRules) -> WSGIApplication:
-    """The app behind the rules of browsers: a page with a foreign name as Host gets a 403."""
+    """Wrap the app in middleware that replies 403 to requests with a foreign Host or Origin."""
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:

@@ -1,10 +1,12 @@
-"""Hard negatives: phrases that fitted the caption well enough to be asked, and are not there.
+"""Hard negatives: phrases that were proposed for a caption but are absent from the picture.
 
-A network that learns to name things learns more from what a scene could have had than from any
-other word. A phrase counts as absent only where nothing speaks for it: the detector gave it no box
-that is stored (`stored_from`: half of what counts as found), the caption does not name it, and no
-phrase that was answered or named is kin to it: who sees no animal in a picture with a dog has
-only scored it low.
+A network that learns to name things learns more from things that fit the scene than from random
+words. A phrase counts as absent only if all of this holds:
+
+* the detector gave it no box that is stored (`stored_from`: half of the score of a kept box),
+* the caption does not name it,
+* it is not related to a phrase that was found or named. In a picture with a dog, "animal" without a
+  box has only scored low.
 """
 
 from collections.abc import Sequence
@@ -17,10 +19,10 @@ from unspoken.schemas import Detection
 def list_negatives(
     candidates: Sequence[Candidate], detections: Sequence[Detection], lexicon: Lexicon
 ) -> tuple[str, ...]:
-    """Phrases of the candidates that the picture does not show, in their order, each once.
+    """Return the candidates' phrases that the picture does not show, in order, each once.
 
-    detections: all that reach the score from which boxes are stored; `phrase_index` is the id of
-    the candidate. Decoys have no part in it: they are asked to count false answers.
+    detections: all detections with a score high enough to be stored; `phrase_index` is the id of
+    the candidate. Decoys are left out, because they only serve to count false detections.
     """
     asked = [each for each in candidates if each.rejected is None and not each.decoy]
     answered = {detection.phrase_index for detection in detections}

@@ -1,8 +1,8 @@
-"""Labelling a chunk, as a pure function of its rows, the ports and the config.
+"""Labels a chunk, as a pure function of its rows, the ports and the config.
 
-What is wrong with one item becomes its row; what is wrong with a service (busy, loading, gone, out
-of time) is raised, so that the chunk is done later and no good item is marked as failed. A service
-that is merely busy, loading or not there is waited for first, with pauses that grow.
+An error of one item becomes a failed row. An error of a service (busy, loading, unreachable, timed
+out) is raised, so that the chunk is retried later and no good item is marked as failed. A call to a
+service that is busy, loading or unreachable is first retried here, with growing pauses.
 """
 
 import logging
@@ -48,15 +48,15 @@ logger = logging.getLogger(__name__)
 PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded, Unauthorized)
 """Errors of a service, not of an item."""
 AWAY = (Overloaded, NotReady, Unreachable, Unauthorized)
-"""Of these, those where the question was never taken up: no item can be to blame."""
+"""Errors of PASSING for which the service did not start on the request, so no item caused them."""
 PATIENCE_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
 Answer = TypeVar("Answer")
 Answers = Sequence[Proposal | UnspokenError]
-"""A proposal for each caption of one picture, or why there is none."""
+"""For each caption of one picture, a proposal or the error."""
 Marking = Callable[[Sequence[int]], AbstractContextManager[None]]
-"""Marks rows, by their place, while they are under way."""
+"""Marks rows, given by position, as in work until the context ends."""
 
 
 def _unmarked(_rows: Sequence[int]) -> AbstractContextManager[None]:
@@ -65,7 +65,7 @@ def _unmarked(_rows: Sequence[int]) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class Ports:
-    """Whom the pipeline asks."""
+    """Services and classifiers that the pipeline uses."""
 
     prompter: Prompter
     detector: Detector
@@ -90,10 +90,11 @@ def label_chunk(
     under_way: Marking = _unmarked,
     timings: Timings | None = None,
 ) -> list[Row]:
-    """One Row per input, in order. Raises the PASSING errors only.
+    """Label a chunk; return one Row per input row, in order. Raises only the PASSING errors.
 
-    timings: gets the time of each stage: filter, prompt, detect, merge, and rank with crop_check;
-    waiting for a busy service apart, as prompt_wait, detect_wait and rank_wait.
+    timings: receives the time of each stage: filter, prompt, detect, merge, and rank with
+    crop_check. Time spent waiting for a busy service is separate: prompt_wait, detect_wait,
+    rank_wait.
     """
     timings = timings or Timings()
     finished: dict[int, Row] = {}
@@ -122,9 +123,9 @@ def label_chunk(
         ]
         for (index, _), job in zip(admitted, jobs, strict=True):
             finished[index] = job.result()
-    except BaseException:  # also the soft time limit, which is no Exception of ours
+    except BaseException:  # includes the soft time limit
         _detector_threads.cache_clear()
-        pool.shutdown(cancel_futures=True)  # no mark of this chunk is made after its attempt
+        pool.shutdown(cancel_futures=True)  # so that no row is marked after its attempt has ended
         raise
     timings.share((time.perf_counter() - started) * 1000, taken)
     return [finished[index] for index in range(len(rows))]
@@ -132,15 +133,16 @@ def label_chunk(
 
 @lru_cache(maxsize=1)
 def _detector_threads(number: int) -> ThreadPoolExecutor:
-    """Kept from chunk to chunk: to start them anew took a twentieth of a worker's own time.
+    """Return the thread pool of detector calls, kept between chunks.
 
-    A process works on one chunk at a time: what ends a chunk ends all that these threads have.
+    Starting new threads for each chunk took a twentieth of a worker's own time. A process works on
+    one chunk at a time, so a failing chunk may shut the pool down.
     """
     return ThreadPoolExecutor(max_workers=number, thread_name_prefix="detect")
 
 
 def failed_row(row: SourceRow, *, reason: str, detail: str) -> Row:
-    """The row of an item that could not be labelled at all."""
+    """Return the row of an item that could not be labelled at all."""
     verdict = Verdict(fold(row.caption), None, ())
     return _row(row, verdict, status="failed", reason=reason, detail=detail)
 
@@ -148,7 +150,7 @@ def failed_row(row: SourceRow, *, reason: str, detail: str) -> Row:
 def _propose_each(
     items: Sequence[_Admitted], prompter: Prompter, templates: Sequence[str] | None
 ) -> list[Answers]:
-    """Ask for every caption of every item; return the answers of each item."""
+    """Request proposals for every caption of every item; return the answers of each item."""
     answers = iter(
         _propose([c for item in items for c in item.verdict.captions], prompter, templates)
     )
@@ -158,7 +160,7 @@ def _propose_each(
 def _propose(
     captions: Sequence[str], prompter: Prompter, templates: Sequence[str] | None
 ) -> list[Proposal | UnspokenError]:
-    """One call for all captions; one by one where that fails: a bad caption stays alone."""
+    """Request proposals in one call, or one by one if it fails, to isolate a bad caption."""
     if not captions:
         return []
     try:
@@ -174,9 +176,10 @@ def _propose(
 def _label(
     item: _Admitted, answers: Answers, ports: Ports, config: LabelConfig, timings: Timings
 ) -> Row:
-    """Return a labelled row, or a failed one where the item itself is at fault.
+    """Return a labelled row, or a failed one if the item itself causes an error.
 
-    Of several captions those count for which there is a proposal; `detail` tells of the others.
+    Captions without a proposal are left out, and `detail` reports them. The row fails if no caption
+    has a proposal.
     """
     errors = [answer for answer in answers if isinstance(answer, UnspokenError)]
     proposals = [answer for answer in answers if isinstance(answer, Proposal)]
@@ -256,7 +259,10 @@ def _check_crops(
     ranker: CropRanker,
     config: LabelConfig,
 ) -> tuple[Annotation, ...]:
-    """Ranks, and what follows from them already; a run of `auto` waits for its thresholds."""
+    """Rank the annotations' crops, and drop kept boxes that are unlike their label.
+
+    In an `auto` run no box is kept yet: its boxes are dropped later, when thresholds are chosen.
+    """
     ranked = _patiently(
         lambda: rank_annotations(
             annotations,
@@ -306,10 +312,10 @@ def _row(
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask again while the service is merely away: a minute at most, after growing random pauses.
+    """Call `ask`; retry AWAY errors for at most PATIENCE_S, with growing random pauses.
 
-    A pause is what the service asked for and a part of one that doubles, so that workers that were
-    sent away together do not come back together.
+    A pause is the service's `Retry-After` plus a random part of a time that doubles. The random
+    part keeps workers that were refused together from retrying together.
     """
     deadline = time.monotonic() + PATIENCE_S
     pause_s = FIRST_PAUSE_S

@@ -1,7 +1,7 @@
-"""The rows of a chunk as they were planned, found again in a file that may have changed since.
+"""Finds the planned rows of a chunk in a file that may have changed since.
 
-A row is looked for at the place where it was planned. Where another row is there, the file is
-listed once and the row is found by its digest: a picture added to a folder moves those behind it.
+A row is first looked up at its planned position. If another row is there, the file is listed once
+and the row is found by its digest. A picture added to a folder, for example, moves later rows.
 """
 
 from array import array
@@ -16,18 +16,18 @@ from unspoken.runs.chunks import NAME_DIGEST_CHARS, Chunk
 from worker.readers.row import SOURCE_CHANGED, SourceRow, Span
 
 Read = Callable[[Span], Iterator[SourceRow]]
-"""Reads the rows of a file."""
+"""A function that reads the rows of a file in a span."""
 
 
 class Place(NamedTuple):
-    """Where in a file a row is now, and the byte from which a reader may start for it."""
+    """Current position of a row in its file, and the byte offset from which to read it."""
 
     row: int
     offset: int
 
 
 class Places:
-    """Index of a file's rows by digest; some 28 bytes a row."""
+    """An index of a file's rows by digest; about 28 bytes per row."""
 
     def __init__(self, rows: Iterable[SourceRow]) -> None:
         contents, names, places, offsets = array("Q"), array("I"), array("q"), array("q")
@@ -42,11 +42,11 @@ class Places:
         self._by_name = _Lookup(np.array(names))
 
     def find(self, digest: str, *, near: int) -> Place | None:
-        """Return the place of the row with this digest that is nearest to `near`."""
+        """Return the place nearest to `near` of a row with this digest; None if there is none."""
         return self._nearest(self._by_content.find(_split(digest)[1]), near)
 
     def find_picture(self, digest: str, *, near: int) -> Place | None:
-        """Return the nearest place of a row whose picture has the same name."""
+        """Return the nearest place of a row whose picture has the same name, or None."""
         return self._nearest(self._by_name.find(_split(digest)[0]), near)
 
     def _nearest(self, found: np.ndarray, near: int) -> Place | None:
@@ -57,7 +57,7 @@ class Places:
 
 
 class _Lookup:
-    """Positions of values in an array of integers, by binary search."""
+    """Finds the positions of a value in an array of integers by binary search."""
 
     def __init__(self, values: np.ndarray) -> None:
         self._order = np.argsort(values, kind="stable")
@@ -71,9 +71,9 @@ class _Lookup:
 
 
 def planned_rows(chunk: Chunk, *, read: Read, find: Callable[[], Places]) -> list[SourceRow]:
-    """Return a row for each planned one, in order, with pictures except for duplicates.
+    """Return a row for each planned row, in order, with pictures except for duplicates.
 
-    find: lists the file; called only where a row is not at its place.
+    find: lists the file; called only if a row is not at its planned position.
     """
     digests = chunk.digests
     wanted = frozenset(digests) - frozenset(chunk.duplicates)
@@ -95,7 +95,7 @@ def planned_rows(chunk: Chunk, *, read: Read, find: Callable[[], Places]) -> lis
 def _moved_rows(
     missing: Mapping[int, str], wanted: Collection[int], *, read: Read, find: Callable[[], Places]
 ) -> dict[int, SourceRow]:
-    """Planned place -> row, of those that the file still has, changed or not."""
+    """Return planned place -> row for the rows that are still in the file, changed or not."""
     try:
         places = find()
     except (InvalidInput, FileNotFoundError, NotADirectoryError):
@@ -125,7 +125,7 @@ def _moved_rows(
 def _read_at(
     read: Read, places: Collection[int], *, offset: int, pictures_of: Collection[int]
 ) -> dict[int, SourceRow]:
-    """Place -> row, of those places that the file still has."""
+    """Return place -> row for those of the places that the file still has."""
     found: dict[int, SourceRow] = {}
     if not places:
         return found
@@ -137,7 +137,7 @@ def _read_at(
             if row.row >= last:
                 break
     except (InvalidInput, FileNotFoundError, NotADirectoryError):
-        # The file is gone or is another one: what was found is compared with what was planned.
+        # The file is gone or is another one. The caller compares the rows found with the plan.
         pass
     return found
 

@@ -1,4 +1,4 @@
-"""Planning a run: who is to answer, what surrounds a caption, and which rows make which chunk."""
+"""Plans a run: records the models, the templates and the options, and divides rows into chunks."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ _WHITE_CROP = Crop(box=PromptBox(x0=0, y0=0, x1=1, y1=1), label_index=0)
 
 @dataclass(frozen=True)
 class Services:
-    """Whom the dispatcher asks: for names, a threshold and vectors, and who can do what."""
+    """Services that the dispatcher calls, to plan runs and to write their labels."""
 
     prompter: Prompter
     detector: Detector
@@ -42,16 +42,16 @@ class Services:
 def plan_run(run: Run, location: SourceLocation, *, runs_dir: Path, services: Services) -> None:
     """Make and write the plan. Raises the services' errors, InvalidInput, Conflict, OSError.
 
-    Raises SourceAway where the source is not there: the run waits for it.
+    Raises SourceAway if the source is not available; the run then waits for it.
     """
     location.check_present(may_be_empty=True)
     threshold = run.box_threshold
     if threshold is None:
         threshold = default_threshold(services.detector.box_threshold)
-    # An unknown template would fail every picture: ask before there is a plan.
+    # Checked before planning, because an unknown template would fail every picture.
     (proposal,) = services.prompter.propose([_CAPTION], templates=run.templates)
     if run.crop_check:
-        # So would a text encoder without pictures, or one whose other half does not load.
+        # Checked likewise: the crop check needs an encoder of pictures that loads.
         picture = decode_picture(ONE_WHITE_PIXEL)
         services.crop_ranker.rank_crops(picture, [_WHITE_CROP], [_CAPTION])
     plan = make_plan(
@@ -88,7 +88,7 @@ def _listing(
     if run.retry_of is None:
         yield from list_files(is_duplicate=duplicate_finder(run.filters))
         return
-    # Duplicates were dropped by the first run: none of them is among the failed rows.
+    # No search for duplicates: the first run dropped them, so the failed rows contain none.
     failed = FailedRows(runs_dir / run.retry_of, run.shards_folder)
     for name, rows in list_files():
         yield name, failed.among(name, rows)

@@ -1,4 +1,4 @@
-"""How far a run is, how fast it goes, and where its time goes: sums over its commit records."""
+"""Progress of a run from its commit records: rows done, rows per second, time by stage."""
 
 from collections import Counter, deque
 from collections.abc import Callable
@@ -7,30 +7,30 @@ from dataclasses import dataclass, field
 from unspoken.runs.shards import CommitRecord
 from unspoken.timings import is_wait
 
-# The rate is that of the last five minutes: a pause of an hour must not slow it for a day.
+# The rate covers the last five minutes, so that an hour's pause does not lower it for a day.
 WINDOW_S = 300.0
-# Stages are judged by the last commits; what held a run back at first may be mended since.
+# The slowest stage is that of the last commits, because an earlier bottleneck may be gone.
 RECENT_COMMITS = 64
 NO_WORKERS = "workers"
 
 
 @dataclass
 class Tally:
-    """Sums over the commit records seen."""
+    """Sums over the commit records read so far."""
 
     chunks: int = 0
     rows: int = 0
     labelled: int = 0
     annotations: int = 0
-    """Kept boxes."""
+    """Number of kept boxes."""
     dropped: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     timings_ms: Counter[str] = field(default_factory=Counter)
-    """Stage -> the workers' time, with `total`."""
+    """Stage -> workers' time; also contains `total`."""
     _recent: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=RECENT_COMMITS))
 
     def add(self, record: CommitRecord) -> None:
-        """Count one record more."""
+        """Add one record."""
         self.chunks += 1
         self.rows += record.num_rows
         self.labelled += record.labelled
@@ -42,9 +42,9 @@ class Tally:
 
     @property
     def slowest_stage(self) -> str | None:
-        """Return the stage that took most of the workers' time in the last commits.
+        """The stage that took most of the workers' time in the last commits; None without any.
 
-        Waiting is of no stage: work that others gave to the same service is not this stage's.
+        Waiting for a service is not counted, because it is caused by other work on that service.
         """
         total_ms: Counter[str] = Counter()
         for timings_ms in self._recent:
@@ -54,7 +54,7 @@ class Tally:
 
 
 class Rate:
-    """Rows a second by the caller's own clock, over the last minutes."""
+    """Rows per second over the last minutes, by the caller's clock."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -62,19 +62,19 @@ class Rate:
         self._moved = False
 
     def note(self, done: int) -> None:
-        """Say how many rows are done now; the first call says where counting starts."""
+        """Record the number of rows done now; the first call sets the start of counting."""
         now_s = self._clock()
         if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()  # a shard was found spoilt and is done again
+            self._seen.clear()  # a damaged shard was found and is being done again
         if not self._seen or done != self._seen[-1][1]:
             self._moved = bool(self._seen)
             self._seen.append((now_s, done))
-        # The last one before the window stays: the window's rows are counted from it.
+        # Keep the last entry before the window, because the window's rows are counted from it.
         while len(self._seen) > 1 and self._seen[1][0] <= now_s - WINDOW_S:
             self._seen.popleft()
 
     def rows_per_s(self) -> float | None:
-        """None until rows were done since counting started, 0 where none were for long."""
+        """Return the rate; None until the first rows are done, 0 if the last were long ago."""
         if len(self._seen) < 2:
             return 0.0 if self._moved else None
         (first_s, before), (_, done) = self._seen[0], self._seen[-1]

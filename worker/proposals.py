@@ -1,10 +1,10 @@
-"""From raw detections to annotations: hygiene, thresholds, and one object for one place.
+"""Turns raw detections into annotations: checks shapes, applies thresholds, merges duplicates.
 
-A box is never suppressed because it lies within another: a wheel lies within its car; and a wheel
-that was proposed as a part of a car must lie within one. Two labels on almost the same box are one
-object, the better one its label and the other an alternate.
+A box is not dropped because it lies inside a box of another label: a wheel lies inside its car. A
+wheel that was proposed as a part of a car must even lie inside a car. Two labels on almost the same
+box are one object: the better one is its label, the other an alternate label.
 
-A run whose thresholds are chosen at its end stores every box undecided, and merges them then.
+A run that chooses thresholds at its end stores every box undecided, and merges boxes then.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,10 @@ from unspoken.schemas import Detection, Proposal
 def list_candidates(
     proposal: Proposal, decoys: Sequence[str], *, max_phrases: int
 ) -> tuple[Candidate, ...]:
-    """Asked phrases first, decoys after them, rejected ones last; the id is the place."""
+    """Return the candidates of a picture: detector phrases, then decoys, then rejected phrases.
+
+    A candidate's id is its position. Phrases beyond `max_phrases` are rejected as `over_limit`.
+    """
     candidates: list[Candidate] = []
 
     def add(phrase: str, **what: object) -> None:
@@ -47,7 +50,7 @@ def list_candidates(
 
 @dataclass
 class _Box:
-    """A detection on its way to an annotation."""
+    """A detection while it is turned into an annotation."""
 
     candidate: Candidate
     score: float
@@ -66,7 +69,7 @@ def merge_detections(
     config: LabelConfig,
     lexicon: Lexicon,
 ) -> tuple[Annotation, ...]:
-    """Annotations of one picture, best first; each that does not count says why.
+    """Return the annotations of one picture by descending score; dropped ones have a reason.
 
     `detections[i].phrase_index` is the id of its candidate.
     """
@@ -77,15 +80,16 @@ def merge_detections(
 
 
 def fixed_thresholds(config: LabelConfig) -> Thresholds:
-    """Thresholds of a run that was given one: implied labels and parts need a margin more."""
+    """Return the thresholds for a fixed box_threshold; implied labels and parts need a margin."""
     implied = config.box_threshold + config.implied_margin
     return {"named": config.box_threshold, "implied": implied, "part": implied}
 
 
 def threshold_of(candidate: Candidate, thresholds: Thresholds, config: LabelConfig) -> float | None:
-    """Lowest score of the candidate's boxes; None where none counts.
+    """Return the lowest score at which the candidate's boxes are kept; None if none is kept.
 
-    What several templates agree on, or the caption names, is likelier there than what one says.
+    An implied label that only one template proposed needs a margin more. A label that the caption
+    names or that several templates propose is more likely to be in the picture.
     """
     needed = thresholds[source_of(candidate)]
     templates = {source.template for source in candidate.sources}
@@ -101,9 +105,10 @@ def list_undecided(
     size_hw: tuple[int, int],
     config: LabelConfig,
 ) -> tuple[Annotation, ...]:
-    """All boxes of a picture, decoys' too, none kept and none merged, best first.
+    """Return all boxes of a picture, also of decoys, by descending score; none kept or merged.
 
-    What no threshold can change is said already: a box that is too small, or repeats a better one.
+    Reasons that do not depend on a threshold are set already, such as a box that is too small or
+    repeats a better one. All other boxes are undecided.
     """
     boxes = _clip_all(detections, candidates, size_hw)
     for box in boxes:
@@ -123,7 +128,10 @@ def decide_annotations(
     lexicon: Lexicon,
     thresholds: Thresholds,
 ) -> tuple[Annotation, ...]:
-    """What `merge_detections` would have made of the boxes of `list_undecided`."""
+    """Apply thresholds to the boxes of `list_undecided`.
+
+    The result is the same as that of `merge_detections` with these thresholds.
+    """
     boxes = [
         _Box(candidates[each.candidate_id], each.score, np.asarray(each.box), each.clip_rank)
         for each in undecided
@@ -139,7 +147,7 @@ def _settle(
     lexicon: Lexicon,
     thresholds: Thresholds,
 ) -> tuple[Annotation, ...]:
-    """Say of boxes, best first, which count, and merge those that are one object."""
+    """Apply thresholds and merge duplicates. Expects boxes sorted by score, descending."""
     for box in boxes:
         box.drop_reason = _hygiene(box, size_hw, config=config, thresholds=thresholds)
     _suppress_repeats([box for box in boxes if box.drop_reason is None], config)
@@ -155,7 +163,7 @@ def _settle(
 def _clip_all(
     detections: Sequence[Detection], candidates: Sequence[Candidate], size_hw: tuple[int, int]
 ) -> list[_Box]:
-    """The detections' boxes within the picture, best first."""
+    """Return the detections' boxes, clipped to the picture, by descending score."""
     boxes = [_clip(detection, candidates, size_hw) for detection in detections]
     return sorted(boxes, key=lambda box: (-box.score, box.candidate.id, *box.xyxy.tolist()))
 
@@ -190,7 +198,7 @@ def _shape_fault(box: _Box, size_hw: tuple[int, int], *, config: LabelConfig) ->
 
 
 def _suppress_repeats(boxes: Sequence[_Box], config: LabelConfig) -> None:
-    """Within one label, the best of several boxes on one place stands."""
+    """Drop a box if a better box of the same label is at the same place."""
     kept: list[_Box] = []
     for box in boxes:
         rivals = [other for other in kept if other.candidate.id == box.candidate.id]
@@ -201,9 +209,9 @@ def _suppress_repeats(boxes: Sequence[_Box], config: LabelConfig) -> None:
 
 
 def _is_repeat(box: _Box, better: _Box, config: LabelConfig) -> bool:
-    """The same place again, or a thing within its like: a car within a car is no second car.
+    """Return True if two boxes of one label overlap or nest: a car inside a car is the same car.
 
-    Small boxes of one part scatter around it, so parts are held to less overlap than things.
+    For parts a lower IoU is enough, because small boxes of one part scatter around it.
     """
     smaller = min(float(box_area(each.xyxy[None])[0]) for each in (box, better))
     nested = _overlap(box, better) >= config.label_nested_share * smaller
@@ -212,7 +220,7 @@ def _is_repeat(box: _Box, better: _Box, config: LabelConfig) -> bool:
 
 
 def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:
-    """A part that only its whole implies is believed only where that whole was found."""
+    """Drop a part that was proposed only because of its whole, unless it lies in such a whole."""
     for box in boxes:
         nouns = wholes_of(box.candidate)
         if not nouns:
@@ -229,14 +237,14 @@ def _is_larger(home: _Box, area: float) -> bool:
 
 
 def _overlap(first: _Box, second: _Box) -> float:
-    """Area in square pixels that two boxes share."""
+    """Return the area, in square pixels, that two boxes share."""
     low = np.maximum(first.xyxy[:2], second.xyxy[:2])
     high = np.minimum(first.xyxy[2:], second.xyxy[2:])
     return float(np.clip(high - low, 0, None).prod())
 
 
 def _merge_labels(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> None:
-    """Across labels, boxes on one place become one object with alternates."""
+    """Merge boxes of different labels at one place into one object with alternate labels."""
     kept: list[_Box] = []
     for box in boxes:
         home = _home_of(box, kept, config, lexicon)

@@ -1,4 +1,4 @@
-"""Settings of worker and dispatcher, read once from WORKER_*."""
+"""Settings of the worker and the dispatcher, read once from WORKER_*."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from worker.broker_url import broker_address
 
 
 class WorkerSettings(ProcessSettings):
-    """Where the broker, the services and the two folders are."""
+    """Settings of the worker and the dispatcher."""
 
     model_config = SettingsConfigDict(env_prefix="WORKER_")
 
@@ -23,38 +23,42 @@ class WorkerSettings(ProcessSettings):
     segmenter_url: Annotated[str, service_url("WORKER_SEGMENTER_URL")] = "http://127.0.0.1:8003"
     runs_dir: Path = Path("runs")
     data_dir: Path | None = None
-    """The data folder as this host sees it, where it is not the path that the gateway recorded."""
+    """Path of the data folder on this host, if it differs from the path that the gateway
+    recorded."""
     pool: Literal["prefork", "threads", "solo"] = "prefork"
     concurrency: Annotated[int, Field(ge=1)] = 2
-    """Chunks at a time in one worker."""
+    """Number of chunks that one worker works on at a time."""
     grace_s: Annotated[float, Field(ge=0)] = 25.0
-    """A worker told to stop begins no chunk and has so long for those that it has; then it gives
-    them back and ends within ten seconds."""
+    """Time for a graceful shutdown: a worker told to stop starts no further chunk and has this long
+    to finish its current ones. Then it releases them and exits within ten seconds."""
     watchdog_s: Annotated[float, Field(gt=0)] = 120.0
-    """A worker that takes nothing for so long, though messages wait and it has a free hand, ends
-    with status 1, to be started again."""
+    """A worker exits with status 1, to be restarted, if it takes no message for this time although
+    messages are queued and it has a free slot."""
     service_timeout_s: Annotated[float, Field(gt=0)] = 180.0
-    """A service that does not answer a request within this time has failed it."""
+    """A request to a service fails if it is not answered within this time."""
     lease_s: Annotated[float, Field(gt=0)] = 20.0
-    """A chunk whose worker did not renew its lease for so long is rung for again."""
+    """A lease on a chunk expires if the worker does not renew it within this time; the chunk is
+    then published again."""
     tick_s: Annotated[float, Field(gt=0)] = 1.0
-    """The dispatcher looks this often."""
+    """Time between two ticks of the dispatcher."""
     ring_again_s: Annotated[float, Field(gt=0)] = 10.0
-    """A doorbell that nobody answered, though the queue is empty, was lost after so long."""
+    """A message counts as lost, and is published again, if its chunks are not done or leased after
+    this time and the queue is empty."""
     message_s: Annotated[float, Field(gt=0)] = 90.0
-    """A message names as many chunks as make so long of work, by the times of the last ones."""
+    """A message names as many chunks as take this time, estimated from recent chunks."""
     metrics_host: str = "127.0.0.1"
-    """Where the dispatcher's /metrics listens: loopback only, unless the network is closed."""
+    """Address on which the dispatcher serves /metrics. It must be a loopback address unless
+    `UNSPOKEN_TRUSTED_BIND` is set."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port of the dispatcher's /metrics; 0 for none. `unspoken up` and compose set it."""
+    """Port of the dispatcher's /metrics; 0 disables it. `unspoken up` and compose set it."""
     allowed_hosts: str = Field(
         "", validation_alias=AliasChoices("UNSPOKEN_ALLOWED_HOSTS", "allowed_hosts")
     )
-    """Names that the dispatcher's /metrics is reached by, as for the services."""
+    """Host names under which the dispatcher's /metrics may be reached, as for the services."""
     trusted_bind: bool = Field(
         default=False, validation_alias=AliasChoices("UNSPOKEN_TRUSTED_BIND", "trusted_bind")
     )
-    """The network around this process is closed (compose): any address may be bound."""
+    """Allow any bind address, because this process runs in a closed network (compose)."""
 
     @model_validator(mode="after")
     def _loopback_unless_trusted(self) -> "WorkerSettings":

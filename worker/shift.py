@@ -1,4 +1,4 @@
-"""When a worker must put its work down: told once, seen by all processes that it forked."""
+"""Graceful shutdown of a worker: a deadline, set once, that all its forked processes see."""
 
 import math
 import mmap
@@ -9,32 +9,35 @@ _SECONDS = struct.Struct("d")
 
 
 class Shift:
-    """Open-ended until `end`; make it before the pool forks, for it is a page that they share."""
+    """State of a worker's graceful shutdown, in a page of shared memory.
+
+    Create it before the pool forks, so that all processes share the page.
+    """
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
 
     def end(self, *, grace_s: float) -> None:
-        """Begin nothing more; put down after `grace_s` what is not finished. The first call counts.
+        """Begin the shutdown, with `grace_s` to finish current work. Later calls have no effect.
 
-        One clock (CLOCK_MONOTONIC) serves all processes of a machine.
+        The deadline is by CLOCK_MONOTONIC, which all processes of a machine share.
         """
         if not self.is_ending:
             self._page[: _SECONDS.size] = _SECONDS.pack(time.monotonic() + grace_s)
 
     @property
     def is_ending(self) -> bool:
-        """Whether nothing more should be begun."""
+        """True once no further work should be started."""
         return self._ends_s() > 0
 
     @property
     def is_over(self) -> bool:
-        """Whether the grace has passed."""
+        """True once the grace period is over, and unfinished work must be released."""
         return self.over_s >= 0
 
     @property
     def over_s(self) -> float:
-        """Seconds since the grace has passed; below zero before."""
+        """Seconds since the end of the grace period; negative before it."""
         return time.monotonic() - self._ends_s() if self.is_ending else -math.inf
 
     def _ends_s(self) -> float:

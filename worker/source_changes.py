@@ -1,4 +1,4 @@
-"""Compares a source with the plan of a run: pictures that came, changed or went since."""
+"""Compares a source with the plan of a run: pictures added, changed or removed since."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from worker.readers.row import NO_NAME
 
 @dataclass(frozen=True)
 class SourceChanges:
-    """How many pictures of a source differ from those of a plan."""
+    """Numbers of pictures in which a source differs from a plan."""
 
     new: int = 0
     changed: int = 0
@@ -24,9 +24,9 @@ class SourceChanges:
 
 
 def compare_source(run_dir: Path, location: SourceLocation) -> SourceChanges:
-    """List the pictures of a run's source, by name and caption, and compare them with the plan.
+    """Compare the pictures of a run's source, by name and caption, with the plan.
 
-    Raises NotFound without a plan, OSError.
+    Raises NotFound if there is no plan, and OSError.
     """
     plan = read_plan(run_dir)
     chunks = chunks_by_file(plan)
@@ -46,7 +46,7 @@ def compare_source(run_dir: Path, location: SourceLocation) -> SourceChanges:
             new += len(unknown) - num_changed
             gone += len(missing) - num_changed
     except InvalidInput:
-        # Nothing in the folder can be labelled any more: what is left of the plan is gone.
+        # Nothing in the folder can be labelled any more, so the remaining planned rows are gone.
         pass
     gone += sum(plan.chunks[chunk_id].num_rows for ids in chunks.values() for chunk_id in ids)
     return SourceChanges(new, changed, gone)

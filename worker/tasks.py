@@ -1,8 +1,9 @@
-"""The one Celery task: label the chunks that the message names, each under a lease.
+"""The only Celery task: labels the chunks that a message names, each under a lease.
 
-It is safe to run twice: a finished chunk is passed over, a chunk in other hands is left there, and
-of two shards the first stays. An item with which three tries ended becomes a row with that reason.
-A try that met a service, a disk or models that are not as they should be is none: the chunk waits.
+The task may run twice: it skips finished chunks and chunks leased by another worker, and of two
+shards the first is kept. An item that was in work when three attempts failed is a poison item: it
+becomes a failed row. An attempt does not count when a service, the disk or a model is unavailable;
+the chunk is retried later.
 """
 
 import logging
@@ -54,16 +55,16 @@ from worker.shift import Shift
 
 logger = logging.getLogger(__name__)
 
-# A chunk whose service, disk or models are in trouble is left alone for this.
+# Shortest time after which a chunk is retried when a service, the disk or a model is unavailable.
 REST_S = 5.0
-# A message that took so long begins no further chunk: its time limit is for one chunk.
+# After this time a message starts no further chunk, because its time limit must fit one chunk.
 MESSAGE_S = 240.0
 MAX_CHUNKS_A_MESSAGE = 1024
 MAX_JOBS = 8
 
 
 class Message(BaseModel):
-    """What a message may say: ids, and nothing else."""
+    """Content of a message: a run id and chunk ids only."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -75,7 +76,7 @@ class Message(BaseModel):
 
 @dataclass(frozen=True)
 class Job:
-    """A run under way: what to do, where to note it, where its pictures are."""
+    """A run under way: its plan, its ledger, and the location of its source."""
 
     plan: Plan
     ledger: Ledger
@@ -84,7 +85,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a worker works: its folders, its ports, and how to see that those are ready.
+    """A worker's folders and ports, and the check that the ports are ready.
 
     data_dir: see unspoken.runs.location.locate_source.
     """
@@ -96,11 +97,11 @@ class Bench:
     check_ready: Callable[[LabelConfig], None]
     shift: Shift = field(default_factory=Shift)
     jobs: dict[str, Job] = field(default_factory=dict)
-    """Runs that were opened; a few."""
+    """Cache of opened runs by id; at most MAX_JOBS."""
 
 
 def connect_bench(settings: WorkerSettings, shift: Shift | None = None) -> Bench:
-    """Clients of the services, and the classifiers, as the settings say."""
+    """Build the clients of the services and the classifiers from the settings."""
     timeout_s = settings.service_timeout_s
     prompter = PrompterClient(
         connect(settings.llm_url, timeout_s=timeout_s, key=settings.client_key)
@@ -129,7 +130,7 @@ def connect_bench(settings: WorkerSettings, shift: Shift | None = None) -> Bench
 
 
 def register_tasks(app: Celery, bench: Callable[[], Bench]) -> None:
-    """Give the app its task. `bench` is called in the process that works, not before a fork."""
+    """Register the task with the app. `bench` is called in the pool process, after the fork."""
 
     @app.task(name=LABEL_TASK)  # type: ignore[untyped-decorator]
     def label_chunks(run_id: object, chunk_ids: object) -> None:
@@ -142,9 +143,10 @@ def register_tasks(app: Celery, bench: Callable[[], Bench]) -> None:
 
 
 def label_message(message: Message, bench: Bench) -> None:
-    """Label chunk after chunk; stop where the next would fare no better, or it is time to go.
+    """Label the message's chunks in order; stop at the time limit, at shutdown, or at an error
+    that would also affect the next chunk.
 
-    What is left out is rung for again. Every try is on file.
+    The dispatcher publishes the remaining chunks again. Every attempt is recorded on disk.
     """
     until_s = time.monotonic() + MESSAGE_S
     for chunk_id in message.chunk_ids:
@@ -156,7 +158,10 @@ def label_message(message: Message, bench: Bench) -> None:
 
 
 def _label_or_note(run_id: str, chunk_id: int, bench: Bench) -> bool:
-    """Whether the next chunk may fare better; what went wrong is in the log, and for the run."""
+    """Label one chunk; return False if an error would also affect the next chunk.
+
+    Errors are logged. Errors of a service, the disk or a model are also recorded for the run.
+    """
     try:
         label_one_chunk(run_id, chunk_id, bench)
     except SoftTimeLimitExceeded:
@@ -179,7 +184,7 @@ def _label_or_note(run_id: str, chunk_id: int, bench: Bench) -> bool:
 def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
     """Label and publish one chunk; return False if there was nothing to do.
 
-    Raises PASSING errors, ModelsChanged, PlanDamaged, and OSError of a disk.
+    Raises PASSING errors, ModelsChanged, PlanDamaged, and OSError if the disk fails.
     """
     try:
         job = _open_job(run_id, bench)
@@ -201,7 +206,7 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
 
 
 def _chunk_of(plan: Plan, chunk_id: int) -> Chunk:
-    """Return a chunk of an open plan. Raises PlanDamaged; the plan is then read anew next time."""
+    """Return a chunk of an open plan. Raises PlanDamaged; the plan is then reread next time."""
     try:
         return plan.chunks[chunk_id]
     except ValidationError as error:
@@ -210,7 +215,7 @@ def _chunk_of(plan: Plan, chunk_id: int) -> Chunk:
 
 
 def _open_job(run_id: str, bench: Bench) -> Job:
-    """A run as its workers need it, read once. Raises NotFound."""
+    """Return an opened run, cached until its plan changes. Raises NotFound."""
     run_dir = bench.runs_dir / run_id
     plan = read_plan(run_dir)
     job = bench.jobs.get(run_id)
@@ -229,7 +234,7 @@ def _open_job(run_id: str, bench: Bench) -> Job:
 
 @dataclass
 class _Work:
-    """One chunk in our hands."""
+    """Work on one chunk under its lease."""
 
     chunk: Chunk
     job: Job
@@ -237,7 +242,10 @@ class _Work:
     _attempt: Attempt | None = None
 
     def put_down(self) -> bool:
-        """Whether the worker's time is over; then the try was none. Asked by the lease's thread."""
+        """Return True if the grace period is over; the attempt then does not count.
+
+        Called by the thread that renews the lease.
+        """
         if not self.bench.shift.is_over:
             return False
         about = fields(run=self.job.plan.run_id, chunk=self.chunk.id)
@@ -247,7 +255,7 @@ class _Work:
         return True
 
     def do(self, lease: Lease) -> bool:
-        """Try the chunk once; False where another writer was first."""
+        """Make one attempt at the chunk; return False if another worker published it first."""
         try:
             self.bench.check_ready(self.job.plan.config)
             self._check_models()
@@ -311,7 +319,7 @@ class _Work:
         location = self.job.location
         sources = read_chunk(self.chunk, root=location.root, pictures=location.pictures)
         if any(row.problem == SOURCE_CHANGED for row in sources):
-            # Nothing is committed as failed because a disk is away: the chunk waits for it.
+            # If the disk is unavailable, the chunk waits instead of failing its rows.
             location.check_present()
         return sources
 
@@ -330,7 +338,7 @@ class _Work:
         return {model.kind: f"{model.name}@{model.revision}" for model in self._models()}
 
     def _check_models(self, rows: Sequence[Row] = ()) -> None:
-        """Raise ModelsChanged unless those answer who were planned with, asked as was planned."""
+        """Raise ModelsChanged unless the models and the prompts are the same as in the plan."""
         plan = self.job.plan
         check_models(plan, self._models())
         prompts = {row.prompt_sha256 for row in rows if row.status == "labelled"}
@@ -342,7 +350,7 @@ class _Work:
 
 
 def check_models(plan: Plan, models: Sequence[ModelInfo]) -> None:
-    """Raise ModelsChanged where a model is not the one that the plan names."""
+    """Raise ModelsChanged if a model is not the one that the plan names."""
     for now in models:
         planned = plan.models.get(now.kind)
         if planned is not None and (now.name, now.revision) != (planned.name, planned.revision):

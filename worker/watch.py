@@ -1,7 +1,7 @@
-"""What one run looks like to its dispatcher: a cache of what is on disk, cheap to keep up to date.
+"""The dispatcher's view of one run: a cache of the state on disk that is cheap to update.
 
-The folders are listed once, when the run is taken up. After that only chunks are looked at that may
-have changed: those that somebody holds, and those that were rung for.
+The folders are listed once, at the first look. After that only chunks that may have changed are
+read: those with a lease, and those for which a message was published.
 """
 
 import math
@@ -21,21 +21,21 @@ from worker.breaker import Breaker
 from worker.progress import NO_WORKERS, Rate, Tally
 
 LOOKS_A_TICK = 2000
-"""So many chunks that were rung for are looked at in one tick, those rung for first at first."""
+"""Largest number of published chunks that are checked in one tick, oldest message first."""
 MIN_COMMITS, WINDOW_COMMITS = 4, 64
 SHORTEST_CHUNK_S = 0.05
 
 
 @dataclass
 class Pace:
-    """Seconds that a chunk takes a worker: time of all hands over what they committed, lately."""
+    """Average seconds of worker time per chunk: recent lease time divided by recent commits."""
 
     busy_s: float = 0.0
     commits: float = 0.0
     _last_s: float | None = None
 
     def note(self, now_s: float, *, num_busy: int, num_commits: int) -> None:
-        """What was seen since the last time."""
+        """Record the leased chunks now, and the commits since the last call."""
         self.busy_s += num_busy * (now_s - self._last_s if self._last_s is not None else 0.0)
         self.commits += num_commits
         self._last_s = now_s
@@ -44,27 +44,27 @@ class Pace:
 
     @property
     def chunk_s(self) -> float | None:
-        """None until some chunks were seen."""
+        """Average seconds per chunk; None until MIN_COMMITS chunks are committed."""
         if self.commits < MIN_COMMITS:
             return None
         return max(SHORTEST_CHUNK_S, self.busy_s / self.commits)
 
 
 class RunWatch:
-    """One run."""
+    """State of one run, updated by `look`."""
 
     def __init__(self, run: Run, ledger: Ledger, clock: Callable[[], float]) -> None:
         self.run, self.ledger = run, ledger
         self.breaker = Breaker(clock)
         self.plan: Plan | None = None
         self.plan_is_damaged = False
-        """A worker has just found the plan damaged."""
+        """True if a worker has just found the plan damaged."""
         self.planning: Aside[Plan] | None = None
         self.finishing: Aside[bool] | None = None
         self.decision: Decision | None = None
         self.message = ""
         self.hints: dict[str, str] = dict(HINTS)
-        """Reason -> what to do; a hint of this run's source replaces the general one."""
+        """Reason -> advice to the user. Advice for this run's source replaces the general one."""
         self.searched_source = False
         self.verified = False
         self.attempts = 0
@@ -77,30 +77,30 @@ class RunWatch:
         self.forget()
 
     def forget(self) -> None:
-        """Know nothing of the shards any more: what is on disk is asked anew."""
+        """Clear the cached state of the shards, so that the next look reads the disk again."""
         self.tally = Tally()
         self._attempts_of_done = 0
         self._done: bytearray | None = None
         self._rung_s: dict[int, float] = {}
-        """Chunk -> when it was last rung for; in that order, until it is committed."""
+        """Chunk -> time of its last message, oldest first, until the chunk is committed."""
         self._next = 0
-        """All chunks before this one were rung for, or are committed."""
+        """All chunks before this one are published or committed."""
 
     @property
     def num_open(self) -> int:
-        """Chunks without a commit record."""
+        """Number of chunks without a commit record."""
         return 0 if self.plan is None else len(self.plan.chunks) - self.tally.chunks
 
     def bottleneck(self, *, patience_s: float) -> str | None:
-        """What holds the run back: a stage, or the workers where none took a chunk for long."""
+        """Return the slowest stage; NO_WORKERS if no worker took a chunk for `patience_s`."""
         if self._clock() - self._moved_s > patience_s and not self.breaker.is_open:
             return NO_WORKERS
         return self.tally.slowest_stage
 
-    # ---- looking -------------------------------------------------------------------------
+    # ---- reading the disk ----------------------------------------------------------------
 
     def look(self) -> None:
-        """See who works, what was committed, and whether there was trouble. Raises OSError."""
+        """Update leases, commits, trouble and attempts from the disk. Raises OSError."""
         assert self.plan is not None, "planned before"
         now_s, before = self._clock(), self.tally.chunks
         self.leased = self.ledger.leased_chunks()
@@ -122,7 +122,7 @@ class RunWatch:
             self._moved_s = now_s
 
     def _take_up(self, plan: Plan) -> None:
-        """List the folders, once."""
+        """Read all commit records, at the first look."""
         self._done = bytearray(len(plan.chunks))
         committed = self.ledger.committed_chunks()
         for chunk_id in sorted(committed | self.ledger.orphans()):
@@ -137,7 +137,7 @@ class RunWatch:
             if record is None and chunk_id not in self.leased and self.ledger.orphaned(chunk_id):
                 self.ledger.adopt(chunk_id, keys=plan.chunks[chunk_id].keys)
                 record = self.ledger.read_record(chunk_id)
-        except ValueError:  # a record that is none
+        except ValueError:  # the record cannot be read
             self.ledger.verify(chunk_id)
             return
         if record is None:
@@ -148,24 +148,30 @@ class RunWatch:
         self._attempts_of_done += record.attempt or self.ledger.past_attempts(chunk_id).number
 
     def _count_attempts(self) -> None:
-        """Those of committed chunks, and of chunks in somebody's hands."""
+        """Sum the attempts of committed chunks and of leased chunks."""
         under_way = (chunk for chunk in self.leased if not self._is_done(chunk))
         self.attempts = self._attempts_of_done + sum(
             self.ledger.past_attempts(chunk).number for chunk in under_way
         )
 
     def _new_trouble(self, *, known: bool) -> Trouble | None:
-        """A trouble that was not seen before; what lies there from before our time is none."""
+        """Return a trouble that is new; None if there is none.
+
+        known: ignore the one on disk, which was written before this dispatcher started.
+        """
         last, self._trouble = self._trouble, read_trouble(self.ledger.run_dir)
         return None if known or self._trouble == last else self._trouble
 
     def _is_done(self, chunk_id: int) -> bool:
         return self._done is not None and chunk_id < len(self._done) and bool(self._done[chunk_id])
 
-    # ---- ringing -------------------------------------------------------------------------
+    # ---- publishing ----------------------------------------------------------------------
 
     def take_due(self, limit: int, *, patience_s: float) -> list[int]:
-        """Chunks to ring for, which then count as rung for: not committed, not held, not lately."""
+        """Return chunks to publish, and record them as published now.
+
+        These are chunks without commit and lease whose last message is older than `patience_s`.
+        """
         assert self._done is not None, "taken up before"
         now_s = self._clock()
         found: list[int] = []
@@ -180,14 +186,17 @@ class RunWatch:
             if not self._done[self._next] and self._next not in self.leased:
                 found.append(self._next)
             elif not self._done[self._next]:
-                # Somebody has it already: it is looked at as if it had been rung for.
+                # A worker has leased it already, so it is checked like a published chunk.
                 self._rung_s[self._next] = now_s
             self._next += 1
         self._rung_s |= dict.fromkeys(found, now_s)
         return found
 
     def chunks_a_message(self, message_s: float, *, num_messages: int, most: int) -> int:
-        """As many as make `message_s` of work; fewer where the rest would not go round."""
+        """Return the number of chunks for one message: as many as take `message_s`, at most `most`.
+
+        Fewer at the end of a run, so that `num_messages` messages share the open chunks.
+        """
         if self.pace.chunk_s is None or self.breaker.is_open:
             return 1
         fitting = round(message_s / self.pace.chunk_s)

@@ -1,9 +1,9 @@
-"""Ends a worker that no longer consumes, and one that was told to stop and cannot.
+"""Ends a worker that takes no messages, or that cannot complete its graceful shutdown.
 
-Both have been seen of Celery workers on Redis: alive, connected, and taking nothing; and waiting
-for a Redis that is away when SIGTERM comes. A thread of the main process looks; the process ends
-with status 1 where it hangs, and whoever keeps it (compose, `unspoken up`) starts it again. Chunks
-in hand are safe: their leases run out.
+Both happen to Celery workers on Redis. Some are alive and connected but take no messages. Others
+wait for an unreachable Redis when SIGTERM arrives. A thread of the main process checks for this. A
+worker that hangs exits with status 1, and its supervisor (compose, `unspoken up`) restarts it. No
+chunk is lost, because the worker's leases expire.
 """
 
 import logging
@@ -18,14 +18,15 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 CLOSING_S = 5.0
-"""What a worker without work may take to say good-bye to the broker."""
+"""Time that a worker without work may take to disconnect from the broker."""
 
 
 class Watchdog:
-    """Told of every message taken; asks for the rest.
+    """Checks the worker process, and ends it if it hangs.
 
-    num_queued: messages that wait; raises ConnectionError where nobody knows. num_busy: chunks that
-    the worker has in hand. end: ends the process with a status, at once.
+    num_queued: number of queued messages; raises ConnectionError if the broker does not answer.
+    num_busy: number of messages that the worker is working on. end: exits the process at once with
+    a status.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class Watchdog:
         self._idle_since_s: float | None = None
 
     def took_message(self) -> None:
-        """The worker consumes."""
+        """Record that the worker has just taken a message."""
         self._moved_s = self._clock()
 
     def look(self) -> None:
-        """Look once; call it every few seconds."""
+        """Check once. Call it every few seconds."""
         if self._shift.is_ending:
             self._look_at_end()
         elif self._hangs():
@@ -58,12 +59,12 @@ class Watchdog:
             self._end(1)
 
     def start(self) -> None:
-        """Look from a thread for as long as the process lives."""
+        """Check regularly from a thread for as long as the process lives."""
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     def _run(self) -> None:
         while True:
-            # At the end of a shift seconds count.
+            # More often during a shutdown, where seconds matter.
             time.sleep(0.5 if self._shift.is_ending else min(LOOK_S, self._patience_s / 4))
             self.look()
 
@@ -73,7 +74,7 @@ class Watchdog:
         except ConnectionError:
             waits = False
         if not waits:
-            # Nothing to take, no hand free, or no broker: then taking nothing is right.
+            # No messages queued, no free slot, or no broker: taking nothing is correct.
             self._moved_s = self._clock()
         return self._clock() - self._moved_s > self._patience_s
 
