@@ -143,8 +143,7 @@ def register_tasks(app: Celery, bench: Callable[[], Bench]) -> None:
 
 
 def label_message(message: Message, bench: Bench) -> None:
-    """Label the message's chunks in order; stop at the time limit, at shutdown, or at an error
-    that would also affect the next chunk.
+    """Label the message's chunks in order, until a time limit, a shutdown or a service's error.
 
     The dispatcher publishes the remaining chunks again. Every attempt is recorded on disk.
     """

@@ -1,1 +1,1 @@
-"""Readers: one file a kind of source, each giving the same rows."""
+"""Readers of sources: one module for each kind of source, all yielding the same type of row."""

@@ -1,6 +1,6 @@
-"""COCO captions JSON: one row a picture, with all of its captions.
+"""Reads COCO captions JSON: one row per picture, with all of its captions.
 
-Karpathy's split files of COCO and Flickr (dataset_coco.json) have the captions within `images`.
+Karpathy's split files of COCO and Flickr (dataset_coco.json) have the captions inside `images`.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ from worker.readers.tables import check_table, table_rows
 
 
 class _Entry(NamedTuple):
-    """A picture of the file; `path` is empty where its entry has none."""
+    """A picture of the file; `path` is empty if its entry has none."""
 
     key: str
     path: str
@@ -30,10 +30,10 @@ class _Entry(NamedTuple):
 def coco_rows(
     file: Path, *, name: str, root: Path, pictures: Path, span: Span
 ) -> Iterator[SourceRow]:
-    """Rows in the order of `images`; file names are seen from the folder `pictures`.
+    """Yield rows in the order of `images`; file names are relative to the folder `pictures`.
 
-    Captions of a picture that `images` lacks make a row after those. A list is read as a table.
-    Raises InvalidInput for any other JSON.
+    Captions of a picture that is missing from `images` form a row after these. A JSON list is read
+    as a table. Raises InvalidInput for any other JSON.
     """
     about = file.stat()
     entries = _read(file, about.st_mtime_ns, about.st_size)
@@ -72,7 +72,7 @@ def _read(file: Path, _mtime_ns: int, _size: int) -> list[_Entry] | None:
         return list(map(_split_entry, images))
     captions: dict[str, list[object]] = defaultdict(list)
     for annotation in _objects(content, "annotations"):
-        # Some tools write the same id as a number here and as text there.
+        # Some tools write the same id once as a number and once as text.
         captions[key_of(annotation.get("image_id"))].append(annotation.get("caption"))
     if images and not any(map(captions_of, captions.values())):
         raise InvalidInput(f"{file.name} has no captions: is it COCO's captions file?")
@@ -86,7 +86,7 @@ def _read(file: Path, _mtime_ns: int, _size: int) -> list[_Entry] | None:
 
 
 def _objects(content: object, name: str) -> list[dict[str, object]]:
-    """Return a list of the file; what is no object in it becomes an empty one."""
+    """Return the list called `name`; elements that are not objects become empty objects."""
     value = content.get(name) if isinstance(content, dict) else None
     if not isinstance(value, list):
         raise InvalidInput(
@@ -106,7 +106,7 @@ def _entry(image: dict[str, object], captions: Mapping[str, Sequence[object]]) -
 
 
 def _split_entry(image: dict[str, object]) -> _Entry:
-    """Return a picture of Karpathy's files."""
+    """Return the entry of a picture in Karpathy's split files."""
     sentences = image.get("sentences")
     said = [each.get("raw") for each in _dicts(sentences if isinstance(sentences, list) else [])]
     folder, name = text_of(image.get("filepath")), text_of(image.get("filename"))

@@ -1,7 +1,7 @@
-"""The columns that intake reads, whatever a source calls them.
+"""Maps the column names of sources to the names that intake uses.
 
 LAION's tables spell one column in many ways: URL and url, TEXT and caption, LANGUAGE and lang.
-Case, blanks, '-' and '_' do not count; of several columns that mean the same, the first one below
+Case, spaces, '-' and '_' are ignored. If several columns mean the same, the first spelling below
 that has a usable value is taken. Columns that intake does not use are not loaded.
 """
 
@@ -41,12 +41,12 @@ _NAMES = {spelling: name for name, spellings in SPELLINGS.items() for spelling i
 
 
 def known_column(spelling: str) -> str | None:
-    """Our name of a source's column; None where intake does not read it."""
+    """Return our name of a source's column; None if intake does not read it."""
     return _NAMES.get(_squeeze(spelling))
 
 
 def pick_columns(row: Mapping[str, object]) -> dict[str, object]:
-    """Return a source's row under our names: known columns that have a usable value."""
+    """Return the known columns of a row that have a usable value, under our names."""
     squeezed: dict[str, object] = {}
     for spelling, value in row.items():
         if value is not None and value != "":
@@ -61,38 +61,38 @@ def pick_columns(row: Mapping[str, object]) -> dict[str, object]:
 
 
 def _is_usable(name: str, value: object) -> bool:
-    """Return False for the NaN that pandas writes for a gap, and for a caption without text."""
+    """Return False for NaN, which pandas writes for a missing value, and for an empty caption."""
     if name == "caption":
         return bool(captions_of(value))
     return not (isinstance(value, float) and math.isnan(value))
 
 
 def known_spellings(spellings: Iterable[str]) -> list[str]:
-    """Those of a table's columns that are worth loading."""
+    """Return those of a table's columns that intake reads."""
     return [spelling for spelling in spellings if known_column(spelling)]
 
 
 def text_of(value: object) -> str:
-    """Return a column's text; an empty one for anything that is not text."""
+    """Return the value if it is text, else an empty string."""
     return value if isinstance(value, str) else ""
 
 
 def key_of(value: object) -> str:
-    """Return a key as text, a number's too; an empty one for anything else."""
+    """Return a text or a number as a key; an empty string for any other value."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
 
 
 def captions_of(value: object) -> tuple[str, ...]:
-    """Return the texts of a caption or of a list of captions, each once, without blank ones."""
+    """Return the distinct, non-blank texts of a caption or a list of captions."""
     values = value if isinstance(value, list | tuple) else [value]
     texts = (each for each in values if isinstance(each, str) and each.strip())
     return tuple(dict.fromkeys(texts))
 
 
 def join_captions(captions: Sequence[str]) -> str:
-    """Return one caption as it is, several as sentences of one text."""
+    """Return a single caption unchanged; join several captions as sentences of one text."""
     return captions[0] if len(captions) == 1 else " ".join(map(_sentence, captions))
 
 
@@ -102,7 +102,7 @@ def _sentence(caption: str) -> str:
 
 
 def parse_object(content: bytes | str) -> dict[str, object] | None:
-    """Return the JSON object in `content`; None where it is not one."""
+    """Return the JSON object in `content`; None if it is not an object."""
     try:
         value = json.loads(decode_text(content) if isinstance(content, bytes) else content)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The parquet that img2dataset writes beside a shard: columns by key."""
+"""Reads the parquet file that img2dataset writes beside a shard: columns by key."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,8 @@ from worker.readers.row import Columns
 
 MAX_ROWS = 200_000
 MAX_BYTES = 256 * 1024 * 1024
-"""Of the texts of a table: it is held in memory, and img2dataset writes 10 000 rows by default."""
+"""Limits of a table and of its texts, because it is held in memory. img2dataset writes 10 000 rows
+by default."""
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,24 @@ class KnownColumns:
 
     columns: Columns = field(default_factory=dict)
     problem: str | None = None
-    """The cells that cannot be read; they count as absent."""
+    """Description of cells that cannot be read; they count as missing."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """The table beside a shard; empty where there is none, or where it cannot be read."""
+    """The table beside a shard; empty if there is none or it cannot be read."""
 
     by_key: Mapping[str, KnownColumns] = field(default_factory=dict)
     problem: str | None = None
 
     def of(self, key: str, *, shard: str) -> KnownColumns:
-        """The columns of a sample, whose key may begin with `./` or with the shard's own name."""
+        """Return the columns of a sample. Its key may begin with `./` or with the shard's name."""
         plain = key.removeprefix("./").removeprefix(f"{shard}/")
         return self.by_key.get(key) or self.by_key.get(plain) or KnownColumns()
 
 
 def columns_beside(parquet: Path) -> Beside:
-    """Read the table beside a shard; what is wrong with it is its `problem`."""
+    """Read the table beside a shard; an error is reported as its `problem`."""
     if not parquet.is_file():
         return Beside()
     about = parquet.stat()

@@ -1,8 +1,8 @@
-"""CSV and its kin: columns parted by commas, tabs, semicolons or bars, read strictly.
+"""Reads CSV and similar tables, strictly: columns separated by commas, tabs, semicolons or bars.
 
-A row must have the header's number of columns. Where it has not, or a quote is not closed, that
-line alone is bad and reading goes on with the next line: an unclosed quote would else swallow the
-rows after it. A caption may run over several lines within quotes.
+A row must have the header's number of columns. If it has not, or a quote is not closed, only that
+line is bad and reading continues with the next line. An unclosed quote would otherwise swallow the
+rows after it. A caption in quotes may span several lines.
 """
 
 import csv
@@ -19,7 +19,7 @@ from worker.readers.record import Record
 
 DELIMITERS = (",", "\t", ";", "|")
 UNQUOTED = ("\t", "|")
-"""Tables with these delimiters are often written without any quoting."""
+"""Delimiters of tables that are often written without any quoting."""
 MAX_LINES_OF_A_ROW = 100
 
 _OPEN_QUOTE = "has a double quote that is not closed at the end of its column"
@@ -28,7 +28,7 @@ _PICTURE = re.compile(rf"[^\n]+\.(?:{'|'.join(PICTURE_ENDINGS)})(?:#\d+)?\s*$", 
 
 
 class _Form(NamedTuple):
-    """How a file is written: its delimiter, its columns, and the byte of its first row."""
+    """Format of a file: its delimiter, its columns, and the byte offset of its first row."""
 
     delimiter: str
     columns: list[str]
@@ -36,7 +36,7 @@ class _Form(NamedTuple):
 
 
 def csv_records(file: Path, *, offset: int) -> Iterator[Record]:
-    """Read the rows from a byte on. Raises InvalidInput for a file without a header."""
+    """Yield the rows from a byte offset on. Raises InvalidInput for a file without a header."""
     with LineFile(file) as lines:
         form = _find_form(lines, file.name)
         lines.seek(max(offset, form.first_row))
@@ -45,7 +45,7 @@ def csv_records(file: Path, *, offset: int) -> Iterator[Record]:
                 yield _record(line, lines, form)
 
 
-# ---- how the file is written -----------------------------------------------------------------
+# ---- format of the file ----------------------------------------------------------------------
 
 
 def _find_form(lines: LineFile, name: str) -> _Form:
@@ -88,7 +88,7 @@ def _kind(field: str) -> str:
 
 
 def _split(text: str, delimiter: str) -> list[str]:
-    """Return the fields of one line; none where its quotes are wrong."""
+    """Return the fields of one line; an empty list if its quotes are wrong."""
     try:
         fields = next(csv.reader([text], delimiter=delimiter, strict=True), [])
     except csv.Error:
@@ -111,7 +111,7 @@ def _record(line: Line, lines: LineFile, form: _Form) -> Record:
 
 
 class _BadLine(Exception):
-    """A line that is no row of its table; the message goes on from the line's number."""
+    """Raised for a line that is not a row of its table. The message follows "line N"."""
 
 
 def _fields(line: Line, lines: LineFile, form: _Form) -> list[str]:
@@ -140,7 +140,7 @@ def _fields(line: Line, lines: LineFile, form: _Form) -> list[str]:
 
 
 def _checked(fields: list[str], form: _Form) -> list[str]:
-    """Return the fields of a row without blanks around them, which bars often have."""
+    """Return the fields of a row, stripped: a bar often has spaces around it."""
     num_columns = len(form.columns)
     if len(fields) < num_columns or any(map(str.strip, fields[num_columns:])):
         raise _BadLine(
@@ -151,7 +151,7 @@ def _checked(fields: list[str], form: _Form) -> list[str]:
 
 
 def _is_row(text: str, form: _Form) -> bool:
-    """Return True if a line that a quoted text would take in is a row itself."""
+    """Return True if a line inside a quoted text is itself a row of the table."""
     places = [at for at, column in enumerate(form.columns) if known_column(column) == "path"]
     if not places:
         return False

@@ -1,4 +1,4 @@
-"""The folders below a source: those with pictures, and those that cannot be read."""
+"""Lists the folders below a source: those with pictures, and those that cannot be read."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from worker.readers.picture_file import PICTURE_ENDINGS
 
 
 class BlockedFolder(NamedTuple):
-    """A folder that is not read. It is a row of the folder that holds it."""
+    """A folder that cannot be read. It becomes a row of its parent folder."""
 
     name: str
     problem: str
@@ -21,7 +21,7 @@ class BlockedFolder(NamedTuple):
 
 @dataclass
 class _Listing:
-    """What lies right in a folder; hidden files and folders do not count."""
+    """Direct content of a folder, without hidden files and folders."""
 
     has_rows: bool = False
     folders: list[Path] = field(default_factory=list)
@@ -29,10 +29,10 @@ class _Listing:
 
 
 def picture_folders(top: Path, *, root: Path) -> Iterator[Path]:
-    """Yield `top` and the folders below it that hold pictures, or folders that are blocked.
+    """Yield those of `top` and the folders below it that contain pictures or blocked folders.
 
-    Links to folders are followed where they lead to another place below `root`, each place once.
-    Raises InvalidInput where `top` may not be read.
+    Links to folders are followed if they lead to another place below `root`; each place is visited
+    once. Raises InvalidInput if `top` may not be read.
     """
     waiting, seen = [top], set[Path]()
     while waiting:
@@ -51,7 +51,7 @@ def picture_folders(top: Path, *, root: Path) -> Iterator[Path]:
 
 
 def blocked_folders(folder: Path, *, root: Path) -> list[BlockedFolder]:
-    """Return the folders right in `folder` that cannot be read, in order."""
+    """Return the direct subfolders of `folder` that cannot be read, in order."""
     return _list(folder, top=folder, root=root).blocked
 
 
@@ -78,12 +78,12 @@ def _list(folder: Path, *, top: Path, root: Path) -> _Listing:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to a place that may not be entered, or a ring of links
+    except OSError:  # a link to a place without access, or a cycle of links
         return False
 
 
 def _problem(path: Path, root: Path) -> BlockedFolder | None:
-    """Return what is wrong with a link to a folder."""
+    """Return the problem of a link to a folder; None if it has none."""
     if not path.resolve().is_relative_to(root.resolve()):
         detail = f"the link {path.name} leads to a folder outside the data folder"
         return BlockedFolder(path.name, "outside_data_folder", detail)

@@ -1,8 +1,8 @@
-"""Folders of pictures with their captions beside: PICTURE.txt, or PICTURE.json with a caption.
+"""Reads folders of pictures with captions beside them: PICTURE.txt, or PICTURE.json.
 
-img2dataset's folders (00000/KEY.jpg, KEY.txt, KEY.json, and 00000.parquet) are of this kind, so is
-Hugging Face's imagefolder (metadata.jsonl or metadata.csv), and any folder in which somebody put
-a text beside each picture, however deep.
+img2dataset's folders (00000/KEY.jpg, KEY.txt, KEY.json, and 00000.parquet) are of this kind. So are
+Hugging Face's imagefolder (metadata.jsonl or metadata.csv) and any folder with a text file beside
+each picture, at any depth.
 """
 
 import os
@@ -25,11 +25,11 @@ from worker.readers.side_file import SideFile, read_side_file
 
 
 def folder_rows(folder: Path, *, name: str, root: Path, span: Span) -> Iterator[SourceRow]:
-    """Rows of the files right in `folder`, by name, from the span's place on.
+    """Yield the rows of the files directly in `folder`, by name, from the span's start on.
 
-    They are those of a tar with the same files. After them come the folders that cannot be read,
-    and the rows of a metadata table without a picture. Raises InvalidInput behind the last row
-    where the parquet beside cannot be read.
+    A tar with the same files has the same rows. After them come subfolders that cannot be read, and
+    rows of a metadata table without a picture. Raises InvalidInput after the last row if the
+    parquet file beside the folder cannot be read.
     """
     reader = _Folder(
         folder,
@@ -51,7 +51,7 @@ def folder_rows(folder: Path, *, name: str, root: Path, span: Span) -> Iterator[
 
 
 class _FolderSample(NamedTuple):
-    """The names of a sample's files; an empty one where there is none."""
+    """File names of a sample; an empty string for a missing file."""
 
     key: str
     picture: str
@@ -62,7 +62,7 @@ class _FolderSample(NamedTuple):
 
 
 class _Other(NamedTuple):
-    """An input of the folder that is no file in it."""
+    """An input of the folder that is not one of its files."""
 
     name: str
     problem: str
@@ -115,7 +115,7 @@ class _Folder:
         )
 
     def others(self) -> Iterator[_Other]:
-        """Yield what is no file here, and still an input."""
+        """Yield blocked subfolders, and the metadata table's rows without a picture."""
         for folder in blocked_folders(self.path, root=self.root):
             yield _Other(folder.name, folder.problem, folder.detail)
         if self.metadata is not None and self.metadata.file.parent == self.path:
@@ -164,11 +164,11 @@ def _samples(folder: Path, _mtime_ns: int) -> list[_FolderSample]:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # it may not be looked at
+    except OSError:  # no permission
         return False
 
 
 def _has_caption(about: Path) -> bool:
-    """Tell JSON that stands for a sample from any other JSON in the folder."""
+    """Return True if a JSON file has a caption; other JSON files are not samples."""
     text = read_side_file(about, about.parent).text
     return bool(captions_of(pick_columns(parse_object(text or "") or {}).get("caption")))

@@ -1,4 +1,4 @@
-"""A JSON file that is read as a whole: COCO's captions, or a list of rows."""
+"""Reads a whole JSON file: COCO's captions, or a list of rows."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 from unspoken.errors import InvalidInput
 
 MAX_BYTES = 256 * 1024 * 1024
-"""COCO's own captions have 90 MB."""
+"""Largest file size. COCO's own captions file has 90 MB."""
 MAX_ELEMENTS = 16_000_000
-"""Arrays, objects and their values take some hundred bytes each; COCO's captions have 4 million."""
+"""Largest number of arrays, objects and values, each of which takes about a hundred bytes. COCO's
+captions file has 4 million."""
 
 
 def read_json(file: Path) -> object:
-    """Return the content. Raises InvalidInput."""
+    """Return the parsed content. Raises InvalidInput."""
     size = file.stat().st_size
     if size > MAX_BYTES:
         raise InvalidInput(

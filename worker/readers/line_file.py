@@ -1,7 +1,7 @@
-"""The lines of a text file, one at a time, each with the byte where it begins.
+"""Reads the lines of a text file one at a time, each with the byte offset where it begins.
 
 Lines are read as bytes and decoded one by one, so that a reader may start at any of them. Files in
-UTF-16 or UTF-32, and those whose lines end in a lone CR, are converted as a whole first.
+UTF-16 or UTF-32, and files whose lines end in CR alone, are first converted as a whole.
 """
 
 import io
@@ -16,14 +16,14 @@ from worker.readers.text import decode_text, looks_latin, marked_encoding
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_CONVERTED_BYTES = 256 * 1024 * 1024
-"""Of a file in UTF-16 or UTF-32: it is converted in memory."""
+"""Largest file that is converted, because the conversion is done in memory."""
 
 _BLOCK_BYTES = 1024 * 1024
 _MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 class Line(NamedTuple):
-    """A line with its line end. `problem` says what is wrong with one that has no text."""
+    """A line with its line end. If it cannot be read, `text` is empty and `problem` says why."""
 
     text: str
     offset: int
@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
 
 class LineFile:
-    """A text file that is open for reading. Raises InvalidInput where it cannot be converted."""
+    """A text file that is open for reading. Raises InvalidInput if it cannot be converted."""
 
     def __init__(self, file: Path) -> None:
         found = file.stat()
@@ -59,11 +59,11 @@ class LineFile:
 
     @property
     def offset(self) -> int:
-        """Byte where the next line begins."""
+        """Byte offset of the next line."""
         return self._offset
 
     def seek(self, offset: int) -> None:
-        """Go on with the line that begins at this byte."""
+        """Continue with the line that begins at this byte offset."""
         self._offset = self._stream.seek(offset)
 
     def __iter__(self) -> Iterator[Line]:
@@ -87,7 +87,7 @@ class LineFile:
         return Line(text.removeprefix(_MARK) if start == 0 else text, start)
 
     def number_at(self, offset: int) -> int:
-        """Return the number, from 1, of the line that begins at this byte."""
+        """Return the number, from 1, of the line that begins at this byte offset."""
         place = self._stream.tell()
         start, number = self._counted
         if offset < start:
@@ -111,7 +111,7 @@ class LineFile:
 
 @lru_cache(maxsize=1)
 def _converted(file: Path, _mtime_ns: int, size: int) -> bytes | None:
-    """Return the file as UTF-8 with LF; None where it can be read as it is."""
+    """Return the file as UTF-8 with LF; None if it needs no conversion."""
     with file.open("rb") as stream:
         head = stream.read(_BLOCK_BYTES)
         encoding = marked_encoding(head)
@@ -132,9 +132,10 @@ def _converted(file: Path, _mtime_ns: int, size: int) -> bytes | None:
 
 @lru_cache(maxsize=4)
 def _byte_encoding(file: Path, _mtime_ns: int, _size: int) -> str:
-    """Return 'utf-8', or 'cp1252' where no accent of the file is UTF-8 and its text is Latin.
+    """Return 'utf-8', or 'cp1252' if no line with accents is UTF-8 and the text is Latin.
 
-    In a file that is UTF-8 elsewhere, a line that is not UTF-8 is damaged: its row is a bad one.
+    If other lines with accents are UTF-8, a line that is not UTF-8 is damaged and becomes a bad
+    row.
     """
     foreign: list[bytes] = []
     with file.open("rb") as stream:

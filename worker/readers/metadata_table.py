@@ -1,6 +1,7 @@
-"""Hugging Face's imagefolder: metadata.jsonl or metadata.csv says what the pictures beside it show.
+"""Reads metadata.jsonl or metadata.csv of Hugging Face's imagefolder: columns of its pictures.
 
-Its column `file_name` has paths from its own folder, so that it may lie above the pictures.
+The column `file_name` has paths relative to the table's folder, which may be above the pictures'
+folders.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,11 +17,11 @@ from worker.readers.tables import read_records
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 MAX_PICTURES = 500_000
-"""Named by one file, which is held in memory."""
+"""Largest number of pictures in one table, because it is held in memory."""
 
 
 class BadRow(NamedTuple):
-    """A row of the table that names no picture that is there."""
+    """A row of the table without an existing picture."""
 
     name: str
     captions: tuple[str, ...]
@@ -30,18 +31,18 @@ class BadRow(NamedTuple):
 
 @dataclass(frozen=True)
 class MetadataTable:
-    """Columns by the path of a picture from the table's folder."""
+    """A metadata table: columns by the path of a picture, relative to the table's folder."""
 
     file: Path
     by_path: Mapping[str, Columns] = field(default_factory=dict)
     bad: tuple[BadRow, ...] = ()
 
     def of(self, picture: Path) -> Columns:
-        """Return what the table says of a picture below its folder."""
+        """Return the columns of a picture below the table's folder; empty if it is not listed."""
         return self.by_path.get(picture.relative_to(self.file.parent).as_posix(), {})
 
     def missing(self) -> Iterator[BadRow]:
-        """Yield the rows whose picture is not there, and those that cannot be read."""
+        """Yield the rows whose picture does not exist, and the rows that cannot be read."""
         for path, columns in self.by_path.items():
             if not _is_file(self.file.parent / path):
                 detail = f"{self.file.name} names {path}, which is not there"
@@ -87,7 +88,7 @@ def _read(file: Path, _mtime_ns: int, _size: int) -> MetadataTable:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # it may not be looked at, or its name is no name
+    except (OSError, ValueError):  # no permission, or not a valid file name
         return False
 
 

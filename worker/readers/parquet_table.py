@@ -1,7 +1,7 @@
-"""Rows of a parquet file within bounds: a bad cell costs its row, a bad row group its rows.
+"""Reads a parquet file with bounded memory. A bad cell spoils its row, a bad row group its rows.
 
-A file of some hundred bytes can stand for gigabytes: one value, or none, repeated a billion times.
-So rows are read in batches, and their number, the rows of a batch and the values are bounded.
+A file of some hundred bytes can expand to gigabytes: one value, or null, repeated a billion times.
+So rows are read in batches, and the number of rows, the rows of a batch and the values are bounded.
 """
 
 import subprocess
@@ -29,25 +29,26 @@ ROWS_AT_ONCE = 1024
 GROUP_BYTES = 1024 * 1024 * 1024
 LIST_BYTES = 256 * 1024 * 1024
 EXPANSION = 100
-"""A row group's values take up to GROUP_BYTES, those of its lists LIST_BYTES, and EXPANSION times
-what the row group announces."""
+"""Limits of a row group in memory: GROUP_BYTES for its values, LIST_BYTES for those of its lists,
+each plus EXPANSION times the size in its metadata."""
 ROWS_OF_ANY_FILE = 100_000
 ROWS_A_BYTE = 4
-"""A file may have so many more rows for each of its bytes: real tables have far fewer."""
+"""Limit of a file's rows: ROWS_OF_ANY_FILE, and ROWS_A_BYTE more per byte of the file. Real tables
+have far fewer."""
 
 
 class ParquetRow(NamedTuple):
-    """A row under the table's own names, without the cells that cannot be read."""
+    """A row under the table's own column names, without cells that cannot be read."""
 
     values: dict[str, object]
     problem: str | None = None
-    """The cells that cannot be read, and the reason."""
+    """Description of the cells that cannot be read, with the reason."""
 
 
 def parquet_records(file: Path, *, name: str, span: Span) -> Iterator[Record]:
-    """Records of a table from the span's first row on, with the pictures that lie in it.
+    """Yield records from the span's first row on, with the pictures stored in the table.
 
-    Raises InvalidInput for a file that is no parquet, or announces too much.
+    Raises InvalidInput for a file that is not parquet, or whose metadata exceeds the limits.
     """
     with ExitStack() as stack:
         table = stack.enter_context(closing(_Table(file)))
@@ -64,7 +65,7 @@ def parquet_records(file: Path, *, name: str, span: Span) -> Iterator[Record]:
 
 
 def parquet_rows(file: Path) -> Iterator[ParquetRow]:
-    """Every row of a table. Raises InvalidInput for a file that is no parquet."""
+    """Yield every row of a table. Raises InvalidInput for a file that is not parquet."""
     with closing(_Table(file)) as table:
         yield from table.rows(0)
 
@@ -72,7 +73,7 @@ def parquet_rows(file: Path) -> Iterator[ParquetRow]:
 def _with_picture(
     row: ParquetRow, pictures: PictureColumn, member: str, number: int, *, read: bool
 ) -> Record:
-    """The record of a row whose picture lies in the table; its file name there is its key."""
+    """Return the record of a row with a stored picture. The picture's file name is the key."""
     values = {**row.values, "image_path": member}
     beside = values.pop(pictures.name, None)
     if isinstance(beside, dict) and isinstance(beside.get("path"), str):
@@ -133,7 +134,7 @@ class _Table:
         self._parquet.close()
 
     def rows(self, first_row: int) -> Iterator[ParquetRow]:
-        """Rows from the first one on; those of a damaged row group have a problem."""
+        """Yield rows from `first_row` on; the rows of a damaged row group have a problem."""
         start = 0
         for number, group in enumerate(self._groups):
             stop = start + group.num_rows
@@ -172,24 +173,25 @@ class _Table:
                 yield _row(part.schema.names, cells)
 
     def _rows_at_once(self, group: int) -> int:
-        """Rows that fit into a batch even where each has the longest value of a dictionary.
+        """Return the rows that fit into a batch, even if each has the dictionary's longest value.
 
-        Raises InvalidInput for a value that no batch can hold.
+        Raises InvalidInput for a value that does not fit into any batch.
         """
         if self._groups[group].num_bytes * ROWS_AT_ONCE <= MAX_BATCH_BYTES:
             return ROWS_AT_ONCE
         longest = max(1, self._longest_value(group))
         most = LIST_BYTES + EXPANSION * self._groups[group].num_bytes
-        if longest * self._values_of_lists > most:  # a single row may hold them all
+        if longest * self._values_of_lists > most:  # a single row may contain all of them
             raise InvalidInput("its lists may fill gigabytes")
         if longest > MAX_BATCH_BYTES:
             raise InvalidInput(f"a value has {longest} bytes, at most {MAX_CELL_BYTES} are read")
         return min(ROWS_AT_ONCE, MAX_BATCH_BYTES // longest)
 
     def _longest_value(self, group: int) -> int:
-        """Bytes of the longest value in the columns' dictionaries, which come with the first row.
+        """Return the bytes of the longest value in the columns' dictionaries.
 
-        The metadata of a column would tell, but damaged ones end the process in pyarrow.
+        The dictionaries are loaded with the first row. The column metadata also has this size, but
+        damaged metadata makes pyarrow end the process.
         """
         leaves = [
             self._parquet.schema.column(number) for number in range(len(self._parquet.schema))
@@ -211,7 +213,7 @@ class _Table:
 
 
 class _RowGroup(NamedTuple):
-    """Size of a row group as the file announces it."""
+    """Size of a row group by the file's metadata."""
 
     num_rows: int
     num_bytes: int
@@ -229,9 +231,10 @@ print(max((g.column(n).num_values for g in groups for n in range(g.num_columns))
 
 @lru_cache(maxsize=16)
 def _count_values(file: Path, _mtime_ns: int, _size: int) -> int:
-    """The most values that a column announces for a row group; a row may have a billion in a list.
+    """Return the largest number of values of a column in a row group, by the metadata.
 
-    A process of its own reads them, because pyarrow ends the process where they are damaged.
+    One row may have a billion values in a list. The metadata is read in a separate process, because
+    damaged metadata makes pyarrow end the process. Raises InvalidInput in that case.
     """
     command = [sys.executable, "-P", "-c", _COUNT_VALUES, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -241,9 +244,9 @@ def _count_values(file: Path, _mtime_ns: int, _size: int) -> int:
 
 
 def _longest(values: pa.Array) -> int:
-    """Bytes of the longest text in a column, or in its dictionary."""
+    """Return the bytes of the longest text in a column or in its dictionary."""
     while pa.types.is_nested(values.type):
-        flat = values.flatten()  # a list of one array for a struct
+        flat = values.flatten()  # for a struct this is a list of one array
         values = flat[0] if isinstance(flat, list) else flat
     if isinstance(values, pa.DictionaryArray):
         values = values.dictionary
@@ -296,7 +299,7 @@ def _is_long(column: pa.Array) -> bool:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    """Text, numbers and truth values, and lists of texts, such as several captions."""
+    """Return True for text, numbers, booleans, and lists of texts such as several captions."""
     types = pa.types
     if types.is_list(kind) or types.is_large_list(kind):
         return _is_text(kind.value_type)
@@ -309,7 +312,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _has_path(kind: pa.DataType) -> bool:
-    """True for a struct of a picture's bytes and its file name."""
+    """Return True for a struct of a picture's bytes and its file name."""
     index = kind.get_field_index("path") if pa.types.is_struct(kind) else -1
     return index >= 0 and _is_text(kind.field(index).type)
 

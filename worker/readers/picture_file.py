@@ -1,4 +1,4 @@
-"""A picture that is a file of its own: found from a source's words, never outside the root."""
+"""Finds and reads picture files by the paths that a source gives, never outside the root."""
 
 import errno
 import stat
@@ -13,16 +13,17 @@ PICTURE_ENDINGS = (
     *("heic", "heif", "hif", "jxl", "jp2", "j2k", "jpx", "psd", "svg", "ico", "tga", "exr"),
     *("cr2", "cr3", "nef", "arw", "dng", "orf", "rw2", "raf"),
 )
-"""Endings of pictures, those that are not read, too: such a picture is a row that says so."""
-# A text or JSON beside a picture that is larger is no caption.
+"""Endings of picture files, including formats that cannot be read. A picture in such a format
+becomes a row with that reason."""
+# A larger text or JSON file beside a picture is not a caption.
 MAX_SIDE_FILE_BYTES = 1024 * 1024
 
-# Errors that a path itself causes; others are a disk's, and may pass.
+# Errors caused by the path itself. Other errors come from the disk and may be transient.
 _BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOTDIR)
 
 
 class PictureFile(NamedTuple):
-    """`member`: its path from the root, or the source's own words where it is not there."""
+    """A picture file. `member`: its path from the root, or the source's path if not found."""
 
     member: str
     size: int = 0
@@ -31,10 +32,10 @@ class PictureFile(NamedTuple):
 
 
 def find_picture(path: str, *, folder: Path, root: Path, read: bool) -> PictureFile:
-    """Find the picture at `path`, seen from `folder`; read its content only where `read`.
+    """Find the picture at `path`, relative to `folder`; read its content only if `read`.
 
-    A path that Windows wrote is found, too. What is wrong with the picture is its `problem`; an
-    OSError of the disk, which may pass, is raised.
+    Paths written by Windows are found, too. A fault of the picture is reported as its `problem`.
+    Raises OSError if the disk fails, which may be transient.
     """
     found = _find(path, folder=folder, root=root, read=read)
     if found.problem == "no_picture" and "\\" in path:
@@ -51,7 +52,7 @@ def _find(path: str, *, folder: Path, root: Path, read: bool) -> PictureFile:
             return PictureFile(path, problem="outside_data_folder")
         if not path or not stat.S_ISREG(real.stat().st_mode):
             return PictureFile(path, problem="no_picture")
-    except (RuntimeError, ValueError, FileNotFoundError):  # a ring of links, a zero byte
+    except (RuntimeError, ValueError, FileNotFoundError):  # a cycle of links, a zero byte
         return PictureFile(path, problem="no_picture")
     except PermissionError:
         return PictureFile(path, problem="unreadable")

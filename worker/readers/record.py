@@ -6,9 +6,9 @@ from worker.readers.picture_file import PictureFile
 
 
 class Record(NamedTuple):
-    """`values` is None where the row cannot be read; `detail` then says why, and on which line.
+    """A row of a table. If it cannot be read, `values` is None and `detail` gives line and reason.
 
-    `picture`: the one that lies in the table itself, where it is no path.
+    `picture`: the picture, if it is stored in the table itself instead of as a path.
     """
 
     values: dict[str, object] | None

@@ -1,4 +1,4 @@
-"""A row as its source has it: what every reader gives, and what it is asked for."""
+"""Rows of a source, which every reader yields, and the span of rows that a reader is asked for."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ Columns = Mapping[str, object]
 
 
 SOURCE_CHANGED = "source_changed"
-"""Problem of a row whose picture or caption is not the one that was planned."""
+"""Problem of a row whose picture or caption differs from the plan."""
 
 PROBLEMS: Mapping[str, str] = {
     "bad_row": "the source's row cannot be read",
@@ -36,49 +36,49 @@ PROBLEMS: Mapping[str, str] = {
     SOURCE_CHANGED: "picture or caption changed, or is gone, since the run was planned",
     "duplicate": "the same picture came earlier in this run",
 }
-"""Reason -> a sentence for the user: why a row of a source has no picture or no caption."""
+"""Reason -> message to the user that says why a row has no picture or no caption."""
 FAULTS = frozenset(
     (
         *("bad_row", "bad_shard", "torn_shard", "unreadable", "not_regular", "repeated_member"),
         SOURCE_CHANGED,
     )
 )
-"""Reasons that go away when the source is repaired: such rows are failed and can be retried."""
+"""Reasons that a repair of the source removes. Rows with these reasons fail and can be retried."""
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One input. `problem` names the reason why it cannot be labelled, a key of PROBLEMS."""
+    """One input row. `problem`: the reason why it cannot be labelled, a key of PROBLEMS."""
 
     key: str
     shard: str
     """File or folder of the source, relative to its root."""
     member: str
-    """The picture: a member of that tar, or a path from the root."""
+    """Name of the picture: a member of the tar, or a path relative to the root."""
     row: int
     caption: str
-    """All of its captions as one text."""
+    """All captions as one text."""
     picture: bytes | None
     captions: tuple[str, ...] = ()
-    """Each caption, where the source has several."""
+    """The captions one by one."""
     columns: Columns = field(default_factory=dict)
     problem: str | None = None
     detail: str | None = None
-    """The problem of this very row in words, where there is more to say than in PROBLEMS."""
+    """Description of this row's problem, if it is more specific than the text in PROBLEMS."""
     offset: int = 0
     """Position from which a reader can start for this row: a byte, or a number that only its reader
     understands. It never decreases from row to row."""
     size: int = 0
-    """Bytes of the picture's file."""
+    """Size of the picture's file in bytes."""
     picture_offset: int | None = None
-    """Byte at which the picture begins, where it lies within the shard."""
+    """Byte offset of the picture in the shard; None if it is not part of a tar."""
 
     @property
     def digest(self) -> str:
-        """Digest by which a plan knows the row again, wherever in its file it is.
+        """Digest by which a plan identifies the row, independent of its position in the file.
 
-        The first part is of the picture's name; the rest is of name, size and caption, without the
-        picture's bytes.
+        The first part is a digest of the picture's name. The rest is a digest of name, size and
+        captions; the picture's bytes are not included.
         """
         captions = self.captions if len(self.captions) > 1 else ()
         content = json.dumps([self.member, self.size, self.caption, *captions])
@@ -87,7 +87,7 @@ class SourceRow:
         )
 
     def moved_to(self, row: int) -> "SourceRow":
-        """Return the same row at another place; a key that was made of the place follows it."""
+        """Return the same row at another position; a key made from the position is updated."""
         is_numbered = self.key == numbered_key(self.member, self.row)
         return replace(
             self, row=row, key=numbered_key(self.member, row) if is_numbered else self.key
@@ -95,7 +95,7 @@ class SourceRow:
 
 
 def numbered_key(path: str, row: int) -> str:
-    """Return the key of a row to which its source gives none."""
+    """Return the key of a row for which the source has no key."""
     return f"{PurePath(path).stem[:64] or 'row'}-{row:06d}"
 
 
@@ -108,7 +108,7 @@ NO_NAME = _hex("", NAME_DIGEST_CHARS)
 
 
 def bad_shard(name: str, *, row: int, size: int, detail: str) -> SourceRow:
-    """Return the one failed row that stands for a file, or the rest of it, that cannot be read."""
+    """Return the failed row that stands for an unreadable file, or for the rest of a file."""
     return SourceRow(
         key=name,
         shard=name,
@@ -127,9 +127,9 @@ EVERY_ROW = range(sys.maxsize)
 
 @dataclass(frozen=True)
 class Span:
-    """What is asked of a reader: where to begin, and whose pictures to read."""
+    """Request to a reader: the row to start with, and the rows whose pictures to read."""
 
     first_row: int = 0
     offset: int = 0
     pictures_of: Container[int] = ()
-    """Other rows come without their picture: a listing wants none."""
+    """Rows whose pictures are read. A listing needs no pictures."""

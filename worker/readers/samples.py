@@ -1,8 +1,9 @@
-"""Samples: file names grouped as webdataset groups them, each picture with its own caption.
+"""Groups file names into samples as webdataset does, each picture with its own caption.
 
-webdataset's key of a name is its directory and its base name up to the first dot; names of one key
-that follow one another are one sample. A sample may hold more than webdataset's fields can say: two
-pictures, two captions, a name that comes twice. Each of these is a row of its own with its reason.
+webdataset's key of a name is its directory and its base name up to the first dot. Consecutive names
+of one key are one sample. Such a group may contain more than one sample of webdataset can hold: two
+pictures, two captions, or a name that occurs twice. Each of these is a row of its own with a
+reason.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,19 +18,19 @@ ABOUT_ENDINGS = ("json",)
 
 @dataclass(frozen=True)
 class Sample:
-    """A row to be: the places of its files among the names of its key."""
+    """A future row: the positions of its files among the names of its key."""
 
     key: str
     picture: int | None = None
     caption: int | None = None
     about: int | None = None
-    """JSON beside the picture."""
+    """Position of the JSON file beside the picture."""
     problem: str | None = None
     detail: str | None = None
 
     @property
     def places(self) -> list[int]:
-        """All that are set."""
+        """All positions that are set."""
         return [each for each in (self.picture, self.caption, self.about) if each is not None]
 
 
@@ -41,10 +42,11 @@ def sample_key(name: str) -> str | None:
 
 
 def samples_of(key: str, names: Sequence[str]) -> list[Sample]:
-    """Return the samples of the names of one key, pictures first, in their order.
+    """Return the samples of the names of one key, pictures first, in order.
 
-    A picture has the caption of its own stem (a.jpg and a.txt, a.caption or a.jpg.txt). The first
-    one without has the caption of the key (a.left.jpg and a.txt). JSON goes the same way.
+    A picture gets the caption of its own stem (a.jpg and a.txt, a.caption or a.jpg.txt). The first
+    picture without one gets the caption of the key (a.left.jpg and a.txt). JSON files are assigned
+    in the same way.
     """
     samples: list[Sample] = []
     for copy, layer in enumerate(_layers(names)):
@@ -69,7 +71,7 @@ class _File(NamedTuple):
 
 
 class _Files(dict[str, _File]):
-    """Files that no sample has yet, by stem and ending in lower case; none comes twice."""
+    """Files not yet assigned to a sample, by stem and lower-case ending; each name is unique."""
 
     def add(self, file: _File) -> None:
         self[f"{file.stem}.{file.ending}"] = file
@@ -81,7 +83,7 @@ class _Files(dict[str, _File]):
 
 
 def _layers(names: Sequence[str]) -> list[list[_File]]:
-    """Files that come once, then the second copies of a name, then the third ones."""
+    """Split files into first occurrences of a name, second occurrences, third, and so on."""
     copies: dict[str, int] = {}
     layers: list[list[_File]] = []
     for file in map(_File, range(len(names)), names):
@@ -123,7 +125,7 @@ def _pair(key: str, files: Iterable[_File]) -> list[Sample]:
 
 
 def _sample(picture: _File, key: str, waiting: _Files, named: _File) -> Sample:
-    """The sample of a picture with what lies beside the name `named`."""
+    """Return the sample of a picture with the caption and JSON file that match `named`."""
     caption = waiting.take((named.stem, named.name), CAPTION_ENDINGS)
     about = waiting.take((named.stem, named.name), ABOUT_ENDINGS)
     return Sample(
@@ -135,7 +137,7 @@ def _sample(picture: _File, key: str, waiting: _Files, named: _File) -> Sample:
 
 
 def _second(sample: Sample, pictures: Sequence[_File], number: int, first: int) -> Sample:
-    """The sample as it is, or with its reason where another picture of the key has the caption."""
+    """Return the sample; with a reason if another picture of the key has the caption."""
     if len(sample.places) > 1:
         return sample
     detail = f"{pictures[number].name} has no caption of its own: {pictures[first].name} has it"
@@ -143,7 +145,7 @@ def _second(sample: Sample, pictures: Sequence[_File], number: int, first: int) 
 
 
 def _left(key: str, waiting: _Files, problem: str) -> Iterator[Sample]:
-    """Samples of captions that no picture took."""
+    """Yield a sample for each caption or JSON file that no picture took."""
     while waiting:
         file = next(iter(waiting.values()))
         caption = waiting.take((file.stem,), CAPTION_ENDINGS)

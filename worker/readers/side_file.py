@@ -1,4 +1,4 @@
-"""A small text or JSON beside a picture."""
+"""Reads a small text or JSON file beside a picture."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from worker.readers.text import decode_text
 
 
 class SideFile(NamedTuple):
-    """`text` is None where there is no such file, or `problem` says why it is not read."""
+    """Content of a side file. `text` is None if there is no file, or it has a `problem`."""
 
     text: str | None = None
     problem: str | None = None
@@ -18,9 +18,9 @@ class SideFile(NamedTuple):
 
 
 def read_side_file(path: Path, root: Path) -> SideFile:
-    """Read a file below `root`; a link that leads out of it is not followed.
+    """Read a file below `root`; links that lead out of it are not followed.
 
-    A FIFO or a device is not read: it would wait, perhaps for ever, for someone to write.
+    FIFOs and devices are not read, because reading could block forever.
     """
     try:
         if not path.resolve().is_relative_to(root.resolve()):
@@ -38,7 +38,7 @@ def read_side_file(path: Path, root: Path) -> SideFile:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the content, or a bit more of it than is allowed; None for no regular file."""
+    """Return the content, at most one byte over the limit; None if it is not a regular file."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(file, "rb") as stream:
         kind = os.fstat(stream.fileno()).st_mode

@@ -1,8 +1,8 @@
-"""Tables of picture paths and captions: parquet, CSV and its kin, JSONL, and a JSON list of rows.
+"""Reads tables of picture paths and captions: parquet, CSV and similar, JSONL, and JSON lists.
 
-A chunk of a CSV or JSONL file is entered at the byte where its first row begins, one of a parquet
-file at its row group: none of these is ever whole in memory. Rows of one picture that follow one
-another are one input with several captions.
+A chunk of a CSV or JSONL file is read from the byte offset of its first row, a chunk of a parquet
+file from its row group. These files are never held in memory as a whole. Consecutive rows of one
+picture are one input with several captions.
 """
 
 import re
@@ -31,11 +31,11 @@ from worker.readers.picture_file import PictureFile, find_picture
 from worker.readers.record import Record
 from worker.readers.row import Columns, SourceRow, Span, numbered_key
 
-# A table is refused where none of its first rows has the columns.
+# A table is refused if none of its first rows has the required columns.
 ROWS_TO_JUDGE = 100
 FROM_START = Span()
 MAX_CAPTIONS_OF_ONE = 64
-"""Rows that become one input: the next one of the same picture begins another."""
+"""Largest number of captions of one input; further rows of the same picture start another input."""
 
 
 _CAPTION_NUMBER = re.compile(r"(?<=\.jpg)#\d+$")
@@ -45,9 +45,9 @@ _CAPTION_NUMBER = re.compile(r"(?<=\.jpg)#\d+$")
 def table_rows(
     file: Path, *, name: str, root: Path, pictures: Path, span: Span
 ) -> Iterator[SourceRow]:
-    """Rows of a table from the span's place on; paths are seen from the folder `pictures`.
+    """Yield the rows of a table from the span's start on; paths are relative to `pictures`.
 
-    A row is numbered by its first record. Raises InvalidInput for what is no such table.
+    A row has the number of its first record. Raises InvalidInput if the file is not such a table.
     """
     for entry in _entries(read_records(file, span, name), first_row=span.first_row):
         read = entry.row in span.pictures_of
@@ -69,7 +69,7 @@ def table_rows(
 
 
 def check_table(file: Path) -> None:
-    """Raise InvalidInput, which says what is missing, where a table has not the two columns.
+    """Raise InvalidInput unless a table has a column of captions and one of paths or URLs.
 
     A table of URLs is read, so that its rows are counted as not downloaded.
     """
@@ -90,7 +90,7 @@ def check_table(file: Path) -> None:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A picture of the table: its first record, and the captions of all its records."""
+    """A picture of the table, with its first record and the captions of all its records."""
 
     row: int
     record: Record
@@ -138,7 +138,7 @@ def _find_picture(entry: _Entry, *, folder: Path, root: Path, read: bool) -> Pic
 
 
 def read_records(file: Path, span: Span = FROM_START, name: str = "") -> Iterator[Record]:
-    """Read a table's rows from the span's place on. Raises InvalidInput, OSError."""
+    """Yield a table's records from the span's start on. Raises InvalidInput, OSError."""
     match file.suffix.lower():
         case ".parquet":
             yield from parquet_records(file, name=name, span=span)

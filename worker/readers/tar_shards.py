@@ -1,7 +1,7 @@
-"""Tar shards as img2dataset and webdataset write them, and the parquet beside.
+"""Reads tar shards as img2dataset and webdataset write them, and the parquet file beside them.
 
-Nothing is unpacked: members are read where they lie, and their names are never used as paths. Rows
-are webdataset's samples; what a sample cannot hold is a row of its own (worker.readers.samples).
+Nothing is unpacked: members are read in place, and their names are never used as paths. Rows are
+webdataset's samples; files that do not fit a sample are rows of their own (worker.readers.samples).
 """
 
 import os
@@ -23,18 +23,18 @@ from worker.readers.text import decode_text
 
 MEMBERS_OF_A_KEY = 10_000
 MAX_MEMBERS_OF_A_KEY = 15_000
-"""A group is cut after 15 000 members, because it is held in memory; after 10 000 where the stem
-changes, so that a picture stays with its caption."""
-_PLACE_BITS = 14  # of a place in a group: 15 000 members and a failed row
+"""A group is held in memory, so it is split. The split is where the stem changes after 10 000
+members, so that a picture stays with its caption, and at the latest after 15 000."""
+_PLACE_BITS = 14  # enough for a position in a group: 15 000 members and a failed row
 
 
 class _Group(NamedTuple):
-    """Members of one key that follow one another."""
+    """Consecutive members of one key."""
 
     key: str
     members: Sequence[Member]
     damage: InvalidInput | None = None
-    """The reason why the tar cannot be read behind the last of them."""
+    """Error that prevents reading beyond the last of the members."""
 
     @property
     def start(self) -> int:
@@ -44,8 +44,8 @@ class _Group(NamedTuple):
 def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
     """Yield the rows of a shard, starting at the span's first row.
 
-    Complete samples of a damaged tar are read. If anything is lost, here or in the parquet beside,
-    the last row is a failed one that says so.
+    The complete samples of a damaged tar are read. If anything is lost, in the tar or in the
+    parquet file beside it, the last row is a failed row with the reason.
     """
     beside = columns_beside(file.with_suffix(".parquet"))
     problems = [] if beside.problem is None else [beside.problem]
@@ -71,7 +71,7 @@ def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
 
 
 def _join(start: int, place: int) -> int:
-    """Return the offset of a row: the byte of its group, and its place among the group's rows."""
+    """Return the offset of a row: its group's byte offset and its position within the group."""
     return start << _PLACE_BITS | place
 
 
@@ -125,7 +125,7 @@ class _Shard:
     span: Span
 
     def read(self, sample: Sample, group: _Group, *, row: int, offset: int) -> SourceRow | None:
-        """Return the sample's row; None for a sample of JSON without a caption."""
+        """Return the sample's row; None if the sample is only a JSON file without a caption."""
         picture = self._member(sample.picture, group)
         shown = self._picture(picture, read=row in self.span.pictures_of)
         text = self._side_file(self._member(sample.caption, group))
@@ -166,7 +166,7 @@ class _Shard:
         )
 
     def _member(self, place: int | None, group: _Group) -> Member | None:
-        """A member of the group; for a hard link the content of the member that it stands for."""
+        """Return a member of the group; a hard link has the content of its target."""
         if place is None:
             return None
         member = group.members[place]
@@ -202,7 +202,7 @@ class _Shard:
         return self.stream.read(member.size)
 
     def _tear(self, sample: Sample, group: _Group, caption: str) -> tuple[str | None, str | None]:
-        """The fault of a sample at the end of a damaged tar: cut, or its caption may be missing."""
+        """Return problem and detail if a sample is cut by a damaged tar or may lack its caption."""
         if group.damage is None:
             return None, None
         is_whole = caption.strip() and all(

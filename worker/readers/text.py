@@ -1,14 +1,15 @@
-"""Text whose encoding no one has written down: UTF-8, UTF-16, UTF-32 or Windows-1252.
+"""Decodes text of unknown encoding: UTF-8, UTF-16, UTF-32 or Windows-1252.
 
-A byte order mark decides; then valid UTF-8; then Windows-1252, of which Latin-1 is a part, where
-the text around the accents is Latin. Other encodings are not guessed: their text would be wrong.
+A byte order mark decides. Otherwise the text is UTF-8 if it is valid UTF-8, or Windows-1252 (which
+includes Latin-1) if the text around the accents is Latin. Other encodings are not guessed, because
+a wrong guess gives wrong text.
 """
 
 import codecs
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    # UTF-32 first: its little-endian mark begins with that of UTF-16.
+    # UTF-32 comes first, because its little-endian mark begins with that of UTF-16.
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -20,7 +21,7 @@ _JUDGED_BYTES = 4096
 
 
 def decode_text(content: bytes) -> str:
-    """Decode a whole file; bytes that no encoding explains become U+FFFD."""
+    """Decode a whole file; invalid bytes become U+FFFD."""
     encoding = marked_encoding(content)
     if encoding is None:
         try:
@@ -31,9 +32,9 @@ def decode_text(content: bytes) -> str:
 
 
 def marked_encoding(head: bytes) -> str | None:
-    """Return the encoding that a file's first bytes show; None where they show none.
+    """Return the encoding that a file's first bytes show; None if they show none.
 
-    UTF-16 without a mark is known by the zero bytes of its Latin letters, blanks and line ends.
+    UTF-16 without a mark is recognised by the zero bytes of Latin letters, spaces and line ends.
     """
     for mark, encoding in _MARKS:
         if head.startswith(mark):
@@ -49,7 +50,7 @@ def marked_encoding(head: bytes) -> str | None:
 
 
 def looks_latin(lines: list[bytes]) -> bool:
-    """Return True if bytes over 127 are as rare among letters as accents are in Latin scripts."""
+    """Return True if bytes over 127 are as rare, compared with letters, as accents in Latin."""
     num_high = sum(len(line) - len(line.translate(None, _HIGH)) for line in lines)
     num_letters = sum(len(line) - len(line.translate(None, _LETTERS)) for line in lines)
     return 0 < 2 * num_high <= num_letters
