@@ -1,1 +1,1 @@
-"""The whole stack on one machine: the command line, the launcher, the embedded Redis, the demo."""
+"""The command line, and the launcher and demo that run the whole stack on one machine."""

@@ -1,4 +1,7 @@
-"""The command line: `unspoken VERB`. Errors are one line that says what to do, and exit code 1."""
+"""The command line: `unspoken COMMAND`. An error prints one line with advice and exits with 1 or 2.
+
+Exit code 2 stands for invalid input.
+"""
 
 import signal
 import sys
@@ -69,7 +72,7 @@ Pictures = Annotated[
 
 
 class Way(StrEnum):
-    """How text queries are answered."""
+    """Query methods: mask bank, detector, or automatic choice."""
 
     auto = "auto"
     bank = "bank"
@@ -92,7 +95,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Scenes of the demo; no training used these.")] = 7001,
     exit_: Annotated[bool, typer.Option("--exit", help="End when the dataset is done.")] = False,
 ) -> None:
-    """Compose captioned pictures, label them through the whole stack, show what was found."""
+    """Compose captioned pictures, label them with the whole stack, and show the results."""
     run_demo(out, num_images=images, seed=seed, stay=not exit_, console=console)
 
 
@@ -181,7 +184,7 @@ def label(
         Path | None, typer.Option(help="Words that no caption may hold, one a line.")
     ] = None,
 ) -> None:
-    """Label captioned pictures; the same command again goes on where a killed run stopped."""
+    """Label captioned pictures. Run the same command again to resume an interrupted run."""
     there = LocalSource(out, source, pictures) if url else _local(source, pictures)
     request = run_request(
         source=there.source,
@@ -231,7 +234,7 @@ def status(
         bool, typer.Option("--json", help="One line of JSON a run, or with --watch a change.")
     ] = False,
 ) -> None:
-    """How far runs are: of a workspace on this machine, or of a gateway."""
+    """Show the progress of runs in a workspace on this machine, or of a gateway's runs."""
     if watch and run is None:
         raise InvalidInput("--watch follows one run: name it")
     with opened_runs(url, folder / "runs") as source:
@@ -245,7 +248,7 @@ def cancel(
     folder: Folder = Path("unspoken-data"),
     url: Url = None,
 ) -> None:
-    """Start no further chunk of a run; what is committed stays."""
+    """Cancel a run: no further chunk is started, and committed chunks are kept."""
     with opened_runs(url, folder / "runs") as runs:
         ended = runs.cancel(run)
     typer.echo(describe(ended))
@@ -261,7 +264,7 @@ def retry(
     data: MovedData = None,
     url: Url = None,
 ) -> None:
-    """Label again just the pictures that failed, as a new run."""
+    """Label the failed pictures of a run again, as a new run."""
     if url:
         with Client(url, api_key=client_key().get_secret_value()) as client:
             created = client.runs.retry_failed(run)
@@ -291,7 +294,7 @@ def segment(
     threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Masks of a text at most.")] = 20,
 ) -> None:
-    """Find what texts name in a picture: an overlay picture with the masks, and the reply."""
+    """Segment what texts name in a picture; write an overlay with the masks, and the reply."""
     with reached_segmenter(url) as segmenter:
         reply = segment_file(
             image,
@@ -318,8 +321,8 @@ def world(
     ] = None,
     styles: Annotated[list[Style] | None, typer.Option("--style", help="Repeat for more.")] = None,
 ) -> None:
-    """Write a small world: img2dataset shards, an SA-1B folder, and a sheet to look at."""
-    # Rendering needs the art packages; the other verbs do not.
+    """Write a small world: img2dataset shards, an SA-1B folder, and a contact sheet."""
+    # Imported here, because only this command needs the art packages.
     from smallworld.shards import write_world
 
     chosen = tuple(str(style) for style in styles or (Style.twemoji, Style.fluent))
@@ -336,7 +339,7 @@ def key(
         int | None, typer.Option(min=0, help="Requests a minute; 0 for no limit.")
     ] = None,
 ) -> None:
-    """Make an API key. It is shown this once: services know its digest alone."""
+    """Create an API key. It is shown only once, because services store only its digest."""
     made = new_key()
     entry = f"{name}:{key_sha256(made)}" + ("" if per_minute is None else f":{per_minute}")
     parse_keys(entry, requests_per_minute=0)
@@ -346,7 +349,7 @@ def key(
 
 @app.command("settings")
 def print_settings() -> None:
-    """Every setting of every process, with its default."""
+    """Print all settings of all processes with their defaults."""
     typer.echo(settings_table(), nl=False)
 
 
@@ -354,7 +357,7 @@ def print_settings() -> None:
 def fetch_weights(
     profile: Annotated[str, typer.Argument(help="A profile of models.yaml: small, base, thesis.")],
 ) -> None:
-    """Download what a profile's models need, and check hashes; nothing is fetched at run time."""
+    """Download a profile's model files and check their hashes; services never download files."""
     settings = WeightsSettings()
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -383,13 +386,13 @@ def fetch_weights(
 
 @app.command("train", context_settings=PASS_ON, add_help_option=False)
 def train_command(context: typer.Context) -> None:
-    """Train Semantic-SAM by a recipe, or `detector`; --help after it tells more."""
+    """Train Semantic-SAM by a recipe, or the small detector; see `train [detector] --help`."""
     run_train(context.args)
 
 
 @app.command("evaluate", context_settings=PASS_ON, add_help_option=False)
 def evaluate_command(context: typer.Context) -> None:
-    """Judge a Semantic-SAM: names, masks, what was kept of SAM, text queries."""
+    """Evaluate a Semantic-SAM: names, masks, quality kept from SAM, and text queries."""
     run_evaluate(context.args)
 
 
@@ -398,7 +401,7 @@ def _local(source: str, pictures: str | None) -> LocalSource:
 
 
 def _follow_there(client: Client, run_id: str, url: str) -> RunStatus:
-    """Follow a run of a gateway that goes on without this command."""
+    """Follow a run at a gateway, where it also continues without this command."""
     try:
         return follow(lambda: client.runs.read(run_id), console)
     except KeyboardInterrupt:
@@ -412,7 +415,7 @@ def _follow_there(client: Client, run_id: str, url: str) -> RunStatus:
 
 
 def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:
-    """A stack for one command: it must not meet another one on its ports."""
+    """Return the configuration of a stack on free ports, so that it cannot clash with another."""
     ports = dict.fromkeys(("gateway", "llm", "detector", "segmenter"), 0)
     return StackConfig(folder=folder, data_dir=data_dir, runs_dir=folder / "runs", ports=ports)
 
@@ -429,7 +432,7 @@ def _finish(ended: RunStatus, *, advice: str | None = None) -> None:
 def main() -> None:
     """Run the command line."""
     configure_logging("WARNING", "text", layout="%(levelname)s %(message)s")
-    # An orderly end for `kill` too: the stack's processes are stopped in their order.
+    # Graceful shutdown at SIGTERM as at Ctrl-C: the stack's processes are stopped in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -442,7 +445,7 @@ def main() -> None:
         print_error(console, error)
         sys.exit(2 if isinstance(error, InvalidInput) else 1)
     except OSError as error:
-        # A full disk, a folder without permission: the user's to mend, and no bug.
+        # A full disk or a folder without permission is not a bug: the user can repair it.
         print_error(
             console, InvalidInput(f"{error.filename or 'a file'}: {error.strerror or error}")
         )

@@ -6,5 +6,5 @@ from unspoken.settings import ProcessSettings
 
 
 def client_key() -> SecretStr:
-    """Empty where none is set."""
+    """Return the API key; empty if none is set."""
     return ProcessSettings().client_key

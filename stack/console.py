@@ -1,4 +1,4 @@
-"""The terminal: text of others is printed as it is, never read as markup or escape sequences."""
+"""Prints to the terminal without interpreting text as markup or escape sequences."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from unspoken.safe_text import escape_controls
 
 
 class PlainConsole(Console):
-    """A console that reads no markup and no emoji codes, and escapes control characters."""
+    """A console that ignores markup and emoji codes, and escapes control characters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
@@ -22,12 +22,12 @@ class PlainConsole(Console):
 
 
 def say(text: str) -> None:
-    """Print text on standard output, its control characters escaped."""
+    """Print text to standard output with its control characters escaped."""
     typer.echo(escape_controls(text, keep="\n\t"))
 
 
 def print_error(console: Console, error: UnspokenError) -> None:
-    """Print an error: its code in red, then its message as it is."""
+    """Print an error: its code in red, then its message without markup."""
     code = "not possible" if isinstance(error, InvalidInput) else error.code
     message = escape_controls(error.message, keep="\n\t")
     console.print(Text.assemble((f"{code}:", "red"), " ", message), soft_wrap=True)

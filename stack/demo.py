@@ -1,7 +1,7 @@
-"""The main job on one machine: captioned pictures in, labelled dataset out, judged and drawn.
+"""The demo: labels captioned pictures on one machine, then scores and draws the dataset.
 
-The pictures come from the small world, so what they truly show is known: the summary says how many
-of the boxes are right, for what captions name and for what they leave unspoken.
+The pictures come from the small world, so their true content is known. The summary gives the share
+of correct boxes, separately for what captions name and for what they imply.
 """
 
 import shutil
@@ -43,16 +43,15 @@ from unspoken.schemas import RunRequest, RunStatus
 
 RUN_ID = "demo"
 MARK = ".unspoken-demo"
-# The small weights were trained on it, and only its parts have a truth to be judged by.
+# The small weights were trained on this style, and only this style has a truth for parts.
 STYLE = "twemoji"
 
 
 def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Console) -> None:
-    """Compose, label, judge, draw; `stay` keeps the stack up until Ctrl-C.
+    """Compose pictures, label, score and draw them; `stay` keeps the stack up until Ctrl-C.
 
     Writes out/summary.json, out/bias.md, out/report/, out/pictures/, out/queries/ and
-    out/runs/demo/dataset/.
-    Raises Conflict where `out` holds something that is not an earlier demo.
+    out/runs/demo/dataset/. Raises Conflict if `out` contains anything but an earlier demo.
     """
     _clear(out)
     data_dir = out / "data"
@@ -84,7 +83,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
 def summarise(
     rows: Sequence[Row], status: RunStatus, shards: Path, *, seconds: float
 ) -> dict[str, object]:
-    """The content of summary.json: counts of the run, and its boxes judged by the truth."""
+    """Return the content of summary.json: the run's counts, and scores of its boxes."""
     labelled = [row for row in rows if row.status == "labelled"]
     kept = [annotation for row in labelled for annotation in row.kept]
     boxes = {row.key: judged_boxes(row.kept) for row in labelled}
@@ -103,7 +102,7 @@ def summarise(
 
 
 def bias_page(rows: Sequence[Row], shards: Path, *, box_threshold: float) -> str:
-    """The dataset's page on bias, with what the truth says beside what the detector does."""
+    """Return the dataset's page on bias, which compares the detector with the truth."""
     truths, synonyms = read_truth_files(shards), load_synonyms()
     counts = count_dataset(
         rows,
@@ -138,7 +137,7 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo. Raises Conflict rather than touch anything else."""
+    """Remove an earlier demo. Raises Conflict if the folder contains anything else."""
     if out.exists() and any(out.iterdir()):
         if not (out / MARK).exists():
             raise Conflict(f"{out} holds something that is no demo; name another folder with --out")

@@ -1,4 +1,4 @@
-"""The demo's last act: words asked of one of its own pictures over HTTP, answered with masks."""
+"""The demo's last step: text queries about one of its pictures over HTTP, answered with masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +11,17 @@ from unspoken.runs.rows import Row
 from unspoken.settings import ProcessSettings
 
 ABSENT = "violin"
-"""A word that is asked for though nothing speaks for it: no hit is an answer too."""
+"""A query for something that is probably absent, to show a result without masks."""
 MAX_WORDS = 5
 
 
 def ask_for_words(
     rows: Sequence[Row], shards: Path, out: Path, *, url: str, console: Console
 ) -> None:
-    """Write OUT/KEY-masks.png and .json of the picture with most labels, if there is a segmenter.
+    """Query the picture with most labels; write OUT/KEY-masks.png and .json.
 
-    The words are labels that the dataset found in the picture, named and implied, and one absent.
+    The words are named and implied labels of the picture, and one absent word. Does nothing if the
+    profile has no segmenter.
     """
     settings = ProcessSettings()
     if settings.read_profile().segmenter is None:
@@ -42,7 +43,10 @@ def ask_for_words(
 
 
 def words_of(row: Row) -> list[str]:
-    """Labels of a row's kept boxes, implied ones first: they are what the caption leaves out."""
+    """Return the distinct labels of a row's kept boxes, implied and named ones in turn.
+
+    Implied labels come first, because the caption does not mention them.
+    """
     implied = [each.label for each in row.kept if not each.named]
     named = [each.label for each in row.kept if each.named]
     mixed = [label for pair in zip(implied, named, strict=False) for label in pair]

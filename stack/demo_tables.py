@@ -1,4 +1,4 @@
-"""What the demo prints of a dataset: its labels, where its phrases came from, and one picture's."""
+"""Tables that the demo prints: labels, sources of phrases, and the phrases of one picture."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ SHOWN_PHRASES = 24
 
 
 def label_table(rows: Sequence[Row]) -> Table:
-    """How often each label was named by the caption, and how often only implied."""
+    """Return a table of how often each label was named by a caption, and how often implied."""
     kept = [annotation for row in rows for annotation in row.kept]
     named = Counter(each.label for each in kept if each.named)
     implied = Counter(each.label for each in kept if not each.named)
@@ -29,9 +29,9 @@ def label_table(rows: Sequence[Row]) -> Table:
 
 
 def source_table(rows: Iterable[Row]) -> Table:
-    """Of each source's phrases how many were asked, named or implied, found, and rejected.
+    """Return a table of each source's phrases: number named, implied, found and rejected.
 
-    A phrase that several sources gave counts for each of them.
+    A phrase that several sources proposed counts for each of them.
     """
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
@@ -57,7 +57,7 @@ def source_table(rows: Iterable[Row]) -> Table:
 
 
 def phrase_table(rows: Sequence[Row]) -> Table | None:
-    """Every phrase of the picture that shows most kinds of them; None without any picture."""
+    """Return a table of the phrases of the most varied picture; None if none is labelled."""
     labelled = [row for row in rows if row.status == "labelled"]
     if not labelled:
         return None
@@ -79,7 +79,7 @@ def phrase_table(rows: Sequence[Row]) -> Table | None:
 
 
 def _num_kinds(row: Row) -> int:
-    """Of how many kinds (named or implied, and what became of it) its phrases are."""
+    """Return the number of kinds of phrases in a row: named or implied, found, rejected."""
     return len(
         {
             (each.named, each.id in row.found, each.rejected is None)
@@ -90,7 +90,7 @@ def _num_kinds(row: Row) -> int:
 
 
 def _order(candidate: Candidate, row: Row) -> int:
-    """Found ones first, then rejected ones; where not all are shown, those not found go."""
+    """Return a sort key: found phrases first, then rejected ones. The rest may be cut off."""
     if candidate.id in row.found:
         return 0
     return 1 if candidate.rejected is not None else 2

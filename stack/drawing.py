@@ -1,4 +1,4 @@
-"""Labelled pictures for people: boxes of what captions name in green, implied ones in orange."""
+"""Draws labelled pictures: boxes of named labels in green, of implied labels in orange."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ FONT_PX = 13
 
 
 def draw_rows(rows: Sequence[Row], shards: Path, out: Path) -> list[Path]:
-    """Draw every labelled row of a folder of tar shards -> the written files, in order."""
+    """Draw every labelled row of a folder of tar shards; return the written files, in order."""
     out.mkdir(parents=True, exist_ok=True)
     pictures = PictureFiles(shards)
     written = []
@@ -30,7 +30,7 @@ def draw_rows(rows: Sequence[Row], shards: Path, out: Path) -> list[Path]:
 
 
 def draw_row(row: Row, picture: Image.Image) -> Image.Image:
-    """The picture, enlarged where small, with kept boxes and the caption below."""
+    """Return the picture with its kept boxes and the caption below; small ones are enlarged."""
     zoom = max(1, -(-MIN_WIDTH_PX // picture.width))
     font = ImageFont.load_default(size=FONT_PX)
     size = (picture.width * zoom, picture.height * zoom)
@@ -38,7 +38,7 @@ def draw_row(row: Row, picture: Image.Image) -> Image.Image:
     sheet = Image.new("RGB", (size[0], size[1] + len(lines) * (FONT_PX + 5) + 8), "white")
     sheet.paste(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), (0, 0))
     draw = ImageDraw.Draw(sheet)
-    # The largest first, so that the labels of parts lie on top of their whole's box.
+    # Largest box first, so that labels of parts are drawn on top of their whole's box.
     for each in sorted(row.kept, key=lambda found: -_area(found.box)):
         color = NAMED_COLOR if each.named else IMPLIED_COLOR
         x0, y0, x1, y1 = (side * zoom for side in each.box)

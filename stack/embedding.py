@@ -1,4 +1,4 @@
-"""`unspoken embed FOLDER`: pictures embedded ahead, so that a first question is a quick one."""
+"""`unspoken embed FOLDER`: embeds pictures ahead of time, so that the first query is fast."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +28,12 @@ console = PlainConsole(stderr=True)
 
 @dataclass
 class EmbedReport:
-    """What became of a folder's pictures."""
+    """Result of embedding a folder: pictures encoded, already cached, and refused."""
 
     num_encoded: int = 0
     num_there: int = 0
     refused: dict[Path, str] = field(default_factory=dict)
-    """Files that are no pictures that we read, with what is wrong."""
+    """Files that could not be read as pictures, with the reason."""
 
 
 def embed(
@@ -47,7 +47,7 @@ def embed(
         str | None, typer.Option("--url", help="A gateway or segmenter; else in this process.")
     ] = None,
 ) -> None:
-    """Embed a folder's pictures ahead, into the disk tier or into a service that runs."""
+    """Embed a folder's pictures ahead of time, into a disk cache or a running service."""
     paths = picture_files(folder)
     with (
         _reached_segmenter(url, cache) as segmenter,
@@ -70,7 +70,7 @@ def embed(
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """Files of a picture's name below a folder, in order. Raises InvalidInput where none is."""
+    """Return the picture files below a folder, in order. Raises InvalidInput if there are none."""
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is no folder")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -82,7 +82,7 @@ def picture_files(folder: Path) -> list[Path]:
 def embed_files(
     paths: Sequence[Path], segmenter: Segmenter, *, on_each: Callable[[], None]
 ) -> EmbedReport:
-    """Embed one after another; what is no picture is left out and noted."""
+    """Embed pictures one after another; files that are not pictures are reported as refused."""
     report = EmbedReport()
     for path in paths:
         try:
@@ -100,7 +100,7 @@ def embed_files(
 
 
 def _patiently(add: Callable[[], ImageReply]) -> ImageReply:
-    """Come back when a service that is full says so; its last word is raised."""
+    """Retry while the service is overloaded or not ready; raise the error of the last attempt."""
     for _ in range(MAX_TRIES):
         try:
             return add()
@@ -117,7 +117,7 @@ def _reached_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmente
         with connect(url, key=client_key()) as http:
             yield SegmenterClient(http)
         return
-    # torch and the models: only this way of asking needs them.
+    # Imported here, because only this branch needs torch and the models.
     from services.segmenter.engine import build_engine
     from services.segmenter.loading import build_segmenter
     from services.segmenter.settings import SegmenterSettings

@@ -1,4 +1,4 @@
-"""`unspoken reproduce`: the thesis's claims measured again, with the profile's own models."""
+"""`unspoken reproduce`: measures the thesis's claims again, with the models of the profile."""
 
 import logging
 import time
@@ -51,9 +51,9 @@ def proposals(
         typer.Option("--write-readme", help="Also put the table between this page's marks."),
     ] = None,
 ) -> None:
-    """Whether templates find what captions omit: every source through one detector."""
+    """Measure whether templates find what captions omit; one detector checks all sources."""
     started = time.monotonic()
-    # Torch and the art packages load only for this verb.
+    # Imported here, because only this command needs torch and the art packages.
     import torch
 
     from experiments.coco_folder import coco_folder
@@ -71,7 +71,7 @@ def proposals(
     chosen_seed = SCENES_SEED if seed is None else seed
     words = _read_words(vocabulary) if vocabulary is not None else None
     if readme is not None:
-        around_marks(readme)  # refused now rather than when all is measured
+        around_marks(readme)  # raises early if the marks are missing
     out.mkdir(parents=True, exist_ok=True)
     console.print(f"reading {number} pictures")
     collection = (
@@ -101,7 +101,7 @@ def proposals(
 
 
 class _Progress:
-    """A line on stderr now and then, and at each stage's end."""
+    """Prints a line to stderr every few seconds, and at the end of each stage."""
 
     def __init__(self) -> None:
         self._told = 0.0

@@ -1,4 +1,4 @@
-"""`unspoken export FORMAT` and `unspoken report`: a finished run for other tools and for people."""
+"""`unspoken export FORMAT` and `unspoken report`: convert a run for other tools, or to a page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,19 +26,19 @@ Pictures = Annotated[
 
 @export_app.command("coco")
 def coco(run: Run, *, out: Annotated[Path, typer.Option(help="The JSON file to write.")]) -> None:
-    """Write kept boxes as COCO instances JSON; pictures stay where they are."""
+    """Write kept boxes as COCO instances JSON; pictures are not copied."""
     _tell(out, export_coco(run, out))
 
 
 @export_app.command("webdataset")
 def webdataset(run: Run, *, out: OutFolder, pictures: Pictures = None) -> None:
-    """Write tar shards of pictures, captions and annotations, as WebDataset reads them."""
+    """Write tar shards of pictures, captions and annotations for WebDataset."""
     _tell(out, export_webdataset(run, out, pictures=pictures))
 
 
 @export_app.command("hugging-face")
 def hugging_face(run: Run, *, out: OutFolder, pictures: Pictures = None) -> None:
-    """Write parquet files with the pictures in them, for datasets.load_dataset."""
+    """Write parquet files that contain the pictures, for datasets.load_dataset."""
     _tell(out, export_hugging_face(run, out, pictures=pictures))
 
 
@@ -56,7 +56,7 @@ def label_studio(
         ),
     ] = None,
 ) -> None:
-    """Write pictures, tasks with the boxes as predictions, and a labelling config."""
+    """Write pictures, Label Studio tasks with boxes as predictions, and a labelling config."""
     _tell(out, export_label_studio(run, out, pictures=pictures, url_prefix=url_prefix))
 
 

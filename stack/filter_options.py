@@ -1,4 +1,4 @@
-"""Filters on the command line: NAME=VALUE over the defaults, `off` for none."""
+"""Parses filters of the command line: NAME=VALUE replaces a default, NAME=off disables a filter."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from unspoken.problem_words import plain_problem
 
 
 def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> FilterConfig:
-    """The filters of a run. Raises InvalidInput.
+    """Return the filters of a run. Raises InvalidInput.
 
     settings: such as 'min_similarity=0.3', 'language=off', 'nsfw_ratings=UNLIKELY,UNSURE'.
-    blocklist: a file with a word or phrase a line, in place of the default one.
+    blocklist: a file with one word or phrase per line, which replaces the default list.
     """
     values: dict[str, object] = {}
     for setting in settings:

@@ -1,7 +1,7 @@
-"""Labelling from the command line: a workspace folder, a run in it, and a bar that shows how far.
+"""Labelling from the command line: starts a stack for a workspace and shows a run's progress.
 
-A workspace holds data/, runs/, redis/ and logs/. Runs are followed over HTTP, so that a stack on
-this machine and one elsewhere are asked in the same way.
+A workspace holds data/, runs/, redis/ and logs/. Runs are followed over HTTP, so that local and
+remote stacks are used in the same way.
 """
 
 import os
@@ -29,7 +29,7 @@ from unspoken.safe_text import escape_controls
 from unspoken.schemas import ENDED, RunRequest, RunStatus
 
 POLL_S = 0.5
-# A dispatcher that is restarted is back by then.
+# Time after which a run counts as stalled; a restarting dispatcher is back earlier.
 STALLED_S = 60.0
 
 
@@ -39,7 +39,7 @@ def running_stack(
 ) -> Iterator[Stack]:
     """Start the stack, wait until it is ready, and show which services are still loading.
 
-    resume: tells the user, on Ctrl-C, how the work goes on later.
+    resume: text that tells the user, after Ctrl-C, how to resume the work.
     """
     with Stack(config) as stack:
         try:
@@ -47,19 +47,19 @@ def running_stack(
                 stack.wait_ready(on_wait=lambda names: line.update(f"loading: {', '.join(names)}"))
             yield stack
         except KeyboardInterrupt:
-            # Before the stack is stopped, which takes some seconds.
+            # Printed before the stack is stopped, because that takes some seconds.
             console.print(f"stopping after the current items; {resume}", soft_wrap=True)
             raise
 
 
 class _StalledRun:
-    """Notices that nothing works on a run that is followed."""
+    """Detects that no dispatcher works on a run that is followed."""
 
     def __init__(self) -> None:
         self._since_s: float | None = None
 
     def look(self, status: RunStatus) -> None:
-        """Raise NotReady where nothing has worked on the run for `STALLED_S`, as seen from here."""
+        """Raise NotReady if the run has been stalled for `STALLED_S`, by this machine's clock."""
         if status.stalled_since_s is None:
             self._since_s = None
             return
@@ -79,10 +79,10 @@ def follow(
     *,
     each_poll: Callable[[], None] | None = None,
 ) -> RunStatus:
-    """Show a run's progress, and each new message of it, until it ends.
+    """Show a run's progress and its new messages until it ends; return its last status.
 
-    each_poll: called after each read; restarts what died of a local stack. With it, a gateway that
-    does not answer is waited for. Without it, raises NotReady once no dispatcher works on the run.
+    each_poll: called after each read, to restart dead processes of a local stack. With it, an
+    unreachable gateway is waited for. Without it, a run without a dispatcher raises NotReady.
     """
     columns = (
         SpinnerColumn(),
@@ -110,7 +110,7 @@ def follow(
                 )
                 if status.state in ENDED:
                     return status
-                reason = status.message.partition("; tries")[0]  # without the seconds that are left
+                reason = status.message.partition("; tries")[0]  # without the countdown
                 if reason and reason != told:
                     progress.console.print(escape_controls(status.message), markup=False)
                 told = reason
@@ -122,7 +122,7 @@ def follow(
 
 
 def describe(status: RunStatus) -> str:
-    """One line about a run."""
+    """Return a line that describes a run."""
     counts = f"{status.done} of {status.total} pictures, {status.labelled} labelled"
     for word, reasons in (("dropped", status.dropped), ("failed", status.failed)):
         if reasons:
@@ -137,7 +137,7 @@ def describe(status: RunStatus) -> str:
 
 
 def run_request(**fields: object) -> RunRequest:
-    """A request from a command's options. Raises InvalidInput."""
+    """Build a request from a command's options. Raises InvalidInput."""
     try:
         return RunRequest.model_validate(fields)
     except ValidationError as error:
@@ -147,7 +147,7 @@ def run_request(**fields: object) -> RunRequest:
 
 
 class LocalSource(NamedTuple):
-    """A source on this machine: the data folder of its run, and what lies where below it."""
+    """A source on this machine: its data folder, and paths relative to that folder."""
 
     data_dir: Path
     source: str
@@ -155,10 +155,10 @@ class LocalSource(NamedTuple):
 
 
 def local_source(source: Path, *, pictures: Path | None = None) -> LocalSource:
-    """Where a source on this machine is. Raises InvalidInput.
+    """Return the data folder and relative paths of a source. Raises InvalidInput.
 
-    A folder is its own data folder. A table's pictures lie below its own folder, or in
-    `pictures`; then the data folder is the nearest one that holds both.
+    A folder is its own data folder. A table's pictures are below the table's folder or in
+    `pictures`. In the second case the data folder is the nearest folder that contains both.
     """
     path = source.expanduser().resolve()
     if not path.exists():

@@ -1,7 +1,8 @@
-"""Starts the whole stack as child processes, watches them, and stops them together.
+"""Starts the whole stack as child processes, restarts those that end, and stops them together.
 
-Redis, one process with all services, the dispatcher and one worker. A child that ends is restarted
-with exponential backoff; a child that ends before it is ready ends the launch with its log.
+The children are Redis, one process with all services, the dispatcher and one worker. A child that
+ends is restarted with exponential backoff. If a child ends before the stack is ready, the launch
+fails with the end of its log.
 """
 
 import errno
@@ -27,11 +28,11 @@ from unspoken.settings import child_environment
 
 READY_S = 300.0
 GRACE_S = 3.0
-"""How long a worker may finish its items after Ctrl-C; then it gives its chunks back."""
+"""Time for a worker to finish its chunks after Ctrl-C; then it releases them."""
 WORKER_STOP_S, SERVICES_STOP_S = GRACE_S + 1.5, 2.5
-"""A child that has not ended by then is killed: in all, less than ten seconds."""
+"""Time after which a child that has not ended is killed; in total less than ten seconds."""
 DRAIN_S = 40.0
-"""How long services that others may use can answer what they have taken."""
+"""Time for services to drain: to answer accepted requests, if other clients may use them."""
 SERVICES = ("llm", "detector", "segmenter", "gateway")
 MODULES = {"services": "services.laptop", "dispatcher": "worker.dispatcher", "worker": "worker"}
 """Child process -> the module that it runs, in the order in which they are started."""
@@ -41,12 +42,13 @@ MODULES = {"services": "services.laptop", "dispatcher": "worker.dispatcher", "wo
 class StackConfig:
     """Folders and ports of the stack.
 
-    folder: holds data/, runs/, redis/ and logs/. data_dir: of runs that the gateway creates; a run
-    remembers its own. moved_data_dir: where the sources of all runs are now.
+    folder: contains data/, runs/, redis/ and logs/.
+    data_dir: data folder of new runs; each run stores its own.
+    moved_data_dir: folder that the sources of all runs were moved to; None if they were not moved.
     ports: service -> port, 0 for any free one.
-    broker_url: a Redis that runs already; the embedded one is started if None.
-    metrics_port: port of the dispatcher's /metrics; 0 for none.
-    services_stop_s: at the end, services are killed after so long.
+    broker_url: address of a running Redis; if None, an embedded Redis is started.
+    metrics_port: port of the dispatcher's /metrics; 0 disables it.
+    services_stop_s: time after which services that have not ended are killed at the end.
     """
 
     folder: Path
@@ -135,7 +137,8 @@ class Stack:
             **{f"{name.upper()}_PORT": str(port) for name, port in self._ports.items()},
             GATEWAY_DATA_DIR=str(self.config.data_dir.resolve()),
             GATEWAY_RUNS_DIR=str(self.config.runs_dir.resolve()),
-            # Empty is not set: then a run's own data folder counts, also over the user's variable.
+            # Empty counts as not set and hides the user's variable, so that each run's own data
+            # folder is used.
             WORKER_DATA_DIR=str(moved.resolve()) if moved else "",
             WORKER_RUNS_DIR=str(self.config.runs_dir.resolve()),
             WORKER_BROKER_URL=broker_url,
@@ -155,8 +158,8 @@ class Stack:
     def _stop(self) -> None:
         """Stop everything, by default within ten seconds; at once if interrupted meanwhile.
 
-        The worker ends first, so that it can finish its items or give its chunks back while Redis
-        and the services still answer.
+        The worker is stopped first, so that it can finish or release its chunks while Redis and the
+        services still answer.
         """
         self._restarters.clear()
         try:
@@ -177,7 +180,7 @@ class Stack:
             child.wait(deadline - time.monotonic())
 
     def _is_ready(self, client: httpx.Client, name: str) -> bool:
-        """Return True if a service is ready, and is this stack's own."""
+        """Return True if a service is ready and belongs to this stack."""
         try:
             if client.get(f"{self.urls[name]}/readyz").status_code != 200:
                 return False
@@ -199,7 +202,7 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; its output is added to the log."""
+        """Start the process; its output is appended to the log."""
         with self.log.open("ab") as log:
             start_child(
                 # -P: a worker.py or redis.py in the user's folder must not shadow the real one.
@@ -213,26 +216,26 @@ class _Child:
         self._process = process
 
     def ended(self) -> bool:
-        """Return True if it was started and has ended."""
+        """Return True if the process was started and has ended."""
         return self._process is not None and self._process.poll() is not None
 
     def listens_on(self, port: int) -> bool:
-        """Return True if it listens on the port itself."""
+        """Return True if this process itself listens on the port."""
         return self._process is not None and listens_on(self._process.pid, port)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         if self._process is not None and not self.ended():
             self._process.terminate()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until it has ended, at most for `timeout_s`."""
+        """Wait until the process has ended, at most for `timeout_s`."""
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=max(0.0, timeout_s))
 
     def kill(self) -> None:
-        """End it at once with all processes that it forked."""
+        """Kill the process and all processes that it forked."""
         if self._process is None:
             return
         with suppress(ProcessLookupError):
@@ -244,7 +247,7 @@ class _Child:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on just now."""
+    """Return a TCP port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -254,7 +257,7 @@ def _check_ports(ports: Mapping[str, int]) -> None:
     """Raise InvalidInput if a port cannot be listened on. Port 0 is any free one."""
     for name, port in ports.items():
         with socket.socket() as probe:
-            # As uvicorn does: connections that are still closing do not keep a port.
+            # The same option as uvicorn sets, so that closing connections do not block a port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))

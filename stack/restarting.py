@@ -10,7 +10,7 @@ from unspoken.errors import UnspokenError
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 STABLE_S = 60.0
-"""A process that ran for so long is restarted after the first pause again."""
+"""A process that ran for this time is stable: its next restart waits only FIRST_PAUSE_S."""
 logger = logging.getLogger(__name__)
 
 
@@ -19,17 +19,17 @@ class Restartable(Protocol):
 
     @property
     def name(self) -> str:
-        """Name for the log."""
+        """Name in log messages."""
 
     @property
     def log(self) -> Path:
-        """Its log file."""
+        """Log file of the process."""
 
     def ended(self) -> bool:
-        """Return True if it was started and has ended."""
+        """Return True if the process was started and has ended."""
 
     def start(self) -> None:
-        """Start it. Raises UnspokenError or OSError."""
+        """Start the process. Raises UnspokenError or OSError."""
 
 
 class Restarter:
@@ -44,9 +44,9 @@ class Restarter:
         self._start_at_s: float | None = None
 
     def revive(self) -> bool:
-        """Restart the process if it has ended and its pause is over; call this again and again.
+        """Restart the process if it has ended and its pause is over; call this regularly.
 
-        Returns True if it was restarted by this call.
+        Returns True if this call restarted the process.
         """
         if not self._process.ended():
             return False

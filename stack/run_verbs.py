@@ -1,4 +1,4 @@
-"""`unspoken verify` and `unspoken fork`: whether a run is what it says, and a new one like it."""
+"""`unspoken verify` and `unspoken fork`: check a run's files, or start a new run like it."""
 
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ def verify(
     data: MovedData = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Read plan, records and shards of a run and hash them again; exit code 1 if any is wrong."""
+    """Check the hashes of a run's plan, records and shards; exit code 1 if any is wrong."""
     runs_dir = folder / "runs"
     check = _source_check(runs_dir, run, data) if source or data else None
     verdict = verify_run(runs_dir, run, check_source=check)
@@ -61,9 +61,10 @@ def fork(
     folder: Folder = Path("unspoken-data"),
     url: Annotated[str | None, typer.Option("--url", help="Gateway of a stack that runs.")] = None,
 ) -> None:
-    """Queue a new run that asks the same, with the models and prompts that are served now.
+    """Queue a new run with the same request, labelled by the models and prompts served now.
 
-    The first run stays as it is. `unspoken label` or `unspoken up` on the workspace works it off.
+    The first run is not changed. Run `unspoken label` or `unspoken up` on the workspace to process
+    the new run.
     """
     if url:
         with Client(

@@ -1,4 +1,4 @@
-"""Text queries about one picture from the command line: an overlay picture and JSON."""
+"""Text queries about one picture from the command line; writes an overlay picture and JSON."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def segment_file(
     threshold: float | None = None,
     top_k: int = 20,
 ) -> SegmentReply:
-    """Ask, then write OUT/NAME-masks.png and .json. Raises InvalidInput for no such file."""
+    """Segment a picture file; write OUT/NAME-masks.png and .json. Raises InvalidInput."""
     try:
         picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
     except OSError as error:
@@ -64,7 +64,7 @@ def segment_file(
 
 @contextmanager
 def reached_segmenter(url: str | None) -> Iterator[Segmenter]:
-    """The segmenter behind a URL (a gateway's or its own), or one in this process."""
+    """Provide the segmenter behind a URL (its own or a gateway's), or one in this process."""
     if url is not None:
         with connect(url, key=client_key()) as http:
             yield SegmenterClient(http)
@@ -73,13 +73,13 @@ def reached_segmenter(url: str | None) -> Iterator[Segmenter]:
 
 
 def draw_reply(picture: Picture, reply: SegmentReply) -> Image.Image:
-    """The picture with its masks, a colour a query, and each instance's text and score."""
+    """Return the picture with its masks, one colour per query, and texts with scores."""
     zoom = max(1, -(-MIN_WIDTH_PX // picture.size_hw[1]))
     tinted = picture.pixels.astype(np.float32)
     labels: list[tuple[float, float, str, tuple[int, int, int]]] = []
     for result in reply.results:
         color = COLORS[result.query_index % len(COLORS)]
-        for instance in reversed(result.instances):  # the best on top
+        for instance in reversed(result.instances):  # best instance last, on top
             assert isinstance(instance.mask, RleMask), "run lengths were asked for"
             mask = decode_rle([instance.mask.counts.encode()], instance.mask.size)[0]
             tinted[mask] = (1 - OPACITY) * tinted[mask] + OPACITY * np.array(color)
@@ -98,7 +98,7 @@ def draw_reply(picture: Picture, reply: SegmentReply) -> Image.Image:
 
 
 def describe_reply(reply: SegmentReply) -> list[str]:
-    """A line a query: how many were found, and how sure."""
+    """Return one line per query: number of instances found, and the best scores."""
     lines = []
     for result in reply.results:
         if result.error is not None:
@@ -111,8 +111,8 @@ def describe_reply(reply: SegmentReply) -> list[str]:
 
 
 def _segmenter_here() -> Segmenter:
-    """Load the profile's models. Raises Conflict where it has no segmenter."""
-    # torch and the models: only this way of asking needs them.
+    """Load the profile's models. Raises Conflict if the profile has no segmenter."""
+    # Imported here, because only this branch needs torch and the models.
     from services.detector.engine import build_engine as build_detector
     from services.detector.settings import DetectorSettings
     from services.segmenter.engine import build_engine as build_text_encoder

@@ -1,4 +1,4 @@
-"""Every setting of every process as a table: `unspoken settings`, and docs/settings.md."""
+"""Lists all settings of all processes as tables: `unspoken settings`, and docs/settings.md."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ PROCESSES: tuple[tuple[str, type[ProcessSettings]], ...] = (
 
 
 def settings_table() -> str:
-    """Markdown: one section for what all share, then one a process."""
+    """Return Markdown: one section of shared settings, then one per process."""
     lines = [
         "# Settings",
         "",
@@ -39,7 +39,7 @@ def settings_table() -> str:
 
 
 def _names(kind: type[ProcessSettings]) -> Iterator[tuple[str, str]]:
-    """(field, environment variable) pairs."""
+    """Yield (field, environment variable) pairs."""
     prefix = str(kind.model_config.get("env_prefix", ""))
     for name, field in kind.model_fields.items():
         alias = field.validation_alias

@@ -1,4 +1,4 @@
-"""What `unspoken status` shows: counts, pace, and where the time goes; once, or as it goes."""
+"""Output of `unspoken status`: counts, rate and time by stage; printed once, or updated live."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -25,26 +25,26 @@ from unspoken.schemas import ENDED, RunStatus
 from unspoken.timings import is_wait
 
 POLL_S = 0.5
-# A watched run on which nothing works for so long is given up: its stack may be starting again.
+# Watching a stalled run ends after this time. It is not zero, because the stack may be restarting.
 PATIENCE_S = 60.0
 RESUME = "start a dispatcher and a worker where the runs folder is"
 BAR_WIDTH = 40
 
 
 class Runs(Protocol):
-    """Where statuses come from: a gateway (unspoken.clients), or a folder."""
+    """A source of run statuses: a gateway (unspoken.clients), or a folder."""
 
     def read(self, run_id: str) -> RunStatus:
-        """How far a run is."""
+        """Return the status of a run."""
 
     def list(self) -> list[RunStatus]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
 
     def cancel(self, run_id: str) -> RunStatus:
-        """Start no further chunk of a run."""
+        """Cancel a run: no further chunk is started."""
 
     def follow(self, run_id: str) -> Iterator[RunStatus]:
-        """Each change until the run has ended."""
+        """Yield each change of the status until the run has ended."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RunFolder:
         return cancel_run(self.runs_dir, run_id)
 
     def follow(self, run_id: str) -> Iterator[RunStatus]:
-        """See Runs; the folder is looked at twice a second."""
+        """See Runs; the folder is read twice a second."""
         told: RunStatus | None = None
         while True:
             status = self.read(run_id)
@@ -80,18 +80,18 @@ class RunFolder:
 
 @contextmanager
 def opened_runs(url: str | None, runs_dir: Path) -> Iterator[Runs]:
-    """The runs of a gateway where one is named, else of a folder."""
+    """Provide the runs of a gateway if `url` is given, else of a folder."""
     if url is None:
         yield RunFolder(runs_dir)
         return
-    # Somebody waits at a terminal: a gateway that is not there is told at once.
+    # A single attempt, because a user at a terminal wants to see the error at once.
     key = client_key().get_secret_value()
     with Client(url, api_key=key, retries=Retries(tries=1)) as client:
         yield client.runs
 
 
 def how_to_resume(url: str | None, folder: Path) -> str:
-    """Return what to do with a run on which nothing works, of a gateway or a workspace."""
+    """Return advice on how to resume a stalled run of a gateway or a workspace."""
     if url is not None:
         return f"start the dispatcher and a worker behind {url}"
     return f"to resume, run `unspoken up --dir {folder}`, or the same `unspoken label` again"
@@ -100,10 +100,9 @@ def how_to_resume(url: str | None, folder: Path) -> str:
 def show_runs(
     runs: Runs, run_id: str | None, *, watch: bool, as_json: bool, resume: str = RESUME
 ) -> None:
-    """Print all runs, a line each; or one run; or, with `watch`, one run as it goes.
+    """Print all runs, one line each, or one run; with `watch`, follow one run.
 
-    resume: how to start a run again on which nothing works. Raises NotReady where a watched run
-    stays so.
+    resume: advice on how to resume a stalled run. Raises NotReady if a watched run stays stalled.
     """
     if run_id is None:
         for each in (found := runs.list()):
@@ -129,7 +128,7 @@ def _as_json(status: RunStatus) -> str:
 def watched(
     runs: Runs, run_id: str, *, resume: str = RESUME, patience_s: float | None = None
 ) -> Iterator[RunStatus]:
-    """Each change until the run has ended. Raises NotReady once nothing works on it for long."""
+    """Yield each change until the run has ended. Raises NotReady if it is stalled for long."""
     patience_s = PATIENCE_S if patience_s is None else patience_s
     while True:
         status = None
@@ -152,7 +151,7 @@ def _wait_for_a_dispatcher(runs: Runs, run_id: str, *, resume: str, patience_s: 
 
 def _show_live(statuses: Iterator[RunStatus], console: Console, *, resume: str) -> None:
     shown = next(statuses)
-    # Rendered anew also without news: a run on which nothing works sends none.
+    # Rendered regularly even without changes, because a stalled run sends none.
     with Live(
         console=console, get_renderable=lambda: render(shown, resume=resume), refresh_per_second=2
     ):
@@ -161,7 +160,7 @@ def _show_live(statuses: Iterator[RunStatus], console: Console, *, resume: str) 
 
 
 def render(status: RunStatus, *, resume: str = RESUME) -> RenderableType:
-    """A few lines about a run, the stages as bars."""
+    """Return a few lines about a run, with a bar for each stage."""
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(escape_controls(status.run_id), style="bold"),
@@ -182,7 +181,7 @@ def render(status: RunStatus, *, resume: str = RESUME) -> RenderableType:
 
 
 def duration(seconds: float) -> str:
-    """Two units at most: `40 s`, `18 min`, `3 h 20 min`, `2 d 4 h`."""
+    """Format a duration with at most two units: `40 s`, `18 min`, `3 h 20 min`, `2 d 4 h`."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 90:
         return f"{seconds:.0f} s"

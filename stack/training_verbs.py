@@ -1,6 +1,6 @@
-"""`unspoken train` and `unspoken evaluate`: handed on to training's own command lines.
+"""`unspoken train` and `unspoken evaluate`: pass their arguments to training's command lines.
 
-Training needs torch and more; the other verbs start without any of it.
+The training modules are imported here only when needed, because they need torch and more.
 """
 
 import logging
@@ -12,11 +12,11 @@ import typer
 from unspoken.errors import InvalidConfig
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Settings of a command that leaves its arguments to another."""
+"""Settings of a command that passes its arguments to another command."""
 
 
 def run_train(arguments: Sequence[str]) -> None:
-    """`detector ...` trains the small detector, anything else names a recipe of Semantic-SAM."""
+    """Train the small detector if the first argument is `detector`, else Semantic-SAM."""
     _check_installed()
     if arguments[:1] == ["detector"]:
         from training.detector import main as train_detector
@@ -29,7 +29,7 @@ def run_train(arguments: Sequence[str]) -> None:
 
 
 def run_evaluate(arguments: Sequence[str]) -> None:
-    """See training.evaluate."""
+    """Run training.evaluate with the arguments."""
     _check_installed()
     from training.evaluate import main as evaluate
 

@@ -1,4 +1,4 @@
-"""A workspace that holds a run: the same command continues it, and another one is refused."""
+"""Workspaces with an earlier run: the same command resumes it, and a different one is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +19,9 @@ _OPTIONS = {
 
 
 def earlier_run(workspace: Path, there: LocalSource, request: RunRequest) -> RunStatus | None:
-    """Return the run of a workspace that the same command started; None for none.
+    """Return the run of a workspace that the same command started; None if there is none.
 
-    Raises Conflict, which says what the workspace holds, where its run is another one.
+    Raises Conflict with the differences if the workspace's run has another request.
     """
     try:
         return find_run(there.data_dir, workspace / "runs", request)
@@ -39,7 +39,7 @@ def earlier_run(workspace: Path, there: LocalSource, request: RunRequest) -> Run
 
 
 def describe_ended(status: RunStatus, workspace: Path) -> str | None:
-    """Return how to go on from a run that has ended without a dataset; None where it has one."""
+    """Return advice on a run that was cancelled or has failed; None for any other run."""
     if status.state == "cancelled":
         return f"`unspoken fork {status.run_id} --dir {workspace}` starts the same run anew"
     if status.state == "failed":
@@ -48,7 +48,7 @@ def describe_ended(status: RunStatus, workspace: Path) -> str | None:
 
 
 def describe_changes(workspace: Path, run_id: str, *, source: str) -> Iterator[str]:
-    """Yield lines on how a run's source differs from what was labelled, and what to do."""
+    """Yield lines that say how a run's source has changed since planning, with advice."""
     runs_dir = workspace / "runs"
     run = read_run(runs_dir, run_id)
     if run.retry_of is not None:
@@ -65,7 +65,7 @@ def describe_changes(workspace: Path, run_id: str, *, source: str) -> Iterator[s
 
 
 def describe_start(status: RunStatus) -> str:
-    """Return a line on a run that goes on."""
+    """Return a line about a run that is resumed."""
     return f"continuing {describe(status)}"
 
 
