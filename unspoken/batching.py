@@ -212,10 +212,11 @@ class MicroBatcher(Generic[Item, Result]):
         return max(1.0, math.ceil((self.queue_length / self.max_batch) * self._batch_s))
 
     def check_room(self, num_items: int = 1, num_bytes: int = 1) -> None:
-        """Raise Overloaded or NotReady now, before a body is decoded for nothing."""
+        """Raise Overloaded or NotReady early, before a body is decoded."""
         if self._closing:
             raise NotReady(f"{self.name} is draining")
-        # A request larger than the whole queue is let in when nothing waits, or it never could be.
+        # A request larger than the whole queue is admitted if the queue is empty; otherwise it
+        # never could be.
         length = self.queue_length
         if length and length + num_items > self.max_queue:
             raise Overloaded(
@@ -232,7 +233,7 @@ class MicroBatcher(Generic[Item, Result]):
     async def submit(self, item: Item, *, timeout_s: float, own: Spent | None = None) -> Result:
         """Wait for one result. Raises Overloaded, NotReady, DeadlineExceeded, EngineFailure.
 
-        own: gets the item's share of the time that its batch ran on the inference thread.
+        `own` receives the item's share of the time that its batch ran on the inference thread.
         """
         self.check_room(1, self._weigh(item))
         return await self._enqueue(item, timeout_s=timeout_s, own=own or Spent())

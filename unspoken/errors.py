@@ -70,7 +70,7 @@ class TornArchive(InvalidInput):
 
 
 class NotFound(UnspokenError):
-    """Nothing has this id."""
+    """No object has this id."""
 
     code = "not_found"
 

@@ -270,8 +270,8 @@ class DetectReply(WireModel):
 EmbeddingSpace = Literal["text", "mask"]
 """`text`: the text encoder's own space, as in data sets.
 
-`mask`: the segmenter's space, in which masks have their vectors: texts are averaged over its
-templates, minus the mean of its training.
+`mask`: the segmenter's space, in which masks have their vectors. Texts are averaged over its
+templates, minus the mean vector that it was trained with.
 """
 
 

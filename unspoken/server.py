@@ -82,7 +82,7 @@ class Health:
     def failure(self) -> str | None:
         """Return the reason why this process cannot recover; None while it works.
 
-        The caller that serves the app then ends the process.
+        `unspoken.serving` then ends the process.
         """
         if self.warm_up_failure is not None:
             return f"the warm-up failed: {self.warm_up_failure}"

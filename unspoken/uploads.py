@@ -89,7 +89,10 @@ async def read_body(request: Request) -> bytearray:
 
 
 def json_request_body(model: type[BaseModel], **more: object) -> dict[str, Any]:
-    """Return the OpenAPI description of a JSON body for `read_json`. `more`: such as examples."""
+    """Return the OpenAPI description of a JSON body for `read_json`.
+
+    `more` adds further keys, such as examples.
+    """
     return {
         "required": True,
         "content": {"application/json": {"schema": inlined_schema(model), **more}},

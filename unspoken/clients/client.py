@@ -115,9 +115,8 @@ class Client:
     ) -> HeldImage:
         """Encode a picture in advance.
 
-        With `bank`, also build its mask bank, for fast text queries.
-
-        `name` is an alias of your choice; it refers to the latest picture sent with it.
+        With `bank`, also build its mask bank, which makes text queries fast. `name` is an alias of
+        your choice; it refers to the latest picture sent with it.
         """
         return self._do(self._pictures.add_image(image, name=name, bank=bank))
 
