@@ -294,7 +294,7 @@ def segment(
     threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Masks of a text at most.")] = 20,
 ) -> None:
-    """Segment what texts name in a picture; write an overlay with the masks, and the reply."""
+    """Segment what texts name in a picture; write an overlay of the masks and a JSON reply."""
     with reached_segmenter(url) as segmenter:
         reply = segment_file(
             image,
@@ -386,7 +386,7 @@ def fetch_weights(
 
 @app.command("train", context_settings=PASS_ON, add_help_option=False)
 def train_command(context: typer.Context) -> None:
-    """Train Semantic-SAM by a recipe, or the small detector; see `train [detector] --help`."""
+    """Train Semantic-SAM by a recipe, or the small detector (`train detector`). See --help."""
     run_train(context.args)
 
 

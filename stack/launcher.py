@@ -97,7 +97,10 @@ class Stack:
         self._stop()
 
     def wait_ready(self, *, on_wait: Callable[[list[str]], None] | None = None) -> None:
-        """Wait until every service answers /readyz. Raises InvalidConfig with the log's end."""
+        """Wait until every service answers /readyz. Raises InvalidConfig with the last log lines.
+
+        It is raised if a child ends, or after READY_S.
+        """
         deadline = time.monotonic() + READY_S
         waiting = list(SERVICES)
         with httpx.Client(timeout=5, trust_env=False) as client:
@@ -122,7 +125,7 @@ class Stack:
             time.sleep(1)
 
     def revive(self) -> None:
-        """Restart, after its pause, every child that has ended, Redis included."""
+        """Restart every child that has ended, including Redis, once its backoff pause is over."""
         for restarter in self._restarters:
             restarter.revive()
 
@@ -254,7 +257,7 @@ def free_port() -> int:
 
 
 def _check_ports(ports: Mapping[str, int]) -> None:
-    """Raise InvalidInput if a port cannot be listened on. Port 0 is any free one."""
+    """Raise InvalidInput if a port cannot be listened on. Port 0 stands for any free port."""
     for name, port in ports.items():
         with socket.socket() as probe:
             # The same option as uvicorn sets, so that closing connections do not block a port.

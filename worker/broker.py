@@ -21,15 +21,15 @@ class BrokerState(NamedTuple):
     unacked: int
     """Number of messages that a worker has taken and not acknowledged."""
     oldest_s: float
-    """Age of the oldest unacknowledged message, 0 if there is none. It is the difference between
-    the clocks of the worker's host and of this host."""
+    """Age of the oldest unacknowledged message; 0 if there is none. The worker's clock gives its
+    start, this host's clock gives the current time."""
     memory: int
     memory_limit: int
     """Redis's `maxmemory`; 0 means no limit."""
 
 
 def read_broker(app: Celery) -> BrokerState:
-    """Read the state once. Raises ConnectionError if Redis does not answer within seconds."""
+    """Read the state once. Raises ConnectionError if Redis does not answer in a few seconds."""
     patience = {"socket_timeout": ANSWER_S, "retry_on_timeout": False}
     try:
         with app.connection_for_write(transport_options=patience) as connection:

@@ -1,9 +1,14 @@
 """Splits the items of a chunk into batches for a retry, so that poison items are found.
 
-An item that was in work when an attempt failed is a suspect. Suspects go first and in small
-batches, so that a poison item ends the attempt before other items have cost time. An item suspected
-twice is a batch of its own. Items suspected once form batches of an eighth of them. All other items
-are the last batch. No item is started a fourth time.
+An item that was in progress when an attempt failed is a suspect. Suspects go first and in small
+batches, so that a poison item ends the attempt before other items have cost time:
+
+* an item suspected twice is a batch of its own,
+* items suspected once are split into batches of an eighth of their number,
+* all other items are the last batch.
+
+After MAX_ATTEMPTS attempts, every item is a batch of its own. An item suspected MAX_ATTEMPTS times
+is a poison item and is not started again.
 """
 
 from unspoken.runs.attempts import MAX_ATTEMPTS, PastAttempts
@@ -12,7 +17,7 @@ _PARTS = 8
 
 
 def poisonous(past: PastAttempts) -> frozenset[int]:
-    """Return the poison items: MAX_ATTEMPTS attempts failed while they were in work."""
+    """Return the poison items: MAX_ATTEMPTS attempts failed while they were in progress."""
     return frozenset(item for item, times in past.ended_with.items() if times >= MAX_ATTEMPTS)
 
 

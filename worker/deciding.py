@@ -75,7 +75,7 @@ def decide_row(row: Row, config: LabelConfig, *, thresholds: Thresholds, lexicon
 
 
 def _publish(dataset_dir: Path, undecided: CommitRecord, rows: list[Row]) -> None:
-    """Write the shard and its record, each atomically. Files of an earlier rerun are replaced."""
+    """Write the shard and its record, each atomically. Files of an earlier call are replaced."""
     final = dataset_dir / undecided.shard
     draft = dataset_dir / f".{final.name}.{secrets.token_hex(6)}.tmp"
     try:

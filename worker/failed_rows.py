@@ -32,7 +32,7 @@ class FailedRows:
     """
 
     def __init__(self, run_dir: Path, shards_folder: str) -> None:
-        """Read a run's shards and plan. Raises NotFound without a plan, OSError."""
+        """Read a run's shards and plan. Raises NotFound if there is no plan, and OSError."""
         self._plan = read_plan(run_dir)
         self._files: dict[str, _OfFile] = defaultdict(_OfFile)
         for row in iter_rows(run_dir / shards_folder):

@@ -9,7 +9,7 @@ from unspoken.schemas import Phrase, Proposal
 
 
 def join_proposals(proposals: Sequence[Proposal], *, caption: str, lexicon: Lexicon) -> Proposal:
-    """Return one proposal with each phrase once: first the first phrase of each, then the second.
+    """Return one proposal with each phrase once, taken from the proposals in turn.
 
     A phrase that one caption implies and another one names is named. caption: all captions as one
     text.

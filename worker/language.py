@@ -29,7 +29,7 @@ class CaptionLanguage:
     score: float
     """Its probability plus that of its close relatives."""
     is_other: bool
-    """True if the caption is surely not in the wanted language."""
+    """True if the caption is certainly in another language than the wanted one."""
 
 
 def judge_language(

@@ -56,7 +56,7 @@ Answer = TypeVar("Answer")
 Answers = Sequence[Proposal | UnspokenError]
 """For each caption of one picture, a proposal or the error."""
 Marking = Callable[[Sequence[int]], AbstractContextManager[None]]
-"""Marks rows, given by position, as in work until the context ends."""
+"""Marks rows, given by position, as in progress until the context ends."""
 
 
 def _unmarked(_rows: Sequence[int]) -> AbstractContextManager[None]:

@@ -23,7 +23,7 @@ from unspoken.schemas import Detection, Proposal
 def list_candidates(
     proposal: Proposal, decoys: Sequence[str], *, max_phrases: int
 ) -> tuple[Candidate, ...]:
-    """Return the candidates of a picture: detector phrases, then decoys, then rejected phrases.
+    """Return a picture's candidates: phrases to detect, then decoys, then rejected phrases.
 
     A candidate's id is its position. Phrases beyond `max_phrases` are rejected as `over_limit`.
     """

@@ -1,9 +1,9 @@
 """The only Celery task: labels the chunks that a message names, each under a lease.
 
 The task may run twice: it skips finished chunks and chunks leased by another worker, and of two
-shards the first is kept. An item that was in work when three attempts failed is a poison item: it
-becomes a failed row. An attempt does not count when a service, the disk or a model is unavailable;
-the chunk is retried later.
+shards the first is kept. An item that was in progress when three attempts failed is a poison item:
+it becomes a failed row. An attempt does not count when a service, the disk or a model is
+unavailable; the chunk is retried later.
 """
 
 import logging

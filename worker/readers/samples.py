@@ -1,7 +1,7 @@
 """Groups file names into samples as webdataset does, each picture with its own caption.
 
 webdataset's key of a name is its directory and its base name up to the first dot. Consecutive names
-of one key are one sample. Such a group may contain more than one sample of webdataset can hold: two
+of one key are one sample. Such a group may contain more than webdataset's fields can express: two
 pictures, two captions, or a name that occurs twice. Each of these is a row of its own with a
 reason.
 """
