@@ -11,6 +11,7 @@ from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from services.llm.parsing import CAPTION_TEMPLATE
 from services.llm.prompts import Example, ExampleSet, Template, fill
@@ -77,12 +78,15 @@ def _parse(text: str, *, source: str) -> dict[str, Template]:
     except yaml.YAMLError as error:
         raise InvalidConfig(f"{source}: this is no YAML: {error}") from error
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc'])}: {plain_problem(problem)}"
-            for problem in error.errors()
-        ]
-        raise InvalidConfig(f"{source}: {'; '.join(problems[:5])}") from error
+        problems = map(_described, error.errors()[:5])
+        raise InvalidConfig(f"{source}: {'; '.join(problems)}") from error
     return {name: _template(name, entry) for name, entry in entries.items()}
+
+
+def _described(problem: ErrorDetails) -> str:
+    """Return the place of a problem in the file, if it is not the whole file, and its words."""
+    place = ".".join(map(str, problem["loc"]))
+    return f"{place}: {plain_problem(problem)}" if place else plain_problem(problem)
 
 
 def _template(name: str, entry: _Entry) -> Template:
