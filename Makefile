@@ -1,10 +1,10 @@
-# Everything runs from a clean clone with Python 3.11 to 3.13 and nothing else.
+# Everything runs from a clean clone and needs only Python 3.11 to 3.13.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A CPU-only or CUDA index for torch, e.g. TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Package index for torch, CPU-only or CUDA, e.g. TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH_INDEX_URL ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
@@ -15,7 +15,7 @@ STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml requirements*.txt requirem
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## make .venv with everything that demo, test and check need
+setup: $(STAMP) ## create .venv with everything that demo, test and check need
 
 $(STAMP):
 	@echo "setting up $(VENV) (some minutes, once)"
@@ -28,57 +28,57 @@ $(STAMP):
 	$(PIP) --no-deps --no-build-isolation -r requirements-groundingdino.txt
 	touch $@
 
-check: setup ## format, lint, types and import contracts, as CI runs them
+check: setup ## check format, lint, types and import contracts, as CI does
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup ## let ruff write
+format: setup ## format the code and apply lint fixes with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-openapi: setup ## write docs/openapi anew from the services
+openapi: setup ## regenerate docs/openapi from the services
 	$(BIN)/python -m tests.openapi
 
-test: setup ## the whole test suite, on the CPU, offline
+test: setup ## run the whole test suite, on the CPU, offline
 	$(BIN)/python -m pytest
 
-security-test: setup ## every attack that we know of, at length: bombs, SSRF, archives, schemathesis
+security-test: setup ## run all known attacks in full: picture bombs, SSRF, archives, schemathesis
 	$(BIN)/python -m tests.security
 
-# Tools of its own, beside the environment that they look at.
+# The audit tools have their own environment, so that they do not change the audited one.
 AUDIT := $(VENV)-audit
-audit: setup ## known holes in what requirements.lock names, and a CycloneDX bill of materials
+audit: setup ## check requirements.lock for known vulnerabilities, and write a CycloneDX bill of materials
 	test -x $(AUDIT)/bin/pip-audit || $(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet pip-audit cyclonedx-bom
 	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-file sbom.cdx.json
 	$(AUDIT)/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
-demo: setup ## captions in, labelled dataset out, on one machine: pictures in ./demo-out
+demo: setup ## label the demo pictures on this machine; results in ./demo-out
 	$(BIN)/unspoken demo --out demo-out --exit
 
-up: setup ## all services and a worker on this machine, until Ctrl-C
+up: setup ## run all services and a worker on this machine, until Ctrl-C
 	$(BIN)/unspoken up
 
-# A seed of one's own: make chaos SEED=7; another one is drawn each time.
+# The seed is random unless it is set: make chaos SEED=7
 CHAOS = $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
 
-chaos: setup ## kill and harm everything during a run of 500 chunks, and judge what is left
+chaos: setup ## inject faults into a run of 500 chunks, and check the result
 	$(CHAOS)
 
 chaos-long: setup ## the same with 2 000 chunks
 	$(CHAOS) --chunks 2000 --rounds 6 --longest-s 10
 
-compose-test: ## build the containers, label a batch over HTTP while parts are killed, tear down
+compose-test: ## build the containers, label a batch over HTTP while containers are killed, tear down
 	bash tests/compose/run
 
-# segmenter_arms trains what segmenter_quality can judge; gpu_sections is part of gpu_check.
-bench: setup ## every benchmark, one JSON line each
+# segmenter_arms trains networks for segmenter_quality; gpu_sections is part of gpu_check.
+bench: setup ## run every benchmark; prints one JSON line each
 	for name in $$(cd bench && ls *.py | grep -v -e __init__ -e segmenter_arms -e gpu_sections | sed 's/\.py$$//'); do $(BIN)/python -m bench.$$name; done
 
-gpu-check: setup ## every network on CUDA: the CPU's answers, and the time they take; one JSON line
+gpu-check: setup ## compare every network on CUDA with the CPU, in results and time; prints one JSON line
 	$(BIN)/python -m bench.gpu_check
 
-clean: ## remove what demo and test leave behind; the venv stays
+clean: ## remove the outputs of demo and test; keep the venv
 	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache
