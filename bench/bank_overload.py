@@ -1,12 +1,12 @@
-"""The part of `python -m bench.overload` about mask banks: 64 clients with cold pictures.
+"""The mask bank part of `python -m bench.overload`: 64 clients that send new pictures.
 
-A real server process: the segmenter's service over a fake engine whose encoder sleeps 30 ms a
-picture and whose banks have ten steps of 20 ms. Every request brings a picture that the service has
-never seen and asks for its bank, with a deadline of 8 s. One client in four has less patience than
-it says and disconnects after a second. 4 patient clients are measured first, then 64.
+The server is a real process: the segmenter service with a fake engine. Its encoder sleeps 30 ms per
+picture, and each bank has ten steps of 20 ms. Every request sends a new picture and asks for its
+bank, with a deadline of 8 s. One client in four disconnects after one second, before its deadline.
+4 clients without such disconnects are measured first, then 64.
 
-`bank_goodput` (bar at least .8): answers with 200 a second under 64 clients, divided by those under
-4. `abandoned_work` (at most .05): share of bank steps done for callers who had left.
+`bank_goodput` (bar: at least .8): answers with status 200 per second with 64 clients, divided by
+those with 4. `abandoned_work` (at most .05): share of bank steps done for disconnected clients.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ HOST = "127.0.0.1"
 
 @dataclass
 class Tally:
-    """What the clients saw between the ramp and the end."""
+    """Statuses and latencies that the clients saw between the ramp and the end."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     accepted_s: list[float] = field(default_factory=list)
 
 
 class Pictures:
-    """Small pictures, each another one."""
+    """Request bodies with small pictures, each different."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -62,7 +62,7 @@ class Pictures:
 
 
 def create_segmenter() -> StepwiseSegmenter:
-    """The fake engine that is measured."""
+    """Create the fake engine of the measured service."""
     return StepwiseSegmenter(
         num_steps=NUM_STEPS,
         before_step=lambda _held: time.sleep(STEP_S),
@@ -71,12 +71,12 @@ def create_segmenter() -> StepwiseSegmenter:
 
 
 def create_text_encoder() -> FakeTextEncoder:
-    """The service has a text encoder beside it."""
+    """Create the fake text encoder of the measured service."""
     return FakeTextEncoder()
 
 
 async def measure_banks(port: int, *, seconds: float, num_clients: int) -> dict[str, float]:
-    """Both figures, and what they are made of, of a service that is ready."""
+    """Measure a ready service; return both figures and the counts behind them."""
     pictures = Pictures()
     few = await _load(port, pictures, num_clients=FEW_CLIENTS, seconds=seconds)
     before = await _steps(port)
@@ -128,7 +128,7 @@ async def _client(
     end_s: float,
     is_patient: bool,
 ) -> None:
-    """Ask for one bank after another until the end."""
+    """Request one bank after another until the end."""
     await asyncio.sleep(random.uniform(0, 0.2))
     while (sent_s := time.perf_counter()) < end_s:
         patience_s = DEADLINE_S + 5 if is_patient else PATIENCE_S
@@ -141,7 +141,7 @@ async def _client(
 
 
 async def _ask(port: int, body: bytes, *, patience_s: float) -> tuple[str, float]:
-    """Status, or `left`, and seconds of Retry-After; on a connection of its own."""
+    """Send a request on a new connection; return its status or `left`, and Retry-After in s."""
     head = (
         f"POST /segment HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
         f"X-Request-Timeout-Ms: {int(1000 * DEADLINE_S)}\r\nConnection: close\r\n"
@@ -163,7 +163,7 @@ async def _ask(port: int, body: bytes, *, patience_s: float) -> tuple[str, float
 
 
 async def _steps(port: int) -> dict[str, float]:
-    """Bank steps that the service has done so far, by whom they were for."""
+    """Return the number of bank steps done so far, by the state of their caller."""
     reader, writer = await asyncio.open_connection(HOST, port)
     writer.write(f"GET /metrics HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
     text = (await reader.read()).decode()

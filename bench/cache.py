@@ -1,19 +1,19 @@
-"""`python -m bench.cache`: is the embedding cache right, bounded and whole?
+"""`python -m bench.cache`: correctness, memory bound and crash safety of the embedding cache.
 
-`encodes_for_64` (bar 1): the small profile's segmenter as a process of its own; 64 requests at once
-for one new picture over HTTP, and how many pictures it has encoded by its own count.
-`encodes_after_restart` (0): the same of a process that was started anew on the same disk tier.
+`encodes_for_64` (bar 1): 64 concurrent HTTP requests for one new picture go to the small profile's
+segmenter in its own process. The figure is the number of pictures that it says it encoded.
+`encodes_after_restart` (0): the same for a restarted process on the same disk tier.
 
-`growth_over_bound` (1.1): resident memory that 5 000 distinct pictures cost, over the 128 MiB that
-the cache may hold. The network is tiny, its embeddings have SAM's 256 channels in 16 x 16 cells:
-128 KiB, so that five times the bound passes through.
+`growth_over_bound` (1.1): growth of resident memory after 5 000 distinct pictures, divided by the
+cache's limit of 128 MiB. The network is tiny. Its embeddings have SAM's 256 channels in 16 x 16
+cells, 128 KiB each, so five times the limit passes through the cache.
 
 `torn_accepted` (0): a process that writes to the disk tier without pause is killed by SIGKILL after
-0 to 30 ms, a thousand times; what the tier then reads must be what was written. A part of them,
-`kills_in_mid_write`, has left a half-written file.
+0 to 30 ms, a thousand times. The figure counts entries that the tier reads but that differ from the
+written ones. `kills_in_mid_write` counts kills that left a half-written file.
 
-`fp16_miou` (.999) and `fp16_min_iou` (.99): masks of the small weights for five boxes on each of 50
-scenes, decoded from the kept float16 embedding, against those from float32.
+`fp16_miou` (.999) and `fp16_min_iou` (.99): IoU of masks decoded from the cached float16 embedding
+with masks from float32. The small weights are used, for five boxes on each of 50 scenes.
 """
 
 import argparse
@@ -60,7 +60,7 @@ BOUND_MIB = 128
 LONGEST_S = 0.03
 TORN_BYTES = 256 * 1024
 FIRST_SEED = 660_000_000
-"""Scenes of this bench alone."""
+"""Seed of scenes that only this bench uses."""
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=NUM_SCENES)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="unspoken-bench-") as folder:
-        # Kills first: torch is not loaded yet, and a fork is cheap.
+        # Kills come first, because a fork is cheap before torch is loaded.
         figures = kill_figures(Path(folder) / "kills", arguments.kills)
         figures |= http_figures(Path(folder) / "http")
         figures |= growth_figures(arguments.pictures)
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def kill_figures(folder: Path, num_kills: int) -> dict[str, float]:
-    """Kill writers, and read what each has left."""
+    """Kill writers and read the files that each left."""
     tier = DiskTier(folder, 64)
     num_torn = num_read = num_mid_write = 0
     for number in range(num_kills):
@@ -106,7 +106,7 @@ def kill_figures(folder: Path, num_kills: int) -> dict[str, float]:
 
 
 def kill_a_writer(tier: DiskTier, number: int) -> None:
-    """A forked process writes without pause, and is killed somewhere in it."""
+    """Fork a process that writes without pause, and kill it after a random time."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -115,7 +115,7 @@ def kill_a_writer(tier: DiskTier, number: int) -> None:
             image_id = f"{place:064x}"
             tier.write(image_id, written(image_id), sha256="", height="1", width="1")
         os._exit(0)
-    os.read(reader, 1)  # it has begun
+    os.read(reader, 1)  # wait until the child has started
     time.sleep(random.uniform(0, LONGEST_S))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -124,12 +124,12 @@ def kill_a_writer(tier: DiskTier, number: int) -> None:
 
 
 def written(image_id: str) -> dict[str, np.ndarray]:
-    """What belongs to an id."""
+    """Return the arrays that are written for an id."""
     return {"image_embedding": np.full(TORN_BYTES // 2, int(image_id, 16) % 2048, np.float16)}
 
 
 def is_whole(image_id: str, arrays: dict[str, np.ndarray]) -> bool:
-    """Whether these are what belongs to the id."""
+    """Return True if these are the arrays written for the id."""
     expected = written(image_id)
     return arrays.keys() == expected.keys() and all(
         np.array_equal(arrays[name], expected[name]) for name in expected
@@ -140,7 +140,7 @@ def is_whole(image_id: str, arrays: dict[str, np.ndarray]) -> bool:
 
 
 def http_figures(folder: Path) -> dict[str, float]:
-    """64 at once, then the same picture after a restart."""
+    """Send 64 concurrent requests for one picture, then one more after a restart."""
     encoded = picture_file(random.Random(1).randbytes(3 * 64 * 64))
     with running_segmenter(folder) as http, ThreadPoolExecutor(NUM_AT_ONCE) as pool:
         before = num_encoded(http)
@@ -160,7 +160,7 @@ def http_figures(folder: Path) -> dict[str, float]:
 
 @contextmanager
 def running_segmenter(folder: Path) -> Iterator[httpx.Client]:
-    """The small profile's segmenter with its disk tier in the folder; drained at the end."""
+    """Run the small profile's segmenter with its disk tier in the folder."""
     port = free_port()
     env = child_environment(
         SEGMENTER_PORT=str(port),
@@ -188,7 +188,7 @@ def running_segmenter(folder: Path) -> Iterator[httpx.Client]:
 
 
 def wait_ready(http: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
-    """Raises TimeoutError, or SystemExit where the process has ended."""
+    """Wait for readiness. Raises TimeoutError, or SystemExit if the process has ended."""
     deadline_s = time.monotonic() + 600
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
@@ -203,7 +203,7 @@ def wait_ready(http: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
 
 
 def num_encoded(http: httpx.Client) -> int:
-    """Pictures that a segmenter has encoded, by its own count."""
+    """Return the number of pictures that a segmenter has encoded, from its metrics."""
     for line in http.get("/metrics").text.splitlines():
         if line.startswith('unspoken_batch_items_total{batcher="embed"}'):
             return int(float(line.split()[-1]))
@@ -211,7 +211,7 @@ def num_encoded(http: httpx.Client) -> int:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on just now."""
+    """Return a free TCP port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -221,10 +221,10 @@ def free_port() -> int:
 
 
 def growth_figures(num_pictures: int, *, bound_mib: int = BOUND_MIB) -> dict[str, float]:
-    """Resident memory after many pictures, over that before them."""
+    """Measure the growth of resident memory over many pictures."""
     engine = engine_of_wide_embeddings(bound_mib)
     process = psutil.Process()
-    for number in range(20):  # what is made once is made by these
+    for number in range(20):  # warm-up: one-time allocations do not count as growth
         engine.add_image(numbered_picture(-1 - number))
     gc.collect()
     before = process.memory_info().rss
@@ -241,12 +241,12 @@ def growth_figures(num_pictures: int, *, bound_mib: int = BOUND_MIB) -> dict[str
 
 
 def numbered_picture(number: int) -> Picture:
-    """One of its own for each number."""
+    """Return a picture that is different for each number."""
     return decode_picture(picture_file(random.Random(number).randbytes(3 * 16 * 16)))
 
 
 def picture_file(pixels: bytes) -> bytes:
-    """A square PNG."""
+    """Encode pixels as a square PNG."""
     side = int((len(pixels) // 3) ** 0.5)
     buffer = io.BytesIO()
     Image.frombytes("RGB", (side, side), pixels).save(buffer, format="PNG")
@@ -257,7 +257,7 @@ def picture_file(pixels: bytes) -> bytes:
 
 
 def precision_figures(num_scenes: int) -> dict[str, float]:
-    """Masks from kept embeddings against those from exact ones."""
+    """Compare masks from cached embeddings with masks from exact ones."""
     kept, exact = small_engines()
     world = World.load(("twemoji",), "train")
     ious: list[float] = []
@@ -282,7 +282,7 @@ def precision_figures(num_scenes: int) -> dict[str, float]:
 
 
 def boxes_question(boxes: Sequence[Sequence[float]], pixels: np.ndarray) -> SegmentQuestion:
-    """Five boxes: of the scene's things, and then of its quarters."""
+    """Return a query of five boxes: the scene's objects, then its quarters."""
     height, width = pixels.shape[:2]
     quarters = [
         (x * width / 2, y * height / 2, (x + 1) * width / 2, (y + 1) * height / 2)
@@ -298,13 +298,13 @@ def boxes_question(boxes: Sequence[Sequence[float]], pixels: np.ndarray) -> Segm
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two masks; 1 where both are empty."""
+    """Return the IoU of two masks; 1 if both are empty."""
     union = int((one | other).sum())
     return int((one & other).sum()) / union if union else 1.0
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """The picture as a file."""
+    """Encode the picture as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -314,7 +314,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def small_engines() -> "tuple[SegmentEngine, SegmentEngine]":
-    """The committed small weights: as they are served, and with exact embeddings."""
+    """Load the committed small weights twice: as served, and with exact embeddings."""
     import torch
 
     from services.segmenter.embedding_cache import EmbeddingCache
@@ -342,7 +342,7 @@ def small_engines() -> "tuple[SegmentEngine, SegmentEngine]":
 
 
 def engine_of_wide_embeddings(bound_mib: int) -> "SegmentEngine":
-    """A tiny network of random weights whose embeddings have 128 KiB."""
+    """Build a tiny network with random weights and embeddings of 128 KiB."""
     import torch
 
     from services.segmenter.answering import SegmentConfig

@@ -1,14 +1,15 @@
-"""`python -m bench.detect`: the detector as served against the groundingdino-py package's network.
+"""`python -m bench.detect`: speed of the served detector against the groundingdino-py package.
 
-Swin-T and BERT at their published sizes on random weights, a picture of 640 x 480 and twelve
-phrases, both in turn in one run and at one short side. Served is transformers' network with `dtype:
-auto` of models.yaml: bfloat16 where a probe finds it faster here. The package's predictor needs
-opencv; here its own network is called as that predictor calls it.
+Both use Swin-T and BERT at their published sizes with random weights, a picture of 640 x 480 and
+twelve phrases, at the same short side. They run alternately in one process. The served engine is
+transformers' network with `dtype: auto` of models.yaml: bfloat16 if a probe finds it faster on this
+machine. The package's predictor needs opencv, so the bench calls the package's network directly, in
+the same way as that predictor.
 
-speedup       seconds of the package's network over those of the served engine; bar 1.8 on a
+speedup       seconds of the package's network divided by those of the served engine; bar 1.8 on a
               processor with avx512_bf16 or AMX, never below 1.0
-speedup_float32         the same of the engine in float32, as it is served on other processors
-package_s, served_s, float32_s   medians of seconds a picture
+speedup_float32         the same for the engine in float32, as served on other processors
+package_s, served_s, float32_s   median seconds per picture
 """
 
 import json
@@ -58,12 +59,12 @@ def main() -> None:
 
 
 def asked(engine: DetectorEngine) -> Callable[[], object]:
-    """One picture, all phrases in one pass."""
+    """Return a call that detects all phrases in one picture in one pass."""
     return lambda: engine.detect(street(), PHRASES, box_threshold=0.3)
 
 
 def package_detector() -> DetectorEngine:
-    """The package's own network."""
+    """Build an engine on the package's network."""
     tokenizer = bert_tokenizer()
     torch.manual_seed(0)
     network = build_network("swin_T_224_1k", bert_config=BertConfig(), tokenizer=tokenizer)

@@ -1,17 +1,17 @@
-"""How well the small detector answers scenes that nothing was trained or chosen on.
+"""Quality of the small detector on scenes that were not used for training or for any choice.
 
     python -m bench.detector_quality
 
-Scenes are asked through the detector's engine, so that what is measured is what is served. 500
-scenes set the threshold (a tenth of absent labels gets a box), 500 others a group are measured:
+Scenes go through the detector's engine, so the served code is measured. 500 scenes set the
+threshold, at which a tenth of absent labels gets a box. Each group is measured on 500 other scenes:
 
-known_recall        wholes of trained classes in the art style trained on (twemoji); bar .70
-other_style_recall  the same classes in a style never trained on (noto)
-held_out_recall     classes never trained on
+known_recall        wholes of trained classes in the trained art style (twemoji); bar .70
+other_style_recall  the same classes in an art style that was never trained on (noto)
+held_out_recall     classes that were never trained on
 part_recall         parts, in the scenes of known_recall
-false_answer_rate   absent labels that get a box, in the same scenes; bar .10
+false_answer_rate   share of absent labels that get a box, in the same scenes; bar .10
 
-Each figure has a 95 % bootstrap interval over scenes, and that of random weights beside it.
+Each figure has a 95 % bootstrap interval over scenes. The same figures of random weights follow.
 """
 
 import json
@@ -54,7 +54,7 @@ from unspoken.schemas import ModelInfo
 logger = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "small" / "detector"
-# First scene of each group: far apart, and far from those of training and of its validation.
+# First scene of each group, far from the other groups, from training and from its validation.
 CALIBRATION_SEED = 610_000_000
 GROUP_SEEDS = {"known": 620_000_000, "other_style": 630_000_000, "held_out": 640_000_000}
 GROUPS: dict[str, tuple[str, Split]] = {
@@ -62,7 +62,7 @@ GROUPS: dict[str, tuple[str, Split]] = {
     "other_style": ("noto", "train"),
     "held_out": ("twemoji", "held_out"),
 }
-MIN_SCORE = 0.01  # below any threshold that could be chosen
+MIN_SCORE = 0.01  # lower than every threshold that could be chosen
 
 
 def main(
@@ -90,14 +90,14 @@ def main(
 
 
 def load_engine(weights: Path) -> DetectorEngine:
-    """The engine that is served, with boxes of any score kept."""
+    """Load the served engine, with boxes of all scores kept."""
     backend = load_project_detector(weights, text_encoder_dir=find_text_encoder(), device="cpu")
     model = ModelInfo(name="small-detector", kind="detector", revision="bench")
     return DetectorEngine(backend, model=model, box_threshold=MIN_SCORE)
 
 
 def measure(engine: DetectorEngine, *, num_scenes: int) -> tuple[dict[str, Share], float]:
-    """All figures by name, and the threshold they were taken at."""
+    """Return all figures by name, and the threshold that they use."""
 
     def scores_of(style: str, split: Split, seed: int) -> list[SceneScores]:
         world = World.load(styles=(style,), split=split)
@@ -122,13 +122,13 @@ def measure(engine: DetectorEngine, *, num_scenes: int) -> tuple[dict[str, Share
 
 
 def compose(world: World, *, first_seed: int, count: int) -> Iterator[Scene]:
-    """`count` scenes of a world."""
+    """Compose `count` scenes of a world."""
     for number in range(count):
         yield compose_scene(world, seed=first_seed + number)
 
 
 def ask_engine(engine: DetectorEngine) -> Ask:
-    """Ask the served engine as `training.detection_quality` asks."""
+    """Adapt the served engine to the interface of `training.detection_quality`."""
 
     def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
         picture = Picture(encoded=b"", sha256=sha256(image.tobytes()).hexdigest(), pixels=image)
@@ -143,7 +143,7 @@ def ask_engine(engine: DetectorEngine) -> Ask:
 
 
 def write_random_weights(folder: Path, *, like: Path) -> None:
-    """The same network as an untrained one."""
+    """Write an untrained network of the same architecture."""
     torch.manual_seed(0)
     config = read_detector_config(like)
     model = build_small_detector(config, text_encoder_dir=find_text_encoder())
@@ -151,7 +151,7 @@ def write_random_weights(folder: Path, *, like: Path) -> None:
 
 
 def write_threshold(weights: Path, threshold: float) -> None:
-    """Record the default of the service beside the weights it was chosen for."""
+    """Write the service's default threshold into the config of the weights."""
     path = weights / CONFIG_FILE
     config = json.loads(path.read_text())
     config["unspoken"]["box_threshold"] = round(threshold, 4)

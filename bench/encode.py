@@ -1,16 +1,17 @@
-"""`python -m bench.encode`: the image encoder as served against the segment-anything package's own.
+"""`python -m bench.encode`: speed of the served image encoder against the segment-anything package.
 
-ViT-B at its real size with the package's random weights, a picture of 640 x 480, both in turn in
-one run. Served is `dtype: auto` of models.yaml: bfloat16 where a probe finds it faster here.
+Both use ViT-B at its real size with the package's random weights and a picture of 640 x 480. They
+run alternately in one process. The served engine uses `dtype: auto` of models.yaml: bfloat16 if a
+probe finds it faster on this machine.
 
-speedup         seconds of `SamPredictor.set_image` over those of the engine's `embed`; bar 1.8 on a
-                processor with avx512_bf16 or AMX, never below 1.0
-speedup_float32 the same of the engine in float32, as it is served on other processors
-package_s, served_s, float32_s   medians of seconds a picture
-package_grown_mib, served_grown_mib   what a picture adds to a process at its peak, in float32
-embedding_error          of the served embedding, relative to the package's (rms)
-small_miou, small_least  what that type does to masks of a trained network: IoU of the small SAM's
-                masks of true boxes with those of float32, mean and least of 50 scenes
+speedup         seconds of `SamPredictor.set_image` divided by those of the engine's `embed`; bar
+                1.8 on a processor with avx512_bf16 or AMX, never below 1.0
+speedup_float32 the same for the engine in float32, as served on other processors
+package_s, served_s, float32_s   median seconds per picture
+package_grown_mib, served_grown_mib   peak memory that a picture adds to a process, in float32
+embedding_error          relative rms error of the served embedding against the package's
+small_miou, small_least  effect of the served type on a trained network: IoU of the small SAM's
+                masks of true boxes with those of float32, mean and minimum over 50 scenes
 """
 
 import json
@@ -81,7 +82,7 @@ def main() -> None:
 
 
 def in_own_process(name: str) -> int:
-    """`grown_mib` where nothing else has been in memory."""
+    """Run `grown_mib` in a new process."""
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawning) as pool:
         return pool.submit(grown_mib, name).result()
@@ -89,7 +90,7 @@ def in_own_process(name: str) -> int:
 
 @torch.inference_mode()
 def grown_mib(name: str) -> int:
-    """Peak resident size of this process after one picture, over that before."""
+    """Return the growth in MiB of this process's peak resident size by one picture."""
     package = sam_model_registry["vit_b"]().image_encoder
     encoder = package if name == "package" else build_image_encoder(sam_config("vit_b"))
     picture = torch.zeros(1, 3, encoder.img_size, encoder.img_size)
@@ -99,7 +100,7 @@ def grown_mib(name: str) -> int:
 
 
 def embedding_error(predictor: SamPredictor, engine: SegmentEngine) -> float:
-    """Of the picture that both encoded last."""
+    """Return the relative rms error for the picture that both encoded last."""
     exact = predictor.get_image_embedding()
     served = engine.find(engine.image_id(street().sha256)).embedding.float()
     return round(float((served - exact).norm() / exact.norm()), 4)
@@ -107,7 +108,7 @@ def embedding_error(predictor: SamPredictor, engine: SegmentEngine) -> float:
 
 @torch.inference_mode()
 def small_masks(dtype: torch.dtype) -> dict[str, float]:
-    """Masks of true boxes by the small weights: the type's against float32's."""
+    """Compare the small weights' masks of true boxes in this type with those in float32."""
     network = load_weights(WEIGHTS).model.eval()
     found: list[float] = []
     for picture in scene_pictures(num_scenes=NUM_SCENES, first_seed=WORLD_SEED, style=STYLE):
@@ -126,7 +127,7 @@ def small_masks(dtype: torch.dtype) -> dict[str, float]:
 def masks_of_boxes(
     network: SemanticSam, pixels: np.ndarray, boxes_xyxy: np.ndarray, dtype: torch.dtype
 ) -> np.ndarray:
-    """(N, H, W) bool."""
+    """Decode masks of boxes: (N, H, W) bool."""
     upscaler = MaskUpscaler.of(pixels, network.config.sam)
     with computing_in(dtype, device="cpu"):
         embedding = network.embed_images([upscaler.frame.to_input(pixels)])
@@ -138,7 +139,7 @@ def masks_of_boxes(
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Return the wall seconds of one call."""
     started_s = time.perf_counter()
     run()
     return time.perf_counter() - started_s

@@ -1,10 +1,11 @@
-"""`python -m bench.event_loop`: the longest time for which hostile bodies stop an event loop.
+"""`python -m bench.event_loop`: the longest time for which hostile bodies block an event loop.
 
-A real server process with the four services over fakes. Each body is sent alone, three times, while
-a task of the server notes how much later than asked it is woken. `longest_block_ms` (bar 50) is the
-worst body's best try; `worst` names it. A block is counted as the smaller one of the time on the
-clock and of the process's CPU time meanwhile, so that other work on the machine does not count.
-`wall_ms` is the longest by the clock alone. `blocks_ms` has every body.
+The server is a real process with the four services over fake engines. Each body is sent alone,
+three times. Meanwhile a task of the server measures how late it wakes up from a short sleep.
+`longest_block_ms` (bar 50) is the shortest of three measurements for the worst body, which `worst`
+names. A block is the smaller of wall time and the process's CPU time, so that other load on the
+machine does not count. `wall_ms` is the longest block by wall time alone. `blocks_ms` lists the
+blocks of all bodies.
 """
 
 import argparse
@@ -48,7 +49,7 @@ _PIXEL = base64.b64encode(ONE_WHITE_PIXEL).decode()
 
 
 class Body(NamedTuple):
-    """A request: to which service, and made only when it is sent."""
+    """A request to one service; its body is built only when it is sent."""
 
     service: str
     path: str
@@ -57,18 +58,18 @@ class Body(NamedTuple):
 
 
 def many(element: str, mib: float) -> bytes:
-    """A JSON body of so many MiB whose elements cost far more than their bytes."""
+    """Return a JSON body of `mib` MiB with many small elements, which are expensive to parse."""
     count = int(mib * MIB) // (len(element) + 1)
     return ('{"x":[' + ",".join([element] * count) + "]}").encode()
 
 
 def form_field(name: str, value: str) -> str:
-    """One part of a form."""
+    """Return one part of a multipart form."""
     return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
 
 
 def inline_items(number: int, mib: float) -> bytes:
-    """A run of pictures that are none, with much base64."""
+    """Return the body of a run with `mib` MiB of base64 that decodes to no picture."""
     text = "A" * (int(mib * MIB) // number // 4 * 4)
     items = [{"caption": "a car", "image": {"base64": text}} for _ in range(number)]
     return json.dumps({"items": items}).encode()
@@ -147,13 +148,13 @@ BODIES = {
 
 @dataclass
 class Beat:
-    """Notes the longest time for which the event loop ran nothing of ours."""
+    """Measures the longest time for which the event loop was blocked."""
 
     block_s: float = 0.0
     wall_s: float = 0.0
 
     async def run(self) -> None:
-        """Note for ever."""
+        """Measure until cancelled."""
         while True:
             began = time.perf_counter(), time.process_time()
             await asyncio.sleep(BEAT_S)
@@ -163,14 +164,17 @@ class Beat:
             self.block_s = max(self.block_s, min(wall_s, cpu_s))
 
     def take(self) -> dict[str, float]:
-        """What was noted since the last call."""
+        """Return the longest block since the last call, and reset it."""
         noted = {"block_ms": 1000 * self.block_s, "wall_ms": 1000 * self.wall_s}
         self.block_s = self.wall_s = 0.0
         return noted
 
 
 async def serve_services(ports: list[int], folder: Path) -> None:
-    """All four in one process, as `unspoken up` has them; `/longest-block` is the gateway's."""
+    """Serve all four services in one process, as `unspoken up` does.
+
+    The gateway gets the additional path `/longest-block`.
+    """
     beat = Beat()
     settings = GatewaySettings(
         host=HOST,
@@ -206,7 +210,7 @@ async def serve_services(ports: list[int], folder: Path) -> None:
 
 
 def send(port: int, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """The reply's body; empty where the service closed while the body was being sent."""
+    """Send a request; return the reply's body, empty if the service closed during the upload."""
     connection = http.client.HTTPConnection(HOST, port, timeout=120)
     try:
         connection.request(method, path, body, headers)
@@ -219,7 +223,7 @@ def send(port: int, method: str, path: str, body: bytes, headers: dict[str, str]
 
 @contextmanager
 def served() -> Iterator[dict[str, int]]:
-    """Port of each service of a process that is ready."""
+    """Run the services in a process; yield the port of each when all are ready."""
     with tempfile.TemporaryDirectory() as folder:
         ports = _free_ports(4)
         command = [sys.executable, "-m", "bench.event_loop", "--serve", folder, *map(str, ports)]
@@ -254,7 +258,7 @@ def _wait_ready(port: int) -> None:
 
 
 def measure(names: list[str], *, tries: int = TRIES) -> dict[str, Any]:
-    """Send every body, and note the block that it caused."""
+    """Send every body and measure the block that it causes."""
     blocks_ms: dict[str, float] = {}
     wall_ms = 0.0
     with served() as ports:

@@ -1,16 +1,17 @@
 """`python -m bench.gpu_check`: test and time every network on a CUDA device, against the CPU.
 
-Each section runs in a forked process, so a crash or an out-of-memory error of one costs its figures
-only: `SECTION_error` has the exit status, stderr the traceback. Figures are also written to stderr
-as each section ends. Without a CUDA device the bench prints `skipped`. The test suite runs the same
-code with `--device cpu --tiny`, at toy sizes.
+Each section runs in a forked process, so a crash or an out-of-memory error loses the figures of one
+section only. `SECTION_error` is then the exit status; the traceback is on stderr. Figures are also
+written to stderr when a section ends. Without a CUDA device the bench prints `skipped`. The test
+suite runs the same code with `--device cpu --tiny`, at toy sizes.
 
-encode   `encode_speedup_SAM`: seconds of the segment-anything predictor's `set_image` over those of
-         the engine's `embed` as served (dtype `auto`); bar 3. `encode_ms_SAM_DTYPE`
-detect   `detect_speedup`: Grounding-DINO Swin-T, groundingdino-py over the engine as served; bar 2
+encode   `encode_speedup_SAM`: seconds of the segment-anything predictor's `set_image` divided by
+         those of the engine's `embed` as served (dtype `auto`); bar 3. `encode_ms_SAM_DTYPE`
+detect   `detect_speedup`: Grounding-DINO Swin-T, seconds of groundingdino-py divided by those of
+         the engine as served; bar 2
 segment  `segment_warm_p50_ms`: one text over HTTP on a picture with a mask bank, ViT-B;
          `bank_cold_ms`: all masks of a new picture
-train    `train_steps_per_s`: the `readout` recipe at ViT-B, 128 boxes a step, embeddings kept
+train    `train_steps_per_s`: the `readout` recipe at ViT-B, 128 boxes per step, kept embeddings
 llm      `llm_captions_per_s_batch_N`, one template of the profile's language model;
          `llm_tokens_per_s_MODEL`: random weights at the sizes of SmolLM2-1.7B and BLOOM-7b1
 parity   `small_mask_iou_DTYPE` mean and least IoU of the small SAM's masks with those of the CPU in
@@ -57,7 +58,10 @@ def main() -> None:
 
 
 def _forked(name: str, run: Callable[[], Iterator[Figures]]) -> Figures:
-    """Run in a forked process, because imports cost seconds and CUDA must start after the fork."""
+    """Run a section in a forked process.
+
+    It is forked because imports cost seconds; CUDA must be initialised after the fork.
+    """
     forking = multiprocessing.get_context("fork")
     receiver, sender = forking.Pipe(duplex=False)
     started_s = time.perf_counter()
@@ -85,7 +89,7 @@ def _send(sender: Connection, run: Callable[[], Iterator[Figures]]) -> None:
 
 
 def _measure(name: str, device: str, sizes: gpu_sections.Sizes) -> Iterator[Figures]:
-    """The section's figures, and the most device memory that its tensors took."""
+    """Yield the section's figures, and its peak device memory for tensors."""
     yield from gpu_sections.SECTIONS[name](device, sizes)
     if device.startswith("cuda"):
         peak_gib = torch.cuda.max_memory_allocated(device) / 2**30

@@ -1,4 +1,4 @@
-"""The sections of `bench.gpu_check`: each yields its figures by name, part by part."""
+"""The sections of `bench.gpu_check`: generators that yield figures by name."""
 
 import io
 import itertools
@@ -74,7 +74,7 @@ LABELS = ("dog", "tree", "car", "house", "bicycle", "street lamp", "window", "wh
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large the networks are, and how many pictures and captions are asked."""
+    """Sizes of the networks, and numbers of pictures and captions."""
 
     sams: tuple[str, ...]
     detector: GroundingDinoConfig | None
@@ -182,7 +182,7 @@ def _mask_parity(device: str, pictures: Sequence[TruePicture]) -> Figures:
 
 @torch.inference_mode()
 def _masks_of_boxes(network: SemanticSam, picture: TruePicture, dtype: torch.dtype) -> np.ndarray:
-    """(N, H, W) bool: the masks of a picture's true boxes."""
+    """Decode the masks of a picture's true boxes: (N, H, W) bool."""
     device = network.device
     upscaler = MaskUpscaler.of(picture.pixels, network.config.sam)
     boxes = np.array([each.box_xyxy for each in picture.objects])
@@ -235,7 +235,7 @@ def _box_parity(device: str, pictures: Sequence[TruePicture]) -> Figures:
 def _boxes(
     engine: DetectorEngine, picture: Picture, phrases: Sequence[str]
 ) -> dict[str, list[list[float]]]:
-    """The boxes of each phrase."""
+    """Return the boxes of each phrase."""
     boxes: dict[str, list[list[float]]] = {phrase: [] for phrase in phrases}
     for each in engine.detect(picture, phrases).detections:
         boxes[each.phrase].append(each.box.to_list())
@@ -243,7 +243,7 @@ def _boxes(
 
 
 def _distances_px(exact: list[list[float]], found: list[list[float]]) -> list[float]:
-    """For each exact box the largest difference of a coordinate to the nearest box found."""
+    """Return, for each exact box, the largest coordinate difference to the nearest found box."""
     return [
         min(float(np.abs(np.subtract(one, other)).max()) for other in found)
         for one in exact
@@ -273,7 +273,7 @@ def _text_parity(device: str, captions: Sequence[str]) -> Figures:
 
 
 def encode(device: str, sizes: Sizes) -> Iterator[Figures]:
-    """SAM's image encoder as served against the segment-anything package's predictor."""
+    """Time SAM's image encoder as served against the segment-anything package's predictor."""
     prepare_device(device)
     texts = build_text_encoder(SegmenterSettings())
     picture = street()
@@ -282,7 +282,7 @@ def encode(device: str, sizes: Sizes) -> Iterator[Figures]:
     for sam in sizes.sams:
         taken_ms = {}
         for dtype in DTYPES:
-            with torch.device(device):  # random weights of ViT-H take seconds on a processor
+            with torch.device(device):  # because creating ViT-H's random weights is slow on a CPU
                 engine = build_engine(sam, texts, encoder_dtype=dtype)
             engine.network.to(device)
             taken_ms[_name(dtype)] = _median_ms(partial(engine.embed, picture), device)
@@ -299,7 +299,7 @@ def encode(device: str, sizes: Sizes) -> Iterator[Figures]:
 
 
 def detect(device: str, sizes: Sizes) -> Iterator[Figures]:
-    """Grounding-DINO as served against groundingdino-py, twelve phrases in one pass."""
+    """Time Grounding-DINO as served against groundingdino-py, twelve phrases in one pass."""
     prepare_device(device)
     picture = street()
     taken_ms = {}
@@ -334,7 +334,7 @@ def _package_detector(device: str, *, short_side_px: int) -> DetectorEngine:
 
 
 def llm(device: str, sizes: Sizes) -> Iterator[Figures]:
-    """Answers of one template, batched: the profile's model, then random weights of real sizes."""
+    """Time batched answers of one template: the profile's model, then real sizes at random."""
     template = load_templates()["parts"]
     prefix = template.example_sets[0].prefix
     suffixes = [template.question(caption) for caption in CAPTIONS[: sizes.num_captions]]
@@ -357,7 +357,7 @@ def llm(device: str, sizes: Sizes) -> Iterator[Figures]:
 def _timed_answers(
     generator: Generator, suffixes: Sequence[str], *, prefix: str, device: str
 ) -> tuple[float, int]:
-    """(seconds, tokens written) with the prefix kept from a first call."""
+    """Return (seconds, tokens written), with the prefix cached by a first call."""
     generator.generate(suffixes[:1], prefix=prefix)
     _wait(device)
     started_s = time.perf_counter()
@@ -367,7 +367,7 @@ def _timed_answers(
 
 
 def segment(device: str, sizes: Sizes) -> Iterator[Figures]:
-    """Text queries over HTTP on a picture whose bank is known, and a bank from nothing."""
+    """Time text queries over HTTP on a picture with a mask bank, and building a bank."""
     texts = build_text_encoder(SegmenterSettings(device=device))
     engine = build_engine(sizes.sams[0], texts)
     engine.network.to(device)
@@ -384,7 +384,7 @@ def segment(device: str, sizes: Sizes) -> Iterator[Figures]:
 
 
 def train(device: str, sizes: Sizes) -> Iterator[Figures]:
-    """Steps of the `readout` recipe; pictures are encoded before the timed steps."""
+    """Time steps of the `readout` recipe; pictures are encoded before the timed steps."""
     recipe = readout()
     recipe = replace(recipe, network=replace(recipe.network, sam=sam_config(sizes.sams[0])))
     torch.manual_seed(0)
@@ -413,7 +413,7 @@ def train(device: str, sizes: Sizes) -> Iterator[Figures]:
 
 
 def _batch(config: BatchConfig, *, side: int) -> TrainBatch:
-    """Boxes at random on as many pictures as a step of this recipe has."""
+    """Return random boxes on as many pictures as a step of this recipe has."""
     generator = torch.Generator().manual_seed(0)
     num_boxes = config.boxes_a_step
     num_pictures = -(-num_boxes // config.boxes_a_picture)
@@ -450,7 +450,7 @@ SECTIONS: Mapping[str, Callable[[str, Sizes], Iterator[Figures]]] = {
 
 
 def _median_ms(run: Callable[[], object], device: str) -> float:
-    """Median wall time of a call to its end on the device, after two to warm up."""
+    """Return the median wall time of a synchronised call, after two warm-up calls."""
     taken_ms = []
     for _ in range(ROUNDS + 2):
         _wait(device)
@@ -471,7 +471,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _noise(seed: int) -> Picture:
-    """A picture of its own, so that no cache knows it."""
+    """Return a new picture that no cache contains."""
     pixels = np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((640, 480)).save(buffer, format="JPEG")

@@ -1,19 +1,19 @@
-"""`python -m bench.http`: what HTTP adds to a warm `POST /segment` with the small weights.
+"""`python -m bench.http`: overhead of HTTP for a warm `POST /segment` with the small weights.
 
-One picture of the small world, its bank ready, is asked for ten texts of things that it may show,
-masks as run lengths. The same question goes to the engine in this process and over HTTP to a
-service of this process on the loopback, in turn, so that whatever else the machine does meets all
-alike. The engine's call ends with masks and scores; all else is overhead: the request's body, the
-way through queue and threads, the reply's text, and httpx's part as the caller.
+A small-world picture with a ready mask bank is queried for ten texts, with masks as run lengths.
+The same query goes alternately to the engine in this process and over HTTP to a service on the
+loopback interface, so that other load on the machine affects all alike. The engine's call ends with
+masks and scores. All other time is overhead: the request's body, queue and threads, the reply's
+text, and httpx as the caller.
 
 engine_p50_ms           the call in process
-overhead_p50_ms, _p95   what `POST /segment` by the picture's id takes more, at the same percentile
-                        (the aim: at most 5 ms at p50)
-sent_overhead_p50_ms    the same where each request carries the picture, as a form
+overhead_p50_ms, _p95   additional time of `POST /segment` by the picture's id, at the same
+                        percentile (aim: at most 5 ms at p50)
+sent_overhead_p50_ms    the same if each request sends the picture, as a form
 gateway_overhead_p50_ms the same by id and through a gateway
-client_overhead_p50_ms  the same by `unspoken.clients`, the reply parsed into its types
-stages_ms               where the service says that the time goes, medians of `overhead_p50_ms`
-reply_bytes             of one reply
+client_overhead_p50_ms  the same with `unspoken.clients`, which parses the reply into its types
+stages_ms               median time of each stage of the request, as reported by the service
+reply_bytes             size of one reply
 """
 
 import argparse
@@ -56,7 +56,7 @@ Ask = Callable[[], object]
 
 
 def main() -> None:
-    """Print the line."""
+    """Measure and print one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=NUM_ROUNDS, help="questions of each way")
     arguments = parser.parse_args()
@@ -79,7 +79,7 @@ def http_figures(
     *,
     num_rounds: int,
 ) -> dict[str, object]:
-    """All ways in turn, over one engine and a picture whose bank is ready."""
+    """Measure all kinds of calls alternately, on one engine and a picture with a ready bank."""
     app = create_app(
         text_encoder,
         segmenter=engine,
@@ -119,7 +119,7 @@ def http_figures(
 
 
 def scene() -> tuple[Picture, list[str]]:
-    """A picture of the small world as a JPEG, and ten texts: what it shows first."""
+    """Return a small-world picture as a JPEG, and ten texts, starting with its labels."""
     (drawn,) = scene_pictures(num_scenes=1, first_seed=SCENE_SEED, style="twemoji")
     buffer = io.BytesIO()
     Image.fromarray(drawn.pixels).save(buffer, format="JPEG", quality=90)
@@ -128,7 +128,7 @@ def scene() -> tuple[Picture, list[str]]:
 
 
 def with_bank(engine: SegmentEngine, picture: Picture) -> HeldPicture:
-    """The picture held by the engine, its bank built."""
+    """Embed the picture, build its bank and return the cached image."""
     held = engine.embed(picture)
     steps = engine.bank_steps(held)
     while not steps.step():
@@ -138,7 +138,7 @@ def with_bank(engine: SegmentEngine, picture: Picture) -> HeldPicture:
 
 @contextmanager
 def gateway_before(segmenter_url: str) -> Iterator[str]:
-    """The address of a gateway that passes on to this segmenter."""
+    """Run a gateway that proxies to this segmenter; yield its address."""
     with tempfile.TemporaryDirectory() as folder:
         settings = GatewaySettings(
             data_dir=Path(folder) / "data",
@@ -150,20 +150,20 @@ def gateway_before(segmenter_url: str) -> Iterator[str]:
 
 
 def posted(http: httpx.Client, body: bytes) -> httpx.Response:
-    """One question; its body was made before."""
+    """Post one query with a prepared body."""
     response = http.post("/segment", content=body, headers={"Content-Type": "application/json"})
     return response.raise_for_status()
 
 
 def posted_form(http: httpx.Client, encoded: bytes, question: SegmentQuestion) -> httpx.Response:
-    """One question with the picture's file."""
+    """Post one query as a form with the picture's file."""
     fields = {"queries": json.dumps(question.model_dump(mode="json")["queries"]), "method": "bank"}
     response = http.post("/segment", files={"image": encoded}, data=fields)
     return response.raise_for_status()
 
 
 def in_turn(ways: dict[str, Ask], *, num_rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each way, one call of each a round, after a few that are not counted."""
+    """Return milliseconds of each kind of call, one per round, after three warm-up rounds."""
     took_ms: dict[str, list[float]] = {name: [] for name in ways}
     for round_number in range(-3, num_rounds):
         for name, ask in ways.items():
@@ -176,17 +176,17 @@ def in_turn(ways: dict[str, Ask], *, num_rounds: int) -> dict[str, list[float]]:
 
 
 def percentile(took_ms: Sequence[float], rank: float) -> float:
-    """Milliseconds, to the hundredth."""
+    """Return a percentile in milliseconds, rounded to two places."""
     return round(float(np.percentile(took_ms, rank)), 2)
 
 
 def over(took_ms: Sequence[float], base_ms: Sequence[float], rank: float) -> float:
-    """How much the one takes more than the other at a percentile."""
+    """Return the difference of both at a percentile, in milliseconds."""
     return round(float(np.percentile(took_ms, rank) - np.percentile(base_ms, rank)), 2)
 
 
 def stages_ms(replies: Sequence[httpx.Response]) -> dict[str, float]:
-    """The median of each stage that the service names."""
+    """Return the median of each stage that the service reports."""
     told = [reply.json()["timings_ms"] for reply in replies]
     return {name: round(statistics.median(each[name] for each in told), 2) for name in told[0]}
 

@@ -1,13 +1,13 @@
-"""`python -m bench.independent`: the cost of asking a detector for each phrase alone.
+"""`python -m bench.independent`: the cost of a separate detector prompt for each phrase.
 
-A picture of 640 x 480 and a few phrases: all in one text prompt, and with `independent` each in its
-own. The backbone runs once a picture in either case. Times are processor milliseconds of one
-thread, so that other work on the machine hardly changes them.
+A few phrases are detected in a picture of 640 x 480: all in one text prompt, and with `independent`
+each in its own prompt. The backbone runs once per picture in both cases. Times are CPU milliseconds
+of one thread, so that other load on the machine hardly changes them.
 
-small_phrases, small_together_ms, small_independent_ms   the small detector as trained; medians a
+small_phrases, small_together_ms, small_independent_ms   the trained small detector; medians per
               picture
-small_phrase_ms   what each further independent phrase costs
-base_...      the same of Grounding-DINO Swin-T at published sizes with random weights, in float32
+small_phrase_ms   cost of each further independent phrase
+base_...      the same for Grounding-DINO Swin-T at published sizes, random weights, in float32
 """
 
 import json

@@ -1,15 +1,16 @@
-"""`python -m bench.labelling`: the pipeline against the usual loop, on the same 48 pictures.
+"""`python -m bench.labelling`: the pipeline against a simple loop, on the same 48 pictures.
 
-The loop is what a script does: for each picture the language model is asked one prompt at a time,
-its few-shot prefix computed anew, and the detector makes one pass per phrase. It uses the same
-models, prompts, thresholds and merging, in this process, without any queue or HTTP. The pipeline is
+The loop works like a script. For each picture, the language model gets one prompt at a time and
+computes the few-shot prefix again, and the detector makes one pass per phrase. It uses the same
+models, prompts, thresholds and merging, in this process, without a queue or HTTP. The pipeline is
 the whole stack as `unspoken demo` runs it: Redis, services over HTTP, dispatcher and worker.
 
-Figures: pictures per second of both (`loop_per_s`, `pipeline_per_s`), `speedup`, precision and
-recall of both by the truth, the worst shortfall of the pipeline (`worst_shortfall`) with its 95 %
-interval by a paired bootstrap over the pictures (`worst_shortfall_interval`; 48 pictures have few
-implied boxes: `bench.margins` compares more), and `peak_gib`, the proportional set size of all
-processes of the stack at its highest.
+loop_per_s, pipeline_per_s, speedup   pictures per second of both, and their ratio
+loop_..., pipeline_...     precision and recall of both against the truth
+worst_shortfall            largest difference by which a figure of the pipeline is below the loop's
+worst_shortfall_interval   its 95 % interval by a paired bootstrap over the pictures; 48 pictures
+                           have few implied boxes, so `bench.margins` compares more pictures
+peak_gib                   highest proportional set size of all processes of the stack
 """
 
 import json
@@ -58,7 +59,7 @@ SAMPLE_S = 0.5
 
 
 class LoneCompleter:
-    """One prompt a call, the whole prompt each time."""
+    """Completes one prompt per call and computes the whole prompt each time."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
@@ -103,7 +104,7 @@ def main() -> None:
 
 
 def run_pipeline(out: Path) -> tuple[dict[str, float], float]:
-    """The demo's summary, and the stack's highest memory in GiB."""
+    """Run the demo; return its summary and the stack's peak memory in GiB."""
     command = [sys.executable, "-m", "stack.cli", "demo", "--images", str(NUM_IMAGES)]
     process = subprocess.Popen([*command, "--out", str(out), "--exit"], stdout=sys.stderr)
     peak = [0]
@@ -117,14 +118,14 @@ def run_pipeline(out: Path) -> tuple[dict[str, float], float]:
 
 
 def pipeline_boxes(out: Path) -> dict[str, list[JudgedBox]]:
-    """Kept boxes of the demo's dataset by picture."""
+    """Return the kept annotations of the demo's dataset by picture."""
     (dataset,) = out.glob("runs/*/dataset")
     rows = iter_rows(dataset)
     return {row.key: judged_boxes(row.kept) for row in rows if row.status == "labelled"}
 
 
 def shortfall(loop: Mapping[str, Score], pipeline: Mapping[str, Score]) -> float:
-    """By how much the pipeline's worst figure is below the loop's; negative where none is."""
+    """Return the largest shortfall of a pipeline figure; negative if all are above the loop's."""
     theirs, ours = total_score(loop.values()).figures(), total_score(pipeline.values()).figures()
     gaps = [
         value - mine
@@ -137,7 +138,7 @@ def shortfall(loop: Mapping[str, Score], pipeline: Mapping[str, Score]) -> float
 def shortfall_interval(
     loop: Mapping[str, Score], pipeline: Mapping[str, Score], *, num_draws: int = 1000
 ) -> list[float]:
-    """95 % of the worst figure's shortfall, over draws of the pictures that both labelled."""
+    """Return the 95 % interval of the worst shortfall, over draws of pictures both labelled."""
     theirs, ours = total_score(loop.values()).figures(), total_score(pipeline.values()).figures()
     worst = max(theirs, key=lambda name: (theirs[name] or 0.0) - (ours[name] or 0.0))
     keys = sorted(set(loop) & set(pipeline))
@@ -154,7 +155,7 @@ def shortfall_interval(
 
 
 def run_loop(shards: Path) -> tuple[float, dict[str, list[JudgedBox]]]:
-    """Seconds of the loop, without loading, and its boxes by picture."""
+    """Run the loop; return its seconds without loading, and its boxes by picture."""
     detector = build_detector(DetectorSettings())
     prompter = _lone_prompter(LlmSettings())
     config = LabelConfig(box_threshold=default_threshold(detector.box_threshold))
@@ -174,7 +175,7 @@ def run_loop(shards: Path) -> tuple[float, dict[str, list[JudgedBox]]]:
 def _label_alone(
     verdict: Verdict, *, prompter: PrompterEngine, detector: Detector, config: LabelConfig
 ) -> list[Annotation]:
-    """One picture: a detector pass per phrase."""
+    """Label one picture with one detector pass per phrase."""
     assert verdict.picture is not None, "the caller dropped rows without a picture"
     (proposal,) = prompter.propose([verdict.caption])
     candidates = list_candidates(proposal, (), max_phrases=config.max_phrases)
@@ -212,7 +213,7 @@ def _read_rows(shards: Path, *, config: LabelConfig) -> list[SourceRow]:
 
 
 def _sample_memory(process: subprocess.Popen[bytes], peak: list[int]) -> None:
-    """Keep the highest sum of proportional set sizes of the process and all below it."""
+    """Record the highest sum of proportional set sizes of the process and its descendants."""
     while process.poll() is None:
         total = 0
         try:

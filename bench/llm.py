@@ -1,7 +1,7 @@
-"""Batch 8 with the kept few-shot prefix against batch 1 without, on the default language model.
+"""Speed of the default language model: batch 8 with cached few-shot prefix against batch 1 without.
 
-Prints one JSON line. Time is this process's CPU time, since cores may be shared. In fp32 both ways
-write the same text, or part at a token where the two best logits are within NEAR_TIE_GAP.
+Prints one JSON line. Time is this process's CPU time, because cores may be shared. In fp32 both
+write the same text, or differ first at a token where the two best logits are within NEAR_TIE_GAP.
 """
 
 import json
@@ -54,7 +54,7 @@ Farm tractor ploughing a field
 
 
 def main() -> None:
-    """Run both ways and print the line."""
+    """Run both and print one line."""
     torch.set_num_threads(1)
     entry = load_profile("small").llm
     generator = load_generator(entry, cache_dir=default_cache_dir())
@@ -85,19 +85,19 @@ def main() -> None:
 
 
 def answer_alone(generator: Generator, suffix: str, *, prefix: str) -> Generation:
-    """The usual way: one prompt, the whole few-shot block computed again."""
+    """Answer one prompt, computing the whole few-shot prefix again."""
     return generator.generate([suffix], prefix=prefix, keep_prefix=False)[0]
 
 
 def timed(run: Callable[[], list[Generation]]) -> tuple[float, list[Generation]]:
-    """CPU seconds and the answers."""
+    """Return CPU seconds and the answers."""
     started = time.process_time()
     answers = run()
     return time.process_time() - started, answers
 
 
 def part_at_near_tie(a: Generation, b: Generation) -> bool:
-    """Whether two answers part at a token where the two best were as good as equal."""
+    """Return True if two answers first differ at a token whose best logits were nearly equal."""
     for token_a, token_b, gap in zip(a.tokens, b.tokens, a.gaps, strict=False):
         if token_a != token_b:
             return gap < NEAR_TIE_GAP

@@ -1,13 +1,14 @@
-"""`python -m bench.margins`: which boxes a dataset should keep, and whether company changes them.
+"""`python -m bench.margins`: score thresholds of a dataset, and the effect of joint detection.
 
-Small-world pictures of seeds that no demo uses are captioned, proposed for and detected in this
-process, once with all phrases of a picture asked together (as the pipeline does) and once a pass
-for each phrase. Then every pair of thresholds is applied to both and judged by the truth.
+Captioned small-world pictures, of seeds that no demo uses, get proposals and detections in this
+process. Detection runs once with all phrases of a picture together, as in the pipeline, and once
+with one pass per phrase. Then every pair of thresholds is applied to both and compared with the
+truth.
 
 Figures, for each `NAMED/IMPLIED` pair of score thresholds: precision and recall of named boxes,
-precision and count of implied ones, together and alone (`alone_...`). docs/decisions/0004 says what
-was chosen from them. `--work DIR` keeps pictures and proposals, so that other weights cost only
-their detections.
+precision and count of implied boxes, together and alone (`alone_...`). docs/decisions/0004 records
+the choice that was made from them. `--work DIR` keeps pictures and proposals, so that a run with
+other weights repeats only the detections.
 """
 
 import json
@@ -42,8 +43,8 @@ from worker.proposals import list_candidates, merge_detections
 
 SEED = 9_400
 STORE_FROM = 0.1
-NAMED_FROM = (0.0, 0.03, 0.06)  # over the detector's own threshold
-IMPLIED_FROM = (0.1, 0.2, 0.25, 0.3, 0.35, 0.4)  # over that
+NAMED_FROM = (0.0, 0.03, 0.06)  # added to the detector's own threshold
+IMPLIED_FROM = (0.1, 0.2, 0.25, 0.3, 0.35, 0.4)  # added to the threshold of named boxes
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class _Item:
 
     @property
     def asked(self) -> list[str]:
-        """Phrases and decoys, in the order of their ids."""
+        """Texts of phrases and decoys, in the order of their ids."""
         return [each.phrase for each in self.candidates if each.rejected is None]
 
 
@@ -110,7 +111,7 @@ def _load_detector(weights: Path | None) -> DetectorEngine:
 
 
 def _items(root: Path) -> Iterator[_Item]:
-    """Pictures that the filters let through, proposed for once and kept beside the shards."""
+    """Yield pictures that pass the filters; their proposals are saved beside the shards."""
     config = LabelConfig(box_threshold=0.0)
     shards, kept = root / "shards", root / "proposals.json"
     listing = list_source(shards, root=shards, is_duplicate=duplicate_finder(config))

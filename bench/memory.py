@@ -1,14 +1,15 @@
-"""`python -m bench.memory`: does a long labelling run hold its memory flat?
+"""`python -m bench.memory`: memory growth during a long labelling run.
 
-Composes pictures, labels them with `unspoken label` as a user would, and reads every two seconds
-how many are done and what the processes of the stack hold. `worker_growth` is the worker's mean
-resident size (its pool included) while the last tenth of the pictures was done, over that of the
-first tenth, less one (bar .10); `services_growth` the same of the process with all models.
+Composes pictures and labels them with `unspoken label`, as a user would. Every two seconds it reads
+the number of labelled pictures and the memory of the stack's processes. `worker_growth` (bar .10)
+is the worker's mean resident size, including its pool, during the last tenth of the pictures,
+divided by that of the first tenth, minus one. `services_growth` is the same for the process with
+all models.
 
-The language model writes at most 12 tokens an answer here, a quarter of its default, and 32 answers
-at a time, to end sooner; the worker's part is the same but for fewer phrases a picture.
+To finish sooner, the language model writes at most 12 tokens per answer, a quarter of its default,
+and 32 answers at a time. The worker does the same work, with fewer phrases per picture.
 
-With --out the pictures and the dataset stay: OUT/world/shards, OUT/labels/runs/labels/dataset.
+With --out the pictures and the dataset are kept: OUT/world/shards, OUT/labels/runs/labels/dataset.
 """
 
 import argparse
@@ -35,12 +36,12 @@ CHUNK_SIZE = 32
 QUICK_MODEL = {"LLM_MAX_NEW_TOKENS": "12", "LLM_MAX_BATCH": "32"}
 SAMPLE_S = 2.0
 RUN = "labels"
-# How a process of the stack is known by its command line.
+# Maps the last word of a process's command line to its name in the figures.
 MODULES = {"worker": "worker", "services.laptop": "services"}
 
 
 class Sample(NamedTuple):
-    """What a process tree held when so many pictures were done."""
+    """Memory of a process tree, and the number of pictures done at that time."""
 
     done: int
     resident_bytes: int
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 def label_and_sample(shards: Path, workspace: Path) -> dict[str, list[Sample]]:
-    """Run `unspoken label`; samples of the worker and of the services while it ran."""
+    """Run `unspoken label`; return memory samples of the worker and of the services."""
     command = [sys.executable, "-m", "stack.cli", "label", str(shards), "--out", str(workspace)]
     command += ["--name", RUN, "--chunk-size", str(CHUNK_SIZE)]
     process = subprocess.Popen(command, stdout=sys.stderr, env=child_environment(**QUICK_MODEL))
@@ -95,7 +96,10 @@ def label_and_sample(shards: Path, workspace: Path) -> dict[str, list[Sample]]:
 
 
 def resident_sizes(pid: int) -> dict[str, int]:
-    """Resident bytes of the stack's process trees below `pid`. Raises psutil.NoSuchProcess."""
+    """Return resident bytes of the stack's process trees below `pid`.
+
+    Raises psutil.NoSuchProcess.
+    """
     sizes = {}
     for child in psutil.Process(pid).children():
         name = MODULES.get(child.cmdline()[-1]) if child.cmdline() else None
@@ -106,9 +110,9 @@ def resident_sizes(pid: int) -> dict[str, int]:
 
 
 def tenth_means(samples: Sequence[Sample], *, total: int) -> tuple[float, float]:
-    """Mean resident bytes while the first and while the last tenth of `total` was done.
+    """Return mean resident bytes during the first and the last tenth of `total`.
 
-    Raises InvalidInput where the run was too short for a sample of each.
+    Raises InvalidInput if the run was too short for a sample of each.
     """
     first = [each.resident_bytes for each in samples if 0 < each.done <= total / 10]
     last = [each.resident_bytes for each in samples if total * 0.9 <= each.done]

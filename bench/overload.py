@@ -1,23 +1,25 @@
-"""`python -m bench.overload`: a service that is asked for far more than it can do.
+"""`python -m bench.overload`: a service under far more load than its capacity.
 
-A real server process: the language model's service with its door, its batcher (batches of 8, 32
-places) and a fake engine that sleeps 50 ms a batch, so 160 captions a second are ideal. 200 clients
-ask for one caption at a time over real HTTP, each again as soon as it is answered; one that gets
-429 comes back after Retry-After and up to half as much again. A sample of 60 s is taken once all
-have begun.
+The server is a real process: the language model's service with admission control and batcher
+(batches of 8, a queue of 32). Its fake engine sleeps 50 ms per batch, so the ideal is 160 captions
+per second. 200 clients request one caption at a time over real HTTP and repeat after each answer. A
+client that gets 429 waits for Retry-After, or up to 1.5 times as long. The sample of 60 s begins
+when all clients have started.
 
-`accepted_p99_ms` (bar 400): from sending to the whole reply of a request that was answered 200;
-`reject_p99_ms` (20) of one that got 429; `livez_p99_ms` (50) of `/livez` meanwhile, twenty times a
-second. `throughput_of_ideal` (.90): answered captions a second over 160. `errors_5xx` (0): other
-answers, and connections that broke. `client_cpu` and `service_cpu` are what clients and service
-took of one core: where the first comes near 1, the figures are the clients' and not the service's;
-where the machine had less to give, they are of neither.
+accepted_p99_ms      bar 400: time from sending to the complete reply of requests with status 200
+reject_p99_ms        bar 20: the same for requests with status 429
+livez_p99_ms         bar 50: the same for `/livez`, which is requested twenty times per second
+throughput_of_ideal  bar .90: answered captions per second divided by 160
+errors_5xx           bar 0: other statuses and broken connections
+client_cpu, service_cpu   CPU of clients and service, in cores. If `client_cpu` is near 1, the
+                     clients limit the figures, not the service. If the machine is busy with other
+                     work, the figures describe neither.
 
-`bank_goodput` and `abandoned_work`, and the figures that begin with `bank_`, are of a second
-service: see bench/bank_overload.py.
+`bank_goodput`, `abandoned_work` and the figures that begin with `bank_` belong to a second service;
+see bench/bank_overload.py.
 
-The clients are one process: coroutines that write the same bytes again on a connection of their own
-and look for a status, a length and Retry-After in what comes back, and no HTTP library.
+The clients are coroutines of one process, without an HTTP library. Each writes the same bytes again
+on its own connection and reads only status, length and Retry-After from the reply.
 """
 
 import argparse
@@ -56,7 +58,7 @@ HOST = "127.0.0.1"
 
 @dataclass
 class Sample:
-    """What the clients saw between the ramp and the end."""
+    """Latencies and errors that the clients saw between the ramp and the end."""
 
     accepted_s: list[float] = field(default_factory=list)
     rejected_s: list[float] = field(default_factory=list)
@@ -65,7 +67,7 @@ class Sample:
 
 
 class Connection:
-    """A kept HTTP/1.1 connection that sends one request again and again."""
+    """A persistent HTTP/1.1 connection that repeats one request."""
 
     def __init__(
         self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -76,7 +78,7 @@ class Connection:
 
     @classmethod
     async def open(cls, port: int, method: str, path: str, body: bytes = b"") -> "Connection":
-        """Raises OSError where nobody listens."""
+        """Open a connection. Raises OSError if nothing listens on the port."""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
@@ -85,7 +87,7 @@ class Connection:
         return cls(head.encode() + body, reader, writer)
 
     async def ask(self) -> tuple[int, float, float]:
-        """Status, seconds that it took, and seconds of Retry-After."""
+        """Send the request; return status, seconds taken, and seconds of Retry-After."""
         started_s = time.perf_counter()
         self._writer.write(self._request)
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
@@ -94,7 +96,7 @@ class Connection:
         return int(head[9:12]), took_s, float(_header(head, b"retry-after"))
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._writer.close()
 
 
@@ -104,7 +106,7 @@ def _header(head: bytes, name: bytes) -> bytes:
 
 
 async def ask_again_and_again(port: int, sample: Sample, *, begin_s: float, end_s: float) -> None:
-    """One client. A request counts that was sent and answered between the two times."""
+    """Run one client. Requests count if they are sent and answered between the two times."""
     body = json.dumps({"captions": ["a red car in front of a house"]}).encode()
     await asyncio.sleep(random.uniform(0, RAMP_S / 2))
     try:
@@ -126,7 +128,7 @@ async def ask_again_and_again(port: int, sample: Sample, *, begin_s: float, end_
 
 
 async def probe(port: int, sample: Sample, *, begin_s: float, end_s: float) -> None:
-    """Ask /livez now and then."""
+    """Request /livez periodically."""
     connection = await Connection.open(port, "GET", "/livez")
     while (sent_s := time.perf_counter()) < end_s:
         status, took_s, _ = await connection.ask()
@@ -137,7 +139,7 @@ async def probe(port: int, sample: Sample, *, begin_s: float, end_s: float) -> N
 
 
 async def overload(port: int, *, num_clients: int, seconds: float) -> Sample:
-    """All clients and the probe, at a service that is ready."""
+    """Run all clients and the probe against a ready service."""
     sample = Sample()
     begin_s = time.perf_counter() + RAMP_S
     times = {"begin_s": begin_s, "end_s": begin_s + seconds}
@@ -147,7 +149,7 @@ async def overload(port: int, *, num_clients: int, seconds: float) -> Sample:
 
 
 async def wait_ready(port: int) -> None:
-    """Raises TimeoutError."""
+    """Wait for readiness. Raises TimeoutError."""
     async with asyncio.timeout(300):
         while True:
             try:
@@ -163,7 +165,7 @@ async def wait_ready(port: int) -> None:
 
 @contextmanager
 def served(kind: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A service in a process of its own, ready, and its port; it must end well."""
+    """Run a service in its own process; yield it and its port; check its graceful shutdown."""
     command = [sys.executable, "-m", "bench.overload", "--serve", kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -178,7 +180,7 @@ def served(kind: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def measure(*, num_clients: int, seconds: float) -> dict[str, float]:
-    """Start the service, overload it, and end it."""
+    """Start the service, overload it and stop it."""
     with served("captions") as (server, port):
         before_s = [time.perf_counter(), time.process_time(), cpu_s(server.pid)]
         sample = asyncio.run(overload(port, num_clients=num_clients, seconds=seconds))
@@ -199,7 +201,7 @@ def measure(*, num_clients: int, seconds: float) -> dict[str, float]:
 
 
 def measure_bank_line(*, num_clients: int, seconds: float) -> dict[str, float]:
-    """Start the segmenter's service, ask it for banks, and end it."""
+    """Start the segmenter's service, overload it with bank requests and stop it."""
     with served("banks") as (_server, port):
         return asyncio.run(
             bank_overload.measure_banks(port, seconds=seconds, num_clients=num_clients)
@@ -207,18 +209,18 @@ def measure_bank_line(*, num_clients: int, seconds: float) -> dict[str, float]:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of a process."""
+    """Return the CPU seconds of a process."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 
 
 def p99_ms(times_s: Sequence[float]) -> float:
-    """The 99th percentile in milliseconds; 0 of nothing."""
+    """Return the 99th percentile in milliseconds; 0 without times."""
     return round(1000 * float(np.percentile(times_s, 99)), 1) if times_s else 0.0
 
 
 def run_service(kind: str) -> None:
-    """Serve on a free port that is printed."""
+    """Print a free port and serve on it."""
     with socket.socket() as probed:
         probed.bind((HOST, 0))
         port = int(probed.getsockname()[1])

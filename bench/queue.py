@@ -1,20 +1,21 @@
-"""`python -m bench.queue`: what the machinery of runs costs, where the models cost nothing.
+"""`python -m bench.queue`: the overhead of labelling runs with models that cost nothing.
 
-`ledger_ms_per_chunk` (bar 1): CPU of one chunk's way through `label_one_chunk` in a run of 10 000
-chunks of which half are done: plan, lease, attempt, publication and record, without fsync and
-without what belongs to pictures (reading, labelling, encoding parquet). `resume_s` (bar 5): seconds
-until a new dispatcher has read the plan and 10 000 commit records and has rung; `tick_ms` is the
-CPU of its later ticks over the same run, each at most once in `WORKER_TICK_S`.
+`ledger_ms_per_chunk` (bar 1): CPU of `label_one_chunk` for one chunk, in a run of 10 000 chunks of
+which half are done. It includes plan, lease, attempt, publication and record. It excludes fsync and
+the work on pictures (reading, labelling, encoding parquet).
+`resume_s` (bar 5): seconds until a new dispatcher has read the plan and 10 000 commit records and
+has published its messages. `tick_ms`: CPU of its later ticks over the same run; there is at most
+one tick per `WORKER_TICK_S`.
 
 `worker_ms_per_picture` (bar 5): CPU of a real worker's processes for a picture of 256 x 256 px,
-img2dataset's default: reading, decoding, HTTP, merging, writing; `..._512_px` the same of larger
-ones. Its first 64 pictures do not count: with them it loads what it needs. `two_workers_over_one`
-(bar 1.8): chunks a second of two workers over those of one, each with one slot, while services that
-sleep 200 ms an answer take any number of questions at once.
+img2dataset's default: reading, decoding, HTTP, merging, writing. `..._512_px`: the same for larger
+pictures. The first 64 pictures are a warm-up and do not count. `two_workers_over_one` (bar 1.8):
+chunks per second of two workers divided by those of one. Each worker has one slot; the services
+sleep 200 ms per answer and serve any number of requests at once.
 
-`plan_ms_per_picture` and `finish_ms_per_picture` are CPU of the dispatcher: listing with a look for
-duplicates; hashing every shard and counting every row. `shard_bytes_per_picture` is what a row
-takes in a shard of many.
+`plan_ms_per_picture` and `finish_ms_per_picture`: CPU of the dispatcher for listing with duplicate
+search, and for hashing every shard and counting every row. `shard_bytes_per_picture`: size of a row
+in a large shard.
 
 The services are the fakes of tests/fakes.py over real HTTP; Redis, workers and dispatcher are real.
 """
@@ -96,7 +97,7 @@ def main() -> None:
 
 
 def ledger_ms_per_chunk(folder: Path, num_chunks: int, *, sample: int = 200) -> float:
-    """CPU milliseconds of a chunk, of `sample` in the middle of a run of `num_chunks`."""
+    """Return CPU milliseconds per chunk, over `sample` chunks in the middle of a run."""
     run_dir = planned_run(folder, num_chunks)
     sample = min(sample, num_chunks // 4)
     commit(run_dir, range(num_chunks // 2))
@@ -118,7 +119,7 @@ def ledger_ms_per_chunk(folder: Path, num_chunks: int, *, sample: int = 200) -> 
 
 
 def resume_figures(folder: Path, num_chunks: int, *, ticks: int = 10) -> dict[str, float]:
-    """A new dispatcher's first tick over a run of which one chunk is left, and later ones."""
+    """Time a new dispatcher's first tick, and later ones, over a run with one open chunk."""
     run_dir = planned_run(folder, num_chunks + 1)
     commit(run_dir, range(num_chunks))
     doorbell = _Silent()
@@ -140,7 +141,7 @@ def resume_figures(folder: Path, num_chunks: int, *, ticks: int = 10) -> dict[st
 
 
 def planned_run(folder: Path, num_chunks: int) -> Path:
-    """A run with a plan of so many chunks, none of them done -> its folder."""
+    """Create a run with a plan of `num_chunks` open chunks; return its folder."""
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "in.csv").write_text("path,caption\n")
     create_run(folder / "data", folder / "runs", RunRequest(source="in.csv", run_id="r"))
@@ -162,7 +163,7 @@ def planned_run(folder: Path, num_chunks: int) -> Path:
 
 
 def commit(run_dir: Path, chunk_ids: Sequence[int]) -> None:
-    """Shards, records and attempts of finished chunks, all alike: links to those of the first."""
+    """Write attempts, shards and records of finished chunks, as links to the first one's files."""
     ledger = Ledger(run_dir)
     with mock.patch("os.fsync", lambda descriptor: None):
         for chunk_id in chunk_ids:
@@ -198,7 +199,7 @@ def _label_nothing(
     under_way: Marking,
     timings: Timings,
 ) -> list[Row]:
-    """The marks that `label_chunk` makes, and none of its work."""
+    """Make the same progress marks as `label_chunk`, without its work."""
     for places in (*([place] for place in range(len(rows))), range(len(rows))):
         with under_way(places):
             pass
@@ -210,7 +211,7 @@ def _label_nothing(
 
 @dataclass
 class _Silent:
-    """A doorbell that nobody hears."""
+    """A publisher without receivers, which records the published chunks."""
 
     rung: list[int] = field(default_factory=list)
 
@@ -225,7 +226,7 @@ class _Silent:
 
 
 def worker_ms_per_picture(folder: Path, num_pictures: int, *, size_px: int) -> float:
-    """CPU milliseconds that one worker's processes spend on a picture, once they are warm."""
+    """Return CPU milliseconds per picture of one worker's processes, after a warm-up."""
     write_pictures(folder / "data" / "warm", NUM_WARM, seed=1, size_px=size_px)
     write_pictures(folder / "data" / "in", num_pictures, seed=2, size_px=size_px)
     with running_stack(folder, FakePrompter(), FakeDetector(), num_workers=1) as workers:
@@ -236,7 +237,7 @@ def worker_ms_per_picture(folder: Path, num_pictures: int, *, size_px: int) -> f
 
 
 def whole_run_figures(folder: Path) -> dict[str, float]:
-    """What the dispatcher does for every picture, of the run that `worker_ms_per_picture` left."""
+    """Return the dispatcher's cost per picture, for the run left by `worker_ms_per_picture`."""
     data_dir, run_dir = folder / "data", folder / "runs" / "in"
     is_duplicate = duplicate_finder(FilterConfig(), detect=CLASSIFIERS.detect_language)
     started_s = time.process_time()
@@ -259,7 +260,7 @@ def whole_run_figures(folder: Path) -> dict[str, float]:
 
 
 def two_workers_over_one(root: Path, num_chunks: int) -> float:
-    """Throughput of two over one, where all time is the services'."""
+    """Return the throughput of two workers divided by that of one, with slow services."""
     rates = []
     for num_workers in (1, 2):
         folder = root / f"workers-{num_workers}"
@@ -272,7 +273,7 @@ def two_workers_over_one(root: Path, num_chunks: int) -> float:
 
 
 def write_pictures(folder: Path, count: int, *, seed: int, size_px: int) -> None:
-    """Scenes of the small world as one img2dataset shard with LAION's columns."""
+    """Write scenes of the small world as one img2dataset shard with LAION's columns."""
     world = World.load(("twemoji",), "train")
     write_shards(
         folder, world, num_scenes=count, seed=seed, scene_config=SceneConfig(size_px=size_px)
@@ -283,7 +284,7 @@ def write_pictures(folder: Path, count: int, *, seed: int, size_px: int) -> None
 def running_stack(
     folder: Path, prompter: FakePrompter, detector: FakeDetector, *, num_workers: int
 ) -> Iterator[list[psutil.Process]]:
-    """Redis, services in this process, a dispatcher and workers -> the workers."""
+    """Run Redis, services in this process, a dispatcher and workers; yield the workers."""
     with ExitStack() as stack:
         url = stack.enter_context(serve(create_app(prompter, detector)))
         env = child_environment(
@@ -306,7 +307,7 @@ def running_stack(
 
 @contextmanager
 def running(module: str, env: dict[str, str], *, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A module as a process, with what it forks; nothing of it is left after the block."""
+    """Run a module as a process; kill it and all its children after the block."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", module],
@@ -323,7 +324,7 @@ def running(module: str, env: dict[str, str], *, log: Path) -> Iterator[subproce
 
 
 def label(folder: Path, source: str, *, chunk_size: int) -> float:
-    """Label a source -> chunks a second between its first commit and its last."""
+    """Label a source; return chunks per second between its first and its last commit."""
     request = RunRequest(source=source, run_id=source, chunk_size=chunk_size)
     create_run(folder / "data", folder / "runs", request)
     wait_until(lambda: read_status(folder / "runs", source).state == "done")
@@ -335,14 +336,14 @@ def label(folder: Path, source: str, *, chunk_size: int) -> float:
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """CPU seconds of a process and of its children, those that ended too."""
+    """Return CPU seconds of a process and its children, including ended ones."""
     times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
     ended: float = times[0].children_user + times[0].children_system
     return ended + sum(float(each.user + each.system) for each in times)
 
 
 def wait_until(happened: Callable[[], bool], *, timeout_s: float = 300) -> None:
-    """Look again and again. Raises TimeoutError."""
+    """Poll until the condition is true. Raises TimeoutError."""
     deadline_s = time.monotonic() + timeout_s
     while not happened():
         if time.monotonic() > deadline_s:

@@ -1,18 +1,20 @@
-"""`python -m bench.segment`: what text queries cost on a warm picture, and against the usual loop.
+"""`python -m bench.segment`: cost of text queries on a picture with a mask bank, and without.
 
-Weights are random. Random networks draw noise, which no filter would keep: the bench lets clicks
-draw discs instead, at the cost of drawing them, and gives one in four masks of the warm bank a
-vector near a text that is asked (`hits_of_100` of a request), the others no meaning. Everything
-else is real: the service over HTTP on this machine, the text encoder, the network's work.
+Weights are random. Masks of random networks are noise, which the filters would drop. Therefore the
+bench draws discs for clicks, which costs some time. One in four masks of the prepared bank gets a
+vector near a queried text (`hits_of_100` counts the hits of a request); the other vectors are
+noise. All else is real: the service over HTTP on this machine, the text encoder, the network's
+work.
 
-Figures of the warm picture, medians over HTTP: milliseconds of one query and of a hundred with
-cached texts and no masks by the picture's id (`query_1_ms`, `query_100_ms`, their ratio
-`queries_100_over_1`), the same ratio where each request sends the picture again (`..._sent`), with
-texts never seen (`..._uncached`), and with run lengths in the reply (`..._rle`).
+Figures with a ready bank are medians over HTTP. `query_1_ms` and `query_100_ms` are milliseconds of
+one query and of a hundred, by the picture's id, with cached texts and without masks in the reply.
+`queries_100_over_1` is their ratio. It is also measured if each request sends the picture
+(`..._sent`), with new texts (`..._uncached`), and with run lengths in the reply (`..._rle`).
 
-At the real sizes (ViT-B, Swin-T): `warm_over_loop`, how many times as long the usual loop takes for
-a request of ten texts (detector and SAM anew) as a warm request; `cold_over_parts`, CPU time until
-a bank is ready over that of the encoder and of its clicks decoded one by one.
+At the real sizes (ViT-B, Swin-T): `warm_over_loop` is the time of a simple loop for ten texts
+(detector and SAM for each request) divided by that of a request with a ready bank.
+`cold_over_parts` is the CPU time of building a bank, divided by that of the encoder and of the same
+clicks decoded one by one.
 
 With the profile's own weights: the figures of `bench.text_queries`.
 """
@@ -72,15 +74,15 @@ NUM_ROUNDS = 40
 NUM_LOOP_TEXTS = 10
 NUM_LONE_CLICKS = 8
 BANK_SIDE = (
-    16  # clicks along each side: a quarter of the published number, at a quarter of the time
+    16  # clicks along each side: a quarter of the published clicks, in a quarter of the time
 )
-SHORT_SIDE_PX = 480  # the detector's, as operations.md advises for a CPU
+SHORT_SIDE_PX = 480  # of the detector's input, as operations.md recommends for a CPU
 EVERY_MASK = MaskBankConfig(predicted_iou_threshold=-100, points_per_side=BANK_SIDE)
 TEXTS = background_words()[:100]
 
 
 class DrawingSam(SemanticSam):
-    """Does all its work, then a click draws discs and a box an ellipse."""
+    """Runs the whole decoder, then replaces masks by discs (clicks) and ellipses (boxes)."""
 
     def decode(
         self, image_embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
@@ -93,7 +95,7 @@ class DrawingSam(SemanticSam):
             middle, radius = (low + high) / 2, (high - low) / 2 + 1
         else:
             assert prompts.points is not None, "a prompt is a box or a click"
-            # Clicks on one thing draw the same: 64 things in three sizes.
+            # Clicks in one of 64 cells draw the same discs, in three sizes.
             thing = sam.image_size / 8
             middle = ((prompts.points[:, 0] / thing).floor() + 0.5) * thing
             radius = torch.full_like(middle, thing / 3)
@@ -107,14 +109,14 @@ class DrawingSam(SemanticSam):
 
 
 class Served(NamedTuple):
-    """An engine behind HTTP with one picture whose bank is drawn."""
+    """An engine behind HTTP with one picture that has an artificial bank."""
 
     http: httpx.Client
     engine: SegmentEngine
     image_id: str
 
     def ask(self, texts: Sequence[str], *, mask: str = "none", sent: bool = False) -> float:
-        """Seconds of one request of these texts; its body is made before."""
+        """Return the seconds of one request for these texts, without building its body."""
         picture = base64.b64encode(street().encoded).decode()
         body = {
             "image": {"base64": picture} if sent else {"id": self.image_id},
@@ -132,7 +134,7 @@ class Served(NamedTuple):
 
 
 def main() -> None:
-    """Print the line."""
+    """Measure and print one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only-warm", action="store_true", help="no network at its real size")
     arguments = parser.parse_args()
@@ -146,7 +148,7 @@ def main() -> None:
 
 
 def warm_figures(texts: TextEncoder) -> dict[str, float]:
-    """One query and a hundred on a picture whose bank is there."""
+    """Time one query and a hundred on a picture with a ready bank."""
     new_texts = (f"{word} number {number}" for number in itertools.count() for word in TEXTS)
     with serve(build_engine("small", texts), texts) as served:
         served.ask(TEXTS)
@@ -177,7 +179,7 @@ def warm_figures(texts: TextEncoder) -> dict[str, float]:
 
 
 def real_size_figures(texts: TextEncoder) -> dict[str, float]:
-    """ViT-B and Swin-T: the usual loop, a cold bank and its parts, a warm request."""
+    """Time the simple loop, building a bank, its parts and a warm request (ViT-B, Swin-T)."""
     engine = build_engine("vit_b", texts)
     network, picture = engine.network, street()
     frame = InputFrame.of(picture.size_hw, network.config.sam)
@@ -212,7 +214,7 @@ def real_size_figures(texts: TextEncoder) -> dict[str, float]:
 def build_engine(
     size: str, texts: TextEncoder, *, encoder_dtype: torch.dtype = torch.float32
 ) -> SegmentEngine:
-    """Random weights of this size, which say of themselves that they are trained."""
+    """Build an engine with random weights of this size, which are marked as trained."""
     torch.manual_seed(0)
     network = DrawingSam(SemanticSamConfig(sam=sam_config(size))).eval()
     network.requires_grad_(requires_grad=False)
@@ -230,7 +232,7 @@ def build_engine(
 
 @contextlib.contextmanager
 def serve(engine: SegmentEngine, texts: TextEncoder) -> Iterator[Served]:
-    """The engine on a free port of the loopback, with a picture whose bank is drawn."""
+    """Serve the engine on a free loopback port, with a picture that has an artificial bank."""
     thread = InferenceThread(name="bench", initializer=lambda: torch.set_num_threads(1))
     with (
         serving(create_app(texts, segmenter=engine, thread=thread)) as url,
@@ -243,7 +245,7 @@ def serve(engine: SegmentEngine, texts: TextEncoder) -> Iterator[Served]:
 
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
-    """The app, ready, on a free port of the loopback -> its URL."""
+    """Serve the app on a free loopback port; yield its URL when it is ready."""
     server = uvicorn.Server(uvicorn_config(app, host="127.0.0.1", port=0, log_level="warning"))
     running = threading.Thread(target=server.run)
     running.start()
@@ -260,7 +262,7 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 def drawn_bank(texts: TextEncoder, size_hw: tuple[int, int]) -> MaskBank:
-    """Discs on a grid; one in four has a vector near that of some text."""
+    """Return a bank of discs on a grid; one in four has a vector near that of some text."""
     height, width = size_hw
     side = round(NUM_MASKS**0.5)
     y, x = np.mgrid[:height, :width]
@@ -287,7 +289,7 @@ def drawn_bank(texts: TextEncoder, size_hw: tuple[int, int]) -> MaskBank:
 
 
 def build_bank(engine: SegmentEngine, picture: Picture) -> None:
-    """From the picture to a bank that is ready."""
+    """Embed the picture and build its bank."""
     held = engine.embed(picture)
     steps = engine.bank_steps(held)
     while not steps.step():
@@ -295,20 +297,20 @@ def build_bank(engine: SegmentEngine, picture: Picture) -> None:
 
 
 def held_bank(engine: SegmentEngine, picture: Picture) -> MaskBank:
-    """The bank that was built."""
+    """Return the picture's bank."""
     wire = engine.find(engine.image_id(picture.sha256)).bank
     assert wire is not None, "it was built"
     return wire.bank
 
 
 def click(network: SemanticSam, embedding: Tensor, point: Tensor) -> None:
-    """One click decoded alone."""
+    """Decode one click alone."""
     prompts = Prompts(torch.zeros(1, dtype=torch.long), point.view(1, 1, 2), torch.ones(1, 1))
     SemanticSam.decode(network, embedding, prompts, multimask_output=True)
 
 
 def usual_loop_s(network: SemanticSam, picture: Picture, texts: Sequence[str]) -> float:
-    """Seconds of one request as a script serves it: detector, encoder, a mask for every box."""
+    """Return the seconds of one request in a simple script: detector, encoder, mask per box."""
     detector = random_detector()
     frame = InputFrame.of(picture.size_hw, network.config.sam)
 
@@ -334,7 +336,7 @@ def random_detector(
     device: str = "cpu",
     config: GroundingDinoConfig | None = None,
 ) -> DetectorEngine:
-    """Grounding-DINO with random weights; by default a Swin-T and a BERT at published sizes."""
+    """Build Grounding-DINO with random weights; by default Swin-T and BERT at published sizes."""
     torch.manual_seed(0)
     backend = TransformersBackend(
         GroundingDinoForObjectDetection(config or GroundingDinoConfig()),
@@ -350,7 +352,7 @@ def random_detector(
 
 
 def bert_tokenizer() -> Any:
-    """That of bert-base-uncased, from the small text encoder."""
+    """Load the tokenizer of bert-base-uncased, which the small text encoder also uses."""
     entry = SegmenterSettings().read_profile().text_encoder
     folder = resolve_files(entry, cache_dir=default_cache_dir())
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -358,7 +360,7 @@ def bert_tokenizer() -> Any:
 
 @cache
 def street() -> Picture:
-    """Smooth noise as a JPEG of some 100 kB: the weights are random and ask for no picture."""
+    """Return smooth noise as a JPEG of about 100 kB; random weights need no real picture."""
     noise = np.random.default_rng(1).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize(SIZE_WH).save(buffer, format="JPEG", quality=90)
@@ -366,7 +368,7 @@ def street() -> Picture:
 
 
 def count_hits(served: Served) -> int:
-    """Instances of a request of a hundred texts."""
+    """Return the number of instances found by a request of a hundred texts."""
     queries = [{"text": text} for text in TEXTS]
     body = {"image": {"id": served.image_id}, "queries": queries, "method": "bank"}
     results = served.http.post("/segment", json=body).json()["results"]
@@ -374,13 +376,13 @@ def count_hits(served: Served) -> int:
 
 
 def alternate(one: Callable[[], float], other: Callable[[], float]) -> tuple[float, float]:
-    """Medians of both, taken in turn: what else the machine does meets both alike."""
+    """Return medians of both, run alternately so that other load affects both alike."""
     pairs = [(one(), other()) for _ in range(NUM_ROUNDS)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
 def cpu_s(run: Callable[[], object]) -> float:
-    """CPU seconds of this process: cores may be shared."""
+    """Return the CPU seconds of a call, because cores may be shared."""
     started = time.process_time()
     run()
     return time.process_time() - started

@@ -1,19 +1,19 @@
-"""The controls of `bench.segmenter_quality`: one small SAM learns names in four ways, equally long.
+"""Train the controls of `bench.segmenter_quality`: one small SAM on four data sets, equally long.
 
     python -m bench.segmenter_arms --labels L --sa1b F --out ARMS
     python -m bench.segmenter_quality --arms ARMS
 
-`L` is what `python -m bench.memory --out L` leaves, `F` a folder of `unspoken world --unlabelled`.
-In ARMS then stand `sam.safetensors`, the committed weights with tokens that know no label, and the
-weights of each arm of `small-semantic` from there:
+`L` is the output of `python -m bench.memory --out L`; `F` is written by `unspoken world
+--unlabelled`. Writes `ARMS/sam.safetensors`, the committed weights with untrained semantic tokens.
+From these it trains each arm by the recipe `small-semantic` and writes its weights:
 
-own           on the dataset that the worker made
-true_labels   on the truth of the same pictures: the ceiling
-named_only    on the worker's boxes of what captions name, without implied ones
+own           on the dataset that the worker generated
+true_labels   on the truth of the same pictures: the upper limit
+named_only    on the worker's boxes of labels that captions name, without implied ones
 unmixed       on the worker's dataset without masks (0:1)
 
-Some 8 minutes an arm on two AVX-512 cores, beside other work; the same command goes on where it
-was stopped.
+Takes about 8 minutes per arm on two AVX-512 cores with other load. The same command resumes after
+an interruption.
 """
 
 import argparse
@@ -34,7 +34,7 @@ STEPS = 200
 
 
 def main() -> None:
-    """Train what is not trained yet."""
+    """Train the arms that are not trained yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--sa1b", type=Path, required=True)
@@ -68,7 +68,7 @@ def _switches(arm: str) -> list[str]:
 
 
 def share_embeddings(out: Path, arm: str) -> None:
-    """The arms' encoder is one and rests: what one of them encoded the others find."""
+    """Link one cache of embeddings into an arm: all arms have the same frozen encoder."""
     kept = out / "embeddings"
     kept.mkdir(exist_ok=True)
     link = out / arm / "embeddings"
@@ -78,7 +78,7 @@ def share_embeddings(out: Path, arm: str) -> None:
 
 
 def train(arguments: list[object]) -> None:
-    """The recipe as a user runs it, on all cores. Raises CalledProcessError."""
+    """Run the training command as a user would, on all cores. Raises CalledProcessError."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "-m"]
     torchrun += ["--nproc-per-node", str(torch.get_num_threads()), "--", "training.train"]
     subprocess.run(

@@ -1,23 +1,24 @@
-"""How good the small Semantic-SAM is, on scenes that nothing was trained or chosen on.
+"""Quality of the small Semantic-SAM on scenes that were not used for training or for any choice.
 
     python -m bench.segmenter_quality
 
-500 scenes of trained classes and 500 of classes that were never trained on, in the art style
-trained on. Objects are prompted by their true box, and their mask's vector is compared with every
-known noun.
+There are 500 scenes of trained classes and 500 of classes that were never trained on, in the
+trained art style. Objects are prompted by their true box, and their mask's vector is compared with
+every known noun.
 
 box_miou            IoU of the masks with the truth, wholes and parts; bar .80
-grid_miou           the same for masks whose logits are the truth's shares of the network's cells:
-                    what its grid alone would let it reach
-top1                wholes whose vector is nearest to their own noun, of the known nouns; bar .60
+grid_miou           the same for logits made of the truth's share of each cell: the upper limit at
+                    the resolution of the network's grid
+top1                share of wholes whose vector is nearest to their own noun; bar .60
 held_out_top1       the same for classes never trained on, among known and held-out nouns
-untrained_top1      the floor: the same network before it met a label
+untrained_top1      lower reference: the same network before training on labels
 
-With `--arms ARMS`, of `bench.segmenter_arms`, come the controls, equally long trained from one SAM:
+With `--arms ARMS`, from `bench.segmenter_arms`, the controls are measured too. All were trained
+equally long from one SAM:
 
-ARM_top1            `own`, the worker's dataset; `true_labels`, the ceiling; `named_only`, without
-                    implied boxes; `unmixed`, without masks
-ARM_lost_miou       box_miou of the SAM less that of the arm; attention is joint
+ARM_top1            `own`, the worker's dataset; `true_labels`, the upper limit; `named_only`,
+                    without implied boxes; `unmixed`, without masks
+ARM_lost_miou       box_miou of the SAM minus that of the arm; attention is joint
 """
 
 import json
@@ -56,7 +57,7 @@ def main(
     arms: Annotated[Path | None, typer.Option(help="The controls' folder.")] = None,
 ) -> None:
     """Print one JSON line."""
-    # The networks are small: a process of one thread for each core is faster than many threads.
+    # The networks are small, so one single-threaded process per core is faster than many threads.
     with ProcessPoolExecutor(
         max_workers=torch.get_num_threads(),
         mp_context=get_context("spawn"),
@@ -94,7 +95,7 @@ def main(
 
 
 def _ask(scenes: int, data: Path | None, what: What, weights: Path) -> Figures:
-    """One job of the bench, in a process of its own."""
+    """Run one job of the bench in a worker process."""
     bench, loaded = _bench(scenes, data), load_any(weights)
     match what:
         case "clicks":
@@ -115,7 +116,7 @@ def _bench(scenes: int, data: Path | None) -> "_Bench":
 
 
 class _Bench:
-    """Scenes and words that all networks are asked about."""
+    """Scenes and vocabulary on which all networks are measured."""
 
     def __init__(self, *, scenes: int, data: Path | None) -> None:
         self._scenes = scenes
@@ -125,7 +126,7 @@ class _Bench:
         self._held_out = sorted(World.load(styles=(STYLE,), split="held_out").cutouts[STYLE])
 
     def known(self, loaded: LoadedSam, *, clicks: bool = False) -> Figures:
-        """Trained classes among the known nouns."""
+        """Measure trained classes among the known nouns."""
         return measure(
             loaded,
             scene_pictures(num_scenes=self._scenes, first_seed=WORLD_SEED, style=STYLE),
@@ -136,7 +137,7 @@ class _Bench:
         )
 
     def grid(self, loaded: LoadedSam) -> float:
-        """IoU with the truth of its own shares of cells, brought back to pixels."""
+        """Return the mean IoU of the truth with itself, reduced to cell shares and enlarged."""
         sam = loaded.model.config.sam
         found = []
         for picture in scene_pictures(num_scenes=self._scenes, first_seed=WORLD_SEED, style=STYLE):
@@ -148,7 +149,7 @@ class _Bench:
         return round(float(np.mean(found)), 4)
 
     def held_out(self, loaded: LoadedSam) -> Figures:
-        """Classes never trained on, among all nouns."""
+        """Measure classes never trained on, among all nouns."""
         return measure(
             loaded,
             scene_pictures(
@@ -162,7 +163,7 @@ class _Bench:
 
 
 def fresh_tokens(loaded: LoadedSam) -> LoadedSam:
-    """The same network with the semantic head as it starts: one that never met a label."""
+    """Return the same network with a newly initialised semantic head, untrained on labels."""
     torch.manual_seed(0)
     model = type(loaded.model)(loaded.model.config)
     trained = loaded.model.state_dict()

@@ -1,16 +1,16 @@
-"""How good text queries are, by the bank and by the detector, on scenes nothing was trained on.
+"""Quality of text queries by the mask bank and by the detector, on scenes not used for training.
 
     python -m bench.text_queries
 
-Each scene is asked for every noun of the trained classes and for every part that any of the scenes
-shows, present in it or not, as a dataset's builder asks. COCO's mask AP counts the answers
-(pycocotools, 100 a picture). Scores of the bank are weighed by the predicted IoU, as served.
+Each scene is queried for every noun of the trained classes and for every part that any of the
+scenes shows, present or not, as for building a dataset. Answers are measured by COCO's mask AP
+(pycocotools, 100 per picture). Bank scores are multiplied by the predicted IoU, as in serving.
 
 bank_ap, bank_ap50          the bank's masks, scored as the profile says
 bank_cosine_ap, _ap50       the same masks, scored by the cosine
 bank_softmax_ap, _ap50      the same masks, scored by the softmax with the background
-bank_recall                 of the truth's objects, those with a mask of IoU .5 in the bank
-masks_a_bank                on average
+bank_recall                 share of true objects with a mask of IoU .5 in the bank
+masks_a_bank                mean number of masks in a bank
 detector_ap, detector_ap50  the detector's boxes with their scores, each box's mask by the segmenter
 
 `python -m bench.segment` prints these figures too.
@@ -47,7 +47,7 @@ from unspoken.model.text_space import Score, TextSpace, TextSpaceConfig
 STYLE = "twemoji"
 NUM_SCENES = 60
 SCORES: tuple[Score, ...] = ("softmax", "cosine")
-LOWEST_SCORE = 0.02  # of the detector: AP wants the weak answers too
+LOWEST_SCORE = 0.02  # of the detector; low, because AP also ranks weak answers
 
 
 def main(
@@ -66,7 +66,7 @@ def main(
 def text_query_figures(
     settings: SegmenterSettings, *, num_scenes: int = NUM_SCENES, first_seed: int = WORLD_SEED
 ) -> dict[str, float]:
-    """Both methods on the same scenes, with the profile's weights."""
+    """Measure both methods on the same scenes, with the profile's weights."""
     texts = build_text_encoder(settings)
     segmenter = build_segmenter(settings, texts)
     assert segmenter is not None, "the profile has a segmenter"
@@ -97,13 +97,13 @@ def text_query_figures(
 
 
 def asked_words(pictures: list[TruePicture]) -> list[str]:
-    """Nouns of all trained classes, and names of the parts that these pictures show."""
+    """Return the nouns of all trained classes, and the part names in these pictures."""
     nouns = set(World.load(styles=(STYLE,), split="train").cutouts[STYLE])
     return sorted(nouns | {each.label for picture in pictures for each in picture.objects})
 
 
 def bank_of(segmenter: SegmentEngine, picture: TruePicture) -> MaskBank:
-    """As the service builds it."""
+    """Build the mask bank as the service does."""
     network = segmenter.network
     upscaler = MaskUpscaler.of(picture.pixels, network.config.sam)
     embedding = network.embed_images([upscaler.frame.to_input(picture.pixels)])
@@ -111,7 +111,7 @@ def bank_of(segmenter: SegmentEngine, picture: TruePicture) -> MaskBank:
 
 
 def bank_recall(pictures: list[TruePicture], banks: dict[str, MaskBank]) -> float:
-    """Share of the truth's objects with a mask of IoU .5: the most that a bank can answer."""
+    """Return the share of true objects with a mask of IoU .5: a bank's upper limit of recall."""
     found = []
     for picture in pictures:
         size = list(picture.pixels.shape[:2])
@@ -133,7 +133,7 @@ def detector_answers(
     picture: TruePicture,
     vocabulary: list[str],
 ) -> list[TextAnswer]:
-    """A mask for each of the detector's boxes, with the box's score."""
+    """Return a mask for each of the detector's boxes, with the box's score."""
     size_hw = picture.pixels.shape[:2]
     seen = Picture(encoded=b"", sha256=picture.key, pixels=picture.pixels)
     detections = detector.detect(seen, vocabulary, box_threshold=LOWEST_SCORE).detections[:200]

