@@ -1,4 +1,4 @@
-"""What every implementation of a port must do; called with engines, clients and fakes."""
+"""Contracts that every implementation of a port must fulfil: engines, clients and fakes."""
 
 import io
 
@@ -15,7 +15,7 @@ from unspoken.segment_schemas import PromptBox, RleMask, SegmentQuestion
 
 
 def picture_bytes(*, size: tuple[int, int] = (96, 64)) -> bytes:
-    """A small PNG of noise, width and height in pixels."""
+    """Return a small PNG of noise; width and height in pixels."""
     noise = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, format="PNG")
@@ -23,7 +23,7 @@ def picture_bytes(*, size: tuple[int, int] = (96, 64)) -> bytes:
 
 
 def check_prompter(prompter: Prompter, *, template: str) -> None:
-    """One proposal per caption, in order, the same whatever stands beside it."""
+    """Check: one proposal per caption, in order, independent of the other captions."""
     captions = ["a red car in front of a house", "a plant on a table", "a dog runs"]
     together = prompter.propose(captions)
     assert len(together) == 3
@@ -42,7 +42,7 @@ def check_prompter(prompter: Prompter, *, template: str) -> None:
 
 
 def check_detector(detector: Detector) -> None:
-    """Boxes inside the picture, best first, each of a phrase that was asked."""
+    """Check: boxes are inside the picture, best first, each for a requested phrase."""
     picture = decode_picture(picture_bytes())
     assert detector.detect(picture, []).detections == ()
     phrases = ["car", "wheel", "car", "a mug . of coffee?"]
@@ -73,7 +73,7 @@ def check_detector(detector: Detector) -> None:
 
 
 def check_text_encoder(encoder: TextEncoder) -> None:
-    """Unit vectors of 768, the same for the same text."""
+    """Check: unit vectors of 768 dimensions, the same for the same text."""
     vectors = encoder.encode_texts(["car", "wheel", "car"])
     assert vectors.shape == (3, 768) and vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
@@ -83,7 +83,7 @@ def check_text_encoder(encoder: TextEncoder) -> None:
 
 
 def check_crop_ranker(ranker: CropRanker) -> None:
-    """A rank per crop, in order, within the number of labels, the same for the same crop."""
+    """Check: one rank per crop, in order, below the number of labels, deterministic."""
     picture = decode_picture(picture_bytes())
     labels = ["car", "wheel", "dog"]
     box = PromptBox(x0=8, y0=8, x1=60, y1=50)
@@ -99,7 +99,7 @@ def check_crop_ranker(ranker: CropRanker) -> None:
 
 
 def check_segmenter(segmenter: Segmenter) -> None:
-    """A result per query, in order, by picture, by id and by name; masks of the picture's size."""
+    """Check: one result per query, in order, by picture, id and name; masks have picture size."""
     picture = decode_picture(picture_bytes())
     with pytest.raises(NotFound, match="send it again"):
         segmenter.read_image("never sent")

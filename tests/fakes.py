@@ -1,4 +1,4 @@
-"""Stand-ins for the ports: quick, deterministic, and honest about the contract."""
+"""Fakes of the ports: fast, deterministic, and conforming to the contracts."""
 
 import hashlib
 import threading
@@ -38,7 +38,7 @@ from unspoken.timings import Timings
 
 
 class FakePrompter:
-    """Every word of the caption of three letters or more is named; 'wheel' is always implied."""
+    """Proposes each caption word of three or more letters as named, and 'wheel' as implied."""
 
     model = ModelInfo(name="fake-llm", kind="llm", revision="0")
 
@@ -81,7 +81,7 @@ class FakePrompter:
 
 
 class FakeDetector:
-    """One box a phrase, placed and scored by the hash of picture and phrase."""
+    """Returns one box per phrase, with place and score from the hash of picture and phrase."""
 
     model = ModelInfo(name="fake-detector", kind="detector", revision="0")
     box_threshold = 0.3
@@ -127,7 +127,7 @@ class FakeDetector:
 
 @dataclass(eq=False)
 class FakeHeld:
-    """A picture that the fake segmenter holds."""
+    """A cached image of the fake segmenter."""
 
     id: str
     sha256: str
@@ -137,7 +137,7 @@ class FakeHeld:
 
 
 class FakeSegmenter(StagedSegmenter[FakeHeld]):
-    """One instance a query, placed and scored by the hash of picture and text."""
+    """Returns one instance per query, with place and score from the hash of picture and text."""
 
     model = ModelInfo(name="fake-segmenter", kind="segmenter", revision="0")
 
@@ -241,7 +241,7 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
 
 
 class FakeSteps:
-    """A bank that is ready at once."""
+    """A bank build that finishes immediately."""
 
     def __init__(self, held: FakeHeld) -> None:
         self._held = held
@@ -252,7 +252,7 @@ class FakeSteps:
 
 
 class StepwiseSegmenter(FakeSegmenter):
-    """A fake whose banks take steps; `before_step` is called ahead of each, with the picture."""
+    """A fake whose banks take several steps; `before_step` is called with the image before each."""
 
     def __init__(
         self,
@@ -270,7 +270,7 @@ class StepwiseSegmenter(FakeSegmenter):
 
 
 class _CountedSteps:
-    """A bank that is ready after so many steps."""
+    """A bank build that finishes after the given number of steps."""
 
     def __init__(self, held: FakeHeld, left: int, before: Callable[[FakeHeld], None]) -> None:
         self._held = held
@@ -285,7 +285,7 @@ class _CountedSteps:
 
 
 class FakeCropRanker:
-    """A rank by label, from the table or by the hash of picture and label."""
+    """Ranks a label by the table, or by the hash of picture and label."""
 
     model = ModelInfo(name="fake-text-encoder", kind="text_encoder", revision="0")
 
@@ -308,7 +308,7 @@ class FakeCropRanker:
 
 
 class FakeTextEncoder:
-    """A unit vector from the text's hash."""
+    """Returns a unit vector from the text's hash."""
 
     model = ModelInfo(name="fake-text-encoder", kind="text_encoder", revision="0")
 

@@ -1,6 +1,6 @@
-"""The OpenAPI files of docs/openapi, written anew by `make openapi`.
+"""Writes the OpenAPI files of docs/openapi; run by `make openapi`.
 
-They are made of the apps alone, over fakes: what an app takes and answers hangs on no engine.
+The apps are built over fakes, because their schemas do not depend on the engines.
 """
 
 import json
@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "openapi"
 
 
 def apps() -> dict[str, FastAPI]:
-    """Every service of the stack by name."""
+    """Return the app of every service by name."""
     return {
         "gateway": gateway_app(GatewaySettings()),
         "llm": llm_app(FakePrompter()),
@@ -38,7 +38,7 @@ def apps() -> dict[str, FastAPI]:
 
 
 def written(schema: dict[str, Any]) -> str:
-    """As a file holds it."""
+    """Return the schema as file content."""
     return json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 

@@ -1,9 +1,9 @@
-"""The highest resident memory of this process, for tests and benches."""
+"""Peak resident memory of this process, for tests and benches."""
 
 from pathlib import Path
 
 
 def peak_kib() -> int:
-    """Of this process alone, as Linux counts: getrusage goes on from that of its parent."""
+    """Return the peak of this process alone, from /proc; getrusage starts from the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])

@@ -1,4 +1,4 @@
-"""The figures of the detector bench, on answers that are known."""
+"""The figures of the detector bench, on known answers."""
 
 from collections.abc import Sequence
 

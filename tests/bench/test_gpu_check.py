@@ -1,4 +1,4 @@
-"""The GPU check runs at toy sizes on the CPU, so that it works on the day when there is a GPU."""
+"""The GPU check at toy sizes on the CPU, so that its code is tested without a GPU."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The HTTP benchmark's own parts: every way asks the same, and each of them is timed."""
+"""Parts of the HTTP benchmark: all kinds of calls send the same query, and each is timed."""
 
 from bench.http import NUM_TEXTS, http_figures, in_turn, over, scene
 from bench.segment import TEXTS, build_engine, drawn_bank, street

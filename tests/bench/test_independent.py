@@ -1,4 +1,4 @@
-"""The bench of independent phrases asks the same in both ways, in turn."""
+"""The bench of independent phrases alternates between both modes with the same phrases."""
 
 from bench.independent import costs
 from tests.fakes import FakeDetector

@@ -1,11 +1,11 @@
-"""How far the pipeline's figures lie below the loop's, and how sure that is."""
+"""Shortfall of the pipeline's figures against the loop's, and its interval."""
 
 from bench.labelling import shortfall, shortfall_interval
 from smallworld.truth import Counts, Score
 
 
 def scores(*rights: int) -> dict[str, Score]:
-    """Pictures with two judged boxes of which so many are right."""
+    """Return pictures with two judged boxes, of which the given number are right."""
     return {str(key): Score(named=Counts(n, 2, n, 2)) for key, n in enumerate(rights)}
 
 

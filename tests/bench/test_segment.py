@@ -1,4 +1,4 @@
-"""The segment benchmark's own parts, at the tiniest size: what it draws and what it asks."""
+"""Parts of the segment benchmark at the smallest size: its drawn masks and its queries."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The bench of text queries counts a bank's masks by the truth."""
+"""The bench of text queries compares a bank's masks with the truth."""
 
 import numpy as np
 import pytest

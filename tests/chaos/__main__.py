@@ -1,7 +1,7 @@
 """`python -m tests.chaos`: the chaos suite at full size; `make chaos` and `make chaos-long`.
 
-Prints one JSON line of the end state, as measured, and what does not hold; the exit status says
-whether all of it does. The seed is drawn where none is given, and printed first.
+Prints one JSON line with the measured end state and the failed expectations. The exit status is 0
+if there are none. Without a given seed, a random one is drawn; it is printed first.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""One campaign: the same source labelled twice, first undisturbed, then under every fault.
+"""One campaign: labels the same source twice, first undisturbed, then under every fault.
 
-What is wanted of the end state is in `Findings.faults`: empty, or each thing that does not hold.
+`Findings.faults` lists the failed expectations of the end state; empty if all hold.
 """
 
 import json
@@ -35,18 +35,18 @@ MAX_POISON_EXECUTIONS = 3
 MAX_BACK_S = 30.0
 STALLED_S = 150.0
 HUNG = "takes no message"
-"""What the watchdog says of a worker that it ends."""
+"""Log text of the watchdog when it ends a worker."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a campaign is."""
+    """The size of a campaign."""
 
     chunks: int
     rounds: int
-    """How often each kind of fault comes."""
+    """Number of times that each kind of fault occurs."""
     hold_s: tuple[float, float]
-    """Shortest and longest that one lasts."""
+    """Shortest and longest duration of a fault."""
     rows_a_poison: int = 200
 
     @property
@@ -56,7 +56,7 @@ class Scale:
 
 @dataclass
 class Findings:
-    """Measured figures, and what does not hold."""
+    """Measured figures and failed expectations."""
 
     figures: dict[str, object]
     faults: list[str] = field(default_factory=list)
@@ -68,17 +68,17 @@ class Findings:
 
 @dataclass
 class _Fought:
-    """What was done to the run under faults."""
+    """Record of the faults during the disturbed run."""
 
     started_s: float
     slots_hit: int = 0
     back_s: list[float] = field(default_factory=list)
-    """Moments at which Redis was back."""
+    """Times at which Redis was available again."""
     torn: dict = field(default_factory=dict)
 
 
 def run_campaign(folder: Path, scale: Scale, *, seed: int) -> Findings:
-    """Everything, from an empty folder. Raises TimeoutError where a run stands still."""
+    """Run the whole campaign in an empty folder. Raises TimeoutError if a run stalls."""
     rng = random.Random(seed)
     started_s = time.monotonic()
     with Rig(folder) as rig:
@@ -121,11 +121,11 @@ def run_campaign(folder: Path, scale: Scale, *, seed: int) -> Findings:
 
 
 def run_small_models(folder: Path, *, seed: int) -> Findings:
-    """A short pass with the small models: rows, statuses and files, undisturbed and harmed.
+    """Run a short campaign with the small models; compare rows, statuses and files.
 
-    The language model's log-probabilities depend on what shares a batch, to the last digits, and
-    the detector's vector of a phrase on what it was first asked with: so whether the rows are the
-    same in these too is told and not judged.
+    The last digits of the language model's log-probabilities depend on the other items of a batch.
+    The detector's vector of a phrase depends on the query in which it first occurred. Therefore
+    equality of these values is reported but not required.
     """
     rng = random.Random(seed)
     with Rig(folder, small_models=True, concurrency=1) as rig:
@@ -153,12 +153,12 @@ def run_small_models(folder: Path, *, seed: int) -> Findings:
 
 
 def write_source(folder: Path, num_rows: int, *, rows_a_poison: int) -> list[str]:
-    """Tar shards of captioned pictures, no two alike -> the captions, in order."""
+    """Write tar shards of distinct captioned pictures; return the captions in order."""
     captions = [f"Picture {i:05d}: {CAPTIONS[i % len(CAPTIONS)].lower()}" for i in range(num_rows)]
     columns: list[dict[str, object]] = [{"LANGUAGE": "en", "punsafe": 0.01} for _ in captions]
     for number, index in enumerate(range(FIRST_POISON, num_rows, rows_a_poison)):
-        # Other words each time: the language classifier, where executions are counted, is not told
-        # numbers.
+        # Use different words each time: executions are counted in the language classifier, which
+        # gets captions without numbers.
         colour, vessel = COLOURS[number % len(COLOURS)], VESSELS[number // len(COLOURS)]
         captions[index] = f"Picture {index:05d}: a {colour} {vessel} of {POISON} on the table"
         columns[index] = {"punsafe": 0.01}  # without a language the classifier must read it
@@ -174,7 +174,7 @@ def write_source(folder: Path, num_rows: int, *, rows_a_poison: int) -> list[str
 
 
 class _Blows:
-    """Deals the faults of the schedule out over the run's progress."""
+    """Applies the scheduled faults, spread over the run's progress."""
 
     def __init__(
         self,
@@ -191,11 +191,11 @@ class _Blows:
         self._num_chunks, self._hold_s = num_chunks, hold_s
 
     def deal(self, chunks_done: int) -> None:
-        """The next fault, if the run has come so far."""
-        if self._rig.redis_is_away:  # faults find it alive, and its restart is measured alone
+        """Apply the next fault if the run has progressed far enough."""
+        if self._rig.redis_is_away:  # faults need a live Redis; its restart is measured alone
             return
         number = self._total - len(self._due)
-        # The last tenth is left to itself: whatever was harmed has to mend.
+        # No faults in the last tenth, so that the stack can recover.
         if not self._due or chunks_done < 0.9 * self._num_chunks * (number + 0.5) / self._total:
             return
         name = self._due.pop(0)
@@ -265,7 +265,7 @@ def _executions(rig: Rig, *, since_s: float) -> list[dict]:
 
 
 def _judge(captions: list[str], calm: EndState, chaos: EndState, *, scale: Scale) -> Findings:
-    """Rows: each once, and the same as undisturbed."""
+    """Check that each row exists once and equals the row of the undisturbed run."""
     wanted = {
         (f"in/{index // ROWS_A_FILE:05d}.tar", index % ROWS_A_FILE) for index in range(scale.rows)
     }
@@ -308,14 +308,14 @@ def _differing(calm: EndState, chaos: EndState) -> list[str]:
 def _judge_work(
     findings: Findings, calm_work: list[dict], work: list[dict], fought: _Fought
 ) -> None:
-    """Executions, torn files, and how soon work went on."""
+    """Check the number of executions, torn files, and the time until work resumed."""
     times = defaultdict(Counter)
     for execution in work:
         times[execution["kind"]][execution["key"]] += 1
     poison = max(times[POISON].values(), default=0)
     chunk_s = CHUNK_SIZE * (CAPTION_S + PICTURE_S)
     wasted_s = _cost_s(work) - _cost_s(calm_work)
-    # A poison item's worker dies with it, each time with one chunk in hand.
+    # A poison item kills its worker each time, which loses the work on one chunk.
     bound_s = (fought.slots_hit + sum(times[POISON].values())) * chunk_s
     starts = sorted(each["at_s"] for each in work if each["kind"] != "detect")
     waits = [

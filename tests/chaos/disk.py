@@ -1,7 +1,7 @@
-"""A small disk of our own that can be filled: a tmpfs where it may be mounted, else a limit.
+"""A small test disk that can be filled: a tmpfs if mounting is permitted, else a file size limit.
 
-Without the right to mount, `fill` lowers the largest file that the given processes may write
-(RLIMIT_FSIZE): their writes then fail half-way too, with EFBIG in the place of ENOSPC.
+Without permission to mount, `fill` lowers the largest file size that the given processes may write
+(RLIMIT_FSIZE). Their writes then also fail half-way, with EFBIG instead of ENOSPC.
 """
 
 import errno
@@ -19,7 +19,7 @@ _BALLAST = ".ballast"
 
 
 class SmallDisk:
-    """Use as a context manager: `folder` then lies on it. `kind` is `tmpfs` or `rlimit`."""
+    """A context manager; inside it `folder` is on the disk. `kind` is `tmpfs` or `rlimit`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,10 +42,10 @@ class SmallDisk:
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
     def fill(self, pids: Iterable[int]) -> None:
-        """Leave no room. `pids`: the writers, with their children."""
+        """Fill the disk. `pids`: the writing processes; their children are included."""
         if self.kind == "tmpfs":
             with (self.folder / _BALLAST).open("wb", buffering=0) as ballast:
-                for block in (1 << 20, 1 << 12):  # the last page too, whoever else writes
+                for block in (1 << 20, 1 << 12):  # small blocks fill the last page too
                     _write_until_full(ballast, bytes(block))
             return
         self._limited = [each for pid in pids for each in _tree(pid)]
@@ -53,7 +53,7 @@ class SmallDisk:
             _limit(pid, LIMIT_BYTES)
 
     def free(self, pids: Iterable[int]) -> None:
-        """Give the room back."""
+        """Make the space available again."""
         if self.kind == "tmpfs":
             (self.folder / _BALLAST).unlink(missing_ok=True)
             return

@@ -1,7 +1,7 @@
-"""A TCP proxy that harms what passes through it: late, held back, cut short, reset, or refused.
+"""A TCP proxy that injects faults: it delays, cuts, resets or refuses connections.
 
-It listens on a loopback port that stays the same while the server behind it dies and comes back,
-and runs in a thread of its own. Upstream is (host, port), or the path of a unix socket.
+It runs in its own thread and listens on a loopback port, which stays the same when the server
+behind it dies and is restarted. Upstream is (host, port), or the path of a unix socket.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from pathlib import Path
 
 Upstream = tuple[str, int] | Path
 
-_NO_LINGER = struct.pack("ii", 1, 0)  # closing then sends RST, and what was not sent is lost
+_NO_LINGER = struct.pack("ii", 1, 0)  # closing then sends RST and discards unsent data
 _CHUNK = 65536
 
 
 class FaultProxy:
-    """Use as a context manager; `port` is where it listens."""
+    """A context manager; the proxy listens on `port`."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -42,20 +42,20 @@ class FaultProxy:
         self._loop.close()
 
     def delay(self, seconds: float) -> None:
-        """From now on every piece, either way, is so late."""
+        """Delay all data in both directions from now on."""
         self._delay_s = seconds
 
     def cut(self, *, after_bytes: int) -> None:
-        """Close every link, open or to come, once so many more bytes came back through it."""
+        """Close every link, open or new, after `after_bytes` more bytes from upstream."""
         self._bytes_left = after_bytes
         self._loop.call_soon_threadsafe(lambda: [link.allow(after_bytes) for link in self._links])
 
     def reset(self) -> None:
-        """Break every open link with RST; new ones are let in."""
+        """Break every open link with RST; new ones are accepted."""
         self._loop.call_soon_threadsafe(lambda: [link.reset() for link in list(self._links)])
 
     def heal(self) -> None:
-        """Harm nothing any more."""
+        """Stop injecting faults."""
         self._delay_s, self._bytes_left = 0.0, None
         self._loop.call_soon_threadsafe(lambda: [link.allow(None) for link in self._links])
 
@@ -67,7 +67,7 @@ class FaultProxy:
             else:
                 behind = await asyncio.open_connection(*self.upstream)
         except OSError:
-            _reset(writer)  # nobody is there: as if the port were closed
+            _reset(writer)  # no server: behave like a closed port
             return
         link = _Link(writer, behind[1], self._bytes_left)
         self._links.add(link)
@@ -107,7 +107,7 @@ class FaultProxy:
         self._server.close()
         for link in list(self._links):
             link.reset()
-        # Pumps end by themselves, as nothing is left to read.
+        # Pumps end by themselves when there is no more data.
         await asyncio.gather(
             *(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True
         )
@@ -117,7 +117,7 @@ class FaultProxy:
 
 
 class _Link:
-    """One client's connection and the one behind it."""
+    """One client's connection and its upstream connection."""
 
     def __init__(
         self, front: asyncio.StreamWriter, behind: asyncio.StreamWriter, bytes_left: int | None

@@ -1,7 +1,7 @@
-"""What can go wrong, one function a fault: it harms, holds, and heals before it returns.
+"""Faults, one function each: it injects the fault, waits, and removes it before it returns.
 
-A seed decides which fault comes when and whom it hits; every kind comes once before any comes
-again. Faults wait for progress and not for a clock, so that they hit a run on any machine.
+A seed decides the order and the targets of faults; every kind occurs once before any is repeated.
+Faults wait for progress, not for a clock, so that they hit the run on fast and slow machines.
 """
 
 import os
@@ -18,7 +18,7 @@ Services = ("llm", "detector")
 
 @dataclass(frozen=True)
 class Blow:
-    """What one fault is told: whom, for how long, and where to draw lots."""
+    """Arguments of one fault: the rig, the duration, and a random generator."""
 
     rig: Rig
     rng: random.Random
@@ -32,7 +32,7 @@ class Blow:
 
 
 Fault = Callable[[Blow], int]
-"""Answers how many slots it may have interrupted."""
+"""Function that injects a fault and returns the number of slots it may have interrupted."""
 
 
 def kill_worker(blow: Blow) -> int:
@@ -86,7 +86,7 @@ def flush_redis(blow: Blow) -> int:
 
 
 def pause_redis(blow: Blow) -> int:
-    """By its own command, or as a machine that swaps would."""
+    """Pause Redis by its own command, or stop its process, as a swapping machine would."""
     if blow.rng.random() < 0.5:
         with blow.rig.redis() as client:
             client.client_pause(int(1000 * blow.hold_s))
@@ -176,13 +176,13 @@ KINDS: dict[str, Fault] = {
     )
 }
 LEFT_TO_LAUNCHER = frozenset(("lose_redis", "damage_aof"))
-"""Redis stays away until the launcher's code restarts it."""
+"""Faults after which Redis is down until the launcher's code restarts it."""
 AWAY = frozenset(("kill_redis", "pause_redis", "reset_redis", "cut_redis"))
-"""Redis was away, and came back when the fault ended. (`Rig.redis_back_s` has the others.)"""
+"""Faults after which Redis is up again when they end. (`Rig.redis_back_s` has the others.)"""
 
 
 def draw_schedule(rng: random.Random, rounds: int) -> list[str]:
-    """Every kind `rounds` times, shuffled round by round."""
+    """Return every kind `rounds` times, shuffled within each round."""
     schedule: list[str] = []
     for _ in range(rounds):
         schedule += rng.sample(list(KINDS), len(KINDS))

@@ -1,7 +1,7 @@
-"""What a run left on disk, read without a line of the code that wrote it.
+"""Independent reader of a run's dataset; it shares no code with the writer.
 
-A shard counts when the commit record beside it names its sha256. Used by the chaos suite and by
-itself: `python -m tests.chaos.reader DATASET`.
+A shard counts if the commit record beside it contains its sha256. The chaos suite uses it; it also
+runs alone: `python -m tests.chaos.reader DATASET`.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 
 
 class EndState(NamedTuple):
-    """Rows by (source file, place in it), and one digest of them all."""
+    """Rows by (source file, place in it), and one digest of all rows."""
 
     inputs: Counter[tuple[str, int]]
-    """How often each input stands in a committed shard."""
+    """Number of rows of each input in committed shards."""
     statuses: dict[str, str]
-    """Caption -> `labelled`, `dropped` or `failed`, and for the last two `: reason`."""
+    """Caption -> `labelled`, `dropped: reason` or `failed: reason`."""
     sha256: str
-    """Of all rows, sorted."""
+    """Digest of all rows, sorted."""
     problems: list[str]
-    """Shards without record, records without shard, hashes and counts that do not fit."""
+    """Shards without record, records without shard, hashes and counts that do not match."""
 
 
 def read_end_state(dataset: Path) -> EndState:
-    """Read every shard that has its record."""
+    """Read every shard that has a commit record."""
     rows, problems = [], []
     records = {path.stem: path for path in dataset.glob("shard-*.json")}
     shards = {path.stem: path for path in dataset.glob("shard-*.parquet")}

@@ -1,8 +1,8 @@
-"""What Redis holds of a run of millions of rows: a real plan, real ticks, a real Redis.
+"""Memory of Redis during a run of millions of rows: a real plan, real ticks, a real Redis.
 
-`python -m tests.chaos.redis_memory` prints the figure. A thousand slots are at work, so the
-dispatcher keeps two thousand messages in the queue; chunks are so quick that each message carries
-as many ids as there are to share.
+`python -m tests.chaos.redis_memory` prints the figure. A thousand slots work, so the dispatcher
+keeps two thousand messages in the queue. Chunks finish so quickly that each message carries the
+largest possible number of ids.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NUM_SLOTS = 1000
 
 
 def redis_mib(folder: Path, *, num_rows: int = NUM_ROWS, num_slots: int = NUM_SLOTS) -> float:
-    """The most that Redis held while the queue was filled twice, in MiB."""
+    """Return the peak memory of Redis in MiB while the queue is filled twice."""
     data_dir, runs_dir = folder / "data", folder / "runs"
     data_dir.mkdir(parents=True)
     (data_dir / "in.csv").write_text("path,caption\n")

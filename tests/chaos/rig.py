@@ -1,7 +1,8 @@
-"""The whole stack as real processes, each behind something that can harm it.
+"""The whole stack as real processes with fault injection.
 
-Embedded Redis with AOF and three services, each behind a fault proxy; dispatchers, and workers with
-a pool each. Whatever ends unasked is started again, as `unspoken up` and compose do, and counted.
+Embedded Redis with AOF and three services run behind a fault proxy each. There are also dispatchers
+and workers, each worker with a pool. Processes that end unexpectedly are restarted and counted, as
+`unspoken up` and compose restart them.
 """
 
 import os
@@ -25,12 +26,12 @@ from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.process import end_with_parent
 from unspoken.settings import child_environment
 
-# A tenth and less of what runs have by default, as a chunk takes a tenth of a second and less.
+# At most a tenth of the defaults, because a chunk takes at most a tenth of a second here.
 LEASE_S, RING_AGAIN_S, TICK_S, MESSAGE_S = 2.0, 1.0, 0.2, 3.0
 
 
 class Child:
-    """One process, in a group of its own with whatever it forks."""
+    """One process in its own process group, with its children."""
 
     def __init__(self, name: str, words: Sequence[str], *, log: Path, env: dict[str, str]) -> None:
         self.name = name
@@ -56,11 +57,11 @@ class Child:
             )
 
     def signal(self, number: int) -> None:
-        """To the whole group."""
+        """Send a signal to the whole group."""
         os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """Nothing of the group is left, whether or not it still ran."""
+        """Kill all processes of the group, also after the first one has ended."""
         for number in (signal.SIGCONT, signal.SIGKILL):
             try:
                 self.signal(number)
@@ -69,7 +70,7 @@ class Child:
         self._process.wait()
 
     def revive(self) -> None:
-        """Start again where it ended unasked."""
+        """Restart the process if it ended unexpectedly."""
         if self._process.poll() is not None:
             self.kill()
             self.deaths += 1
@@ -77,7 +78,7 @@ class Child:
 
 
 class Rig:
-    """Use as a context manager; `runs_dir` is on the small disk, `data_dir` is not."""
+    """A context manager that runs the stack; `runs_dir` is on the small disk, `data_dir` is not."""
 
     def __init__(
         self,
@@ -98,14 +99,14 @@ class Rig:
         self.dispatchers: list[Child] = []
         self.workers: list[Child] = []
         self.redis_back_s: list[float] = []
-        """Moments at which the launcher's code had restarted Redis."""
+        """Times at which the launcher's code had restarted Redis."""
         self._redis = EmbeddedRedis(folder / "redis")
         self._redis_restarter = Restarter(self._redis)
         self._exit = ExitStack()
 
     @property
     def slots(self) -> int:
-        """Chunks that are worked on at once."""
+        """Number of chunks that are processed at the same time."""
         return self.num_workers * self.concurrency
 
     def __enter__(self) -> "Rig":
@@ -120,24 +121,24 @@ class Rig:
         self._exit.close()
 
     def revive(self) -> None:
-        """Start again what ended unasked; Redis as the launcher does, after its pause."""
+        """Restart processes that ended unexpectedly; Redis like the launcher, after a pause."""
         for child in self._children():
             child.revive()
         if self._redis_restarter.revive():
             self.redis_back_s.append(time.time())
 
     def deaths(self) -> dict[str, int]:
-        """How often which child ended unasked."""
+        """Return the number of unexpected ends of each child."""
         return {child.name: child.deaths for child in self._children() if child.deaths}
 
     def writers(self) -> list[int]:
-        """Who writes to the small disk."""
+        """Return the ids of the processes that write to the small disk."""
         return [child.pid for child in (*self.workers, *self.dispatchers)]
 
     # ---- Redis ---------------------------------------------------------------------------
 
     def redis(self) -> redis.Redis:
-        """A client that does not go through the proxy."""
+        """Return a client that connects directly, not through the proxy."""
         return redis.Redis(unix_socket_path=str(self._redis.socket))
 
     @property
@@ -160,11 +161,11 @@ class Rig:
         return path
 
     def start_redis(self) -> None:
-        """Start it again, at the same address and on the same append-only file."""
+        """Restart Redis at the same address with the same append-only file."""
         self._redis.start()
 
     def kill_redis(self) -> None:
-        """Kill it, and start nothing in its place."""
+        """Kill Redis without restarting it."""
         os.kill(self.redis_pid, signal.SIGKILL)
         while not self._redis.ended():
             time.sleep(0.01)
@@ -172,13 +173,13 @@ class Rig:
     # ---- start ---------------------------------------------------------------------------
 
     def start_service(self, kind: str) -> None:
-        """Behind its proxy, at the port that it always has."""
+        """Start a service behind its proxy, always on the same port."""
         port = str(self.proxies[kind].upstream[1])
         fake = ["tests.chaos.service", kind, port, str(self.notes_dir)]
         self.services[kind] = self._child(kind, [f"services.{kind}"] if self.small_models else fake)
 
     def wait_ready(self, kinds: Sequence[str] = KINDS) -> None:
-        """Until each service answers, past its proxy."""
+        """Wait until each service is ready, asked directly and not through its proxy."""
         timeout_s = 300 if self.small_models else 60
         deadline = time.monotonic() + timeout_s
         with httpx.Client(timeout=2, trust_env=False) as client:
@@ -190,7 +191,7 @@ class Rig:
                     time.sleep(0.05)
 
     def start_worker(self, index: int) -> None:
-        """A worker with its pool."""
+        """Start a worker with its pool."""
         child = self._child(f"worker-{index}", ["tests.chaos.worker", str(self.notes_dir)])
         self.workers[index : index + 1] = [child]
 
@@ -226,7 +227,7 @@ class Rig:
         }
         env = {f"WORKER_{setting}": value for setting, value in settings.items()}
         env |= {f"{kind.upper()}_PORT": str(self.proxies[kind].upstream[1]) for kind in KINDS}
-        env["LLM_MAX_NEW_TOKENS"] = "12"  # of the small language model: short answers suffice here
+        env["LLM_MAX_NEW_TOKENS"] = "12"  # short answers of the small model suffice
         return Child(
             name,
             words,

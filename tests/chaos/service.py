@@ -1,8 +1,8 @@
 """`python -m tests.chaos.service KIND PORT FOLDER`: a service's real app over its fake engine.
 
-FOLDER/KIND.mood says how it feels: `busy` answers 429, `away` 503, both with Retry-After. Every
-question that the engine takes up is a line of FOLDER/executions.jsonl: what the work costs is
-counted there and nowhere else.
+FOLDER/KIND.mood selects a fault: with `busy` the service answers 429, with `away` 503, both with
+Retry-After. Each item that the engine processes adds a line to FOLDER/executions.jsonl, from which
+the cost of work is counted.
 """
 
 import json
@@ -25,12 +25,12 @@ from unspoken.serving import uvicorn_config
 
 KINDS = ("llm", "detector", "segmenter")
 CAPTION_S, PICTURE_S = 0.01, 0.02
-"""What one caption and one picture take an engine; everything else costs nothing."""
+"""Seconds that an engine takes for one caption and for one picture; all else takes no time."""
 EXECUTIONS = "executions.jsonl"
 
 
 def note_execution(folder: Path, kind: str, key: str) -> None:
-    """Append a line; of one write, so that lines of many processes never mix."""
+    """Append a line in a single write, so that lines of several processes never mix."""
     line = json.dumps({"kind": kind, "key": key, "at_s": time.time()}) + "\n"
     descriptor = os.open(folder / EXECUTIONS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -40,7 +40,7 @@ def note_execution(folder: Path, kind: str, key: str) -> None:
 
 
 def create_app(kind: str, folder: Path) -> FastAPI:
-    """The app of a kind, with an engine that has moods."""
+    """Create the app of a service, with a fake engine that can inject faults."""
 
     def feel() -> None:
         mood = folder / f"{kind}.mood"

@@ -1,4 +1,4 @@
-"""The suite's own tools: a proxy that harms, and judges that do see what is wrong."""
+"""Tests of the suite's own tools: the fault proxy, the reader, the watcher and the small disk."""
 
 import ast
 import json
@@ -24,7 +24,7 @@ from unspoken.runs.rows import Row
 
 @contextmanager
 def echo_server():
-    """A server that says back what it hears -> (host, port)."""
+    """Run an echo server; yield (host, port)."""
 
     def serve(plug):
         with plug, suppress(OSError):
@@ -105,7 +105,7 @@ def test_nobody_behind_the_proxy_is_a_broken_link_until_somebody_comes_back():
 
 @pytest.fixture
 def run_dir(tmp_path):
-    """A run of two chunks of two rows, published by the real ledger."""
+    """Return a run of two chunks with two rows each, published by the real ledger."""
     for name in ("attempts", "leases", "dataset"):
         (tmp_path / name).mkdir()
     for chunk_id in range(2):

@@ -1,9 +1,9 @@
-"""`python -m tests.chaos.watcher FOLDER REPORT`: opens each final file the moment it appears.
+"""`python -m tests.chaos.watcher FOLDER REPORT`: reads each final file as soon as it appears.
 
-Linux tells it (inotify) of every name that comes up in the folder; it reads the file at once and
-sees whether it is whole: parquet to its last row, JSON to its last bracket. A file written to under
-its final name, and a shard that is another one at the end, are faults too. SIGTERM ends it and
-writes REPORT: {"seen": files, "faults": [...]}.
+It uses inotify (Linux) to detect every new name in the folder. It reads the file at once and checks
+that it is complete: parquet to its last row, JSON to its last bracket. Writing to a file under its
+final name is a fault too, and so is a shard that has changed at the end. SIGTERM ends the watcher,
+which then writes REPORT: {"seen": files, "faults": [...]}.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 
 
 class Watcher:
-    """What was seen of one folder so far."""
+    """Files and faults seen in one folder so far."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class Watcher:
         self.faults: list[str] = []
 
     def appeared(self, name: str) -> None:
-        """Read a file that has its final name."""
+        """Read and check a file that has its final name."""
         try:
             content = (self.folder / name).read_bytes()
             check_whole(name, content)
@@ -45,7 +45,7 @@ class Watcher:
             self.first_sha256.setdefault(name, hashlib.sha256(content).hexdigest())
 
     def notice(self, mask: int, name: str) -> None:
-        """One event of the kernel."""
+        """Process one inotify event."""
         if mask & IN_Q_OVERFLOW:
             self.faults.append("events were lost")
         elif name.startswith("."):
@@ -56,7 +56,7 @@ class Watcher:
             self.faults.append(f"{name} was written to in place")
 
     def check_unchanged(self) -> None:
-        """Shards stay what they were when they came."""
+        """Check that shards have not changed since they appeared."""
         for name, sha256 in self.first_sha256.items():
             if not name.endswith(".parquet"):
                 continue
@@ -68,7 +68,7 @@ class Watcher:
 
 
 def check_whole(name: str, content: bytes) -> None:
-    """Raises ValueError or OSError for a file that is not whole."""
+    """Check that a file is complete. Raises ValueError or OSError if it is not."""
     if name.endswith(".parquet"):
         pq.read_table(pa.BufferReader(content))
     elif name.endswith(".json"):
@@ -78,7 +78,7 @@ def check_whole(name: str, content: bytes) -> None:
 
 
 def watch(watcher: Watcher, ready: Path) -> None:
-    """Follow the folder until SIGTERM; `ready` is touched once nothing can be missed."""
+    """Watch the folder until SIGTERM; touch `ready` when watching has begun."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_NONBLOCK)
     added = libc.inotify_add_watch(

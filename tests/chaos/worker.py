@@ -1,7 +1,7 @@
-"""`python -m tests.chaos.worker FOLDER`: the real worker, whose classifiers are fakes.
+"""`python -m tests.chaos.worker FOLDER`: the real worker with fake classifiers.
 
-A caption that says `poison` ends the process that reads it, as a fault in a native library would;
-FOLDER/executions.jsonl says how often that happened.
+A caption that contains `poison` kills the process that reads it, as a fault in a native library
+would. FOLDER/executions.jsonl records each such event.
 """
 
 import os

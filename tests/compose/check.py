@@ -2,12 +2,13 @@
 
     python3 tests/compose/check.py API_KEY COMPOSE COMMAND WORDS...
 
-Waits until everything is healthy, looks at how the containers are locked up and that nobody is
-answered without the key, labels the scenes of scenes.tar (composed by smallworld) over HTTP, kills
-one of two workers while both are at work and then, one after another, what else the run needs, and
-lets the chaos suite's reader judge the dataset: every item once, every shard as its commit record
-says. Then it trains the smoke recipe on that dataset in the training container, lets a segmenter
-serve the result, and asks it for words.
+1. Waits until all containers are healthy.
+2. Checks that containers have no more rights than needed, and that the API key is required.
+3. Labels the scenes of scenes.tar (composed by smallworld) over HTTP. Meanwhile it kills one of two
+   working workers and then, one after another, the other services that the run needs.
+4. Checks the dataset with the chaos suite's reader: each item once, each shard as in its record.
+5. Trains the smoke recipe on that dataset in the training container, serves the weights by a
+   segmenter, and sends it text queries.
 """
 
 import base64
@@ -30,14 +31,14 @@ WITHOUT_TORCH = ("gateway", "worker")
 ASKED = {"gateway": "/runs", "llm": "/propose", "detector": "/detect", "segmenter": "/segment"}
 JSON = {"Content-Type": "application/json"}
 RUN_ID = "compose-test"
-# Killed with -9 and started again, each when one more chunk is done.
+# Services that are killed with -9 and restarted, each when one more chunk is done.
 KILLED = ("redis", "dispatcher", "llm", "detector")
 AWAY_S = 3.0
 RUNS_DIR = "/srv/unspoken/runs"
 TRAINED = f"{RUNS_DIR}/trained"
 BOX = {"x0": 10, "y0": 10, "x1": 90, "y1": 90}
 
-# Runs in a container: has uid, sees torch, may write into its root.
+# Program for a container: prints its uid, if it has torch, and if its root is writable.
 LOOK_INSIDE = """
 import importlib.util, json, os
 try:
@@ -48,7 +49,7 @@ except OSError:
 torch = importlib.util.find_spec('torch') is not None
 print(json.dumps({'uid': os.getuid(), 'torch': torch, 'writable': writable}))
 """
-# Run in a container: what shares no code with the writer, and what the project's own reader says.
+# Programs for a container: a reader that shares no code with the writer, and the project's own.
 INDEPENDENT_READER = Path(__file__).parents[1] / "chaos" / "reader.py"
 READ_DATASET = """
 import json, pathlib, sys
@@ -60,28 +61,28 @@ print(json.dumps({'rows': rows, 'files': [p.name for p in folder.iterdir()]}))
 
 
 class Stack:
-    """The compose project: its containers, and what runs in them."""
+    """The compose project: its containers and commands."""
 
     def __init__(self, compose: list[str]) -> None:
         self._compose = compose
 
     def containers(self, service: str) -> list[str]:
-        """Ids of the service's containers."""
+        """Return the ids of the service's containers."""
         return run([*self._compose, "ps", "-q", service]).split()
 
     def url(self, service: str) -> str:
-        """Where the service is published on this host."""
+        """Return the service's URL on this host."""
         address = run([*self._compose, "port", service, str(PORTS[service])]).strip()
         check(address.startswith("127.0.0.1:"), f"{service} is published on {address}")
         return f"http://{address}"
 
     def compose(self, *words: str, **environment: str) -> str:
-        """A compose command's output."""
+        """Run a compose command and return its output."""
         settings = [f"{name}={value}" for name, value in environment.items()]
         return run(["env", *settings, *self._compose, *words])
 
     def wait_healthy(self, services: Sequence[str] = SERVICES) -> None:
-        """Until the health check of every container of the services passes."""
+        """Wait until all containers of the services are healthy."""
 
         def unhealthy() -> list[str]:
             return [
@@ -111,7 +112,7 @@ def main() -> None:
 
 
 def check_locks(stack: Stack) -> None:
-    """No container is more than it has to be."""
+    """Check that no container has more rights or packages than it needs."""
     for service in SERVICES:
         for container in stack.containers(service):
             inspected = json.loads(run(["docker", "inspect", container]))[0]
@@ -137,7 +138,7 @@ def check_locks(stack: Stack) -> None:
 
 
 def check_door(stack: Stack) -> None:
-    """No service answers a question without a key, a foreign name, or a page of another site."""
+    """Check that requests without key, with a foreign Host or from other sites are refused."""
     refused = (
         (401, {}),
         (403, {"Host": "evil.example"}),
@@ -156,7 +157,7 @@ def check_door(stack: Stack) -> None:
 
 
 def read_scenes(path: Path) -> list[dict[str, Any]]:
-    """KEY.jpg and KEY.txt of the tar as inline items."""
+    """Return KEY.jpg and KEY.txt of the tar as inline items."""
     with tarfile.open(path) as tar:
         content = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
     return [
@@ -173,7 +174,7 @@ def read_scenes(path: Path) -> list[dict[str, Any]]:
 
 
 def label(stack: Stack, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Queue the items, kill a worker and then the others -> the run's last status."""
+    """Queue the items, kill a worker and then other services; return the run's last status."""
     gateway = stack.url("gateway")
     workers = stack.containers("worker")
     check(len(workers) == 2, f"two workers are wanted, not {len(workers)}")
@@ -209,7 +210,7 @@ def label(stack: Stack, items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def kill_and_start(stack: Stack, service: str, chunks_done: Callable[[], int]) -> None:
-    """Once the run has moved on, end the service's process and start it a moment later."""
+    """Kill the service's process when one more chunk is done, and restart it shortly after."""
     before = chunks_done()
     moved_on = f"{service} is to be killed after more than {before} chunks"
     wait_until(lambda: chunks_done() > before, timeout_s=RUN_S, what=lambda: moved_on, pause_s=0.2)
@@ -221,7 +222,7 @@ def kill_and_start(stack: Stack, service: str, chunks_done: Callable[[], int]) -
 
 
 def check_dataset(stack: Stack, status: dict[str, Any], keys: set[str]) -> None:
-    """Every item once, no torn shard, and the files of a finished dataset."""
+    """Check that each item occurs once, no shard is torn, and all files of a dataset exist."""
     container = stack.containers("dispatcher")[0]
     folder = f"{RUNS_DIR}/{RUN_ID}/dataset"
 
@@ -251,7 +252,7 @@ def check_dataset(stack: Stack, status: dict[str, Any], keys: set[str]) -> None:
 
 
 def train_and_serve(stack: Stack) -> None:
-    """The smoke recipe on the run's own dataset, and a segmenter with its weights."""
+    """Train the smoke recipe on the run's dataset and start a segmenter with its weights."""
     folder = f"{RUNS_DIR}/{RUN_ID}"
     stack.compose(
         *("--profile", "training", "run", "--rm", "training", "smoke", "--mix", "0:1"),
@@ -264,7 +265,7 @@ def train_and_serve(stack: Stack) -> None:
 
 
 def check_segment(stack: Stack, item: dict[str, Any]) -> None:
-    """Boxes and words through the gateway, answered by the weights just trained."""
+    """Query boxes and texts through the gateway, answered by the new weights."""
     asked = {
         "image": item["image"],
         "queries": [{"text": "car"}, {"text": "wheel", "boxes": [BOX]}],
@@ -284,14 +285,14 @@ def check_segment(stack: Stack, item: dict[str, Any]) -> None:
 
 
 def state_of(container: str) -> dict[str, Any]:
-    """The engine's view of a container; empty for none."""
+    """Return the container engine's state of a container; empty if there is none."""
     if not container:
         return {}
     return json.loads(run(["docker", "inspect", "--format", "{{json .State}}", container]))
 
 
 def request(url: str, body: dict[str, Any] | None = None) -> Any:
-    """GET, or POST of JSON -> JSON. Raises SystemExit with the server's words."""
+    """GET, or POST JSON; return JSON. Raises SystemExit with the server's message."""
     data = None if body is None else json.dumps(body).encode()
     key = {"Authorization": f"Bearer {sys.argv[1]}"}
     asked = urllib.request.Request(url, data, {**JSON, **key})
@@ -303,7 +304,7 @@ def request(url: str, body: dict[str, Any] | None = None) -> Any:
 
 
 def run(command: list[str]) -> str:
-    """Standard output of a command. Raises SystemExit with its errors."""
+    """Run a command and return its standard output. Raises SystemExit with its errors."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"check: {' '.join(command)[:200]} failed: {done.stderr or done.stdout}")
@@ -317,7 +318,7 @@ def wait_until(
     what: Callable[[], str],
     pause_s: float = 2.0,
 ) -> None:
-    """Look again and again. Raises SystemExit after `timeout_s`."""
+    """Poll until the condition is true. Raises SystemExit after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not happened():
         if time.monotonic() > deadline:
@@ -326,13 +327,13 @@ def wait_until(
 
 
 def check(holds: bool, message: str) -> None:
-    """Raises SystemExit with the message unless it holds."""
+    """Raise SystemExit with the message if the condition is false."""
     if not holds:
         raise SystemExit(f"check: {message}")
 
 
 def say(message: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     sys.stdout.write(f"check: {message}\n")
     sys.stdout.flush()
 

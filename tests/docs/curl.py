@@ -1,4 +1,4 @@
-"""A `curl` command line as httpx sends it: the few options that our pages use."""
+"""Runs `curl` command lines with httpx; supports the few options that our pages use."""
 
 import shlex
 from pathlib import Path
@@ -19,7 +19,7 @@ class Command(NamedTuple):
     form: list[str]
 
     def send(self, urls: dict[int, str], *, folder: Path) -> httpx.Response:
-        """Ask the service that stands for the port; files of a form lie in `folder`."""
+        """Send the request to the service for its port; files of a form are in `folder`."""
         files, fields = {}, {}
         for name, _, value in (part.partition("=") for part in self.form):
             if value.startswith("@"):
@@ -39,7 +39,7 @@ class Command(NamedTuple):
 
 
 def commands(text: str) -> list[Command]:
-    """Every `curl` of a block; other lines are none of ours."""
+    """Yield every `curl` command of a block; other lines are ignored."""
     words = shlex.split(text.replace("\\\n", " ").replace("\ncurl ", "\n; curl "))
     groups: list[list[str]] = [[]]
     for word in words:

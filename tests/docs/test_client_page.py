@@ -1,4 +1,4 @@
-"""Every Python example of docs/client.md runs as it stands, but for the gateway's address."""
+"""Every Python example of docs/client.md runs unchanged, except for the gateway's address."""
 
 import pytest
 from PIL import Image

@@ -1,4 +1,4 @@
-"""docs/openapi is what the apps say."""
+"""docs/openapi matches the apps."""
 
 import json
 

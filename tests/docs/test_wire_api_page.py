@@ -1,4 +1,4 @@
-"""docs/wire-api.md has a curl for every route, and a reply with the fields that really come."""
+"""docs/wire-api.md has a curl for every route, and example replies with the actual fields."""
 
 import json
 import re
@@ -28,14 +28,14 @@ from unspoken.schemas import ENDED
 
 PAGE = blocks("wire-api.md")
 PORTS = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
-# Their keys are data: stages, reasons, templates.
+# Fields whose keys are data: stages, reasons, templates.
 PROGRESS = {"rate_per_s", "seconds_left", "bottleneck", "updated_s"}
-"""Fields of a run's status that are there once a dispatcher has looked: it may be quick."""
+"""Status fields that a dispatcher adds to a run; it may or may not have done so yet."""
 FREE_FORM = {"timings_ms", "dropped", "failed", "raw_texts", "details"}
 
 
 def asked() -> list[tuple[int, str, str]]:
-    """(port, method, path) of every curl of the page."""
+    """Return (port, method, path) of every curl of the page."""
     return [
         (command.port, command.method, command.path)
         for block in PAGE
@@ -63,7 +63,7 @@ def test_every_route_has_a_curl(service):
 
 @pytest.fixture
 def urls(tmp_path):
-    """Port of the page -> a service over fakes, behind a gateway that has runs worked off."""
+    """Run services over fakes, and a gateway whose runs are processed; yield port -> service."""
     (tmp_path / "data/shards").mkdir(parents=True)
     Image.linear_gradient("L").resize((96, 64)).save(tmp_path / "street.jpg")
     segmenter = FakeSegmenter()
@@ -82,7 +82,7 @@ def urls(tmp_path):
 
 
 def wait_for_runs(runs_dir):
-    """A run is asked for its failures when it has ended."""
+    """Wait until a run has ended, if the request is for its failures."""
     deadline = time.monotonic() + 60
     while any(run.state not in ENDED for run in list_runs(runs_dir)):
         assert time.monotonic() < deadline
@@ -111,7 +111,7 @@ def test_every_curl_of_the_page_gets_the_reply_that_is_written_below_it(urls, tm
 
 
 def compare(written, real, *, where):
-    """Fields and kinds of values agree; what is None on one side may be absent on the other."""
+    """Compare fields and types; a field that is None on one side may be absent on the other."""
     if isinstance(written, dict) and isinstance(real, dict):
         needed = {key for key, value in real.items() if value is not None and key not in PROGRESS}
         assert set(written) <= set(real) and needed <= set(written), (where, needed ^ set(written))

@@ -1,4 +1,4 @@
-"""Folders in the form of COCO and of LVIS, three pictures each."""
+"""Folders in COCO's and in LVIS's format, with three pictures each."""
 
 import json
 

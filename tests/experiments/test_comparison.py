@@ -1,4 +1,4 @@
-"""The comparison decides as a labelling run does, and counts decoys as an `auto` run does."""
+"""The comparison applies thresholds like a labelling run, and counts decoys like an `auto` run."""
 
 import pytest
 
@@ -22,7 +22,7 @@ NOUNS, WORDS = Source("B2", "nouns"), Source("B4", "vocabulary")
 
 @pytest.fixture(scope="module")
 def asked():
-    """Collection, phrases of each source, answers."""
+    """Return collection, phrases of each source, and detections."""
     collection = small_world(tiny_world(), num_scenes=6, seed=3)
     phrases, answers = [], []
     for sample in collection.samples:

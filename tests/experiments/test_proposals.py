@@ -1,4 +1,4 @@
-"""A whole run: a tiny world, the real small detector, a language model that says one thing."""
+"""A whole experiment: a tiny world, the real small detector, a model with one fixed answer."""
 
 import json
 import struct
@@ -26,7 +26,7 @@ CONFIG = ProposalsConfig(seed=5, num_draws=50, num_checked=1, curve_fdrs=(0.1, 0
 
 
 class Completer:
-    """Says 'wheel, window' after whatever question."""
+    """Answers 'wheel, window' to every question."""
 
     def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
         return [Answer("wheel, window", mean_logprob=-1.0, num_tokens=4) for _ in questions]

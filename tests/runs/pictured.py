@@ -19,7 +19,7 @@ HOSTILE = "A <script>alert('x')</script> & </script><!-- <img src=x onerror=aler
 
 
 def turned_picture() -> bytes:
-    """80 x 100 pixels on disk, which EXIF turns into 100 x 80; red where the top left is seen."""
+    """Return a picture of 80 x 100 pixels that EXIF rotates to 100 x 80, with a red top left."""
     image = Image.new("RGB", (80, 100), "white")
     image.paste("red", (40, 0, 80, 50))
     exif = Image.Exif()
@@ -43,7 +43,7 @@ def pictured_rows(files: dict[str, bytes], *, shard: str) -> list[Row]:
 
 
 def write_run(folder: Path, *, chunks: int = 1) -> Path:
-    """A run of three labelled rows a chunk and a dropped one; its pictures are in folder/data."""
+    """Create a run with three labelled rows and one dropped per chunk; pictures in folder/data."""
     (folder / "data" / "shards").mkdir(parents=True)
     create_run(folder / "data", folder / "runs", RunRequest(source="shards", run_id="run"))
     run_dir = folder / "runs" / "run"

@@ -1,4 +1,4 @@
-"""What the model over-proposes, counted from rows whose answers are known."""
+"""Bias statistics: labels that the model proposes too often, from rows with known answers."""
 
 import pytest
 
@@ -14,7 +14,7 @@ CAPTION = (PhraseSource(template="caption"),)
 
 
 def row(index, *, adds, found=(), decoys=(), answered=()):
-    """A caption that names a car; the model adds labels, some of which the detector finds."""
+    """Return a row whose caption names a car; the detector finds some of the model's labels."""
     phrases = [candidate(0, "car", sources=CAPTION)]
     phrases += [
         candidate(n, phrase, named=False, sources=MODEL) for n, phrase in enumerate(adds, start=1)
@@ -54,7 +54,7 @@ def test_a_label_that_the_detector_never_finds_was_proposed_in_vain():
 
 
 def test_what_a_decoy_explains_is_not_there():
-    """The detector answers 'tree' half the time whether or not anybody proposed it."""
+    """The detector finds 'tree' half of the time, whether it was proposed or not."""
     proposed = [row(n, adds=("tree",), found=("tree",) if n % 2 else ()) for n in range(100)]
     decoys = [
         row(n, adds=(), decoys=("tree",), answered=("tree",) if n % 2 else ()) for n in range(100)

@@ -1,4 +1,4 @@
-"""Exports, each loaded by the tool that it is for."""
+"""Exports, each loaded by the tool for its format."""
 
 import contextlib
 import io
@@ -88,7 +88,7 @@ def test_a_picture_goes_out_as_it_is_unless_exif_turns_it(run_dir, tmp_path):
 
 
 def odd_run(folder):
-    """A run over a folder with what few readers take as it is."""
+    """Create a run over a folder with pictures that few readers accept unchanged."""
     image = Image.open(io.BytesIO(picture(5, size=(100, 80))))
     turned = b'<rdf:Description tiff:Orientation="8"/>'
     encoded = {}

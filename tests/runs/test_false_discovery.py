@@ -17,12 +17,12 @@ from unspoken.schemas import PhraseSource
 
 
 def counted(*scores):
-    """Numbers by step, from scores in thousandths."""
+    """Convert scores in thousandths to counts by step."""
     return np.bincount(scores, minlength=len(STEPS))
 
 
 def row_of(*found, asked=(), decoys=0):
-    """A row with one undecided box for each (what, score), and phrases and decoys without any."""
+    """Return a row with one undecided box per (kind, score), and candidates without boxes."""
     part = (PhraseSource(template="noun_parts", part_of="car"),)
     kinds = {
         "named": {},

@@ -1,4 +1,4 @@
-"""Pictures of a dataset are read where they lie, and are those that were labelled."""
+"""A dataset's pictures are read from their source, and changed pictures are refused."""
 
 import hashlib
 import tarfile
@@ -28,7 +28,7 @@ def sha256(encoded):
 
 @pytest.fixture
 def repeated(tmp_path):
-    """A tar with one name for two pictures -> its path."""
+    """Write a tar with two pictures of the same name; return its path."""
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         for seed in (1, 2):
             add(tar, "a.jpg", picture(seed))
@@ -93,7 +93,7 @@ def test_pictures_of_a_parquet_table_are_read_in_any_order(tmp_path, column):
 
 
 def exported_pictures(run_dir, out):
-    """What every export holds of the pictures."""
+    """Return the content of every export that comes from the pictures."""
     export_webdataset(run_dir, out / "wds")
     export_hugging_face(run_dir, out / "hf")
     assert export_label_studio(run_dir, out / "ls")["tasks"] == 2

@@ -1,4 +1,4 @@
-"""The report: one page that shows strangers' text as text, with its pictures beside it."""
+"""The report: one page that escapes untrusted text, with its pictures beside it."""
 
 import json
 import re

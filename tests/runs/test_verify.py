@@ -1,4 +1,4 @@
-"""`unspoken verify`: each kind of damage is found, and only that."""
+"""`unspoken verify` finds each kind of damage and reports nothing else."""
 
 import json
 import shutil

@@ -1,8 +1,9 @@
-"""`make security-test`: the long form of what `make test` looks at shortly. Ends with 1 on trouble.
+"""`make security-test`: the long form of the security tests; `make test` runs the short form.
 
     python -m tests.security [--cases 100] [--seed 7]
 
-prints one JSON line a part. `--cases`: of each kind (that fits, that does not) for each operation.
+Prints one JSON line per part; exits with 1 if there are problems. `--cases`: number of valid and of
+invalid cases for each operation.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def main() -> int:
 
 
 def judge_bombs() -> dict[str, Any]:
-    """In a process of its own, whose memory is that of the services."""
+    """Run the bombs in a separate process, so that its memory is that of the services."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.security.bombs"], capture_output=True, text=True
     )
@@ -68,7 +69,7 @@ def judge_bombs() -> dict[str, Any]:
 
 
 def judge_event_loop() -> dict[str, Any]:
-    """Every hostile body of the benchmark, against its bar."""
+    """Compare every hostile body of the benchmark with the benchmark's bar."""
     figures = event_loop.measure(list(event_loop.BODIES))
     over = {
         name: block_ms for name, block_ms in figures["blocks_ms"].items() if block_ms > MAX_BLOCK_MS

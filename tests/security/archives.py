@@ -1,7 +1,7 @@
-"""Sources that name what lies outside of them: nothing there is read, nothing is written at all.
+"""Sources that refer to files outside of them: these must not be read, and nothing is written.
 
-ROOT/data/        what the worker may read: a vector writes its source here
-ROOT/outside/     what it may not: a picture and a caption, and nothing is to change
+ROOT/data/        readable by the worker: a vector writes its source here
+ROOT/outside/     forbidden: a picture and a caption, which must not be read or changed
 """
 
 import gzip
@@ -26,7 +26,7 @@ SECRET = encode("PNG", size=(31, 17))
 CAPTION = "A caption that nobody may read"
 
 Vector = Callable[[Path], Path]
-"""Writes a source below the data folder -> its path."""
+"""Function that writes a source below the data folder and returns its path."""
 
 
 def member(name: str, content: bytes = GOOD_PNG, **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
@@ -42,7 +42,7 @@ def link(name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.Tar
 
 
 def tar(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> Vector:
-    """A shard of these members and one good picture at its end."""
+    """Return a vector: a shard of these members, with a good picture at its end."""
 
     def write(data: Path) -> Path:
         path = data / "shard.tar"
@@ -55,7 +55,7 @@ def tar(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT)
 
 
 def table(name: str, path_of: Callable[[Path], str]) -> Vector:
-    """A table of one row; the picture's path is made from the data folder's."""
+    """Return a vector: a table of one row, with a picture path derived from the data folder's."""
 
     def write(data: Path) -> Path:
         file, path = data / name, path_of(data)
@@ -74,7 +74,7 @@ def table(name: str, path_of: Callable[[Path], str]) -> Vector:
 
 
 def folder(*links: tuple[str, str]) -> Vector:
-    """A folder with one good picture, and links to what lies outside."""
+    """Return a vector: a folder with one good picture and links to files outside."""
 
     def write(data: Path) -> Path:
         source = data / "pictures"
@@ -88,7 +88,7 @@ def folder(*links: tuple[str, str]) -> Vector:
 
 
 def packed(data: Path) -> Path:
-    """100 MB of zeros as a gzip that calls itself a tar."""
+    """Write 100 MB of zeros as a gzip file whose name ends like a tar's."""
     path = data / "shard.tar"
     with gzip.open(path, "wb", compresslevel=1) as file:
         for _ in range(100):
@@ -159,7 +159,7 @@ VECTORS: dict[str, Vector] = {
 
 
 def judge() -> dict[str, Any]:
-    """Every vector, read as a worker reads it -> what was read or written that must not be."""
+    """Read every vector as a worker does; report files that were wrongly read or written."""
     problems: list[str] = []
     for name, write in VECTORS.items():
         with tempfile.TemporaryDirectory() as place:
@@ -181,7 +181,7 @@ def _problems(root: Path, write: Vector) -> Iterator[str]:
             yield f"{row.member} was read"
         if row.caption == CAPTION and source.suffix != ".csv":
             yield f"the caption of {row.member} was read"
-        # As a card or an export reads it again, by the names in the dataset.
+        # Read again by the names in the dataset, as a card or an export does.
         with suppress(UnspokenError):
             again = PictureFiles(data).read(Place(row.shard, row.member))
             if again.sha256 == decode_picture(SECRET).sha256:
@@ -191,7 +191,7 @@ def _problems(root: Path, write: Vector) -> Iterator[str]:
 
 
 def read_all(source: Path, *, root: Path) -> list[SourceRow]:
-    """Rows with their pictures; those before the error where the source is refused."""
+    """Return rows with their pictures; if the source is refused, the rows before the error."""
     rows: list[SourceRow] = []
 
     def note(row: SourceRow) -> bool:
@@ -206,7 +206,7 @@ def read_all(source: Path, *, root: Path) -> list[SourceRow]:
 
 
 def snapshot(root: Path) -> list[tuple[str, int, int]]:
-    """Every file and folder with its size and time of change."""
+    """Return every file and folder with its size and modification time."""
     return sorted(
         (path, about.st_size, about.st_mtime_ns)
         for place, below, files in os.walk(root)

@@ -1,6 +1,6 @@
 """Sends every bomb to two services and prints one JSON object: `python -m tests.security.bombs`.
 
-A process of its own, so that its memory is that of the services and of nothing else.
+It runs in its own process, so that its memory is that of the services alone.
 """
 
 import base64
@@ -35,7 +35,7 @@ def main() -> None:
             return detecting.post("/detect", files=files, data={"phrases": "car"}).status_code
 
         def as_json(encoded: bytes) -> int:
-            # Written by hand: the client is in this process, too, and is to hold few copies.
+            # Built by hand, because the client is in this process and must keep few copies.
             body = b'{"image": {"base64": "%s"}}' % base64.b64encode(encoded)
             headers = {"Content-Type": "application/json"}
             return masking.post("/images", content=body, headers=headers).status_code
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def judge(ways: dict[str, Send]) -> dict[str, Any]:
-    """Each picture by each way, and a good one after it."""
+    """Send each picture in each form, and a good one after it."""
     problems: list[str] = []
     slowest_s, slowest, sent = 0.0, "", 0
     for way, send in ways.items():
@@ -54,7 +54,7 @@ def judge(ways: dict[str, Send]) -> dict[str, Any]:
     for name, make in {**REFUSED, **BORNE}.items():
         encoded = make()
         for way, send in ways.items():
-            # The process's own time: the machine may have other work.
+            # CPU time, because the machine may have other load.
             start_s = time.process_time()
             status = send(encoded)
             took_s = time.process_time() - start_s

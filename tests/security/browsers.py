@@ -1,7 +1,7 @@
-"""What pages in a visitor's browser try with a gateway on the loopback, which has no keys.
+"""Attacks by web pages in a browser on the host against a loopback gateway without keys.
 
-The gateway is a process of its own, set as `unspoken up` sets it. Each vector is a request as a
-browser would send it; what may not pass must be a 403, and no run may be made of it.
+The gateway runs in its own process, configured as by `unspoken up`. Each vector is a request as a
+browser would send it. Forbidden requests must get a 403 and must not create a run.
 """
 
 import subprocess
@@ -57,7 +57,7 @@ OWN_PAGES: tuple[Mapping[str, str], ...] = (
     {"Origin": "http://127.0.0.1:{port}"},
     {"Sec-Fetch-Site": "none"},
 )
-# What a form or a beacon may send without being asked first (a "simple request" of CORS).
+# Types that a form or beacon may send without a CORS preflight ("simple requests").
 SIMPLE_TYPES = (
     *("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b", ""),
 )
@@ -75,7 +75,7 @@ READS = ("/runs", f"/runs/{RUN_ID}", "/metrics", "/openapi.json", "/docs", "/v1/
 
 
 class Vector(NamedTuple):
-    """A request, and whether the gateway should let it pass."""
+    """A request, and True if the gateway should accept it."""
 
     method: str
     target: str
@@ -84,7 +84,7 @@ class Vector(NamedTuple):
 
 
 def vectors(port: int) -> Iterator[Vector]:
-    """All requests for a gateway at `port`."""
+    """Yield all requests for a gateway at `port`."""
 
     def at_port(headers: Mapping[str, str]) -> dict[str, str]:
         return {name: value.format(port=port) for name, value in headers.items()}
@@ -108,7 +108,7 @@ def vectors(port: int) -> Iterator[Vector]:
 
 
 def judge() -> dict[str, Any]:
-    """Send every vector; say which ones were answered otherwise than they should be."""
+    """Send every vector; report those with an unexpected answer."""
     problems: list[str] = []
     num_asked = 0
     with tempfile.TemporaryDirectory() as name:
@@ -134,7 +134,7 @@ def judge() -> dict[str, Any]:
 
 @contextmanager
 def gateway_process(folder: Path) -> Iterator[int]:
-    """The port of a gateway on the loopback, without keys."""
+    """Run a gateway on the loopback interface without keys; yield its port."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "services.gateway"],

@@ -1,6 +1,6 @@
 """Callers who disconnect in the middle of a body: `python -m tests.security.cut_bodies`.
 
-Every service is sent bodies that end early, closed and reset. None may count as an error of ours.
+Sends every service bodies that end early, by close and by reset. None may count as a server error.
 """
 
 import json
@@ -62,7 +62,7 @@ def cut(port: int, path: str, head: str, start: bytes, *, resets: bool) -> None:
 
 
 def judge_metrics(service: str, port: int, num_cut: int) -> list[str]:
-    """Wait until all are counted; what is counted as an error of ours is a problem."""
+    """Wait until all requests are counted; report those that count as server errors."""
     deadline = time.monotonic() + WAIT_S
     while True:
         statuses = count_posts(port)
@@ -82,7 +82,7 @@ def judge_metrics(service: str, port: int, num_cut: int) -> list[str]:
 
 
 def count_posts(port: int) -> dict[str, int]:
-    """Status -> requests, without probes."""
+    """Return status -> number of requests, without probes."""
     text = send(port, "GET", "/metrics", b"", {}).decode()
     statuses: dict[str, int] = {}
     pattern = r'unspoken_requests_total\{route="([^"]*)".*status="(\d+)"\} (\S+)'

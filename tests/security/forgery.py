@@ -1,4 +1,4 @@
-"""Text of callers that would forge log lines, act on a terminal, or bring a secret into the log."""
+"""Callers' texts that try to forge log lines, control a terminal, or put a secret into the log."""
 
 import io
 import json
@@ -29,7 +29,7 @@ _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud
 
 
 def judge() -> dict[str, Any]:
-    """Send and log every text everywhere, in both formats, and read what was written."""
+    """Send and log every text in every place, in both formats, and check the log."""
     texts = [f"a{each}{FORGED}" for each in (*BREAKS, *CODES)]
     problems: list[str] = []
     num_lines = 0
@@ -46,7 +46,7 @@ def judge() -> dict[str, Any]:
 
 @contextmanager
 def written(formatter: logging.Formatter) -> Iterator[io.StringIO]:
-    """All lines of this process, as a formatter writes them."""
+    """Capture all log lines of this process, as written by a formatter."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
@@ -62,7 +62,7 @@ def written(formatter: logging.Formatter) -> Iterator[io.StringIO]:
 
 
 def log_everywhere(texts: list[str]) -> None:
-    """As message, argument, field, id and exception of a line."""
+    """Log each text as message, argument, field, id and exception of a line."""
     logger = logging.getLogger("tests.security.forgery")
     for text in texts:
         logger.info(text)
@@ -77,7 +77,7 @@ def log_everywhere(texts: list[str]) -> None:
 
 
 def ask_everywhere(texts: list[str], secrets: tuple[str, str]) -> None:
-    """As run id, picture id, query, key and header of requests to a gateway."""
+    """Send each text as run id, picture id, query, key and header of requests to a gateway."""
     known, _ = secrets
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

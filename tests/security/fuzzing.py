@@ -1,6 +1,6 @@
-"""Schemathesis over every service in process: whatever the schemas allow or forbid, no 5xx.
+"""Schemathesis on every service in this process: valid and invalid requests must never give a 5xx.
 
-Half of an operation's cases fit its schema, half do not. Fakes stand behind the ports.
+Half of an operation's cases fit its schema, half do not. The engines are fakes.
 """
 
 import tempfile
@@ -35,7 +35,7 @@ READY_S = 30.0
 
 
 def build_apps(folder: Path) -> dict[str, FastAPI]:
-    """The four services over fakes, the gateway before a segmenter that knows nothing."""
+    """Create the four services over fakes; the gateway's segmenter has no pictures."""
     passing = Passing("http://segmenter", timeout_s=5, transport=httpx.MockTransport(_know_nothing))
     folders = GatewaySettings(data_dir=folder / "data", runs_dir=folder / "runs")
     return {
@@ -49,7 +49,7 @@ def build_apps(folder: Path) -> dict[str, FastAPI]:
 
 
 def _know_nothing(request: httpx.Request) -> httpx.Response:
-    """A segmenter that holds no picture; its body comes as a stream, as over the network."""
+    """Answer like a segmenter without pictures; the body is a stream, as over the network."""
     if request.url.path == "/v1/models":
         return httpx.Response(200, json=[FakeSegmenter.model.model_dump()])
 
@@ -60,7 +60,7 @@ def _know_nothing(request: httpx.Request) -> httpx.Response:
 
 
 def fuzz(*, cases_each: int, number: int) -> dict[str, Any]:
-    """`cases_each` cases of each mode for each operation, drawn by the seed `number`."""
+    """Run `cases_each` cases of each mode for each operation, drawn by the seed `number`."""
     tally: dict[str, Any] = {"cases": 0, "operations": 0, "statuses": {}, "problems": []}
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -79,7 +79,7 @@ def fuzz(*, cases_each: int, number: int) -> dict[str, Any]:
 
 
 def wait_ready(operations: list[Any]) -> None:
-    """Until /readyz says so: 503 before is as it should be."""
+    """Wait until /readyz answers 200; a 503 before that is correct."""
     (ready,) = (operation for operation in operations if operation.path == "/readyz")
     deadline = time.monotonic() + READY_S
     while ready.Case().call().status_code != 200:
@@ -93,7 +93,7 @@ def _fuzz_operation(
 ) -> None:
     try:
         strategy = operation.as_strategy(generation_mode=mode)
-    except Exception as error:  # noqa: BLE001 - schemathesis says in many ways that nothing fits
+    except Exception as error:  # noqa: BLE001 - schemathesis has many errors for "no case fits"
         tally["problems"].append(f"{name} {operation.label}: {error}")
         return
 
@@ -111,7 +111,7 @@ def _fuzz_operation(
         status = response.status_code
         tally["cases"] += 1
         tally["statuses"][str(status)] = tally["statuses"].get(str(status), 0) + 1
-        # A deadline that the case itself names may be over: 504 is its answer.
+        # A case may send a deadline that has passed; then 504 is correct.
         if status >= 500 and not (status == 504 and TIMEOUT_HEADER in (case.headers or {})):
             problem = f"{name} {operation.label}: {status} for {case.as_curl_command()[:600]}"
             tally["problems"].append(problem)
@@ -120,6 +120,6 @@ def _fuzz_operation(
 
     try:
         ask()
-    except Exception as error:  # noqa: BLE001 - also Unsatisfiable: nothing that a schema forbids
+    except Exception as error:  # noqa: BLE001 - also Unsatisfiable: no request violates the schema
         if type(error).__name__ not in ("Unsatisfiable", "NoTests"):
             tally["problems"].append(f"{name} {operation.label} {mode}: {error!r}"[:800])

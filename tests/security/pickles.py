@@ -1,4 +1,4 @@
-"""A checkpoint that runs a program when it is unpickled, given to everything that reads `.pth`."""
+"""A checkpoint that runs a program when it is unpickled, passed to every reader of `.pth` files."""
 
 import pickle
 import zipfile
@@ -19,7 +19,7 @@ class Program:
 
 
 def write_checkpoints(folder: Path, canary: Path) -> Iterator[Path]:
-    """The program as a plain pickle (torch's old form), and in torch's zip."""
+    """Write the program as a plain pickle (torch's old format), and in torch's zip format."""
     program = pickle.dumps({"model": Program(canary)}, protocol=2)  # as torch writes it
     plain = folder / "plain.pth"
     plain.write_bytes(program)
@@ -33,12 +33,12 @@ def write_checkpoints(folder: Path, canary: Path) -> Iterator[Path]:
 
 
 def is_executed(folder: Path) -> bool:
-    """Whether any reader ran it, or took it for a checkpoint."""
+    """Return True if a reader ran the program or accepted the file as a checkpoint."""
     from services.detector.groundingdino_backend import read_weights
     from unspoken.model.checkpoint import load_official_sam
 
     canary = folder / "canary"
-    pickle.loads(pickle.dumps(Program(canary)))  # the program works where it is let
+    pickle.loads(pickle.dumps(Program(canary)))  # check that the program works when it is allowed
     assert canary.exists(), "the program does nothing: it proves nothing"
     canary.unlink()
     taken = False

@@ -1,4 +1,4 @@
-"""Bombs and malformed pictures, made by formula: what a door must refuse, and what it must bear."""
+"""Generated decompression bombs and malformed pictures: some must be refused, others accepted."""
 
 import io
 import struct
@@ -28,12 +28,12 @@ def png(*chunks: bytes) -> bytes:
 
 
 def pixels(raw: bytes = b"\0" * 13 * 4) -> bytes:
-    """IDAT; by default of 4 x 4 RGB."""
+    """Return an IDAT chunk; by default of 4 x 4 RGB."""
     return chunk(b"IDAT", zlib.compress(raw, 9))
 
 
 def squeezed_zeros(megabytes: int) -> bytes:
-    """So many zeros as zlib has them, without ever holding them."""
+    """Return zlib-compressed zeros, without holding all of them in memory."""
     packer = zlib.compressobj(1)
     return b"".join(packer.compress(bytes(1_000_000)) for _ in range(megabytes)) + packer.flush()
 
@@ -59,7 +59,7 @@ def jpeg_with(*segments: bytes) -> bytes:
 
 
 def jpeg_of_size(width: int, height: int, *, frame: int = 0xC0) -> bytes:
-    """A JPEG whose frame header says another size or kind."""
+    """Return a JPEG whose frame header declares a wrong size or kind."""
     plain = bytearray(encode("JPEG"))
     at = plain.index(b"\xff\xc0")
     plain[at + 1] = frame
@@ -68,7 +68,7 @@ def jpeg_of_size(width: int, height: int, *, frame: int = 0xC0) -> bytes:
 
 
 def jpeg_of_scans(count: int) -> bytes:
-    """A grey progressive JPEG whose last scan comes again and again."""
+    """Return a grey progressive JPEG that repeats its last scan `count` times."""
     buffer = io.BytesIO()
     Image.new("L", (64, 64), 128).save(buffer, "JPEG", progressive=True)
     plain = buffer.getvalue()[:-2]
@@ -76,7 +76,7 @@ def jpeg_of_scans(count: int) -> bytes:
 
 
 def exif_of_tags(count: int, *, size: int) -> bytes:
-    """A directory whose every tag claims nearly the whole of `size` bytes."""
+    """Return an EXIF directory in which every tag claims almost all of `size` bytes."""
     tags = (struct.pack(">HHII", tag, 7, size - 200, 100) for tag in range(count))
     tiff = b"MM\0*" + struct.pack(">IH", 8, count) + b"".join(tags)
     return tiff.ljust(size, b"\0")
@@ -92,7 +92,7 @@ def riff_chunk(kind: bytes, content: bytes = b"") -> bytes:
 
 
 def canvas(width: int, height: int) -> bytes:
-    """VP8X: an extended WEBP's header, with animation."""
+    """Return a VP8X chunk: the header of an extended, animated WEBP."""
     sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     return riff_chunk(b"VP8X", b"\x02\0\0\0" + sides)
 
@@ -102,7 +102,7 @@ def half(encoded: bytes) -> bytes:
 
 
 REFUSED: Mapping[str, Callable[[], bytes]] = {
-    # no picture that is read here, whatever else reads it
+    # formats that are not accepted here
     "empty": lambda: b"",
     "text": lambda: b"hello",
     "svg": lambda: (
@@ -167,7 +167,7 @@ REFUSED: Mapping[str, Callable[[], bytes]] = {
     "webp-300-000-chunks": lambda: riff(canvas(16, 16), riff_chunk(b"XMP ") * 300_000),
     "over-20-mib": lambda: GOOD_PNG + bytes(MAX_BYTES),
 }
-"""Each is a 4xx."""
+"""Pictures that must be refused with a 4xx."""
 
 BORNE: Mapping[str, Callable[[], bytes]] = {
     "png-text-of-100-mb": lambda: png(
@@ -189,4 +189,4 @@ BORNE: Mapping[str, Callable[[], bytes]] = {
     "jpeg-10-000-comments": lambda: jpeg_with(segment(0xFE) * 10_000),
     "jpeg-after-the-end": lambda: encode("JPEG") + bytes(1_000_000),
 }
-"""Good pictures with a bomb in what nobody needs: 200, as if it were not there."""
+"""Good pictures with a bomb in data that is not needed: accepted with 200, the bomb is ignored."""

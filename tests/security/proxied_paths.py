@@ -1,4 +1,7 @@
-"""Targets and headers that try to lead the gateway, and its API key, to another segmenter route."""
+"""Request targets and headers that try to make the gateway proxy to another segmenter route.
+
+The gateway adds its own API key to proxied requests.
+"""
 
 import tempfile
 from contextlib import ExitStack
@@ -45,7 +48,7 @@ FORWARDED = frozenset(
 
 
 class Recorder:
-    """Notes what reaches an app: raw path, query and headers of each request."""
+    """Records raw path, query and headers of each request that reaches an app."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.seen: list[tuple[str, dict[str, str]]] = []
@@ -64,7 +67,7 @@ class Recorder:
 
 
 def targets() -> list[str]:
-    """Every way up by every slash to every goal, at two depths, and some of other kinds."""
+    """Return all combinations of parent path, slash and goal, at two depths, and odd targets."""
     ways = [
         f"/images/{start}{up}{slash}{goal}"
         for start in ("", "x/")
@@ -77,7 +80,7 @@ def targets() -> list[str]:
 
 
 def judge() -> dict[str, Any]:
-    """Ask a gateway whose segmenter wants a key; count what reaches the segmenter."""
+    """Send every target to a gateway whose segmenter requires a key; check proxied requests."""
     key = new_key()
     problems: list[str] = []
     num_forwarded = 0

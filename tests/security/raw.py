@@ -1,4 +1,4 @@
-"""Requests as raw bytes: no client library resolves a path or refuses a header first."""
+"""HTTP requests as raw bytes, because client libraries normalise paths and refuse some headers."""
 
 import socket
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ TIMEOUT_S = 20
 def ask(
     port: int, target: str, *, method: str = "GET", headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
-    """Status and whole reply of one request without a body; 0 where the server just closes."""
+    """Send a request without a body; return status (0 if the server just closes) and reply."""
     sent = {"Host": f"127.0.0.1:{port}", "Connection": "close", **(headers or {})}
     if method != "GET":
         sent.setdefault("Content-Length", "0")

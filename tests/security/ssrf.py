@@ -1,7 +1,7 @@
-"""Ways to make a fetcher ask what it must not, and a canary inside that nobody may reach.
+"""Attempts at server-side request forgery, and an internal canary server that must not be reached.
 
-The resolver is ours and says what a vector wants; the network is real, but for one public address,
-behind which a little server stands that answers with pictures and redirects.
+The resolver is a fake and returns the vector's addresses. The network is real except for one public
+address, which leads to a small server that answers with pictures and redirects.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ NAME = "pictures.example"
 
 
 class Vector(NamedTuple):
-    """A URL, with {port} for the canary's, and what the resolver says to its name."""
+    """A URL, with {port} for the canary's port, and the addresses that its name resolves to."""
 
     url: str
     addresses: Sequence[str] = (PUBLIC,)
@@ -40,7 +40,7 @@ def _by_redirect(*locations: str) -> Iterable[Vector]:
 
 
 VECTORS: tuple[Vector, ...] = (
-    # the address itself, as people, as C and as Windows write it
+    # addresses in the notations of people, C and Windows
     *_by_url(
         *("http://127.0.0.1:{port}/", "http://127.1:{port}/", "http://127.0.1:{port}/"),
         *("http://2130706433:{port}/", "http://0x7f000001:{port}/", "http://0x7f.1:{port}/"),
@@ -54,7 +54,7 @@ VECTORS: tuple[Vector, ...] = (
         *("http://[::1%25lo]:{port}/", "http://[::1%lo]:{port}/", "http://[v1.x]:{port}/"),
         *("http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/latest/"),
     ),
-    # users, other schemes, other ports, and what some parsers read otherwise than others
+    # users, other schemes, other ports, and URLs that parsers interpret differently
     *_by_url(
         "http://pictures.example@127.0.0.1:{port}/",
         "http://user:password@pictures.example:{port}/",
@@ -88,7 +88,7 @@ VECTORS: tuple[Vector, ...] = (
         "unix:///var/run/docker.sock",
         "",
     ),
-    # a harmless name with an address of the inside
+    # a harmless name with an internal address
     *_by_address(
         *("127.0.0.1", "127.0.0.53", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1"),
         *("169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
@@ -99,12 +99,12 @@ VECTORS: tuple[Vector, ...] = (
         *("fe80::1%lo", "fec0::1", "ff02::1", "2001:db8::1", "3fff::1", "100::1"),
         *("2a00:1450::5efe:7f00:1", "2a00:1450::200:5efe:7f00:1", "not an address", ""),
     ),
-    # one good address among bad ones, in any order
+    # one public address among internal ones, in any order
     Vector(f"http://{NAME}:{{port}}/", (PUBLIC, "127.0.0.1")),
     Vector(f"http://{NAME}:{{port}}/", ("127.0.0.1", PUBLIC)),
     Vector(f"http://{NAME}:{{port}}/", ("2606:2800:220:1::1", "::1")),
     Vector(f"http://{NAME}:{{port}}/", ()),
-    # a good server that sends inside
+    # a public server that redirects to internal addresses
     *_by_redirect(
         "http://127.0.0.1:{port}/",
         "http://[::1]:{port}/",
@@ -120,13 +120,13 @@ VECTORS: tuple[Vector, ...] = (
         "/for-ever",
     ),
 )
-"""None is fetched, and none of them reaches the canary."""
+"""URLs that must not be fetched and must not reach the canary."""
 
 _INSIDE: Mapping[str, Sequence[str]] = {"inside.example": ("127.0.0.1",), "localhost": ("::1",)}
 
 
 class Network(httpcore.AsyncNetworkBackend):
-    """The real one, with a server of ours at the public address; writes down who is asked."""
+    """The real network, with the test server at the public address; records connections."""
 
     def __init__(self, outside_port: int) -> None:
         self._real = httpcore.AnyIOBackend()
@@ -141,7 +141,7 @@ class Network(httpcore.AsyncNetworkBackend):
 
 
 class Range:
-    """Canary and outside server; `async with Range() as range_`."""
+    """The canary and the public server; use as `async with Range() as range_`."""
 
     def __init__(self, replies: Mapping[str, bytes] | None = None) -> None:
         self.canary_hits = 0
@@ -164,7 +164,7 @@ class Range:
         await self._stack.aclose()
 
     def fetcher(self, resolve: Any, **config: Any) -> Fetcher:
-        """Over our network; the canary's port is as good as 80 and 443."""
+        """Return a fetcher on the test network that may use ports 80, 443 and the canary's."""
         ports = (443, 80, self.canary_port)
         settings = {"schemes": ("https", "http"), "ports": ports, "timeout_s": 5.0, **config}
         return Fetcher(FetchConfig(**settings), resolve=resolve, network=self.network)
@@ -205,7 +205,7 @@ def moved(location: str) -> bytes:
 
 
 async def judge() -> dict[str, Any]:
-    """Every vector -> how many there were, what was fetched, and who reached the canary."""
+    """Fetch every vector; report fetched URLs and connections to internal addresses."""
     problems: list[str] = []
     async with Range() as range_:
         for vector in VECTORS:
@@ -225,7 +225,7 @@ async def judge() -> dict[str, Any]:
                 problems.append(f"{url} {vector.addresses} reached the canary")
                 range_.canary_hits = 0
         strangers = sorted(set(range_.network.connected) - {PUBLIC})
-        # The canary sings: somebody who asks it is counted.
+        # Check that the canary works: a connection must be counted.
         _, writer = await asyncio.open_connection("127.0.0.1", range_.canary_port)
         writer.close()
         await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Names that lead elsewhere, and files that are programs: nothing is read, written or run."""
+"""Sources with paths that lead outside, and checkpoints that contain programs."""
 
 import re
 import tarfile
@@ -32,7 +32,7 @@ def test_a_vector_that_unpacks_would_be_noticed(tmp_path):
     path = tar(link("d", "../outside"), member("../outside.png"))(tmp_path / "data")
     with tarfile.open(path) as shard:
         shard.extractall(tmp_path / "data", filter="fully_trusted")
-    assert (tmp_path / "outside.png").is_file()  # what every vector of VECTORS is after
+    assert (tmp_path / "outside.png").is_file()  # the goal of every vector in VECTORS
     assert len(VECTORS) >= 25
 
 

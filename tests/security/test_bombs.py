@@ -1,4 +1,4 @@
-"""Bombs and malformed pictures: each a 4xx at once, in bounded memory; the next one is served."""
+"""Bombs and malformed pictures are refused quickly with a 4xx; the next picture is served."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A page in a browser on the host neither reads from nor changes anything in a gateway there."""
+"""A web page in a browser on the host can neither read from nor change the local gateway."""
 
 from tests.security.browsers import judge
 

@@ -1,4 +1,4 @@
-"""Hostile bodies and cut ones, shortly; `make security-test` has the long form."""
+"""Hostile and incomplete bodies, in short form; `make security-test` has the long form."""
 
 from bench.event_loop import measure
 from tests.security import cut_bodies

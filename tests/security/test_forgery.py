@@ -1,4 +1,4 @@
-"""No text of a caller begins a log line, acts on a terminal, or brings a key into the log."""
+"""Callers' texts can not forge log lines, control a terminal, or put a key into the log."""
 
 from tests.security.forgery import judge
 

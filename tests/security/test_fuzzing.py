@@ -1,4 +1,4 @@
-"""The short form of the fuzzing: `make security-test` has the long one."""
+"""Short form of the fuzzing; `make security-test` is the long form."""
 
 from tests.security.fuzzing import fuzz
 

@@ -1,4 +1,4 @@
-"""No target and no header leads the gateway to another route of the segmenter."""
+"""No request target or header makes the gateway proxy to another route of the segmenter."""
 
 from tests.security.proxied_paths import judge
 

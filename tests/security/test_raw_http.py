@@ -40,7 +40,7 @@ def port() -> Iterator[int]:
 
 
 def exchange(port: int, sent: bytes) -> bytes:
-    """All that the server answers until it closes, or says nothing more for a while."""
+    """Send bytes; return the server's answer until it closes or is silent for a while."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         answered = b""
         with suppress(ConnectionError):  # it may close before it has read everything

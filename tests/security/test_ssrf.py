@@ -1,4 +1,4 @@
-"""URLs as pictures: what may be fetched is, and no way leads inside."""
+"""Pictures by URL: allowed URLs are fetched, and internal addresses are never reached."""
 
 import asyncio
 import gzip
@@ -67,7 +67,7 @@ def test_a_name_that_changes_its_mind_is_asked_once():
     content, range_ = fetch("/picture", resolve=rebinding)
     assert content == GOOD_PNG
     assert range_.network.connected == [PUBLIC] and range_.canary_hits == 0
-    assert next(answers) == ["127.0.0.1"]  # nobody asked a second time
+    assert next(answers) == ["127.0.0.1"]  # no second lookup happened
 
 
 def test_a_redirect_is_resolved_and_checked_anew():
@@ -155,7 +155,7 @@ def test_urls_are_off_by_default_and_a_setting_turns_them_on():
 
 
 class Given(Fetcher):
-    """One picture for every URL."""
+    """Fetcher that returns the same picture for every URL."""
 
     def __init__(self) -> None:
         super().__init__(FetchConfig())
