@@ -1,4 +1,4 @@
-"""A real gateway before a fake segmenter, each on a real port, and somebody who does the runs."""
+"""A real gateway and a fake segmenter on real ports, and a fake worker for runs."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from unspoken.schemas import ENDED
 
 @dataclass(frozen=True)
 class ServedStack:
-    """Where it is, and what stands behind it."""
+    """URL and parts of a served stack."""
 
     url: str
     segmenter: FakeSegmenter
@@ -32,7 +32,7 @@ class ServedStack:
 
 @contextmanager
 def served_stack(folder: Path, *, segmenter: FakeSegmenter | None = None) -> Iterator[ServedStack]:
-    """The stack over data and runs below `folder`; runs stay as they are."""
+    """Serve the stack with data and runs below `folder`; runs are not processed."""
     segmenter = segmenter or FakeSegmenter()
     data_dir, runs_dir = folder / "data", folder / "runs"
     with serve(segmenter_app(FakeTextEncoder(), segmenter=segmenter)) as behind:
@@ -47,7 +47,7 @@ def served_stack(folder: Path, *, segmenter: FakeSegmenter | None = None) -> Ite
 def worked_off(
     runs_dir: Path, *, rows: int = 3, failed: Mapping[str, int] | None = None
 ) -> Iterator[None]:
-    """Every run goes from planned over running to done, a row each time that it is looked at.
+    """Advance every run from planned to done, by one row each time that its status is read.
 
     failed: reasons of the rows that failed, from the start.
     """

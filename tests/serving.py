@@ -1,4 +1,4 @@
-"""Apps in the test's own process that have loaded: before that they answer 503."""
+"""Test clients for apps in this process, which wait until the app is ready."""
 
 import time
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from fastapi.testclient import TestClient
 
 @contextmanager
 def ready_client(app: FastAPI) -> Iterator[TestClient]:
-    """A client of a ready app; a bug of the app is a 500, as over the network."""
+    """Yield a client of a ready app; an exception in the app gives a 500, as over the network."""
     with TestClient(app, raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client
 
 
 def wait_until_ready(client) -> None:
-    """Ask /readyz of an HTTP client's service until it says yes; an app without it is ready."""
+    """Poll /readyz until the service is ready; an app without this route counts as ready."""
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -1,6 +1,6 @@
-"""One contract per port, held by the fake, and by the client over the HTTP face of the fake.
+"""One contract per port, checked on the fake and on the client of the fake's HTTP app.
 
-The real engines hold the same assertions in tests/services/.
+The same assertions are checked on the real engines in tests/services/.
 """
 
 from collections.abc import Iterator

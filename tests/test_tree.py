@@ -1,4 +1,4 @@
-"""The tree keeps its own rules: short files, no machine's paths, settings that are documented."""
+"""Rules of the source tree: short files, no paths of one machine, documented settings."""
 
 import re
 import subprocess

@@ -82,7 +82,7 @@ def urls(tmp_path):
 
 
 def wait_for_runs(runs_dir):
-    """Wait until a run has ended, if the request is for its failures."""
+    """Wait until all runs have ended, because their failures are requested next."""
     deadline = time.monotonic() + 60
     while any(run.state not in ENDED for run in list_runs(runs_dir)):
         assert time.monotonic() < deadline

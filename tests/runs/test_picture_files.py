@@ -93,7 +93,7 @@ def test_pictures_of_a_parquet_table_are_read_in_any_order(tmp_path, column):
 
 
 def exported_pictures(run_dir, out):
-    """Return the content of every export that comes from the pictures."""
+    """Write every export; return the pictures in the webdataset and in the Hugging Face table."""
     export_webdataset(run_dir, out / "wds")
     export_hugging_face(run_dir, out / "hf")
     assert export_label_studio(run_dir, out / "ls")["tasks"] == 2

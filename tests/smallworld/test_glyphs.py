@@ -1,4 +1,4 @@
-"""Glyphs: every class has a picture in every style, and its truth lies inside it."""
+"""Glyphs: every class has a picture in every style, with its part masks inside."""
 
 from collections import Counter
 from importlib.resources import files

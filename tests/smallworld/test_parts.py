@@ -1,4 +1,4 @@
-"""Part masks are exact: read off the layers of the picture, inside it, apart from each other."""
+"""Part masks match the picture's layers, lie inside it, and do not overlap."""
 
 import io
 import re
@@ -37,7 +37,7 @@ def _draw_alpha(svg: str) -> np.ndarray:
 
 
 def _draw_layers_alone(codepoint: str) -> list[np.ndarray]:
-    """Every shape of an ungrouped SVG drawn by itself: a second way to the same truth."""
+    """Draw every shape of an ungrouped SVG separately, as an independent reference."""
     svg = get_emoji_path(chr(int(codepoint, 16)), "svg").read_text(encoding="utf-8")
     shapes = [
         ElementTree.tostring(each, encoding="unicode") for each in ElementTree.fromstring(svg)

@@ -1,4 +1,4 @@
-"""Judging boxes against a small world's truth."""
+"""Evaluation of boxes on a small world's truth."""
 
 from smallworld.truth import (
     Counts,

@@ -1,4 +1,4 @@
-"""Vendoring: the art is packed the same way every time, and a missing picture is an error."""
+"""Vendoring: packing the art is deterministic, and a missing picture is an error."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A world of eight plain shapes: quick to make, and its truth is easy to say in a test."""
+"""A world of eight plain shapes: fast to build, with a truth that is easy to write in a test."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def tiny_classes() -> tuple[GlyphClass, ...]:
 
 
 def tiny_glyph(noun: str, *, style: str, color: int, with_parts: bool) -> Glyph:
-    """A filled ellipse 96 x 64; its parts are two wheels, left and right, and a window."""
+    """Draw a filled ellipse of 96 x 64; its parts are two wheels, left and right, and a window."""
     height, width = 64, 96
     y, x = np.mgrid[:height, :width]
     ellipse = ((x - 47.5) / 48) ** 2 + ((y - 31.5) / 32) ** 2 <= 1
@@ -41,7 +41,7 @@ def tiny_glyph(noun: str, *, style: str, color: int, with_parts: bool) -> Glyph:
 
 
 def tiny_world(*, styles: tuple[str, ...] = ("plain",), with_parts: bool = True) -> World:
-    """`with_parts=False` leaves out every part table, though the part names stay known."""
+    """Build the world; `with_parts=False` omits every part table but keeps the part names."""
     glyphs = {
         style: {
             noun: tiny_glyph(

@@ -1,4 +1,4 @@
-"""`python -m tests.stack.fake_cli ...`: the `unspoken` command, whose services have fake models."""
+"""`python -m tests.stack.fake_cli ...`: the `unspoken` command, with services on fake models."""
 
 import stack.launcher
 from stack.cli import main

@@ -1,6 +1,6 @@
 """`python -m tests.stack.fake_laptop`: the services of `unspoken up`, with fake models.
 
-A picture takes the detector half a second.
+The detector takes half a second per picture.
 """
 
 import time

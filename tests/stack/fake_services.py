@@ -1,6 +1,6 @@
 """`python -m tests.stack.fake_services`: the real gateway, and all services over the fakes.
 
-Run in place of services.laptop: the launcher's ports are those of its environment.
+It replaces services.laptop; the launcher passes the ports in the environment.
 """
 
 import threading
@@ -18,7 +18,7 @@ from tests.worker.service import create_app
 
 
 class FakeSettings(BaseSettings):
-    """FAKE_DETECT_S: how long the detector takes for a picture."""
+    """Settings; FAKE_DETECT_S: seconds that the detector takes for a picture."""
 
     model_config = SettingsConfigDict(env_prefix="FAKE_")
 

@@ -1,4 +1,4 @@
-"""What the command line prints of others' text: neither markup nor escape sequences act."""
+"""Untrusted text on the command line: markup and escape sequences have no effect."""
 
 import io
 import subprocess

@@ -1,4 +1,4 @@
-"""The demo's summary and pictures, from rows that know the truth."""
+"""The demo's summary and pictures, from rows made of the truth."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def shards(tmp_path_factory) -> Path:
 
 
 def true_rows(shards: Path, *, shift_px: int = 0) -> list[Row]:
-    """What a perfect pipeline would write, its boxes moved by `shift_px`."""
+    """Return the row of a perfect pipeline, with boxes moved by `shift_px`."""
     rows = []
     for index, line in enumerate((shards / "00000.truth.jsonl").read_text().splitlines()):
         truth = json.loads(line)

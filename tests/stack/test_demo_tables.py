@@ -1,4 +1,4 @@
-"""What the demo prints of its phrases."""
+"""The tables of phrases that the demo prints."""
 
 import io
 

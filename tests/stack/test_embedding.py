@@ -1,4 +1,4 @@
-"""`unspoken embed`: the disk tier is filled, and what is no picture stops nothing."""
+"""`unspoken embed` fills the disk tier and skips files that are no pictures."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from unspoken.settings import child_environment
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures at two depths, one file that is none, and one that is not looked at."""
+    """Write pictures at two depths, a file that is no picture, and a file that is ignored."""
     below = tmp_path / "pictures" / "below"
     below.mkdir(parents=True)
     (below / "a.PNG").write_bytes(picture_bytes())

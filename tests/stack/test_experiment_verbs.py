@@ -1,4 +1,4 @@
-"""`unspoken reproduce proposals` says what it takes, and refuses early what it cannot use."""
+"""`unspoken reproduce proposals` describes its inputs and refuses unusable ones early."""
 
 import pytest
 from typer.testing import CliRunner

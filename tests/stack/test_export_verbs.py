@@ -1,4 +1,4 @@
-"""The verbs that write a run for other tools and for people."""
+"""The commands that export a run for other tools and for people."""
 
 import pytest
 from typer.testing import CliRunner

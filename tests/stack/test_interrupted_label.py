@@ -1,4 +1,4 @@
-"""`unspoken label`, killed, and its workspace after that. Only the models are fakes."""
+"""`unspoken label` after a kill, and its workspace. Only the models are fakes."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`unspoken key`: a key for who asks, and the entry that lets it in."""
+"""`unspoken key` prints a new key and the entry that admits it."""
 
 import pytest
 from typer.testing import CliRunner

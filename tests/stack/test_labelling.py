@@ -1,4 +1,4 @@
-"""Sources on this machine as their runs see them, and the progress of a run."""
+"""Paths of local sources in their runs, and the progress of a run."""
 
 import io
 
@@ -86,7 +86,7 @@ def status_of(state, message=""):
 
 
 class Gateway:
-    """Gives one answer after another; an exception is raised."""
+    """Gives predefined answers in turn; an answer that is an exception is raised."""
 
     def __init__(self, *answers):
         self._answers = list(answers)

@@ -1,4 +1,4 @@
-"""The launcher's own parts: the embedded Redis, children that die, ports."""
+"""Parts of the launcher: the embedded Redis, restart of children, ports."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def test_the_embedded_redis_is_gone_after_the_block(tmp_path: Path):
 
 
 def fill(folder: Path) -> None:
-    """Leave an append-only file with some commands."""
+    """Write an append-only file with some commands."""
     with (
         EmbeddedRedis(folder) as server,
         redis.Redis(unix_socket_path=str(server.socket)) as client,
@@ -59,7 +59,7 @@ def fill(folder: Path) -> None:
 
 
 def aof_of(folder: Path) -> Path:
-    """The file that the commands are in: of Redis 6, or the increments of Redis 7 and Valkey."""
+    """Return the file with the commands: of Redis 6, or the increments of Redis 7 and Valkey."""
     (path,) = [*folder.glob("appendonly.aof"), *folder.glob("appendonlydir/*.incr.aof")]
     return path
 
@@ -121,7 +121,7 @@ def test_a_redis_that_was_killed_is_restarted_at_the_same_address(tmp_path):
 
 
 class Ending:
-    """A process that ends as soon as it was started; each start may fail."""
+    """A process that ends immediately after its start; each start may fail."""
 
     name, log = "ending", Path("ending.log")
 
@@ -317,7 +317,7 @@ def state_of(pid: int) -> str:
 
 @pytest.fixture
 def listening() -> Iterator[int]:
-    """A port that this process listens on."""
+    """Yield a port on which this process listens."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()

@@ -1,4 +1,4 @@
-"""`unspoken label` with its whole stack as real processes, killed and interrupted; fake models."""
+"""`unspoken label` with its stack of real processes and fake models, killed and interrupted."""
 
 import json
 import os
@@ -30,11 +30,11 @@ class Labelling:
         self.output = folder / "output.txt"
 
     def num_done(self) -> int:
-        """Committed chunks."""
+        """Return the number of committed chunks."""
         return len(list(self.out.glob("runs/labels/dataset/shard-*.json")))
 
     def child(self, word: str) -> psutil.Process:
-        """The child process whose command line contains the word."""
+        """Return the child process whose command line contains the word."""
         children = psutil.Process(self.process.pid).children()
         (found,) = [each for each in children if word in " ".join(each.cmdline())]
         return found

@@ -98,7 +98,7 @@ def test_a_folder_is_watched_until_the_run_ends_and_tells_nothing_twice(folder):
 
 
 def stop_the_dispatcher(folder, *, killed, ago_s=600):
-    """Leave a run as a dispatcher does that ended in order, or was killed, some time ago."""
+    """Write a run as left by a dispatcher that shut down, or was killed, some time ago."""
     write_status(folder / "runs", status(updated_s=time.time() - ago_s))
     lease = folder / "runs/.dispatcher"
     if killed:

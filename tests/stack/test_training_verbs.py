@@ -1,4 +1,4 @@
-"""`unspoken train` and `evaluate` hand on to training's own command lines."""
+"""`unspoken train` and `evaluate` call the command lines of `training`."""
 
 import pytest
 from typer.testing import CliRunner

@@ -1,4 +1,4 @@
-"""`unspoken weights fetch`: it checks what is there, and says in one line what is wrong."""
+"""`unspoken weights fetch` checks existing files and reports errors in one line."""
 
 import pytest
 from typer.testing import CliRunner

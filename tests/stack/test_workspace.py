@@ -1,4 +1,4 @@
-"""A workspace that holds a run: which commands continue it, and which are refused."""
+"""A workspace with a run: some commands continue it, others are refused."""
 
 import shutil
 

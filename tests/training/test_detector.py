@@ -81,7 +81,7 @@ def test_labels_point_at_the_phrases_of_their_own_picture(dataset: DetectionData
 
 
 def replace_share(dataset: DetectionDataset) -> DetectionDataset:
-    """The same batches with every noun in its own words."""
+    """Return a dataset with the same batches but without synonyms."""
     config = replace(SMOKE.data, synonym_share=0.0)
     return DetectionDataset(config, detector=SMOKE.detector, tokenizer=dataset.tokenizer)
 

@@ -1,4 +1,4 @@
-"""SAM's loss: the best of three masks learns, right ones cost nothing, padding counts for nil."""
+"""SAM's loss: only the best of three masks learns, right masks cost nothing, padding is ignored."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Prompt simulation: how many answers, where the clicks fall, what is passed on."""
+"""Prompt simulation: number of turns, places of clicks, and prompts kept between turns."""
 
 import pytest
 import torch

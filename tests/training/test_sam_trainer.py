@@ -1,4 +1,4 @@
-"""Steps of Semantic-SAM's training: what learns, what stays, one process and two."""
+"""Steps of Semantic-SAM's training: trained and frozen weights, one process and two."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ JOINT = replace(
     lr_decoder=1e-3,
     lr_encoder=1e-3,
 )
-# Clicks are drawn by each rank for itself.
+# Each rank draws its own clicks.
 EXACT = replace(JOINT, bf16="never", simulation="first")
 ONE_PROCESS_TOLERANCE = 1e-5  # sums in another order
 
@@ -76,7 +76,7 @@ def new_trainer(
 
 
 def masks_of(model: SemanticSam) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a network says about a fixed picture."""
+    """Return a network's output for a fixed picture."""
     image = torch.randint(0, 255, (3, 64, 64), generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
         output = model.decode(
@@ -172,7 +172,7 @@ def test_two_gloo_processes_do_what_one_does_on_the_whole_batch(
     parts = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
     together = [sum(pair) / 2 for pair in zip(*(part["losses"] for part in parts), strict=True)]
     assert together[0] == pytest.approx(losses[0], rel=1e-5)
-    # Adam makes much of gradients that are zero to rounding.
+    # Adam amplifies gradients that are zero up to rounding.
     assert together == pytest.approx(losses, rel=5e-3)
     for name, gradient in gradients.items():
         assert torch.equal(parts[0]["gradients"][name], parts[1]["gradients"][name])

@@ -38,7 +38,8 @@ def contrast(masks, vectors, **what):
 def test_perfect_vectors_cost_next_to_nothing_however_often_a_label_repeats():
     masks = [("car",), ("car",), ("car",), ("dog",)]
     perfect = torch.stack([VECTORS[names[0]] for names in masks])
-    # The other way a label's masks share its mass: its floor is the entropy of that share.
+    # In the other direction a label's masks share its probability, so the minimum is the entropy of
+    # that distribution.
     floor = 0.5 * 0.5 * torch.log(torch.tensor(3.0))
     assert contrast(masks, perfect) == pytest.approx(float(floor), abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""Whole runs of the `smoke` recipe: files in, weights out, killed and gone on with."""
+"""Whole runs of the `smoke` recipe: from files to weights, and resumed after a kill."""
 
 import json
 import signal
@@ -47,7 +47,7 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One run of the recipe as it stands."""
+    """Run the unchanged recipe once."""
     out = tmp_path_factory.mktemp("run")
     train(smoke(), files(folder, out))
     return out

@@ -1,4 +1,4 @@
-"""Runs of a network with a stem: from weights that have none, and with what they need."""
+"""Runs of a network with a stem, from weights without one, and the files that they need."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ DETECTOR = Path("weights/small/detector")
 
 
 def stemmed(*, steps: int = 3, pools_masks: bool = True) -> SamRecipe:
-    """The smoke recipe with a stem, decoder and encoder learning."""
+    """Return the smoke recipe with a stem; decoder and encoder are trained."""
     base = smoke()
     return replace(
         base,

@@ -1,4 +1,4 @@
-"""Small captioned scenes with the dataset that a worker without faults would have made of them."""
+"""Small captioned scenes with the dataset that a perfect worker would make of them."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SCENES = SceneConfig(size_px=96)
 def write_true_dataset(
     folder: Path, world: World, *, num_scenes: int, seed: int = 5, with_parts: bool = False
 ) -> Path:
-    """`folder/pictures` has the source shards, `folder/dataset` what a run would have made."""
+    """Write source shards to `folder/pictures`, and a run's dataset to `folder/dataset`."""
     pictures = folder / "pictures"
     write_shards(pictures, world, num_scenes=num_scenes, seed=seed, scene_config=SCENES)
     write_dataset(

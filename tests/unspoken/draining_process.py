@@ -1,6 +1,6 @@
-"""`python -m tests.unspoken.draining_process`: a service in a process of its own, for its end.
+"""`python -m tests.unspoken.draining_process`: a service process for tests of graceful shutdown.
 
-Prints its port. A caption takes a tenth of a second; the caption 'die' ends the engine.
+Prints its port. A caption takes a tenth of a second; the caption 'die' kills the engine.
 """
 
 import socket

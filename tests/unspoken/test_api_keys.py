@@ -1,4 +1,4 @@
-"""API keys: who is let in, how often, what a reply may load, and that no log tells a key."""
+"""API keys: authentication, rate limits, content security policy, and no keys in logs."""
 
 import io
 import logging

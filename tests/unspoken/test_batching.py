@@ -1,4 +1,4 @@
-"""The micro-batcher: bounded, work-conserving, and fair to the neighbours of a bad item."""
+"""The micro-batcher: bounded, work-conserving, and a bad item does not fail its neighbours."""
 
 import asyncio
 import threading

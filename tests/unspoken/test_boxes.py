@@ -1,4 +1,4 @@
-"""Boxes: areas, overlaps, suppression; the empty case first."""
+"""Boxes: areas, overlaps and suppression, starting with the empty case."""
 
 import numpy as np
 import pytest

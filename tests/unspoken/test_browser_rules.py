@@ -1,4 +1,4 @@
-"""Host and Origin: what a page in a visitor's browser may ask of a service."""
+"""Host and Origin rules: requests that a web page may send to a service."""
 
 import pytest
 from fastapi.testclient import TestClient

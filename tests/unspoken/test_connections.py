@@ -1,4 +1,4 @@
-"""Connections over real sockets: their number, and the time that a caller may take, are bounded."""
+"""Limits on the number of connections and on the time of slow callers, over real sockets."""
 
 import resource
 import socket
@@ -52,7 +52,7 @@ def small_app(answer: threading.Event) -> FastAPI:
 def served(
     max_connections: int = 8, **limits: float
 ) -> Iterator[tuple[int, Connections, threading.Event]]:
-    """Port, connections, and what lets /slow answer."""
+    """Yield port, connections, and the event that lets /slow answer."""
     answer = threading.Event()
     connections = Connections(ConnectionLimits(max_connections=max_connections, **limits))
     config = uvicorn_config(
@@ -78,7 +78,7 @@ def connect(port: int, sent: bytes = b"") -> socket.socket:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """Receive all data until the other side closes."""
     answered = b""
     try:
         while piece := connection.recv(65536):
@@ -89,7 +89,7 @@ def everything(connection: socket.socket) -> bytes:
 
 
 def one_reply(connection: socket.socket) -> bytes:
-    """Head and body of the next reply, whose length is announced."""
+    """Receive head and body of the next reply, by its Content-Length."""
     with connection.makefile("rb") as lines:
         head = b"".join(iter(lines.readline, b"\r\n"))
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])

@@ -1,4 +1,4 @@
-"""A deadline goes with the request: through threads, and on to whoever is asked in turn."""
+"""Deadlines of requests are passed to threads and to downstream services."""
 
 import asyncio
 import threading
@@ -68,7 +68,7 @@ def test_work_in_a_thread_stops_once_its_request_is_over():
 
 
 async def echo(scope, receive, send):
-    """Answers with the deadline that it was told."""
+    """ASGI app that replies with the deadline that it received."""
     named = Request(scope).headers.get(TIMEOUT_HEADER)
     await JSONResponse(named)(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""One setting says where all models run, and a device that is not there ends the start."""
+"""One setting selects the device of all models; a missing device fails the start."""
 
 import pytest
 import torch

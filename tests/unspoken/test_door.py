@@ -1,4 +1,4 @@
-"""The door: who is let in before a body is read, deadlines, and callers that have gone."""
+"""Admission control before a body is read, deadlines, and disconnected callers."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ BODY = {"captions": ["a red car"]}
 
 
 class Gated:
-    """A prompter that answers 'hold' only when it is let, and notes what it was asked."""
+    """A prompter that records captions and blocks on 'hold' until it is released."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -43,7 +43,7 @@ class Gated:
 
 @contextmanager
 def gated(**limits: object) -> Iterator[tuple[Gated, httpx.Client, ThreadPoolExecutor]]:
-    """A service over a real port whose engine can be held."""
+    """Run a service on a real port whose engine can be blocked."""
     gate = Gated()
     with (
         serve(create_app(gate.engine, **limits)) as url,
@@ -61,7 +61,7 @@ def captions(*texts: str) -> dict[str, object]:
 
 
 def half_a_request(client: httpx.Client, *, length: int) -> bytes:
-    """Announce a body, send none of it, and return what is answered all the same."""
+    """Announce a body but send none of it; return the reply that comes nevertheless."""
     head = f"POST /propose HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
     with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
         connection.settimeout(10)

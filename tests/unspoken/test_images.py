@@ -1,4 +1,4 @@
-"""Pictures at the door: what is read, what is refused, and with which error."""
+"""Decoding of pictures: accepted formats, refused files and their errors."""
 
 import base64
 import io
@@ -256,7 +256,7 @@ def test_every_kind_of_avif_is_read(mode, options):
 
 
 def avif_that_says_64(side):
-    """Its frame is larger than its container says."""
+    """Return a picture whose frame is larger than its container says."""
     data = bytearray(encode(Image.new("L", (side, side)), kind="AVIF", speed=10, quality=1))
     place = data.find(b"ispe")
     data[place + 8 : place + 16] = struct.pack(">II", 64, 64)
@@ -264,7 +264,7 @@ def avif_that_says_64(side):
 
 
 def avif_of_two_sizes():
-    """A small picture whose item goes on with the stream of a vast one."""
+    """Return a small picture whose item continues with the stream of a huge one."""
     small, vast = (
         encode(Image.new("L", (side, side)), kind="AVIF", speed=10, quality=1)
         for side in (64, 6600)

@@ -1,4 +1,4 @@
-"""JSON bodies: hostile ones are refused before they are parsed, pictures never reach the parser."""
+"""JSON bodies: hostile ones are refused before parsing, and pictures bypass the parser."""
 
 import base64
 import json

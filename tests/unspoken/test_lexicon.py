@@ -1,4 +1,4 @@
-"""What the lexicon knows of words: kin, and how frequent they are."""
+"""The lexicon: related words and word frequencies."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Log lines: what they carry, for people and for programs, and over HTTP."""
+"""Log lines: their fields, as text and as JSON, and for HTTP requests."""
 
 import io
 import json
@@ -36,7 +36,7 @@ logger = logging.getLogger("tests.logs")
 
 @pytest.fixture
 def written():
-    """All lines at INFO as JSON, parsed."""
+    """Return all lines at INFO level, parsed from JSON."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())

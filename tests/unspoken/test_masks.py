@@ -1,4 +1,4 @@
-"""Masks as run lengths, polygons and PNG: nothing is lost on the way."""
+"""Masks as run lengths, polygons and PNG: conversions are lossless."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from unspoken.masks import decode_rle, encode_rle, mask_png, rle_areas, rle_boxe
 
 
 def ring_fill(ring: list[int], size_hw: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centre an odd number of the ring's upright edges lies right of."""
+    """Fill a ring by the even-odd rule, counting its vertical edges to the right of a pixel."""
     filled = np.zeros(size_hw, dtype=bool)
     points = np.asarray(ring).reshape(-1, 2)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
@@ -25,7 +25,7 @@ def ring_fill(ring: list[int], size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def fill(polygons: list[Polygon], size_hw: tuple[int, int]) -> np.ndarray:
-    """The mask that polygons draw: outer rings less their holes."""
+    """Draw polygons as a mask: outer rings minus their holes."""
     mask = np.zeros(size_hw, dtype=bool)
     for outer, *holes in polygons:
         part = ring_fill(outer, size_hw)
@@ -38,7 +38,7 @@ def fill(polygons: list[Polygon], size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def target_mask() -> np.ndarray:
-    """A ring with an island in its hole, and a second part that touches it at a corner."""
+    """Return a ring with an island in its hole, and a second part that touches it at a corner."""
     mask = np.zeros((12, 16), dtype=bool)
     mask[1:9, 1:9] = True
     mask[3:7, 3:7] = False

@@ -1,4 +1,4 @@
-"""Folders of models: what their `config.json` must say."""
+"""Model folders: checks of their `config.json`."""
 
 import json
 

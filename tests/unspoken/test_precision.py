@@ -21,7 +21,7 @@ print(dtype, time.process_time() - started_s)
 
 @pytest.fixture
 def products(monkeypatch):
-    """Seconds that a layer takes by type; the probe does not remember an earlier answer."""
+    """Set the seconds of a layer by type, and clear the probe's cache."""
     taken_s = {torch.float32: 1.0, torch.bfloat16: 1.0}
     monkeypatch.setattr(precision, "_linear_s", lambda dtype, _rows, _size: taken_s[dtype])
     faster_dtype.cache_clear()
@@ -61,7 +61,7 @@ def test_the_probe_runs_on_this_machine():
 
 @pytest.mark.parametrize("isa", ["AVX2", "ALL"])
 def test_the_probe_takes_no_more_than_0_3_cpu_seconds_with_and_without_bfloat16(isa):
-    # AVX2 has no instruction for bfloat16; ALL takes what this processor has.
+    # AVX2 has no bfloat16 instructions; ALL allows all instructions of this processor.
     told = subprocess.run(
         [sys.executable, "-c", PROBE_PROCESS],
         env={

@@ -1,4 +1,4 @@
-"""Messages of validation: plain words, the field as it was sent, and what to send instead."""
+"""Validation messages: plain words, the field's name as sent, and valid alternatives."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Cores that a process may count on, and children that it starts."""
+"""Number of usable cores of a process, and child processes."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from unspoken import process
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Four threads on two cores, all of them ours; its quota is a text."""
+    """Fake four usable threads on two cores; return the folder for the quota file `cpu.max`."""
     monkeypatch.setattr(process, "_CPUS", tmp_path)
     monkeypatch.setattr(process, "_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})

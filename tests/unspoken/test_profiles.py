@@ -1,4 +1,4 @@
-"""Profiles: what models.yaml names is found, hashed once, and refused when it is another."""
+"""Profiles: files of models.yaml are found, hashed once, and refused if the hash differs."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ def sha256(content: bytes) -> str:
 
 
 def models_file(folder: Path, *, source: str, digest: str | None = None) -> Path:
-    """A models.yaml whose three models are one source with the file `weights.bin`."""
+    """Write a models.yaml whose three models have one source with the file `weights.bin`."""
     files = f"{{weights.bin: {digest or 'null'}}}"
     entry = f"{{name: tiny, source: '{source}', revision: r1, files: {files}}}"
     path = folder / "models.yaml"

@@ -1,4 +1,4 @@
-"""Proxies of the environment: for hosts outside of the local network only."""
+"""Proxy settings of the environment apply only to hosts outside of the local network."""
 
 import ast
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def test_only_a_host_outside_of_the_local_network_is_reached_by_a_proxy(url, out
 
 
 def httpx_calls() -> Iterator[tuple[str, ast.Call]]:
-    """Every call of the tree that makes an httpx client, with its place."""
+    """Yield every call in the source tree that creates an httpx client, with its place."""
     for path in (path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):

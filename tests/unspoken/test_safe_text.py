@@ -1,4 +1,4 @@
-"""Redaction and escaping: no secret and no control character of others comes through."""
+"""Redaction and escaping: secrets and untrusted control characters are removed."""
 
 import io
 import json

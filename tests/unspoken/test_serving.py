@@ -1,4 +1,4 @@
-"""The end of a serving process: nothing that was taken is lost, and a dead engine ends it."""
+"""Graceful shutdown: accepted requests are answered, and a dead engine ends the process."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ from unspoken.serving import DEAD_STATUS
 
 @contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """The service of draining_process.py, ready."""
+    """Run the service of draining_process.py until it is ready."""
     command = [sys.executable, "-m", "tests.unspoken.draining_process", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:

@@ -1,4 +1,4 @@
-"""Settings that are wrong: one line that names the variable, and no traceback."""
+"""Invalid settings give one line that names the variable, without a traceback."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Computing and waiting, apart."""
+"""Timings: computing and waiting are measured separately."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Checkpoints of strangers: tensors or a clear error."""
+"""Loading of untrusted checkpoints gives tensors or a clear error."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fetching weights, against a hub that the test serves on the loopback."""
+"""Fetching weights from a fake hub on the loopback interface."""
 
 import hashlib
 import threading
@@ -18,7 +18,7 @@ PREFIX = "/org/name/resolve/r1/"
 
 
 class Hub:
-    """A hub with files by path; it counts requests and can cut an answer in its middle."""
+    """A hub with files by path; it counts requests and can cut off an answer."""
 
     def __init__(self) -> None:
         self.files = {PREFIX + "config.json": CONFIG, PREFIX + "sub/weights.bin": WEIGHTS}
@@ -35,7 +35,7 @@ class Hub:
                     self.send_error(404 if content is None else hub.status)
                     return
                 if self.path.startswith("/org/name/"):
-                    # As the real hub does: the file itself lies elsewhere.
+                    # Redirect like the real hub, because the file itself is stored elsewhere.
                     hub.files["/cdn" + self.path] = content
                     self.send_response(302)
                     self.send_header("Location", "/cdn" + self.path)
@@ -68,7 +68,7 @@ def hub() -> Iterator[Hub]:
 
 
 def profile(**hashes: str) -> Profile:
-    """A profile whose three models are the same two files of the hub."""
+    """Write a profile whose three models are the same two files of the hub."""
     entries = {
         kind: ModelEntry(
             profile="tiny",

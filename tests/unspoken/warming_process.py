@@ -1,4 +1,4 @@
-"""`python -m tests.unspoken.warming_process`: a service whose warm-up computes with torch for ever.
+"""`python -m tests.unspoken.warming_process`: a service whose warm-up with torch never ends.
 
 Prints its port once the warm-up is running.
 """

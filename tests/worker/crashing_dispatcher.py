@@ -1,6 +1,6 @@
-"""`python -m tests.worker.crashing_dispatcher FOLDER`: a dispatcher that is killed by one source.
+"""`python -m tests.worker.crashing_dispatcher FOLDER`: a dispatcher that one source kills.
 
-Planning the run `bad` kills the process, as running out of memory would.
+Planning the run `bad` kills the process, like running out of memory.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""`python -m tests.worker.deaf_worker`: the real worker, which soon after its start takes nothing.
+"""`python -m tests.worker.deaf_worker`: the real worker, which soon stops taking messages.
 
-So it has been seen of Celery: alive, connected to Redis, its consumer gone.
+Celery has been observed in this state: alive and connected to Redis, but without a consumer.
 """
 
 from celery import signals

@@ -18,12 +18,12 @@ from unspoken.schemas import DetectRequest, ProposeRequest, TextEmbeddingsReques
 
 
 def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
-    """One app; each client finds the model of its kind."""
+    """Create one app for all three services; each client finds its model."""
     app, encoder = FastAPI(), FakeTextEncoder()
 
     @app.exception_handler(UnspokenError)
     def on_unspoken(_request, error: UnspokenError):
-        # An error that nobody answers would make uvicorn close the connection.
+        # After an unhandled error uvicorn would close the connection.
         return error_response(error)
 
     @app.get("/readyz")
@@ -62,7 +62,7 @@ def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
 
 @contextmanager
 def serve(app: FastAPI) -> Iterator[str]:
-    """Serve on a free loopback port -> its URL, once the app has loaded."""
+    """Serve on a free loopback port; yield its URL when the app is ready."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))

@@ -1,4 +1,4 @@
-"""Real sources on disk for the tests of runs and worker."""
+"""Writes real source files for the tests of runs and worker."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ CAPTIONS = (
 
 
 def picture(seed: int, *, size: tuple[int, int] = (96, 80)) -> bytes:
-    """A JPEG of smooth noise; (width, height) in pixels."""
+    """Return a JPEG of smooth noise; size is (width, height) in pixels."""
     coarse = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(coarse).resize(size).save(encoded, "JPEG")
@@ -49,7 +49,7 @@ def write_shard(
     first_seed: int = 0,
     columns: Sequence[dict[str, object]] | None = None,
 ) -> None:
-    """An img2dataset shard with its parquet, every column in LAION's spelling."""
+    """Write an img2dataset shard with its parquet, with LAION's column names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     with tarfile.open(path, "w") as tar:
@@ -64,7 +64,7 @@ def write_shard(
 
 
 def write_folder(folder: Path, captions: Sequence[str], *, first_seed: int = 0) -> None:
-    """An img2dataset folder, with the parquet beside it: what write_shard writes, unpacked."""
+    """Write an img2dataset folder with its parquet: the content of write_shard, unpacked."""
     folder.mkdir(parents=True)
     rows = []
     for index, caption in enumerate(captions):
@@ -77,7 +77,7 @@ def write_folder(folder: Path, captions: Sequence[str], *, first_seed: int = 0) 
 
 
 def write_pictures(folder: Path, count: int) -> list[str]:
-    """Pictures alone -> their names."""
+    """Write pictures without captions; return their names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{index}.jpg" for index in range(count)]
     for index, name in enumerate(names):
@@ -86,7 +86,7 @@ def write_pictures(folder: Path, count: int) -> list[str]:
 
 
 def write_table(table: Path, rows: Sequence[dict[str, object]]) -> None:
-    """A table of the kind that its ending names; a parquet has row groups of three."""
+    """Write a table in the format of its file ending; a parquet has row groups of three."""
     match table.suffix:
         case ".parquet":
             pq.write_table(pa.Table.from_pylist(rows), table, row_group_size=3)
@@ -100,7 +100,7 @@ def write_table(table: Path, rows: Sequence[dict[str, object]]) -> None:
 
 
 def write_coco(file: Path, captions: Sequence[Sequence[str]]) -> None:
-    """COCO captions: several captions a picture, out of order as COCO has them."""
+    """Write COCO captions: several per picture, out of order, as in COCO."""
     file.parent.mkdir(parents=True, exist_ok=True)
     numbered = [(image, caption) for image, each in enumerate(captions) for caption in each]
     content = {

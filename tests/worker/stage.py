@@ -1,4 +1,4 @@
-"""Dispatcher and task together, on real folders; only the broker is a list."""
+"""A test stage with dispatcher and task on real folders; the broker is a list in memory."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ CLASSIFIERS = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety
 
 @dataclass
 class ListDoorbell:
-    """A queue in memory; `lost` swallows messages, `down` refuses them."""
+    """A queue in memory; with `lost` it discards messages, with `down` it refuses them."""
 
     messages: list = field(default_factory=list)
     rung: list = field(default_factory=list)
@@ -40,7 +40,7 @@ class ListDoorbell:
 
 
 class Stage:
-    """A data folder with a shard, a dispatcher, and a worker that answers the doorbell."""
+    """A data folder with a shard, a dispatcher, and a worker that takes its messages."""
 
     def __init__(self, folder, *, prompter=None, detector=None, text_encoder=None, ranker=None):
         self.data_dir, self.runs_dir = folder / "data", folder / "runs"
@@ -81,7 +81,7 @@ class Stage:
         return create_run(self.data_dir, self.runs_dir, request)
 
     def work(self):
-        """Answer all messages; what an attempt raises is only the attempt's end."""
+        """Process all messages; an exception ends only its attempt."""
         bench = Bench(self.runs_dir, self.seen_data_dir, 0.2, self.ports, self.check_ready)
         while self.doorbell.messages:
             run_id, chunk_ids, _ = self.doorbell.messages.pop(0)

@@ -1,4 +1,4 @@
-"""Runs whose planning or finishing takes long, beside others."""
+"""Runs with slow planning or finishing do not delay other runs."""
 
 import threading
 
@@ -15,7 +15,7 @@ SOON_S = 0.05
 
 
 class Gate:
-    """Something that answers the first caller only once it is opened."""
+    """A callable that blocks its first caller until it is opened."""
 
     def __init__(self):
         self._opened = threading.Event()

@@ -9,7 +9,7 @@ def trouble(code="not_ready", retry_after_s=0.0):
 
 
 class Timed:
-    """A breaker whose pauses are the longest possible."""
+    """A circuit breaker that always pauses as long as possible, without jitter."""
 
     def __init__(self):
         self.now_s = 0.0

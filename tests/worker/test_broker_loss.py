@@ -19,7 +19,7 @@ from worker.doorbell import CeleryDoorbell
 
 RESETS = 3
 SOON_S = 60.0
-"""A worker that hears no more took two minutes, until its watchdog ended it."""
+"""Longest wait in seconds, less than the two minutes after which the watchdog ends a lost worker."""
 
 
 def test_a_connection_that_forgot_its_broker_is_closed_without_ending_the_worker(tmp_path):
@@ -28,7 +28,7 @@ def test_a_connection_that_forgot_its_broker_is_closed_without_ending_the_worker
         connection = app.connection_for_read()
         channel = connection.default_channel
         assert app.amqp.queues[BULK](channel).get(no_ack=False) is not None
-        # What Celery's consumer leaves when Redis is killed, as the chaos suite saw it.
+        # State that Celery's consumer leaves when Redis is killed, as seen in the chaos suite.
         channel._disconnect_pools()
         connection.transport.client = None
         connection.release()
@@ -46,7 +46,7 @@ def test_a_message_that_a_lost_broker_let_nobody_acknowledge_is_out_of_hand(tmp_
             assert not channel.qos.can_consume()
         with pytest.raises((RedisError, OSError)):
             message.ack()
-        # Else a worker would ask for no more, and never see that its broker was lost.
+        # Otherwise a worker would request no more messages and never notice the lost broker.
         assert channel.qos.can_consume()
 
 
@@ -123,7 +123,7 @@ def test_a_worker_whose_connections_were_reset_takes_messages_again(tmp_path):
             wait_for(log, " ready.")
             for _ in range(RESETS):
                 proxy.reset()
-                # As the dispatcher does: a message may be lost with the connection it came by.
+                # Publish again, as the dispatcher does: a message can be lost with its connection.
                 wait_for(log, " received", ring=doorbell)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
@@ -131,7 +131,7 @@ def test_a_worker_whose_connections_were_reset_takes_messages_again(tmp_path):
 
 
 def wait_for(log, words, *, ring=None):
-    """Until the log says it once more, ringing every two seconds."""
+    """Wait until the log contains the words once more; publish a message every two seconds."""
     before, started_s, rung = log.read_text().count(words), time.monotonic(), 0
     while log.read_text().count(words) == before:
         waited_s = time.monotonic() - started_s

@@ -1,4 +1,4 @@
-"""Real Redis, real Celery workers in processes of their own, services over HTTP."""
+"""Real Redis, real Celery workers in separate processes, services over HTTP."""
 
 import base64
 import os
@@ -199,7 +199,7 @@ def test_a_worker_goes_on_after_redis_was_killed_and_came_back_empty(
             )
             assert worker.poll() is None
     app.close()
-    # What was in hand when Redis went was finished: no chunk was tried twice.
+    # Chunks in progress when Redis died were finished, so no chunk had two attempts.
     assert (status.done, status.attempts) == (24, 8)
 
 
@@ -316,7 +316,7 @@ def test_a_worker_that_is_connected_and_takes_nothing_is_ended_by_its_watchdog(
 
 
 def sockets_of(process):
-    """Inodes: two processes that hold one socket have the same."""
+    """Return the inodes of a process's sockets, which are equal for a shared socket."""
     found = set()
     for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
         with suppress(FileNotFoundError):

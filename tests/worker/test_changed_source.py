@@ -1,4 +1,4 @@
-"""Sources that change, move or vanish while a run is under way."""
+"""Sources that change, move or disappear during a run."""
 
 import io
 import shutil
@@ -100,7 +100,7 @@ def test_a_retry_labels_the_changed_rows_where_they_are_now(stage):
 
 
 def test_a_run_remembers_its_data_folder(stage, tmp_path):
-    """An interrupted `label` of a folder elsewhere, then `retry` or `up` on its workspace."""
+    """`retry` or `up` on the workspace of an interrupted `label` of a folder elsewhere."""
     elsewhere = tmp_path / "my-pictures"
     write_captioned(elsewhere, [f"m{index:02d}" for index in range(6)])
     create_run(elsewhere, stage.runs_dir, RunRequest(source=".", run_id="r", chunk_size=3))

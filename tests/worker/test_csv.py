@@ -1,4 +1,4 @@
-"""CSV as people have it: other delimiters and encodings, broken quotes; no row lost, none wrong."""
+"""Real-world CSV: other delimiters and encodings, broken quotes; no row is lost or wrong."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Runs whose decoys choose the thresholds: from their first chunk to the decided dataset."""
+"""Runs with thresholds chosen by decoys, from the first chunk to the decided dataset."""
 
 import json
 
@@ -28,7 +28,7 @@ SAID = {word.strip(".,!").lower() for caption in CAPTIONS for word in caption.sp
 
 
 class KnowingDetector(FakeDetector):
-    """A fake that sees less in what no caption says: decoys get .4 of their score."""
+    """A fake detector that multiplies the scores of decoys by .4."""
 
     def detect(self, picture, phrases, *, box_threshold=None):
         found = super().detect(picture, phrases, box_threshold=0.0)
@@ -44,7 +44,7 @@ class KnowingDetector(FakeDetector):
 
 
 class AwayTextEncoder(FakeTextEncoder):
-    """A fake that may be away: a run that needs it cannot finish."""
+    """A fake that can be unavailable; a run that needs it cannot finish."""
 
     away = False
 

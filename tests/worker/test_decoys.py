@@ -1,4 +1,4 @@
-"""Decoys: repeatable, unrelated to what was said, and as frequent as it."""
+"""Decoys: deterministic, unrelated to caption and phrases, and of similar word frequency."""
 
 from dataclasses import replace
 from statistics import mean

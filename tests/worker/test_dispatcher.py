@@ -1,4 +1,4 @@
-"""Dispatcher and task together, on real folders; only the broker is a list."""
+"""Dispatcher and task together on real folders; the broker is a list in memory."""
 
 import json
 import tarfile
@@ -194,7 +194,7 @@ def test_an_item_that_ends_its_worker_is_a_row_with_that_reason(tmp_path):
     status = stage.tick(9)
     assert status.state == "done" and status.failed == {"poison": 1}
     assert status.labelled == 11
-    # Suspects go alone at once: three times in all.
+    # Suspects are retried alone at once: three attempts in all.
     assert calls == [4, 1, 1]
 
 

@@ -1,4 +1,4 @@
-"""A run over everything that people have: it ends `done`, and every input is counted once."""
+"""A run over all kinds of inputs ends `done`, and every input is counted once."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ from unspoken.schemas import RunRequest
 
 
 class Mixed:
-    """A source under construction: each input has a picture of its own, and what becomes of it."""
+    """A source under construction: each input has its own picture and an expected result."""
 
     def __init__(self, folder):
         self.folder = folder

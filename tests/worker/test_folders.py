@@ -1,4 +1,4 @@
-"""Folders as people have them: every picture and every caption is a row, or belongs to one."""
+"""Real-world folders: every picture and every caption belongs to a row."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def encoded(kind):
 
 @contextmanager
 def as_nobody(folder):
-    """Without root's right to read everything."""
+    """Drop root's permission to read everything."""
     if os.geteuid():
         yield
         return
@@ -57,7 +57,7 @@ def as_nobody(folder):
 
 @pytest.fixture
 def open_folder():
-    """A folder that everyone can enter, as pytest's own are not."""
+    """Yield a folder that all users can enter, unlike pytest's own folders."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder

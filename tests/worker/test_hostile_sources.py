@@ -1,4 +1,4 @@
-"""Sources that once ended the dispatcher or filled its memory: the run ends, good rows labelled."""
+"""Sources that once crashed the dispatcher or filled its memory: good rows are labelled."""
 
 import tarfile
 
@@ -19,7 +19,7 @@ def latin1(*texts):
 
 
 def write_tar(path, *, behind=b"", hole=0):
-    """A tar of one sample, then a header and a hole, which takes no place on the disk."""
+    """Write a tar of one sample, then a header and a sparse hole without disk usage."""
     with tarfile.open(path, "w") as tar:
         add(tar, "a.jpg", picture(70, size=(100, 80)))
         add(tar, "a.txt", CAPTIONS[0].encode())

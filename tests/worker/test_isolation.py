@@ -1,4 +1,4 @@
-"""One run that cannot be planned or finished, or whose files are damaged, beside a good one."""
+"""A run that cannot be planned or finished, or has damaged files, does not affect others."""
 
 import signal
 import struct
@@ -28,7 +28,7 @@ def state(stage, run_id):
 
 
 def write_latin1_table(folder):
-    """A parquet table, one of whose captions is not UTF-8."""
+    """Write a parquet table in which one caption is not UTF-8."""
     write_pictures(folder, 2)
     captions = pa.Array.from_buffers(
         pa.string(),
@@ -136,7 +136,7 @@ def test_a_damaged_file_of_one_run_stops_no_other(tmp_path, name, spoil, restart
 
 
 def damage_in_place(path):
-    """As a disk does: the file that others have mapped has other bytes."""
+    """Change bytes of a file in place, like a failing disk, although others have it mapped."""
     with path.open("r+b") as file:
         file.write(b"\xff" * 40)
 

@@ -1,7 +1,7 @@
 """Languages of captions, by the real classifier.
 
-`languages/tuning.tsv` was looked at while the rules were written, `languages/held_out.tsv` was not:
-change no rule for the sake of a line of it.
+The rules were written with `languages/tuning.tsv`. `languages/held_out.tsv` was not used: do not
+change a rule because of one of its lines.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ SETS = Path(__file__).parent / "languages"
 
 
 def captions(name: str) -> list[tuple[str, str]]:
-    """(language code, caption) of each line."""
+    """Return (language code, caption) of each line."""
     lines = (SETS / name).read_text(encoding="utf-8").splitlines()
     return [(code, text) for code, _, text in (line.partition("\t") for line in lines)]
 

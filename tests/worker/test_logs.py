@@ -1,4 +1,4 @@
-"""What a worker writes into its log and tells the services about itself."""
+"""A worker's log lines, and the ids that it sends to the services."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from worker.tasks import Bench, Message, label_message
 
 @pytest.fixture
 def asked():
-    """(path, run, chunk, request) of every request to the services."""
+    """Return the list for (path, run, chunk, request) of every request to the services."""
     return []
 
 

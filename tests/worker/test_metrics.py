@@ -1,4 +1,4 @@
-"""The dispatcher's /metrics over HTTP, with a real Redis; and the alerts that are made of it."""
+"""The dispatcher's /metrics over HTTP with a real Redis, and the alert rules that use it."""
 
 import re
 import socket
@@ -33,7 +33,7 @@ IDLE = BrokerState(
 
 
 def scraped(metrics):
-    """(name, labels) -> value, as a Prometheus reads them."""
+    """Return (name, labels) -> value, parsed as by Prometheus."""
     port = serve_metrics(metrics, host="127.0.0.1", port=0)
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     return {
@@ -219,7 +219,7 @@ def test_metrics_are_bound_to_the_loopback_unless_the_network_is_closed():
 
 
 def test_alerts_are_made_of_metrics_that_exist(tmp_path):
-    """Every metric that a rule names is one that a dispatcher or a service shows."""
+    """Every metric in an alert rule is exported by a dispatcher or a service."""
     metrics = DispatcherMetrics(tmp_path, lambda: IDLE)
     metrics.saw(status(0))
     metrics.saw(status(4, failed={"poison": 1}, dropped={"duplicate": 1}, seconds_left=9,

@@ -1,4 +1,4 @@
-"""Which silences of the detector say that a thing is not there."""
+"""Negatives: labels without detections that count as absent."""
 
 from unspoken.lexicon import load_lexicon
 from unspoken.runs.rows import Candidate
@@ -9,7 +9,7 @@ BOX = Box(x0=0, y0=0, x1=9, y1=9)
 
 
 def negatives(*asked, found=()):
-    """asked: phrases, or (phrase, what else is said of it)."""
+    """Compute negatives; `asked`: phrases, or (phrase, further fields of it)."""
     candidates = []
     for number, each in enumerate(asked):
         phrase, what = each if isinstance(each, tuple) else (each, {})

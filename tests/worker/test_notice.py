@@ -1,4 +1,4 @@
-"""What a run without captions says, from the dispatcher to the card, the page and the terminal."""
+"""The notice of a run without captions: in the status, on card and page, and in the terminal."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Parquet tables: bad cells and damaged row groups cost their rows, and memory is bounded."""
+"""Parquet tables: bad cells and damaged row groups lose only their rows; memory is bounded."""
 
 import subprocess
 import sys
@@ -105,7 +105,7 @@ def test_a_listing_without_pictures_is_that_of_the_plan(tmp_path):
 
 
 def repeat(file: Path, value: str | None, count: int) -> None:
-    """A table of `count` rows that all say the same, in a few hundred bytes."""
+    """Write a table of `count` equal rows, in a few hundred bytes."""
     if value is None:
         column = pa.nulls(count, pa.string())
     else:
@@ -123,7 +123,7 @@ def repeat(file: Path, value: str | None, count: int) -> None:
 
 
 def write_long_list(file: Path, count: int) -> None:
-    """A table of one row whose list of captions has `count` empty places."""
+    """Write a table of one row whose list of captions has `count` nulls."""
     lists = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.nulls(count, pa.string()))
     pq.write_table(pa.table({"path": ["0.jpg"], "captions": lists}), file, compression="zstd")
 

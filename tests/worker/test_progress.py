@@ -1,4 +1,4 @@
-"""What a status says beyond counts: rate, time left, where the time goes, what holds it back."""
+"""Progress in a status: rate, time left, time per stage, and the cause of a delay."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Every kind of source, as real files: the same rows, and no bad row that stops the others."""
+"""Every kind of source, as real files, gives the same rows; a bad row does not stop the others."""
 
 import json
 import tarfile
@@ -120,7 +120,7 @@ def test_a_chunk_of_lines_is_entered_where_it_begins(tmp_path, table):
     first, second = plan_of(tmp_path / table, root=tmp_path, chunk_size=2).chunks
     content = (tmp_path / table).read_bytes()
     assert first.offset < second.offset and b"2.jpg" in content[second.offset :][:30]
-    # Nothing before that byte is looked at again.
+    # Data before that byte is not read again.
     torn = content[: first.offset] + b"?" * (second.offset - first.offset - 1) + b"\n"
     (tmp_path / table).write_bytes(torn + content[second.offset :])
     assert [row.member for row in read_chunk(second, root=tmp_path)] == ["2.jpg", "3.jpg"]

@@ -1,4 +1,4 @@
-"""What docs/operations.md tells an operator to do, done."""
+"""The repair procedures of docs/operations.md, executed."""
 
 from typer.testing import CliRunner
 
@@ -64,7 +64,7 @@ def test_a_record_of_a_later_version_that_says_more_does_not_make_its_shard_spoi
 
 
 def cut_chunks(stage):
-    """Cut the file of chunks short, as a disk that lost its last pages does -> the lost chunks."""
+    """Truncate the file of chunks, like a disk that lost its last pages; return the lost chunks."""
     (chunks,) = (stage.runs_dir / "r").glob("chunks-*.jsonl")
     lines = chunks.read_bytes().splitlines(keepends=True)
     chunks.unlink()

@@ -1,4 +1,4 @@
-"""Several captions of one picture: one row, each caption asked, none called a duplicate."""
+"""Several captions of one picture give one row; each is used, and none is a duplicate."""
 
 import json
 import tarfile

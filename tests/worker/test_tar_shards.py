@@ -1,4 +1,4 @@
-"""Tar shards: webdataset's samples, each input once, and a damaged tar costs only what is lost."""
+"""Tar shards: webdataset's samples, each input once; of a damaged tar only lost data is missing."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def read_all(source: Path, *, chunk_size: int = 1):
-    """Rows of a plan, read chunk by chunk: as a worker reads them."""
+    """Read the rows of a plan chunk by chunk, as a worker does."""
     root = source if source.is_dir() else source.parent
     plan = make_plan(
         "run",
@@ -226,7 +226,7 @@ def test_a_hard_link_is_the_picture_that_it_stands_for(tmp_path):
 
 
 def sparse_header(name: str, *, size: int, stored: int) -> bytes:
-    """An old GNU sparse member: one piece of `stored` bytes at its start."""
+    """Return the header of an old GNU sparse member with one piece of `stored` bytes."""
     member = tarfile.TarInfo(name)
     member.size = stored
     block = bytearray(member.tobuf(tarfile.GNU_FORMAT))

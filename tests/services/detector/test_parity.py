@@ -1,8 +1,8 @@
-"""The two backends are one network: same weights at the real Swin-T size, same boxes and scores.
+"""Parity of the two backends: same weights at the real Swin-T size give same boxes and scores.
 
-The weights are random, of the published shapes, in the published `.pth` form; the names of
-transformers are those of its own conversion (`convert_grounding_dino_to_hf.py`, which its wheel no
-longer carries).
+The weights are random, with the published shapes, in the published `.pth` format. The names in
+transformers follow its own conversion script (`convert_grounding_dino_to_hf.py`, which its wheel no
+longer contains).
 """
 
 import re
@@ -37,7 +37,7 @@ from services.detector.transformers_backend import load_hub_detector
 
 SHORT_SIDE_PX = 192  # the least that has 900 places to look at; the network's size is real
 FLOAT32_NOISE = 1e-4
-"""Two orders of summation through some thirty layers."""
+"""Tolerance for two orders of summation through about thirty layers."""
 
 # Original name -> name in transformers, for whole names after the parts below are replaced.
 RENAMES = [
@@ -124,7 +124,7 @@ def convert(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def backends(tmp_path_factory: pytest.TempPathFactory) -> tuple[Backend, Backend]:
-    """The original network from a `.pth`, transformers' from a folder as the hub has it."""
+    """Return the original network from a `.pth`, and transformers' from a folder as on the hub."""
     folder = tmp_path_factory.mktemp("parity")
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     tokenizer.save_pretrained(folder)
@@ -135,7 +135,7 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> tuple[Backend, Backend
     original = build_network("swin_T_224_1k", bert_config=bert, tokenizer=tokenizer)
     shake(original, scale=0.02)
     with torch.no_grad():
-        # Random logits are in the tens and every sigmoid is 0 or 1: then no score could differ.
+        # Random logits are so large that every sigmoid is 0 or 1; then no score could differ.
         original.transformer.decoder.norm.weight.mul_(0.05)
         original.transformer.enc_output_norm.weight.mul_(0.05)
     published = {f"module.{name}": tensor for name, tensor in original.state_dict().items()}
@@ -164,10 +164,11 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> tuple[Backend, Backend
 
 
 class Ranking:
-    """Gives the second network the places that the first one ranked best.
+    """Gives the second network the query locations that the first one ranked best.
 
-    Of 900 random ranks some two are nearer than the noise of float32, and the queries of both
-    would change places. So what is ranked is compared, and the order is then shared.
+    Among 900 random scores, about two are closer than float32 noise, so that the queries of both
+    networks would be in different order. Therefore the scores are compared, and the order of the
+    first network is used for both.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Raw answers become detections of the phrases that were asked."""
+"""Conversion of raw network outputs to detections of the requested phrases."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Event streams: what a caller that was cut off gets, from a gateway that was killed too."""
+"""Event streams: a disconnected caller resumes, even after the gateway was killed."""
 
 import json
 import signal
@@ -41,7 +41,7 @@ def url(folder):
 
 
 def tell(folder, done, **changes):
-    """What a dispatcher writes as it goes."""
+    """Write a run's status as a dispatcher does."""
     fields = {
         "run_id": "r", "state": "running", "total": 9, "done": done, "labelled": done,
         "dropped": {}, "failed": {}, "chunks_total": 9, "chunks_done": done, "attempts": done,
@@ -54,7 +54,7 @@ def tell(folder, done, **changes):
 
 @contextmanager
 def stream(url, *, last_id=None):
-    """(event, rows done, id) of one connection, as they come."""
+    """Yield (event, rows done, id) of one connection."""
     headers = {} if last_id is None else {"Last-Event-ID": last_id}
     with httpx.stream("GET", f"{url}/runs/r/events", headers=headers, timeout=60) as response:
         assert response.status_code == 200

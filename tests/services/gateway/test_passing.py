@@ -1,4 +1,4 @@
-"""The gateway's `/segment` and `/images`: what the segmenter says, byte for byte, errors too."""
+"""The gateway proxies `/segment` and `/images` byte for byte, including errors."""
 
 import asyncio
 import base64
@@ -72,7 +72,7 @@ def test_forms_errors_and_etags_come_through(tmp_path, segmenter):
 
 
 def scripted_gateway(tmp_path, asked, reply=None):
-    """A gateway before a segmenter that notes its requests; it answers {} or `reply`."""
+    """Return a gateway whose segmenter records its requests and answers {} or `reply`."""
 
     def note(request: httpx.Request) -> httpx.Response:
         asked.append(request)
@@ -238,7 +238,7 @@ def test_the_segmenter_is_told_what_is_left_of_a_deadline(tmp_path):
 
 
 class Held(httpx.AsyncBaseTransport):
-    """A segmenter that answers when it is let."""
+    """A segmenter that answers only when the test releases it."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()

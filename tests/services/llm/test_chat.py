@@ -1,4 +1,4 @@
-"""Prompts as conversations, on tokenizers with the chat formats that models come with."""
+"""Prompts as conversations, with tokenizers that have the chat templates of real models."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ CHATML = (
 
 
 def tokenizer_of(template: str | None, *, writes_start: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer; `writes_start`: whether it puts <s> before every text."""
+    """Return a byte-level tokenizer; with `writes_start` it puts <s> before every text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {char: index for index, char in enumerate(["<s>", "</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -78,7 +78,7 @@ def test_a_tokenizer_that_cannot_chat_is_refused_at_start(template):
 
 
 class Recorder:
-    """A generator that remembers its prompts."""
+    """A generator that records its prompts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer

@@ -13,7 +13,7 @@ from unspoken.schemas import ModelInfo
 
 
 class FakeCompleter:
-    """Answers every prompt alike and remembers what it was asked."""
+    """Gives every prompt the same answer and records the prompts."""
 
     def __init__(self, text: str = "car, wheel") -> None:
         self.text = text

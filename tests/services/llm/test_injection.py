@@ -1,4 +1,4 @@
-"""A caption is data: even where the model obeys it, the grammar and `named` hold."""
+"""Prompt injection: even if the model obeys a caption, grammar and `named` stay correct."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ ATTACKS = make_attacks(200)
 
 
 class Puppet:
-    """A language model that does what the caption wants: the worst case."""
+    """A language model that follows the caption's instruction: the worst case."""
 
     def __init__(self) -> None:
         self.wanted = ""

@@ -1,4 +1,4 @@
-"""The real model out of its wheel: it converts, loads, and knows what a car has."""
+"""The real model from its wheel: it converts, loads, and lists parts of a car."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from unspoken.settings import default_cache_dir
 
 @pytest.fixture(scope="module")
 def engine():
-    # The user's own cache folder: converting once is what it is for.
+    # Use the user's cache folder, so that the model is converted only once.
     return build_engine(LlmSettings(cache_dir=default_cache_dir(), num_threads=1))
 
 

@@ -1,4 +1,4 @@
-"""Templates of the user's own, and what is wrong with a file of them."""
+"""Users' own template files, and the errors for invalid ones."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Bad input about pictures: a clear 4xx that names the trouble, and never a 500."""
+"""Bad picture requests get a 4xx with a clear message, never a 500."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Banks under load: the oldest first, none for callers who have gone, none that ends too late."""
+"""Scheduling of mask banks: oldest first, none for disconnected callers or missed deadlines."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ PICTURES = [picture_bytes(size=(20 + number, 20)) for number in range(8)]
 
 
 class Gate:
-    """Notes every step, and holds the first one until it is let."""
+    """Records every step, and blocks the first one until it is released."""
 
     def __init__(self, *, step_s: float = 0.0) -> None:
         self.open = threading.Event()
@@ -39,7 +39,7 @@ class Gate:
 
 
 class Service:
-    """A segmenter over a real port, and requests that do not wait for each other."""
+    """A segmenter on a real port, with concurrent requests."""
 
     def __init__(
         self, http: httpx.Client, segmenter: StepwiseSegmenter, pool: ThreadPoolExecutor
@@ -64,7 +64,7 @@ class Service:
         return self._pool.submit(send)
 
     def in_line(self, count: int) -> None:
-        """Wait until so many pictures are in line."""
+        """Wait until the given number of pictures is queued."""
         self._wait_for(f"unspoken_bank_line {count}.0")
 
     def metrics(self) -> str:

@@ -1,4 +1,4 @@
-"""The disk tier: whole or absent, bounded, shared, and never a reason for a request to fail."""
+"""The disk tier: atomic, bounded, shared by processes, and its errors never fail a request."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""The cache of pictures: bounded in bytes, oldest out first, names are aliases only."""
+"""The embedding cache: bounded in bytes, evicts the oldest first, names are aliases only."""
 
 from dataclasses import dataclass
 

@@ -25,7 +25,7 @@ MODEL = FakeTextEncoder.model
 
 
 class CountingTower:
-    """A text tower that remembers what it was asked."""
+    """A text tower that records its inputs."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
@@ -99,7 +99,7 @@ def test_a_profile_whose_weights_are_not_fetched_stops_with_the_file_and_the_com
 
 
 def models_file(folder: Path, *, file: str, digest: str, options: str) -> Path:
-    """A models.yaml whose profile `tiny` has one file of one's own."""
+    """Write a models.yaml whose profile `tiny` has one custom file."""
     entry = (
         f"{{name: tiny, source: 'file:{folder}', revision: r1, files: {{{file}: {digest}}}, "
         f"options: {options}}}"
@@ -130,7 +130,7 @@ def test_the_real_vit_l_14_text_tower_is_built_from_its_config_and_loads_its_hub
     assert sum(parameter.numel() for parameter in tower.parameters()) == 123_650_304
     with torch.inference_mode():
         expected = F.normalize(tower(open_clip.tokenize(["a dog"])), dim=-1)
-    # As on the hub: the whole CLIP in one file; the vision tower must be passed over.
+    # As on the hub, one file contains the whole CLIP; the vision tower must be skipped.
     vision = {"visual.conv1.weight": torch.zeros(4, 3, 2, 2), "logit_scale": torch.ones([])}
     save_file({**tower.state_dict(), **vision}, tmp_path / file)
     del tower

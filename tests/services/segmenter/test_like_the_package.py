@@ -62,7 +62,7 @@ def package_sam() -> Sam:
 
 @torch.no_grad()
 def spread_quality(predictor: SamPredictor) -> None:
-    """Let the predicted IoU of every click be above 1, and the best mask differ between clicks."""
+    """Set weights so that predicted IoUs exceed 1 and the best mask differs between clicks."""
     found = np.stack([predictor.predict(np.array([click]), np.ones(1))[1] for click in CLICKS])
     mean, deviation = (torch.from_numpy(each) for each in (found.mean(0), found.std(0)))
     last = predictor.model.mask_decoder.iou_prediction_head.layers[-1]

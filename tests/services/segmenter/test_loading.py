@@ -1,4 +1,4 @@
-"""Which weights are served: the profile's, one's own, a delta; and what must not be."""
+"""Loading of weights: the profile's, custom weights and deltas; invalid ones are refused."""
 
 import hashlib
 from pathlib import Path
@@ -32,7 +32,7 @@ def weights(tmp_path: Path, *, name: str = "model.safetensors", **info: object) 
 
 
 def models_file(tmp_path: Path, segmenter: str) -> Path:
-    """A models.yaml whose profile `tiny` has this segmenter and nothing else that is read."""
+    """Write a models.yaml whose profile `tiny` has this segmenter; no other entry is read."""
     other = "{name: x, source: 'file:x', revision: r, files: {x: null}}"
     path = tmp_path / "models.yaml"
     path.write_text(
@@ -88,12 +88,12 @@ def test_weights_of_ones_own_stand_in_for_the_profiles(tmp_path):
 
 
 def official(tmp_path: Path) -> Path:
-    """A whole file without a trained head, as the base of a delta."""
+    """Write a complete file without a trained head, as the base of a delta."""
     return weights(tmp_path, name="base.safetensors", trained=False)
 
 
 def delta(tmp_path: Path) -> Path:
-    """A head that was trained on `official`."""
+    """Write a delta: a head that was trained on `official`."""
     base = tiny_sam().model.state_dict()
     trained = tiny_sam(text_encoder=SERVED)
     with torch.no_grad():

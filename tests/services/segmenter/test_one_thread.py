@@ -1,4 +1,4 @@
-"""Detector and segmenter on one inference thread, as on a laptop: neither waits for the other."""
+"""Detector and segmenter on one inference thread, as on a laptop, without a deadlock."""
 
 import base64
 from concurrent.futures import ThreadPoolExecutor

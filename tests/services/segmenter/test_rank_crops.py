@@ -1,4 +1,4 @@
-"""`POST /rank-crops`: the real open_clip at its tiniest through the real route, and bad input."""
+"""`POST /rank-crops`: a tiny real open_clip model through the real route, and bad input."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ BOX = {"x0": 8, "y0": 8, "x1": 60, "y1": 50}
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory) -> tuple[open_clip.CLIP, Path]:
-    """A whole CLIP with random weights, and the folder with its file and a models.yaml."""
+    """Return a complete CLIP with random weights, and a folder with its file and a models.yaml."""
     folder = tmp_path_factory.mktemp("clip")
     (folder / f"{TINY}.json").write_text(json.dumps(CONFIG))
     open_clip.add_model_config(folder / f"{TINY}.json")

@@ -1,4 +1,4 @@
-"""Replies as JSON: bounded, and written only while somebody waits."""
+"""JSON replies: bounded in size, and rendered only while the caller is connected."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The engine: the contract, the three ways to answer, and which is chosen."""
+"""The engine: the contract, the three query methods, and the choice between them."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ ANY = {"threshold": 0.0}
 
 
 class StubDetector:
-    """Answers what it is told: phrase -> (box, score)."""
+    """Gives predefined answers: phrase -> (box, score)."""
 
     model = ModelInfo(name="stub", kind="detector", revision="0")
     box_threshold = 0.3
@@ -158,7 +158,7 @@ def test_prompts_of_all_kinds_in_one_question_come_back_in_order(picture):
 
 
 class HalfBlindSam(DiscSam):
-    """Draws nothing for prompts in the right half of the picture."""
+    """Returns empty masks for prompts in the right half of the picture."""
 
     def decode(self, image_embeddings, prompts, *, multimask_output):
         output = super().decode(image_embeddings, prompts, multimask_output=multimask_output)
@@ -308,7 +308,7 @@ def test_a_box_that_sticks_out_is_cut(picture):
     assert reply.results[0].instances == reply.results[1].instances
 
 
-# ---- which way -------------------------------------------------------------------------------
+# ---- choice of the query method --------------------------------------------------------------
 
 
 def test_an_untrained_head_never_scores_a_text(picture):
@@ -364,7 +364,7 @@ def test_thresholds_and_negatives_hold_for_the_detectors_boxes_too(picture):
 
     assert found({"text": "car"}, {"text": "car", "negative": ["truck"]}) == [1, 0]
     assert found({"text": "truck", "negative": ["car"]}) == [1]
-    # The lowest threshold goes to the detector; the others are held here.
+    # The lowest threshold goes to the detector; the others are applied here.
     assert found({"text": "wheel"}, {"text": "wheel", "threshold": 0.1}) == [0, 1]
     assert found({"text": "car", "threshold": 0.81}, {"text": "wheel", "threshold": 0.1}) == [0, 1]
     assert found({"text": "car", "threshold": 0.81}) == [0]

@@ -1,4 +1,4 @@
-"""`/segment` and `/images` over HTTP, on the real network at its tiniest."""
+"""`/segment` and `/images` over HTTP, on a tiny real network."""
 
 import base64
 import json

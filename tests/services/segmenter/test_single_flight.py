@@ -1,4 +1,4 @@
-"""Single flight: one piece of work for all who ask at once."""
+"""Single flight: concurrent requests for the same work share one computation."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A segmenter's engine over the real network at its tiniest, with random weights."""
+"""A segmenter engine on a tiny real network with random weights."""
 
 from dataclasses import replace
 
@@ -22,13 +22,16 @@ from unspoken.ports import Detector
 from unspoken.schemas import ModelInfo
 from unspoken.segment_schemas import SegmentQuestion
 
-# Random weights predict no IoU worth a filter: every mask stays that no other overlaps.
+# Random weights predict meaningless IoUs, so the filters are off; only duplicates are removed.
 BANK = MaskBankConfig(points_per_side=4, predicted_iou_threshold=-100, stability_threshold=0)
 MODEL = ModelInfo(name="tiny-segmenter", kind="segmenter", revision="0")
 
 
 class DiscSam(SemanticSam):
-    """The real network, whose random weights draw noise: so clicks draw discs, boxes ellipses."""
+    """The real network, with masks replaced by discs (clicks) and ellipses (boxes).
+
+    The masks of random weights are noise.
+    """
 
     def decode(
         self, image_embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
@@ -57,14 +60,14 @@ class DiscSam(SemanticSam):
 
 
 def tiny_sam(*, trained: bool = True, seed: int = 0, **info: object) -> LoadedSam:
-    """Random weights, masks as of DiscSam; `trained` is what the checkpoint says of them."""
+    """Return a DiscSam with random weights; `trained`: mark the checkpoint as trained."""
     torch.manual_seed(seed)
     model = DiscSam(SemanticSamConfig(sam=sam_config("tiny"))).eval()
     return LoadedSam(model=model, info=SemanticInfo(semantic_trained=trained, **info))
 
 
 class CountingEngine(SegmentEngine):
-    """Counts pictures that were encoded."""
+    """Counts encoded pictures."""
 
     num_embedded = 0
 
@@ -84,7 +87,7 @@ def tiny_engine(
     loaded: LoadedSam | None = None,
     **changes: object,
 ) -> CountingEngine:
-    """An engine over `loaded`, else over `tiny_sam`, and the fake text encoder."""
+    """Return an engine on `loaded`, by default `tiny_sam`, and the fake text encoder."""
     loaded = loaded or tiny_sam(trained=trained)
     return CountingEngine(
         loaded,
@@ -101,5 +104,5 @@ def tiny_engine(
 
 
 def question(*queries: dict[str, object], **rest: object) -> SegmentQuestion:
-    """A question as JSON would write it."""
+    """Parse a question from its JSON form."""
     return SegmentQuestion.model_validate({"queries": queries, **rest})

@@ -1,4 +1,4 @@
-"""Batches by number: exact counts, the network's frame, and the same for one rank and for two."""
+"""Batches by number: exact counts, the network's frame, and equality for one and two ranks."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The whole evaluation at toy size: truth against itself is perfect, readers read what is there."""
+"""The whole evaluation at toy size: the truth scores perfectly, and readers read real formats."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Names of masks: ranks, groups by captions, and whether the similarity head knows."""
+"""Naming figures: ranks, groups by captions, and calibration of the similarity head."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""An AsyncClient that is called as a Client is: the same tests hold both."""
+"""A blocking wrapper of AsyncClient, so that the same tests run on both clients."""
 
 import asyncio
 import functools
@@ -8,7 +8,7 @@ from unspoken.clients import AsyncClient
 
 
 class Blocking:
-    """Takes what AsyncClient takes; each call runs on an event loop of its own."""
+    """Has AsyncClient's arguments; each call runs on its own event loop."""
 
     def __init__(self, *args, **options):
         self._client = AsyncClient(*args, **options)

@@ -1,4 +1,4 @@
-"""A server on a real port that answers what it is told to, one answer a request, then 200."""
+"""A server on a real port with scripted answers, one per request, then 200."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ SILENCE = "silence"
 
 
 class Answer(NamedTuple):
-    """A status with an error's body; seconds of Retry-After, if any."""
+    """An error answer: a status with an error's body, and Retry-After in seconds, if any."""
 
     status: int
     retry_after: str | None = None
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
 @contextmanager
 def scripted(*answers, reply=(), port=0):
-    """(url, what was asked): `answers` in turn, then `reply` as JSON."""
+    """Yield (url, recorded requests) of a server that gives `answers` in turn, then `reply`."""
     left, asked = list(answers), []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The client of a gateway, sync and async, over real HTTP before a fake segmenter."""
+"""The gateway's sync and async client, over real HTTP with a fake segmenter."""
 
 import io
 from functools import partial
@@ -24,7 +24,7 @@ BOX = (8, 8, 60, 50)
 
 
 def recorded(client_class, sent):
-    """A transport of one's own: notes the content type of each request, then sends it."""
+    """A custom transport that records the content type of each request, then sends it."""
 
     class Recording(httpx.HTTPTransport):
         def handle_request(self, request):

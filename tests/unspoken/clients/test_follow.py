@@ -1,4 +1,4 @@
-"""A run followed by the client while its connection is cut, reset and gone."""
+"""Following a run with the client while its connection is cut, reset or refused."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ def run(stack):
 
 
 def tell(stack, run, done, **changes) -> RunStatus:
-    """What a dispatcher writes as it goes."""
+    """Write a run's status as a dispatcher does."""
     told = {"state": "running", "total": ROWS, "done": done, "updated_s": time.time(), **changes}
     status = run.model_copy(update=told)
     write_status(stack.runs_dir, status)

@@ -1,4 +1,4 @@
-"""What a client makes of a service that does not answer as it should."""
+"""Port clients raise clear errors for services that answer incorrectly."""
 
 import io
 import subprocess

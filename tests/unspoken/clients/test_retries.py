@@ -1,4 +1,4 @@
-"""When the client asks again, and when not: against servers that refuse, break off or are away."""
+"""Retries of the client, with servers that refuse, disconnect or are down."""
 
 import threading
 import time

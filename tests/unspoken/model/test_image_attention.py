@@ -1,4 +1,4 @@
-"""Attention in pieces, against the module of segment-anything."""
+"""Attention computed in pieces, compared with segment-anything's module."""
 
 import pytest
 import torch

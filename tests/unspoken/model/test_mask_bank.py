@@ -1,4 +1,4 @@
-"""The bank: the same masks as prompt by prompt, filtered, deduplicated, bounded."""
+"""The mask bank: same masks as with single prompts; filtered, deduplicated, bounded."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Refinement by the picture's colours: what it adds, and what it must leave alone."""
+"""Mask refinement by the picture's colours: expected changes, and masks that must not change."""
 
 import torch
 
@@ -6,7 +6,7 @@ from unspoken.model.mask_refinement import likeness_of, refine, smooth, weigh_co
 
 
 def pixels_of(*columns: tuple[int, int], height: int = 20) -> torch.Tensor:
-    """A picture of upright bars, each (width, grey) -> (3, height, w) uint8."""
+    """Draw a picture of vertical bars, each (width, grey) -> (3, height, w) uint8."""
     line = torch.cat([torch.full((width,), grey, dtype=torch.uint8) for width, grey in columns])
     return line.expand(3, height, -1).contiguous()
 
@@ -54,5 +54,5 @@ def test_no_masks_are_refined_to_no_masks():
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A stream of its own for each use."""
+    """Return a new random generator for each use."""
     return torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Masks brought to the picture's size: as SAM does, or along the picture's edges."""
+"""Upscaling of masks to the picture's size: like SAM, or along the picture's edges."""
 
 from dataclasses import replace
 
@@ -14,14 +14,14 @@ REFINING = replace(PLAIN, refines_masks=True)
 
 
 def two_colours(size_hw: tuple[int, int], edge: int) -> np.ndarray:
-    """A picture that is dark to the left of a column and light from there on."""
+    """Draw a picture that is dark left of a column and light right of it."""
     pixels = np.full((*size_hw, 3), 40, dtype=np.uint8)
     pixels[:, edge:] = 210
     return pixels
 
 
 def logits_of(share: torch.Tensor) -> torch.Tensor:
-    """Logits whose sign says where the share is above a half."""
+    """Convert shares to logits that are positive above one half."""
     return 4 * (share - 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Weights on another grid: the same network where nothing changes, near it where patches do."""
+"""Regridding of weights: exact if the grid stays the same, approximate for other patches."""
 
 from dataclasses import replace
 

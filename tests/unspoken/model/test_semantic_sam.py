@@ -20,7 +20,7 @@ CELLS = 64
 
 @pytest.fixture(scope="module")
 def oracle() -> Sam:
-    """The package's ViT-B; weights small enough that logits stay near one."""
+    """Build the package's ViT-B with small weights, so that logits stay near one."""
     torch.manual_seed(0)
     return sam_model_registry["vit_b"]()
 
@@ -41,7 +41,7 @@ def isolated(oracle: Sam) -> SemanticSam:
 
 @pytest.fixture(scope="module")
 def embeddings() -> Tensor:
-    """Two pictures as the decoder sees them: the encoder is the package's own class."""
+    """Return random embeddings of two pictures, because the encoder is the package's own class."""
     return torch.randn(2, 256, CELLS, CELLS, generator=torch.Generator().manual_seed(2))
 
 
@@ -68,7 +68,7 @@ def some_prompts(kind: str) -> Prompts:
 def ask_package(
     oracle: Sam, embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One prompt at a time, as the package's decoder takes one picture a call."""
+    """Decode one prompt at a time, because the package's decoder takes one picture per call."""
     for row, picture in enumerate(prompts.image_index.tolist()):
         one = slice(row, row + 1)
         points = None
@@ -109,7 +109,7 @@ def test_isolated_masks_are_those_of_the_package(
 
 
 def _nearly_all_agree(output: object, logits: Tensor) -> bool:
-    """Signs may differ only where a logit is zero to rounding."""
+    """Check that signs differ only where a logit is zero up to rounding."""
     mine = output.mask_logits  # type: ignore[attr-defined]
     differ = (mine > 0) != (logits > 0)
     return bool((logits[differ].abs() < PARITY).all())

@@ -1,4 +1,4 @@
-"""Text towers: MiniLM lifted without a change of any cosine, and files of whole CLIP models."""
+"""Text towers: MiniLM lifted to 768 dimensions with unchanged cosines, and whole CLIP files."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def lifted(minilm) -> LiftedMiniLM:
 
 
 def sentence_vectors(folder: Path, texts: list[str]) -> torch.Tensor:
-    """(N, 384): MiniLM as its own card computes it, the mean of the tokens, unit length."""
+    """Compute MiniLM vectors as on its model card: mean of the tokens, unit length, (N, 384)."""
     from transformers import AutoModel, AutoTokenizer
 
     tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
@@ -77,7 +77,7 @@ def test_the_lift_is_orthonormal_and_the_same_everywhere():
     lift = orthonormal_lift(384)
     assert lift.shape == (768, 384) and lift.dtype == np.float32
     assert np.allclose(lift.T @ lift, np.eye(384), atol=1e-6)
-    # Datasets keep vectors: another lift would be another space.
+    # Datasets store vectors, so the lift must never change.
     corners = [0.051811963, 0.030486403, -7.7165292e-05, -0.00037087, -0.00020451, -0.04659161]
     assert np.allclose([*lift[0, :3], *lift[-1, -3:]], corners, atol=1e-7)
 
@@ -113,9 +113,9 @@ def test_an_architecture_without_a_text_space_of_768_is_refused(architecture):
 
 
 def text_configurations() -> dict[str, dict[str, Any]]:
-    """One small model config for each kind of text tower that open_clip has with 768 dimensions.
+    """Return a small model config for each kind of 768-dimensional text tower in open_clip.
 
-    Everything but the sizes is as the published config has it; the image tower is a small ViT.
+    Only the sizes differ from the published configs; the image tower is a small ViT.
     """
     small: dict[str, dict[str, Any]] = {}
     for name in open_clip.list_models():
@@ -137,7 +137,7 @@ CONFIGURATIONS = text_configurations()
 
 @pytest.fixture
 def architecture(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The name of a small configuration, which open_clip knows during the test."""
+    """Register a small configuration with open_clip during the test; return its name."""
     name: str = request.param
     (tmp_path / f"{name}.json").write_text(json.dumps(CONFIGURATIONS[name]))
     open_clip.add_model_config(tmp_path)

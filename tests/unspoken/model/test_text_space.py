@@ -1,4 +1,4 @@
-"""Scores of texts: independent of each other, weighed against background and negatives."""
+"""Text scores: independent of other texts, relative to background words and negatives."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ SCALE = 20.0
 
 
 class Encoder:
-    """The fake, with a count of what it was asked."""
+    """The fake text encoder, which also counts its inputs."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
