@@ -51,7 +51,7 @@ class Pictures:
         self._numbers = itertools.count()
 
     def body(self) -> bytes:
-        """Return a request for the bank of a picture that nobody has sent before."""
+        """Return a request for the bank of a new picture."""
         pixels = np.zeros((16, 16, 3), dtype=np.uint8)
         pixels[0, :4, 0] = list(next(self._numbers).to_bytes(4, "big"))
         buffer = io.BytesIO()

@@ -317,7 +317,7 @@ def _label_loss(
     config: LossConfig,
     count: int,
 ) -> Tensor:
-    """Return the focal loss over tokens; each phrase has weight one, whatever its length."""
+    """Return the focal loss over tokens; each phrase has weight one, independent of its length."""
     wanted = torch.bmm(targets, labels.maps)  # (B, Q, T)
     weights = torch.bmm(counted.float(), labels.weights)  # (B, Q, T)
     logits = logits.masked_fill(torch.isinf(logits), 0.0)

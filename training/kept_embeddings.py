@@ -20,7 +20,7 @@ from unspoken.tensor_file import write_tensors
 
 
 class KeptEmbeddings:
-    """Encodes each picture once, in whatever number of steps it occurs."""
+    """Encodes each picture only once and reads its embedding from disk later."""
 
     def __init__(self, root: Path, model: SemanticSam) -> None:
         encoder = {n: t for n, t in model.state_dict().items() if n.startswith("image_encoder.")}

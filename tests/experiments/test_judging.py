@@ -78,7 +78,7 @@ def test_boxes_are_right_wrong_or_not_judged():
     assert found["boxes_per_picture"] == 4
     assert found["labels_per_picture"] == 4
     assert found["implied_share_of_boxes"] == 0.75
-    # automobile and dog are there, "thing" is not, a beak cannot be told.
+    # automobile and dog are present, "thing" is not, "beak" cannot be judged.
     assert found["found_phrase_precision"] == pytest.approx(2 / 3)
 
 

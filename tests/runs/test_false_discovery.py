@@ -74,7 +74,7 @@ def test_without_decoys_nothing_is_known():
 def test_the_rate_is_how_often_as_many_decoys_would_be_found_over_what_was_found():
     found, decoys = counted(300, 300, 800, 800, 800), counted(300, 300, 300, 500)
     rates = false_discovery_rates(found, decoys, num_phrases=10, num_decoys=100)
-    # 10 phrases: a tenth of the decoys found and of the one more, over the phrases found.
+    # 10 phrases: a tenth of (the found decoys + 1), divided by the found phrases.
     assert rates[300] == pytest.approx(0.1 * (4 + 1) / 5)
     assert rates[301] == rates[500] == pytest.approx(0.1 * (1 + 1) / 3)
     assert rates[501] == rates[800] == pytest.approx(0.1 * (0 + 1) / 3)

@@ -19,7 +19,7 @@ from worker.doorbell import CeleryDoorbell
 
 RESETS = 3
 SOON_S = 60.0
-"""Longest wait in seconds, less than the two minutes after which the watchdog ends a lost worker."""
+"""Longest wait in seconds, less than the two minutes until the watchdog ends a lost worker."""
 
 
 def test_a_connection_that_forgot_its_broker_is_closed_without_ending_the_worker(tmp_path):

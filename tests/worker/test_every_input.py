@@ -67,7 +67,7 @@ class Mixed:
 def write_tars(mixed):
     write_shard(mixed.folder / "00000.tar", CAPTIONS[:4], first_seed=100)
     mixed.good(4)
-    # One folder for each sample, as webdataset groups them; a picture without a caption.
+    # One folder per sample, as webdataset groups them, and a picture without a caption.
     members = [(f"s{n}/rgb.{kind}", content) for n in range(2) for kind, content in
                (("jpg", mixed.picture()), ("txt", CAPTIONS[n].encode()))]  # fmt: skip
     mixed.tar("samples.tar", [*members, ("s2/rgb.jpg", mixed.picture())])
@@ -99,7 +99,7 @@ def write_tars(mixed):
     mixed.bad("caption_empty")
     mixed.good()
     mixed.bad("not_regular")
-    # What a killed img2dataset leaves.
+    # Files that a killed img2dataset leaves.
     whole = [("a.jpg", mixed.picture()), ("a.txt", b"A tree on a hill")]
     torn = mixed.tar("torn.tar", [*whole, ("b.jpg", mixed.picture())])
     with tarfile.open(torn) as tar:

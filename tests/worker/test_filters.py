@@ -39,7 +39,7 @@ def test_one_or_two_words_are_too_few_but_never_of_another_language(classifiers,
     assert judge(classifiers, caption=caption, switches={"min_caption_words": None}).reason is None
 
 
-# What is dropped, the reason, and the switch that lets it pass.
+# A dropped row, the reason, and the setting that keeps it.
 DROPPED = [
     ({"caption": "Ein rotes Auto vor einem kleinen Haus"}, "language", {"language": None}),
     ({"columns": {"language": "fr"}}, "language", {"language": "fr"}),

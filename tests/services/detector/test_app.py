@@ -22,7 +22,7 @@ from tests.serving import ready_client
 from unspoken.clients.ports import DetectorClient
 from unspoken.images import decode_picture
 
-# The same network in two threads: sums in another order. A score differed by 7e-10 once.
+# Two threads sum in another order; a score of the same network once differed by 7e-10.
 PIXEL_NOISE, SCORE_NOISE = 1e-4, 1e-7
 
 

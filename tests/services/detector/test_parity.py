@@ -91,9 +91,9 @@ RENAMES = [
     (r"^SWIN", r"model.backbone.conv_encoder.model.swin"),
     (r"^STAGES", r"model.backbone.conv_encoder.model.hidden_states_norms"),
 ]
-# Not in transformers: BERT's pooler, indices that it computes.
+# Not in transformers: BERT's pooler, and indices that transformers computes.
 DROPPED = re.compile(r"^bert\.pooler\.|\.relative_position_index$")
-# Not in the original: the norm of a whole Swin, which the detector never calls.
+# Not in the original: the final norm of Swin, which the detector does not use.
 OWN = re.compile(r"\.swin\.layernorm\.")
 
 
@@ -205,7 +205,7 @@ def test_both_backends_answer_the_same_boxes_and_scores(backends, pixels, monkey
         assert np.abs(raw.boxes_cxcywh_norm - other.boxes_cxcywh_norm).max() < FLOAT32_NOISE
         scores, others = (phrase_scores(each.token_scores, chunk.phrases) for each in (raw, other))
         assert np.abs(scores - others).max() < FLOAT32_NOISE
-        # Weights that move neither boxes nor scores would prove nothing.
+        # Check that the weights change boxes and scores; otherwise the test would prove nothing.
         assert raw.boxes_cxcywh_norm.std(axis=0).min() > 100 * FLOAT32_NOISE
         assert scores.std() > 100 * FLOAT32_NOISE
         assert ((scores > 0.01) & (scores < 0.99)).mean() > 0.9

@@ -83,7 +83,7 @@ def test_a_real_image_text_model_holds_the_contract(tiny_clip):
 def test_ranks_are_those_of_the_whole_open_clip_model(tiny_clip):
     model, folder = tiny_clip
     picture = decode_picture(PNG)
-    # Square windows: open_clip's own preprocessing sees them as we do.
+    # Square windows, because open_clip's own preprocessing treats them as ours does.
     boxes = np.array([(10, 10, 50, 50), (50, 10, 60, 20)])
     windows = crop_windows(boxes, picture.size_hw)
     prepare = open_clip.image_transform(32, is_train=False)

@@ -57,7 +57,7 @@ def test_masks_boxes_and_scores_are_arrays_of_what_the_service_says(client, stac
     assert car.masks.shape == (1, 64, 96) and car.masks.dtype == bool
     assert car.masks.sum() == expected.area and (car.mask(0) == car.masks[0]).all()
     assert answer.image_id == direct.image.id and answer.model.kind == "segmenter"
-    # No hit is empty, and of the same shapes.
+    # Without hits the arrays are empty but have the same number of dimensions.
     assert len(wheel) == 0
     assert (wheel.masks.shape, wheel.boxes_xyxy.shape) == ((0, 64, 96), (0, 4))
 
