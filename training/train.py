@@ -68,7 +68,8 @@ class TrainFiles:
     pictures: folder of its pictures; None if they are where the labelling run read them.
     sa1b: an SA-1B folder.
     sam, start: an official checkpoint, or our own weights, to start from; else random weights.
-    stem: the small detector's folder, whose backbone becomes the stem of a new network.
+    stem: the small detector's folder; its backbone becomes the stem if the starting weights have
+    none.
     named_only: use only boxes of labels that captions name.
     """
 

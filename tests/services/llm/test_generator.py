@@ -27,7 +27,7 @@ SUFFIXES = [f"Caption: {'xy ' * n}z\nObjects:" for n in (1, 5, 2, 9, 3, 3, 7, 4,
 
 
 def save_tokenizer(folder: Path) -> int:
-    """A byte-level tokenizer without merges; answers its vocabulary's size."""
+    """Write a byte-level tokenizer without merges; return its vocabulary's size."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {char: index for index, char in enumerate(["</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -327,7 +327,7 @@ def test_a_deleted_picture_is_in_no_tier_and_in_no_file(tmp_path, by):
     with served(tiny_engine(disk=DiskTier(tmp_path, 64))) as client:
         sent = client.post("/images", json={"image": {**IMAGE, "name": "street"}}).json()
         other = client.post("/images", files={"image": picture_bytes(size=(48, 40))}).json()
-        # Repeat at once, when the file may not yet be on disk.
+        # Delete at once, when the file may not yet be written to disk.
         deleted = client.delete(f"/images/{sent['id'] if by == 'id' else 'street'}")
         assert deleted.status_code == 204 and deleted.content == b""
         for name in (sent["id"], "street"):
