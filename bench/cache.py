@@ -40,13 +40,13 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from services.segmenter.disk_tier import DiskTier
+from services.segmenter.cache.disk_tier import DiskTier
 from smallworld.scenes import compose_scene
 from smallworld.world import World
-from unspoken.images import Picture, decode_picture
-from unspoken.masks import decode_rle
-from unspoken.segment_schemas import RleMask, SegmentQuestion
-from unspoken.settings import child_environment
+from unspoken.config.settings import child_environment
+from unspoken.imaging.images import Picture, decode_picture
+from unspoken.imaging.masks import decode_rle
+from unspoken.wire.segment import RleMask, SegmentQuestion
 
 if TYPE_CHECKING:
     from services.segmenter.segment_engine import SegmentEngine
@@ -317,7 +317,7 @@ def small_engines() -> "tuple[SegmentEngine, SegmentEngine]":
     """Load the committed small weights twice: as served, and with exact embeddings."""
     import torch
 
-    from services.segmenter.embedding_cache import EmbeddingCache
+    from services.segmenter.cache.embedding_cache import EmbeddingCache
     from services.segmenter.engine import build_engine
     from services.segmenter.loading import build_segmenter
     from services.segmenter.segment_engine import SegmentEngine
@@ -345,15 +345,15 @@ def engine_of_wide_embeddings(bound_mib: int) -> "SegmentEngine":
     """Build a tiny network with random weights and embeddings of 128 KiB."""
     import torch
 
-    from services.segmenter.answering import SegmentConfig
-    from services.segmenter.embedding_cache import EmbeddingCache
+    from services.segmenter.answer.query_methods import SegmentConfig
+    from services.segmenter.cache.embedding_cache import EmbeddingCache
     from services.segmenter.segment_engine import SegmentEngine
     from tests.fakes import FakeTextEncoder
     from unspoken.model.checkpoint import LoadedSam, SemanticInfo
     from unspoken.model.sam_config import SemanticSamConfig, sam_config
     from unspoken.model.semantic_sam import SemanticSam
     from unspoken.model.text_space import TextSpace
-    from unspoken.schemas import ModelInfo
+    from unspoken.wire.schemas import ModelInfo
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

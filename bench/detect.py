@@ -23,8 +23,8 @@ from bench.encode import seconds
 from bench.segment import bert_tokenizer, random_detector, street
 from services.detector.engine import DetectorEngine
 from services.detector.groundingdino_backend import GroundingDinoBackend, build_network
-from unspoken.precision import faster_dtype
-from unspoken.schemas import ModelInfo
+from unspoken.compute.precision import faster_dtype
+from unspoken.wire.schemas import ModelInfo
 
 ROUNDS = 5
 SHORT_SIDE_PX = 800

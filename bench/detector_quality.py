@@ -42,14 +42,14 @@ from training.detection_quality import (
     share_above,
 )
 from training.detector import find_text_encoder
-from unspoken.images import Picture
+from unspoken.config.model_folders import CONFIG_FILE
+from unspoken.imaging.images import Picture
 from unspoken.model.grounding_dino import (
     build_small_detector,
     read_detector_config,
     save_small_detector,
 )
-from unspoken.model_folders import CONFIG_FILE
-from unspoken.schemas import ModelInfo
+from unspoken.wire.schemas import ModelInfo
 
 logger = logging.getLogger(__name__)
 

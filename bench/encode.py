@@ -35,11 +35,11 @@ from tests.peak_memory import peak_kib
 from training.evaluate import WORLD_SEED
 from training.evaluation.clicks import iou
 from training.evaluation.pictures import scene_pictures
+from unspoken.compute.precision import computing_in, faster_dtype
 from unspoken.model.checkpoint import load_weights
 from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.sam_config import sam_config
 from unspoken.model.semantic_sam import Prompts, SemanticSam, build_image_encoder
-from unspoken.precision import computing_in, faster_dtype
 
 ROUNDS = 5
 NUM_SCENES = 50

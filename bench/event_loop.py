@@ -36,8 +36,8 @@ from services.llm.settings import LlmSettings
 from services.segmenter.app import create_app as create_segmenter
 from services.segmenter.settings import SegmenterSettings
 from tests.fakes import FakeDetector, FakePrompter, FakeSegmenter, FakeTextEncoder
-from unspoken.images import ONE_WHITE_PIXEL
-from unspoken.serving import serve_all
+from unspoken.http.serve import serve_all
+from unspoken.imaging.images import ONE_WHITE_PIXEL
 
 HOST = "127.0.0.1"
 BEAT_S = 0.005

@@ -53,16 +53,16 @@ from training.kept_embeddings import KeptEmbeddings
 from training.label_book import LabelBook
 from training.sam_recipe import readout
 from training.sam_trainer import SamTrainer
-from unspoken.devices import prepare_device
-from unspoken.images import Picture, decode_picture
+from unspoken.compute.devices import prepare_device
+from unspoken.compute.precision import computing_in, faster_dtype
+from unspoken.config.settings import default_cache_dir
+from unspoken.imaging.images import Picture, decode_picture
 from unspoken.model.checkpoint import load_weights
 from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.sam_config import sam_config
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import background_words
-from unspoken.precision import computing_in, faster_dtype
-from unspoken.schemas import ModelInfo
-from unspoken.settings import default_cache_dir
+from unspoken.wire.schemas import ModelInfo
 
 Figures = dict[str, float | str]
 

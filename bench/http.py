@@ -11,7 +11,7 @@ overhead_p50_ms, _p95   additional time of `POST /segment` by the picture's id, 
                         percentile (aim: at most 5 ms at p50)
 sent_overhead_p50_ms    the same if each request sends the picture, as a form
 gateway_overhead_p50_ms the same by id and through a gateway
-client_overhead_p50_ms  the same with `unspoken.clients`, which parses the reply into its types
+client_overhead_p50_ms  the same with `unspoken.client`, which parses the reply into its types
 stages_ms               median time of each stage of the request, as reported by the service
 reply_bytes             size of one reply
 """
@@ -35,17 +35,17 @@ from bench.segment import serving
 from services.gateway.app import create_app as gateway_app
 from services.gateway.settings import GatewaySettings
 from services.segmenter.app import create_app
+from services.segmenter.cache.cached_image import HeldPicture
 from services.segmenter.engine import build_engine as build_text_encoder
-from services.segmenter.held_picture import HeldPicture
 from services.segmenter.loading import build_segmenter
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
 from training.evaluation.pictures import scene_pictures
-from unspoken.batching import InferenceThread
-from unspoken.clients import Client
-from unspoken.images import Picture, decode_picture
+from unspoken.client import Client
+from unspoken.http.batching import InferenceThread
+from unspoken.imaging.images import Picture, decode_picture
 from unspoken.ports import TextEncoder
-from unspoken.segment_schemas import SegmentQuestion
+from unspoken.wire.segment import SegmentQuestion
 
 NUM_TEXTS = 10
 NUM_ROUNDS = 300

@@ -42,17 +42,17 @@ from smallworld.truth import (
     read_truth_files,
     total_score,
 )
-from unspoken.lexicon import load_lexicon
 from unspoken.ports import Detector
+from unspoken.runs.dataset.rows import Annotation
+from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.plan import LabelConfig, default_threshold, make_plan
-from unspoken.runs.rows import Annotation
-from unspoken.runs.shards import iter_rows
-from unspoken.schemas import Detection, ModelInfo
-from worker.classifiers import build_classifiers
-from worker.filters import Verdict, apply_filters
-from worker.intake import list_source, read_chunk
-from worker.proposals import list_candidates, merge_detections
-from worker.readers.row import SourceRow
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import Detection, ModelInfo
+from worker.label.classifiers import build_classifiers
+from worker.label.filters import Verdict, apply_filters
+from worker.label.merging import list_candidates, merge_detections
+from worker.sources.intake import list_source, read_chunk
+from worker.sources.row import SourceRow
 
 NUM_IMAGES = 48
 SAMPLE_S = 0.5
@@ -105,7 +105,7 @@ def main() -> None:
 
 def run_pipeline(out: Path) -> tuple[dict[str, float], float]:
     """Run the demo; return its summary and the stack's peak memory in GiB."""
-    command = [sys.executable, "-m", "stack.cli", "demo", "--images", str(NUM_IMAGES)]
+    command = [sys.executable, "-m", "cli.main", "demo", "--images", str(NUM_IMAGES)]
     process = subprocess.Popen([*command, "--out", str(out), "--exit"], stdout=sys.stderr)
     peak = [0]
     sampler = threading.Thread(target=_sample_memory, args=(process, peak))

@@ -13,8 +13,8 @@ import torch
 from services.llm.engine import load_generator
 from services.llm.generator import Generation, Generator
 from services.llm.template_file import load_templates
-from unspoken.profiles import load_profile
-from unspoken.settings import default_cache_dir
+from unspoken.config.profiles import load_profile
+from unspoken.config.settings import default_cache_dir
 
 NEAR_TIE_GAP = 1e-3
 CAPTIONS = """

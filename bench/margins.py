@@ -30,16 +30,16 @@ from smallworld.shards import write_shards
 from smallworld.truth import JudgedBox, judge_each, judged_boxes, read_truth_files, total_score
 from smallworld.world import World
 from training.detector import find_text_encoder
-from unspoken.images import Picture
-from unspoken.lexicon import load_lexicon
+from unspoken.imaging.images import Picture
+from unspoken.runs.dataset.rows import Candidate
 from unspoken.runs.plan import LabelConfig, make_plan
-from unspoken.runs.rows import Candidate
-from unspoken.schemas import Detection, ModelInfo, Proposal
-from worker.classifiers import build_classifiers
-from worker.decoys import pick_decoys
-from worker.filters import apply_filters, duplicate_finder
-from worker.intake import list_source, read_chunk
-from worker.proposals import list_candidates, merge_detections
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import Detection, ModelInfo, Proposal
+from worker.label.classifiers import build_classifiers
+from worker.label.decoys import pick_decoys
+from worker.label.filters import apply_filters, duplicate_finder
+from worker.label.merging import list_candidates, merge_detections
+from worker.sources.intake import list_source, read_chunk
 
 SEED = 9_400
 STORE_FROM = 0.1

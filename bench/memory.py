@@ -27,9 +27,9 @@ import numpy as np
 import psutil
 
 from smallworld.shards import write_world
+from unspoken.config.settings import child_environment
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.runs.store import read_status
-from unspoken.settings import child_environment
 
 NUM_IMAGES = 2_000
 CHUNK_SIZE = 32
@@ -78,7 +78,7 @@ def main() -> None:
 
 def label_and_sample(shards: Path, workspace: Path) -> dict[str, list[Sample]]:
     """Run `unspoken label`; return memory samples of the worker and of the services."""
-    command = [sys.executable, "-m", "stack.cli", "label", str(shards), "--out", str(workspace)]
+    command = [sys.executable, "-m", "cli.main", "label", str(shards), "--out", str(workspace)]
     command += ["--name", RUN, "--chunk-size", str(CHUNK_SIZE)]
     process = subprocess.Popen(command, stdout=sys.stderr, env=child_environment(**QUICK_MODEL))
     samples: dict[str, list[Sample]] = defaultdict(list)

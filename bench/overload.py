@@ -43,7 +43,7 @@ from services.llm.app import create_app
 from services.llm.settings import LlmSettings
 from services.segmenter.app import create_app as create_segmenter_app
 from tests.fakes import FakePrompter
-from unspoken.serving import serve
+from unspoken.http.serve import serve
 
 BATCH_S = 0.05
 MAX_BATCH = 8

@@ -41,26 +41,26 @@ from smallworld.shards import write_shards
 from smallworld.world import World
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
 from tests.worker.service import create_app, serve
-from unspoken.embedded_redis import EmbeddedRedis
-from unspoken.filter_config import FilterConfig
+from unspoken.config.settings import child_environment
 from unspoken.runs.chunks import DIGEST_CHARS
+from unspoken.runs.dataset.manifest import count_run
+from unspoken.runs.dataset.rows import Row
+from unspoken.runs.dataset.shards import iter_rows, record_name, shard_name, write_shard
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.manifest import count_run
 from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, read_plan, write_plan
-from unspoken.runs.rows import Row
-from unspoken.runs.shards import iter_rows, record_name, shard_name, write_shard
 from unspoken.runs.store import create_run, read_status
-from unspoken.schemas import RunRequest
-from unspoken.settings import child_environment
 from unspoken.timings import Timings
-from worker.classifiers import Classifiers
-from worker.dispatcher import Dispatcher
-from worker.filters import duplicate_finder
-from worker.intake import list_source
-from worker.pipeline import Marking, Ports
-from worker.planning import Services
-from worker.readers.row import SourceRow
-from worker.tasks import Bench, label_one_chunk
+from unspoken.wire.filters import FilterConfig
+from unspoken.wire.schemas import RunRequest
+from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.planning import Services
+from worker.label.classifiers import Classifiers
+from worker.label.filters import duplicate_finder
+from worker.label.pipeline import Marking, Ports
+from worker.process.embedded_redis import EmbeddedRedis
+from worker.process.tasks import Bench, label_one_chunk
+from worker.sources.intake import list_source
+from worker.sources.row import SourceRow
 
 NUM_CHUNKS = 10_000
 CHUNK_SIZE = 8
@@ -108,8 +108,8 @@ def ledger_ms_per_chunk(folder: Path, num_chunks: int, *, sample: int = 200) -> 
     bench = Bench(folder / "runs", folder / "data", 20.0, ports, lambda config: None)
     with (
         mock.patch("os.fsync", lambda descriptor: None),
-        mock.patch("worker.tasks.read_chunk", lambda *_, **__: SOURCES),
-        mock.patch("worker.tasks.label_chunk", _label_nothing),
+        mock.patch("worker.process.tasks.read_chunk", lambda *_, **__: SOURCES),
+        mock.patch("worker.process.tasks.label_chunk", _label_nothing),
         mock.patch("unspoken.runs.ledger.write_shard", lambda to, rows: to.write_bytes(content)),
     ):
         started_s = time.process_time()
@@ -295,7 +295,7 @@ def running_stack(
             WORKER_CONCURRENCY="1",
             WORKER_TICK_S=str(TICK_S),
         )
-        modules = ["worker.dispatcher", *["worker"] * num_workers]
+        modules = ["worker.dispatch.dispatcher", *["worker"] * num_workers]
         processes = [
             stack.enter_context(running(module, env, log=folder / f"{number}.log"))
             for number, module in enumerate(modules)

@@ -45,16 +45,19 @@ from transformers import GroundingDinoImageProcessor as ImageProcessor
 from bench.text_queries import text_query_figures
 from services.detector.engine import DetectorEngine
 from services.detector.transformers_backend import TransformersBackend, resize_by
-from services.segmenter.answering import SegmentConfig
+from services.segmenter.answer.query_methods import SegmentConfig
 from services.segmenter.app import create_app
-from services.segmenter.embedding_cache import EmbeddingCache
+from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.engine import build_engine as build_text_encoder
-from services.segmenter.held_picture import HeldPicture
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
-from unspoken.batching import InferenceThread
-from unspoken.images import Picture, decode_picture
-from unspoken.masks import encode_rle, rle_areas, rle_boxes
+from unspoken.config.profiles import resolve_files
+from unspoken.config.settings import default_cache_dir
+from unspoken.http.batching import InferenceThread
+from unspoken.http.serve import uvicorn_config
+from unspoken.imaging.images import Picture, decode_picture
+from unspoken.imaging.masks import encode_rle, rle_areas, rle_boxes
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.input_frame import InputFrame
 from unspoken.model.mask_bank import MaskBank, MaskBankConfig, grid_points
@@ -63,10 +66,7 @@ from unspoken.model.semantic_decoder import DecoderOutput
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, background_words
 from unspoken.ports import TextEncoder
-from unspoken.profiles import resolve_files
-from unspoken.schemas import ModelInfo
-from unspoken.serving import uvicorn_config
-from unspoken.settings import default_cache_dir
+from unspoken.wire.schemas import ModelInfo
 
 SIZE_WH = (640, 480)
 NUM_MASKS = 144

@@ -27,8 +27,8 @@ from bench.segmenter_quality import ARMS, SAM, WEIGHTS, fresh_tokens
 from services.segmenter.engine import build_engine
 from services.segmenter.settings import SegmenterSettings
 from smallworld.true_dataset import write_true_dataset
+from unspoken.config.settings import child_environment
 from unspoken.model.checkpoint import load_weights, save_weights
-from unspoken.settings import child_environment
 
 STEPS = 200
 

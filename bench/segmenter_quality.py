@@ -37,10 +37,10 @@ from training.data.batches import low_resolution
 from training.evaluate import WORLD_SEED, dataset_groups, load_any, retention, text_encoder
 from training.evaluation.measure import EvaluationConfig, Figures, measure
 from training.evaluation.pictures import scene_pictures
+from unspoken.config.settings import ProcessSettings
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.input_frame import InputFrame
 from unspoken.model.semantic_sam import is_new
-from unspoken.settings import ProcessSettings
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "small" / "segmenter" / "model.safetensors"
 HELD_OUT_SEED = WORLD_SEED + 10_000_000

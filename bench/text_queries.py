@@ -29,17 +29,17 @@ from pycocotools import mask as coco_mask
 from services.detector.engine import DetectorEngine
 from services.detector.engine import build_engine as build_detector
 from services.detector.settings import DetectorSettings
+from services.segmenter.answer.prompting import Prompt, cut_box, decode_prompts
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
-from services.segmenter.prompting import Prompt, cut_box, decode_prompts
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
 from smallworld.world import World
 from training.evaluate import WORLD_SEED
 from training.evaluation.pictures import TruePicture, scene_pictures
 from training.evaluation.text_queries import TextAnswer, average_precision, bank_answers
-from unspoken.images import Picture
-from unspoken.masks import encode_rle
+from unspoken.imaging.images import Picture
+from unspoken.imaging.masks import encode_rle
 from unspoken.model.mask_bank import MaskBank, build_mask_bank
 from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import Score, TextSpace, TextSpaceConfig

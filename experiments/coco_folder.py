@@ -23,11 +23,11 @@ from pydantic import BaseModel, ValidationError
 from experiments.collection import Collection, Sample
 from experiments.truth import LabelMatcher, PictureTruth
 from smallworld.truth import TruthObject
-from unspoken.captions import is_named
 from unspoken.errors import InvalidInput
-from unspoken.file_formats import FILE_ENDINGS
-from unspoken.images import decode_picture
-from unspoken.lexicon import Lexicon, load_lexicon
+from unspoken.imaging.file_formats import FILE_ENDINGS
+from unspoken.imaging.images import decode_picture
+from unspoken.text.captions import is_named
+from unspoken.text.lexicon import Lexicon, load_lexicon
 
 OTHER_WORDS = {"person": ("baby", "child", "boy", "girl", "man", "woman", "human")}
 """LVIS's other words for "person".

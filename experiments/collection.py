@@ -8,9 +8,9 @@ from smallworld.scenes import unknown_part_labels
 from smallworld.shards import CaptionedScene, compose_sample
 from smallworld.truth import TruthObject
 from smallworld.world import World
-from unspoken.filter_config import FilterConfig
-from unspoken.lexicon import load_lexicon
-from worker.caption_words import count_words
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.filters import FilterConfig
+from worker.label.caption_words import count_words
 
 SCENES_SEED = 404_404
 """Seed of scenes that no training, tuning or bench uses."""

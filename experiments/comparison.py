@@ -14,18 +14,18 @@ from experiments.found_boxes import STORED_FROM, AskedPicture, FoundBoxes
 from experiments.judging import count_picture
 from experiments.phrase_sources import Phrases
 from experiments.sources import Source, SourceName
-from unspoken.lexicon import Lexicon
-from unspoken.runs.false_discovery import (
+from unspoken.runs.dataset.false_discovery import (
     ChosenThresholds,
     ScoreTally,
     Thresholds,
     choose_thresholds,
     source_of,
 )
+from unspoken.runs.dataset.rows import Annotation, Candidate
 from unspoken.runs.plan import LabelConfig
-from unspoken.runs.rows import Annotation, Candidate
-from unspoken.schemas import Proposal
-from worker.proposals import decide_annotations, list_candidates
+from unspoken.text.lexicon import Lexicon
+from unspoken.wire.schemas import Proposal
+from worker.label.merging import decide_annotations, list_candidates
 
 VOCABULARY_SOURCE = "B4"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import resvg_py
 from PIL import ImageFont
 
-from unspoken.runs.plots import Curve, line_plot
+from unspoken.runs.dataset.plots import Curve, line_plot
 
 SCALE = 2
 Points = Sequence[tuple[float, float]]

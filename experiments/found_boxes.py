@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.phrase_sources import Phrases
-from unspoken.images import Picture
-from unspoken.lexicon import Lexicon
-from unspoken.phrases import is_stuff
+from unspoken.imaging.images import Picture
 from unspoken.ports import Detector
-from unspoken.runs.false_discovery import UNDECIDED
+from unspoken.runs.dataset.false_discovery import UNDECIDED
 from unspoken.runs.plan import LabelConfig
-from unspoken.schemas import Phrase, Proposal
-from worker.decoys import pick_decoys
-from worker.proposals import list_candidates, list_undecided
+from unspoken.text.lexicon import Lexicon
+from unspoken.text.phrases import is_stuff
+from unspoken.wire.schemas import Phrase, Proposal
+from worker.label.decoys import pick_decoys
+from worker.label.merging import list_candidates, list_undecided
 
 STORED_FROM = 0.1
 """Boxes below this score are discarded, so no threshold can be lower."""

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from experiments.truth import LabelMatcher, PictureTruth
-from unspoken.boxes import box_iou
-from unspoken.runs.rows import Annotation
+from unspoken.imaging.boxes import box_iou
+from unspoken.runs.dataset.rows import Annotation
 
 IOUS = np.arange(0.5, 1.0, 0.05)
 """COCO's ten IoU thresholds."""

@@ -20,9 +20,9 @@ from experiments.richness import (
     zipf_exponent,
 )
 from experiments.sources import ALL_SOURCES, SOURCES, SourceName
-from unspoken.captions import is_named
-from unspoken.lexicon import Lexicon
-from unspoken.runs.false_discovery import ChosenThresholds, Thresholds
+from unspoken.runs.dataset.false_discovery import ChosenThresholds, Thresholds
+from unspoken.text.captions import is_named
+from unspoken.text.lexicon import Lexicon
 
 CURVE_SOURCES = ("B1", "B2", "B4", "B5", "B5all", "C1", "C1all", "C3")
 PAIRS = (

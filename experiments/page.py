@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.sources import CUMULATIVE, SOURCES, WITHOUT
-from unspoken.runs.markdown import table
+from unspoken.runs.dataset.markdown import table
 
 Result = Mapping[str, Any]
 """The return value of `experiments.proposals.compare_proposals`."""

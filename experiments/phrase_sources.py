@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 from services.llm.parsing import build_proposal
-from unspoken.captions import is_named, prose
-from unspoken.lexicon import Lexicon
-from unspoken.phrases import GENERIC_WORDS, STOP_WORDS, is_stuff
-from unspoken.query_texts import normalise_phrase
-from unspoken.schemas import Phrase, PhraseSource, Proposal
+from unspoken.text.captions import is_named, prose
+from unspoken.text.lexicon import Lexicon
+from unspoken.text.phrases import GENERIC_WORDS, STOP_WORDS, is_stuff
+from unspoken.wire.query_texts import normalise_phrase
+from unspoken.wire.schemas import Phrase, PhraseSource, Proposal
 
 Phrases = tuple[Phrase, ...]
 

@@ -40,11 +40,11 @@ from experiments.sources import (
 )
 from services.detector.packing import MAX_PHRASES
 from unspoken.errors import InvalidInput
-from unspoken.images import Picture, decode_picture
-from unspoken.lexicon import Lexicon, load_lexicon
+from unspoken.imaging.images import Picture, decode_picture
 from unspoken.ports import Detector
 from unspoken.runs.plan import LabelConfig, default_threshold
-from worker.proposals import fixed_thresholds
+from unspoken.text.lexicon import Lexicon, load_lexicon
+from worker.label.merging import fixed_thresholds
 
 Progress = Callable[[str, int, int], None]
 """Progress callback: name of the work, number done, total number."""

@@ -20,9 +20,9 @@ from experiments.phrase_sources import (
     whole_caption,
     with_random,
 )
-from unspoken.lexicon import Lexicon
 from unspoken.ports import Prompter
-from unspoken.schemas import Proposal
+from unspoken.text.lexicon import Lexicon
+from unspoken.wire.schemas import Proposal
 
 SIX_TEMPLATES = ("named", "implied", "main_parts", "place", "worn", "kind")
 """Templates for the kinds of objects that captions omit, in the thesis's order."""

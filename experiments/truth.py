@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from smallworld.truth import TruthObject
-from unspoken.lexicon import Lexicon
-from unspoken.phrases import singular_phrase
-from unspoken.query_texts import normalise_phrase
+from unspoken.text.lexicon import Lexicon
+from unspoken.text.phrases import singular_phrase
+from unspoken.wire.query_texts import normalise_phrase
 
 
 @dataclass(frozen=True)

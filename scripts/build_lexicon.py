@@ -18,7 +18,7 @@ from math import log2
 from pathlib import Path
 from typing import NamedTuple
 
-from unspoken.lexicon import PLURAL_ONLY
+from unspoken.text.lexicon import PLURAL_ONLY
 
 # WordNet's lexicographer files that contain visible things.
 ANIMAL, ARTIFACT, BODY, FOOD, OBJECT, PHENOMENON, PLANT, SUBSTANCE = 5, 6, 8, 13, 17, 19, 20, 27

@@ -23,12 +23,12 @@ from services.segmenter.crop_engine import build_crop_engine
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
-from unspoken.batching import InferenceThread
-from unspoken.entry_point import run_main
-from unspoken.fetching import build_fetcher
+from unspoken.config.settings import ServiceSettings
+from unspoken.http.batching import InferenceThread
+from unspoken.http.entry_point import run_main
+from unspoken.http.serve import run_apps
+from unspoken.http.url_fetch import build_fetcher
 from unspoken.logs import configure_logging
-from unspoken.serving import run_apps
-from unspoken.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 

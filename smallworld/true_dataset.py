@@ -8,16 +8,16 @@ import json
 from pathlib import Path
 
 from unspoken.ports import TextEncoder
-from unspoken.runs.files import file_sha256, write_json
-from unspoken.runs.manifest import write_labels
-from unspoken.runs.rows import Annotation, Candidate, Row
-from unspoken.runs.shards import (
+from unspoken.runs.dataset.manifest import write_labels
+from unspoken.runs.dataset.rows import Annotation, Candidate, Row
+from unspoken.runs.dataset.shards import (
     CommitRecord,
     count_rows,
     record_name,
     shard_name,
     write_shard,
 )
+from unspoken.runs.files import file_sha256, write_json
 
 
 def write_true_dataset(

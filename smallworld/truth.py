@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from smallworld.glyphs import load_classes
-from unspoken.boxes import box_iou
-from unspoken.runs.rows import Annotation
+from unspoken.imaging.boxes import box_iou
+from unspoken.runs.dataset.rows import Annotation
 
 MIN_IOU = 0.5
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unspoken.crop_schemas import MAX_CROPS, Crop
 from unspoken.errors import InvalidInput, NotFound
-from unspoken.images import decode_picture
-from unspoken.masks import decode_rle
+from unspoken.imaging.images import decode_picture
+from unspoken.imaging.masks import decode_rle
 from unspoken.ports import CropRanker, Detector, Prompter, Segmenter, TextEncoder
-from unspoken.segment_schemas import PromptBox, RleMask, SegmentQuestion
+from unspoken.wire.crops import MAX_CROPS, Crop
+from unspoken.wire.segment import PromptBox, RleMask, SegmentQuestion
 
 
 def picture_bytes(*, size: tuple[int, int] = (96, 64)) -> bytes:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.segmenter.disk_tier import DiskTier, Stored
-from services.segmenter.embedding_cache import EmbeddingCache, public_id
+from services.segmenter.cache.disk_tier import DiskTier, Stored
+from services.segmenter.cache.embedding_cache import EmbeddingCache, public_id
 from services.segmenter.stages import MISS, BankSteps, Detected, Plan, StagedSegmenter, Way
-from unspoken.crop_schemas import Crop
 from unspoken.errors import InvalidInput
-from unspoken.images import Picture
-from unspoken.masks import encode_rle
-from unspoken.schemas import (
+from unspoken.imaging.images import Picture
+from unspoken.imaging.masks import encode_rle
+from unspoken.timings import Timings
+from unspoken.wire.crops import Crop
+from unspoken.wire.schemas import (
     EMBEDDING_DIM,
     Box,
     Detection,
@@ -24,7 +25,7 @@ from unspoken.schemas import (
     PhraseSource,
     Proposal,
 )
-from unspoken.segment_schemas import (
+from unspoken.wire.segment import (
     CacheState,
     Instance,
     QueryResult,
@@ -34,7 +35,6 @@ from unspoken.segment_schemas import (
     SegmentQuestion,
     SegmentReply,
 )
-from unspoken.timings import Timings
 
 
 class FakePrompter:

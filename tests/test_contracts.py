@@ -28,7 +28,7 @@ from tests.fakes import (
     FakeTextEncoder,
 )
 from tests.serving import ready_client
-from unspoken.clients.ports import (
+from unspoken.client.port_clients import (
     CropRankerClient,
     DetectorClient,
     PrompterClient,
@@ -36,7 +36,7 @@ from unspoken.clients.ports import (
     TextEncoderClient,
 )
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable
-from unspoken.images import decode_picture
+from unspoken.imaging.images import decode_picture
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def test_a_client_raises_what_the_service_meant(status, expected):
 
 
 def test_a_client_of_a_dead_service_says_so():
-    from unspoken.clients.ports import connect
+    from unspoken.client.port_clients import connect
 
     with pytest.raises(ServiceUnavailable):
         PrompterClient(connect("http://127.0.0.1:9")).propose(["a dog"])

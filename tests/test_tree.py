@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = (
     *("unspoken", "services", "worker", "training", "smallworld"),
-    *("stack", "experiments", "bench", "tests"),
+    *("cli", "experiments", "bench", "tests"),
 )
 MAX_LINES = 500
 
@@ -75,6 +75,6 @@ def test_weights_stay_small():
 
 
 def test_the_page_of_settings_is_what_the_code_says():
-    from stack.settings_table import settings_table
+    from cli.settings_table import settings_table
 
     assert (ROOT / "docs" / "settings.md").read_text() == settings_table()

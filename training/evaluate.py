@@ -25,14 +25,14 @@ from training.evaluation.measure import EncodeTexts, EvaluationConfig, Figures, 
 from training.evaluation.naming import Group, group_labels
 from training.evaluation.picture_grid import write_grid
 from training.evaluation.pictures import TruePicture, coco_pictures, scene_pictures
+from unspoken.config.profiles import resolve_files
+from unspoken.config.settings import ProcessSettings
 from unspoken.errors import InvalidInput
 from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.text_encoder import load_text_tower
 from unspoken.model.text_space import TextSpaceConfig
-from unspoken.profiles import resolve_files
-from unspoken.runs.shards import iter_rows
-from unspoken.settings import ProcessSettings
+from unspoken.runs.dataset.shards import iter_rows
 
 WORLD_SEED = 710_000_000
 """Seed of the first held-out scene, far from the seeds of training and of the other benches."""

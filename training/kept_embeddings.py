@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unspoken.compute.tensor_file import write_tensors
 from unspoken.model.checkpoint import state_sha256
 from unspoken.model.input_frame import PREPROCESSING
 from unspoken.model.semantic_sam import SemanticSam
-from unspoken.tensor_file import write_tensors
 
 
 class KeptEmbeddings:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.semantic_losses import Labels, SemanticLossConfig, centred, collect_labels
-from unspoken.lexicon import load_lexicon
+from unspoken.text.lexicon import load_lexicon
 
 
 class LabelBook:

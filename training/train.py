@@ -47,8 +47,8 @@ from unspoken.model.conv_stem import MIX_PREFIX
 from unspoken.model.regrid import regrid
 from unspoken.model.sam_config import SemanticSamConfig
 from unspoken.model.semantic_sam import SemanticSam, is_new
+from unspoken.runs.dataset.manifest import read_text_encoder
 from unspoken.runs.exports.source import picture_root
-from unspoken.runs.manifest import read_text_encoder
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ UnspokenError
   InvalidConfig           invalid settings, profile or weights: a process stops at start
     MissingWeights        a weight file is missing, or its hash differs
 
-`unspoken.error_replies` maps these errors to HTTP; `unspoken.clients.http_error` maps HTTP replies
-back to errors.
+`unspoken.http.error_replies` maps these errors to HTTP; `unspoken.client.http_error` maps HTTP
+replies back to errors.
 """
 
 from collections.abc import Mapping

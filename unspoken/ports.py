@@ -5,10 +5,10 @@ from typing import Protocol
 
 import numpy as np
 
-from unspoken.crop_schemas import Crop
-from unspoken.images import Picture
-from unspoken.schemas import DetectionResult, ModelInfo, Proposal
-from unspoken.segment_schemas import ImageReply, SegmentQuestion, SegmentReply
+from unspoken.imaging.images import Picture
+from unspoken.wire.crops import Crop
+from unspoken.wire.schemas import DetectionResult, ModelInfo, Proposal
+from unspoken.wire.segment import ImageReply, SegmentQuestion, SegmentReply
 
 
 class Prompter(Protocol):

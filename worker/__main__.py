@@ -11,15 +11,15 @@ import os
 from celery import Celery, signals
 from celery.worker import state
 
-from unspoken.entry_point import run_main
+from unspoken.http.entry_point import run_main
 from unspoken.logs import configure_logging
-from worker.celery_app import QUEUES, create_celery, queue_length
-from worker.heartbeat import Heartbeat
-from worker.inherited import let_go_of_sockets
-from worker.settings import WorkerSettings
-from worker.shift import Shift
-from worker.tasks import Bench, connect_bench, register_tasks
-from worker.watchdog import Watchdog
+from worker.process.celery_app import QUEUES, create_celery, queue_length
+from worker.process.forked_sockets import let_go_of_sockets
+from worker.process.graceful_shutdown import Shift
+from worker.process.heartbeat import Heartbeat
+from worker.process.settings import WorkerSettings
+from worker.process.tasks import Bench, connect_bench, register_tasks
+from worker.process.watchdog import Watchdog
 
 
 def main() -> None:

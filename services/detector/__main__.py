@@ -5,10 +5,10 @@ import torch
 from services.detector.app import create_app
 from services.detector.engine import build_engine
 from services.detector.settings import DetectorSettings
-from unspoken.batching import InferenceThread
-from unspoken.entry_point import run_main
-from unspoken.fetching import build_fetcher
-from unspoken.serving import serve
+from unspoken.http.batching import InferenceThread
+from unspoken.http.entry_point import run_main
+from unspoken.http.serve import serve
+from unspoken.http.url_fetch import build_fetcher
 
 
 def main() -> None:

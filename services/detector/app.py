@@ -15,14 +15,17 @@ from fastapi import FastAPI, Request
 from pydantic import TypeAdapter, ValidationError
 
 from services.detector.packing import MAX_PHRASES
-from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
-from unspoken.door import Admission
 from unspoken.errors import InvalidInput
-from unspoken.fetching import Fetcher
-from unspoken.images import ONE_WHITE_PIXEL, Picture, decode_picture
-from unspoken.json_bodies import check_elements
+from unspoken.http.admission import Admission
+from unspoken.http.app import create_service, in_decode_pool
+from unspoken.http.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
+from unspoken.http.json_bodies import check_elements
+from unspoken.http.uploads import Upload, picture_of, read_upload, validated
+from unspoken.http.url_fetch import Fetcher
+from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture, decode_picture
 from unspoken.ports import Detector
-from unspoken.schemas import (
+from unspoken.timings import Timings
+from unspoken.wire.schemas import (
     MAX_TEXTS,
     DetectionResult,
     DetectReply,
@@ -30,9 +33,6 @@ from unspoken.schemas import (
     ImageInfo,
     LinkedImage,
 )
-from unspoken.server import create_service, in_decode_pool
-from unspoken.timings import Timings
-from unspoken.uploads import Upload, picture_of, read_upload, validated
 
 _EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 _PHRASES: TypeAdapter[list[str]] = TypeAdapter(list[str])

@@ -8,11 +8,11 @@ from services.detector.backend import Backend
 from services.detector.packing import MAX_PHRASES, pack_phrases
 from services.detector.scoring import ScoringConfig, best_first, detections_of
 from services.detector.settings import DetectorSettings
-from unspoken.devices import prepare_device
+from unspoken.compute.devices import prepare_device
+from unspoken.config.profiles import ModelEntry, resolve_files
 from unspoken.errors import InvalidConfig
-from unspoken.images import Picture
-from unspoken.profiles import ModelEntry, resolve_files
-from unspoken.schemas import Detection, DetectionResult, ModelInfo
+from unspoken.imaging.images import Picture
+from unspoken.wire.schemas import Detection, DetectionResult, ModelInfo
 
 DEFAULT_BOX_THRESHOLD = 0.35
 """Default of the original Grounding DINO API, for weights whose config has no threshold."""

@@ -26,10 +26,10 @@ from services.detector.image_features import encoding_once
 from services.detector.packing import MAX_WORD_PIECES, Chunk
 from services.detector.scoring import RawDetections
 from services.detector.transformers_backend import resize_by
-from unspoken.deadline import check_wanted
+from unspoken.compute.torch_files import read_state_dict
+from unspoken.config.model_folders import check_model_type
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.model_folders import check_model_type
-from unspoken.torch_files import read_state_dict
+from unspoken.http.deadline import check_wanted
 
 Architecture = Literal["swin_T_224_1k", "swin_B_384_22k"]
 """The package's names of its two published networks."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.detector.packing import Chunk, PackedPhrase
-from unspoken.boxes import box_iou
-from unspoken.schemas import Box, Detection
+from unspoken.imaging.boxes import box_iou
+from unspoken.wire.schemas import Box, Detection
 
 
 @dataclass(frozen=True)

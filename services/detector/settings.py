@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import EngineSettings
+from unspoken.config.settings import EngineSettings
 
 BackendName = Literal["transformers", "groundingdino"]
 

@@ -3,8 +3,8 @@
 from services.gateway.app import create_app
 from services.gateway.events import end_streams
 from services.gateway.settings import GatewaySettings
-from unspoken.entry_point import run_main
-from unspoken.serving import serve
+from unspoken.http.entry_point import run_main
+from unspoken.http.serve import serve
 
 
 def main() -> None:

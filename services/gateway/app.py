@@ -13,12 +13,14 @@ from fastapi import FastAPI, Header, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from services.gateway.events import event_response
-from services.gateway.passing import Passing, passing_router
+from services.gateway.proxy import Passing, passing_router
 from services.gateway.settings import GatewaySettings
-from unspoken.batching import InferenceThread
-from unspoken.door import Admission
-from unspoken.error_replies import error_response
 from unspoken.errors import InvalidConfig, NotReady
+from unspoken.http.admission import Admission
+from unspoken.http.app import create_service, in_decode_pool
+from unspoken.http.batching import InferenceThread
+from unspoken.http.error_replies import error_response
+from unspoken.http.uploads import json_request_body, read_json
 from unspoken.logs import fields
 from unspoken.runs.store import (
     cancel_run,
@@ -28,9 +30,7 @@ from unspoken.runs.store import (
     read_status,
     retry_failed,
 )
-from unspoken.schemas import RunRequest, RunStatus
-from unspoken.server import create_service, in_decode_pool
-from unspoken.uploads import json_request_body, read_json
+from unspoken.wire.schemas import RunRequest, RunStatus
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 from starlette.types import Receive, Scope, Send
 
-from unspoken.door import Admission
-from unspoken.error_replies import error_response
 from unspoken.errors import NotFound, Overloaded
-from unspoken.schemas import ENDED, RunStatus
+from unspoken.http.admission import Admission
+from unspoken.http.error_replies import error_response
+from unspoken.wire.schemas import ENDED, RunStatus
 
 RETRY_MS = 2000
 

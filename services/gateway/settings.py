@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import ServiceSettings, service_url
+from unspoken.config.settings import ServiceSettings, service_url
 
 
 class GatewaySettings(ServiceSettings):

@@ -5,10 +5,10 @@ import torch
 from services.llm.app import create_app
 from services.llm.engine import build_engine
 from services.llm.settings import LlmSettings
-from unspoken.batching import InferenceThread
-from unspoken.entry_point import run_main
+from unspoken.http.batching import InferenceThread
+from unspoken.http.entry_point import run_main
+from unspoken.http.serve import serve
 from unspoken.logs import configure_logging
-from unspoken.serving import serve
 
 
 def main() -> None:

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
 
-from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
-from unspoken.door import Admission
+from unspoken.http.admission import Admission
+from unspoken.http.app import create_service
+from unspoken.http.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
+from unspoken.http.uploads import json_request_body, read_json
 from unspoken.ports import Prompter
-from unspoken.schemas import Proposal, ProposeReply, ProposeRequest
-from unspoken.server import create_service
 from unspoken.timings import Timings
-from unspoken.uploads import json_request_body, read_json
+from unspoken.wire.schemas import Proposal, ProposeReply, ProposeRequest
 
 MAX_BATCH = 8
 LONG_CAPTION = (

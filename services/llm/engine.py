@@ -28,15 +28,15 @@ from services.llm.prompts import ExampleSet, Template, choose_templates, prompt_
 from services.llm.settings import LlmSettings, PromptStyle
 from services.llm.smollm2 import converted_smollm2
 from services.llm.template_file import load_templates
-from unspoken.captions import caption_nouns
-from unspoken.devices import prepare_device
+from unspoken.compute.devices import prepare_device
+from unspoken.compute.precision import compute_dtype
+from unspoken.config.model_folders import CONFIG_FILE, check_model_type
+from unspoken.config.profiles import ModelEntry, resolve_files
 from unspoken.errors import InvalidConfig
-from unspoken.lexicon import STUFF, Lexicon, load_lexicon
-from unspoken.model_folders import CONFIG_FILE, check_model_type
-from unspoken.phrases import parse_phrases
-from unspoken.precision import compute_dtype
-from unspoken.profiles import ModelEntry, resolve_files
-from unspoken.schemas import ModelInfo, Proposal
+from unspoken.text.captions import caption_nouns
+from unspoken.text.lexicon import STUFF, Lexicon, load_lexicon
+from unspoken.text.phrases import parse_phrases
+from unspoken.wire.schemas import ModelInfo, Proposal
 
 MAX_NOUNS = 6
 

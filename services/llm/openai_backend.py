@@ -16,8 +16,8 @@ from services.llm.chat import chat_messages
 from services.llm.parsing import Answer
 from services.llm.prompts import ExampleSet
 from services.llm.settings import PromptStyle
+from unspoken.config.proxies import uses_proxies
 from unspoken.errors import Overloaded, ServiceUnavailable
-from unspoken.proxies import uses_proxies
 from unspoken.safe_text import reason_of
 
 

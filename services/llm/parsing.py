@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from unspoken.captions import caption_nouns, is_named, negated_nouns
-from unspoken.lexicon import Lexicon
-from unspoken.phrases import MAX_PHRASES, Candidate, is_stuff, joined, parse_phrases
-from unspoken.schemas import Phrase, PhraseSource, Proposal, RejectedCandidate
+from unspoken.text.captions import caption_nouns, is_named, negated_nouns
+from unspoken.text.lexicon import Lexicon
+from unspoken.text.phrases import MAX_PHRASES, Candidate, is_stuff, joined, parse_phrases
+from unspoken.wire.schemas import Phrase, PhraseSource, Proposal, RejectedCandidate
 
 CAPTION_TEMPLATE = "caption"
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from unspoken.config.settings import EngineSettings, secret_key, service_url
 from unspoken.errors import InvalidConfig
-from unspoken.settings import EngineSettings, secret_key, service_url
 
 PromptStyle = Literal["completion", "chat"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
+from unspoken.compute.tensor_file import write_tensors
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.tensor_file import write_tensors
 
 FOLDER_NAME = "smollm2-135m-instruct"
 # One layer's names in llama.cpp -> transformers.

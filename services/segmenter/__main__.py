@@ -7,11 +7,11 @@ from services.segmenter.crop_engine import build_crop_engine
 from services.segmenter.engine import build_engine
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
-from unspoken.batching import InferenceThread
-from unspoken.entry_point import run_main
-from unspoken.fetching import build_fetcher
+from unspoken.http.batching import InferenceThread
+from unspoken.http.entry_point import run_main
+from unspoken.http.serve import serve
+from unspoken.http.url_fetch import build_fetcher
 from unspoken.logs import configure_logging
-from unspoken.serving import serve
 
 
 def main() -> None:

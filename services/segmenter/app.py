@@ -10,20 +10,20 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from pydantic import TypeAdapter
 
-from services.segmenter.cache_metrics import CacheMetrics
+from services.segmenter.cache.cache_metrics import CacheMetrics
 from services.segmenter.crop_routes import CropFlow, crop_router
 from services.segmenter.segment_routes import SegmentFlow, segment_router
 from services.segmenter.stages import StagedSegmenter
-from unspoken.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
-from unspoken.door import Admission
+from unspoken.config.settings import Limits
 from unspoken.errors import Conflict
-from unspoken.fetching import Fetcher
+from unspoken.http.admission import Admission
+from unspoken.http.app import create_service, in_decode_pool
+from unspoken.http.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
+from unspoken.http.uploads import json_request_body, read_json
+from unspoken.http.url_fetch import Fetcher
 from unspoken.ports import CropRanker, TextEncoder
-from unspoken.schemas import ErrorBody, TextEmbeddingsReply, TextEmbeddingsRequest
-from unspoken.server import create_service, in_decode_pool
-from unspoken.settings import Limits
 from unspoken.timings import Timings
-from unspoken.uploads import json_request_body, read_json
+from unspoken.wire.schemas import ErrorBody, TextEmbeddingsReply, TextEmbeddingsRequest
 
 MAX_REQUESTS_A_BATCH = 8
 WARM_TEXTS = 64

@@ -7,13 +7,13 @@ from functools import cached_property
 import numpy as np
 
 from services.segmenter.settings import SegmenterSettings
-from unspoken.crop_schemas import Crop
-from unspoken.crops import cut_crops, rank_labels
-from unspoken.images import Picture
+from unspoken.config.profiles import resolve_files
+from unspoken.imaging.crops import cut_crops, rank_labels
+from unspoken.imaging.images import Picture
 from unspoken.model.image_tower import ImageTower, knows_pictures, load_image_tower
 from unspoken.ports import TextEncoder
-from unspoken.profiles import resolve_files
-from unspoken.schemas import ModelInfo
+from unspoken.wire.crops import Crop
+from unspoken.wire.schemas import ModelInfo
 
 logger = logging.getLogger(__name__)
 

@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 from fastapi import APIRouter, Request
 
-from unspoken.batching import InferenceThread, MicroBatcher
-from unspoken.crop_schemas import Crop, RankCropsReply, RankCropsRequest
 from unspoken.errors import Conflict
-from unspoken.fetching import Fetcher
-from unspoken.images import Picture
+from unspoken.http.batching import InferenceThread, MicroBatcher
+from unspoken.http.uploads import json_request_body, picture_of, read_json
+from unspoken.http.url_fetch import Fetcher
+from unspoken.imaging.images import Picture
 from unspoken.ports import CropRanker
-from unspoken.schemas import ErrorBody, ImageInfo
 from unspoken.timings import Spent, Timings
-from unspoken.uploads import json_request_body, picture_of, read_json
+from unspoken.wire.crops import Crop, RankCropsReply, RankCropsRequest
+from unspoken.wire.schemas import ErrorBody, ImageInfo
 
 
 class _Question(NamedTuple):

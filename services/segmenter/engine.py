@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.segmenter.settings import SegmenterSettings
-from unspoken.devices import prepare_device
+from unspoken.compute.devices import prepare_device
+from unspoken.config.profiles import resolve_files
 from unspoken.model.text_encoder import TextTower, load_text_tower
-from unspoken.profiles import resolve_files
-from unspoken.schemas import EMBEDDING_DIM, ModelInfo
+from unspoken.wire.schemas import EMBEDDING_DIM, ModelInfo
 
 logger = logging.getLogger(__name__)
 

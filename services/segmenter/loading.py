@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Literal, NamedTuple
 
-from services.segmenter.answering import SegmentConfig
-from services.segmenter.disk_tier import DiskTier
-from services.segmenter.embedding_cache import EmbeddingCache
-from services.segmenter.held_picture import HeldPicture
+from services.segmenter.answer.query_methods import SegmentConfig
+from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.disk_tier import DiskTier
+from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
-from unspoken.clients.ports import DetectorClient, connect
-from unspoken.devices import prepare_device
+from unspoken.client.port_clients import DetectorClient, connect
+from unspoken.compute.devices import prepare_device
+from unspoken.compute.precision import compute_dtype
+from unspoken.config.profiles import ModelEntry, checked_sha256, resolve_files
 from unspoken.errors import InvalidConfig
 from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights, read_header
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector, TextEncoder
-from unspoken.precision import compute_dtype
-from unspoken.profiles import ModelEntry, checked_sha256, resolve_files
-from unspoken.schemas import EMBEDDING_DIM, ModelInfo
+from unspoken.wire.schemas import EMBEDDING_DIM, ModelInfo
 
 logger = logging.getLogger(__name__)
 

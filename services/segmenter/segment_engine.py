@@ -12,32 +12,32 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from services.segmenter.answering import Answering, SegmentConfig
-from services.segmenter.disk_tier import DiskTier, Stored
-from services.segmenter.embedding_cache import EmbeddingCache, public_id
-from services.segmenter.held_picture import HeldPicture
-from services.segmenter.planning import (
+from services.segmenter.answer.planning import (
     phrases_of,
     problems_of_refused,
     read_queries,
     refuse_if_all_bad,
     refused_phrases,
 )
-from services.segmenter.rendering import Answer, WireBank, render
+from services.segmenter.answer.query_methods import Answering, SegmentConfig
+from services.segmenter.answer.rendering import Answer, WireBank, render
+from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.disk_tier import DiskTier, Stored
+from services.segmenter.cache.embedding_cache import EmbeddingCache, public_id
 from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter
+from unspoken.compute.precision import computing_in
 from unspoken.errors import Conflict, InvalidInput
-from unspoken.images import DECODING, Picture, decode_picture
+from unspoken.imaging.images import DECODING, Picture, decode_picture
 from unspoken.model.checkpoint import LoadedSam
 from unspoken.model.input_frame import PREPROCESSING, InputFrame
 from unspoken.model.mask_bank import MaskBank, MaskBankBuilder
 from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.ports import Detector
-from unspoken.precision import computing_in
-from unspoken.query_texts import normalise_phrase
-from unspoken.schemas import ModelInfo
-from unspoken.segment_schemas import CacheState, Method, SegmentQuery, SegmentQuestion, Way
 from unspoken.timings import Timings
+from unspoken.wire.query_texts import normalise_phrase
+from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.segment import CacheState, Method, SegmentQuery, SegmentQuestion, Way
 
 logger = logging.getLogger(__name__)
 

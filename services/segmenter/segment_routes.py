@@ -15,8 +15,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import numpy as np
 from fastapi import APIRouter, Header, Path, Request, Response
 
-from services.segmenter.bank_line import BankLine
-from services.segmenter.single_flight import SingleFlight
+from services.segmenter.cache.bank_line import BankLine
+from services.segmenter.cache.single_flight import SingleFlight
 from services.segmenter.stages import (
     DISK_HIT,
     HIT,
@@ -31,23 +31,23 @@ from services.segmenter.wire_requests import (
     read_image,
     read_question,
 )
-from unspoken.batching import InferenceThread, MicroBatcher
-from unspoken.door import Admission
 from unspoken.errors import Conflict, NotAnImage, TooLarge
-from unspoken.fetching import Fetcher
-from unspoken.images import Picture, decode_picture
+from unspoken.http.admission import Admission
+from unspoken.http.app import in_decode_pool
+from unspoken.http.batching import InferenceThread, MicroBatcher
+from unspoken.http.url_fetch import Fetcher
+from unspoken.imaging.images import Picture, decode_picture
 from unspoken.logs import carried, fields
-from unspoken.schemas import ErrorBody
-from unspoken.segment_bodies import ADDED_IMAGE, IMAGES_BODY, KNOWN_IMAGE, SEGMENT_BODY
-from unspoken.segment_schemas import (
+from unspoken.timings import Spent, Timings
+from unspoken.wire.schemas import ErrorBody
+from unspoken.wire.segment import (
     MAX_IMAGE_NAME_CHARS,
     CacheState,
     ImageReply,
     SegmentQuestion,
     SegmentReply,
 )
-from unspoken.server import in_decode_pool
-from unspoken.timings import Spent, Timings
+from unspoken.wire.segment_bodies import ADDED_IMAGE, IMAGES_BODY, KNOWN_IMAGE, SEGMENT_BODY
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)

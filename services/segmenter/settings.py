@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from unspoken.settings import EngineSettings, service_url
+from unspoken.config.settings import EngineSettings, service_url
 
 
 class SegmenterSettings(EngineSettings):

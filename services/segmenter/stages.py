@@ -14,12 +14,13 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from services.segmenter.disk_tier import DiskTier, Stored
-from services.segmenter.embedding_cache import EmbeddingCache, Held
+from services.segmenter.cache.disk_tier import DiskTier, Stored
+from services.segmenter.cache.embedding_cache import EmbeddingCache, Held
 from unspoken.errors import NotFound
-from unspoken.images import Picture
-from unspoken.schemas import DetectionResult, ModelInfo
-from unspoken.segment_schemas import (
+from unspoken.imaging.images import Picture
+from unspoken.timings import Timings
+from unspoken.wire.schemas import DetectionResult, ModelInfo
+from unspoken.wire.segment import (
     CacheState,
     ImageReply,
     SegmentQuery,
@@ -27,7 +28,6 @@ from unspoken.segment_schemas import (
     SegmentReply,
     Way,
 )
-from unspoken.timings import Timings
 
 Entry = TypeVar("Entry", bound=Held)
 

@@ -6,12 +6,12 @@ from typing import NamedTuple
 from fastapi import Request
 
 from unspoken.errors import InvalidInput
-from unspoken.fetching import Fetcher, fetch_url
-from unspoken.images import decode_base64
-from unspoken.json_bodies import check_elements
-from unspoken.segment_schemas import ImageRequest, SegmentImage, SegmentQuestion, SegmentRequest
-from unspoken.server import in_decode_pool
-from unspoken.uploads import Upload, read_upload, validated
+from unspoken.http.app import in_decode_pool
+from unspoken.http.json_bodies import check_elements
+from unspoken.http.uploads import Upload, read_upload, validated
+from unspoken.http.url_fetch import Fetcher, fetch_url
+from unspoken.imaging.images import decode_base64
+from unspoken.wire.segment import ImageRequest, SegmentImage, SegmentQuestion, SegmentRequest
 
 MAX_FIELDS = 16
 _JSON_FIELDS = ("queries", "output", "nms_iou", "independent")

@@ -5,7 +5,7 @@ import pytest
 
 from bench.text_queries import bank_recall
 from training.evaluation.pictures import TrueObject, TruePicture
-from unspoken.masks import encode_rle, rle_areas, rle_boxes
+from unspoken.imaging.masks import encode_rle, rle_areas, rle_boxes
 from unspoken.model.mask_bank import MaskBank
 
 SIZE_HW = (20, 20)

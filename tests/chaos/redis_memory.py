@@ -14,16 +14,16 @@ from pathlib import Path
 import redis
 
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
-from unspoken.embedded_redis import EmbeddedRedis
 from unspoken.runs.chunks import DIGEST_CHARS
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, write_plan
 from unspoken.runs.store import create_run
-from unspoken.schemas import RunRequest
-from worker.celery_app import BULK, create_celery
-from worker.dispatcher import Dispatcher
-from worker.doorbell import CeleryDoorbell
-from worker.planning import Services
+from unspoken.wire.schemas import RunRequest
+from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.planning import Services
+from worker.dispatch.publisher import CeleryDoorbell
+from worker.process.celery_app import BULK, create_celery
+from worker.process.embedded_redis import EmbeddedRedis
 
 MAX_MIB = 64.0
 NUM_ROWS = 5_000_000

@@ -17,14 +17,14 @@ from pathlib import Path
 import httpx
 import redis
 
-from stack.launcher import free_port
-from stack.restarting import Restarter
+from cli.local.launcher import free_port
+from cli.local.restarting import Restarter
 from tests.chaos.disk import SmallDisk
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.service import KINDS
-from unspoken.embedded_redis import EmbeddedRedis
+from unspoken.config.settings import child_environment
 from unspoken.process import end_with_parent
-from unspoken.settings import child_environment
+from worker.process.embedded_redis import EmbeddedRedis
 
 # At most a tenth of the defaults, because a chunk takes at most a tenth of a second here.
 LEASE_S, RING_AGAIN_S, TICK_S, MESSAGE_S = 2.0, 1.0, 0.2, 3.0
@@ -209,7 +209,9 @@ class Rig:
             self.start_service(kind)
         self.wait_ready()
         for index in range(2):
-            self.dispatchers.append(self._child(f"dispatcher-{index}", ["worker.dispatcher"]))
+            self.dispatchers.append(
+                self._child(f"dispatcher-{index}", ["worker.dispatch.dispatcher"])
+            )
         for index in range(self.num_workers):
             self.start_worker(index)
 

@@ -20,8 +20,8 @@ from services.llm.app import create_app as create_llm
 from services.segmenter.app import create_app as create_segmenter
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
 from unspoken.errors import NotReady, Overloaded
-from unspoken.images import Picture
-from unspoken.serving import uvicorn_config
+from unspoken.http.serve import uvicorn_config
+from unspoken.imaging.images import Picture
 
 KINDS = ("llm", "detector", "segmenter")
 CAPTION_S, PICTURE_S = 0.01, 0.02

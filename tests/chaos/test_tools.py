@@ -18,8 +18,8 @@ from tests.chaos import reader
 from tests.chaos.disk import SmallDisk
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.reader import read_end_state
+from unspoken.runs.dataset.rows import Row
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.rows import Row
 
 
 @contextmanager

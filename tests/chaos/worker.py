@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import worker.__main__
-import worker.tasks
+import worker.process.tasks
 from tests.chaos.service import note_execution
-from worker.classifiers import Classifiers
+from worker.label.classifiers import Classifiers
 
 POISON = "poison"
 
@@ -26,7 +26,9 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return {"en": 0.9}
 
-    worker.tasks.build_classifiers = lambda: Classifiers(detect_language, lambda pixels: 0.01)
+    worker.process.tasks.build_classifiers = lambda: Classifiers(
+        detect_language, lambda pixels: 0.01
+    )
     worker.__main__.main()
 
 

@@ -53,7 +53,7 @@ print(json.dumps({'uid': os.getuid(), 'torch': torch, 'writable': writable}))
 INDEPENDENT_READER = Path(__file__).parents[1] / "chaos" / "reader.py"
 READ_DATASET = """
 import json, pathlib, sys
-from unspoken.runs.shards import iter_rows
+from unspoken.runs.dataset.shards import iter_rows
 folder = pathlib.Path(sys.argv[1])
 rows = [[row.key, row.status, row.reason, len(row.kept)] for row in iter_rows(folder)]
 print(json.dumps({'rows': rows, 'files': [p.name for p in folder.iterdir()]}))

@@ -9,11 +9,11 @@ from experiments.phrase_sources import from_vocabulary, noun_chunks
 from experiments.sources import Source
 from tests.fakes import FakeDetector
 from tests.smallworld.tiny_world import tiny_world
-from unspoken.images import decode_picture
-from unspoken.lexicon import load_lexicon
+from unspoken.imaging.images import decode_picture
 from unspoken.runs.plan import LabelConfig
-from unspoken.schemas import Proposal
-from worker.proposals import fixed_thresholds, list_candidates, merge_detections
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import Proposal
+from worker.label.merging import fixed_thresholds, list_candidates, merge_detections
 
 LEXICON = load_lexicon()
 CONFIG = LabelConfig(box_threshold=0.3)

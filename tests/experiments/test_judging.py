@@ -4,8 +4,8 @@ import pytest
 from experiments.judging import COLUMNS, count_picture, ratios
 from experiments.truth import LabelMatcher, PictureTruth
 from smallworld.truth import SceneTruth, TruthObject, judge, judged_boxes
-from unspoken.lexicon import Lexicon
-from unspoken.runs.rows import AltLabel, Annotation
+from unspoken.runs.dataset.rows import AltLabel, Annotation
+from unspoken.text.lexicon import Lexicon
 
 BARE = Lexicon(synonyms={}, plurals={})
 SYNONYMS = {"automobile": "car"}

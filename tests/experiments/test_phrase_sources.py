@@ -14,8 +14,8 @@ from experiments.phrase_sources import (
     whole_caption,
     with_random,
 )
-from unspoken.lexicon import load_lexicon
-from unspoken.schemas import Phrase, PhraseSource, Proposal
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import Phrase, PhraseSource, Proposal
 
 LEXICON = load_lexicon()
 

@@ -1,6 +1,6 @@
 from experiments.truth import LabelMatcher, PictureTruth
 from smallworld.truth import TruthObject
-from unspoken.lexicon import load_lexicon
+from unspoken.text.lexicon import load_lexicon
 
 
 def matcher():

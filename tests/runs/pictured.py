@@ -9,11 +9,11 @@ from PIL import ExifTags, Image
 
 from tests.runs.rows import annotation, labelled_row, plan, unlabelled_row
 from tests.worker.sources import add, picture
+from unspoken.runs.dataset.rows import Row
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import write_plan
-from unspoken.runs.rows import Row
 from unspoken.runs.store import create_run
-from unspoken.schemas import RunRequest
+from unspoken.wire.schemas import RunRequest
 
 HOSTILE = "A <script>alert('x')</script> & </script><!-- <img src=x onerror=alert(1)> | a\u2028car"
 

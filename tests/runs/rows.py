@@ -1,9 +1,9 @@
 """Rows as the pipeline would write them, for the tests of shards, ledger, card and export."""
 
 from unspoken.runs.chunks import Chunk
+from unspoken.runs.dataset.rows import AltLabel, Annotation, Candidate, Filter, RawText, Row
 from unspoken.runs.plan import LabelConfig, Plan
-from unspoken.runs.rows import AltLabel, Annotation, Candidate, Filter, RawText, Row
-from unspoken.schemas import ModelInfo, PhraseSource
+from unspoken.wire.schemas import ModelInfo, PhraseSource
 
 MODELS = {
     "llm": ModelInfo(name="fake-llm", kind="llm", revision="0"),

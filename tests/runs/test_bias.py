@@ -3,11 +3,11 @@
 import pytest
 
 from tests.runs.rows import annotation, candidate, labelled_row
-from unspoken.runs import bias
-from unspoken.runs.bias import BiasCounts, chance_rate, share_there
-from unspoken.runs.bias_page import render_bias_page
-from unspoken.runs.manifest import count_dataset
-from unspoken.schemas import PhraseSource
+from unspoken.runs.dataset import bias
+from unspoken.runs.dataset.bias import BiasCounts, chance_rate, share_there
+from unspoken.runs.dataset.bias_page import render_bias_page
+from unspoken.runs.dataset.manifest import count_dataset
+from unspoken.wire.schemas import PhraseSource
 
 MODEL = (PhraseSource(template="parts", model="fake-llm"),)
 CAPTION = (PhraseSource(template="caption"),)

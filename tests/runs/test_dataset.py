@@ -14,23 +14,24 @@ from tests.fakes import FakeTextEncoder
 from tests.runs.rows import labelled_row, plan, unlabelled_row
 from tests.worker.sources import picture
 from unspoken.errors import Conflict, InvalidInput, NotFound, PlanDamaged
-from unspoken.runs.card import (
+from unspoken.runs.dataset.card import (
     BESIDE_CARD,
     SHEET_FILE,
     draw_contact_sheet,
     render_card,
     write_card,
 )
-from unspoken.runs.exports.coco import export_coco
-from unspoken.runs.files import json_sha256
-from unspoken.runs.ledger import Ledger
-from unspoken.runs.manifest import (
+from unspoken.runs.dataset.manifest import (
     count_dataset,
     count_run,
     read_labels,
     write_labels,
     write_manifest,
 )
+from unspoken.runs.dataset.shards import SCHEMA, describe_schema, iter_rows, read_shard, write_shard
+from unspoken.runs.exports.coco import export_coco
+from unspoken.runs.files import json_sha256
+from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import (
     LATER_FIELDS,
     LabelConfig,
@@ -40,7 +41,6 @@ from unspoken.runs.plan import (
     read_plan,
     write_plan,
 )
-from unspoken.runs.shards import SCHEMA, describe_schema, iter_rows, read_shard, write_shard
 
 ROWS = [
     labelled_row(0),

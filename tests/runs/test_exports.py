@@ -16,15 +16,15 @@ from tests.runs.pictured import HOSTILE, pictured_rows, write_run
 from tests.runs.rows import plan, unlabelled_row
 from tests.worker.sources import add, picture
 from unspoken.errors import InvalidInput, NotFound
+from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.exports.hugging_face import export_hugging_face
 from unspoken.runs.exports.label_studio import export_label_studio
 from unspoken.runs.exports.webdataset import export_webdataset
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.picture_files import PictureFiles, Place
 from unspoken.runs.plan import write_plan
 from unspoken.runs.store import create_run
-from unspoken.schemas import RunRequest
+from unspoken.wire.schemas import RunRequest
 
 WITH_PICTURES = [export_webdataset, export_hugging_face, export_label_studio]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.runs.rows import annotation, candidate, labelled_row
-from unspoken.runs.false_discovery import (
+from unspoken.runs.dataset.false_discovery import (
     STEPS,
     UNDECIDED,
     ScoreTally,
@@ -13,7 +13,7 @@ from unspoken.runs.false_discovery import (
     lowest_threshold,
     source_of,
 )
-from unspoken.schemas import PhraseSource
+from unspoken.wire.schemas import PhraseSource
 
 
 def counted(*scores):

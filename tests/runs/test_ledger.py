@@ -4,8 +4,14 @@ import threading
 import pytest
 
 from tests.runs.rows import labelled_row, plan
+from unspoken.runs.dataset.shards import (
+    read_record,
+    read_shard,
+    record_name,
+    shard_name,
+    write_shard,
+)
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.shards import read_record, read_shard, record_name, shard_name, write_shard
 
 ROWS = [labelled_row(index) for index in range(4)]
 KEYS = plan().chunks[0].keys

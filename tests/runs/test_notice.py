@@ -3,7 +3,7 @@
 import pytest
 
 from unspoken.runs.notice import HINTS, describe_loss
-from worker.readers.row import PROBLEMS
+from worker.sources.row import PROBLEMS
 
 
 def notice(total: int, labelled: int = 0, dropped=None, failed=None, **more) -> str:

@@ -10,14 +10,14 @@ import pytest
 from tests.worker.sources import add, picture
 from tests.worker.stage import Stage
 from unspoken.errors import InvalidInput, NotFound
+from unspoken.runs.dataset.picture_files import Bytes, PictureFiles, Place
 from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.exports.hugging_face import export_hugging_face
 from unspoken.runs.exports.label_studio import export_label_studio
 from unspoken.runs.exports.report import write_report
 from unspoken.runs.exports.webdataset import export_webdataset
-from unspoken.runs.picture_files import Bytes, PictureFiles, Place
 from unspoken.runs.store import create_run
-from unspoken.schemas import RunRequest
+from unspoken.wire.schemas import RunRequest
 
 CAPTION = b"a brown dog runs beside the old barn"
 

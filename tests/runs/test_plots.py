@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from unspoken.runs.plots import (
+from unspoken.runs.dataset.plots import (
     HEIGHT_PX,
     MAX_DOTS,
     WIDTH_PX,

@@ -6,7 +6,6 @@ import pytest
 
 from tests.worker.sources import picture
 from unspoken.errors import Conflict, InvalidInput, NotFound
-from unspoken.filter_config import FilterConfig
 from unspoken.runs.files import json_sha256
 from unspoken.runs.store import (
     cancel_run,
@@ -17,7 +16,8 @@ from unspoken.runs.store import (
     retry_failed,
     write_status,
 )
-from unspoken.schemas import ImageInput, InlineItem, RunRequest
+from unspoken.wire.filters import FilterConfig
+from unspoken.wire.schemas import ImageInput, InlineItem, RunRequest
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from stack.cli import app
+from cli.main import app
 from tests.worker.stage import Stage
-from unspoken.runs.verify import verify_run
+from unspoken.runs.dataset.verify import verify_run
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from typing import Any
 
 from tests.security.pictures import GOOD_PNG, encode
 from unspoken.errors import UnspokenError
-from unspoken.images import decode_picture
-from unspoken.runs.picture_files import PictureFiles, Place
-from worker.intake import list_source
-from worker.readers.row import SourceRow
+from unspoken.imaging.images import decode_picture
+from unspoken.runs.dataset.picture_files import PictureFiles, Place
+from worker.sources.intake import list_source
+from worker.sources.row import SourceRow
 
 SECRET = encode("PNG", size=(31, 17))
 CAPTION = "A caption that nobody may read"

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stack.launcher import free_port
+from cli.local.launcher import free_port
 from tests.security.raw import ask
+from unspoken.config.settings import child_environment
 from unspoken.runs.store import create_run, list_runs
-from unspoken.schemas import RunRequest
-from unspoken.settings import child_environment
+from unspoken.wire.schemas import RunRequest
 
 START_S = 60.0
 RUN_ID = "first"

@@ -17,9 +17,9 @@ from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
 from tests.security.raw import ask
 from tests.worker.service import serve
-from unspoken.api_keys import ApiKey, KeyRing, key_sha256, new_key
+from unspoken.config.api_keys import ApiKey, KeyRing, key_sha256, new_key
+from unspoken.http.app import use_keys
 from unspoken.logs import JsonFormatter, TextFormatter, fields, log_ids
-from unspoken.server import use_keys
 
 FORGED = "2026-01-01 00:00:00,000 ERROR unspoken forged line"
 BREAKS = ("\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029")

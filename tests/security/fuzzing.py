@@ -18,7 +18,7 @@ from schemathesis.python.asgi import shutdown_lifespans
 
 from services.detector import app as detector
 from services.gateway import app as gateway
-from services.gateway.passing import Passing
+from services.gateway.proxy import Passing
 from services.gateway.settings import GatewaySettings
 from services.llm import app as llm
 from services.segmenter import app as segmenter
@@ -29,7 +29,7 @@ from tests.fakes import (
     FakeSegmenter,
     FakeTextEncoder,
 )
-from unspoken.deadline import TIMEOUT_HEADER
+from unspoken.http.deadline import TIMEOUT_HEADER
 
 READY_S = 30.0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image
 
-from unspoken.images import MAX_BYTES
+from unspoken.imaging.images import MAX_BYTES
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6

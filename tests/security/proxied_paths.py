@@ -17,8 +17,8 @@ from services.segmenter.app import create_app as create_segmenter
 from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.security.raw import ask
 from tests.worker.service import serve
-from unspoken.api_keys import ApiKey, KeyRing, key_sha256, new_key
-from unspoken.server import use_keys
+from unspoken.config.api_keys import ApiKey, KeyRing, key_sha256, new_key
+from unspoken.http.app import use_keys
 
 UP = ("..", "%2e%2e", "%2E%2e", ".%2e", "..;", "%252e%252e", "%c0%ae%c0%ae", "..%00", "..%20")
 SLASHES = ("/", "%2f", "%2F", "%5c", "\\", "%252f", "//", "/./", "%2f%2f")

@@ -14,7 +14,7 @@ import httpcore
 
 from tests.security.pictures import GOOD_PNG
 from unspoken.errors import InvalidInput
-from unspoken.fetching import FetchConfig, Fetcher
+from unspoken.http.url_fetch import FetchConfig, Fetcher
 
 PUBLIC = "93.184.216.34"
 NAME = "pictures.example"

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from tests.security.archives import VECTORS, judge, link, member, tar
 from tests.security.pickles import is_executed
+from unspoken.config.profiles import load_profile
 from unspoken.errors import InvalidConfig, InvalidInput, NotFound
-from unspoken.profiles import load_profile
-from unspoken.runs.picture_files import PictureFiles, Place
+from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.store import create_run, read_status
-from unspoken.schemas import RunRequest
+from unspoken.wire.schemas import RunRequest
 
 ROOT = Path(__file__).parents[2]
 UNSAFE = re.compile(r"pickle\.loads?\(|allow_pickle=True|\.extractall\(|yaml\.load\(")
@@ -86,7 +86,7 @@ def test_a_checkpoint_that_is_a_program_is_not_run(tmp_path):
 
 
 def test_every_unpickling_of_ours_takes_tensors_only():
-    rooms = ("unspoken", "services", "worker", "training", "experiments", "bench", "stack")
+    rooms = ("unspoken", "services", "worker", "training", "experiments", "bench", "cli")
     for path in (file for room in rooms for file in (ROOT / room).rglob("*.py")):
         text = path.read_text()
         calls = re.findall(r"torch\.load\([^\n]*", text)

@@ -17,8 +17,8 @@ from tests.security.pictures import (
     jpeg_with,
     segment,
 )
-from unspoken.encoded_picture import read_orientation, strip_metadata
-from unspoken.images import decode_picture
+from unspoken.imaging.encoded_picture import read_orientation, strip_metadata
+from unspoken.imaging.images import decode_picture
 
 
 def test_every_bomb_is_refused_at_once_and_the_next_picture_is_served():

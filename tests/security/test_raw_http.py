@@ -16,7 +16,7 @@ from services.gateway.settings import GatewaySettings
 from services.llm.app import create_app as create_llm
 from tests.fakes import FakeDetector, FakePrompter
 from tests.serving import ready_client
-from unspoken.serving import uvicorn_config
+from unspoken.http.serve import uvicorn_config
 
 SILENCE_S = 0.5
 BODY = b'{"captions":["a dog"]}'

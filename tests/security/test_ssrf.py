@@ -15,7 +15,7 @@ from tests.security.pictures import GOOD_PNG
 from tests.security.ssrf import NAME, PUBLIC, VECTORS, Range, judge, ok
 from tests.serving import ready_client
 from unspoken.errors import InvalidInput, NotFetchable, TooLarge
-from unspoken.fetching import FetchConfig, Fetcher, build_fetcher, is_public
+from unspoken.http.url_fetch import FetchConfig, Fetcher, build_fetcher, is_public
 
 
 async def outside(host: str, port: int) -> list[str]:

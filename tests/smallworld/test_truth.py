@@ -11,8 +11,8 @@ from smallworld.truth import (
 )
 from tests.smallworld.tiny_world import tiny_world
 from tests.training.true_dataset import write_true_dataset
-from unspoken.runs.manifest import read_labels
-from unspoken.runs.shards import iter_rows
+from unspoken.runs.dataset.manifest import read_labels
+from unspoken.runs.dataset.shards import iter_rows
 
 CAR = TruthObject("car", (0, 0, 100, 50), is_part=False)
 WHEEL = TruthObject("wheel", (10, 30, 30, 50), is_part=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from services.llm.app import create_app
 from services.llm.settings import LlmSettings
 from tests.fakes import FakePrompter
-from unspoken.serving import serve
+from unspoken.http.serve import serve
 
 
 def work(captions: Sequence[str]) -> None:

@@ -12,13 +12,13 @@ from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
 from services.llm.settings import LlmSettings
 from tests.unspoken.test_server import service
-from unspoken.api_keys import ApiKey, KeyRing, key_sha256, new_key, parse_keys
-from unspoken.clients import Client
-from unspoken.clients.http_error import error_of
-from unspoken.clients.ports import connect
+from unspoken.client import Client
+from unspoken.client.http_error import error_of
+from unspoken.client.port_clients import connect
+from unspoken.config.api_keys import ApiKey, KeyRing, key_sha256, new_key, parse_keys
 from unspoken.errors import InvalidConfig, InvalidInput, RateLimited, Unauthorized
+from unspoken.http.app import use_keys
 from unspoken.logs import JsonFormatter, TextFormatter
-from unspoken.server import use_keys
 
 KEY, OTHER = "unspoken_a-secret-of-the-tests", "unspoken_another-secret"
 ENTRY = f"app:{key_sha256(KEY)}"
@@ -209,7 +209,7 @@ def test_our_own_clients_send_the_key_and_tell_a_refusal():
 def test_a_gateway_hands_on_its_own_key_and_never_a_callers(tmp_path):
     import httpx
 
-    from services.gateway.passing import Passing
+    from services.gateway.proxy import Passing
 
     seen: list[str | None] = []
 

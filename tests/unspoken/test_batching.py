@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from unspoken.batching import InferenceThread, MicroBatcher
 from unspoken.errors import DeadlineExceeded, EngineFailure, InvalidInput, NotReady, Overloaded
+from unspoken.http.batching import InferenceThread, MicroBatcher
 from unspoken.timings import Spent
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unspoken.boxes import box_area, box_iou, non_maximum_suppression
+from unspoken.imaging.boxes import box_area, box_iou, non_maximum_suppression
 
 EMPTY = np.zeros((0, 4))
 

@@ -6,9 +6,9 @@ from fastapi.testclient import TestClient
 from services.detector.settings import DetectorSettings
 from services.gateway.settings import GatewaySettings
 from tests.unspoken.test_server import service
-from unspoken.browser_rules import BrowserRules, parse_rules
+from unspoken.config.browser_rules import BrowserRules, parse_rules
 from unspoken.errors import Forbidden, InvalidConfig
-from unspoken.server import use_browser_rules
+from unspoken.http.app import use_browser_rules
 
 LOOPBACK = BrowserRules(is_loopback=True)
 

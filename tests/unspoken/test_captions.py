@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from unspoken.captions import caption_nouns, is_named, negated_nouns, prose
-from unspoken.lexicon import load_lexicon
+from unspoken.text.captions import caption_nouns, is_named, negated_nouns, prose
+from unspoken.text.lexicon import load_lexicon
 
 LEXICON = load_lexicon()
 

@@ -17,8 +17,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from tests.serving import wait_until_ready
-from unspoken.connections import ConnectionLimits, Connections, default_limits
-from unspoken.serving import uvicorn_config
+from unspoken.http.connections import ConnectionLimits, Connections, default_limits
+from unspoken.http.serve import uvicorn_config
 
 HALF_A_HEADER = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 HALF_A_BODY = b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from unspoken.crops import PAD_RGB, crop_windows, cut_crops, rank_labels
 from unspoken.errors import InvalidInput
+from unspoken.imaging.crops import PAD_RGB, crop_windows, cut_crops, rank_labels
 
 
 @pytest.mark.parametrize(

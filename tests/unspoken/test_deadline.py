@@ -9,16 +9,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tests.worker.service import serve
-from unspoken.clients.ports import connect
-from unspoken.deadline import (
+from unspoken.client.port_clients import connect
+from unspoken.errors import DeadlineExceeded
+from unspoken.http.admission import Door
+from unspoken.http.deadline import (
     MAX_TIMEOUT_MS,
     TIMEOUT_HEADER,
     check_wanted,
     ends_within,
     timeout_headers,
 )
-from unspoken.door import Door
-from unspoken.errors import DeadlineExceeded
 from unspoken.logs import carried
 
 

@@ -16,7 +16,7 @@ from services.llm.app import create_app
 from tests.fakes import FakePrompter
 from tests.openapi import apps
 from tests.worker.service import serve
-from unspoken.door import Door
+from unspoken.http.admission import Door
 
 BODY = {"captions": ["a red car"]}
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
-from unspoken.file_formats import FILE_FORMATS
-from unspoken.images import decode_base64, decode_picture
+from unspoken.imaging.file_formats import FILE_FORMATS
+from unspoken.imaging.images import decode_base64, decode_picture
 
 
 def encode(image: Image.Image, *, kind: str = "PNG", **options: object) -> bytes:

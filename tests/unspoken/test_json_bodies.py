@@ -7,10 +7,10 @@ import time
 import pytest
 
 from unspoken.errors import InvalidInput, TooLarge
-from unspoken.images import decode_base64
-from unspoken.json_bodies import MAX_ELEMENTS, MAX_TEXT_BYTES, slim_body
-from unspoken.schemas import DetectRequest, RunRequest
-from unspoken.uploads import validated
+from unspoken.http.json_bodies import MAX_ELEMENTS, MAX_TEXT_BYTES, slim_body
+from unspoken.http.uploads import validated
+from unspoken.imaging.images import decode_base64
+from unspoken.wire.schemas import DetectRequest, RunRequest
 
 FILE = bytes(range(256)) * 400
 TEXT = base64.b64encode(FILE).decode()

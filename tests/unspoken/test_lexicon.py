@@ -2,7 +2,7 @@
 
 import pytest
 
-from unspoken.lexicon import load_lexicon, parse_lexicon
+from unspoken.text.lexicon import load_lexicon, parse_lexicon
 
 LEXICON = load_lexicon()
 

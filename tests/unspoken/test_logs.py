@@ -16,10 +16,11 @@ from services.segmenter.app import create_app as segmenter_app
 from tests.contracts import picture_bytes
 from tests.fakes import FakeDetector, FakeSegmenter, FakeTextEncoder
 from tests.worker.service import serve
-from unspoken.batching import InferenceThread
-from unspoken.clients.ports import DetectorClient, connect
+from unspoken.client.port_clients import DetectorClient, connect
 from unspoken.errors import EngineFailure
-from unspoken.images import decode_picture
+from unspoken.http.app import create_service
+from unspoken.http.batching import InferenceThread
+from unspoken.imaging.images import decode_picture
 from unspoken.logs import (
     JsonFormatter,
     TextFormatter,
@@ -29,7 +30,6 @@ from unspoken.logs import (
     log_ids,
     outgoing_headers,
 )
-from unspoken.server import create_service
 
 logger = logging.getLogger("tests.logs")
 

@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from unspoken.errors import InvalidInput
-from unspoken.mask_polygons import Polygon, mask_polygons
-from unspoken.masks import decode_rle, encode_rle, mask_png, rle_areas, rle_boxes
+from unspoken.imaging.mask_polygons import Polygon, mask_polygons
+from unspoken.imaging.masks import decode_rle, encode_rle, mask_png, rle_areas, rle_boxes
 
 
 def ring_fill(ring: list[int], size_hw: tuple[int, int]) -> np.ndarray:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from unspoken.config.model_folders import check_model_type, read_model_config
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.model_folders import check_model_type, read_model_config
 
 
 def test_a_folder_without_a_config_is_missing_weights(tmp_path):

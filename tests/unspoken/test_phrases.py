@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unspoken.lexicon import load_lexicon, words
-from unspoken.phrases import (
+from unspoken.text.lexicon import load_lexicon, words
+from unspoken.text.phrases import (
     MAX_PHRASES,
     answer_line,
     clean_item,

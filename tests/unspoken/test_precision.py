@@ -5,14 +5,14 @@ import sys
 import pytest
 import torch
 
-from unspoken import precision
+from unspoken.compute import precision
+from unspoken.compute.precision import compute_dtype, computing_in, faster_dtype
 from unspoken.errors import InvalidConfig
-from unspoken.precision import compute_dtype, computing_in, faster_dtype
 
 PROBE_PROCESS = """
 import time
 import torch
-from unspoken.precision import faster_dtype
+from unspoken.compute.precision import faster_dtype
 started_s = time.process_time()
 dtype = faster_dtype("cpu")
 print(dtype, time.process_time() - started_s)

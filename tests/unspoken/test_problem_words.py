@@ -5,10 +5,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from unspoken.clients.steps import checked
+from unspoken.client.calls import checked
 from unspoken.errors import InvalidInput
 from unspoken.problem_words import plain_problems
-from unspoken.segment_schemas import SegmentQuestion
+from unspoken.wire.segment import SegmentQuestion
 
 PYTHONS_WORDS = ("Tuple", "Input should", "validation", "valid dictionary", "permitted", "Field")
 BOX = {"x0": 1, "y0": 1, "x1": 9, "y1": 9}

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import unspoken.profiles
-from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.profiles import (
+import unspoken.config.profiles
+from unspoken.config.profiles import (
     LOCK_FILE,
     checked_sha256,
     hub_folder,
@@ -16,6 +15,7 @@ from unspoken.profiles import (
     resolve_files,
     write_json,
 )
+from unspoken.errors import InvalidConfig, MissingWeights
 
 
 def sha256(content: bytes) -> str:
@@ -132,13 +132,13 @@ def test_a_hub_file_without_a_hash_is_held_to_the_lock(tmp_path):
 
 def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
     hashed: list[Path] = []
-    real = unspoken.profiles.file_sha256
+    real = unspoken.config.profiles.file_sha256
 
     def counted(path: Path) -> str:
         hashed.append(path)
         return real(path)
 
-    monkeypatch.setattr(unspoken.profiles, "file_sha256", counted)
+    monkeypatch.setattr(unspoken.config.profiles, "file_sha256", counted)
     path = tmp_path / "weights.bin"
     path.write_bytes(b"one")
     assert checked_sha256(path, cache_dir=tmp_path) == checked_sha256(path, cache_dir=tmp_path)

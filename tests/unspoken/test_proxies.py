@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from unspoken.proxies import uses_proxies
+from unspoken.config.proxies import uses_proxies
 
 ROOT = Path(__file__).parents[2]
 ROOMS = (
     *("unspoken", "services", "worker", "training", "smallworld"),
-    *("stack", "experiments", "bench"),
+    *("cli", "experiments", "bench"),
 )
 CALLS = {"Client", "AsyncClient", "get", "post", "put", "delete", "head", "request", "stream"}
 

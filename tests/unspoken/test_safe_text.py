@@ -12,14 +12,14 @@ from pydantic import SecretStr
 from services.gateway.settings import GatewaySettings
 from services.llm.settings import LlmSettings
 from services.segmenter.settings import SegmenterSettings
-from unspoken.clients import Client, Retries
-from unspoken.clients.http_error import error_of
-from unspoken.clients.ports import DetectorClient, connect
+from unspoken.client import Client, Retries
+from unspoken.client.http_error import error_of
+from unspoken.client.port_clients import DetectorClient, connect
+from unspoken.config.weights import WeightsSettings
 from unspoken.errors import InvalidConfig, InvalidInput, ServiceUnavailable, Unreachable
 from unspoken.logs import JsonFormatter, TextFormatter, fields, log_ids
 from unspoken.safe_text import escape_controls, reason_of, redact, without_userinfo
-from unspoken.weights import WeightsSettings
-from worker.settings import WorkerSettings
+from worker.process.settings import WorkerSettings
 
 SECRET = "hunter2-of-the-tests"
 

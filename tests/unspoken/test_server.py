@@ -9,8 +9,6 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from tests.serving import ready_client, wait_until_ready
-from unspoken.batching import InferenceThread
-from unspoken.error_replies import error_response
 from unspoken.errors import (
     Conflict,
     DeadlineExceeded,
@@ -26,9 +24,11 @@ from unspoken.errors import (
     Unauthorized,
     UnspokenError,
 )
-from unspoken.schemas import ProposeRequest
-from unspoken.server import create_service
+from unspoken.http.app import create_service
+from unspoken.http.batching import InferenceThread
+from unspoken.http.error_replies import error_response
 from unspoken.timings import Timings
+from unspoken.wire.schemas import ProposeRequest
 
 ERRORS: list[tuple[UnspokenError, int]] = [
     (InvalidInput("x"), 422),

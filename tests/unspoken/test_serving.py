@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.serving import wait_until_ready
-from unspoken.serving import DEAD_STATUS
+from unspoken.http.serve import DEAD_STATUS
 
 
 @contextmanager

@@ -7,9 +7,9 @@ import pytest
 
 from services.gateway.settings import GatewaySettings
 from services.llm.settings import LlmSettings
+from unspoken.config.settings import child_environment
 from unspoken.errors import InvalidConfig
-from unspoken.settings import child_environment
-from worker.settings import WorkerSettings
+from worker.process.settings import WorkerSettings
 
 SECRET = "hunter2-of-the-tests"
 
@@ -43,7 +43,7 @@ def test_settings_never_show_a_password():
     [
         ("services.gateway", "UNSPOKEN_CLIENT_KEY", f"{SECRET} # mine"),
         ("services.gateway", "GATEWAY_PORT", "abc"),
-        ("worker.dispatcher", "WORKER_BROKER_URL", f"amqp://a:{SECRET}@b"),
+        ("worker.dispatch.dispatcher", "WORKER_BROKER_URL", f"amqp://a:{SECRET}@b"),
     ],
 )
 def test_a_process_with_a_wrong_setting_ends_with_one_line(module, variable, value):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unspoken.tensor_file import write_tensors
+from unspoken.compute.tensor_file import write_tensors
 
 
 def test_a_file_of_tensors_has_the_mode_of_other_new_files(tmp_path):
@@ -23,7 +23,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
 
     path = tmp_path / "weights.safetensors"
     write_tensors(path, {"a": torch.ones(2)}, metadata={"format": "pt"})
-    monkeypatch.setattr("unspoken.tensor_file.save_file", full_disk)
+    monkeypatch.setattr("unspoken.compute.tensor_file.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_tensors(path, {"a": torch.zeros(2)})
     assert list(tmp_path.iterdir()) == [path] and load_file(path)["a"].tolist() == [1, 1]

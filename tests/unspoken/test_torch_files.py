@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from unspoken.compute.torch_files import read_state_dict
 from unspoken.errors import InvalidConfig
-from unspoken.torch_files import read_state_dict
 
 STATE = {"a.weight": torch.arange(3.0)}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from unspoken.config.profiles import LOCK_FILE, ModelEntry, Profile, hub_folder, resolve_files
+from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
 from unspoken.errors import InvalidConfig, MissingWeights, ServiceUnavailable
-from unspoken.profiles import LOCK_FILE, ModelEntry, Profile, hub_folder, resolve_files
-from unspoken.weights import FetchProgress, WeightsSettings, fetch_profile
 
 CONFIG = b'{"layers": 2}'
 WEIGHTS = b"\x00\x01" * 700_000

@@ -12,7 +12,7 @@ import torch
 from services.llm.app import create_app
 from services.llm.settings import LlmSettings
 from tests.fakes import FakePrompter
-from unspoken.serving import serve
+from unspoken.http.serve import serve
 
 
 class _Warming(FakePrompter):

@@ -11,10 +11,10 @@ from fastapi import FastAPI
 
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
 from tests.serving import wait_until_ready
-from unspoken.error_replies import error_response
 from unspoken.errors import UnspokenError
-from unspoken.images import decode_base64, decode_picture
-from unspoken.schemas import DetectRequest, ProposeRequest, TextEmbeddingsRequest
+from unspoken.http.error_replies import error_response
+from unspoken.imaging.images import decode_base64, decode_picture
+from unspoken.wire.schemas import DetectRequest, ProposeRequest, TextEmbeddingsRequest
 
 
 def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
 from tests.worker.sources import CAPTIONS, write_shard
 from unspoken.errors import NotReady
+from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.shards import iter_rows
 from unspoken.runs.store import create_run, read_status
-from unspoken.schemas import RunRequest
-from worker.classifiers import Classifiers
-from worker.dispatcher import Dispatcher
-from worker.pipeline import Ports
-from worker.planning import Services
-from worker.tasks import Bench, Message, label_message
+from unspoken.wire.schemas import RunRequest
+from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.planning import Services
+from worker.label.classifiers import Classifiers
+from worker.label.pipeline import Ports
+from worker.process.tasks import Bench, Message, label_message
 
 CLASSIFIERS = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety=lambda p: 0.01)
 

@@ -8,8 +8,8 @@ from tests.fakes import FakePrompter, FakeTextEncoder
 from tests.worker.stage import Stage
 from unspoken.errors import InvalidInput
 from unspoken.runs.store import cancel_run, create_run, read_status
-from unspoken.schemas import RunRequest
-from worker.aside import Aside
+from unspoken.wire.schemas import RunRequest
+from worker.dispatch.background import Aside
 
 SOON_S = 0.05
 

@@ -1,7 +1,7 @@
 import pytest
 
 from unspoken.runs.trouble import Trouble
-from worker.breaker import Breaker
+from worker.dispatch.circuit_breaker import Breaker
 
 
 def trouble(code="not_ready", retry_after_s=0.0):

@@ -12,10 +12,10 @@ import redis
 from redis.exceptions import RedisError
 
 from tests.chaos.fault_proxy import FaultProxy
-from unspoken.embedded_redis import EmbeddedRedis
-from unspoken.settings import child_environment
-from worker.celery_app import BULK, LABEL_TASK, create_celery
-from worker.doorbell import CeleryDoorbell
+from unspoken.config.settings import child_environment
+from worker.dispatch.publisher import CeleryDoorbell
+from worker.process.celery_app import BULK, LABEL_TASK, create_celery
+from worker.process.embedded_redis import EmbeddedRedis
 
 RESETS = 3
 SOON_S = 60.0

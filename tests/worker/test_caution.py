@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from unspoken.runs.attempts import PastAttempts
-from worker.caution import batches, poisonous
+from worker.process.retry_batches import batches, poisonous
 
 
 def past(number, **suspects):

@@ -19,16 +19,16 @@ import redis
 from tests.fakes import FakeDetector, FakePrompter
 from tests.worker.service import create_app, serve
 from tests.worker.sources import CAPTIONS, picture, write_shard
+from unspoken.config.settings import child_environment
+from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.shards import iter_rows
 from unspoken.runs.store import create_run, read_status
-from unspoken.schemas import ImageInput, InlineItem, RunRequest
-from unspoken.settings import child_environment
-from worker.celery_app import BULK, LABEL_TASK, create_celery
-from worker.dispatcher import Dispatcher, connect_services
-from worker.doorbell import CeleryDoorbell
-from worker.heartbeat import Workers, count_workers
-from worker.settings import WorkerSettings
+from unspoken.wire.schemas import ImageInput, InlineItem, RunRequest
+from worker.dispatch.dispatcher import Dispatcher, connect_services
+from worker.dispatch.publisher import CeleryDoorbell
+from worker.process.celery_app import BULK, LABEL_TASK, create_celery
+from worker.process.heartbeat import Workers, count_workers
+from worker.process.settings import WorkerSettings
 
 
 def redis_binary():

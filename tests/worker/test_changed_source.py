@@ -10,7 +10,7 @@ import pytest
 from tests.worker.sources import CAPTIONS, picture, write_pictures, write_shard, write_table
 from tests.worker.stage import Stage
 from unspoken.runs.store import create_run, read_status, retry_failed
-from unspoken.schemas import RunRequest
+from unspoken.wire.schemas import RunRequest
 
 
 @pytest.fixture

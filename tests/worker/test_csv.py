@@ -8,7 +8,7 @@ import pytest
 from tests.worker.sources import picture, write_pictures
 from unspoken.errors import InvalidInput
 from unspoken.runs.plan import LabelConfig, make_plan
-from worker.intake import list_source, read_chunk
+from worker.sources.intake import list_source, read_chunk
 
 
 def read_all(source, *, chunk_size=5):

@@ -10,17 +10,17 @@ from tests.worker.sources import CAPTIONS
 from tests.worker.stage import Stage
 from tests.worker.test_pipeline import ports, source_rows
 from unspoken.errors import EngineFailure, ServiceUnavailable
-from unspoken.lexicon import load_lexicon
-from unspoken.runs.false_discovery import UNDECIDED
-from unspoken.runs.manifest import read_labels, read_thresholds
+from unspoken.runs.dataset.false_discovery import UNDECIDED
+from unspoken.runs.dataset.manifest import read_labels, read_thresholds
+from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.plan import LabelConfig, read_plan
-from unspoken.runs.shards import iter_rows
 from unspoken.runs.store import cancel_run, read_run, retry_failed
-from unspoken.schemas import DetectionResult
-from worker.deciding import decide_row
-from worker.decoys import VOCABULARY
-from worker.pipeline import label_chunk
-from worker.proposals import fixed_thresholds
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import DetectionResult
+from worker.dispatch.choose_thresholds import decide_row
+from worker.label.decoys import VOCABULARY
+from worker.label.merging import fixed_thresholds
+from worker.label.pipeline import label_chunk
 
 FIXED = LabelConfig(box_threshold=0.3, implied_margin=0.2)
 AUTO = FIXED.model_copy(update={"wanted_fdr": 0.1})

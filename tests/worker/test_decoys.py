@@ -5,8 +5,8 @@ from statistics import mean
 
 import pytest
 
-from unspoken.lexicon import load_lexicon
-from worker.decoys import VOCABULARY, pick_decoys, pick_random_labels
+from unspoken.text.lexicon import load_lexicon
+from worker.label.decoys import VOCABULARY, pick_decoys, pick_random_labels
 
 LEXICON = load_lexicon()
 

@@ -18,11 +18,11 @@ from tests.worker.sources import (
 )
 from tests.worker.stage import Stage
 from unspoken.errors import Conflict, EngineFailure, ServiceUnavailable
-from unspoken.runs.manifest import read_labels
+from unspoken.runs.dataset.manifest import read_labels
+from unspoken.runs.dataset.shards import shard_name
 from unspoken.runs.plan import read_plan
-from unspoken.runs.shards import shard_name
 from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
-from unspoken.schemas import RunRequest
+from unspoken.wire.schemas import RunRequest
 
 
 def test_a_run_ends_with_every_row_once_labels_manifest_and_card(tmp_path):

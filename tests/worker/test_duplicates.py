@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from tests.worker.sources import CAPTIONS, picture, write_pictures, write_shard, write_table
-from unspoken.filter_config import FilterConfig
-from unspoken.images import decode_picture
+from unspoken.imaging.images import decode_picture
 from unspoken.runs.plan import LabelConfig, make_plan
-from worker.duplicates import SeenPictures, difference_hash
-from worker.filters import duplicate_finder
-from worker.intake import list_source, read_chunk
+from unspoken.wire.filters import FilterConfig
+from worker.label.duplicates import SeenPictures, difference_hash
+from worker.label.filters import duplicate_finder
+from worker.sources.intake import list_source, read_chunk
 
 
 def plan_of(source, *, root=None, chunk_size=5, **switches):

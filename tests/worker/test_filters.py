@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.worker.sources import picture
-from unspoken.filter_config import FilterConfig
-from worker.classifiers import Classifiers, build_classifiers
-from worker.filters import apply_filters
-from worker.readers.columns import SPELLINGS
-from worker.readers.row import PROBLEMS, SourceRow
+from unspoken.wire.filters import FilterConfig
+from worker.label.classifiers import Classifiers, build_classifiers
+from worker.label.filters import apply_filters
+from worker.sources.row import PROBLEMS, SourceRow
+from worker.sources.tables.columns import SPELLINGS
 
 CAPTION = "A red car parked in front of a house"
 ANY = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety=lambda pixels: 0.01)

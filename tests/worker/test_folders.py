@@ -13,9 +13,9 @@ from PIL import Image
 
 from tests.worker.sources import picture, write_pictures
 from unspoken.errors import InvalidInput
-from unspoken.images import decode_picture
+from unspoken.imaging.images import decode_picture
 from unspoken.runs.plan import LabelConfig, make_plan
-from worker.intake import list_source, read_chunk
+from worker.sources.intake import list_source, read_chunk
 
 NOBODY = 65_534
 

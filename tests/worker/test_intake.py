@@ -9,7 +9,7 @@ from tests.worker.sources import CAPTIONS, add, picture, write_shard
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.plan import LabelConfig, make_plan, write_plan
-from worker.intake import check_chunk, list_source, read_chunk
+from worker.sources.intake import check_chunk, list_source, read_chunk
 
 CONFIG = LabelConfig(box_threshold=0.3)
 

@@ -14,9 +14,9 @@ from tests.fakes import FakePrompter, FakeTextEncoder
 from tests.worker.sources import write_pictures
 from tests.worker.stage import Stage
 from unspoken.runs.store import create_run, read_status
-from unspoken.schemas import RunRequest
-from worker.aside import Aside
-from worker.crashes import MAX_CRASHES, count_unended
+from unspoken.wire.schemas import RunRequest
+from worker.dispatch.background import Aside
+from worker.dispatch.crashes import MAX_CRASHES, count_unended
 
 
 def create(stage, run_id, *, source="in"):

@@ -11,11 +11,11 @@ from tests.unspoken.test_logs import written as written  # the fixture
 from tests.worker.service import create_app, serve
 from tests.worker.sources import CAPTIONS
 from tests.worker.stage import CLASSIFIERS, Stage
-from unspoken.clients.ports import DetectorClient, PrompterClient, connect
+from unspoken.client.port_clients import DetectorClient, PrompterClient, connect
 from unspoken.errors import EngineFailure
 from unspoken.logs import TextFormatter
-from worker.pipeline import Ports
-from worker.tasks import Bench, Message, label_message
+from worker.label.pipeline import Ports
+from worker.process.tasks import Bench, Message, label_message
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_dispatchers_lines_name_their_run(tmp_path):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter())
-    logger = logging.getLogger("worker.dispatcher")
+    logger = logging.getLogger("worker.dispatch.dispatcher")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -90,7 +90,7 @@ def test_the_dispatchers_lines_name_their_run(tmp_path):
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
     lines = stream.getvalue().splitlines()
-    assert [line.split("worker.dispatcher ")[1] for line in lines] == [
+    assert [line.split("worker.dispatch.dispatcher ")[1] for line in lines] == [
         "planning run=r",
         "run is done run=r",
     ]

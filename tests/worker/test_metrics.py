@@ -17,14 +17,21 @@ from services.llm.app import create_app as llm_app
 from tests.fakes import FakePrompter
 from tests.serving import ready_client
 from tests.worker.stage import Stage
-from unspoken.embedded_redis import EmbeddedRedis
-from unspoken.schemas import RunStatus
-from worker.broker import BrokerState, read_broker
-from worker.celery_app import BULK, INTERACTIVE, create_celery
-from worker.doorbell import CeleryDoorbell
-from worker.heartbeat import FOLDER, FORGOTTEN_S, SILENT_S, Heartbeat, Workers, count_workers
-from worker.metrics import MAX_CONNECTIONS, MAX_RUNS, DispatcherMetrics, serve_metrics
-from worker.settings import WorkerSettings
+from unspoken.wire.schemas import RunStatus
+from worker.dispatch.metrics import MAX_CONNECTIONS, MAX_RUNS, DispatcherMetrics, serve_metrics
+from worker.dispatch.publisher import CeleryDoorbell
+from worker.process.broker import BrokerState, read_broker
+from worker.process.celery_app import BULK, INTERACTIVE, create_celery
+from worker.process.embedded_redis import EmbeddedRedis
+from worker.process.heartbeat import (
+    FOLDER,
+    FORGOTTEN_S,
+    SILENT_S,
+    Heartbeat,
+    Workers,
+    count_workers,
+)
+from worker.process.settings import WorkerSettings
 
 ALERTS = Path(__file__).parent.parent.parent / "docs/alerts.yaml"
 IDLE = BrokerState(
@@ -75,7 +82,7 @@ def test_the_dispatchers_metrics_answer_no_page_of_a_foreign_name(tmp_path):
 
 
 def test_half_open_connections_to_the_dispatchers_metrics_are_few_and_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr("worker.metrics.REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("worker.dispatch.metrics.REQUEST_TIMEOUT_S", 0.3)
     port = serve_metrics(DispatcherMetrics(tmp_path, lambda: IDLE), host="127.0.0.1", port=0)
     with ExitStack() as stack:
         for _ in range(MAX_CONNECTIONS + 8):

@@ -1,9 +1,9 @@
 """Negatives: labels without detections that count as absent."""
 
-from unspoken.lexicon import load_lexicon
-from unspoken.runs.rows import Candidate
-from unspoken.schemas import Box, Detection
-from worker.negatives import list_negatives
+from unspoken.runs.dataset.rows import Candidate
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import Box, Detection
+from worker.label.negatives import list_negatives
 
 BOX = Box(x0=0, y0=0, x1=9, y1=9)
 

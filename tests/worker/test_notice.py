@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
-from stack.labelling import describe
-from stack.status_view import render
-from tests.stack.test_status_view import printed
+from cli.labelling import describe
+from cli.status_view import render
+from tests.cli.test_status_view import printed
 from tests.worker.sources import picture
 from tests.worker.stage import Stage
 from unspoken.runs.exports.report import write_report
-from worker.caption_tables import find_caption_table
+from worker.sources.caption_tables import find_caption_table
 
 TABLES = {
     "metadata.jsonl": json.dumps({"file_name": "p0.jpg", "text": "A red car"}) + "\n",

@@ -12,9 +12,9 @@ import pytest
 from tests.worker.sources import picture, write_pictures
 from tests.worker.test_tar_shards import read_all
 from unspoken.errors import InvalidInput
-from unspoken.images import MAX_BYTES
-from worker.intake import list_source
-from worker.readers.parquet_table import MAX_CELL_BYTES
+from unspoken.imaging.images import MAX_BYTES
+from worker.sources.intake import list_source
+from worker.sources.tables.parquet_table import MAX_CELL_BYTES
 
 
 def latin1(*texts: str) -> pa.Array:
@@ -176,7 +176,7 @@ def test_a_small_parquet_file_takes_little_memory(tmp_path, value, count):
         import resource, sys
         from pathlib import Path
         from unspoken.errors import InvalidInput
-        from worker.intake import list_source
+        from worker.sources.intake import list_source
 
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -8,9 +8,9 @@ from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter
 from tests.worker.sources import CAPTIONS, picture
 from unspoken.errors import Conflict, DeadlineExceeded, EngineFailure, NotReady, Overloaded
 from unspoken.runs.plan import LabelConfig
-from worker.classifiers import Classifiers
-from worker.pipeline import Ports, label_chunk
-from worker.readers.row import SourceRow
+from worker.label.classifiers import Classifiers
+from worker.label.pipeline import Ports, label_chunk
+from worker.sources.row import SourceRow
 
 CONFIG = LabelConfig(box_threshold=0.3, detector_threads=2)
 CLASSIFIERS = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety=lambda p: 0.01)
@@ -177,7 +177,7 @@ def test_a_busy_service_is_asked_again_after_its_own_time():
 
 
 def test_a_service_that_is_not_ready_fails_no_item(monkeypatch):
-    monkeypatch.setattr("worker.pipeline.PATIENCE_S", 0.0)
+    monkeypatch.setattr("worker.label.pipeline.PATIENCE_S", 0.0)
 
     def loading(captions):
         raise NotReady("loading")

@@ -6,10 +6,10 @@ import pytest
 
 from tests.fakes import FakeDetector, FakePrompter
 from tests.worker.stage import Stage
-from unspoken.runs.shards import CommitRecord, read_record, record_name
+from unspoken.runs.dataset.shards import CommitRecord, read_record, record_name
 from unspoken.runs.store import read_status
 from unspoken.timings import Timings
-from worker.progress import WINDOW_S, Rate, Tally
+from worker.dispatch.progress import WINDOW_S, Rate, Tally
 
 
 class Clock:

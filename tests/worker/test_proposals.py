@@ -2,10 +2,10 @@ from functools import partial
 
 import pytest
 
-from unspoken.lexicon import load_lexicon
+from unspoken.runs.dataset.rows import Candidate
 from unspoken.runs.plan import LabelConfig
-from unspoken.runs.rows import Candidate
-from unspoken.schemas import (
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import (
     Box,
     Detection,
     Phrase,
@@ -13,7 +13,7 @@ from unspoken.schemas import (
     Proposal,
     RejectedCandidate,
 )
-from worker.proposals import (
+from worker.label.merging import (
     decide_annotations,
     list_candidates,
     list_undecided,

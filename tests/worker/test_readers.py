@@ -17,10 +17,10 @@ from tests.worker.sources import (
     write_table,
 )
 from unspoken.errors import InvalidInput, NotFound
-from unspoken.runs.picture_files import PictureFiles, Place
+from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.plan import LabelConfig, make_plan
-from worker.intake import list_source, read_chunk
-from worker.readers.columns import pick_columns
+from worker.sources.intake import list_source, read_chunk
+from worker.sources.tables.columns import pick_columns
 
 TABLES = ("t.parquet", "t.csv", "t.jsonl")
 

@@ -2,13 +2,13 @@
 
 from typer.testing import CliRunner
 
-from stack.cli import app
+from cli.main import app
 from tests.worker.sources import CAPTIONS, write_shard
 from tests.worker.stage import Stage
 from unspoken.errors import Conflict
+from unspoken.runs.dataset.verify import verify_run
 from unspoken.runs.plan import _read_plan
 from unspoken.runs.store import cancel_run, read_status
-from unspoken.runs.verify import verify_run
 
 
 def test_an_ended_run_whose_status_is_removed_is_checked_and_mended(tmp_path):

@@ -8,15 +8,15 @@ import pytest
 from tests.fakes import FakeDetector, FakePrompter
 from tests.worker.sources import CAPTIONS, add, picture, write_pictures, write_table
 from unspoken.errors import EngineFailure
-from unspoken.lexicon import load_lexicon
 from unspoken.runs.plan import LabelConfig, make_plan
-from unspoken.schemas import Phrase, PhraseSource, Proposal
-from worker.classifiers import Classifiers
-from worker.filters import duplicate_finder
-from worker.intake import list_source, read_chunk
-from worker.joint_proposal import join_proposals
-from worker.pipeline import Ports, label_chunk
-from worker.readers.row import SourceRow
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import Phrase, PhraseSource, Proposal
+from worker.label.classifiers import Classifiers
+from worker.label.filters import duplicate_finder
+from worker.label.joint_proposal import join_proposals
+from worker.label.pipeline import Ports, label_chunk
+from worker.sources.intake import list_source, read_chunk
+from worker.sources.row import SourceRow
 
 CONFIG = LabelConfig(box_threshold=0.3, detector_threads=2)
 

@@ -12,9 +12,9 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from tests.worker.sources import CAPTIONS, add, picture, write_shard
 from unspoken.runs.plan import LabelConfig, make_plan
-from worker.intake import list_source, read_chunk
-from worker.readers.row import Span
-from worker.readers.tar_shards import tar_rows
+from worker.sources.intake import list_source, read_chunk
+from worker.sources.row import Span
+from worker.sources.tar_shards import tar_rows
 
 ONE, TWO = picture(1), picture(2)
 
@@ -180,8 +180,8 @@ def test_a_folder_has_the_rows_of_a_tar_of_its_files(tmp_path, names):
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 7, 64])
 def test_a_tar_of_frames_with_one_key_is_read_in_parts(tmp_path, monkeypatch, chunk_size):
-    monkeypatch.setattr("worker.readers.tar_shards.MEMBERS_OF_A_KEY", 5)
-    monkeypatch.setattr("worker.readers.tar_shards.MAX_MEMBERS_OF_A_KEY", 7)
+    monkeypatch.setattr("worker.sources.tar_shards.MEMBERS_OF_A_KEY", 5)
+    monkeypatch.setattr("worker.sources.tar_shards.MAX_MEMBERS_OF_A_KEY", 7)
     members = []
     for frame in range(10):
         members += [(f"clip.{frame}.jpg", picture(frame)), (f"clip.{frame}.txt", b"%d" % frame)]
@@ -348,7 +348,7 @@ class _Counting(io.BytesIO):
 )
 def test_a_long_header_is_refused_before_it_is_read(kind):
     from unspoken.errors import InvalidInput
-    from unspoken.tar_members import MAX_HEADER_BYTES, iter_members
+    from unspoken.imaging.tar_members import MAX_HEADER_BYTES, iter_members
 
     long = header("x", type=kind, size=2 * MAX_HEADER_BYTES) + bytes(2 * MAX_HEADER_BYTES)
     stream = _Counting(long + header("a.jpg", size=0) + bytes(1024))

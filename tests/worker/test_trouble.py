@@ -11,10 +11,10 @@ from tests.fakes import FakeDetector, FakePrompter
 from tests.worker.sources import CAPTIONS, write_shard
 from tests.worker.stage import Stage
 from unspoken.errors import ServiceUnavailable, Unreachable
-from unspoken.images import ONE_WHITE_PIXEL
+from unspoken.imaging.images import ONE_WHITE_PIXEL
 from unspoken.runs.plan import read_plan
 from unspoken.runs.store import create_run, fork_run, read_run, read_status
-from unspoken.schemas import ImageInput, InlineItem, ModelInfo, RunRequest
+from unspoken.wire.schemas import ImageInput, InlineItem, ModelInfo, RunRequest
 
 
 def rest():
@@ -47,7 +47,7 @@ def test_a_run_whose_service_is_away_pauses_and_a_probe_ends_the_pause(tmp_path)
 
 
 def test_an_outage_in_the_middle_of_chunks_burns_no_attempts(tmp_path, monkeypatch):
-    monkeypatch.setattr("worker.pipeline.PATIENCE_S", 0.0)
+    monkeypatch.setattr("worker.label.pipeline.PATIENCE_S", 0.0)
     gone = threading.Event()
 
     def refuse(picture, phrases):

@@ -10,9 +10,9 @@ from services.llm.app import create_app as llm_app
 from tests.fakes import FakeDetector, FakePrompter
 from tests.serving import ready_client
 from tests.worker.sources import picture
-from unspoken.batching import InferenceThread
-from unspoken.clients.ports import DetectorClient, PrompterClient
-from unspoken.images import decode_picture
+from unspoken.client.port_clients import DetectorClient, PrompterClient
+from unspoken.http.batching import InferenceThread
+from unspoken.imaging.images import decode_picture
 from unspoken.timings import Timings
 
 LONG_S = 0.6

@@ -1,7 +1,7 @@
 import pytest
 
-from worker.shift import Shift
-from worker.watchdog import Watchdog
+from worker.process.graceful_shutdown import Shift
+from worker.process.watchdog import Watchdog
 
 
 class Kennel:

@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from unspoken.errors import InvalidConfig, InvalidInput
-from worker.broker import read_broker
-from worker.broker_url import check_broker_url
-from worker.celery_app import create_celery
-from worker.settings import WorkerSettings
+from worker.process.broker import read_broker
+from worker.process.broker_url import check_broker_url
+from worker.process.celery_app import create_celery
+from worker.process.settings import WorkerSettings
 
 ACCEPTED = [
     "redis://127.0.0.1:1",
@@ -69,7 +69,7 @@ def test_another_address_is_refused_with_the_reason_and_the_accepted_forms(url, 
 def test_up_refuses_a_brokers_address_before_anything_starts(tmp_path):
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "stack.cli", "up", f"--dir={tmp_path / 'w'}"),
+            *(sys.executable, "-m", "cli.main", "up", f"--dir={tmp_path / 'w'}"),
             "--broker-url=valkey://127.0.0.1:6379",
         ],
         capture_output=True,

@@ -14,10 +14,10 @@ import numpy as np
 
 from training.data.unit_order import UnitOrder, Units
 from unspoken.errors import NotFound
-from unspoken.runs.manifest import read_labels
-from unspoken.runs.picture_files import PictureFiles, Place
-from unspoken.runs.rows import Annotation
-from unspoken.runs.shards import committed_records, read_shard
+from unspoken.runs.dataset.manifest import read_labels
+from unspoken.runs.dataset.picture_files import PictureFiles, Place
+from unspoken.runs.dataset.rows import Annotation
+from unspoken.runs.dataset.shards import committed_records, read_shard
 
 
 class BoxedPicture(NamedTuple):

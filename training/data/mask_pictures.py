@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from training.data.unit_order import UnitOrder, Units
 from unspoken.errors import InvalidInput, NotFound
-from unspoken.images import decode_picture
+from unspoken.imaging.images import decode_picture
 
 MAX_AREA_SHARE = 0.9  # larger masks are left out (Segment Anything, section 'Training')
 

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from smallworld.scenes import Scene, compose_scene
 from smallworld.world import Split, World
 from unspoken.errors import InvalidInput, NotFound
-from unspoken.images import decode_picture
+from unspoken.imaging.images import decode_picture
 
 
 @dataclass(frozen=True)

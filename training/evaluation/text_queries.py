@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from training.evaluation.pictures import TruePicture
-from unspoken.boxes import box_iou
-from unspoken.masks import encode_rle
+from unspoken.imaging.boxes import box_iou
+from unspoken.imaging.masks import encode_rle
 from unspoken.model.mask_bank import MaskBank
 from unspoken.model.text_space import TextQuery, TextSpace
 

@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unspoken.compute.tensor_file import write_tensors
+from unspoken.compute.torch_files import read_state_dict
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.sam_config import (
     ISOLATED,
@@ -26,8 +28,6 @@ from unspoken.model.sam_config import (
     sam_config,
 )
 from unspoken.model.semantic_sam import SemanticSam, is_new
-from unspoken.tensor_file import write_tensors
-from unspoken.torch_files import read_state_dict
 
 FORMAT = "unspoken-semantic-sam-1"
 TEXT_MEAN = "text_mean"

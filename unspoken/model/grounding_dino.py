@@ -34,9 +34,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from unspoken.compute.tensor_file import write_tensors
+from unspoken.config.model_folders import CONFIG_FILE, check_model_type, read_model_config
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.model_folders import CONFIG_FILE, check_model_type, read_model_config
-from unspoken.tensor_file import write_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from open_clip.model import _build_vision_tower
 from open_clip.transformer import VisionTransformer
 from torch.nn import functional as F
 
+from unspoken.config.profiles import ModelEntry
 from unspoken.errors import InvalidConfig
 from unspoken.model.text_encoder import architecture_of, read_tower_weights, weights_file_of
-from unspoken.profiles import ModelEntry
 
 
 class ImageTower(Protocol):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from unspoken.errors import InvalidConfig
-from unspoken.masks import decode_rle, encode_rle, rle_areas, rle_boxes
+from unspoken.imaging.masks import decode_rle, encode_rle, rle_areas, rle_boxes
 from unspoken.model.input_frame import InputFrame
 from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.sam_config import SamConfig

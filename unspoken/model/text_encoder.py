@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
+from unspoken.compute.torch_files import read_state_dict
+from unspoken.config.model_folders import check_model_type
+from unspoken.config.profiles import ModelEntry
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.model_folders import check_model_type
-from unspoken.profiles import ModelEntry
-from unspoken.schemas import EMBEDDING_DIM
-from unspoken.torch_files import read_state_dict
+from unspoken.wire.schemas import EMBEDDING_DIM
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from unspoken.lexicon import load_lexicon
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.mask_bank import MaskBank
+from unspoken.text.lexicon import load_lexicon
 
 Score = Literal["softmax", "cosine"]
 

@@ -31,10 +31,8 @@ from unspoken.runs.attempts import (
     begin_attempt,
     past_attempts,
 )
-from unspoken.runs.files import file_sha256
-from unspoken.runs.lease import Lease, held_names, hold
-from unspoken.runs.rows import Row
-from unspoken.runs.shards import (
+from unspoken.runs.dataset.rows import Row
+from unspoken.runs.dataset.shards import (
     CommitRecord,
     count_rows,
     dump_record,
@@ -44,6 +42,8 @@ from unspoken.runs.shards import (
     shard_name,
     write_shard,
 )
+from unspoken.runs.files import file_sha256
+from unspoken.runs.lease import Lease, held_names, hold
 from unspoken.timings import Timings
 
 logger = logging.getLogger(__name__)

@@ -27,12 +27,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from unspoken.errors import Conflict, InvalidInput, NotFound
-from unspoken.filter_config import FilterConfig
-from unspoken.images import MAX_BYTES, decode_base64
+from unspoken.imaging.images import MAX_BYTES, decode_base64
 from unspoken.runs import storage
 from unspoken.runs.files import json_sha256, write_json
 from unspoken.runs.liveness import stalled_since
-from unspoken.schemas import ENDED, InlineItem, RunRequest, RunStatus, WireModel
+from unspoken.wire.filters import FilterConfig
+from unspoken.wire.schemas import ENDED, InlineItem, RunRequest, RunStatus, WireModel
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"

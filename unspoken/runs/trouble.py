@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from unspoken.runs import storage
-from unspoken.schemas import WireModel
+from unspoken.wire.schemas import WireModel
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from tests.contracts import check_detector, picture_bytes
 from tests.fakes import FakeDetector
 from tests.services.detector.conftest import tiny_detector_engine
 from tests.serving import ready_client
-from unspoken.clients.ports import DetectorClient
-from unspoken.images import decode_picture
+from unspoken.client.port_clients import DetectorClient
+from unspoken.imaging.images import decode_picture
 
 # Two threads sum in another order; a score of the same network once differed by 7e-10.
 PIXEL_NOISE, SCORE_NOISE = 1e-4, 1e-7

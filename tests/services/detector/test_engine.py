@@ -17,9 +17,9 @@ from services.detector.settings import DetectorSettings
 from services.detector.transformers_backend import load_hub_detector
 from tests.contracts import check_detector, picture_bytes
 from tests.services.detector.conftest import TINY, minilm_folder, tiny_detector_engine
-from unspoken import precision
+from unspoken.compute import precision
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.images import decode_picture
+from unspoken.imaging.images import decode_picture
 
 PICTURE = decode_picture(picture_bytes())
 

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from cli.local.launcher import free_port
 from services.gateway.app import create_app
 from services.gateway.events import event_id
 from services.gateway.settings import GatewaySettings
-from stack.launcher import free_port
 from tests.worker.service import serve
-from unspoken.clients import Client, Retries
-from unspoken.clients.events import EventParser
+from unspoken.client import Client, Retries
+from unspoken.client.events import EventParser
+from unspoken.config.settings import child_environment
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
-from unspoken.schemas import RunRequest, RunStatus
-from unspoken.settings import child_environment
+from unspoken.wire.schemas import RunRequest, RunStatus
 
 
 @pytest.fixture

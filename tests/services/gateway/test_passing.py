@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.gateway.app import create_app
-from services.gateway.passing import Passing
+from services.gateway.proxy import Passing
 from services.gateway.settings import GatewaySettings
 from services.segmenter.app import create_app as segmenter_app
 from tests.contracts import check_segmenter, picture_bytes
@@ -22,7 +22,7 @@ from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.openapi import apps
 from tests.serving import ready_client
 from tests.worker.service import serve
-from unspoken.clients.ports import SegmenterClient
+from unspoken.client.port_clients import SegmenterClient
 
 PNG = picture_bytes()
 IMAGE = {"base64": base64.b64encode(PNG).decode()}

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from unspoken.lexicon import load_lexicon
-from unspoken.schemas import Proposal
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import Proposal
 
 SUBJECTS = ("dog", "bicycle", "teapot", "bench", "canoe", "lighthouse", "goat", "wheelbarrow")
 PAYLOADS = ("gun", "bomb", "tank", "castle", "octopus", "candle", "cobra", "coffin", "syringe")

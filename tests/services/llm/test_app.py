@@ -10,8 +10,8 @@ from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.fakes import FakePrompter
 from tests.serving import wait_until_ready
-from unspoken.lexicon import load_lexicon
-from unspoken.schemas import ModelInfo
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import ModelInfo
 
 
 @pytest.fixture

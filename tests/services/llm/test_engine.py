@@ -8,8 +8,8 @@ from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.contracts import check_prompter
 from unspoken.errors import InvalidInput
-from unspoken.lexicon import load_lexicon
-from unspoken.schemas import ModelInfo
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.schemas import ModelInfo
 
 
 class FakeCompleter:

@@ -19,8 +19,8 @@ from transformers import (
 
 from services.llm.engine import load_generator
 from services.llm.generator import Generator
+from unspoken.config.profiles import ModelEntry
 from unspoken.errors import InvalidConfig
-from unspoken.profiles import ModelEntry
 
 PREFIX = "Caption: a b\nObjects: c, d\n\n"
 SUFFIXES = [f"Caption: {'xy ' * n}z\nObjects:" for n in (1, 5, 2, 9, 3, 3, 7, 4, 6, 1, 8)]

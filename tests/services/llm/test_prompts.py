@@ -5,8 +5,8 @@ from services.llm.parsing import Answer, TemplateAnswer, build_proposal
 from services.llm.prompts import MAX_CAPTION_CHARS, choose_templates, quoted
 from services.llm.template_file import load_templates
 from unspoken.errors import InvalidInput
-from unspoken.lexicon import load_lexicon
-from unspoken.phrases import parse_phrases
+from unspoken.text.lexicon import load_lexicon
+from unspoken.text.phrases import parse_phrases
 
 TEMPLATES = load_templates()
 SIX = ("named", "implied", "main_parts", "place", "worn", "kind")

@@ -6,8 +6,8 @@ from services.llm.engine import build_engine
 from services.llm.settings import LlmSettings
 from services.llm.smollm2 import converted_smollm2
 from tests.services.llm.attacks import check_phrases, make_attacks
+from unspoken.config.settings import default_cache_dir
 from unspoken.errors import MissingWeights
-from unspoken.settings import default_cache_dir
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from services.segmenter.app import create_app
 from tests.fakes import FakeTextEncoder
 from tests.serving import ready_client
-from unspoken.batching import InferenceThread
+from unspoken.http.batching import InferenceThread
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.segmenter.disk_tier import DiskTier
+from services.segmenter.cache.disk_tier import DiskTier
 from unspoken.errors import InvalidConfig
 
 KIB = 1024

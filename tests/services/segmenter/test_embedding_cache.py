@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.segmenter.embedding_cache import EmbeddingCache, public_id
+from services.segmenter.cache.embedding_cache import EmbeddingCache, public_id
 
 MIB = 1024 * 1024
 

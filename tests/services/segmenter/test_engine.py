@@ -17,9 +17,9 @@ from services.segmenter.engine import TextEncoderEngine, build_engine
 from services.segmenter.settings import SegmenterSettings
 from tests.contracts import check_text_encoder
 from tests.fakes import FakeTextEncoder
+from unspoken.config.profiles import file_sha256, load_profile
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.text_encoder import open_clip_text_tower
-from unspoken.profiles import file_sha256, load_profile
 
 MODEL = FakeTextEncoder.model
 

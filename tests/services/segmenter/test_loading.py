@@ -11,10 +11,10 @@ from services.segmenter.settings import SegmenterSettings
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeDetector, FakeTextEncoder
 from tests.services.segmenter.tiny import question, tiny_sam
+from unspoken.config.profiles import load_profile
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.images import decode_picture
+from unspoken.imaging.images import decode_picture
 from unspoken.model.checkpoint import save_delta, save_weights
-from unspoken.profiles import load_profile
 
 ENCODER = FakeTextEncoder()
 SERVED = f"{ENCODER.model.name}@{ENCODER.model.revision}"

@@ -10,8 +10,8 @@ from tests.fakes import FakeDetector, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine
 from tests.serving import ready_client
 from tests.worker.service import serve
-from unspoken.batching import InferenceThread
-from unspoken.clients.ports import DetectorClient, connect
+from unspoken.client.port_clients import DetectorClient, connect
+from unspoken.http.batching import InferenceThread
 
 NUM_REQUESTS = 16
 

@@ -22,13 +22,13 @@ from tests.contracts import check_crop_ranker, picture_bytes
 from tests.fakes import FakeCropRanker, FakeTextEncoder
 from tests.services.segmenter.test_engine import models_file
 from tests.serving import ready_client
-from unspoken.clients.ports import CropRankerClient
-from unspoken.crop_schemas import Crop
-from unspoken.crops import crop_windows
+from unspoken.client.port_clients import CropRankerClient
+from unspoken.config.profiles import file_sha256
 from unspoken.errors import Conflict, EngineFailure
-from unspoken.images import ONE_WHITE_PIXEL, decode_picture
+from unspoken.imaging.crops import crop_windows
+from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.model.image_tower import open_clip_image_tower
-from unspoken.profiles import file_sha256
+from unspoken.wire.crops import Crop
 
 TINY = "unspoken-tiny-clip"
 CONFIG = {

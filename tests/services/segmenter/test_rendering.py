@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from services.segmenter import rendering
-from services.segmenter.rendering import Answer, Found, WireBank, render
-from unspoken.deadline import ends_within, time_left_s
+from services.segmenter.answer import rendering
+from services.segmenter.answer.rendering import Answer, Found, WireBank, render
 from unspoken.errors import DeadlineExceeded, TooLarge
-from unspoken.masks import encode_rle, rle_areas, rle_boxes
+from unspoken.http.deadline import ends_within, time_left_s
+from unspoken.imaging.masks import encode_rle, rle_areas, rle_boxes
 from unspoken.model.mask_bank import MaskBank
-from unspoken.schemas import ModelInfo
-from unspoken.segment_schemas import CacheState, SegmentOutput, SegmentQuery
 from unspoken.timings import Timings
+from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.segment import CacheState, SegmentOutput, SegmentQuery
 
 SIZE = (24, 32)
 HIT = CacheState(hit=True, tier="memory")

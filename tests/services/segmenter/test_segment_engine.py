@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from services.segmenter.held_picture import OVERHEAD_BYTES
+from services.segmenter.cache.cached_image import OVERHEAD_BYTES
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeDetector, FakeTextEncoder
 from tests.services.segmenter.tiny import DiscSam, question, tiny_engine
 from unspoken.errors import Conflict, InvalidInput
-from unspoken.images import Picture, decode_picture
-from unspoken.masks import decode_rle
+from unspoken.imaging.images import Picture, decode_picture
+from unspoken.imaging.masks import decode_rle
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.sam_config import SemanticSamConfig, sam_config
-from unspoken.schemas import Box, Detection, DetectionResult, ModelInfo
-from unspoken.segment_schemas import PngMask, PolygonMask, RleMask
+from unspoken.wire.schemas import Box, Detection, DetectionResult, ModelInfo
+from unspoken.wire.segment import PngMask, PolygonMask, RleMask
 
 TEXTS = ("car", "wheel", "house")
 ANY = {"threshold": 0.0}

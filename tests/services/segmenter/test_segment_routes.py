@@ -15,13 +15,13 @@ from fastapi.testclient import TestClient
 from pycocotools import mask as coco
 
 from services.segmenter.app import create_app
-from services.segmenter.disk_tier import DiskTier
+from services.segmenter.cache.disk_tier import DiskTier
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.services.segmenter.tiny import tiny_engine, tiny_sam
 from tests.serving import ready_client
-from unspoken.clients.ports import SegmenterClient
-from unspoken.images import Picture, decode_picture
+from unspoken.client.port_clients import SegmenterClient
+from unspoken.imaging.images import Picture, decode_picture
 
 PNG = picture_bytes()
 IMAGE = {"base64": base64.b64encode(PNG).decode()}

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.segmenter.single_flight import SingleFlight
+from services.segmenter.cache.single_flight import SingleFlight
 
 
 def test_all_who_ask_at_once_share_one_flight():

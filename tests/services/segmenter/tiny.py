@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from services.segmenter.answering import SegmentConfig
-from services.segmenter.disk_tier import DiskTier
-from services.segmenter.embedding_cache import EmbeddingCache
-from services.segmenter.held_picture import HeldPicture
+from services.segmenter.answer.query_methods import SegmentConfig
+from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.disk_tier import DiskTier
+from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.segment_engine import SegmentEngine
 from tests.fakes import FakeTextEncoder
-from unspoken.images import Picture
+from unspoken.imaging.images import Picture
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.sam_config import SemanticSamConfig, sam_config
@@ -19,8 +19,8 @@ from unspoken.model.semantic_decoder import DecoderOutput
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector
-from unspoken.schemas import ModelInfo
-from unspoken.segment_schemas import SegmentQuestion
+from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.segment import SegmentQuestion
 
 # Random weights predict meaningless IoUs, so the filters are off; only duplicates are removed.
 BANK = MaskBankConfig(points_per_side=4, predicted_iou_threshold=-100, stability_threshold=0)

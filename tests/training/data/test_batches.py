@@ -20,7 +20,7 @@ from training.data.mask_pictures import MaskPictures
 from training.data.unit_order import Units
 from unspoken.errors import InvalidConfig, InvalidInput, NotFound
 from unspoken.model.sam_config import sam_config
-from unspoken.runs.shards import committed_records, read_shard, write_shard
+from unspoken.runs.dataset.shards import committed_records, read_shard, write_shard
 
 SAM = sam_config("tiny")
 CONFIG = BatchConfig(masks_a_step=6, boxes_a_step=8, masks_a_picture=3, seed=4)

@@ -19,7 +19,7 @@ from training.evaluation.picture_grid import write_grid
 from training.evaluation.pictures import TrueObject, TruePicture, coco_pictures, of_scene
 from training.evaluation.text_queries import TextAnswer, average_precision
 from unspoken.errors import NotFound
-from unspoken.masks import encode_rle
+from unspoken.imaging.masks import encode_rle
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.sam_config import SemanticSamConfig, sam_config

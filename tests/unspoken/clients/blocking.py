@@ -4,7 +4,7 @@ import asyncio
 import functools
 import inspect
 
-from unspoken.clients import AsyncClient
+from unspoken.client import AsyncClient
 
 
 class Blocking:

@@ -2,7 +2,7 @@ import pytest
 
 from tests.served_stack import served_stack
 from tests.unspoken.clients.blocking import Blocking
-from unspoken.clients import Client
+from unspoken.client import Client
 
 
 @pytest.fixture(params=[Client, Blocking], ids=["sync", "async"])

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.segmenter.embedding_cache import EmbeddingCache
+from services.segmenter.cache.embedding_cache import EmbeddingCache
 from tests.contracts import picture_bytes
 from tests.fakes import FakeTextEncoder
 from tests.served_stack import worked_off
-from unspoken.clients import Client, Query, RunRequest, run_item
-from unspoken.clients.pictures import read_file
-from unspoken.clients.ports import SegmenterClient, connect
+from unspoken.client import Client, Query, RunRequest, run_item
+from unspoken.client.pictures import read_file
+from unspoken.client.port_clients import SegmenterClient, connect
 from unspoken.errors import Conflict, InvalidInput, NotAnImage, NotFound
-from unspoken.images import decode_picture
-from unspoken.segment_schemas import SegmentQuestion
+from unspoken.imaging.images import decode_picture
+from unspoken.wire.segment import SegmentQuestion
 
 PNG = picture_bytes()
 BOX = (8, 8, 60, 50)

@@ -5,15 +5,15 @@ import time
 
 import pytest
 
-from stack.launcher import free_port
+from cli.local.launcher import free_port
 from tests.chaos.fault_proxy import FaultProxy
 from tests.unspoken.clients.scripted import Answer, scripted
-from unspoken.clients import Retries, RunRequest
-from unspoken.clients.events import EventParser
+from unspoken.client import Retries, RunRequest
+from unspoken.client.events import EventParser
 from unspoken.errors import NotFound, ServiceUnavailable, Unreachable
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
-from unspoken.schemas import RunStatus
+from unspoken.wire.schemas import RunStatus
 
 QUICK = Retries(first_pause_s=0.01, max_pause_s=0.05)
 ROWS = 6

@@ -13,13 +13,13 @@ from PIL import Image
 from services.detector import app as detector_app
 from tests.fakes import FakeDetector
 from tests.serving import ready_client
-from unspoken.clients import ports
-from unspoken.clients.ports import DetectorClient, PrompterClient
+from unspoken.client import port_clients as ports
+from unspoken.client.port_clients import DetectorClient, PrompterClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
-from unspoken.file_formats import FILE_FORMATS
-from unspoken.images import ONE_WHITE_PIXEL, decode_picture
-from unspoken.schemas import ModelInfo
-from worker.tasks import REST_S
+from unspoken.imaging.file_formats import FILE_FORMATS
+from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
+from unspoken.wire.schemas import ModelInfo
+from worker.process.tasks import REST_S
 
 IN_100_S = object()
 
@@ -125,7 +125,7 @@ def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise(m
 
 
 def test_a_worker_needs_none_of_what_decodes_masks():
-    script = "import sys; sys.modules['pycocotools'] = None; import unspoken.clients.ports"
+    script = "import sys; sys.modules['pycocotools'] = None; import unspoken.client.port_clients"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

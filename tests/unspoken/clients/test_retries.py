@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from stack.launcher import free_port
+from cli.local.launcher import free_port
 from tests.contracts import picture_bytes
 from tests.unspoken.clients.scripted import RESET, SILENCE, Answer, scripted
-from unspoken.clients import Client, Retries, RunRequest
-from unspoken.clients.retries import may_pass
+from unspoken.client import Client, Retries, RunRequest
+from unspoken.client.retries import may_pass
 from unspoken.errors import (
     Conflict,
     DeadlineExceeded,

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.services.segmenter.tiny import BANK, tiny_sam
-from unspoken.boxes import box_iou
 from unspoken.errors import InvalidConfig
-from unspoken.masks import decode_rle
+from unspoken.imaging.boxes import box_iou
+from unspoken.imaging.masks import decode_rle
 from unspoken.model.mask_bank import (
     MaskBankBuilder,
     MaskBankConfig,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from unspoken.config.profiles import load_profile, resolve_files
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.text_encoder import (
     LiftedMiniLM,
@@ -19,7 +20,6 @@ from unspoken.model.text_encoder import (
     orthonormal_lift,
     read_tower_weights,
 )
-from unspoken.profiles import load_profile, resolve_files
 
 PHRASES = ["dog", "puppy", "car", "automobile", "a red mug on the table", "wheel"]
 BELOW = ("", "text.")

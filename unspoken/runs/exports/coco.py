@@ -5,8 +5,8 @@ from pathlib import Path
 
 from unspoken.errors import InvalidInput
 from unspoken.runs import storage
+from unspoken.runs.dataset.rows import Annotation, Row
 from unspoken.runs.exports.source import find_dataset, labelled_rows
-from unspoken.runs.rows import Annotation, Row
 
 
 def export_coco(run_dir: Path, out: Path) -> dict[str, int]:

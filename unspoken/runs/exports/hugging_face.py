@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unspoken.errors import NotFound
-from unspoken.runs.card import BESIDE_CARD, CARD_FILE, FDR_FILE
+from unspoken.runs.dataset.card import BESIDE_CARD, CARD_FILE, FDR_FILE
+from unspoken.runs.dataset.manifest import LABELS_FILE
+from unspoken.runs.dataset.rows import Annotation, Row
 from unspoken.runs.exports.source import LabelledPictures, find_dataset, labelled_rows
 from unspoken.runs.files import whole_folder
-from unspoken.runs.manifest import LABELS_FILE
-from unspoken.runs.rows import Annotation, Row
 
 ROWS_A_FILE = 1000
 # Rows that a reader must hold in memory at once. It is small because each row has its picture.

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from unspoken.errors import InvalidInput
+from unspoken.runs.dataset.rows import Annotation, Row
 from unspoken.runs.exports.source import (
     LabelledPictures,
     detector_name,
@@ -17,7 +18,6 @@ from unspoken.runs.exports.source import (
     labelled_rows,
 )
 from unspoken.runs.files import whole_folder
-from unspoken.runs.rows import Annotation, Row
 
 TASKS_FILE = "tasks.json"
 CONFIG_FILE = "labels.xml"

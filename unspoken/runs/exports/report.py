@@ -15,6 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from unspoken.runs.dataset.rows import Annotation, Candidate, Row
+from unspoken.runs.dataset.shards import committed_records
 from unspoken.runs.exports.source import (
     LabelledPictures,
     encode_jpeg,
@@ -23,8 +25,6 @@ from unspoken.runs.exports.source import (
 )
 from unspoken.runs.files import whole_folder
 from unspoken.runs.notice import describe_loss
-from unspoken.runs.rows import Annotation, Candidate, Row
-from unspoken.runs.shards import committed_records
 
 PAGE_FILE = "index.html"
 PICTURES_DIR = "pictures"

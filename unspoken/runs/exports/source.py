@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from unspoken.encoded_picture import JPEG_END, strip_metadata, trim_start
 from unspoken.errors import InvalidInput, NotFound
-from unspoken.file_formats import FILE_FORMATS
-from unspoken.images import Picture
+from unspoken.imaging.encoded_picture import JPEG_END, strip_metadata, trim_start
+from unspoken.imaging.file_formats import FILE_FORMATS
+from unspoken.imaging.images import Picture
+from unspoken.runs.dataset.picture_files import PictureFiles, Place
+from unspoken.runs.dataset.rows import Row
+from unspoken.runs.dataset.shards import committed_records, iter_rows
 from unspoken.runs.location import locate_source
-from unspoken.runs.picture_files import PictureFiles, Place
-from unspoken.runs.rows import Row
-from unspoken.runs.shards import committed_records, iter_rows
 from unspoken.runs.store import read_run
 
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}

@@ -10,6 +10,8 @@ import shutil
 import tarfile
 from pathlib import Path
 
+from unspoken.runs.dataset.manifest import LABELS_FILE
+from unspoken.runs.dataset.rows import Annotation, Row
 from unspoken.runs.exports.source import (
     LabelledPictures,
     find_dataset,
@@ -17,8 +19,6 @@ from unspoken.runs.exports.source import (
     labelled_rows,
 )
 from unspoken.runs.files import whole_folder
-from unspoken.runs.manifest import LABELS_FILE
-from unspoken.runs.rows import Annotation, Row
 
 SAMPLES_A_SHARD = 1000
 

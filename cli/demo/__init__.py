@@ -1,0 +1,1 @@
+"""`unspoken demo`: captions in, labelled dataset out, on one machine."""

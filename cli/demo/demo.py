@@ -1,0 +1,146 @@
+"""The demo: labels captioned pictures on one machine, then scores and draws the dataset.
+
+The pictures come from the small world, so their true content is known. The summary gives the share
+of correct boxes, separately for what captions name and for what they imply.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cli.client_key import client_key
+from cli.demo.drawing import draw_rows
+from cli.demo.queries import ask_for_words
+from cli.demo.tables import label_table, phrase_table, source_table
+from cli.labelling import describe, follow, running_stack
+from cli.local.launcher import StackConfig
+from smallworld.shards import write_shards
+from smallworld.truth import (
+    judge_each,
+    judged_boxes,
+    load_synonyms,
+    read_truth_files,
+    shows,
+    total_score,
+)
+from smallworld.world import World
+from unspoken.client import Client
+from unspoken.errors import Conflict
+from unspoken.runs import storage
+from unspoken.runs.dataset.bias_page import BIAS_FILE, render_bias_page
+from unspoken.runs.dataset.manifest import count_dataset
+from unspoken.runs.dataset.rows import Row
+from unspoken.runs.dataset.shards import iter_rows
+from unspoken.runs.exports.report import PAGE_FILE, write_report
+from unspoken.runs.files import write_json
+from unspoken.runs.plan import read_plan
+from unspoken.wire.schemas import RunRequest, RunStatus
+
+RUN_ID = "demo"
+MARK = ".unspoken-demo"
+# The small weights were trained on this style, and only this style has a truth for parts.
+STYLE = "twemoji"
+
+
+def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Console) -> None:
+    """Compose pictures, label, score and draw them; `stay` keeps the stack up until Ctrl-C.
+
+    Writes out/summary.json, out/bias.md, out/report/, out/pictures/, out/queries/ and
+    out/runs/demo/dataset/. Raises Conflict if `out` contains anything but an earlier demo.
+    """
+    _clear(out)
+    data_dir = out / "data"
+    with console.status(f"composing {num_images} captioned pictures"):
+        world = World.load((STYLE,))
+        write_shards(data_dir / "shards", world, num_scenes=num_images, seed=seed)
+    config = StackConfig(folder=out, data_dir=data_dir, runs_dir=out / "runs")
+    if not stay:
+        config = replace(config, ports=dict.fromkeys(config.ports, 0))
+    with running_stack(config, console, resume="the same command starts the demo anew") as stack:
+        runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
+        started = time.monotonic()
+        runs.create(RunRequest(source="shards", run_id=RUN_ID))
+        status = follow(lambda: runs.read(RUN_ID), console, each_poll=stack.revive)
+        seconds = time.monotonic() - started
+        if status.state != "done":
+            raise Conflict(f"{describe(status)}; logs in {stack.logs_dir}")
+        rows = _report(out, status, seconds=seconds, console=console)
+        ask_for_words(
+            rows, data_dir / "shards", out / "queries", url=stack.urls["gateway"], console=console
+        )
+        if stay:
+            console.print("the stack stays up; Ctrl-C ends it:")
+            for name, url in stack.urls.items():
+                console.print(f"  {name:10} {url}/docs")
+            stack.watch()
+
+
+def summarise(
+    rows: Sequence[Row], status: RunStatus, shards: Path, *, seconds: float
+) -> dict[str, object]:
+    """Return the content of summary.json: the run's counts, and scores of its boxes."""
+    labelled = [row for row in rows if row.status == "labelled"]
+    kept = [annotation for row in labelled for annotation in row.kept]
+    boxes = {row.key: judged_boxes(row.kept) for row in labelled}
+    scores = judge_each(boxes, read_truth_files(shards))
+    return {
+        "images": len(rows),
+        "labelled": len(labelled),
+        "dropped": status.dropped,
+        "failed": sum(status.failed.values()),
+        "annotations": len(kept),
+        "distinct_labels": len({each.label for each in kept}),
+        "implied_annotations": sum(not each.named for each in kept),
+        "seconds": round(seconds, 1),
+        **total_score(scores.values()).figures(),
+    }
+
+
+def bias_page(rows: Sequence[Row], shards: Path, *, box_threshold: float) -> str:
+    """Return the dataset's page on bias, which compares the detector with the truth."""
+    truths, synonyms = read_truth_files(shards), load_synonyms()
+    counts = count_dataset(
+        rows,
+        box_threshold=box_threshold,
+        is_there=lambda row, label: shows(truths[row.key], label, synonyms=synonyms),
+    )
+    return render_bias_page(counts)
+
+
+def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -> list[Row]:
+    rows = list(iter_rows(out / "runs" / RUN_ID / "dataset"))
+    summary = summarise(rows, status, out / "data" / "shards", seconds=seconds)
+    write_json(out / "summary.json", summary)
+    threshold = read_plan(out / "runs" / RUN_ID).config.box_threshold
+    bias = bias_page(rows, out / "data" / "shards", box_threshold=threshold)
+    storage.replace(out / BIAS_FILE, bias.encode())
+    write_report(out / "runs" / RUN_ID, out / "report", pictures=out / "data")
+    pictures = draw_rows(rows, out / "data" / "shards", out / "pictures")
+    for table in (label_table(rows), source_table(rows), phrase_table(rows)):
+        if table is not None:
+            console.print(table)
+    facts = Table(title="summary", show_header=False)
+    for name, value in summary.items():
+        facts.add_row(name, str(value))
+    console.print(facts)
+    console.print(f"pictures with boxes   {out / 'pictures'} ({len(pictures)}), e.g. {pictures[0]}")
+    console.print(f"dataset and its card  {out / 'runs' / RUN_ID / 'dataset'}")
+    console.print(f"summary               {out / 'summary.json'}")
+    console.print(f"a page to look at     {out / 'report' / PAGE_FILE}")
+    console.print(f"proposed in vain      {out / BIAS_FILE}")
+    return rows
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo. Raises Conflict if the folder contains anything else."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).exists():
+            raise Conflict(f"{out} holds something that is no demo; name another folder with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()

@@ -1,0 +1,136 @@
+"""`unspoken embed FOLDER`: embeds pictures ahead of time, so that the first query is fast."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cli.client_key import client_key
+from cli.console import PlainConsole
+from unspoken.client.port_clients import SegmenterClient, connect
+from unspoken.errors import Conflict, InvalidInput, NotReady, Overloaded
+from unspoken.imaging.file_formats import FILE_ENDINGS, FILE_FORMATS
+from unspoken.imaging.images import decode_picture
+from unspoken.ports import Segmenter
+from unspoken.wire.segment import ImageReply
+
+SUFFIXES = {f".{ending}" for ending in FILE_ENDINGS}
+MAX_TRIES = 60
+MAX_NAMED = 5
+
+console = PlainConsole(stderr=True)
+
+
+@dataclass
+class EmbedReport:
+    """Result of embedding a folder: pictures encoded, already cached, and refused."""
+
+    num_encoded: int = 0
+    num_there: int = 0
+    refused: dict[Path, str] = field(default_factory=dict)
+    """Files that could not be read as pictures, with the reason."""
+
+
+def embed(
+    folder: Annotated[Path, typer.Argument(help="Pictures at any depth: JPEG, PNG, WEBP.")],
+    *,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the disk tier; SEGMENTER_DISK_CACHE_DIR if not given."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="A gateway or segmenter; else in this process.")
+    ] = None,
+) -> None:
+    """Embed a folder's pictures ahead of time, into a disk cache or a running service."""
+    paths = picture_files(folder)
+    with (
+        _reached_segmenter(url, cache) as segmenter,
+        Progress(
+            TextColumn("embedding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        ) as progress,
+    ):
+        bar = progress.add_task("embedding", total=len(paths))
+        report = embed_files(paths, segmenter, on_each=lambda: progress.advance(bar))
+    for path, problem in list(report.refused.items())[:MAX_NAMED]:
+        console.print(f"left out: {path}: {problem}", soft_wrap=True)
+    typer.echo(
+        f"{len(paths)} pictures: {report.num_encoded} encoded, {report.num_there} were there, "
+        f"{len(report.refused)} left out"
+    )
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the picture files below a folder, in order. Raises InvalidInput if there are none."""
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder} is no folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise InvalidInput(f"{folder} has no pictures: {', '.join(sorted(SUFFIXES))}")
+    return paths
+
+
+def embed_files(
+    paths: Sequence[Path], segmenter: Segmenter, *, on_each: Callable[[], None]
+) -> EmbedReport:
+    """Embed pictures one after another; files that are not pictures are reported as refused."""
+    report = EmbedReport()
+    for path in paths:
+        try:
+            picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
+            reply = _patiently(lambda: segmenter.add_image(picture))  # noqa: B023 - called at once
+        except InvalidInput as error:
+            report.refused[path] = error.message
+        except OSError as error:
+            report.refused[path] = str(error.strerror)
+        else:
+            report.num_there += reply.cached
+            report.num_encoded += not reply.cached
+        on_each()
+    return report
+
+
+def _patiently(add: Callable[[], ImageReply]) -> ImageReply:
+    """Retry while the service is overloaded or not ready; raise the error of the last attempt."""
+    for _ in range(MAX_TRIES):
+        try:
+            return add()
+        except (Overloaded, NotReady) as error:
+            time.sleep(error.retry_after_s)
+    return add()
+
+
+@contextmanager
+def _reached_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter]:
+    if url is not None:
+        if cache is not None:
+            raise InvalidInput("--cache is of this process; a service has its own: leave one out")
+        with connect(url, key=client_key()) as http:
+            yield SegmenterClient(http)
+        return
+    # Imported here, because only this branch needs torch and the models.
+    from services.segmenter.engine import build_engine
+    from services.segmenter.loading import build_segmenter
+    from services.segmenter.settings import SegmenterSettings
+
+    settings = SegmenterSettings()
+    if cache is not None:
+        settings = settings.model_copy(update={"disk_cache_dir": cache})
+    if settings.disk_cache_dir is None:
+        raise InvalidInput("name the disk tier (--cache, SEGMENTER_DISK_CACHE_DIR) or a --url")
+    segmenter = build_segmenter(settings, build_engine(settings))
+    if segmenter is None:
+        raise Conflict(
+            f"the profile {settings.profile} has no segmenter: choose another "
+            "(UNSPOKEN_PROFILE), or give weights (SEGMENTER_WEIGHTS)"
+        )
+    yield segmenter

@@ -1,0 +1,124 @@
+"""`unspoken reproduce`: measures the thesis's claims again, with the models of the profile."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import PlainConsole
+from unspoken.errors import InvalidInput
+
+reproduce_app = typer.Typer(help="Measure the thesis's claims again.", no_args_is_help=True)
+
+DEFAULT_SCENES, QUICK_SCENES = 150, 20
+PROGRESS_EVERY_S = 5.0
+
+console = PlainConsole(stderr=True)
+
+
+@reproduce_app.callback()
+def reproduce() -> None:
+    """Measure the thesis's claims again."""
+
+
+@reproduce_app.command("proposals")
+def proposals(
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few scenes: at most 5 minutes on 2 cores.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder of JSON, page and plots.")] = Path(
+        "proposals-out"
+    ),
+    scenes: Annotated[
+        int | None, typer.Option(min=2, help="Pictures; 150, or 20 with --quick.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of scenes and controls; no training used 404404.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Pictures with COCO or LVIS instances and COCO captions instead."),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="Labels of B4 and of random labels, one a line; else the truth's."),
+    ] = None,
+    readme: Annotated[
+        Path | None,
+        typer.Option("--write-readme", help="Also put the table between this page's marks."),
+    ] = None,
+) -> None:
+    """Measure whether templates find what captions omit; one detector checks all sources."""
+    started = time.monotonic()
+    # Imported here, because only this command needs torch and the art packages.
+    import torch
+
+    from experiments.coco_folder import coco_folder
+    from experiments.collection import SCENES_SEED, small_world
+    from experiments.page import answer, main_table
+    from experiments.proposals import ProposalsConfig, compare_proposals
+    from experiments.report import around_marks, put_into, write_report
+    from services.detector.engine import build_engine as build_detector
+    from services.detector.settings import DetectorSettings
+    from services.llm.engine import build_engine as build_prompter
+    from services.llm.settings import LlmSettings
+    from smallworld.world import World
+
+    number = scenes or (QUICK_SCENES if quick else DEFAULT_SCENES)
+    chosen_seed = SCENES_SEED if seed is None else seed
+    words = _read_words(vocabulary) if vocabulary is not None else None
+    if readme is not None:
+        around_marks(readme)  # raises early if the marks are missing
+    out.mkdir(parents=True, exist_ok=True)
+    console.print(f"reading {number} pictures")
+    collection = (
+        small_world(World.load(("twemoji",)), num_scenes=number, seed=chosen_seed)
+        if data is None
+        else coco_folder(data, num_pictures=number, seed=chosen_seed)
+    )
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    settings = DetectorSettings()
+    torch.set_num_threads(settings.num_threads)
+    result = compare_proposals(
+        collection,
+        build_prompter(LlmSettings(cache_entries=1_000_000)),
+        build_detector(settings),
+        config=ProposalsConfig(seed=chosen_seed),
+        vocabulary=words,
+        progress=_Progress(),
+    )
+    result["seconds"]["whole"] = round(time.monotonic() - started, 1)
+    written = write_report(result, out)
+    if readme is not None:
+        put_into(readme, result)
+    typer.echo(main_table(result))
+    typer.echo(answer(result))
+    typer.echo(f"wrote {', '.join(str(path) for path in written)}")
+    typer.echo(f"{result['seconds']['whole']:.0f} s")
+
+
+class _Progress:
+    """Prints a line to stderr every few seconds, and at the end of each stage."""
+
+    def __init__(self) -> None:
+        self._told = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - self._told >= PROGRESS_EVERY_S:
+            self._told = now
+            console.print(f"{what}: {done} of {total}")
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: no vocabulary can be read here: {error}") from error
+    words = list(dict.fromkeys(" ".join(line.lower().split()) for line in lines if line.strip()))
+    if not words:
+        raise InvalidInput(f"{path} holds no label")
+    return words

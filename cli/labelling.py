@@ -1,0 +1,174 @@
+"""Labelling from the command line: starts a stack for a workspace and shows a run's progress.
+
+A workspace holds data/, runs/, redis/ and logs/. Runs are followed over HTTP, so that local and
+remote stacks are used in the same way.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from cli.local.launcher import Stack, StackConfig
+from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, ServiceUnavailable
+from unspoken.problem_words import plain_problem
+from unspoken.safe_text import escape_controls
+from unspoken.wire.schemas import ENDED, RunRequest, RunStatus
+
+POLL_S = 0.5
+# Time after which a run counts as stalled; a restarting dispatcher is back earlier.
+STALLED_S = 60.0
+
+
+@contextmanager
+def running_stack(
+    config: StackConfig, console: Console, *, resume: str = "run the same command to resume"
+) -> Iterator[Stack]:
+    """Start the stack, wait until it is ready, and show which services are still loading.
+
+    resume: text that tells the user, after Ctrl-C, how to resume the work.
+    """
+    with Stack(config) as stack:
+        try:
+            with console.status("starting Redis, services, dispatcher and worker") as line:
+                stack.wait_ready(on_wait=lambda names: line.update(f"loading: {', '.join(names)}"))
+            yield stack
+        except KeyboardInterrupt:
+            # Printed before the stack is stopped, because that takes some seconds.
+            console.print(f"stopping after the current items; {resume}", soft_wrap=True)
+            raise
+
+
+class _StalledRun:
+    """Detects that no dispatcher works on a run that is followed."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def look(self, status: RunStatus) -> None:
+        """Raise NotReady if the run has been stalled for `STALLED_S`, by this machine's clock."""
+        if status.stalled_since_s is None:
+            self._since_s = None
+            return
+        now_s = time.monotonic()
+        self._since_s = now_s if self._since_s is None else self._since_s
+        if now_s - self._since_s >= STALLED_S:
+            raise NotReady(
+                f"no dispatcher works on the run {status.run_id!r}: start one behind the gateway. "
+                "The run stays as it is and goes on then; follow it by "
+                f"`unspoken status {status.run_id} --watch --url URL`"
+            )
+
+
+def follow(
+    read: Callable[[], RunStatus],
+    console: Console,
+    *,
+    each_poll: Callable[[], None] | None = None,
+) -> RunStatus:
+    """Show a run's progress and its new messages until it ends; return its last status.
+
+    each_poll: called after each read, to restart dead processes of a local stack. With it, an
+    unreachable gateway is waited for. Without it, a run without a dispatcher raises NotReady.
+    """
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pictures"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar, told, stalled = progress.add_task("planning", total=None), "", _StalledRun()
+        while True:
+            try:
+                status = read()
+            except (DeadlineExceeded, NotReady, ServiceUnavailable):
+                if each_poll is None:
+                    raise
+                progress.update(bar, description="waiting for the gateway, which is restarted")
+            else:
+                progress.update(
+                    bar,
+                    description=status.state,
+                    total=status.total or None,
+                    completed=status.done,
+                )
+                if status.state in ENDED:
+                    return status
+                reason = status.message.partition("; tries")[0]  # without the countdown
+                if reason and reason != told:
+                    progress.console.print(escape_controls(status.message), markup=False)
+                told = reason
+                if each_poll is None:
+                    stalled.look(status)
+            if each_poll is not None:
+                each_poll()
+            time.sleep(POLL_S)
+
+
+def describe(status: RunStatus) -> str:
+    """Return a line that describes a run."""
+    counts = f"{status.done} of {status.total} pictures, {status.labelled} labelled"
+    for word, reasons in (("dropped", status.dropped), ("failed", status.failed)):
+        if reasons:
+            told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+            counts += f", {sum(reasons.values())} {word} ({told})"
+    notice = f"{status.notice} " if status.notice else ""
+    tail = f"; {status.message}" if status.message else ""
+    if status.stalled_since_s is not None:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.stalled_since_s))
+        tail += f"; nothing works on it since {since}"
+    return escape_controls(f"{status.run_id}: {status.state}, {notice}{counts}{tail}")
+
+
+def run_request(**fields: object) -> RunRequest:
+    """Build a request from a command's options. Raises InvalidInput."""
+    try:
+        return RunRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{first['loc'][0]}: " if first["loc"] else ""
+        raise InvalidInput(where + plain_problem(first)) from error
+
+
+class LocalSource(NamedTuple):
+    """A source on this machine: its data folder, and paths relative to that folder."""
+
+    data_dir: Path
+    source: str
+    pictures: str | None = None
+
+
+def local_source(source: Path, *, pictures: Path | None = None) -> LocalSource:
+    """Return the data folder and relative paths of a source. Raises InvalidInput.
+
+    A folder is its own data folder. A table's pictures are below the table's folder or in
+    `pictures`. In the second case the data folder is the nearest folder that contains both.
+    """
+    path = source.expanduser().resolve()
+    if not path.exists():
+        raise InvalidInput(f"{source} is neither a folder of pictures nor a table of their paths")
+    data_dir = path if path.is_dir() else path.parent
+    if pictures is None:
+        return LocalSource(data_dir, path.relative_to(data_dir).as_posix())
+    folder = pictures.expanduser().resolve()
+    if not folder.is_dir():
+        raise InvalidInput(f"{pictures} is no folder of pictures")
+    data_dir = Path(os.path.commonpath([data_dir, folder]))
+    below = [each.relative_to(data_dir).as_posix() for each in (path, folder)]
+    return LocalSource(data_dir, *below)

@@ -1,0 +1,1 @@
+"""The stack of one machine: services, worker and Redis as child processes."""

@@ -1,0 +1,456 @@
+"""The command line: `unspoken COMMAND`. An error prints one line with advice and exits with 1 or 2.
+
+Exit code 2 stands for invalid input.
+"""
+
+import signal
+import sys
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+
+from cli.client_key import client_key
+from cli.console import PlainConsole, print_error, say
+from cli.demo.demo import run_demo
+from cli.embedding import embed
+from cli.experiment_verbs import reproduce_app
+from cli.export_verbs import export_app, report
+from cli.filter_options import parse_filters
+from cli.labelling import (
+    LocalSource,
+    describe,
+    follow,
+    local_source,
+    run_request,
+    running_stack,
+)
+from cli.local.launcher import DRAIN_S, StackConfig
+from cli.run_verbs import MovedData, fork, verify
+from cli.segmenting import describe_reply, reached_segmenter, segment_file
+from cli.settings_table import settings_table
+from cli.status_view import how_to_resume, opened_runs, show_runs
+from cli.training_verbs import PASS_ON, run_evaluate, run_train
+from cli.workspace import describe_changes, describe_ended, describe_start, earlier_run
+from unspoken.client import Client
+from unspoken.config.api_keys import key_sha256, new_key, parse_keys
+from unspoken.config.profiles import load_profile
+from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
+from unspoken.errors import Conflict, InvalidInput, UnspokenError
+from unspoken.logs import configure_logging
+from unspoken.runs.store import check_has_failures, list_runs
+from unspoken.safe_text import redact
+from unspoken.wire.schemas import ENDED, RunStatus
+from worker.process.broker_url import check_broker_url
+
+app = typer.Typer(
+    help="Captions in, labelled detection dataset out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+weights_app = typer.Typer(help="Weights of the profiles in models.yaml.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+app.add_typer(export_app, name="export")
+app.add_typer(reproduce_app, name="reproduce")
+app.command("report")(report)
+app.command("verify")(verify)
+app.command("fork")(fork)
+app.command("embed")(embed)
+
+console = PlainConsole(stderr=True)
+Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
+Url = Annotated[str | None, typer.Option("--url", help="Gateway of a stack that runs already.")]
+
+Pictures = Annotated[
+    str | None,
+    typer.Option(help="Folder that a table's paths are seen from; its own otherwise."),
+]
+
+
+class Way(StrEnum):
+    """Query methods: mask bank, detector, or automatic choice."""
+
+    auto = "auto"
+    bank = "bank"
+    detector = "detector"
+
+
+class Style(StrEnum):
+    """Art styles of the small world."""
+
+    twemoji = "twemoji"
+    fluent = "fluent"
+    noto = "noto"
+
+
+@app.command()
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="New or earlier demo folder.")] = Path("demo-out"),
+    images: Annotated[int, typer.Option(min=1, max=10_000)] = 48,
+    seed: Annotated[int, typer.Option(help="Scenes of the demo; no training used these.")] = 7001,
+    exit_: Annotated[bool, typer.Option("--exit", help="End when the dataset is done.")] = False,
+) -> None:
+    """Compose captioned pictures, label them with the whole stack, and show the results."""
+    run_demo(out, num_images=images, seed=seed, stay=not exit_, console=console)
+
+
+@app.command()
+def up(
+    *,
+    folder: Folder = Path("unspoken-data"),
+    port: Annotated[
+        int, typer.Option(min=1, max=65531, help="The gateway's port; the others follow.")
+    ] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Chunks at a time.")] = 2,
+    broker_url: Annotated[str | None, typer.Option(help="A Redis that runs already.")] = None,
+    data: MovedData = None,
+) -> None:
+    """Run all services, the dispatcher and a worker on this machine until Ctrl-C."""
+    if broker_url is not None:
+        check_broker_url(broker_url, name="--broker-url")
+    names = ("gateway", "llm", "detector", "segmenter")
+    config = StackConfig(
+        folder=folder,
+        data_dir=folder / "data",
+        runs_dir=folder / "runs",
+        moved_data_dir=data,
+        ports={name: port + index for index, name in enumerate(names)},
+        broker_url=broker_url,
+        worker_concurrency=workers,
+        metrics_port=port + len(names),
+        services_stop_s=DRAIN_S,
+    )
+    resume = "runs go on at the next `unspoken up`; Ctrl-C again stops at once"
+    with running_stack(config, console, resume=resume) as stack:
+        for name, url in stack.urls.items():
+            console.print(f"{name:10} {url}   docs: {url}/docs")
+        console.print(f"dispatcher http://127.0.0.1:{config.metrics_port}/metrics")
+        console.print(f"data folder {config.data_dir}; runs in {config.runs_dir}; Ctrl-C ends")
+        for each in list_runs(config.runs_dir):
+            if each.state not in ENDED:
+                console.print(describe_start(each), markup=False)
+        stack.watch()
+
+
+@app.command()
+def label(
+    source: Annotated[
+        str, typer.Argument(help="Tar shards, a folder of pictures with captions, or a table.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Workspace that the run goes to.")],
+    pictures: Pictures = None,
+    url: Url = None,
+    name: Annotated[str, typer.Option(help="The run's name in the workspace.")] = "labels",
+    box_threshold: Annotated[
+        str | None,
+        typer.Option(help="Lowest score of a named label, or 'auto': by the decoys, per source."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            help="With 'auto': largest estimated share of labels found in vain; .1 if not given."
+        ),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="A template to ask; repeat for more. The service's own if not given."),
+    ] = None,
+    single_template_margin: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="What implied labels need more that one template alone proposed."
+        ),
+    ] = 0.0,
+    crop_check: Annotated[
+        bool,
+        typer.Option(
+            "--crop-check",
+            help="Drop boxes that a CLIP finds unlike their label; not in the small profile.",
+        ),
+    ] = False,
+    decoys: Annotated[int, typer.Option(min=0, max=32, help="Absent phrases per picture.")] = 4,
+    chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="NAME=VALUE or NAME=off; repeat for more."),
+    ] = None,
+    blocklist: Annotated[
+        Path | None, typer.Option(help="Words that no caption may hold, one a line.")
+    ] = None,
+) -> None:
+    """Label captioned pictures. Run the same command again to resume an interrupted run."""
+    there = LocalSource(out, source, pictures) if url else _local(source, pictures)
+    request = run_request(
+        source=there.source,
+        pictures=there.pictures,
+        run_id=name,
+        box_threshold=box_threshold,
+        wanted_fdr=fdr,
+        templates=template or None,
+        single_template_margin=single_template_margin,
+        crop_check=crop_check,
+        num_decoys=decoys,
+        chunk_size=chunk_size,
+        filters=parse_filters(filters or (), blocklist=blocklist),
+    )
+    if url:
+        with Client(url, api_key=client_key().get_secret_value()) as client:
+            created = client.runs.create(request)
+            _finish(_follow_there(client, created.run_id, url))
+        return
+    earlier = earlier_run(out, there, request)
+    if earlier is None or earlier.state not in ENDED:
+        if earlier is not None:
+            console.print(describe_start(earlier), markup=False)
+        config = _any_ports(out, data_dir=there.data_dir)
+        with running_stack(config, console) as stack:
+            runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
+            created = runs.create(request)
+            ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
+    else:
+        ended = earlier
+    _finish(ended, advice=describe_ended(ended, out))
+    if earlier is not None:
+        with console.status(f"comparing {source} with what was labelled"):
+            changes = list(describe_changes(out, name, source=source))
+        for line in changes:
+            typer.echo(line)
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(help="A run; all when absent.")] = None,
+    *,
+    folder: Folder = Path("unspoken-data"),
+    url: Url = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One line of JSON a run, or with --watch a change.")
+    ] = False,
+) -> None:
+    """Show the progress of runs in a workspace on this machine, or of a gateway's runs."""
+    if watch and run is None:
+        raise InvalidInput("--watch follows one run: name it")
+    with opened_runs(url, folder / "runs") as source:
+        show_runs(source, run, watch=watch, as_json=as_json, resume=how_to_resume(url, folder))
+
+
+@app.command()
+def cancel(
+    run: Annotated[str, typer.Argument(help="A run that has not ended.")],
+    *,
+    folder: Folder = Path("unspoken-data"),
+    url: Url = None,
+) -> None:
+    """Cancel a run: no further chunk is started, and committed chunks are kept."""
+    with opened_runs(url, folder / "runs") as runs:
+        ended = runs.cancel(run)
+    typer.echo(describe(ended))
+    if ended.state != "cancelled":
+        raise Conflict(f"run {run!r} is {ended.state}: there is nothing to cancel")
+
+
+@app.command()
+def retry(
+    run: Annotated[str, typer.Argument(help="A run that has ended.")],
+    *,
+    folder: Folder = Path("unspoken-data"),
+    data: MovedData = None,
+    url: Url = None,
+) -> None:
+    """Label the failed pictures of a run again, as a new run."""
+    if url:
+        with Client(url, api_key=client_key().get_secret_value()) as client:
+            created = client.runs.retry_failed(run)
+            _finish(_follow_there(client, created.run_id, url))
+        return
+    check_has_failures(folder / "runs", run)
+    config = replace(_any_ports(folder, data_dir=folder / "data"), moved_data_dir=data)
+    resume = f"`unspoken up --dir {folder}` resumes"
+    with running_stack(config, console, resume=resume) as stack:
+        runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
+        created = runs.retry_failed(run)
+        _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="A picture: JPEG, PNG or WEBP.")],
+    texts: Annotated[list[str], typer.Argument(help="What to look for.")],
+    *,
+    url: Annotated[
+        str | None, typer.Option("--url", help="A gateway or segmenter; else in this process.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the overlay and the JSON.")] = Path(),
+    method: Annotated[
+        Way, typer.Option(help="bank, detector, or auto: the detector where there is one.")
+    ] = Way.auto,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Masks of a text at most.")] = 20,
+) -> None:
+    """Segment what texts name in a picture; write an overlay of the masks and a JSON reply."""
+    with reached_segmenter(url) as segmenter:
+        reply = segment_file(
+            image,
+            texts,
+            out=out,
+            segmenter=segmenter,
+            method=method.value,
+            threshold=threshold,
+            top_k=top_k,
+        )
+    for line in describe_reply(reply):
+        say(line)
+    typer.echo(f"wrote {out / image.stem}-masks.png and the same as .json")
+
+
+@app.command()
+def world(
+    *,
+    out: Annotated[Path, typer.Option(help="New or empty folder.")],
+    scenes: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: Annotated[int, typer.Option()] = 0,
+    unlabelled: Annotated[
+        int | None, typer.Option(min=0, help="Pictures of the SA-1B folder; a quarter otherwise.")
+    ] = None,
+    styles: Annotated[list[Style] | None, typer.Option("--style", help="Repeat for more.")] = None,
+) -> None:
+    """Write a small world: img2dataset shards, an SA-1B folder, and a contact sheet."""
+    # Imported here, because only this command needs the art packages.
+    from smallworld.shards import write_world
+
+    chosen = tuple(str(style) for style in styles or (Style.twemoji, Style.fluent))
+    with console.status(f"composing {scenes} scenes"):
+        tars = write_world(out, num_scenes=scenes, seed=seed, num_sa1b=unlabelled, styles=chosen)
+    typer.echo(f"{len(tars)} shards in {out / 'shards'}; look at {out / 'contact-sheet.jpg'}")
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Who is to have it: it stands in the log.")],
+    *,
+    per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Requests a minute; 0 for no limit.")
+    ] = None,
+) -> None:
+    """Create an API key. It is shown only once, because services store only its digest."""
+    made = new_key()
+    entry = f"{name}:{key_sha256(made)}" + ("" if per_minute is None else f":{per_minute}")
+    parse_keys(entry, requests_per_minute=0)
+    typer.echo(f"UNSPOKEN_CLIENT_KEY={made}      # for who asks")
+    typer.echo(f"UNSPOKEN_API_KEYS={entry}      # for the services; more are apart by blanks")
+
+
+@app.command("settings")
+def print_settings() -> None:
+    """Print all settings of all processes with their defaults."""
+    typer.echo(settings_table(), nl=False)
+
+
+@weights_app.command("fetch")
+def fetch_weights(
+    profile: Annotated[str, typer.Argument(help="A profile of models.yaml: small, base, thesis.")],
+) -> None:
+    """Download a profile's model files and check their hashes; services never download files."""
+    settings = WeightsSettings()
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        console=console,
+    ) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(now: FetchProgress) -> None:
+            if now.file not in bars:
+                bars[now.file] = progress.add_task(now.file, total=now.num_bytes)
+            progress.update(bars[now.file], completed=now.received_bytes)
+
+        report = fetch_profile(
+            load_profile(profile, models_file=settings.models_file),
+            cache_dir=settings.cache_dir,
+            hub_url=settings.hub_url,
+            on_progress=show,
+        )
+    typer.echo(
+        f"profile {profile}: {len(report.fetched)} files fetched, "
+        f"{len(report.present)} were there; all hashes are right"
+    )
+
+
+@app.command("train", context_settings=PASS_ON, add_help_option=False)
+def train_command(context: typer.Context) -> None:
+    """Train Semantic-SAM by a recipe, or the small detector (`train detector`). See --help."""
+    run_train(context.args)
+
+
+@app.command("evaluate", context_settings=PASS_ON, add_help_option=False)
+def evaluate_command(context: typer.Context) -> None:
+    """Evaluate a Semantic-SAM: names, masks, quality kept from SAM, and text queries."""
+    run_evaluate(context.args)
+
+
+def _local(source: str, pictures: str | None) -> LocalSource:
+    return local_source(Path(source), pictures=Path(pictures) if pictures else None)
+
+
+def _follow_there(client: Client, run_id: str, url: str) -> RunStatus:
+    """Follow a run at a gateway, where it also continues without this command."""
+    try:
+        return follow(lambda: client.runs.read(run_id), console)
+    except KeyboardInterrupt:
+        console.print(
+            f"the run goes on at the gateway: `unspoken status {run_id} --url {redact(url)} "
+            "--watch` follows it",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
+
+
+def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:
+    """Return the configuration of a stack on free ports, so that it cannot clash with another."""
+    ports = dict.fromkeys(("gateway", "llm", "detector", "segmenter"), 0)
+    return StackConfig(folder=folder, data_dir=data_dir, runs_dir=folder / "runs", ports=ports)
+
+
+def _finish(ended: RunStatus, *, advice: str | None = None) -> None:
+    typer.echo(describe(ended))
+    typer.echo(f"dataset: {ended.output}")
+    if ended.state != "done":
+        why = ended.message or ("see the dispatcher log" if ended.state == "failed" else "")
+        told = f"the run is {ended.state}" + (f": {why}" if why else "")
+        raise Conflict(f"{told}; {advice}" if advice else told)
+
+
+def main() -> None:
+    """Run the command line."""
+    configure_logging("WARNING", "text", layout="%(levelname)s %(message)s")
+    # Graceful shutdown at SIGTERM as at Ctrl-C: the stack's processes are stopped in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("stopped")
+        sys.exit(130)
+    except UnspokenError as error:
+        print_error(console, error)
+        sys.exit(2 if isinstance(error, InvalidInput) else 1)
+    except OSError as error:
+        # A full disk or a folder without permission is not a bug: the user can repair it.
+        print_error(
+            console, InvalidInput(f"{error.filename or 'a file'}: {error.strerror or error}")
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

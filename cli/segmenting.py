@@ -1,0 +1,134 @@
+"""Text queries about one picture from the command line; writes an overlay picture and JSON."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cli.client_key import client_key
+from unspoken.client.port_clients import SegmenterClient, connect
+from unspoken.errors import Conflict, InvalidInput
+from unspoken.imaging.file_formats import FILE_FORMATS
+from unspoken.imaging.images import Picture, decode_picture
+from unspoken.imaging.masks import decode_rle
+from unspoken.ports import Segmenter
+from unspoken.wire.segment import Method, RleMask, SegmentQuestion, SegmentReply
+
+MIN_WIDTH_PX = 576
+FONT_PX = 13
+OPACITY = 0.45
+COLORS = (
+    (230, 60, 60),
+    (40, 120, 220),
+    (30, 150, 70),
+    (220, 140, 0),
+    (140, 70, 200),
+    (0, 150, 160),
+    (210, 60, 150),
+    (110, 110, 40),
+)
+
+
+def segment_file(
+    path: Path,
+    texts: Sequence[str],
+    *,
+    out: Path,
+    segmenter: Segmenter,
+    method: Method = "auto",
+    threshold: float | None = None,
+    top_k: int = 20,
+) -> SegmentReply:
+    """Segment a picture file; write OUT/NAME-masks.png and .json. Raises InvalidInput."""
+    try:
+        picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    queries = [{"text": text, "threshold": threshold} for text in texts]
+    reply = segmenter.segment(
+        picture,
+        SegmentQuestion.model_validate(
+            {"queries": queries, "method": method, "output": {"mask": "rle", "top_k": top_k}}
+        ),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = out / f"{path.stem}-masks.png"
+    written = json.dumps(reply.model_dump(mode="json", exclude_none=True), indent=1)
+    drawn.with_suffix(".json").write_text(written + "\n", encoding="utf-8")
+    draw_reply(picture, reply).save(drawn)
+    return reply
+
+
+@contextmanager
+def reached_segmenter(url: str | None) -> Iterator[Segmenter]:
+    """Provide the segmenter behind a URL (its own or a gateway's), or one in this process."""
+    if url is not None:
+        with connect(url, key=client_key()) as http:
+            yield SegmenterClient(http)
+        return
+    yield _segmenter_here()
+
+
+def draw_reply(picture: Picture, reply: SegmentReply) -> Image.Image:
+    """Return the picture with its masks, one colour per query, and texts with scores."""
+    zoom = max(1, -(-MIN_WIDTH_PX // picture.size_hw[1]))
+    tinted = picture.pixels.astype(np.float32)
+    labels: list[tuple[float, float, str, tuple[int, int, int]]] = []
+    for result in reply.results:
+        color = COLORS[result.query_index % len(COLORS)]
+        for instance in reversed(result.instances):  # best instance last, on top
+            assert isinstance(instance.mask, RleMask), "run lengths were asked for"
+            mask = decode_rle([instance.mask.counts.encode()], instance.mask.size)[0]
+            tinted[mask] = (1 - OPACITY) * tinted[mask] + OPACITY * np.array(color)
+            text = f"{result.text} {instance.score:.2f}"
+            labels.append((instance.box.x0, instance.box.y0, text, color))
+    height, width = picture.size_hw
+    sheet = Image.fromarray(tinted.astype(np.uint8)).resize(
+        (width * zoom, height * zoom), Image.Resampling.BICUBIC
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=FONT_PX)
+    for x0, y0, text, color in labels:
+        place = (x0 * zoom + 2, max(0.0, y0 * zoom + 1))
+        draw.rectangle(draw.textbbox(place, text, font=font), fill=color)
+        draw.text(place, text, fill="white", font=font)
+    return sheet
+
+
+def describe_reply(reply: SegmentReply) -> list[str]:
+    """Return one line per query: number of instances found, and the best scores."""
+    lines = []
+    for result in reply.results:
+        if result.error is not None:
+            lines.append(f"{result.text}: not asked: {result.error.message}")
+            continue
+        scores = ", ".join(f"{instance.score:.2f}" for instance in result.instances[:5])
+        found = f"{len(result.instances)} found: {scores}" if scores else "none found"
+        lines.append(f"{result.text}: {found} (by {result.method or reply.method})")
+    return lines
+
+
+def _segmenter_here() -> Segmenter:
+    """Load the profile's models. Raises Conflict if the profile has no segmenter."""
+    # Imported here, because only this branch needs torch and the models.
+    from services.detector.engine import build_engine as build_detector
+    from services.detector.settings import DetectorSettings
+    from services.segmenter.engine import build_engine as build_text_encoder
+    from services.segmenter.loading import build_segmenter
+    from services.segmenter.settings import SegmenterSettings
+
+    settings = SegmenterSettings()
+    entry = settings.read_profile().segmenter
+    if entry is None and settings.weights is None:
+        raise Conflict(
+            f"the profile {settings.profile} has no segmenter: choose another "
+            "(UNSPOKEN_PROFILE), or give weights (SEGMENTER_WEIGHTS)"
+        )
+    detector = None
+    if settings.detector_url is None:
+        detector = build_detector(DetectorSettings())
+    segmenter = build_segmenter(settings, build_text_encoder(settings), detector=detector)
+    assert segmenter is not None, "the profile has one"
+    return segmenter

@@ -1,0 +1,67 @@
+"""Lists all settings of all processes as tables: `unspoken settings`, and docs/settings.md."""
+
+from collections.abc import Iterator
+
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+
+from services.detector.settings import DetectorSettings
+from services.gateway.settings import GatewaySettings
+from services.llm.settings import LlmSettings
+from services.segmenter.settings import SegmenterSettings
+from unspoken.config.settings import ProcessSettings
+from unspoken.config.weights import WeightsSettings
+from worker.process.settings import WorkerSettings
+
+PROCESSES: tuple[tuple[str, type[ProcessSettings]], ...] = (
+    ("llm", LlmSettings),
+    ("detector", DetectorSettings),
+    ("segmenter", SegmenterSettings),
+    ("gateway", GatewaySettings),
+    ("worker and dispatcher", WorkerSettings),
+    ("weights fetch", WeightsSettings),
+)
+
+
+def settings_table() -> str:
+    """Return Markdown: one section of shared settings, then one per process."""
+    lines = [
+        "# Settings",
+        "",
+        "Read from the environment once, when a process starts. `unspoken settings` prints this.",
+    ]
+    shared = dict(_names(ProcessSettings))
+    lines += ["", "## every process", *_rows(ProcessSettings, shared)]
+    for title, kind in PROCESSES:
+        own = {name: env for name, env in _names(kind) if name not in shared}
+        lines += ["", f"## {title}", *_rows(kind, own)]
+    return "\n".join(lines) + "\n"
+
+
+def _names(kind: type[ProcessSettings]) -> Iterator[tuple[str, str]]:
+    """Yield (field, environment variable) pairs."""
+    prefix = str(kind.model_config.get("env_prefix", ""))
+    for name, field in kind.model_fields.items():
+        alias = field.validation_alias
+        yield (
+            name,
+            str(alias.choices[0])
+            if isinstance(alias, AliasChoices)
+            else (f"{prefix}{name}".upper()),
+        )
+
+
+def _rows(kind: type[ProcessSettings], names: dict[str, str]) -> Iterator[str]:
+    yield "| variable | default | meaning |"
+    yield "|---|---|---|"
+    for name, env in names.items():
+        field = kind.model_fields[name]
+        about = " ".join((field.description or "").split())
+        yield f"| `{env}` | {_default(field)} | {about} |"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "by machine"
+    value = field.default
+    return "" if value is None or str(value) in ("", "**********") else f"`{value}`"

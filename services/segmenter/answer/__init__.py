@@ -1,0 +1,1 @@
+"""From queries to masks: prompts, query methods, selection, rendering."""

@@ -1,0 +1,1 @@
+"""Cached images in memory and on disk, and the mask banks built for them."""

@@ -1,0 +1,57 @@
+"""Prometheus metrics of the segmenter's cached images and their mask banks."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.segmenter.cache.bank_line import BankLine
+from services.segmenter.stages import StagedSegmenter
+
+
+class CacheMetrics(Collector):
+    """Collector that reads the cache tiers at scrape time.
+
+    lookups: number of requested images that were found in each tier.
+    """
+
+    def __init__(
+        self, segmenter: StagedSegmenter[Any], lookups: Mapping[str, int], banks: BankLine
+    ) -> None:
+        self._segmenter = segmenter
+        self._lookups = lookups
+        self._banks = banks
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        memory, disk = self._segmenter.cache, self._segmenter.disk
+        lookups = CounterMetricFamily(
+            "unspoken_cache_lookups",
+            "Pictures that were asked about, by where they were; none: encoded",
+            labels=["tier"],
+        )
+        for tier, number in self._lookups.items():
+            lookups.add_metric([tier], number)
+        size = GaugeMetricFamily("unspoken_cache_bytes", "Bytes that a tier holds", labels=["tier"])
+        size.add_metric(["memory"], memory.total_bytes)
+        evicted = CounterMetricFamily(
+            "unspoken_cache_evicted", "Pictures that had to go", labels=["tier"]
+        )
+        evicted.add_metric(["memory"], memory.num_evicted)
+        if disk is not None:
+            size.add_metric(["disk"], disk.num_bytes)
+            evicted.add_metric(["disk"], disk.num_evicted)
+        yield from (lookups, size, evicted)
+        steps = CounterMetricFamily(
+            "unspoken_bank_steps",
+            "Steps of mask banks; abandoned: after every caller had gone",
+            labels=["for"],
+        )
+        for kind, number in self._banks.steps.items():
+            steps.add_metric([kind], number)
+        yield steps
+        yield GaugeMetricFamily(
+            "unspoken_bank_line", "Pictures that wait for their banks", value=len(self._banks)
+        )
+        yield GaugeMetricFamily("unspoken_cache_pictures", "Pictures in memory", value=len(memory))

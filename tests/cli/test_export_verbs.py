@@ -1,0 +1,26 @@
+"""The commands that export a run for other tools and for people."""
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from tests.runs.pictured import write_run
+
+
+@pytest.mark.parametrize(
+    ("verb", "written"),
+    [
+        (["export", "coco"], "6 images"),
+        (["export", "webdataset"], "6 samples"),
+        (["export", "hugging-face"], "6 images"),
+        (["export", "label-studio"], "6 tasks"),
+        (["report"], "6 pictures"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_a_verb_says_where_it_wrote_how_much(verb, written, tmp_path):
+    run_dir = write_run(tmp_path, chunks=2)
+    result = CliRunner().invoke(app, [*verb, str(run_dir), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert written in result.output and "out" in result.output
+    assert (tmp_path / "out").exists()

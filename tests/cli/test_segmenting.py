@@ -1,0 +1,90 @@
+"""`unspoken segment`: an overlay with the masks, the reply as JSON, and clear errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.segmenting import describe_reply, reached_segmenter, segment_file
+from services.segmenter.app import create_app
+from tests.contracts import picture_bytes
+from tests.fakes import FakeSegmenter, FakeTextEncoder
+from tests.worker.service import serve
+from unspoken.errors import InvalidInput, NotAnImage, Unreachable
+from unspoken.wire.segment import SegmentReply
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "street.png"
+    path.write_bytes(picture_bytes())
+    return path
+
+
+def test_an_overlay_and_the_reply_are_written_and_the_picture_is_left_alone(picture, tmp_path):
+    before = picture.read_bytes()
+    reply = segment_file(
+        picture, ["car", "wheel"], out=tmp_path, segmenter=FakeSegmenter(), threshold=0
+    )
+    assert picture.read_bytes() == before
+    written = json.loads((tmp_path / "street-masks.json").read_text())
+    assert [result["text"] for result in written["results"]] == ["car", "wheel"]
+    assert SegmentReply.model_validate(written) == reply
+    drawn = np.asarray(Image.open(tmp_path / "street-masks.png"))
+    assert drawn.shape == (64 * 6, 96 * 6, 3)
+    assert describe_reply(reply)[0].startswith("car: 1 found: ")
+
+
+def test_a_text_that_finds_nothing_is_said_so(picture, tmp_path):
+    reply = segment_file(picture, ["car"], out=tmp_path, segmenter=FakeSegmenter(), threshold=1)
+    assert describe_reply(reply) == ["car: none found (by bank)"]
+
+
+def test_a_service_is_asked_where_a_url_is_given(picture, tmp_path):
+    app = create_app(FakeTextEncoder(), segmenter=FakeSegmenter())
+    with serve(app) as url, reached_segmenter(url) as segmenter:
+        reply = segment_file(
+            picture, ["car"], out=tmp_path, segmenter=segmenter, method="bank", threshold=0
+        )
+    assert reply.method == "bank" and reply.results[0].instances
+
+
+def test_a_file_that_is_none_is_an_error_of_the_caller(tmp_path):
+    with pytest.raises(InvalidInput, match="cannot read"):
+        segment_file(tmp_path / "no.png", ["car"], out=tmp_path, segmenter=FakeSegmenter())
+    (tmp_path / "no.png").write_text("no picture")
+    with pytest.raises(NotAnImage):
+        segment_file(tmp_path / "no.png", ["car"], out=tmp_path, segmenter=FakeSegmenter())
+
+
+def test_the_command_reaches_a_service_and_writes_beside(picture, tmp_path):
+    app = create_app(FakeTextEncoder(), segmenter=FakeSegmenter())
+    arguments = [str(picture), "car", "wheel", "--out", str(tmp_path / "out"), "--threshold", "0"]
+    with serve(app) as url:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli.main", "segment", *arguments, "--url", url],
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "car: 1 found" in done.stdout and "wheel: 1 found" in done.stdout
+    assert (tmp_path / "out" / "street-masks.png").is_file()
+
+
+@pytest.mark.parametrize("address", ["localhost:9", "localhost", "ftp://localhost"])
+def test_an_address_of_another_form_is_told_before_anything_is_sent(picture, tmp_path, address):
+    message = r"an address must be like http://127\.0\.0\.1:8000"
+    with pytest.raises(InvalidInput, match=message), reached_segmenter(address):
+        pass
+
+
+def test_a_service_that_is_not_there_is_named(picture, tmp_path):
+    with (
+        reached_segmenter("http://user:secret@127.0.0.1:9") as segmenter,
+        pytest.raises(Unreachable, match=r"could not be reached at http://\*\*\*@127\.0\.0\.1:9"),
+    ):
+        segment_file(picture, ["car"], out=tmp_path, segmenter=segmenter)

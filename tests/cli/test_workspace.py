@@ -1,0 +1,188 @@
+"""A workspace with a run: some commands continue it, others are refused."""
+
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.local.launcher import Stack, StackConfig
+from cli.main import app
+from tests.worker.sources import CAPTIONS, picture, write_pictures, write_table
+from tests.worker.stage import Stage
+from unspoken.errors import Conflict
+from unspoken.runs.store import create_run
+from unspoken.wire.schemas import RunRequest
+from worker.process.settings import WorkerSettings
+
+
+def write_captioned(folder, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(names):
+        (folder / f"{name}.jpg").write_bytes(picture(index))
+        (folder / f"{name}.txt").write_text(CAPTIONS[index])
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Workspace `tmp_path` with a finished run `labels` of the folder A."""
+    made = Stage(tmp_path)
+    shutil.rmtree(made.data_dir)
+    made.seen_data_dir = None
+    made.dispatcher = made.new_dispatcher()
+    write_captioned(tmp_path / "A", ["a", "b", "c"])
+    create_run(tmp_path / "A", made.runs_dir, RunRequest(source=".", run_id="labels"))
+    assert made.tick(3, run_id="labels").state == "done"
+    return made
+
+
+@pytest.fixture
+def no_stack(monkeypatch):
+    def refuse(*_arguments):
+        raise AssertionError("no stack is needed")
+
+    monkeypatch.setattr("cli.main.running_stack", refuse)
+
+
+def run_cli(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def label(tmp_path, source, *options):
+    return run_cli("label", source, "--out", tmp_path, *options)
+
+
+def test_another_folder_is_refused_and_the_workspace_says_what_it_holds(tmp_path, stage, no_stack):
+    write_captioned(tmp_path / "B", ["x"])
+    result = label(tmp_path, tmp_path / "B")
+    assert isinstance(result.exception, Conflict)
+    message = result.exception.message
+    for told in (
+        "'labels' (done, 3 of 3 pictures)",
+        f"it labels {tmp_path}/A, not {tmp_path}/B",
+        "--out",
+        "--name",
+    ):
+        assert told in message
+
+
+def test_tables_of_the_same_name_are_told_apart(tmp_path, stage, no_stack):
+    for place in ("one", "two"):
+        names = write_pictures(tmp_path / place, 1)
+        write_table(tmp_path / place / "data.csv", [{"path": names[0], "caption": CAPTIONS[0]}])
+    create_run(tmp_path / "one", stage.runs_dir, RunRequest(source="data.csv", run_id="table"))
+    result = label(tmp_path, tmp_path / "two/data.csv", "--name", "table")
+    assert isinstance(result.exception, Conflict) and "two/data.csv" in result.exception.message
+
+
+def test_other_options_are_refused_by_their_names_on_the_command_line(tmp_path, stage, no_stack):
+    result = label(tmp_path, tmp_path / "A", "--decoys", 7, "--filter", "language=de")
+    assert isinstance(result.exception, Conflict)
+    assert "its --decoys is 4, not 7" in result.exception.message
+    assert "--filter is {'language': 'en'}, not {'language': 'de'}" in result.exception.message
+
+
+def test_the_same_command_on_a_finished_run_tells_its_result_at_once(tmp_path, stage, no_stack):
+    result = label(tmp_path, tmp_path / "A")
+    assert result.exit_code == 0, result.exception
+    assert "labels: done, 3 of 3 pictures" in result.output and "--name" not in result.output
+
+
+def test_pictures_that_came_later_are_counted_with_what_to_do(tmp_path, stage, no_stack):
+    write_captioned(tmp_path / "A", ["Aa", "Ab"])
+    (tmp_path / "A/b.txt").write_text("A caption that is new")
+    (tmp_path / "A/c.jpg").unlink()
+    output = " ".join(label(tmp_path, tmp_path / "A").output.split())
+    assert "2 pictures are new, 1 changed, 1 gone since it was planned" in output
+    assert f"unspoken label {tmp_path}/A --out {tmp_path} --name labels-2" in output
+
+
+def test_a_cancelled_run_says_how_to_go_on(tmp_path, stage, no_stack):
+    create_run(tmp_path / "A", stage.runs_dir, RunRequest(source=".", run_id="second"))
+    assert run_cli("cancel", "second", "--dir", tmp_path).exit_code == 0
+    result = label(tmp_path, tmp_path / "A", "--name", "second")
+    assert isinstance(result.exception, Conflict)
+    assert "unspoken fork second" in result.exception.message
+
+
+def test_a_retry_of_a_run_that_goes_on_is_refused_before_a_stack_starts(tmp_path, stage, no_stack):
+    create_run(tmp_path / "A", stage.runs_dir, RunRequest(source=".", run_id="second"))
+    result = run_cli("retry", "second", "--dir", tmp_path)
+    assert isinstance(result.exception, Conflict) and "planned" in result.exception.message
+
+
+def test_workers_of_a_workspace_use_the_data_folder_of_each_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKER_DATA_DIR", "/a/folder/of/another/stack")
+    seen = {}
+
+    def note(_self, name, _module, *, environment, logs_dir):
+        seen[name] = environment
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.local.launcher._Child.__init__", note)
+    for moved in (None, tmp_path / "moved"):
+        config = StackConfig(
+            folder=tmp_path,
+            data_dir=tmp_path / "data",
+            runs_dir=tmp_path / "runs",
+            moved_data_dir=moved,
+            broker_url="redis://127.0.0.1:9",
+        )
+        with pytest.raises(KeyboardInterrupt), Stack(config):
+            pass
+        (environment,) = seen.values()
+        monkeypatch.setattr("os.environ", dict(environment))
+        assert WorkerSettings().data_dir == moved
+
+
+def test_every_command_on_a_workspace_finds_the_pictures_by_itself(tmp_path, stage, no_stack):
+    run = stage.runs_dir / "labels"
+    (tmp_path / "data").mkdir(exist_ok=True)  # an empty one, as `unspoken up` makes it
+    out = tmp_path / "exported"
+    out.mkdir()
+    for arguments in (
+        ("status", "labels", "--dir", tmp_path),
+        ("verify", "labels", "--source", "--dir", tmp_path),
+        ("export", "webdataset", run, "--out", out / "web"),
+        ("export", "hugging-face", run / "dataset", "--out", out / "hf"),
+        ("export", "label-studio", run, "--out", out / "studio"),
+        ("report", run, "--out", out / "report"),
+    ):
+        result = run_cli(*arguments)
+        assert result.exit_code == 0, (arguments, result.exception, result.output)
+
+
+def test_an_export_names_the_folder_that_its_pictures_were_in(tmp_path, stage):
+    (tmp_path / "A").rename(tmp_path / "moved")
+    run = stage.runs_dir / "labels"
+    result = run_cli("export", "webdataset", run, "--out", tmp_path / "web")
+    assert f"were in {tmp_path}/A, which is not there" in str(result.exception)
+    result = run_cli(
+        "export", "webdataset", run, "--out", tmp_path / "web", "--pictures", tmp_path / "moved"
+    )
+    assert result.exit_code == 0
+
+
+def test_a_workspace_with_its_data_folder_may_be_moved(tmp_path):
+    made = Stage(tmp_path / "W")
+    made.create()
+    assert made.tick(3).state == "done"
+    (tmp_path / "W").rename(tmp_path / "moved")
+    for arguments in (
+        ("verify", "r", "--source", "--dir", tmp_path / "moved"),
+        ("report", tmp_path / "moved/runs/r", "--out", tmp_path / "report"),
+    ):
+        result = run_cli(*arguments)
+        assert result.exit_code == 0, (arguments, result.exception, result.output)
+
+
+def test_a_workspace_inside_of_the_labelled_folder_is_no_part_of_it(tmp_path, no_stack):
+    made = Stage(tmp_path / "A/W")
+    shutil.rmtree(made.data_dir)
+    made.seen_data_dir = None
+    made.dispatcher = made.new_dispatcher()
+    write_captioned(tmp_path / "A", ["a", "b"])
+    for run_id in ("labels", "labels-2"):
+        create_run(tmp_path / "A", made.runs_dir, RunRequest(source=".", run_id=run_id))
+        assert made.tick(3, run_id=run_id).total == 2
+    result = label(tmp_path / "A/W", tmp_path / "A")
+    assert result.exit_code == 0 and "--name" not in result.output

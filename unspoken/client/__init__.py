@@ -1,0 +1,30 @@
+"""The Python client of a gateway: masks for texts, boxes and points, and labelling runs.
+
+    with Client("http://127.0.0.1:8000") as client:
+        answer = client.segment("street.jpg", "a dog", "wheel")
+        answer.results[0].masks  # (N, H, W) bool
+
+`AsyncClient` has the same methods for asyncio. Errors are those of `unspoken.errors`. See
+docs/client.md.
+"""
+
+from unspoken.client.async_client import AsyncClient
+from unspoken.client.client import Client
+from unspoken.client.images import Query
+from unspoken.client.pictures import HeldImage, run_item
+from unspoken.client.replies import Found, Segmentation
+from unspoken.client.retries import Retries
+from unspoken.wire.schemas import RunRequest, RunStatus
+
+__all__ = [
+    "Client",
+    "AsyncClient",
+    "Retries",
+    "Query",
+    "Segmentation",
+    "Found",
+    "HeldImage",
+    "RunRequest",
+    "RunStatus",
+    "run_item",
+]

@@ -1,0 +1,1 @@
+"""Devices and number types that torch computes with, and files of tensors."""

@@ -1,0 +1,1 @@
+"""Settings from the environment, model profiles, weight files, API keys."""

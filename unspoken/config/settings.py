@@ -1,0 +1,274 @@
+"""Settings of a process: read once from the environment, immutable, passed on as values.
+
+Only `__main__` files and the stack build settings; no other code reads the environment.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from unspoken.config.api_keys import KeyRing, checked_key, parse_keys
+from unspoken.config.browser_rules import BrowserRules, is_loopback_name, parse_rules
+from unspoken.config.profiles import Profile, load_profile
+from unspoken.errors import InvalidConfig, InvalidInput
+from unspoken.problem_words import plain_problem
+from unspoken.process import num_cores
+from unspoken.safe_text import redact
+
+
+def default_cache_dir() -> Path:
+    """Return the folder of converted weights, in XDG's cache folder. Raises InvalidConfig."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "unspoken"
+    except RuntimeError as error:
+        raise InvalidConfig(
+            "this user has no home folder: set UNSPOKEN_CACHE_DIR to a folder for converted weights"
+        ) from error
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment with changes, for a child process."""
+    return {**os.environ, **changes}
+
+
+def secret_key(variable: str) -> AfterValidator:
+    """Return a validator of an API key that this process sends. It raises InvalidConfig.
+
+    `variable` is the environment variable of the key, for the message.
+    """
+
+    def check(key: SecretStr) -> SecretStr:
+        try:
+            return SecretStr(checked_key(key.get_secret_value(), name=variable))
+        except InvalidInput as error:
+            raise InvalidConfig(error.message) from None
+
+    return AfterValidator(check)
+
+
+def service_url(variable: str) -> AfterValidator:
+    """Return a validator of a service's URL. No message repeats it: it may contain a password."""
+
+    def check(url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            parts = urlsplit("")
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise InvalidConfig(
+                f"{variable} must be a URL such as http://127.0.0.1:8000, with one of the schemes "
+                "http, https; write special characters of a password as %XX"
+            )
+        return url
+
+    return AfterValidator(check)
+
+
+class ProcessSettings(BaseSettings):
+    """The settings of every process. A subclass sets its own prefix. Raises InvalidConfig."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        # Compose passes unset variables as empty strings; treat them as unset.
+        env_ignore_empty=True,
+        # An invalid value may be a secret in the wrong variable.
+        hide_input_in_errors=True,
+    )
+
+    profile: str = Field("small", validation_alias=AliasChoices("UNSPOKEN_PROFILE", "profile"))
+    """Profile of models.yaml: small, base, thesis, or your own."""
+    models_file: Path | None = Field(
+        None, validation_alias=AliasChoices("UNSPOKEN_MODELS_FILE", "models_file")
+    )
+    """Your own models.yaml; by default the project's."""
+    cache_dir: Path = Field(
+        default_factory=default_cache_dir,
+        validation_alias=AliasChoices("UNSPOKEN_CACHE_DIR", "cache_dir"),
+    )
+    """Folder for converted and downloaded weights, and for cached hashes of files."""
+    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] | None = Field(
+        None, validation_alias=AliasChoices("UNSPOKEN_DEVICE", "device")
+    )
+    """Device of all models: cpu, cuda, cuda:1 or mps; by default, the one in models.yaml."""
+    log_level: str = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
+    """DEBUG, INFO, WARNING or ERROR."""
+    log_format: Literal["text", "json"] = Field(
+        "text", validation_alias=AliasChoices("UNSPOKEN_LOG_FORMAT", "log_format")
+    )
+    """text: lines for people. json: one JSON object per line, the default of compose."""
+    client_key: Annotated[SecretStr, secret_key("UNSPOKEN_CLIENT_KEY")] = Field(
+        SecretStr(""), validation_alias=AliasChoices("UNSPOKEN_CLIENT_KEY", "client_key")
+    )
+    """The API key that this process sends to other services."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False)
+            told = (f"{self._variable(each['loc'])} {plain_problem(each)}" for each in problems)
+            raise InvalidConfig("; ".join(told)) from None
+        except SettingsError as error:
+            raise InvalidConfig(f"{type(self).__name__}: {error}; write it as JSON") from None
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, redact(value) if isinstance(value, str) else value
+
+    @classmethod
+    def _variable(cls, location: tuple[int | str, ...]) -> str:
+        """Return the environment variable of an invalid field, or the field's name for none."""
+        name = str(location[0]) if location else ""
+        prefix = str(cls.model_config.get("env_prefix", ""))
+        is_own = name in cls.model_fields and cls.model_fields[name].validation_alias is None
+        return f"{prefix}{name}".upper() if is_own else name
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_blanks(cls, value: object) -> object:
+        # A .env file with CRLF ends every value with a carriage return.
+        return value.strip() if isinstance(value, str) else value
+
+    def read_profile(self) -> Profile:
+        """Load the profile that these settings name. Raises InvalidConfig."""
+        return load_profile(self.profile, models_file=self.models_file, device=self.device)
+
+
+class Limits(TypedDict):
+    """Load limits of a service; see EngineSettings."""
+
+    max_queue: int
+    max_queue_bytes: int
+    request_timeout_s: float
+
+
+class ServiceSettings(ProcessSettings):
+    """Settings of every HTTP service."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; only loopback unless API keys are set or the network is trusted."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 for any free port."""
+    trusted_bind: bool = Field(
+        default=False, validation_alias=AliasChoices("UNSPOKEN_TRUSTED_BIND", "trusted_bind")
+    )
+    """Trust the network around this process (as in compose) and allow any address."""
+    api_keys: str = Field("", validation_alias=AliasChoices("UNSPOKEN_API_KEYS", "api_keys"))
+    """Accepted API keys: `NAME:SHA256` or `NAME:SHA256:PER_MINUTE`, separated by spaces.
+
+    Without any, all callers are accepted. `unspoken key NAME` makes a key.
+    """
+    key_requests_per_minute: Annotated[float, Field(ge=0)] = Field(
+        600.0,
+        validation_alias=AliasChoices(
+            "UNSPOKEN_KEY_REQUESTS_PER_MINUTE", "key_requests_per_minute"
+        ),
+    )
+    """Rate limit of keys that set no limit of their own; more requests get 429. 0 for no limit."""
+    allowed_hosts: str = Field(
+        "", validation_alias=AliasChoices("UNSPOKEN_ALLOWED_HOSTS", "allowed_hosts")
+    )
+    """Host names of the services, separated by spaces; `.example.org` for all names below it, `*`
+    for any.
+
+    Requests with another Host get 403. Services bound to loopback always accept localhost and
+    loopback addresses; others accept any address, and any name if none is set.
+    """
+    allowed_origins: str = Field(
+        "", validation_alias=AliasChoices("UNSPOKEN_ALLOWED_ORIGINS", "allowed_origins")
+    )
+    """Origins (`https://example.org`), separated by spaces, whose pages may send requests that
+    change state; those of other sites get 403.
+
+    No CORS headers are sent.
+    """
+    max_connections: Annotated[int, Field(ge=1)] | None = Field(
+        None, validation_alias=AliasChoices("UNSPOKEN_MAX_CONNECTIONS", "max_connections")
+    )
+    """Maximum number of open connections of this process; by default about half of its limit of
+    open files.
+
+    A further connection closes the one that has waited longest for its caller.
+    """
+    drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """Seconds after SIGTERM during which /readyz replies 503 and connections are still accepted."""
+
+    @model_validator(mode="after")
+    def _loopback_unless_trusted(self) -> "ServiceSettings":
+        has_keys = self.key_ring() is not None
+        check_bind(self.host, trusted=self.trusted_bind, has_keys=has_keys)
+        self.browser_rules()
+        return self
+
+    def key_ring(self) -> KeyRing | None:
+        """Return the accepted API keys; None to accept all callers. Raises InvalidConfig."""
+        keys = parse_keys(self.api_keys, requests_per_minute=self.key_requests_per_minute)
+        return KeyRing(keys) if keys else None
+
+    def browser_rules(self) -> BrowserRules:
+        """Return the accepted Host and Origin headers. Raises InvalidConfig."""
+        return parse_rules(
+            is_loopback=is_loopback_name(self.host),
+            hosts=self.allowed_hosts,
+            origins=self.allowed_origins,
+        )
+
+
+class EngineSettings(ServiceSettings):
+    """Settings of every service with a model."""
+
+    url_input: Literal["off", "https", "http"] = Field(
+        "off", validation_alias=AliasChoices("UNSPOKEN_URL_INPUT", "url_input")
+    )
+    """Accept pictures by URL: not at all (off), by https, or also by http."""
+    url_hosts: str = Field("", validation_alias=AliasChoices("UNSPOKEN_URL_HOSTS", "url_hosts"))
+    """Allowed hosts of URLs, separated by spaces; `.example.org` for all names below it.
+
+    If empty, every public host is allowed.
+    """
+    num_threads: Annotated[int, Field(ge=1)] = Field(default_factory=num_cores)
+    """Number of torch threads of the inference thread."""
+    max_queue: Annotated[int, Field(ge=1)] = 64
+    """Maximum number of waiting requests; more get 429."""
+    max_queue_mib: Annotated[float, Field(gt=0)] = 512.0
+    """Memory for bodies being read and for waiting decoded pictures; requests beyond it get 429."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """Deadline of a request, after which it gets 504; X-Request-Timeout-Ms can shorten it."""
+    hang_s: Annotated[float, Field(gt=0)] = 900.0
+    """A model call that runs for longer is treated as hung, and the process exits."""
+
+    def limits(self) -> "Limits":
+        """Return the arguments of an app's `create_app` that limit its load."""
+        return {
+            "max_queue": self.max_queue,
+            "max_queue_bytes": int(self.max_queue_mib * 1024 * 1024),
+            "request_timeout_s": self.request_timeout_s,
+        }
+
+
+def check_bind(host: str, *, trusted: bool, has_keys: bool = False) -> None:
+    """Raise InvalidConfig unless `host` is loopback, keys are set, or the network is trusted."""
+    if not trusted and not has_keys and not is_loopback_name(host):
+        raise InvalidConfig(
+            f"{host} is not a loopback address; set UNSPOKEN_API_KEYS where a service is to be "
+            "reached from there, or UNSPOKEN_TRUSTED_BIND=1 only where the network around this "
+            "process is closed"
+        )

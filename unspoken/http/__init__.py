@@ -1,0 +1,1 @@
+"""HTTP services: application factory, middleware, admission control, uploads, micro-batching."""

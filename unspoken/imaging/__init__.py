@@ -1,0 +1,1 @@
+"""Pictures: decoding, boxes, masks, polygons, crops, and containers of pictures."""

@@ -1,0 +1,1 @@
+"""The dataset that a run writes: rows, shards, manifest, card."""

@@ -1,0 +1,279 @@
+"""The dataset card: counts of a dataset, rows left out with their reasons, and a contact sheet."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from unspoken.errors import InvalidInput
+from unspoken.imaging.file_formats import FILE_FORMATS
+from unspoken.imaging.images import decode_picture
+from unspoken.runs import storage
+from unspoken.runs.dataset.bias_page import BIAS_FILE, render_bias_page
+from unspoken.runs.dataset.false_discovery import SOURCES, STEPS, ChosenThresholds, Decision
+from unspoken.runs.dataset.manifest import DatasetCounts
+from unspoken.runs.dataset.markdown import percent, plain, table
+from unspoken.runs.dataset.plots import Curve, bar_plot, rate_plot, zipf_plot
+from unspoken.runs.dataset.rows import Row
+from unspoken.runs.plan import Plan
+
+CARD_FILE = "README.md"
+SHEET_FILE = "contact-sheet.jpg"
+ZIPF_FILE, PER_PICTURE_FILE = "label-frequencies.svg", "labels-per-picture.svg"
+FDR_FILE = "false-discoveries.svg"
+"""Plot that exists only if the run's decoys chose its thresholds."""
+BESIDE_CARD = (SHEET_FILE, ZIPF_FILE, PER_PICTURE_FILE, BIAS_FILE)
+"""Files that the card shows or links to."""
+MAX_LABELS_LISTED = 200
+
+LoadPicture = Callable[[Row], bytes | None]
+
+_TILE_PX, _TEXT_PX, _COLUMNS, _MAX_TILES = 288, 34, 4, 24
+_KINDS = ("llm", "detector", "text_encoder")
+_NAMED, _IMPLIED = (20, 120, 220), (230, 100, 20)
+
+
+def write_card(
+    dataset_dir: Path,
+    plan: Plan,
+    counts: DatasetCounts,
+    decision: Decision | None = None,
+    *,
+    notice: str = "",
+) -> None:
+    """Write README.md beside the shards, with its plots and the bias page."""
+    boxes = [_boxes(counts, label) for label in counts.labels]
+    per_picture = bar_plot(
+        counts.labels_per_picture,
+        title="Labels per picture",
+        across="distinct labels in a picture",
+        up="pictures",
+    )
+    for name, text in (
+        (ZIPF_FILE, zipf_plot(boxes)),
+        (PER_PICTURE_FILE, per_picture),
+        (BIAS_FILE, render_bias_page(counts)),
+    ):
+        storage.replace(dataset_dir / name, text.encode())
+    if decision is not None:
+        storage.replace(dataset_dir / FDR_FILE, _fdr_plot(decision).encode())
+    chosen = None if decision is None else decision.chosen
+    card = render_card(plan, counts, chosen, notice=notice)
+    storage.replace(dataset_dir / CARD_FILE, card.encode())
+
+
+def render_card(
+    plan: Plan,
+    counts: DatasetCounts,
+    chosen: ChosenThresholds | None = None,
+    *,
+    notice: str = "",
+) -> str:
+    """Return the card as markdown.
+
+    chosen: thresholds that the run's decoys chose. notice: shown at the top.
+    """
+    # Use a fixed order, because the plan's order changes once it is read from its file.
+    answering = [plan.models[kind] for kind in _KINDS if kind in plan.models]
+    models = [f"`{model.name}` ({model.revision})" for model in answering]
+    sections = [
+        f"# Dataset of run {plan.run_id}\n",
+        f"**Notice:** {plain(notice)}\n" if notice else "",
+        "Boxes for what captions say and for what they leave unspoken. A label is *named* where "
+        "its noun or a synonym occurs in the caption, else *implied*. Labels were proposed by a "
+        "language model and located by a detector; no person checked them. Fields and units: "
+        "docs/dataset-format.md of the project.\n",
+        f"Models: {', '.join(models)}. Boxes count from a score of {_thresholds(plan, chosen)}."
+        f"{_crop_check(plan)}\n",
+        f"![contact sheet]({SHEET_FILE})\n\nBlue boxes are named, orange ones implied.\n",
+        "## Counts\n",
+        table(
+            ("what", "number"),
+            [
+                ("rows", counts.rows),
+                ("labelled", counts.labelled),
+                ("dropped by a filter", counts.dropped.total()),
+                ("failed", counts.failed.total()),
+                ("annotations", counts.annotations),
+                ("of these implied", counts.label_implied.total()),
+                ("share implied", percent(counts.implied_share)),
+                ("distinct labels", len(counts.labels)),
+                ("labels per labelled picture, mean", _mean_labels(counts)),
+                ("phrases asked", counts.candidates_asked),
+                ("phrases found", counts.candidates_found),
+                ("phrases absent (hard negatives)", counts.negatives.total()),
+            ],
+        ),
+        _reasons("Dropped rows", counts.dropped),
+        _reasons("Failed rows", counts.failed),
+        _reasons("Rejected phrases", counts.rejected),
+        _reasons("Boxes not kept", counts.not_kept),
+        _decoys(counts) if chosen is None else _false_discoveries(plan, chosen),
+        f"## Bias\n\nWhat the language model proposes more often than it is there, by label and by "
+        f"what the caption names: [{BIAS_FILE}]({BIAS_FILE}).\n",
+        f"## Spread\n\n![boxes of each label, by rank]({ZIPF_FILE})\n\n"
+        f"![labels per picture]({PER_PICTURE_FILE})\n",
+        _labels(counts),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _decoys(counts: DatasetCounts) -> str:
+    if not counts.decoys_asked:
+        return ""
+    return (
+        "## False answers\n\n"
+        f"{counts.decoys_asked.total()} decoys, phrases that nobody proposed, were asked beside "
+        f"the others; {counts.decoys_answered.total()} got a box: false-answer rate "
+        f"{percent(counts.false_answer_rate)}, from which the estimated share of false labels is "
+        f"{percent(counts.false_discovery_rate)}.\n"
+    )
+
+
+def _thresholds(plan: Plan, chosen: ChosenThresholds | None) -> str:
+    if chosen is not None:
+        return "their source's own threshold on, chosen by decoys (False discoveries, below)"
+    config = plan.config
+    return f"{config.box_threshold:.3g} on ({config.implied_margin:+.3g} if implied)"
+
+
+def _crop_check(plan: Plan) -> str:
+    config = plan.config
+    if not config.crop_check:
+        return ""
+    return (
+        f" Of these, only boxes count whose label is among the first {config.max_clip_rank} for "
+        "what the box shows, by the image tower of the text encoder's model, among the picture's "
+        f"candidates and up to {config.num_random_labels} random nouns."
+    )
+
+
+def _false_discoveries(plan: Plan, chosen: ChosenThresholds) -> str:
+    """Return the section on each source's threshold and the limits of the estimate."""
+    lines = [
+        (
+            each.source,
+            "none: no box counts" if each.threshold is None else f"{each.threshold:.3f}",
+            each.phrases,
+            each.found,
+            each.decoys_found,
+            percent(each.false_discovery_rate),
+        )
+        for each in chosen.sources
+    ]
+    header = ("source", "threshold", "phrases", "found", "decoys found", "estimated false")
+    whose = "" if chosen.run_id == plan.run_id else f" of run {chosen.run_id}, which this completes"
+    return (
+        "## False discoveries\n\n"
+        f"{chosen.decoys} decoys{whose}, phrases that nobody proposed, were asked beside the "
+        "others. For each source the threshold is the lowest score from which as many decoys as it "
+        f"has phrases would be found at most {percent(chosen.wanted_fdr)} as often as its phrases "
+        f"are; none is below {chosen.stored_from:.3g}, where storing begins. A part is what only a "
+        "noun proposed whose parts were asked for. Decoys tell nothing of loose boxes, of second "
+        "boxes, and of likenesses of what was proposed: more boxes are wrong than this says.\n\n"
+        + table(header, lines)
+        + f"\n![estimated share of phrases found in vain, by threshold]({FDR_FILE})\n"
+    )
+
+
+def _fdr_plot(decision: Decision) -> str:
+    thresholds = decision.chosen.by_source()
+    curves = []
+    for source in SOURCES:
+        rates = decision.tally.rates(source)
+        points = [(at, float(rate)) for at, rate in zip(STEPS, rates, strict=True) if rate == rate]
+        stored = [point for point in points if point[0] >= decision.chosen.stored_from - 1e-3]
+        curves.append(Curve(source, stored, chosen=thresholds[source]))
+    return rate_plot(
+        curves,
+        limit=decision.chosen.wanted_fdr,
+        title="Estimated share of phrases found in vain, by threshold",
+        across="lowest score that counts",
+        up="estimated share found in vain",
+    )
+
+
+def _labels(counts: DatasetCounts) -> str:
+    """Return the table of labels: box counts with bars, and false answers to each as a decoy."""
+    only_decoys = sorted(set(counts.decoys_answered) - set(counts.labels))
+    labels = counts.labels + [label for label in only_decoys if counts.decoys_answered[label]]
+    most = max((_boxes(counts, label) for label in labels), default=0)
+    lines = []
+    for label in labels[:MAX_LABELS_LISTED]:
+        boxes, implied = _boxes(counts, label), counts.label_implied[label]
+        asked, answered = counts.decoys_asked[label], counts.decoys_answered[label]
+        bar = "#" * round(20 * boxes / most) if most else ""
+        share = percent(implied / boxes) if boxes else ""
+        false = f"{answered} of {asked}" if asked else ""
+        lines.append((label, boxes, bar, share, false))
+    more = len(labels) - len(lines)
+    rest = f"\n{more} more labels are in the shards.\n" if more > 0 else ""
+    header = ("label", "boxes", "", "implied share", "false answers as a decoy")
+    return "## Labels\n\n" + table(header, lines) + rest
+
+
+def _mean_labels(counts: DatasetCounts) -> str:
+    pictures = counts.labels_per_picture.total()
+    labels = sum(number * times for number, times in counts.labels_per_picture.items())
+    return f"{labels / pictures:.1f}" if pictures else "-"
+
+
+def _boxes(counts: DatasetCounts, label: str) -> int:
+    return counts.label_named[label] + counts.label_implied[label]
+
+
+def _reasons(title: str, reasons: Mapping[str, int]) -> str:
+    if not reasons:
+        return ""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return f"## {title}\n\n" + table(("reason", "number"), ordered)
+
+
+def draw_contact_sheet(dataset_dir: Path, rows: Iterable[Row], load_picture: LoadPicture) -> int:
+    """Write contact-sheet.jpg of the first labelled rows; return the number of pictures shown."""
+    tiles = list(islice(_tiles(rows, load_picture), _MAX_TILES))
+    height = _TILE_PX + _TEXT_PX
+    num_rows = max(1, -(-len(tiles) // _COLUMNS))
+    sheet = Image.new("RGB", (_COLUMNS * _TILE_PX, num_rows * height), "white")
+    for index, tile in enumerate(tiles):
+        sheet.paste(tile, (index % _COLUMNS * _TILE_PX, index // _COLUMNS * height))
+    encoded = io.BytesIO()
+    sheet.save(encoded, "JPEG", quality=90)
+    storage.replace(dataset_dir / SHEET_FILE, encoded.getvalue())
+    return len(tiles)
+
+
+def _tiles(rows: Iterable[Row], load_picture: LoadPicture) -> Iterable[Image.Image]:
+    for row in rows:
+        encoded = load_picture(row) if row.status == "labelled" else None
+        if encoded is None:
+            continue
+        try:
+            picture = Image.fromarray(decode_picture(encoded, formats=FILE_FORMATS).pixels)
+        except InvalidInput:
+            continue
+        yield _draw_row(picture, row)
+
+
+def _draw_row(picture: Image.Image, row: Row) -> Image.Image:
+    scale = (_TILE_PX - 4) / max(picture.size)
+    small = picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    )
+    tile = Image.new("RGB", (_TILE_PX, _TILE_PX + _TEXT_PX), "white")
+    tile.paste(small, (2, 2))
+    draw = ImageDraw.Draw(tile)
+    font = ImageFont.load_default(11)
+    for annotation in row.kept:
+        x0, y0, x1, y1 = (2 + value * scale for value in annotation.box)
+        colour = _NAMED if annotation.named else _IMPLIED
+        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2)
+        text = f"{annotation.label} {annotation.score:.2f}"
+        draw.rectangle(draw.textbbox((x0 + 2, y0 + 1), text, font=font), fill=colour)
+        draw.text((x0 + 2, y0 + 1), text, fill="white", font=font)
+    for line, start in enumerate(range(0, min(len(row.caption), 96), 48)):
+        words = row.caption[start : start + 48].encode("latin-1", "replace").decode("latin-1")
+        draw.text((4, _TILE_PX + 2 + 14 * line), words, fill="black", font=font)
+    return tile

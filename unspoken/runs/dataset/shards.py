@@ -1,0 +1,265 @@
+"""Shards: one parquet file per chunk, one row per input, under an explicit schema.
+
+The schema's metadata describes each field. `describe_schema` prints it as the table of
+docs/dataset-format.md, so that the page stays in step with the files.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, Field
+
+from unspoken.runs.dataset.rows import Row
+from unspoken.wire.schemas import WireModel
+
+FORMAT_VERSION = 1
+
+
+def _field(name: str, kind: pa.DataType, about: str, *, unit: str = "") -> pa.Field:
+    return pa.field(name, kind, metadata={"about": about, "unit": unit})
+
+
+_FILTER = pa.struct(
+    [
+        _field("name", pa.string(), "`language`, `safety`, `watermark` or `similarity`"),
+        _field("source", pa.string(), "column of the source, or the classifier that was asked"),
+        _field("value", pa.string(), "language code or rating, where there is one"),
+        _field("score", pa.float32(), "the column's or the classifier's score"),
+    ]
+)
+_SOURCE = pa.struct(
+    [
+        _field("template", pa.string(), "template that proposed it; `caption`: the caption's noun"),
+        _field("example_set", pa.int32(), "which set of worked examples preceded the caption"),
+        _field("model", pa.string(), "language model that answered"),
+        _field("rank", pa.int32(), "place in the model's list, 0 first"),
+        _field("mean_logprob", pa.float32(), "mean log-probability of its tokens", unit="nats"),
+        _field("part_of", pa.string(), "noun whose parts were asked for; else null"),
+    ]
+)
+_CANDIDATE = pa.struct(
+    [
+        _field("id", pa.int32(), "number within the row; annotations refer to it"),
+        _field("phrase", pa.string(), "normalised phrase, or the raw text where it was rejected"),
+        _field("named", pa.bool_(), "the caption says it or a synonym of it; else it is implied"),
+        _field("stuff", pa.bool_(), "a region without a shape of its own: sky, grass"),
+        _field("decoy", pa.bool_(), "asked only to count false answers; nobody proposed it"),
+        _field("sources", pa.list_(_SOURCE), "who proposed it"),
+        _field("rejected", pa.string(), "why it was not asked; null where it was"),
+    ]
+)
+_ALT_LABEL = pa.struct(
+    [
+        _field("label", pa.string(), "another label of the same object"),
+        _field("candidate_id", pa.int32(), "candidate that the label is"),
+        _field("score", pa.float32(), "detector's score of that label", unit="0 to 1"),
+    ]
+)
+_ANNOTATION = pa.struct(
+    [
+        _field("id", pa.int32(), "number within the row, the best score first"),
+        _field("box", pa.list_(pa.float32(), 4), "corners x0, y0, x1, y1", unit="px, after EXIF"),
+        _field("label", pa.string(), "phrase of the candidate with the best score"),
+        _field("score", pa.float32(), "detector's mean over the label's tokens", unit="0 to 1"),
+        _field("candidate_id", pa.int32(), "candidate that the label is"),
+        _field("named", pa.bool_(), "of the candidate"),
+        _field("stuff", pa.bool_(), "of the candidate"),
+        _field("decoy", pa.bool_(), "of the candidate: a false answer"),
+        _field("alt_labels", pa.list_(_ALT_LABEL), "labels whose boxes lie on this one"),
+        _field("templates", pa.list_(pa.string()), "templates that proposed the label"),
+        _field(
+            "clip_rank",
+            pa.int32(),
+            "rank of the label for its crop among other labels, 1 the best; null where not asked",
+        ),
+        _field("kept", pa.bool_(), "whether it counts as an annotation of the dataset"),
+        _field(
+            "drop_reason",
+            pa.string(),
+            "`decoy`, `below_threshold`, `too_small`, `covers_image`, `repeated`, "
+            "`outside_its_whole`, `over_limit`, `unlike_its_label`",
+        ),
+    ]
+)
+_RAW_TEXT = pa.struct(
+    [
+        _field("template", pa.string(), "template that was asked"),
+        _field("text", pa.string(), "the language model's own words"),
+    ]
+)
+
+SCHEMA = pa.schema(
+    [
+        _field("key", pa.string(), "the sample's name in its source"),
+        _field("source_shard", pa.string(), "file of the source, relative to its root"),
+        _field(
+            "source_member",
+            pa.string(),
+            "picture: member of that tar, path from the root, or FILE.parquet/ROW/COLUMN",
+        ),
+        _field("source_row", pa.int64(), "place in that file, 0 first", unit="rows"),
+        _field(
+            "source_offset",
+            pa.int64(),
+            "where in that tar the picture begins; names may repeat in a tar",
+            unit="bytes",
+        ),
+        _field("source_size", pa.int64(), "length of the picture in that tar", unit="bytes"),
+        _field("url", pa.string(), "where the picture came from, if the source says so"),
+        _field("caption", pa.string(), "caption, blanks folded; several as sentences of one text"),
+        _field("captions", pa.list_(pa.string()), "each caption, where the picture has several"),
+        _field("image_sha256", pa.string(), "digest of the picture's file", unit="hex"),
+        _field("image_width", pa.int32(), "width after EXIF orientation", unit="px"),
+        _field("image_height", pa.int32(), "height after EXIF orientation", unit="px"),
+        _field("status", pa.string(), "`labelled`, `dropped` by a filter, or `failed`"),
+        _field("reason", pa.string(), "why it was dropped or failed, one word"),
+        _field("detail", pa.string(), "the same for a reader"),
+        _field("filters", pa.list_(_FILTER), "what the filters saw"),
+        _field("candidates", pa.list_(_CANDIDATE), "all phrases, asked or rejected"),
+        _field("annotations", pa.list_(_ANNOTATION), "boxes, kept or not"),
+        _field(
+            "negatives",
+            pa.list_(pa.string()),
+            "implied phrases without any stored box, nor kin to one that has: not in the picture",
+        ),
+        _field("raw_texts", pa.list_(_RAW_TEXT), "raw answers of the language model"),
+        _field("num_detector_chunks", pa.int32(), "passes over the picture", unit="passes"),
+        _field(
+            "prompt_sha256",
+            pa.string(),
+            "digest of the templates asked, their worked examples and the prompt style",
+            unit="hex",
+        ),
+    ],
+    metadata={"unspoken.format_version": str(FORMAT_VERSION)},
+)
+
+
+class CommitRecord(WireModel):
+    """The commit record beside a shard. A shard counts only with a record of the same sha256.
+
+    Unknown fields are ignored, because a later version may add fields.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    shard: str
+    sha256: str
+    num_rows: int
+    labelled: int
+    dropped: dict[str, int]
+    failed: dict[str, int]
+    annotations: int
+    """Number of kept annotations."""
+    attempt: int
+    adopted: bool = False
+    """True if the shard's writer ended before it wrote the record, which was written later."""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Kind -> name@revision of the models that answered."""
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+    """Stage -> the worker's time; `total` is the whole attempt. Empty if `adopted`."""
+
+
+def shard_name(chunk_id: int) -> str:
+    """Return the file name of a chunk's shard."""
+    return f"shard-{chunk_id:06d}.parquet"
+
+
+def record_name(chunk_id: int) -> str:
+    """Return the file name of a chunk's commit record."""
+    return f"shard-{chunk_id:06d}.json"
+
+
+def chunk_of(path: Path) -> int:
+    """Return the chunk id of a shard's or record's file name."""
+    return int(path.stem.removeprefix("shard-"))
+
+
+def write_shard(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as parquet. The same rows give the same bytes."""
+    table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=SCHEMA)
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_shard(path: Path) -> list[Row]:
+    """Read all rows of a shard. Raises OSError or pyarrow.ArrowInvalid for any other file."""
+    table = pq.read_table(path, schema=SCHEMA, partitioning=None)
+    # A column that was added after the shard was written reads as null.
+    return [
+        Row.model_validate({name: value for name, value in row.items() if value is not None})
+        for row in table.to_pylist()
+    ]
+
+
+def read_record(path: Path) -> CommitRecord:
+    """Read a commit record. Raises OSError, pydantic.ValidationError."""
+    return CommitRecord.model_validate_json(path.read_bytes())
+
+
+def committed_records(dataset_dir: Path) -> list[tuple[Path, CommitRecord]]:
+    """Return (shard, record) of every committed shard, in order."""
+    return [
+        (dataset_dir / record.shard, record)
+        for record in map(read_record, sorted(dataset_dir.glob("shard-*.json")))
+    ]
+
+
+def iter_rows(dataset_dir: Path) -> Iterator[Row]:
+    """Yield the rows of all committed shards, in the plan's order."""
+    for path, _ in committed_records(dataset_dir):
+        yield from read_shard(path)
+
+
+def describe_schema() -> str:
+    """Return a markdown table of every field with its type, unit and meaning."""
+    lines = ["| field | type | unit | meaning |", "|---|---|---|---|"]
+    lines += [_table_line(path, field) for path, field in _walk("", SCHEMA)]
+    return "\n".join(lines) + "\n"
+
+
+def _walk(prefix: str, fields: Any) -> Iterator[tuple[str, pa.Field]]:
+    for field in fields:
+        yield prefix + field.name, field
+        item = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if pa.types.is_struct(item):
+            mark = "[]." if pa.types.is_list(field.type) else "."
+            yield from _walk(prefix + field.name + mark, item)
+
+
+def _table_line(path: str, field: pa.Field) -> str:
+    about: Mapping[bytes, bytes] = field.metadata
+    meaning, unit = about[b"about"].decode(), about[b"unit"].decode()
+    return f"| `{path}` | {_type_name(field.type)} | {unit} | {meaning} |"
+
+
+def _type_name(kind: pa.DataType) -> str:
+    if pa.types.is_fixed_size_list(kind):
+        return f"{kind.value_type}[{kind.list_size}]"
+    if pa.types.is_list(kind):
+        return f"list of {_type_name(kind.value_type)}"
+    return "struct" if pa.types.is_struct(kind) else str(kind)
+
+
+def count_rows(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the counts of a commit record."""
+    dropped: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    for row in rows:
+        if row.status != "labelled":
+            counts = dropped if row.status == "dropped" else failed
+            counts[row.reason or "unknown"] = counts.get(row.reason or "unknown", 0) + 1
+    return {
+        "num_rows": len(rows),
+        "labelled": sum(row.status == "labelled" for row in rows),
+        "dropped": dropped,
+        "failed": failed,
+        "annotations": sum(len(row.kept) for row in rows),
+    }
+
+
+def dump_record(record: CommitRecord) -> bytes:
+    """Return the bytes of a commit record."""
+    return record.model_dump_json(indent=1).encode() + b"\n"

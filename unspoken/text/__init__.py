@@ -1,0 +1,1 @@
+"""Captions, phrases and the lexicon."""

@@ -1,0 +1,1 @@
+"""Request and reply models of the HTTP API."""

@@ -1,0 +1,59 @@
+"""Schemas of `POST /rank-crops`: boxes of a picture, and the labels to compare each crop with."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from unspoken.wire.schemas import MAX_TEXTS, ImageInfo, LinkedImage, ModelInfo, Text, WireModel
+from unspoken.wire.segment import PromptBox
+
+MAX_CROPS = 8
+"""Limit chosen so that two slow cores answer eight requests within the timeout of one.
+
+A crop takes 3.3 s on one core.
+"""
+
+
+class Crop(WireModel):
+    """A box, and the index of its own label in the request's list of labels."""
+
+    box: PromptBox
+    label_index: Annotated[int, Field(ge=0)]
+
+
+class RankCropsRequest(WireModel):
+    """A picture, its boxes, and all labels that each crop is compared with. Labels are unique."""
+
+    image: LinkedImage
+    crops: Annotated[list[Crop], Field(max_length=MAX_CROPS)]
+    labels: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "image": {"base64": "iVBORw0KGgo..."},
+                    "crops": [{"box": {"x0": 8, "y0": 8, "x1": 60, "y1": 50}, "label_index": 0}],
+                    "labels": ["car", "wheel", "teapot"],
+                }
+            ]
+        }
+    )
+
+    @model_validator(mode="after")
+    def _knows_its_labels(self) -> "RankCropsRequest":
+        if len(set(self.labels)) < len(self.labels):
+            raise PydanticCustomError("repeated_label", "labels must differ from each other")
+        if any(crop.label_index >= len(self.labels) for crop in self.crops):
+            raise PydanticCustomError("unknown_label", "label_index must be a place in labels")
+        return self
+
+
+class RankCropsReply(WireModel):
+    """For each crop, in order, the rank of its own label: 1 if no label is more similar to it."""
+
+    image: ImageInfo
+    ranks: list[Annotated[int, Field(ge=1)]]
+    model: ModelInfo
+    timings_ms: dict[str, float]

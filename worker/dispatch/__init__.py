@@ -1,0 +1,1 @@
+"""The dispatcher: plans runs, publishes messages for open chunks, finishes datasets."""

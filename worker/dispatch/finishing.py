@@ -1,0 +1,68 @@
+"""Finishes a run: writes labels, contact sheet, manifest and card for its committed shards."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from unspoken.errors import UnspokenError
+from unspoken.ports import TextEncoder
+from unspoken.runs.chunks import Chunk
+from unspoken.runs.dataset.card import draw_contact_sheet, write_card
+from unspoken.runs.dataset.false_discovery import Decision
+from unspoken.runs.dataset.manifest import count_run, write_labels, write_manifest
+from unspoken.runs.dataset.rows import Row
+from unspoken.runs.dataset.shards import chunk_of, committed_records, read_shard
+from unspoken.runs.location import SourceLocation
+from unspoken.runs.plan import Plan
+from worker.sources.intake import read_chunk
+
+
+def finish_run(
+    run_dir: Path,
+    plan: Plan,
+    *,
+    text_encoder: TextEncoder,
+    location: SourceLocation,
+    decision: Decision | None,
+    notice: str = "",
+) -> None:
+    """Write the files that complete the dataset. Raises the encoder's errors and OSError.
+
+    Each file is written atomically, so an interrupted call may be repeated. notice: text for the
+    top of the card.
+    """
+    dataset_dir = run_dir / "dataset"
+    chosen = None if decision is None else decision.chosen
+    counts = count_run(run_dir, plan, chosen)
+    write_labels(dataset_dir, sorted(counts.stored_labels), text_encoder)
+    shown = _Pictures(dataset_dir, plan, location)
+    draw_contact_sheet(dataset_dir, shown.rows(), shown.load)
+    write_manifest(run_dir, plan, counts, chosen)
+    write_card(dataset_dir, plan, counts, decision, notice=notice)
+
+
+class _Pictures:
+    """Iterates over a run's rows, and loads the picture of the row that came last."""
+
+    def __init__(self, dataset_dir: Path, plan: Plan, location: SourceLocation) -> None:
+        self._dataset_dir, self._plan = dataset_dir, plan
+        self._chunk_id = 0
+
+        @lru_cache(maxsize=1)
+        def read(chunk_id: int) -> dict[int, bytes | None]:
+            chunk: Chunk = plan.chunks[chunk_id]
+            sources = read_chunk(chunk, root=location.root, pictures=location.pictures)
+            return {source.row: source.picture for source in sources}
+
+        self._read = read
+
+    def rows(self) -> Iterator[Row]:
+        for path, _ in committed_records(self._dataset_dir):
+            self._chunk_id = chunk_of(path)
+            yield from read_shard(path)
+
+    def load(self, row: Row) -> bytes | None:
+        try:
+            return self._read(self._chunk_id).get(row.source_row)
+        except (UnspokenError, OSError):
+            return None

@@ -1,0 +1,94 @@
+"""Plans a run: records the models, the templates and the options, and divides rows into chunks."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
+from unspoken.ports import CropRanker, Detector, Prompter, TextEncoder
+from unspoken.runs.location import SourceLocation
+from unspoken.runs.plan import (
+    LabelConfig,
+    ListedRow,
+    default_threshold,
+    make_plan,
+    write_plan,
+)
+from unspoken.runs.store import Run
+from unspoken.wire.crops import Crop
+from unspoken.wire.segment import PromptBox
+from worker.dispatch.failed_rows import FailedRows
+from worker.label.filters import duplicate_finder
+from worker.sources.intake import list_source
+
+logger = logging.getLogger(__name__)
+
+_CAPTION = "a photo"
+_WHITE_CROP = Crop(box=PromptBox(x0=0, y0=0, x1=1, y1=1), label_index=0)
+
+
+@dataclass(frozen=True)
+class Services:
+    """Services that the dispatcher calls, to plan runs and to write their labels."""
+
+    prompter: Prompter
+    detector: Detector
+    text_encoder: TextEncoder
+    crop_ranker: CropRanker
+
+
+def plan_run(run: Run, location: SourceLocation, *, runs_dir: Path, services: Services) -> None:
+    """Make and write the plan. Raises the services' errors, InvalidInput, Conflict, OSError.
+
+    Raises SourceAway if the source is not available; the run then waits for it.
+    """
+    location.check_present(may_be_empty=True)
+    threshold = run.box_threshold
+    if threshold is None:
+        threshold = default_threshold(services.detector.box_threshold)
+    # Checked before planning, because an unknown template would fail every picture.
+    (proposal,) = services.prompter.propose([_CAPTION], templates=run.templates)
+    if run.crop_check:
+        # Checked likewise: the crop check needs an encoder of pictures that loads.
+        picture = decode_picture(ONE_WHITE_PIXEL)
+        services.crop_ranker.rank_crops(picture, [_WHITE_CROP], [_CAPTION])
+    plan = make_plan(
+        run.run_id,
+        _listing(run, location, runs_dir=runs_dir),
+        chunk_size=run.chunk_size,
+        config=LabelConfig(
+            box_threshold=threshold,
+            wanted_fdr=run.wanted_fdr,
+            single_template_margin=run.single_template_margin,
+            templates=run.templates,
+            crop_check=run.crop_check,
+            num_decoys=run.num_decoys,
+            **run.filters.model_dump(),
+        ),
+        models={
+            "llm": services.prompter.model,
+            "detector": services.detector.model,
+            "text_encoder": services.text_encoder.model,
+        },
+        prompt_sha256=proposal.prompt_sha256,
+    )
+    write_plan(runs_dir / run.run_id, plan)
+
+
+def _listing(
+    run: Run, location: SourceLocation, *, runs_dir: Path
+) -> Iterator[tuple[str, Iterable[ListedRow]]]:
+    list_files = partial(
+        list_source, location.source, root=location.root, pictures=location.pictures
+    )
+    if run.source is not None:
+        list_files = partial(list_files, runs_dir=runs_dir)
+    if run.retry_of is None:
+        yield from list_files(is_duplicate=duplicate_finder(run.filters))
+        return
+    # No search for duplicates: the first run dropped them, so the failed rows contain none.
+    failed = FailedRows(runs_dir / run.retry_of, run.shards_folder)
+    for name, rows in list_files():
+        yield name, failed.among(name, rows)

@@ -1,0 +1,204 @@
+"""The dispatcher's view of one run: a cache of the state on disk that is cheap to update.
+
+The folders are listed once, at the first look. After that only chunks that may have changed are
+read: those with a lease, and those for which a message was published.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from unspoken.errors import PlanDamaged
+from unspoken.runs.dataset.false_discovery import Decision
+from unspoken.runs.ledger import Ledger
+from unspoken.runs.notice import HINTS
+from unspoken.runs.plan import Plan
+from unspoken.runs.store import Run
+from unspoken.runs.trouble import Trouble, read_trouble
+from worker.dispatch.background import Aside
+from worker.dispatch.circuit_breaker import Breaker
+from worker.dispatch.progress import NO_WORKERS, Rate, Tally
+
+LOOKS_A_TICK = 2000
+"""Largest number of published chunks that are checked in one tick, oldest message first."""
+MIN_COMMITS, WINDOW_COMMITS = 4, 64
+SHORTEST_CHUNK_S = 0.05
+
+
+@dataclass
+class Pace:
+    """Average seconds of worker time per chunk: recent lease time divided by recent commits."""
+
+    busy_s: float = 0.0
+    commits: float = 0.0
+    _last_s: float | None = None
+
+    def note(self, now_s: float, *, num_busy: int, num_commits: int) -> None:
+        """Record the leased chunks now, and the commits since the last call."""
+        self.busy_s += num_busy * (now_s - self._last_s if self._last_s is not None else 0.0)
+        self.commits += num_commits
+        self._last_s = now_s
+        if self.commits > WINDOW_COMMITS:
+            self.busy_s, self.commits = self.busy_s / 2, self.commits / 2
+
+    @property
+    def chunk_s(self) -> float | None:
+        """Average seconds per chunk; None until MIN_COMMITS chunks are committed."""
+        if self.commits < MIN_COMMITS:
+            return None
+        return max(SHORTEST_CHUNK_S, self.busy_s / self.commits)
+
+
+class RunWatch:
+    """State of one run, updated by `look`."""
+
+    def __init__(self, run: Run, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self.run, self.ledger = run, ledger
+        self.breaker = Breaker(clock)
+        self.plan: Plan | None = None
+        self.plan_is_damaged = False
+        """True if a worker has just found the plan damaged."""
+        self.planning: Aside[Plan] | None = None
+        self.finishing: Aside[bool] | None = None
+        self.decision: Decision | None = None
+        self.message = ""
+        self.hints: dict[str, str] = dict(HINTS)
+        """Reason -> advice to the user. Advice for this run's source replaces the general one."""
+        self.searched_source = False
+        self.verified = False
+        self.attempts = 0
+        self.leased: frozenset[int] = frozenset()
+        self.pace = Pace()
+        self.rate = Rate(clock)
+        self._moved_s = clock()
+        self._clock = clock
+        self._trouble: Trouble | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Clear the cached state of the shards, so that the next look reads the disk again."""
+        self.tally = Tally()
+        self._attempts_of_done = 0
+        self._done: bytearray | None = None
+        self._rung_s: dict[int, float] = {}
+        """Chunk -> time of its last message, oldest first, until the chunk is committed."""
+        self._next = 0
+        """All chunks before this one are published or committed."""
+
+    @property
+    def num_open(self) -> int:
+        """Number of chunks without a commit record."""
+        return 0 if self.plan is None else len(self.plan.chunks) - self.tally.chunks
+
+    def bottleneck(self, *, patience_s: float) -> str | None:
+        """Return the slowest stage; NO_WORKERS if no worker took a chunk for `patience_s`."""
+        if self._clock() - self._moved_s > patience_s and not self.breaker.is_open:
+            return NO_WORKERS
+        return self.tally.slowest_stage
+
+    # ---- reading the disk ----------------------------------------------------------------
+
+    def look(self) -> None:
+        """Update leases, commits, trouble and attempts from the disk. Raises OSError."""
+        assert self.plan is not None, "planned before"
+        now_s, before = self._clock(), self.tally.chunks
+        self.leased = self.ledger.leased_chunks()
+        first = self._done is None
+        if self._done is None:
+            self._take_up(self.plan)
+        else:
+            rung = list(islice(self._rung_s, LOOKS_A_TICK))
+            for chunk_id in dict.fromkeys((*self.leased, *rung)):
+                self._look_at(chunk_id, self.plan)
+        commits = 0 if first else self.tally.chunks - before
+        self.pace.note(now_s, num_busy=len(self.leased), num_commits=commits)
+        trouble = self._new_trouble(known=first)
+        self.plan_is_damaged = trouble is not None and trouble.code == PlanDamaged.code
+        self.breaker.note(num_commits=commits, trouble=trouble)
+        self._count_attempts()
+        self.rate.note(self.tally.rows)
+        if first or commits or self.leased:
+            self._moved_s = now_s
+
+    def _take_up(self, plan: Plan) -> None:
+        """Read all commit records, at the first look."""
+        self._done = bytearray(len(plan.chunks))
+        committed = self.ledger.committed_chunks()
+        for chunk_id in sorted(committed | self.ledger.orphans()):
+            self._look_at(chunk_id, plan)
+
+    def _look_at(self, chunk_id: int, plan: Plan) -> None:
+        assert self._done is not None, "taken up before"
+        if not 0 <= chunk_id < len(self._done) or self._done[chunk_id]:
+            return
+        try:
+            record = self.ledger.read_record(chunk_id)
+            if record is None and chunk_id not in self.leased and self.ledger.orphaned(chunk_id):
+                self.ledger.adopt(chunk_id, keys=plan.chunks[chunk_id].keys)
+                record = self.ledger.read_record(chunk_id)
+        except ValueError:  # the record cannot be read
+            self.ledger.verify(chunk_id)
+            return
+        if record is None:
+            return
+        self._done[chunk_id] = 1
+        self._rung_s.pop(chunk_id, None)
+        self.tally.add(record)
+        self._attempts_of_done += record.attempt or self.ledger.past_attempts(chunk_id).number
+
+    def _count_attempts(self) -> None:
+        """Sum the attempts of committed chunks and of leased chunks."""
+        under_way = (chunk for chunk in self.leased if not self._is_done(chunk))
+        self.attempts = self._attempts_of_done + sum(
+            self.ledger.past_attempts(chunk).number for chunk in under_way
+        )
+
+    def _new_trouble(self, *, known: bool) -> Trouble | None:
+        """Return a trouble that is new; None if there is none.
+
+        known: ignore the one on disk, which was written before this dispatcher started.
+        """
+        last, self._trouble = self._trouble, read_trouble(self.ledger.run_dir)
+        return None if known or self._trouble == last else self._trouble
+
+    def _is_done(self, chunk_id: int) -> bool:
+        return self._done is not None and chunk_id < len(self._done) and bool(self._done[chunk_id])
+
+    # ---- publishing ----------------------------------------------------------------------
+
+    def take_due(self, limit: int, *, patience_s: float) -> list[int]:
+        """Return chunks to publish, and record them as published now.
+
+        These are chunks without commit and lease whose last message is older than `patience_s`.
+        """
+        assert self._done is not None, "taken up before"
+        now_s = self._clock()
+        found: list[int] = []
+        for chunk_id, rung_s in self._rung_s.items():
+            if len(found) == limit or rung_s > now_s - patience_s:
+                break
+            if chunk_id not in self.leased:
+                found.append(chunk_id)
+        for chunk_id in found:
+            del self._rung_s[chunk_id]
+        while len(found) < limit and self._next < len(self._done):
+            if not self._done[self._next] and self._next not in self.leased:
+                found.append(self._next)
+            elif not self._done[self._next]:
+                # A worker has leased it already, so it is checked like a published chunk.
+                self._rung_s[self._next] = now_s
+            self._next += 1
+        self._rung_s |= dict.fromkeys(found, now_s)
+        return found
+
+    def chunks_a_message(self, message_s: float, *, num_messages: int, most: int) -> int:
+        """Return the number of chunks for one message: as many as take `message_s`, at most `most`.
+
+        Fewer at the end of a run, so that `num_messages` messages share the open chunks.
+        """
+        if self.pace.chunk_s is None or self.breaker.is_open:
+            return 1
+        fitting = round(message_s / self.pace.chunk_s)
+        share = math.ceil(self.num_open / num_messages)
+        return max(1, min(fitting, share, most))

@@ -1,0 +1,1 @@
+"""Labelling: from rows with captions to rows with boxes."""

@@ -1,0 +1,1 @@
+"""The Celery worker process: tasks, heartbeat, watchdog, graceful shutdown."""

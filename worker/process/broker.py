@@ -1,0 +1,49 @@
+"""Reads the state of the broker: queued messages, unacknowledged messages and memory."""
+
+import time
+from typing import NamedTuple
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from unspoken.safe_text import reason_of
+from worker.process.celery_app import QUEUES
+
+ANSWER_S = 2.0
+
+
+class BrokerState(NamedTuple):
+    """State of the Redis that Celery uses; memory in bytes."""
+
+    queued: dict[str, int]
+    """Queue -> number of messages that no worker has taken."""
+    unacked: int
+    """Number of messages that a worker has taken and not acknowledged."""
+    oldest_s: float
+    """Age of the oldest unacknowledged message; 0 if there is none. The worker's clock gives its
+    start, this host's clock gives the current time."""
+    memory: int
+    memory_limit: int
+    """Redis's `maxmemory`; 0 means no limit."""
+
+
+def read_broker(app: Celery) -> BrokerState:
+    """Read the state once. Raises ConnectionError if Redis does not answer in a few seconds."""
+    patience = {"socket_timeout": ANSWER_S, "retry_on_timeout": False}
+    try:
+        with app.connection_for_write(transport_options=patience) as connection:
+            connection.ensure_connection(max_retries=1, timeout=ANSWER_S)
+            channel = connection.default_channel
+            client = channel.client
+            oldest = client.zrange(channel.unacked_index_key, 0, 0, withscores=True)
+            memory = client.info("memory")
+            return BrokerState(
+                queued={queue: int(client.llen(queue)) for queue in QUEUES},
+                unacked=int(client.hlen(channel.unacked_key)),
+                oldest_s=max(0.0, time.time() - oldest[0][1]) if oldest else 0.0,
+                memory=int(memory["used_memory"]),
+                memory_limit=int(memory.get("maxmemory", 0)),
+            )
+    except (OperationalError, RedisError, OSError) as error:
+        raise ConnectionError(f"the broker does not answer: {reason_of(error)}") from error

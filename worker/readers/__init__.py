@@ -1,1 +1,0 @@
-"""Readers of sources: one module for each kind of source, all yielding the same type of row."""

@@ -1,0 +1,1 @@
+"""Readers: one file a kind of source, each giving the same rows."""
