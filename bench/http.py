@@ -35,7 +35,7 @@ from bench.segment import serving
 from services.gateway.app import create_app as gateway_app
 from services.gateway.settings import GatewaySettings
 from services.segmenter.app import create_app
-from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.segment_engine import SegmentEngine
@@ -74,7 +74,7 @@ def main() -> None:
 def http_figures(
     engine: SegmentEngine,
     text_encoder: TextEncoder,
-    held: HeldPicture,
+    held: CachedImage,
     texts: Sequence[str],
     *,
     num_rounds: int,
@@ -127,7 +127,7 @@ def scene() -> tuple[Picture, list[str]]:
     return decode_picture(buffer.getvalue()), list(dict.fromkeys([*shown, *WORDS]))[:NUM_TEXTS]
 
 
-def with_bank(engine: SegmentEngine, picture: Picture) -> HeldPicture:
+def with_bank(engine: SegmentEngine, picture: Picture) -> CachedImage:
     """Embed the picture, build its bank and return the cached image."""
     held = engine.embed(picture)
     steps = engine.bank_steps(held)

@@ -122,17 +122,19 @@ def resume_figures(folder: Path, num_chunks: int, *, ticks: int = 10) -> dict[st
     """Time a new dispatcher's first tick, and later ones, over a run with one open chunk."""
     run_dir = planned_run(folder, num_chunks + 1)
     commit(run_dir, range(num_chunks))
-    doorbell = _Silent()
+    publisher = _Silent()
     started_s = time.perf_counter()
     dispatcher = Dispatcher(
         runs_dir=folder / "runs",
         data_dir=folder / "data",
         services=Services(FakePrompter(), FakeDetector(), FakeTextEncoder(), FakeCropRanker()),
-        doorbell=doorbell,
+        publisher=publisher,
     )
     dispatcher.tick()
     resume_s = time.perf_counter() - started_s
-    assert doorbell.rung == [num_chunks], f"one chunk is open, rung for {doorbell.rung}"
+    assert publisher.published == [num_chunks], (
+        f"one chunk is open, not {publisher.published}"
+    )
     started_s = time.process_time()
     for _ in range(ticks):
         dispatcher.tick()
@@ -213,10 +215,10 @@ def _label_nothing(
 class _Silent:
     """A publisher without receivers, which records the published chunks."""
 
-    rung: list[int] = field(default_factory=list)
+    published: list[int] = field(default_factory=list)
 
-    def ring(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
-        self.rung += chunk_ids
+    def publish(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
+        self.published += chunk_ids
 
     def num_queued(self, queue: str) -> int:
         return 0

@@ -47,7 +47,7 @@ from services.detector.engine import DetectorEngine
 from services.detector.transformers_backend import TransformersBackend, resize_by
 from services.segmenter.answer.query_methods import SegmentConfig
 from services.segmenter.app import create_app
-from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.segment_engine import SegmentEngine
@@ -225,7 +225,7 @@ def build_engine(
         model=ModelInfo(name=f"random {size}", kind="segmenter", revision="0"),
         weights_sha256="0" * 64,
         text_space=TextSpace.of(loaded, texts.encode_texts),
-        cache=EmbeddingCache[HeldPicture](64),
+        cache=EmbeddingCache[CachedImage](64),
         config=SegmentConfig(bank=EVERY_MASK, encoder_dtype=encoder_dtype),
     )
 

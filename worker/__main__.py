@@ -14,8 +14,8 @@ from celery.worker import state
 from unspoken.http.entry_point import run_main
 from unspoken.logs import configure_logging
 from worker.process.celery_app import QUEUES, create_celery, queue_length
-from worker.process.forked_sockets import let_go_of_sockets
-from worker.process.graceful_shutdown import Shift
+from worker.process.forked_sockets import release_inherited_sockets
+from worker.process.graceful_shutdown import GracefulShutdown
 from worker.process.heartbeat import Heartbeat
 from worker.process.settings import WorkerSettings
 from worker.process.tasks import Bench, connect_bench, register_tasks
@@ -29,7 +29,7 @@ def main() -> None:
     # Celery does not configure logging when a receiver is connected to this signal.
     signals.setup_logging.connect(_leave_logging_alone)
     app = create_celery(settings.broker_url)
-    shift = Shift()
+    shift = GracefulShutdown()
 
     # Built once per pool process, because clients and sessions do not survive a fork.
     @functools.cache
@@ -68,12 +68,12 @@ def _release_children() -> None:
 
     def release(**_: object) -> None:
         if os.getpid() != main_pid:  # pools other than prefork also send the signal
-            let_go_of_sockets()
+            release_inherited_sockets()
 
     signals.worker_process_init.connect(release, weak=False)
 
 
-def _watch(app: Celery, shift: Shift, settings: WorkerSettings) -> None:
+def _watch(app: Celery, shift: GracefulShutdown, settings: WorkerSettings) -> None:
     """Begin the shutdown at Celery's signal, and start the watchdog of the main process."""
     watchdog = Watchdog(
         shift=shift,

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Header, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
 from services.gateway.events import event_response
-from services.gateway.proxy import Passing, passing_router
+from services.gateway.proxy import Proxy, passing_router
 from services.gateway.settings import GatewaySettings
 from unspoken.errors import InvalidConfig, NotReady
 from unspoken.http.admission import Admission
@@ -55,13 +55,13 @@ _NEW_RUN = json_request_body(
 )
 
 
-def create_app(settings: GatewaySettings, *, passing: Passing | None = None) -> FastAPI:
+def create_app(settings: GatewaySettings, *, passing: Proxy | None = None) -> FastAPI:
     """Create the gateway app over the data and runs folders of the settings.
 
     passing: the proxy to the segmenter. None: build it from the settings.
     """
     data_dir, runs_dir = settings.data_dir, settings.runs_dir
-    passing = passing or Passing(
+    passing = passing or Proxy(
         settings.segmenter_url,
         timeout_s=settings.segmenter_timeout_s,
         key=settings.client_key,

@@ -42,7 +42,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for sta
 _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 
 
-class Passing:
+class Proxy:
     """Reverse proxy to one segmenter; owns the HTTP connections.
 
     key: the gateway's own API key at the segmenter; a caller's key is never forwarded.
@@ -74,7 +74,7 @@ class Passing:
         """Close the connections."""
         await self._http.aclose()
 
-    async def pass_on(self, request: Request, path: str) -> Response:
+    async def forward(self, request: Request, path: str) -> Response:
         """Forward a request to `path` and return the segmenter's reply.
 
         Raises ServiceUnavailable, DeadlineExceeded.
@@ -131,7 +131,7 @@ class Passing:
         return answer
 
 
-def passing_router(passing: Passing) -> APIRouter:
+def passing_router(passing: Proxy) -> APIRouter:
     """Return the router of the segmenter's routes that the gateway proxies."""
     router = APIRouter(tags=["segmenter"], responses=_ERRORS)
 
@@ -140,7 +140,7 @@ def passing_router(passing: Passing) -> APIRouter:
     )
     async def segment(request: Request) -> Response:
         """Return masks for texts, boxes and points: see the segmenter's `POST /segment`."""
-        return await passing.pass_on(request, "/segment")
+        return await passing.forward(request, "/segment")
 
     @router.post(
         "/images",
@@ -150,17 +150,17 @@ def passing_router(passing: Passing) -> APIRouter:
     )
     async def add_image(request: Request) -> Response:
         """Encode and cache an image before it is queried: see the segmenter's `POST /images`."""
-        return await passing.pass_on(request, "/images")
+        return await passing.forward(request, "/images")
 
     @router.get("/images/{image_id:path}", response_model=ImageReply, responses=KNOWN_IMAGE)
     async def read_image(image_id: ImageId, request: Request) -> Response:
         """Return a cached image's details: see the segmenter's `GET /images/{id}`."""
-        return await passing.pass_on(request, _image_path(image_id))
+        return await passing.forward(request, _image_path(image_id))
 
     @router.delete("/images/{image_id:path}", status_code=204)
     async def delete_image(image_id: ImageId, request: Request) -> Response:
         """Remove an image from memory and disk: see the segmenter's `DELETE /images/{id}`."""
-        return await passing.pass_on(request, _image_path(image_id))
+        return await passing.forward(request, _image_path(image_id))
 
     @router.post(
         "/text-embeddings",
@@ -169,7 +169,7 @@ def passing_router(passing: Passing) -> APIRouter:
     )
     async def text_embeddings(request: Request) -> Response:
         """Return the vectors of texts: see the segmenter's `POST /text-embeddings`."""
-        return await passing.pass_on(request, "/text-embeddings")
+        return await passing.forward(request, "/text-embeddings")
 
     return router
 

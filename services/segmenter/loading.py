@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Literal, NamedTuple
 
 from services.segmenter.answer.query_methods import SegmentConfig
-from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.cache.disk_tier import DiskTier
 from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.segment_engine import SegmentEngine
@@ -73,7 +73,7 @@ def build_segmenter(
                 cache_entries=settings.text_cache_entries,
             ),
         ),
-        cache=EmbeddingCache[HeldPicture](settings.cache_mib),
+        cache=EmbeddingCache[CachedImage](settings.cache_mib),
         disk=None
         if settings.disk_cache_dir is None
         else DiskTier(settings.disk_cache_dir, settings.disk_cache_mib),

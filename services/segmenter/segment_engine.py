@@ -19,9 +19,9 @@ from services.segmenter.answer.planning import (
     refuse_if_all_bad,
     refused_phrases,
 )
-from services.segmenter.answer.query_methods import Answering, SegmentConfig
+from services.segmenter.answer.query_methods import QueryMethods, SegmentConfig
 from services.segmenter.answer.rendering import Answer, WireBank, render
-from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.cache.disk_tier import DiskTier, Stored
 from services.segmenter.cache.embedding_cache import EmbeddingCache, public_id
 from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter
@@ -42,7 +42,7 @@ from unspoken.wire.segment import CacheState, Method, SegmentQuery, SegmentQuest
 logger = logging.getLogger(__name__)
 
 
-class SegmentEngine(StagedSegmenter[HeldPicture]):
+class SegmentEngine(StagedSegmenter[CachedImage]):
     """A StagedSegmenter over a Semantic-SAM network.
 
     weights_sha256: digest of the loaded weights, which becomes part of every image id.
@@ -57,7 +57,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         model: ModelInfo,
         weights_sha256: str,
         text_space: TextSpace,
-        cache: EmbeddingCache[HeldPicture],
+        cache: EmbeddingCache[CachedImage],
         disk: DiskTier | None = None,
         detector: Detector | None = None,
         config: SegmentConfig,
@@ -71,7 +71,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         self.text_space = text_space
         self._detector = detector
         self.config = config
-        self._answering = Answering(loaded.model, text_space, config=config)
+        self._answering = QueryMethods(loaded.model, text_space, config=config)
 
     @property
     def model(self) -> ModelInfo:
@@ -87,18 +87,18 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             dtype=f"{self.config.encoder_dtype}, kept as float16".removeprefix("torch."),
         )
 
-    def embed(self, picture: Picture) -> HeldPicture:
+    def embed(self, picture: Picture) -> CachedImage:
         """See StagedSegmenter."""
         held = self._encode(picture)
         self.cache.put(held)
         return held
 
     @torch.inference_mode()
-    def _encode(self, picture: Picture) -> HeldPicture:
+    def _encode(self, picture: Picture) -> CachedImage:
         upscaler = MaskUpscaler.of(picture.pixels, self.network.config.sam)
         with computing_in(self.config.encoder_dtype, device=self.network.device.type):
             embedding = self.network.embed_images([upscaler.frame.to_input(picture.pixels)])
-        return HeldPicture(
+        return CachedImage(
             id=self.image_id(picture.sha256),
             sha256=picture.sha256,
             size_hw=picture.size_hw,
@@ -107,7 +107,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             upscaler=upscaler,
         )
 
-    def pack(self, held: HeldPicture) -> dict[str, np.ndarray]:
+    def pack(self, held: CachedImage) -> dict[str, np.ndarray]:
         """See StagedSegmenter."""
         arrays = {
             "image_embedding": held.embedding.numpy(),
@@ -117,11 +117,11 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             arrays["guide"] = held.upscaler.guide.numpy()
         return arrays
 
-    def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> HeldPicture:
+    def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> CachedImage:
         """See StagedSegmenter."""
         tensors = {name: torch.from_numpy(np.array(each)) for name, each in stored.arrays.items()}
         frame = InputFrame.of(size_hw, self.network.config.sam)
-        return HeldPicture(
+        return CachedImage(
             id=stored.id,
             sha256=sha256,
             size_hw=size_hw,
@@ -138,7 +138,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             return self._resolve(question.method)
         return "prompts"
 
-    def plan(self, held: HeldPicture, question: SegmentQuestion) -> Plan[HeldPicture]:
+    def plan(self, held: CachedImage, question: SegmentQuestion) -> Plan[CachedImage]:
         """See StagedSegmenter."""
         queries, problems = read_queries(question.queries, size_hw=held.size_hw)
         for index, query in enumerate(queries):
@@ -169,12 +169,12 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
             raise self._untrained("space 'mask' is that of the masks' vectors")
         return self.text_space.vectors([normalise_phrase(text) or text for text in texts])
 
-    def bank_steps(self, held: HeldPicture) -> BankSteps:
+    def bank_steps(self, held: CachedImage) -> BankSteps:
         """See StagedSegmenter."""
         builder = MaskBankBuilder(self.network, held.embedding, held.upscaler, self.config.bank)
         return _KeepingSteps(self, held, builder)
 
-    def detect(self, plan: Plan[HeldPicture]) -> Detected:
+    def detect(self, plan: Plan[CachedImage]) -> Detected:
         """See StagedSegmenter."""
         assert self._detector is not None, "a plan without a detector asks for no phrases"
         default = self._detector.box_threshold
@@ -200,7 +200,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         left = [phrase for phrase in plan.phrases if phrase not in refused]
         return Detected(ask(left), default, refused)
 
-    def answer(self, plan: Plan[HeldPicture], detected: Detected | None) -> Answer:
+    def answer(self, plan: Plan[CachedImage], detected: Detected | None) -> Answer:
         """See StagedSegmenter."""
         timings = Timings()
         problems = dict(plan.problems)
@@ -242,7 +242,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
         if self._is_trained:
             self.text_space.scores(np.zeros((1, 768), dtype=np.float32), [TextQuery("thing")])
 
-    def keep_bank(self, held: HeldPicture, bank: MaskBank) -> None:
+    def keep_bank(self, held: CachedImage, bank: MaskBank) -> None:
         """Store a finished bank with its cached image. Inference thread."""
         held.bank = WireBank(bank, self.text_space.rivals_of(bank.mask_embedding))
         self.cache.weigh_again(held)
@@ -281,7 +281,7 @@ class SegmentEngine(StagedSegmenter[HeldPicture]):
 class _KeepingSteps:
     """Builds a bank and stores it in the engine after the last step."""
 
-    def __init__(self, engine: SegmentEngine, held: HeldPicture, builder: MaskBankBuilder) -> None:
+    def __init__(self, engine: SegmentEngine, held: CachedImage, builder: MaskBankBuilder) -> None:
         self._engine = engine
         self._held = held
         self._builder = builder

@@ -21,7 +21,7 @@ from unspoken.runs.store import create_run
 from unspoken.wire.schemas import RunRequest
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.planning import Services
-from worker.dispatch.publisher import CeleryDoorbell
+from worker.dispatch.publisher import CeleryPublisher
 from worker.process.celery_app import BULK, create_celery
 from worker.process.embedded_redis import EmbeddedRedis
 
@@ -51,7 +51,7 @@ def redis_mib(folder: Path, *, num_rows: int = NUM_ROWS, num_slots: int = NUM_SL
             runs_dir=runs_dir,
             data_dir=data_dir,
             services=services,
-            doorbell=CeleryDoorbell(app),
+            publisher=CeleryPublisher(app),
             lease_s=ledger.lease_s,
             clock=lambda: 0.0,
         )

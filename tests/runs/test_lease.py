@@ -62,7 +62,7 @@ def test_a_lease_that_another_took_meanwhile_is_neither_renewed_nor_removed(tmp_
 
 def test_a_lease_that_is_put_down_is_free_at_once(tmp_path):
     over = threading.Event()
-    with hold(tmp_path / "a", lease_s=30, put_down=over.is_set) as lease:
+    with hold(tmp_path / "a", lease_s=30, should_release=over.is_set) as lease:
         assert lease is not None and held_names(tmp_path, lease_s=30) == {"a"}
         over.set()
         for _ in range(100):

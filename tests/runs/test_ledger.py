@@ -116,7 +116,7 @@ def test_a_chunk_that_rests_is_left_alone_for_that_time(ledger):
 
 def test_attempts_are_counted_unless_they_only_waited(ledger):
     ledger.begin_attempt(0)
-    ledger.begin_attempt(0, after=1).wait_instead()
+    ledger.begin_attempt(0, after=1).discard()
     second = ledger.begin_attempt(0, after=ledger.past_attempts(0).last)
     ledger.begin_attempt(1)
     assert second.number == 2

@@ -82,7 +82,7 @@ def test_a_run_under_way_has_open_chunks_and_no_problem(tmp_path):
     stage = Stage(tmp_path)
     stage.create()
     stage.dispatcher.tick()
-    stage.doorbell.messages.pop()
+    stage.publisher.messages.pop()
     stage.work()
     verdict = verify_run(stage.runs_dir, "r")
     assert verdict.is_right and (verdict.chunks_committed, verdict.chunks_open) == (2, 1)

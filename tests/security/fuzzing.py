@@ -18,7 +18,7 @@ from schemathesis.python.asgi import shutdown_lifespans
 
 from services.detector import app as detector
 from services.gateway import app as gateway
-from services.gateway.proxy import Passing
+from services.gateway.proxy import Proxy
 from services.gateway.settings import GatewaySettings
 from services.llm import app as llm
 from services.segmenter import app as segmenter
@@ -36,7 +36,7 @@ READY_S = 30.0
 
 def build_apps(folder: Path) -> dict[str, FastAPI]:
     """Create the four services over fakes; the gateway's segmenter has no pictures."""
-    passing = Passing("http://segmenter", timeout_s=5, transport=httpx.MockTransport(_know_nothing))
+    passing = Proxy("http://segmenter", timeout_s=5, transport=httpx.MockTransport(_know_nothing))
     folders = GatewaySettings(data_dir=folder / "data", runs_dir=folder / "runs")
     return {
         "llm": llm.create_app(FakePrompter()),

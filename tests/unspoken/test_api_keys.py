@@ -209,7 +209,7 @@ def test_our_own_clients_send_the_key_and_tell_a_refusal():
 def test_a_gateway_hands_on_its_own_key_and_never_a_callers(tmp_path):
     import httpx
 
-    from services.gateway.proxy import Passing
+    from services.gateway.proxy import Proxy
 
     seen: list[str | None] = []
 
@@ -217,7 +217,7 @@ def test_a_gateway_hands_on_its_own_key_and_never_a_callers(tmp_path):
         seen.append(request.headers.get("Authorization"))
         return httpx.Response(401, json={"error": "unauthorized", "message": "", "details": {}})
 
-    passing = Passing(
+    passing = Proxy(
         "http://segmenter",
         timeout_s=5,
         key=SecretStr(OTHER),

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from tests.worker.service import serve
 from unspoken.client.port_clients import connect
 from unspoken.errors import DeadlineExceeded
-from unspoken.http.admission import Door
+from unspoken.http.admission import AdmissionMiddleware
 from unspoken.http.deadline import (
     MAX_TIMEOUT_MS,
     TIMEOUT_HEADER,
@@ -81,7 +81,7 @@ def test_the_service_that_is_asked_in_turn_has_what_is_left():
             answer = await loop.run_in_executor(None, carried(client.post, "/"))
             await Response(answer.content)(scope, receive, send)
 
-        door = Door(asking, check_open=lambda: None, admissions={}, timeout_s=30)
+        door = AdmissionMiddleware(asking, check_open=lambda: None, admissions={}, timeout_s=30)
         with serve(door) as url:
             named = httpx.post(url, headers={TIMEOUT_HEADER: "2000"}).json()
             own = httpx.post(url).json()

@@ -16,7 +16,7 @@ from services.llm.app import create_app
 from tests.fakes import FakePrompter
 from tests.openapi import apps
 from tests.worker.service import serve
-from unspoken.http.admission import Door
+from unspoken.http.admission import AdmissionMiddleware
 
 BODY = {"captions": ["a red car"]}
 
@@ -125,7 +125,7 @@ def test_a_deadline_that_the_caller_names_is_504_and_what_waited_is_not_run():
 
 
 async def _through_a_door(app, *, timeout_ms: int) -> list[dict[str, object]]:
-    door = Door(app, check_open=lambda: None, admissions={}, timeout_s=None)
+    door = AdmissionMiddleware(app, check_open=lambda: None, admissions={}, timeout_s=None)
     headers = [(b"x-request-timeout-ms", str(timeout_ms).encode())]
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
     sent = []
@@ -215,6 +215,6 @@ def test_a_caller_who_disconnects_in_mid_body_is_counted_apart_and_no_error_is_l
 @pytest.mark.parametrize("name", ["gateway", "llm", "detector", "segmenter"])
 def test_every_route_that_reads_a_body_has_admission_control(name):
     app = apps()[name]
-    (door,) = (each for each in app.user_middleware if each.cls is Door)
+    (door,) = (each for each in app.user_middleware if each.cls is AdmissionMiddleware)
     posts = {path for path, verbs in app.openapi()["paths"].items() if "post" in verbs}
     assert {path for path in posts if "{" not in path} == set(door.kwargs["admissions"])

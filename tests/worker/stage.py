@@ -24,12 +24,12 @@ class ListDoorbell:
     """A queue in memory; with `lost` it discards messages, with `down` it refuses them."""
 
     messages: list = field(default_factory=list)
-    rung: list = field(default_factory=list)
+    published: list = field(default_factory=list)
     lost: bool = False
     down: bool = False
 
-    def ring(self, run_id, chunk_ids, *, queue):
-        self.rung += chunk_ids
+    def publish(self, run_id, chunk_ids, *, queue):
+        self.published += chunk_ids
         if not self.lost:
             self.messages.append((run_id, chunk_ids, queue))
 
@@ -47,7 +47,7 @@ class Stage:
         self.seen_data_dir = self.data_dir
         write_shard(self.data_dir / "in/00000.tar", CAPTIONS)
         self.time_s = 0.0
-        self.doorbell = ListDoorbell()
+        self.publisher = ListDoorbell()
         self.ports = Ports(
             prompter or FakePrompter(),
             detector or FakeDetector(),
@@ -66,7 +66,7 @@ class Stage:
             runs_dir=self.runs_dir,
             data_dir=self.seen_data_dir,
             services=services,
-            doorbell=self.doorbell,
+            publisher=self.publisher,
             lease_s=0.2,
             clock=lambda: self.time_s,
             **options,
@@ -83,8 +83,8 @@ class Stage:
     def work(self):
         """Process all messages; an exception ends only its attempt."""
         bench = Bench(self.runs_dir, self.seen_data_dir, 0.2, self.ports, self.check_ready)
-        while self.doorbell.messages:
-            run_id, chunk_ids, _ = self.doorbell.messages.pop(0)
+        while self.publisher.messages:
+            run_id, chunk_ids, _ = self.publisher.messages.pop(0)
             with suppress(KeyError):  # as good as dead
                 label_message(Message(run_id=run_id, chunk_ids=chunk_ids), bench)
 

@@ -9,7 +9,7 @@ from tests.worker.stage import Stage
 from unspoken.errors import InvalidInput
 from unspoken.runs.store import cancel_run, create_run, read_status
 from unspoken.wire.schemas import RunRequest
-from worker.dispatch.background import Aside
+from worker.dispatch.background import BackgroundCall
 
 SOON_S = 0.05
 
@@ -101,7 +101,7 @@ def test_what_went_wrong_beside_is_raised_where_the_result_is_asked_for():
     def fail():
         raise InvalidInput("no such thing")
 
-    aside = Aside(fail)
+    aside = BackgroundCall(fail)
     assert aside.ended(patience_s=None)
     with pytest.raises(InvalidInput, match="no such thing"):
         aside.result()

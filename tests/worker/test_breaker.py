@@ -1,7 +1,7 @@
 import pytest
 
 from unspoken.runs.trouble import Trouble
-from worker.dispatch.circuit_breaker import Breaker
+from worker.dispatch.circuit_breaker import CircuitBreaker
 
 
 def trouble(code="not_ready", retry_after_s=0.0):
@@ -13,7 +13,7 @@ class Timed:
 
     def __init__(self):
         self.now_s = 0.0
-        self.breaker = Breaker(lambda: self.now_s, draw=lambda low, high: high)
+        self.breaker = CircuitBreaker(lambda: self.now_s, draw=lambda low, high: high)
 
     def meet(self, times=1, **what):
         for _ in range(times):
@@ -41,7 +41,7 @@ def test_half_troubles_pause_the_run_and_the_pauses_grow():
     assert timed.breaker.message == "paused: the detector loads; tries one chunk in 2 s"
     timed.now_s = 2.0
     assert timed.breaker.num_messages() == 1
-    timed.breaker.rang()
+    timed.breaker.note_published()
     assert timed.breaker.num_messages() == 0
     assert "tries one chunk now, another in 30 s" in timed.breaker.message
     timed.meet()
@@ -57,7 +57,7 @@ def test_the_probes_commit_ends_the_pause():
     timed.commit()
     assert timed.breaker.is_open
     timed.now_s = 2.0
-    timed.breaker.rang()
+    timed.breaker.note_published()
     timed.commit()
     assert timed.breaker.num_messages() is None
     timed.meet()
@@ -68,7 +68,7 @@ def test_a_probe_of_which_nothing_is_heard_is_sent_again():
     timed = Timed()
     timed.meet(3)
     timed.now_s = 2.0
-    timed.breaker.rang()
+    timed.breaker.note_published()
     timed.now_s = 32.0
     assert timed.breaker.num_messages() == 1
 

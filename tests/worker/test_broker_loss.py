@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from tests.chaos.fault_proxy import FaultProxy
 from unspoken.config.settings import child_environment
-from worker.dispatch.publisher import CeleryDoorbell
+from worker.dispatch.publisher import CeleryPublisher
 from worker.process.celery_app import BULK, LABEL_TASK, create_celery
 from worker.process.embedded_redis import EmbeddedRedis
 
@@ -24,7 +24,7 @@ SOON_S = 60.0
 
 def test_a_connection_that_forgot_its_broker_is_closed_without_ending_the_worker(tmp_path):
     with EmbeddedRedis(tmp_path) as server, create_celery(server.url) as app:
-        CeleryDoorbell(app).ring("r", [1], queue=BULK)
+        CeleryPublisher(app).publish("r", [1], queue=BULK)
         connection = app.connection_for_read()
         channel = connection.default_channel
         assert app.amqp.queues[BULK](channel).get(no_ack=False) is not None
@@ -39,7 +39,7 @@ def test_a_message_that_a_lost_broker_let_nobody_acknowledge_is_out_of_hand(tmp_
     server = EmbeddedRedis(tmp_path)
     with create_celery(server.url) as app:
         with server:
-            CeleryDoorbell(app).ring("r", [1], queue=BULK)
+            CeleryPublisher(app).publish("r", [1], queue=BULK)
             channel = app.connection_for_read().default_channel
             channel.basic_qos(0, 1, False)
             message = app.amqp.queues[BULK](channel).get(no_ack=False)
@@ -64,7 +64,7 @@ def test_messages_that_cannot_be_read_are_dropped_and_the_next_one_is_taken(tmp_
         app.connection_for_read() as connection,
     ):
         key = app.conf.broker_transport_options["global_keyprefix"] + BULK
-        CeleryDoorbell(app).ring("r", [1], queue=BULK)
+        CeleryPublisher(app).publish("r", [1], queue=BULK)
         whole = client.rpop(key)
         damaged = [b"", b"\xff\0", b"{}", b"[]", b"null", b"[1]", whole[:100]]
         damaged += [whole.replace(b"properties", b"xroperties")]
@@ -106,7 +106,7 @@ def test_a_worker_whose_connections_were_reset_takes_messages_again(tmp_path):
         create_celery(server.url) as app,
         log.open("ab") as output,
     ):
-        doorbell = CeleryDoorbell(app)
+        publisher = CeleryPublisher(app)
         process = subprocess.Popen(
             [sys.executable, "-m", "worker"],
             env=child_environment(
@@ -124,19 +124,19 @@ def test_a_worker_whose_connections_were_reset_takes_messages_again(tmp_path):
             for _ in range(RESETS):
                 proxy.reset()
                 # Publish again, as the dispatcher does: a message can be lost with its connection.
-                wait_for(log, " received", ring=doorbell)
+                wait_for(log, " received", publisher=publisher)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def wait_for(log, words, *, ring=None):
+def wait_for(log, words, *, publisher=None):
     """Wait until the log contains the words once more; publish a message every two seconds."""
-    before, started_s, rung = log.read_text().count(words), time.monotonic(), 0
+    before, started_s, published = log.read_text().count(words), time.monotonic(), 0
     while log.read_text().count(words) == before:
         waited_s = time.monotonic() - started_s
         assert waited_s < SOON_S, log.read_text()[-2000:]
-        if ring is not None and waited_s >= 2 * rung:
-            ring.ring("no-such-run", [0], queue=BULK)
-            rung += 1
+        if publisher is not None and waited_s >= 2 * published:
+            publisher.publish("no-such-run", [0], queue=BULK)
+            published += 1
         time.sleep(0.05)

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from unspoken.runs.attempts import PastAttempts
-from worker.process.retry_batches import batches, poisonous
+from worker.process.retry_batches import batches, poison_items
 
 
 def past(number, **suspects):
@@ -28,4 +28,4 @@ def test_many_suspects_go_in_eighths_and_are_never_begun_a_fourth_time():
     everyone = Counter(dict.fromkeys(range(80), 1))
     parts = batches(80, PastAttempts(1, 1, everyone))
     assert [len(part) for part in parts] == [10] * 8
-    assert poisonous(past(4, i2=3, i3=2)) == {2}
+    assert poison_items(past(4, i2=3, i3=2)) == {2}

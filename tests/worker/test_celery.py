@@ -25,7 +25,7 @@ from unspoken.runs.ledger import Ledger
 from unspoken.runs.store import create_run, read_status
 from unspoken.wire.schemas import ImageInput, InlineItem, RunRequest
 from worker.dispatch.dispatcher import Dispatcher, connect_services
-from worker.dispatch.publisher import CeleryDoorbell
+from worker.dispatch.publisher import CeleryPublisher
 from worker.process.celery_app import BULK, LABEL_TASK, create_celery
 from worker.process.heartbeat import Workers, count_workers
 from worker.process.settings import WorkerSettings
@@ -175,9 +175,9 @@ def new_dispatcher(settings, services, app):
         runs_dir=settings.runs_dir,
         data_dir=settings.data_dir,
         services=services,
-        doorbell=CeleryDoorbell(app),
+        publisher=CeleryPublisher(app),
         lease_s=settings.lease_s,
-        ring_again_s=1.0,
+        republish_s=1.0,
     )
 
 
@@ -239,7 +239,7 @@ def test_a_small_inline_run_is_done_before_what_was_queued_earlier(settings, ser
     item = InlineItem(caption=CAPTIONS[0], image=image)
     create_run(settings.data_dir, settings.runs_dir, RunRequest(items=[item], run_id="small"))
     dispatcher.tick()
-    queued = [CeleryDoorbell(app).num_queued(queue) for queue in ("interactive", "bulk")]
+    queued = [CeleryPublisher(app).num_queued(queue) for queue in ("interactive", "bulk")]
     with celery_worker(settings, tmp_path / "worker.log", concurrency=1):
         drive(dispatcher, settings.runs_dir, lambda status: status.chunks_done >= 4)
     app.close()
@@ -309,7 +309,7 @@ def test_a_worker_that_is_connected_and_takes_nothing_is_ended_by_its_watchdog(
     with celery_worker(settings, log, **deaf) as worker:
         wait_until_ready(log)
         app = create_celery(settings.broker_url)
-        CeleryDoorbell(app).ring("r", [0], queue=BULK)
+        CeleryPublisher(app).publish("r", [0], queue=BULK)
         assert worker.wait(timeout=60) == 1
         app.close()
     assert "takes no message for 2 s; ends" in log.read_text()

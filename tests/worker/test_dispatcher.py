@@ -37,7 +37,7 @@ def test_a_run_ends_with_every_row_once_labels_manifest_and_card(tmp_path):
     assert {"README.md", "contact-sheet.jpg", "manifest.json"} <= {
         p.name for p in dataset.iterdir()
     }
-    assert stage.doorbell.rung == [0, 1, 2]
+    assert stage.publisher.published == [0, 1, 2]
 
 
 def test_the_same_run_elsewhere_has_the_same_shards_to_the_byte(tmp_path):
@@ -118,9 +118,9 @@ def test_rows_of_a_torn_shard_have_failed_and_are_done_again_once_it_is_whole(tm
 def test_lost_messages_are_rung_again(tmp_path):
     stage = Stage(tmp_path)
     stage.create()
-    stage.doorbell.lost = True
+    stage.publisher.lost = True
     stage.tick(1)
-    stage.doorbell.lost = False
+    stage.publisher.lost = False
     assert stage.tick(2).chunks_done == 3
     assert stage.tick().state == "done"
 
@@ -130,16 +130,16 @@ def test_the_queue_is_never_flooded(tmp_path):
     create_run(stage.data_dir, stage.runs_dir, RunRequest(source="in", run_id="r", chunk_size=1))
     for _ in range(5):
         stage.dispatcher.tick()
-    assert len(stage.doorbell.messages) == 4
+    assert len(stage.publisher.messages) == 4
 
 
 def test_a_broker_that_is_away_is_waited_for(tmp_path):
     stage = Stage(tmp_path)
     stage.create()
-    stage.doorbell.down = True
+    stage.publisher.down = True
     status = stage.tick(2)
     assert status.state == "running" and "no broker" in status.message
-    stage.doorbell.down = False
+    stage.publisher.down = False
     assert stage.tick(3).state == "done"
 
 
@@ -149,7 +149,7 @@ def test_a_new_dispatcher_takes_up_where_the_last_one_died(tmp_path):
     stage.tick(1)
     stage.dispatcher = stage.new_dispatcher()
     assert stage.tick(2).state == "done"
-    assert stage.doorbell.rung == [0, 1, 2]
+    assert stage.publisher.published == [0, 1, 2]
 
 
 def test_a_shard_left_without_its_record_is_adopted_and_not_done_again(tmp_path):
@@ -159,7 +159,7 @@ def test_a_shard_left_without_its_record_is_adopted_and_not_done_again(tmp_path)
     (tmp_path / "runs/r/dataset/shard-000001.json").unlink()
     stage.dispatcher = stage.new_dispatcher()
     assert stage.tick(2).state == "done"
-    assert stage.doorbell.rung == [0, 1, 2]
+    assert stage.publisher.published == [0, 1, 2]
 
 
 def test_a_shard_that_changed_on_disk_is_done_again_before_the_end(tmp_path):

@@ -15,7 +15,7 @@ from tests.worker.sources import write_pictures
 from tests.worker.stage import Stage
 from unspoken.runs.store import create_run, read_status
 from unspoken.wire.schemas import RunRequest
-from worker.dispatch.background import Aside
+from worker.dispatch.background import BackgroundCall
 from worker.dispatch.crashes import MAX_CRASHES, count_unended
 
 
@@ -213,7 +213,7 @@ def test_a_panic_of_a_native_library_is_an_error_of_its_call_alone():
     def panic():
         raise Panic("index out of bounds")
 
-    aside = Aside(panic)
+    aside = BackgroundCall(panic)
     assert aside.ended(patience_s=None)
     with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
         aside.result()

@@ -19,7 +19,7 @@ from tests.serving import ready_client
 from tests.worker.stage import Stage
 from unspoken.wire.schemas import RunStatus
 from worker.dispatch.metrics import MAX_CONNECTIONS, MAX_RUNS, DispatcherMetrics, serve_metrics
-from worker.dispatch.publisher import CeleryDoorbell
+from worker.dispatch.publisher import CeleryPublisher
 from worker.process.broker import BrokerState, read_broker
 from worker.process.celery_app import BULK, INTERACTIVE, create_celery
 from worker.process.embedded_redis import EmbeddedRedis
@@ -154,10 +154,10 @@ def test_the_broker_is_told_by_its_queues_and_its_memory_and_missed_when_it_is_g
     # A socket's path may have 107 characters: not below pytest's folders.
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder)) as redis:
         app = create_celery(redis.url)
-        doorbell = CeleryDoorbell(app)
-        doorbell.ring("r", [1, 2], queue=BULK)
-        doorbell.ring("r", [3], queue=BULK)
-        doorbell.ring("s", [1], queue=INTERACTIVE)
+        publisher = CeleryPublisher(app)
+        publisher.publish("r", [1, 2], queue=BULK)
+        publisher.publish("r", [3], queue=BULK)
+        publisher.publish("s", [1], queue=INTERACTIVE)
         with app.connection_for_read() as connection:
             channel = connection.channel()
             taken = []

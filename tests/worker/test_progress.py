@@ -122,7 +122,7 @@ def test_a_status_says_what_holds_the_run_back(tmp_path):
     stage.dispatcher.tick()
     waiting = read_status(stage.runs_dir, "r")
     assert (waiting.bottleneck, waiting.seconds_left) == ("workers", None)
-    stage.doorbell.messages = stage.doorbell.messages[:2]
+    stage.publisher.messages = stage.publisher.messages[:2]
     stage.work()
     stage.dispatcher.tick()
     running = read_status(stage.runs_dir, "r")

@@ -60,7 +60,7 @@ def test_a_record_of_a_later_version_that_says_more_does_not_make_its_shard_spoi
     record = tmp_path / "runs/r/dataset/shard-000001.json"
     record.write_text(record.read_text().replace("{", '{"mood": "good",', 1))
     stage.dispatcher = stage.new_dispatcher()
-    assert stage.tick(2).state == "done" and stage.doorbell.rung == [0, 1, 2]
+    assert stage.tick(2).state == "done" and stage.publisher.published == [0, 1, 2]
 
 
 def cut_chunks(stage):
@@ -76,7 +76,7 @@ def test_chunks_that_were_cut_short_are_planned_again_and_no_row_is_lost(tmp_pat
     stage.create()
     stage.dispatcher.tick()
     cut_chunks(stage)
-    stage.doorbell.messages.clear()
+    stage.publisher.messages.clear()
     _read_plan.cache_clear()  # another process reads the plan
     stage.dispatcher = stage.new_dispatcher()
     status = stage.tick(4)

@@ -34,10 +34,10 @@ def test_a_run_whose_service_is_away_pauses_and_a_probe_ends_the_pause(tmp_path)
         stage.dispatcher.tick()
     message = read_status(stage.runs_dir, "r").message
     assert message.startswith("paused: loading; tries one chunk")
-    stage.doorbell.messages.clear()
+    stage.publisher.messages.clear()
     stage.time_s += 120.0
     stage.dispatcher.tick()
-    assert [len(chunks) for _, chunks, _ in stage.doorbell.messages] == [1]
+    assert [len(chunks) for _, chunks, _ in stage.publisher.messages] == [1]
     stage.ready = True
     for _ in range(9):
         rest()
@@ -153,7 +153,7 @@ def test_a_fork_asks_the_same_of_the_models_that_are_there_now(tmp_path):
     stage = Stage(tmp_path, detector=FakeDetector())
     stage.create(num_decoys=2)
     stage.dispatcher.tick()
-    stage.doorbell.messages.clear()
+    stage.publisher.messages.clear()
     stage.ports.detector.model = ModelInfo(name="other", kind="detector", revision="2")
     forked = fork_run(stage.runs_dir, "r").run_id
     assert read_run(stage.runs_dir, forked).num_decoys == 2
@@ -225,15 +225,15 @@ def test_messages_carry_more_chunks_once_their_time_is_known_and_fewer_at_the_en
     write_shard(stage.data_dir / "in/00001.tar", CAPTIONS * 5, first_seed=100)
     create_run(stage.data_dir, stage.runs_dir, RunRequest(source="in", run_id="r", chunk_size=1))
     stage.dispatcher.tick()
-    sizes = [[len(chunks) for _, chunks, _ in stage.doorbell.messages]]
+    sizes = [[len(chunks) for _, chunks, _ in stage.publisher.messages]]
     while read_status(stage.runs_dir, "r").state != "done":
         stage.tick()
         stage.dispatcher.tick()
-        sizes.append([len(chunks) for _, chunks, _ in stage.doorbell.messages])
+        sizes.append([len(chunks) for _, chunks, _ in stage.publisher.messages])
     assert sizes[0] == [1, 1, 1, 1]
     assert max(map(max, filter(None, sizes))) > 4
     assert all(len(messages) <= 4 for messages in sizes)
-    assert sorted(stage.doorbell.rung) == list(range(72))
+    assert sorted(stage.publisher.published) == list(range(72))
 
 
 def test_a_small_inline_run_goes_past_the_queue_of_the_large_ones(tmp_path):
@@ -243,5 +243,5 @@ def test_a_small_inline_run_goes_past_the_queue_of_the_large_ones(tmp_path):
     item = InlineItem(caption=CAPTIONS[0], image=image)
     create_run(stage.data_dir, stage.runs_dir, RunRequest(items=[item], run_id="small"))
     stage.dispatcher.tick()
-    queues = {run_id: queue for run_id, _, queue in stage.doorbell.messages}
+    queues = {run_id: queue for run_id, _, queue in stage.publisher.messages}
     assert queues == {"r": "bulk", "small": "interactive"}

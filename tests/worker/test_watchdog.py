@@ -1,6 +1,6 @@
 import pytest
 
-from worker.process.graceful_shutdown import Shift
+from worker.process.graceful_shutdown import GracefulShutdown
 from worker.process.watchdog import Watchdog
 
 
@@ -9,7 +9,7 @@ class Kennel:
 
     def __init__(self, *, queued=0, busy=0):
         self.now_s, self.queued, self.busy, self.ended = 0.0, queued, busy, []
-        self.shift = Shift()
+        self.shift = GracefulShutdown()
         self.dog = Watchdog(
             shift=self.shift,
             slots=2,

@@ -11,7 +11,7 @@ docs/client.md.
 from unspoken.client.async_client import AsyncClient
 from unspoken.client.client import Client
 from unspoken.client.images import Query
-from unspoken.client.pictures import HeldImage, run_item
+from unspoken.client.pictures import ImageRef, run_item
 from unspoken.client.replies import Found, Segmentation
 from unspoken.client.retries import Retries
 from unspoken.wire.schemas import RunRequest, RunStatus
@@ -23,7 +23,7 @@ __all__ = [
     "Query",
     "Segmentation",
     "Found",
-    "HeldImage",
+    "ImageRef",
     "RunRequest",
     "RunStatus",
     "run_item",

@@ -20,11 +20,11 @@ from unspoken.client.calls import (
     checked_url,
 )
 from unspoken.client.events import Following
-from unspoken.client.images import AnyQuery, SegmentTalk, question_of
-from unspoken.client.pictures import HeldImage, ImageSource
+from unspoken.client.images import AnyQuery, ImageCalls, question_of
+from unspoken.client.pictures import ImageRef, ImageSource
 from unspoken.client.replies import Segmentation
 from unspoken.client.retries import DEFAULT_RETRIES, Retries
-from unspoken.client.runs import RunTalk
+from unspoken.client.runs import RunCalls
 from unspoken.wire.schemas import EmbeddingSpace, RunRequest, RunStatus
 from unspoken.wire.segment import Method
 
@@ -50,7 +50,7 @@ class AsyncClient:
             trust_env=False,
             transport=transport,
         )
-        self._pictures = SegmentTalk(self._begin)
+        self._pictures = ImageCalls(self._begin)
         self.runs = AsyncRuns(self)
 
     async def __aenter__(self) -> "AsyncClient":
@@ -88,15 +88,15 @@ class AsyncClient:
 
     async def add_image(
         self, image: ImageSource, *, name: str | None = None, bank: bool = False
-    ) -> HeldImage:
+    ) -> ImageRef:
         """See Client.add_image."""
         return await self._do(self._pictures.add_image(image, name=name, bank=bank))
 
-    async def find_image(self, id_or_name: str) -> HeldImage:
+    async def find_image(self, id_or_name: str) -> ImageRef:
         """See Client.find_image."""
         return await self._do(self._pictures.find_image(id_or_name))
 
-    async def delete_image(self, image: HeldImage | str) -> None:
+    async def delete_image(self, image: ImageRef | str) -> None:
         """See Client.delete_image."""
         await self._do(self._pictures.delete_image(image))
 
@@ -138,7 +138,7 @@ class AsyncRuns:
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
-        self._talk = RunTalk(client._begin)
+        self._talk = RunCalls(client._begin)
 
     async def create(self, request: RunRequest) -> RunStatus:
         """See Runs.create."""

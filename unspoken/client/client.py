@@ -20,11 +20,11 @@ from unspoken.client.calls import (
     checked_url,
 )
 from unspoken.client.events import Following
-from unspoken.client.images import AnyQuery, SegmentTalk, question_of
-from unspoken.client.pictures import HeldImage, ImageSource
+from unspoken.client.images import AnyQuery, ImageCalls, question_of
+from unspoken.client.pictures import ImageRef, ImageSource
 from unspoken.client.replies import Segmentation
 from unspoken.client.retries import DEFAULT_RETRIES, Retries
-from unspoken.client.runs import RunTalk
+from unspoken.client.runs import RunCalls
 from unspoken.wire.schemas import EmbeddingSpace, RunRequest, RunStatus
 from unspoken.wire.segment import Method
 
@@ -59,7 +59,7 @@ class Client:
             trust_env=False,
             transport=transport,
         )
-        self._pictures = SegmentTalk(self._begin)
+        self._pictures = ImageCalls(self._begin)
         self.runs = Runs(self)
 
     def __enter__(self) -> "Client":
@@ -112,7 +112,7 @@ class Client:
 
     def add_image(
         self, image: ImageSource, *, name: str | None = None, bank: bool = False
-    ) -> HeldImage:
+    ) -> ImageRef:
         """Encode a picture in advance.
 
         With `bank`, also build its mask bank, which makes text queries fast. `name` is an alias of
@@ -120,11 +120,11 @@ class Client:
         """
         return self._do(self._pictures.add_image(image, name=name, bank=bank))
 
-    def find_image(self, id_or_name: str) -> HeldImage:
+    def find_image(self, id_or_name: str) -> ImageRef:
         """Return a cached image of the gateway. Raises NotFound."""
         return self._do(self._pictures.find_image(id_or_name))
 
-    def delete_image(self, image: HeldImage | str) -> None:
+    def delete_image(self, image: ImageRef | str) -> None:
         """Remove a picture from the gateway's memory and disk. Raises NotFound."""
         self._do(self._pictures.delete_image(image))
 
@@ -168,7 +168,7 @@ class Runs:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._talk = RunTalk(client._begin)
+        self._talk = RunCalls(client._begin)
 
     def create(self, request: RunRequest) -> RunStatus:
         """Queue a run. The same request with the same id returns the existing run."""

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from unspoken.client.calls import Call, Exchange, Steps, Work, checked, checked_path, parsed
-from unspoken.client.pictures import File, HeldImage, ImageSource, KnownIds, read_file
+from unspoken.client.pictures import File, ImageRef, ImageSource, KnownIds, read_file
 from unspoken.client.replies import Segmentation
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.wire.schemas import EMBEDDING_DIM, MAX_TEXTS, EmbeddingSpace, TextEmbeddingsReply
@@ -123,7 +123,7 @@ def question_body(question: SegmentQuestion) -> dict[str, Any]:
     return {"queries": [], **body}
 
 
-class SegmentTalk:
+class ImageCalls:
     """The calls about pictures, shared by all calls and threads of a client."""
 
     def __init__(self, begin: Callable[[], Exchange]) -> None:
@@ -150,7 +150,7 @@ class SegmentTalk:
         self._known.put(file.sha256, answer.image_id)
         return answer
 
-    def add_image(self, image: ImageSource, *, name: str | None, bank: bool) -> Steps[HeldImage]:
+    def add_image(self, image: ImageSource, *, name: str | None, bank: bool) -> Steps[ImageRef]:
         """Send a picture in advance; with `bank`, also have its mask bank built."""
         exchange = self._begin()
         file = yield Work(partial(read_file, image))
@@ -162,16 +162,16 @@ class SegmentTalk:
             question = SegmentQuestion(queries=(), method="bank")
             yield from exchange.send(_segment_call(question, file))
             reply = reply.model_copy(update={"bank_ready": True})
-        return HeldImage.of(reply, file)
+        return ImageRef.of(reply, file)
 
-    def find_image(self, id_or_name: str) -> Steps[HeldImage]:
+    def find_image(self, id_or_name: str) -> Steps[ImageRef]:
         """Return a cached image. Raises NotFound."""
         call = Call(method="GET", path=checked_path("images", id_or_name))
-        return HeldImage.of(parsed(_IMAGE, (yield from self._begin().send(call))), None)
+        return ImageRef.of(parsed(_IMAGE, (yield from self._begin().send(call))), None)
 
-    def delete_image(self, image: HeldImage | str) -> Steps[None]:
+    def delete_image(self, image: ImageRef | str) -> Steps[None]:
         """Remove a picture from memory and disk. Raises NotFound."""
-        image_id = image.id if isinstance(image, HeldImage) else image
+        image_id = image.id if isinstance(image, ImageRef) else image
         call = Call(method="DELETE", path=checked_path("images", image_id))
         yield from self._begin().send(call)
 
@@ -187,7 +187,7 @@ class SegmentTalk:
 
     def _look_up(self, image: ImageSource) -> Steps[tuple[File | None, str | None]]:
         """Return the picture's file and its id; at least one of them is not None."""
-        if isinstance(image, HeldImage):
+        if isinstance(image, ImageRef):
             known = None if image.file is None else self._known.get(image.file.sha256)
             return image.file, known or image.id
         file: File = yield Work(partial(read_file, image))

@@ -30,7 +30,7 @@ class File:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldImage:
+class ImageRef:
     """A cached image of the gateway; the gateway may have removed it since.
 
     `file` is kept to send the picture again in that case. It is None if only the id is known.
@@ -45,12 +45,12 @@ class HeldImage:
     file: File | None = field(repr=False)
 
     @classmethod
-    def of(cls, reply: ImageReply, file: File | None) -> "HeldImage":
+    def of(cls, reply: ImageReply, file: File | None) -> "ImageRef":
         """Build from the gateway's reply about a picture."""
         return cls(reply.id, reply.width, reply.height, reply.name, reply.bank_ready, file)
 
 
-ImageSource: TypeAlias = "str | PathLike[str] | bytes | Image.Image | np.ndarray | HeldImage"
+ImageSource: TypeAlias = "str | PathLike[str] | bytes | Image.Image | np.ndarray | ImageRef"
 """A path; a file's bytes; a Pillow image; (H, W, 3) RGB or (H, W) gray uint8; a cached image."""
 
 
@@ -60,7 +60,7 @@ def read_file(source: ImageSource) -> File:
     Pillow images and arrays are encoded as PNG. An EXIF orientation that was not applied to them is
     lost, so answers are in the coordinates of their pixels.
     """
-    if isinstance(source, HeldImage):
+    if isinstance(source, ImageRef):
         if source.file is None:
             raise InvalidInput(f"of picture {source.id} only the id is known: give the picture")
         return source.file

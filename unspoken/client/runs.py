@@ -13,7 +13,7 @@ _STATUS = TypeAdapter(RunStatus)
 _STATUSES = TypeAdapter(list[RunStatus])
 
 
-class RunTalk:
+class RunCalls:
     """The calls about runs, shared by `Client` and `AsyncClient`."""
 
     def __init__(self, begin: Callable[[], Exchange]) -> None:

@@ -45,7 +45,7 @@ class Admission:
         self._num_bytes = 0
 
     @contextmanager
-    def enter(self, announced_bytes: int) -> Iterator["Visit"]:
+    def enter(self, announced_bytes: int) -> Iterator["AdmittedRequest"]:
         """Admit a request until the block ends. Raises Overloaded, NotReady."""
         for batcher in self._batchers:
             batcher.check_room(1, max(1, announced_bytes))
@@ -57,7 +57,7 @@ class Admission:
                 f"{self._max_requests} and {self._max_bytes} may",
                 retry_after_s=max([1.0, *(each.retry_after_s() for each in self._batchers)]),
             )
-        visit = Visit(self, announced_bytes)
+        visit = AdmittedRequest(self, announced_bytes)
         self._num_requests += 1
         self._num_bytes += announced_bytes
         try:
@@ -71,7 +71,7 @@ class Admission:
         self._num_bytes += num_bytes
 
 
-class Visit:
+class AdmittedRequest:
     """One admitted request. Its body is counted as it arrives if no length was announced."""
 
     def __init__(self, admission: Admission, announced_bytes: int) -> None:
@@ -88,7 +88,7 @@ class Visit:
             self._admission.add_bytes(beyond)
 
 
-class Door:
+class AdmissionMiddleware:
     """ASGI middleware in front of all POST routes.
 
     Args:

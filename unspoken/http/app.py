@@ -24,12 +24,12 @@ from unspoken import __version__
 from unspoken.config.api_keys import KeyRing
 from unspoken.config.browser_rules import BrowserRules
 from unspoken.errors import InvalidInput, NotReady, UnspokenError
-from unspoken.http.admission import Admission, Door
+from unspoken.http.admission import Admission, AdmissionMiddleware
 from unspoken.http.batching import InferenceThread, MicroBatcher
 from unspoken.http.error_replies import ERROR_REPLIES, error_response, json_error
 from unspoken.http.middleware import BodyLimit, BrowserGuard, KeyGate, SafeHeaders, add_safe_headers
 from unspoken.http.openapi import describe_middleware
-from unspoken.http.request_metrics import Observing
+from unspoken.http.request_metrics import RequestMetrics
 from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
 from unspoken.problem_words import plain_problem
 from unspoken.wire.schemas import ModelInfo
@@ -189,7 +189,7 @@ def create_service(
     describe_middleware(app)
     # From the innermost to the outermost, so that refused requests are counted and logged, too.
     app.add_middleware(
-        Door,
+        AdmissionMiddleware,
         check_open=health.check_open,
         admissions=admissions,
         timeout_s=request_timeout_s,
@@ -199,7 +199,7 @@ def create_service(
     use_browser_rules(app, None)
     app.add_middleware(KeyGate)
     app.add_middleware(BrowserGuard)
-    app.add_middleware(Observing, service=name, registry=registry, paths=frozenset(admissions))
+    app.add_middleware(RequestMetrics, service=name, registry=registry, paths=frozenset(admissions))
     app.add_middleware(SafeHeaders)
     return app
 

@@ -15,7 +15,7 @@ _SILENT_ROUTES = ("/livez", "/readyz", "/metrics")
 logger = logging.getLogger(__name__)
 
 
-class Observing:
+class RequestMetrics:
     """ASGI middleware that sets the ids of a request, logs it and counts it.
 
     `paths` are routes that inner middleware may answer before routing; they keep their name in

@@ -40,16 +40,16 @@ class Attempt:
         """Close the journal when the attempt ends, successful or not."""
         self.journal.close()
 
-    def wait_instead(self) -> None:
+    def discard(self) -> None:
         """Remove the attempt so that it does not count: a service or the disk was unavailable."""
         storage.remove(self.path)
 
-    def under_way(self, items: Sequence[int]) -> "UnderWay":
+    def under_way(self, items: Sequence[int]) -> "InProgress":
         """Return a context manager that marks items in progress; the marks stay if it raises."""
-        return UnderWay(self.journal, items)
+        return InProgress(self.journal, items)
 
 
-class UnderWay:
+class InProgress:
     """A context manager that records items as started on entry and as finished on success."""
 
     def __init__(self, journal: storage.Journal, items: Sequence[int]) -> None:

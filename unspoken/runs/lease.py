@@ -64,7 +64,9 @@ class Lease:
 
 
 class _Keeper:
-    """The thread that renews all leases of a process, and releases those whose `put_down` is True.
+    """The thread that renews all leases of a process.
+
+    It releases those whose `should_release` returns True.
 
     A single thread avoids starting and joining a thread for every chunk.
     """
@@ -75,9 +77,9 @@ class _Keeper:
         self._waits_s: float | None = None
         threading.Thread(target=self._run, name="leases", daemon=True).start()
 
-    def keep(self, lease: Lease, put_down: Callable[[], bool]) -> None:
-        """Renew the lease every third of `lease_s`, until `let_go` or `put_down` returns True."""
-        kept = _Kept(lease, put_down)
+    def keep(self, lease: Lease, should_release: Callable[[], bool]) -> None:
+        """Renew the lease every third of `lease_s`, until `let_go` or `should_release()`."""
+        kept = _Kept(lease, should_release)
         with self._changed:
             self._kept[lease.token] = kept
             if self._waits_s is None or kept.look_s < self._waits_s:
@@ -101,13 +103,13 @@ class _Keeper:
 class _Kept:
     """A lease in the renewal thread."""
 
-    def __init__(self, lease: Lease, put_down: Callable[[], bool]) -> None:
-        self._lease, self._put_down = lease, put_down
+    def __init__(self, lease: Lease, should_release: Callable[[], bool]) -> None:
+        self._lease, self._put_down = lease, should_release
         self._renewed_s = time.monotonic()
         self.look_s = min(lease.lease_s / 3, LOOK_S)
 
     def look(self) -> bool:
-        """Renew the lease if it is due; return False if it was released by `put_down`."""
+        """Renew the lease if it is due; return False if it was released by `should_release`."""
         name = self._lease.path.name
         try:
             if self._put_down():
@@ -144,19 +146,20 @@ def hold(
     path: Path,
     *,
     lease_s: float,
-    put_down: Callable[[], bool] = _never,
+    should_release: Callable[[], bool] = _never,
 ) -> Iterator[Lease | None]:
     """Hold a lease while a thread renews it; yield None if another process holds it.
 
     The lease is released at the end, or expires later if `Lease.rest` was called. The thread calls
-    `put_down` twice a second; once it returns True, the lease is released and no longer renewed.
+    `should_release` twice a second; once it returns True, the lease is released and no longer
+    renewed.
     """
     lease = acquire(path, lease_s=lease_s)
     if lease is None:
         yield None
         return
     keeper = _keeper_of(os.getpid())
-    keeper.keep(lease, put_down)
+    keeper.keep(lease, should_release)
     try:
         yield lease
     finally:

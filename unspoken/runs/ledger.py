@@ -88,14 +88,14 @@ class Ledger:
     # ---- leases --------------------------------------------------------------------------
 
     def lease(
-        self, chunk_id: int, *, put_down: Callable[[], bool] = lambda: False
+        self, chunk_id: int, *, should_release: Callable[[], bool] = lambda: False
     ) -> AbstractContextManager[Lease | None]:
         """Acquire the lease of a chunk as a context manager. See unspoken.runs.lease.hold.
 
         Yields None if another process holds the lease.
         """
         path = self._leases_dir / f"{chunk_id:06d}"
-        return hold(path, lease_s=self.lease_s, put_down=put_down)
+        return hold(path, lease_s=self.lease_s, should_release=should_release)
 
     def leased_chunks(self) -> frozenset[int]:
         """Return the chunks whose lease is held; lists the folder."""

@@ -81,7 +81,7 @@ class Lexicon:
         nothing: frozenset[str] = frozenset()
         return nothing.union(*(self.hypernyms.get(s, nothing) for s in self.synonyms_of(lemma)))
 
-    def are_kin(self, first: str, second: str) -> bool:
+    def may_name_same_thing(self, first: str, second: str) -> bool:
         """Return True if two phrases may name the same thing.
 
         That is so if the head of one is a synonym or hypernym of the other's head. Two phrases with

@@ -14,7 +14,7 @@ from unspoken.logs import carried
 Result = TypeVar("Result")
 
 
-class Aside(Generic[Result]):
+class BackgroundCall(Generic[Result]):
     """A background call. It starts in its own thread when the object is created."""
 
     def __init__(self, work: Callable[[], Result]) -> None:

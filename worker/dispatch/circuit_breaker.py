@@ -22,7 +22,7 @@ PROBE_S = 30.0
 AT_ONCE = ("disk", "models_changed", "source_away")
 
 
-class Breaker:
+class CircuitBreaker:
     """The circuit breaker of one run. `clock` returns monotonic seconds."""
 
     def __init__(
@@ -70,13 +70,13 @@ class Breaker:
     def num_messages(self) -> int | None:
         """Return the number of messages that may be published now; None for no limit.
 
-        While the breaker is open, a message names one chunk (`RunWatch.chunks_a_message`).
+        While the breaker is open, a message names one chunk (`RunState.chunks_a_message`).
         """
         if self._try_s is None:
             return None
         return 1 if self._clock() >= self._try_s else 0
 
-    def rang(self) -> None:
+    def note_published(self) -> None:
         """Record that a message was published; while the breaker is open it is the probe."""
         if self._try_s is not None:
             self._probing = True

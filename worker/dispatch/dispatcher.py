@@ -43,14 +43,14 @@ from unspoken.runs.store import (
 )
 from unspoken.safe_text import reason_of
 from unspoken.wire.schemas import ENDED, RunStatus
-from worker.dispatch.background import Aside
+from worker.dispatch.background import BackgroundCall
 from worker.dispatch.choose_thresholds import decide_run
 from worker.dispatch.crashes import begin_step, count_unended, end_step
 from worker.dispatch.finishing import finish_run
 from worker.dispatch.metrics import DispatcherMetrics, serve_metrics
 from worker.dispatch.planning import Services, plan_run
-from worker.dispatch.publisher import CeleryDoorbell, Doorbell
-from worker.dispatch.run_state import RunWatch
+from worker.dispatch.publisher import CeleryPublisher, Publisher
+from worker.dispatch.run_state import RunState
 from worker.label.pipeline import PASSING
 from worker.process.broker import read_broker
 from worker.process.celery_app import BULK, INTERACTIVE, create_celery
@@ -79,9 +79,9 @@ class Dispatcher:
         runs_dir: Path,
         data_dir: Path | None,
         services: Services,
-        doorbell: Doorbell,
+        publisher: Publisher,
         lease_s: float = 20.0,
-        ring_again_s: float = 10.0,
+        republish_s: float = 10.0,
         message_s: float = 90.0,
         patience_s: float | None = None,
         only: frozenset[str] | None = None,
@@ -94,15 +94,15 @@ class Dispatcher:
         self._runs_dir = runs_dir
         self._data_dir = data_dir
         self._services = services
-        self._doorbell = doorbell
+        self._publisher = publisher
         self._lease_s = lease_s
-        self._ring_again_s = ring_again_s
+        self._republish_s = republish_s
         self._message_s = message_s
         self._patience_s = patience_s
         self._only = only
         self._metrics = metrics
         self._clock = clock
-        self._watches: dict[str, RunWatch] = {}
+        self._watches: dict[str, RunState] = {}
         self._ended: set[str] = set()
 
     def tick(self) -> bool:
@@ -118,7 +118,7 @@ class Dispatcher:
             self._metrics.looked()
         return under_way
 
-    def _look_at(self, watch: RunWatch) -> bool:
+    def _look_at(self, watch: RunState) -> bool:
         """Advance one run by a step; return True while it is still under way.
 
         After a transient error the run waits; any other error fails this run.
@@ -185,7 +185,7 @@ class Dispatcher:
 
     # ---- one run -------------------------------------------------------------------------
 
-    def _open_watches(self) -> list[RunWatch]:
+    def _open_watches(self) -> list[RunState]:
         for run in created_runs(self._runs_dir, but=self._watches.keys() | self._ended):
             if self._only is not None and run.run_id not in self._only:
                 continue
@@ -195,7 +195,7 @@ class Dispatcher:
             ledger = Ledger(
                 self._runs_dir / run.run_id, lease_s=self._lease_s, folder=run.shards_folder
             )
-            self._watches[run.run_id] = RunWatch(run, ledger, self._clock)
+            self._watches[run.run_id] = RunState(run, ledger, self._clock)
         return list(self._watches.values())
 
     def _has_ended(self, run: Run) -> bool:
@@ -206,7 +206,7 @@ class Dispatcher:
             logger.warning("run %s: its status cannot be read: %s", run.run_id, error)
             return False
 
-    def _advance(self, watch: RunWatch) -> RunStatus:
+    def _advance(self, watch: RunState) -> RunStatus:
         watch.message = ""
         if is_cancelled(watch.ledger.run_dir):
             return self._status(watch, "cancelled")
@@ -216,15 +216,15 @@ class Dispatcher:
         if watch.plan_is_damaged:
             return self._plan_again(watch)
         if watch.num_open:
-            self._ring(watch, watch.plan)
+            self._publish(watch, watch.plan)
             watch.message = watch.breaker.message
             return self._status(watch, "running")
         return self._finish(watch, watch.plan)
 
-    def _plan(self, watch: RunWatch) -> RunStatus:
+    def _plan(self, watch: RunState) -> RunStatus:
         if watch.planning is None and self._may_begin(watch):
             begin_step(watch.ledger.run_dir, "planning")
-            watch.planning = Aside(partial(self._read_or_make_plan, watch.run))
+            watch.planning = BackgroundCall(partial(self._read_or_make_plan, watch.run))
         if watch.planning is None or not watch.planning.ended(patience_s=self._patience_s):
             watch.message = "reads the source, to plan"
             return self._status(watch, "planned")
@@ -233,7 +233,7 @@ class Dispatcher:
         watch.plan = planning.result()
         return self._advance(watch)
 
-    def _may_begin(self, watch: RunWatch) -> bool:
+    def _may_begin(self, watch: RunState) -> bool:
         """Return True if a run's step may begin now.
 
         A run during whose step the dispatcher crashed is worked on alone, so that only the run that
@@ -244,7 +244,7 @@ class Dispatcher:
             return not under_way
         return all(count_unended(other.ledger.run_dir) <= 1 for other in under_way)
 
-    def _plan_again(self, watch: RunWatch) -> RunStatus:
+    def _plan_again(self, watch: RunState) -> RunStatus:
         """Check a plan that a worker found damaged, and write it again if it is."""
         forget_plans()
         watch.plan, watch.plan_is_damaged = None, False
@@ -263,10 +263,10 @@ class Dispatcher:
         plan_run(run, location, runs_dir=self._runs_dir, services=self._services)
         return read_plan(self._runs_dir / run.run_id)
 
-    def _finish(self, watch: RunWatch, plan: Plan) -> RunStatus:
+    def _finish(self, watch: RunState, plan: Plan) -> RunStatus:
         if watch.finishing is None and self._may_begin(watch):
             begin_step(watch.ledger.run_dir, "finishing")
-            watch.finishing = Aside(partial(self._verify_and_write, watch, plan))
+            watch.finishing = BackgroundCall(partial(self._verify_and_write, watch, plan))
         if watch.finishing is None or not watch.finishing.ended(patience_s=self._patience_s):
             return self._status(watch, "finishing")
         finishing, watch.finishing = watch.finishing, None
@@ -276,12 +276,12 @@ class Dispatcher:
         watch.forget()
         return self._status(watch, "running")
 
-    def _ring(self, watch: RunWatch, plan: Plan) -> None:
+    def _publish(self, watch: RunState, plan: Plan) -> None:
         queue = _queue_of(watch.run, plan)
-        queued = self._doorbell.num_queued(queue)
+        queued = self._publisher.num_queued(queue)
         most = self._most_queued(watch)
         room, allowed = most - queued, watch.breaker.num_messages()
-        patience_s = self._ring_again_s * (PATIENCE_WITH_QUEUE if queued else 1)
+        patience_s = self._republish_s * (PATIENCE_WITH_QUEUE if queued else 1)
         for _ in range(room if allowed is None else min(room, allowed)):
             size = watch.chunks_a_message(
                 self._message_s, num_messages=most, most=MAX_CHUNKS_A_MESSAGE
@@ -289,15 +289,15 @@ class Dispatcher:
             chunk_ids = watch.take_due(size, patience_s=patience_s)
             if not chunk_ids:
                 return
-            self._doorbell.ring(watch.run.run_id, chunk_ids, queue=queue)
-            watch.breaker.rang()
+            self._publisher.publish(watch.run.run_id, chunk_ids, queue=queue)
+            watch.breaker.note_published()
 
-    def _most_queued(self, watch: RunWatch) -> int:
+    def _most_queued(self, watch: RunState) -> int:
         """Return twice the slots of all workers; based on the leases until a worker reports."""
         slots = count_workers(self._runs_dir).slots
         return QUEUED_PER_SLOT * slots or max(MIN_QUEUED, QUEUED_PER_SLOT * len(watch.leased))
 
-    def _verify_and_write(self, watch: RunWatch, plan: Plan) -> bool:
+    def _verify_and_write(self, watch: RunState, plan: Plan) -> bool:
         """Write labels, contact sheet, manifest and card; return False if a shard is damaged.
 
         Each file is written atomically. Every shard is first compared with its record.
@@ -321,7 +321,7 @@ class Dispatcher:
     def _locate(self, run: Run) -> SourceLocation:
         return locate_source(run, runs_dir=self._runs_dir, data_dir=self._data_dir)
 
-    def _decide(self, watch: RunWatch, plan: Plan) -> Decision | None:
+    def _decide(self, watch: RunState, plan: Plan) -> Decision | None:
         """Choose thresholds and write the decided shards, once; None for a fixed threshold."""
         if plan.config.wanted_fdr is not None and watch.decision is None:
             retried = watch.run.retry_of
@@ -332,7 +332,7 @@ class Dispatcher:
             )
         return watch.decision
 
-    def _notice(self, watch: RunWatch, *, total: int) -> str:
+    def _notice(self, watch: RunState, *, total: int) -> str:
         """Return the run's notice. A source without captions is searched once for a table."""
         tally = watch.tally
         loss = main_loss(tally.labelled, tally.dropped, tally.failed)
@@ -349,7 +349,7 @@ class Dispatcher:
             hints=watch.hints,
         )
 
-    def _status(self, watch: RunWatch, state: str) -> RunStatus:
+    def _status(self, watch: RunState, state: str) -> RunStatus:
         tally = watch.tally
         total = watch.plan.num_rows if watch.plan else 0
         rate_per_s, is_running = watch.rate.rows_per_s(), state == "running"
@@ -370,7 +370,7 @@ class Dispatcher:
                 "seconds_left": (total - tally.rows) / rate_per_s if rate_per_s else None,
                 "timings_ms": {stage: round(ms) for stage, ms in tally.timings_ms.items()},
                 "bottleneck": (
-                    watch.bottleneck(patience_s=self._ring_again_s) if is_running else None
+                    watch.bottleneck(patience_s=self._republish_s) if is_running else None
                 ),
                 "notice": self._notice(watch, total=total),
                 "message": watch.message,
@@ -380,7 +380,7 @@ class Dispatcher:
         )
 
 
-def _has_step(watch: RunWatch) -> bool:
+def _has_step(watch: RunState) -> bool:
     """Return True while the run is being planned or finished."""
     return watch.planning is not None or watch.finishing is not None
 
@@ -403,7 +403,7 @@ def _describe(error: Exception) -> str:
     )
 
 
-def _open_state(watch: RunWatch) -> str:
+def _open_state(watch: RunState) -> str:
     if watch.plan is None:
         return "planned"
     return "running" if watch.num_open else "finishing"
@@ -458,9 +458,9 @@ def main() -> None:
             runs_dir=settings.runs_dir,
             data_dir=settings.data_dir,
             services=services,
-            doorbell=CeleryDoorbell(app),
+            publisher=CeleryPublisher(app),
             lease_s=settings.lease_s,
-            ring_again_s=settings.ring_again_s,
+            republish_s=settings.republish_s,
             message_s=settings.message_s,
             patience_s=settings.tick_s,
             metrics=metrics,

@@ -12,10 +12,10 @@ from unspoken.safe_text import reason_of
 from worker.process.celery_app import LABEL_TASK, queue_length
 
 
-class Doorbell(Protocol):
+class Publisher(Protocol):
     """A publisher of open chunks. Methods raise ConnectionError while the broker is away."""
 
-    def ring(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
+    def publish(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
         """Publish a message to a queue."""
 
     def num_queued(self, queue: str) -> int:
@@ -23,13 +23,13 @@ class Doorbell(Protocol):
 
 
 @dataclass(frozen=True)
-class CeleryDoorbell:
+class CeleryPublisher:
     """A publisher that sends Celery messages over Redis."""
 
     app: Celery
 
-    def ring(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
-        """See Doorbell."""
+    def publish(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
+        """See Publisher."""
         try:
             self.app.send_task(LABEL_TASK, args=[run_id, list(chunk_ids)], queue=queue, retry=False)
         except (OperationalError, RedisError, OSError) as error:
@@ -38,5 +38,5 @@ class CeleryDoorbell:
             ) from error
 
     def num_queued(self, queue: str) -> int:
-        """See Doorbell."""
+        """See Publisher."""
         return queue_length(self.app, queue)

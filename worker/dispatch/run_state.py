@@ -16,8 +16,8 @@ from unspoken.runs.notice import HINTS
 from unspoken.runs.plan import Plan
 from unspoken.runs.store import Run
 from unspoken.runs.trouble import Trouble, read_trouble
-from worker.dispatch.background import Aside
-from worker.dispatch.circuit_breaker import Breaker
+from worker.dispatch.background import BackgroundCall
+from worker.dispatch.circuit_breaker import CircuitBreaker
 from worker.dispatch.progress import NO_WORKERS, Rate, Tally
 
 LOOKS_A_TICK = 2000
@@ -50,17 +50,17 @@ class Pace:
         return max(SHORTEST_CHUNK_S, self.busy_s / self.commits)
 
 
-class RunWatch:
+class RunState:
     """State of one run, updated by `look`."""
 
     def __init__(self, run: Run, ledger: Ledger, clock: Callable[[], float]) -> None:
         self.run, self.ledger = run, ledger
-        self.breaker = Breaker(clock)
+        self.breaker = CircuitBreaker(clock)
         self.plan: Plan | None = None
         self.plan_is_damaged = False
         """True if a worker has just found the plan damaged."""
-        self.planning: Aside[Plan] | None = None
-        self.finishing: Aside[bool] | None = None
+        self.planning: BackgroundCall[Plan] | None = None
+        self.finishing: BackgroundCall[bool] | None = None
         self.decision: Decision | None = None
         self.message = ""
         self.hints: dict[str, str] = dict(HINTS)
@@ -81,7 +81,7 @@ class RunWatch:
         self.tally = Tally()
         self._attempts_of_done = 0
         self._done: bytearray | None = None
-        self._rung_s: dict[int, float] = {}
+        self._published_s: dict[int, float] = {}
         """Chunk -> time of its last message, oldest first, until the chunk is committed."""
         self._next = 0
         """All chunks before this one are published or committed."""
@@ -108,8 +108,8 @@ class RunWatch:
         if self._done is None:
             self._take_up(self.plan)
         else:
-            rung = list(islice(self._rung_s, LOOKS_A_TICK))
-            for chunk_id in dict.fromkeys((*self.leased, *rung)):
+            published = list(islice(self._published_s, LOOKS_A_TICK))
+            for chunk_id in dict.fromkeys((*self.leased, *published)):
                 self._look_at(chunk_id, self.plan)
         commits = 0 if first else self.tally.chunks - before
         self.pace.note(now_s, num_busy=len(self.leased), num_commits=commits)
@@ -143,7 +143,7 @@ class RunWatch:
         if record is None:
             return
         self._done[chunk_id] = 1
-        self._rung_s.pop(chunk_id, None)
+        self._published_s.pop(chunk_id, None)
         self.tally.add(record)
         self._attempts_of_done += record.attempt or self.ledger.past_attempts(chunk_id).number
 
@@ -175,21 +175,21 @@ class RunWatch:
         assert self._done is not None, "taken up before"
         now_s = self._clock()
         found: list[int] = []
-        for chunk_id, rung_s in self._rung_s.items():
+        for chunk_id, rung_s in self._published_s.items():
             if len(found) == limit or rung_s > now_s - patience_s:
                 break
             if chunk_id not in self.leased:
                 found.append(chunk_id)
         for chunk_id in found:
-            del self._rung_s[chunk_id]
+            del self._published_s[chunk_id]
         while len(found) < limit and self._next < len(self._done):
             if not self._done[self._next] and self._next not in self.leased:
                 found.append(self._next)
             elif not self._done[self._next]:
                 # A worker has leased it already, so it is checked like a published chunk.
-                self._rung_s[self._next] = now_s
+                self._published_s[self._next] = now_s
             self._next += 1
-        self._rung_s |= dict.fromkeys(found, now_s)
+        self._published_s |= dict.fromkeys(found, now_s)
         return found
 
     def chunks_a_message(self, message_s: float, *, num_messages: int, most: int) -> int:

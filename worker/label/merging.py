@@ -267,7 +267,7 @@ def _home_of(box: _Box, kept: Sequence[_Box], config: LabelConfig, lexicon: Lexi
         other = kept[place]
         if other.candidate.id == box.candidate.id:
             continue
-        kin = lexicon.are_kin(box.candidate.phrase, other.candidate.phrase)
+        kin = lexicon.may_name_same_thing(box.candidate.phrase, other.candidate.phrase)
         if overlaps[place] >= (config.synonym_merge_iou if kin else config.merge_iou):
             return other
     return None

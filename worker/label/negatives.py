@@ -30,6 +30,8 @@ def list_negatives(
     absent = (each.phrase for each in asked if each.phrase not in there)
     return tuple(
         dict.fromkeys(
-            phrase for phrase in absent if not any(lexicon.are_kin(phrase, each) for each in there)
+            phrase
+            for phrase in absent
+            if not any(lexicon.may_name_same_thing(phrase, each) for each in there)
         )
     )

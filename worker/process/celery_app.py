@@ -35,7 +35,7 @@ _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 logger = logging.getLogger(__name__)
 
 
-class _LettingGo(QoS):  # type: ignore[misc]
+class _ForgettingUnacked(QoS):  # type: ignore[misc]
     """Forgets a message whose acknowledgement failed because the broker was lost.
 
     kombu 5.7 keeps such a message as delivered. A worker with too many of them asks for no further
@@ -65,7 +65,7 @@ class _Channel(Channel):  # type: ignore[misc]
     missing chunks again.
     """
 
-    QoS = _LettingGo
+    QoS = _ForgettingUnacked
 
     def _brpop_read(self, **options: Any) -> Any:
         in_hand = set(self.qos._delivered)

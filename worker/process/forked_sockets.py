@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 
-def let_go_of_sockets() -> None:
+def release_inherited_sockets() -> None:
     """Replace every inherited socket except the standard streams by /dev/null.
 
     The descriptors stay open, because inherited objects still refer to them. Such an object would

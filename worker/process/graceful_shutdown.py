@@ -8,7 +8,7 @@ import time
 _SECONDS = struct.Struct("d")
 
 
-class Shift:
+class GracefulShutdown:
     """State of a worker's graceful shutdown, in a page of shared memory.
 
     Create it before the pool forks, so that all processes share the page.

@@ -16,7 +16,7 @@ from unspoken.runs.attempts import MAX_ATTEMPTS, PastAttempts
 _PARTS = 8
 
 
-def poisonous(past: PastAttempts) -> frozenset[int]:
+def poison_items(past: PastAttempts) -> frozenset[int]:
     """Return the poison items: MAX_ATTEMPTS attempts failed while they were in progress."""
     return frozenset(item for item, times in past.ended_with.items() if times >= MAX_ATTEMPTS)
 

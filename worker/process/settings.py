@@ -41,7 +41,7 @@ class WorkerSettings(ProcessSettings):
     then published again."""
     tick_s: Annotated[float, Field(gt=0)] = 1.0
     """Time between two ticks of the dispatcher."""
-    ring_again_s: Annotated[float, Field(gt=0)] = 10.0
+    republish_s: Annotated[float, Field(gt=0)] = 10.0
     """A message counts as lost, and is published again, if its chunks are not done or leased after
     this time and the queue is empty."""
     message_s: Annotated[float, Field(gt=0)] = 90.0

@@ -47,8 +47,8 @@ from unspoken.wire.schemas import ModelInfo
 from worker.label.classifiers import build_classifiers
 from worker.label.pipeline import AWAY, PASSING, Ports, failed_row, label_chunk
 from worker.process.celery_app import LABEL_TASK, SOFT_TIME_LIMIT_S
-from worker.process.graceful_shutdown import Shift
-from worker.process.retry_batches import batches, poisonous
+from worker.process.graceful_shutdown import GracefulShutdown
+from worker.process.retry_batches import batches, poison_items
 from worker.process.settings import WorkerSettings
 from worker.sources.intake import read_chunk
 from worker.sources.row import SOURCE_CHANGED, SourceRow
@@ -95,12 +95,12 @@ class Bench:
     lease_s: float
     ports: Ports
     check_ready: Callable[[LabelConfig], None]
-    shift: Shift = field(default_factory=Shift)
+    shift: GracefulShutdown = field(default_factory=GracefulShutdown)
     jobs: dict[str, Job] = field(default_factory=dict)
     """Cache of opened runs by id; at most MAX_JOBS."""
 
 
-def connect_bench(settings: WorkerSettings, shift: Shift | None = None) -> Bench:
+def connect_bench(settings: WorkerSettings, shift: GracefulShutdown | None = None) -> Bench:
     """Build the clients of the services and the classifiers from the settings."""
     timeout_s = settings.service_timeout_s
     prompter = PrompterClient(
@@ -125,7 +125,7 @@ def connect_bench(settings: WorkerSettings, shift: Shift | None = None) -> Bench
         lease_s=settings.lease_s,
         ports=Ports(prompter, detector, build_classifiers(), crop_ranker),
         check_ready=check_ready,
-        shift=shift or Shift(),
+        shift=shift or GracefulShutdown(),
     )
 
 
@@ -196,7 +196,7 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
     if ledger.committed(chunk_id):
         return False
     work = _Work(chunk=_chunk_of(job.plan, chunk_id), job=job, bench=bench)
-    with ledger.lease(chunk_id, put_down=work.put_down) as lease:
+    with ledger.lease(chunk_id, should_release=work.should_release) as lease:
         if lease is None or ledger.committed(chunk_id):
             return False
         if ledger.orphaned(chunk_id) and ledger.adopt(chunk_id, keys=work.chunk.keys):
@@ -240,7 +240,7 @@ class _Work:
     bench: Bench
     _attempt: Attempt | None = None
 
-    def put_down(self) -> bool:
+    def should_release(self) -> bool:
         """Return True if the grace period is over; the attempt then does not count.
 
         Called by the thread that renews the lease.
@@ -250,7 +250,7 @@ class _Work:
         about = fields(run=self.job.plan.run_id, chunk=self.chunk.id)
         logger.warning("put down: the worker ends", extra=about)
         if self._attempt is not None:
-            self._attempt.wait_instead()
+            self._attempt.discard()
         return True
 
     def do(self, lease: Lease) -> bool:
@@ -279,7 +279,7 @@ class _Work:
         except (*AWAY, ModelsChanged, OSError) as error:
             lease.rest(max(REST_S, getattr(error, "retry_after_s", 0.0)))
             if self._attempt is not None:
-                self._attempt.wait_instead()
+                self._attempt.discard()
             raise
         except PASSING:
             lease.rest(REST_S)
@@ -301,7 +301,7 @@ class _Work:
         detail = f"{MAX_ATTEMPTS} workers ended, or gave up, with this item"
         rows = {
             item: failed_row(sources[item], reason="poison", detail=detail)
-            for item in poisonous(past)
+            for item in poison_items(past)
         }
         for batch in batches(len(sources), past):
             labelled = label_chunk(

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from worker.process.graceful_shutdown import Shift
+from worker.process.graceful_shutdown import GracefulShutdown
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Watchdog:
     def __init__(
         self,
         *,
-        shift: Shift,
+        shift: GracefulShutdown,
         slots: int,
         patience_s: float,
         num_queued: Callable[[], int],

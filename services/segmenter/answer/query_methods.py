@@ -19,7 +19,7 @@ from services.segmenter.answer.prompting import (
 )
 from services.segmenter.answer.rendering import Found, WireBank
 from services.segmenter.answer.selection import beaten_by_negatives, select
-from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.stages import Detected, Plan
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.semantic_sam import SemanticSam
@@ -42,7 +42,7 @@ class SegmentConfig:
     """Type of the image encoder's matrix products."""
 
 
-class Answering:
+class QueryMethods:
     """The query methods over one network. Call it on the inference thread only."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Answering:
         self._config = config
 
     def by_bank(
-        self, plan: Plan[HeldPicture], places: Sequence[int], timings: Timings
+        self, plan: Plan[CachedImage], places: Sequence[int], timings: Timings
     ) -> dict[int, Found]:
         """Answer text queries by one matrix product of all texts with all masks of the bank."""
         masks = plan.held.bank
@@ -81,7 +81,7 @@ class Answering:
 
     def by_detector(
         self,
-        plan: Plan[HeldPicture],
+        plan: Plan[CachedImage],
         places: Sequence[int],
         detected: Detected,
         timings: Timings,
@@ -119,7 +119,7 @@ class Answering:
         return answers
 
     def by_prompts(
-        self, plan: Plan[HeldPicture], places: Sequence[int], timings: Timings
+        self, plan: Plan[CachedImage], places: Sequence[int], timings: Timings
     ) -> dict[int, Found]:
         """Answer queries of boxes and points; score masks by the query's text or predicted IoU."""
         if not places:
@@ -153,7 +153,7 @@ class Answering:
                 )
         return answers
 
-    def _decode(self, plan: Plan[HeldPicture], prompts: Sequence[Prompt]) -> Prompted:
+    def _decode(self, plan: Plan[CachedImage], prompts: Sequence[Prompt]) -> Prompted:
         return decode_prompts(
             self._network,
             plan.held.embedding,
@@ -199,7 +199,7 @@ class _Boxes:
 
 
 def _selected(
-    plan: Plan[HeldPicture], masks: WireBank, rows: list[tuple[int, float]]
+    plan: Plan[CachedImage], masks: WireBank, rows: list[tuple[int, float]]
 ) -> tuple[list[int], list[float]]:
     """Return the masks of one query, best first, from its own rows and scores."""
     if not rows:

@@ -12,7 +12,7 @@ OVERHEAD_BYTES = 8192
 
 
 @dataclass(eq=False)
-class HeldPicture:
+class CachedImage:
     """A cached image: its file, its embedding and, once built, its bank.
 
     See embedding_cache.Held.

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from services.gateway.app import create_app
-from services.gateway.proxy import Passing
+from services.gateway.proxy import Proxy
 from services.gateway.settings import GatewaySettings
 from services.segmenter.app import create_app as segmenter_app
 from tests.contracts import check_segmenter, picture_bytes
@@ -40,7 +40,7 @@ def gateway(
     settings = GatewaySettings(
         data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", segmenter_url=url, max_body_mib=1
     )
-    passing = None if transport is None else Passing(url, timeout_s=5, transport=transport)
+    passing = None if transport is None else Proxy(url, timeout_s=5, transport=transport)
     return ready_client(create_app(settings, passing=passing))
 
 
@@ -257,7 +257,7 @@ def test_a_gateway_refuses_more_pictures_than_it_may_have_under_way_and_still_qu
         data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", max_requests=1
     )
     (tmp_path / "data" / "shards").mkdir(parents=True)
-    app = create_app(settings, passing=Passing("http://x", timeout_s=20, transport=held))
+    app = create_app(settings, passing=Proxy("http://x", timeout_s=20, transport=held))
     with serve(app) as url, ThreadPoolExecutor() as pool:
         first = pool.submit(httpx.post, f"{url}/segment", content=b"{}", trust_env=False)
         assert held.asked.wait(20)
@@ -275,7 +275,7 @@ def test_a_gateway_gives_up_at_its_own_deadline(tmp_path):
         data_dir=tmp_path / "data", runs_dir=tmp_path / "runs", request_timeout_s=0.1
     )
     with ready_client(
-        create_app(settings, passing=Passing("http://x", timeout_s=20, transport=held))
+        create_app(settings, passing=Proxy("http://x", timeout_s=20, transport=held))
     ) as client:
         late = client.post("/segment", content=b"{}")
         assert late.status_code == 504 and late.json()["error"] == "deadline_exceeded"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from services.segmenter.answer.query_methods import SegmentConfig
-from services.segmenter.cache.cached_image import HeldPicture
+from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.cache.disk_tier import DiskTier
 from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.segment_engine import SegmentEngine
@@ -71,7 +71,7 @@ class CountingEngine(SegmentEngine):
 
     num_embedded = 0
 
-    def embed(self, picture: Picture) -> HeldPicture:
+    def embed(self, picture: Picture) -> CachedImage:
         self.num_embedded += 1
         return super().embed(picture)
 
