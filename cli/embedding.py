@@ -37,14 +37,16 @@ class EmbedReport:
 
 
 def embed(
-    folder: Annotated[Path, typer.Argument(help="Pictures at any depth: JPEG, PNG, WEBP.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of JPEG, PNG or WEBP files; also searches subfolders.")
+    ],
     *,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder of the disk tier; SEGMENTER_DISK_CACHE_DIR if not given."),
+        typer.Option(help="Folder of the disk cache (default: SEGMENTER_DISK_CACHE_DIR)."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--url", help="A gateway or segmenter; else in this process.")
+        str | None, typer.Option("--url", help="URL of a gateway or segmenter (default: run here).")
     ] = None,
 ) -> None:
     """Embed a folder's pictures ahead of time, into a disk cache or a running service."""
@@ -62,20 +64,20 @@ def embed(
         bar = progress.add_task("embedding", total=len(paths))
         report = embed_files(paths, segmenter, on_each=lambda: progress.advance(bar))
     for path, problem in list(report.refused.items())[:MAX_NAMED]:
-        console.print(f"left out: {path}: {problem}", soft_wrap=True)
+        console.print(f"skipped: {path}: {problem}", soft_wrap=True)
     typer.echo(
-        f"{len(paths)} pictures: {report.num_encoded} encoded, {report.num_there} were there, "
-        f"{len(report.refused)} left out"
+        f"{len(paths)} pictures: {report.num_encoded} encoded, {report.num_there} already cached, "
+        f"{len(report.refused)} skipped"
     )
 
 
 def picture_files(folder: Path) -> list[Path]:
     """Return the picture files below a folder, in order. Raises InvalidInput if there are none."""
     if not folder.is_dir():
-        raise InvalidInput(f"{folder} is no folder")
+        raise InvalidInput(f"{folder} is not a folder")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
-        raise InvalidInput(f"{folder} has no pictures: {', '.join(sorted(SUFFIXES))}")
+        raise InvalidInput(f"{folder} contains no pictures: {', '.join(sorted(SUFFIXES))}")
     return paths
 
 
@@ -113,7 +115,9 @@ def _patiently(add: Callable[[], ImageReply]) -> ImageReply:
 def _reached_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter]:
     if url is not None:
         if cache is not None:
-            raise InvalidInput("--cache is of this process; a service has its own: leave one out")
+            raise InvalidInput(
+                "--cache cannot be used with --url, because a service has its own cache: omit one"
+            )
         with connect(url, key=client_key()) as http:
             yield SegmenterClient(http)
         return
@@ -126,11 +130,11 @@ def _reached_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmente
     if cache is not None:
         settings = settings.model_copy(update={"disk_cache_dir": cache})
     if settings.disk_cache_dir is None:
-        raise InvalidInput("name the disk tier (--cache, SEGMENTER_DISK_CACHE_DIR) or a --url")
+        raise InvalidInput("no disk cache: give --cache, SEGMENTER_DISK_CACHE_DIR or --url")
     segmenter = build_segmenter(settings, build_engine(settings))
     if segmenter is None:
         raise Conflict(
             f"the profile {settings.profile} has no segmenter: choose another "
-            "(UNSPOKEN_PROFILE), or give weights (SEGMENTER_WEIGHTS)"
+            "(UNSPOKEN_PROFILE), or set SEGMENTER_WEIGHTS"
         )
     yield segmenter

@@ -10,7 +10,7 @@ import typer
 from cli.console import PlainConsole
 from unspoken.errors import InvalidInput
 
-reproduce_app = typer.Typer(help="Measure the thesis's claims again.", no_args_is_help=True)
+reproduce_app = typer.Typer(help="Repeat the experiments of the thesis.", no_args_is_help=True)
 
 DEFAULT_SCENES, QUICK_SCENES = 150, 20
 PROGRESS_EVERY_S = 5.0
@@ -20,35 +20,40 @@ console = PlainConsole(stderr=True)
 
 @reproduce_app.callback()
 def reproduce() -> None:
-    """Measure the thesis's claims again."""
+    """Repeat the experiments of the thesis."""
 
 
 @reproduce_app.command("proposals")
 def proposals(
     *,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Few scenes: at most 5 minutes on 2 cores.")
+        bool, typer.Option("--quick", help="Use few scenes: at most 5 minutes on 2 cores.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of JSON, page and plots.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output folder for JSON, page and plots.")] = Path(
         "proposals-out"
     ),
     scenes: Annotated[
-        int | None, typer.Option(min=2, help="Pictures; 150, or 20 with --quick.")
+        int | None, typer.Option(min=2, help="Number of pictures (default: 150; 20 with --quick).")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of scenes and controls; no training used 404404.")
+        int | None,
+        typer.Option(min=0, help="Seed of the scenes (default: 404404, not used in training)."),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Pictures with COCO or LVIS instances and COCO captions instead."),
+        typer.Option(
+            help="Folder of real pictures, with COCO or LVIS instances and COCO captions."
+        ),
     ] = None,
     vocabulary: Annotated[
         Path | None,
-        typer.Option(help="Labels of B4 and of random labels, one a line; else the truth's."),
+        typer.Option(
+            help="File of labels for B4 and random labels, one per line (default: ground truth)."
+        ),
     ] = None,
     readme: Annotated[
         Path | None,
-        typer.Option("--write-readme", help="Also put the table between this page's marks."),
+        typer.Option("--write-readme", help="Also write the table between the marks of this file."),
     ] = None,
 ) -> None:
     """Measure whether templates find what captions omit; one detector checks all sources."""
@@ -117,8 +122,8 @@ def _read_words(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: no vocabulary can be read here: {error}") from error
+        raise InvalidInput(f"{path}: the vocabulary cannot be read: {error}") from error
     words = list(dict.fromkeys(" ".join(line.lower().split()) for line in lines if line.strip()))
     if not words:
-        raise InvalidInput(f"{path} holds no label")
+        raise InvalidInput(f"{path} contains no labels")
     return words

@@ -11,21 +11,22 @@ from unspoken.runs.exports.label_studio import export_label_studio
 from unspoken.runs.exports.report import PAGE_FILE, write_report
 from unspoken.runs.exports.webdataset import export_webdataset
 
-export_app = typer.Typer(help="Datasets in the formats of other tools.", no_args_is_help=True)
+export_app = typer.Typer(
+    help="Export datasets in the formats of other tools.", no_args_is_help=True
+)
 
-Run = Annotated[Path, typer.Argument(help="A run's folder, or its dataset folder.")]
-OutFolder = Annotated[Path, typer.Option(help="The folder to write: new or empty.")]
+Run = Annotated[Path, typer.Argument(help="Run folder or its dataset folder.")]
+OutFolder = Annotated[Path, typer.Option(help="Output folder, new or empty.")]
 Pictures = Annotated[
     Path | None,
     typer.Option(
-        help="Folder that the labelled pictures are in now, where they were moved: a run remembers "
-        "where they were."
+        help="Folder that now contains the labelled pictures, if they were moved since the run."
     ),
 ]
 
 
 @export_app.command("coco")
-def coco(run: Run, *, out: Annotated[Path, typer.Option(help="The JSON file to write.")]) -> None:
+def coco(run: Run, *, out: Annotated[Path, typer.Option(help="JSON file to write.")]) -> None:
     """Write kept boxes as COCO instances JSON; pictures are not copied."""
     _tell(out, export_coco(run, out))
 
@@ -52,7 +53,7 @@ def label_studio(
         str | None,
         typer.Option(
             help="URL of OUT/pictures. The default is Label Studio's local storage, with the "
-            "folder that holds OUT as its document root."
+            "folder that contains OUT as its document root."
         ),
     ] = None,
 ) -> None:

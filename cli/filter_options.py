@@ -21,7 +21,7 @@ def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> 
         name, _, value = setting.partition("=")
         if name not in FilterConfig.model_fields or not value:
             names = ", ".join(FilterConfig.model_fields)
-            raise InvalidInput(f"{setting!r} sets no filter: NAME=VALUE with one of {names}")
+            raise InvalidInput(f"{setting!r} is not NAME=VALUE, NAME one of: {names}")
         values[name] = _value(value, default=FilterConfig.model_fields[name].default)
     if blocklist is not None:
         values["blocklist"] = _read_lines(blocklist)

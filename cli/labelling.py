@@ -67,8 +67,8 @@ class _StalledRun:
         self._since_s = now_s if self._since_s is None else self._since_s
         if now_s - self._since_s >= STALLED_S:
             raise NotReady(
-                f"no dispatcher works on the run {status.run_id!r}: start one behind the gateway. "
-                "The run stays as it is and goes on then; follow it by "
+                f"no dispatcher is working on run {status.run_id!r}: start one at the gateway. "
+                "The run is kept and then resumes; to follow it, run "
                 f"`unspoken status {status.run_id} --watch --url URL`"
             )
 
@@ -100,7 +100,7 @@ def follow(
             except (DeadlineExceeded, NotReady, ServiceUnavailable):
                 if each_poll is None:
                     raise
-                progress.update(bar, description="waiting for the gateway, which is restarted")
+                progress.update(bar, description="waiting for the gateway to restart")
             else:
                 progress.update(
                     bar,
@@ -110,7 +110,7 @@ def follow(
                 )
                 if status.state in ENDED:
                     return status
-                reason = status.message.partition("; tries")[0]  # without the countdown
+                reason = status.message.partition("; retrying")[0]  # without the countdown
                 if reason and reason != told:
                     progress.console.print(escape_controls(status.message), markup=False)
                 told = reason
@@ -132,7 +132,7 @@ def describe(status: RunStatus) -> str:
     tail = f"; {status.message}" if status.message else ""
     if status.stalled_since_s is not None:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.stalled_since_s))
-        tail += f"; nothing works on it since {since}"
+        tail += f"; no dispatcher has worked on it since {since}"
     return escape_controls(f"{status.run_id}: {status.state}, {notice}{counts}{tail}")
 
 
@@ -162,13 +162,15 @@ def local_source(source: Path, *, pictures: Path | None = None) -> LocalSource:
     """
     path = source.expanduser().resolve()
     if not path.exists():
-        raise InvalidInput(f"{source} is neither a folder of pictures nor a table of their paths")
+        raise InvalidInput(
+            f"source {source} does not exist: give a folder of pictures, a tar or a table"
+        )
     data_dir = path if path.is_dir() else path.parent
     if pictures is None:
         return LocalSource(data_dir, path.relative_to(data_dir).as_posix())
     folder = pictures.expanduser().resolve()
     if not folder.is_dir():
-        raise InvalidInput(f"{pictures} is no folder of pictures")
+        raise InvalidInput(f"--pictures {pictures} is not a folder")
     data_dir = Path(os.path.commonpath([data_dir, folder]))
     below = [each.relative_to(data_dir).as_posix() for each in (path, folder)]
     return LocalSource(data_dir, *below)

@@ -47,7 +47,7 @@ from unspoken.wire.schemas import ENDED, RunStatus
 from worker.process.broker_url import check_broker_url
 
 app = typer.Typer(
-    help="Captions in, labelled detection dataset out.",
+    help="Build object-detection datasets from captioned pictures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,11 +63,13 @@ app.command("embed")(embed)
 
 console = PlainConsole(stderr=True)
 Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
-Url = Annotated[str | None, typer.Option("--url", help="Gateway of a stack that runs already.")]
+Url = Annotated[str | None, typer.Option("--url", help="URL of the gateway of a running stack.")]
 
 Pictures = Annotated[
     str | None,
-    typer.Option(help="Folder that a table's paths are seen from; its own otherwise."),
+    typer.Option(
+        help="Folder that a table's picture paths are relative to (default: the table's folder)."
+    ),
 ]
 
 
@@ -90,10 +92,12 @@ class Style(StrEnum):
 @app.command()
 def demo(
     *,
-    out: Annotated[Path, typer.Option(help="New or earlier demo folder.")] = Path("demo-out"),
+    out: Annotated[
+        Path, typer.Option(help="Output folder: new, or of an earlier demo, which is replaced.")
+    ] = Path("demo-out"),
     images: Annotated[int, typer.Option(min=1, max=10_000)] = 48,
-    seed: Annotated[int, typer.Option(help="Scenes of the demo; no training used these.")] = 7001,
-    exit_: Annotated[bool, typer.Option("--exit", help="End when the dataset is done.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes; training used others.")] = 7001,
+    exit_: Annotated[bool, typer.Option("--exit", help="Exit when the dataset is done.")] = False,
 ) -> None:
     """Compose captioned pictures, label them with the whole stack, and show the results."""
     run_demo(out, num_images=images, seed=seed, stay=not exit_, console=console)
@@ -104,10 +108,10 @@ def up(
     *,
     folder: Folder = Path("unspoken-data"),
     port: Annotated[
-        int, typer.Option(min=1, max=65531, help="The gateway's port; the others follow.")
+        int, typer.Option(min=1, max=65531, help="Port of the gateway; others use the next ones.")
     ] = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Chunks at a time.")] = 2,
-    broker_url: Annotated[str | None, typer.Option(help="A Redis that runs already.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of chunks processed at once.")] = 2,
+    broker_url: Annotated[str | None, typer.Option(help="URL of a running Redis.")] = None,
     data: MovedData = None,
 ) -> None:
     """Run all services, the dispatcher and a worker on this machine until Ctrl-C."""
@@ -125,12 +129,12 @@ def up(
         metrics_port=port + len(names),
         services_stop_s=DRAIN_S,
     )
-    resume = "runs go on at the next `unspoken up`; Ctrl-C again stops at once"
+    resume = "runs resume at the next `unspoken up`; press Ctrl-C again to stop at once"
     with running_stack(config, console, resume=resume) as stack:
         for name, url in stack.urls.items():
             console.print(f"{name:10} {url}   docs: {url}/docs")
         console.print(f"dispatcher http://127.0.0.1:{config.metrics_port}/metrics")
-        console.print(f"data folder {config.data_dir}; runs in {config.runs_dir}; Ctrl-C ends")
+        console.print(f"data folder {config.data_dir}; runs in {config.runs_dir}; Ctrl-C to stop")
         for each in list_runs(config.runs_dir):
             if each.state not in ENDED:
                 console.print(describe_start(each), markup=False)
@@ -143,45 +147,49 @@ def label(
         str, typer.Argument(help="Tar shards, a folder of pictures with captions, or a table.")
     ],
     *,
-    out: Annotated[Path, typer.Option(help="Workspace that the run goes to.")],
+    out: Annotated[Path, typer.Option(help="Workspace folder to write the run to.")],
     pictures: Pictures = None,
     url: Url = None,
     name: Annotated[str, typer.Option(help="The run's name in the workspace.")] = "labels",
     box_threshold: Annotated[
         str | None,
-        typer.Option(help="Lowest score of a named label, or 'auto': by the decoys, per source."),
+        typer.Option(
+            help="Minimum score of named labels, or 'auto': choose one per source by decoys."
+        ),
     ] = None,
     fdr: Annotated[
         float | None,
         typer.Option(
-            help="With 'auto': largest estimated share of labels found in vain; .1 if not given."
+            help="With --box-threshold auto: maximum estimated false-discovery rate (default: 0.1)."
         ),
     ] = None,
     template: Annotated[
         list[str] | None,
-        typer.Option(help="A template to ask; repeat for more. The service's own if not given."),
+        typer.Option(help="Prompt template; may be repeated (default: those of the llm service)."),
     ] = None,
     single_template_margin: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="What implied labels need more that one template alone proposed."
+            min=0, max=1, help="Extra score required of implied labels that one template proposed."
         ),
     ] = 0.0,
     crop_check: Annotated[
         bool,
         typer.Option(
             "--crop-check",
-            help="Drop boxes that a CLIP finds unlike their label; not in the small profile.",
+            help="Drop boxes whose content does not match their label, by CLIP (not in small).",
         ),
     ] = False,
-    decoys: Annotated[int, typer.Option(min=0, max=32, help="Absent phrases per picture.")] = 4,
+    decoys: Annotated[
+        int, typer.Option(min=0, max=32, help="Number of decoy phrases per picture.")
+    ] = 4,
     chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", help="NAME=VALUE or NAME=off; repeat for more."),
+        typer.Option("--filter", help="NAME=VALUE or NAME=off; may be repeated."),
     ] = None,
     blocklist: Annotated[
-        Path | None, typer.Option(help="Words that no caption may hold, one a line.")
+        Path | None, typer.Option(help="File of words that exclude a caption, one per line.")
     ] = None,
 ) -> None:
     """Label captioned pictures. Run the same command again to resume an interrupted run."""
@@ -217,7 +225,7 @@ def label(
         ended = earlier
     _finish(ended, advice=describe_ended(ended, out))
     if earlier is not None:
-        with console.status(f"comparing {source} with what was labelled"):
+        with console.status(f"comparing {source} with the labelled pictures"):
             changes = list(describe_changes(out, name, source=source))
         for line in changes:
             typer.echo(line)
@@ -225,25 +233,26 @@ def label(
 
 @app.command()
 def status(
-    run: Annotated[str | None, typer.Argument(help="A run; all when absent.")] = None,
+    run: Annotated[str | None, typer.Argument(help="Name of a run (default: all runs).")] = None,
     *,
     folder: Folder = Path("unspoken-data"),
     url: Url = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One line of JSON a run, or with --watch a change.")
+        bool,
+        typer.Option("--json", help="Print one line of JSON per run, or with --watch per change."),
     ] = False,
 ) -> None:
     """Show the progress of runs in a workspace on this machine, or of a gateway's runs."""
     if watch and run is None:
-        raise InvalidInput("--watch follows one run: name it")
+        raise InvalidInput("--watch needs the name of a run: unspoken status RUN --watch")
     with opened_runs(url, folder / "runs") as source:
         show_runs(source, run, watch=watch, as_json=as_json, resume=how_to_resume(url, folder))
 
 
 @app.command()
 def cancel(
-    run: Annotated[str, typer.Argument(help="A run that has not ended.")],
+    run: Annotated[str, typer.Argument(help="Name of a run that has not ended.")],
     *,
     folder: Folder = Path("unspoken-data"),
     url: Url = None,
@@ -258,7 +267,7 @@ def cancel(
 
 @app.command()
 def retry(
-    run: Annotated[str, typer.Argument(help="A run that has ended.")],
+    run: Annotated[str, typer.Argument(help="Name of a run that has ended.")],
     *,
     folder: Folder = Path("unspoken-data"),
     data: MovedData = None,
@@ -272,7 +281,7 @@ def retry(
         return
     check_has_failures(folder / "runs", run)
     config = replace(_any_ports(folder, data_dir=folder / "data"), moved_data_dir=data)
-    resume = f"`unspoken up --dir {folder}` resumes"
+    resume = f"run `unspoken up --dir {folder}` to resume"
     with running_stack(config, console, resume=resume) as stack:
         runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
         created = runs.retry_failed(run)
@@ -281,18 +290,20 @@ def retry(
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(help="A picture: JPEG, PNG or WEBP.")],
-    texts: Annotated[list[str], typer.Argument(help="What to look for.")],
+    image: Annotated[Path, typer.Argument(help="Picture file: JPEG, PNG or WEBP.")],
+    texts: Annotated[list[str], typer.Argument(help="Texts to search for.")],
     *,
     url: Annotated[
-        str | None, typer.Option("--url", help="A gateway or segmenter; else in this process.")
+        str | None, typer.Option("--url", help="URL of a gateway or segmenter (default: run here).")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the overlay and the JSON.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder for the overlay and the JSON.")] = Path(),
     method: Annotated[
-        Way, typer.Option(help="bank, detector, or auto: the detector where there is one.")
+        Way, typer.Option(help="Query method; auto uses the detector if there is one.")
     ] = Way.auto,
     threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Masks of a text at most.")] = 20,
+    top_k: Annotated[
+        int, typer.Option(min=1, max=1000, help="Maximum number of masks per text.")
+    ] = 20,
 ) -> None:
     """Segment what texts name in a picture; write an overlay of the masks and a JSON reply."""
     with reached_segmenter(url) as segmenter:
@@ -307,7 +318,7 @@ def segment(
         )
     for line in describe_reply(reply):
         say(line)
-    typer.echo(f"wrote {out / image.stem}-masks.png and the same as .json")
+    typer.echo(f"wrote {out / image.stem}-masks.png and {out / image.stem}-masks.json")
 
 
 @app.command()
@@ -317,9 +328,9 @@ def world(
     scenes: Annotated[int, typer.Option(min=1)] = 1000,
     seed: Annotated[int, typer.Option()] = 0,
     unlabelled: Annotated[
-        int | None, typer.Option(min=0, help="Pictures of the SA-1B folder; a quarter otherwise.")
+        int | None, typer.Option(min=0, help="Pictures of the SA-1B folder (default: scenes / 4).")
     ] = None,
-    styles: Annotated[list[Style] | None, typer.Option("--style", help="Repeat for more.")] = None,
+    styles: Annotated[list[Style] | None, typer.Option("--style", help="May be repeated.")] = None,
 ) -> None:
     """Write a small world: img2dataset shards, an SA-1B folder, and a contact sheet."""
     # Imported here, because only this command needs the art packages.
@@ -328,23 +339,23 @@ def world(
     chosen = tuple(str(style) for style in styles or (Style.twemoji, Style.fluent))
     with console.status(f"composing {scenes} scenes"):
         tars = write_world(out, num_scenes=scenes, seed=seed, num_sa1b=unlabelled, styles=chosen)
-    typer.echo(f"{len(tars)} shards in {out / 'shards'}; look at {out / 'contact-sheet.jpg'}")
+    typer.echo(f"wrote {len(tars)} shards to {out / 'shards'} and {out / 'contact-sheet.jpg'}")
 
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="Who is to have it: it stands in the log.")],
+    name: Annotated[str, typer.Argument(help="Name of the key's owner, for the logs.")],
     *,
     per_minute: Annotated[
-        int | None, typer.Option(min=0, help="Requests a minute; 0 for no limit.")
+        int | None, typer.Option(min=0, help="Requests per minute; 0 for no limit.")
     ] = None,
 ) -> None:
     """Create an API key. It is shown only once, because services store only its digest."""
     made = new_key()
     entry = f"{name}:{key_sha256(made)}" + ("" if per_minute is None else f":{per_minute}")
     parse_keys(entry, requests_per_minute=0)
-    typer.echo(f"UNSPOKEN_CLIENT_KEY={made}      # for who asks")
-    typer.echo(f"UNSPOKEN_API_KEYS={entry}      # for the services; more are apart by blanks")
+    typer.echo(f"UNSPOKEN_CLIENT_KEY={made}      # for clients")
+    typer.echo(f"UNSPOKEN_API_KEYS={entry}      # for services; separate several keys by spaces")
 
 
 @app.command("settings")
@@ -355,7 +366,7 @@ def print_settings() -> None:
 
 @weights_app.command("fetch")
 def fetch_weights(
-    profile: Annotated[str, typer.Argument(help="A profile of models.yaml: small, base, thesis.")],
+    profile: Annotated[str, typer.Argument(help="Profile of models.yaml: small, base or thesis.")],
 ) -> None:
     """Download a profile's model files and check their hashes; services never download files."""
     settings = WeightsSettings()
@@ -380,7 +391,7 @@ def fetch_weights(
         )
     typer.echo(
         f"profile {profile}: {len(report.fetched)} files fetched, "
-        f"{len(report.present)} were there; all hashes are right"
+        f"{len(report.present)} already present; all hashes match"
     )
 
 
@@ -406,8 +417,8 @@ def _follow_there(client: Client, run_id: str, url: str) -> RunStatus:
         return follow(lambda: client.runs.read(run_id), console)
     except KeyboardInterrupt:
         console.print(
-            f"the run goes on at the gateway: `unspoken status {run_id} --url {redact(url)} "
-            "--watch` follows it",
+            "the run continues at the gateway; to follow it, run "
+            f"`unspoken status {run_id} --url {redact(url)} --watch`",
             markup=False,
             soft_wrap=True,
         )

@@ -19,7 +19,7 @@ MovedData = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder that the runs' sources are in now, if they were moved since.",
+        help="Folder that now contains the runs' sources, if they were moved.",
         exists=True,
         file_okay=False,
     ),
@@ -27,14 +27,14 @@ MovedData = Annotated[
 
 
 def verify(
-    run: Annotated[str, typer.Argument(help="A run of a workspace on this machine.")],
+    run: Annotated[str, typer.Argument(help="Name of a run in a local workspace.")],
     *,
     folder: Folder = Path("unspoken-data"),
     source: Annotated[
-        bool, typer.Option("--source", help="Read the run's source and hash it, too.")
+        bool, typer.Option("--source", help="Also read the run's source and check its hashes.")
     ] = False,
     data: MovedData = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check the hashes of a run's plan, records and shards; exit code 1 if any is wrong."""
     runs_dir = folder / "runs"
@@ -49,17 +49,19 @@ def verify(
         typer.echo(
             f"{verdict.run_id}: {verdict.state}, {verdict.chunks_committed} of "
             f"{verdict.chunks_total} chunks committed with {verdict.rows} rows; {files}, records "
-            + ("and shards are right" if verdict.is_right else "or shards are wrong, see above")
+            + ("and shards are valid" if verdict.is_right else "or shards are damaged, see above")
         )
     if not verdict.is_right:
         raise typer.Exit(1)
 
 
 def fork(
-    run: Annotated[str, typer.Argument(help="A run, ended or not.")],
+    run: Annotated[str, typer.Argument(help="Name of a run, ended or not.")],
     *,
     folder: Folder = Path("unspoken-data"),
-    url: Annotated[str | None, typer.Option("--url", help="Gateway of a stack that runs.")] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="URL of the gateway of a running stack.")
+    ] = None,
 ) -> None:
     """Queue a new run with the same request, labelled by the models and prompts served now.
 

@@ -102,7 +102,7 @@ def describe_reply(reply: SegmentReply) -> list[str]:
     lines = []
     for result in reply.results:
         if result.error is not None:
-            lines.append(f"{result.text}: not asked: {result.error.message}")
+            lines.append(f"{result.text}: not answered: {result.error.message}")
             continue
         scores = ", ".join(f"{instance.score:.2f}" for instance in result.instances[:5])
         found = f"{len(result.instances)} found: {scores}" if scores else "none found"
@@ -124,7 +124,7 @@ def _segmenter_here() -> Segmenter:
     if entry is None and settings.weights is None:
         raise Conflict(
             f"the profile {settings.profile} has no segmenter: choose another "
-            "(UNSPOKEN_PROFILE), or give weights (SEGMENTER_WEIGHTS)"
+            "(UNSPOKEN_PROFILE), or set SEGMENTER_WEIGHTS"
         )
     detector = None
     if settings.detector_url is None:

@@ -28,7 +28,7 @@ def settings_table() -> str:
     lines = [
         "# Settings",
         "",
-        "Read from the environment once, when a process starts. `unspoken settings` prints this.",
+        "Processes read them from the environment at start. `unspoken settings` prints this.",
     ]
     shared = dict(_names(ProcessSettings))
     lines += ["", "## every process", *_rows(ProcessSettings, shared)]

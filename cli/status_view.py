@@ -27,7 +27,7 @@ from unspoken.wire.schemas import ENDED, RunStatus
 POLL_S = 0.5
 # Watching a stalled run ends after this time. It is not zero, because the stack may be restarting.
 PATIENCE_S = 60.0
-RESUME = "start a dispatcher and a worker where the runs folder is"
+RESUME = "start a dispatcher and a worker with this runs folder"
 BAR_WIDTH = 40
 
 
@@ -93,7 +93,7 @@ def opened_runs(url: str | None, runs_dir: Path) -> Iterator[Runs]:
 def how_to_resume(url: str | None, folder: Path) -> str:
     """Return advice on how to resume a stalled run of a gateway or a workspace."""
     if url is not None:
-        return f"start the dispatcher and a worker behind {url}"
+        return f"start the dispatcher and a worker of {url}"
     return f"to resume, run `unspoken up --dir {folder}`, or the same `unspoken label` again"
 
 
@@ -217,7 +217,7 @@ def _pace(status: RunStatus) -> Iterator[str]:
     if status.state == "running" and status.seconds_left is not None:
         yield f"{duration(status.seconds_left)} left"
     if status.chunks_total:
-        in_work = f", {status.chunks_leased} in work" if status.chunks_leased else ""
+        in_work = f", {status.chunks_leased} in progress" if status.chunks_leased else ""
         yield f"chunks {status.chunks_done} of {status.chunks_total}{in_work}"
         yield f"{status.attempts} attempts"
 
@@ -225,7 +225,7 @@ def _pace(status: RunStatus) -> Iterator[str]:
 def _stages(status: RunStatus) -> Table:
     table = Table.grid(padding=(0, 2))
     for stage, share in stage_shares(status.timings_ms).items():
-        mark = "holds the run back" if stage == status.bottleneck else ""
+        mark = "limits the speed" if stage == status.bottleneck else ""
         bar = ProgressBar(total=1, completed=share, width=BAR_WIDTH)
         name = f"waiting for {stage.removesuffix('_wait')}" if is_wait(stage) else stage
         table.add_row(Text(escape_controls(name)), Text(f"{share:.0%}", justify="right"), bar, mark)
@@ -247,7 +247,7 @@ def _notes(status: RunStatus, resume: str) -> Iterator[str]:
     if status.message:
         yield status.message
     if status.bottleneck == "workers":
-        yield "chunks wait, and no worker takes one: is a worker up, and does it reach Redis?"
+        yield "no worker takes the waiting chunks: check that a worker runs and reaches Redis"
     if status.stalled_since_s is not None:
         yield f"{_stalled(status)}; {resume}"
 
@@ -255,4 +255,4 @@ def _notes(status: RunStatus, resume: str) -> Iterator[str]:
 def _stalled(status: RunStatus) -> str:
     silent_s = max(0.0, time.time() - (status.stalled_since_s or 0.0))
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.stalled_since_s))
-    return f"nothing has worked on this run for {duration(silent_s)}, since {when}"
+    return f"no dispatcher has worked on this run for {duration(silent_s)}, since {when}"

@@ -32,7 +32,7 @@ def earlier_run(workspace: Path, there: LocalSource, request: RunRequest) -> Run
         status = read_status(workspace / "runs", request.run_id or "")
         told = "; ".join(_by_option(field, words) for field, words in differences.items())
         raise Conflict(
-            f"{workspace} holds the run {status.run_id!r} ({status.state}, {status.done} of "
+            f"{workspace} contains the run {status.run_id!r} ({status.state}, {status.done} of "
             f"{status.total} pictures): {told}. Choose another folder with --out, or another name "
             "in this one with --name"
         ) from error
@@ -41,9 +41,9 @@ def earlier_run(workspace: Path, there: LocalSource, request: RunRequest) -> Run
 def describe_ended(status: RunStatus, workspace: Path) -> str | None:
     """Return advice on a run that was cancelled or has failed; None for any other run."""
     if status.state == "cancelled":
-        return f"`unspoken fork {status.run_id} --dir {workspace}` starts the same run anew"
+        return f"`unspoken fork {status.run_id} --dir {workspace}` starts the same run again"
     if status.state == "failed":
-        return "mend the cause, then label under another name with --name"
+        return "fix the cause, then label under another name with --name"
     return None
 
 
@@ -56,7 +56,7 @@ def describe_changes(workspace: Path, run_id: str, *, source: str) -> Iterator[s
     changes = compare_source(runs_dir / run_id, locate_source(run, runs_dir=runs_dir))
     if not changes:
         return
-    yield f"{source} is not what this run labelled: {_counts(changes)} since it was planned."
+    yield f"{source} has changed since this run: {_counts(changes)} since it was planned."
     name = _free_name(runs_dir, run_id)
     yield (
         "The dataset does not contain these changes. To label the source as it is now: "

@@ -61,7 +61,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     config = StackConfig(folder=out, data_dir=data_dir, runs_dir=out / "runs")
     if not stay:
         config = replace(config, ports=dict.fromkeys(config.ports, 0))
-    with running_stack(config, console, resume="the same command starts the demo anew") as stack:
+    with running_stack(config, console, resume="run the same command to restart the demo") as stack:
         runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
         started = time.monotonic()
         runs.create(RunRequest(source="shards", run_id=RUN_ID))
@@ -74,7 +74,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
             rows, data_dir / "shards", out / "queries", url=stack.urls["gateway"], console=console
         )
         if stay:
-            console.print("the stack stays up; Ctrl-C ends it:")
+            console.print("the stack is still running; Ctrl-C to stop:")
             for name, url in stack.urls.items():
                 console.print(f"  {name:10} {url}/docs")
             stack.watch()
@@ -129,10 +129,10 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
         facts.add_row(name, str(value))
     console.print(facts)
     console.print(f"pictures with boxes   {out / 'pictures'} ({len(pictures)}), e.g. {pictures[0]}")
-    console.print(f"dataset and its card  {out / 'runs' / RUN_ID / 'dataset'}")
+    console.print(f"dataset and card      {out / 'runs' / RUN_ID / 'dataset'}")
     console.print(f"summary               {out / 'summary.json'}")
-    console.print(f"a page to look at     {out / 'report' / PAGE_FILE}")
-    console.print(f"proposed in vain      {out / BIAS_FILE}")
+    console.print(f"HTML report           {out / 'report' / PAGE_FILE}")
+    console.print(f"labels never found    {out / BIAS_FILE}")
     return rows
 
 
@@ -140,7 +140,9 @@ def _clear(out: Path) -> None:
     """Remove an earlier demo. Raises Conflict if the folder contains anything else."""
     if out.exists() and any(out.iterdir()):
         if not (out / MARK).exists():
-            raise Conflict(f"{out} holds something that is no demo; name another folder with --out")
+            raise Conflict(
+                f"{out} contains files of something else; choose another folder with --out"
+            )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()

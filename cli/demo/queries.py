@@ -36,10 +36,10 @@ def ask_for_words(
     words = [*words_of(row)[:MAX_WORDS], ABSENT]
     with reached_segmenter(url) as segmenter:
         reply = segment_file(picture, words, out=out, segmenter=segmenter)
-    console.print(f"asked {picture.name} ('{row.caption}') for words over HTTP:")
+    console.print(f"text queries over HTTP for {picture.name} ('{row.caption}'):")
     for line in describe_reply(reply):
         console.print(f"  {line}")
-    console.print(f"masks drawn           {out / picture.stem}-masks.png")
+    console.print(f"masks                 {out / picture.stem}-masks.png")
 
 
 def words_of(row: Row) -> list[str]:

@@ -16,7 +16,7 @@ def label_table(rows: Sequence[Row]) -> Table:
     kept = [annotation for row in rows for annotation in row.kept]
     named = Counter(each.label for each in kept if each.named)
     implied = Counter(each.label for each in kept if not each.named)
-    table = Table(title="what captions named, and what was implied and found")
+    table = Table(title="labels of kept boxes: named by a caption, or implied")
     table.add_column("label")
     table.add_column("named", justify="right")
     table.add_column("implied", justify="right")
@@ -46,7 +46,7 @@ def source_table(rows: Iterable[Row]) -> Table:
                 counts[source, "named" if candidate.named else "implied"] += 1
                 counts[source, "found"] += candidate.id in row.found
     shown = ("named", "implied", "found", "rejected")
-    table = Table(title="where phrases came from")
+    table = Table(title="phrases by source")
     table.add_column("source")
     for name in shown:
         table.add_column(name, justify="right")
@@ -62,8 +62,8 @@ def phrase_table(rows: Sequence[Row]) -> Table | None:
     if not labelled:
         return None
     row = max(labelled, key=_num_kinds)
-    table = Table(title=f"one picture's phrases: {row.caption!r} ({row.key})")
-    for name in ("phrase", "is", "from", "became"):
+    table = Table(title=f"phrases of one picture: {row.caption!r} ({row.key})")
+    for name in ("phrase", "kind", "sources", "result"):
         table.add_column(name)
     asked = sorted(
         (each for each in row.candidates if not each.decoy), key=lambda each: _order(each, row)
@@ -104,7 +104,7 @@ def _fate(candidate: Candidate, row: Row) -> str:
     if boxes:
         return f"{len(boxes)} found, best {max(each.score for each in boxes):.2f}"
     if candidate.id in row.found:
-        return "found, under another label"
+        return "found, merged into another label"
     if mine:
         best = max(mine, key=lambda each: each.score)
         return f"not kept: {best.drop_reason}, {best.score:.2f}"

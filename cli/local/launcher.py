@@ -270,11 +270,11 @@ def _check_ports(ports: Mapping[str, int]) -> None:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
                 why = (
-                    "is in use, perhaps by another stack"
+                    "is already in use, perhaps by another stack"
                     if error.errno == errno.EADDRINUSE
                     else f"cannot be used: {error.strerror}"
                 )
                 raise InvalidInput(
-                    f"port {port}, meant for {name}, {why}: stop the other program, or choose "
+                    f"port {port} for {name} {why}: stop the other program, or choose "
                     "other ports (`unspoken up --port`)"
                 ) from error

@@ -57,7 +57,7 @@ def test_the_command_prewarms_a_service(folder):
             text=True,
         )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "3 pictures: 2 encoded, 0 were there, 1 left out\n"
+    assert done.stdout == "3 pictures: 2 encoded, 0 already cached, 1 skipped\n"
     assert "c.jpg" in done.stderr and fake.num_embedded == 2
 
 
@@ -65,7 +65,7 @@ def test_the_command_fills_the_disk_tier_with_the_small_weights(folder, tmp_path
     command = [sys.executable, "-m", "cli.main", "embed", str(folder)]
     nowhere = subprocess.run(command, capture_output=True, text=True)
     assert nowhere.returncode == 2 and "SEGMENTER_DISK_CACHE_DIR" in nowhere.stderr
-    for counted in ("2 encoded, 0 were there", "0 encoded, 2 were there"):
+    for counted in ("2 encoded, 0 already cached", "0 encoded, 2 already cached"):
         done = subprocess.run(
             [*command, "--cache", str(tmp_path / "disk")],
             capture_output=True,

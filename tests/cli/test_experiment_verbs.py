@@ -18,8 +18,10 @@ def test_help_tells_the_sizes_and_where_it_writes(monkeypatch):
 @pytest.mark.parametrize(
     ("option", "name", "content", "message"),
     [
-        pytest.param("--vocabulary", "none.txt", None, "no vocabulary", id="absent-vocabulary"),
-        pytest.param("--vocabulary", "empty.txt", " \n", "holds no label", id="empty-vocabulary"),
+        pytest.param("--vocabulary", "none.txt", None, "cannot be read", id="absent-vocabulary"),
+        pytest.param(
+            "--vocabulary", "empty.txt", " \n", "contains no labels", id="empty-vocabulary"
+        ),
         pytest.param("--write-readme", "page.md", "no marks", "each once", id="page-without-marks"),
         pytest.param("--data", "none", None, "must hold one instances", id="no-data"),
     ],

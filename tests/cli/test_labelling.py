@@ -37,7 +37,7 @@ def test_what_is_not_there_is_said_before_anything_starts(tmp_path, pictures):
     (tmp_path / "table.csv").write_text("path,text\n")
     with pytest.raises(InvalidInput):
         local_source(tmp_path / "nothing.csv")
-    with pytest.raises(InvalidInput, match="no folder of pictures"):
+    with pytest.raises(InvalidInput, match="is not a folder"):
         local_source(tmp_path / "table.csv", pictures=tmp_path / pictures)
 
 
@@ -107,14 +107,14 @@ def console(monkeypatch):
 def test_a_message_of_a_run_is_shown_once_however_its_seconds_count_down(console):
     gateway = Gateway(
         status_of("planned", "reads the source, to plan"),
-        status_of("running", "paused: detector service [x]; tries one chunk in 9 s"),
-        status_of("running", "paused: detector service [x]; tries one chunk in 8 s"),
+        status_of("running", "paused: detector service [x]; retrying one chunk in 9 s"),
+        status_of("running", "paused: detector service [x]; retrying one chunk in 8 s"),
         status_of("done", "over"),
     )
     assert follow(gateway.read, console).state == "done"
     shown = console.file.getvalue()
     assert shown.count("reads the source, to plan") == 1
-    assert shown.count("paused: detector service [x]; tries one chunk in 9 s") == 1
+    assert shown.count("paused: detector service [x]; retrying one chunk in 9 s") == 1
     assert "in 8 s" not in shown
 
 
@@ -133,7 +133,7 @@ def test_a_gateway_elsewhere_that_is_away_ends_the_following(console):
 def test_a_run_elsewhere_on_which_nothing_works_ends_the_following(console, monkeypatch):
     monkeypatch.setattr("cli.labelling.STALLED_S", 0.0)
     stalled = status_of("planned").model_copy(update={"stalled_since_s": 1.0})
-    with pytest.raises(NotReady, match="no dispatcher works on the run 'r'"):
+    with pytest.raises(NotReady, match="no dispatcher is working on run 'r'"):
         follow(Gateway(status_of("planned"), stalled, status_of("done")).read, console)
     own = Gateway(stalled, status_of("done"))  # its dispatcher is restarted
     assert follow(own.read, console, each_poll=lambda: None).state == "done"

@@ -335,7 +335,7 @@ def config_of(folder: Path, **ports: int) -> StackConfig:
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_started(tmp_path, listening):
     with (
-        pytest.raises(InvalidInput, match=f"port {listening}, meant for llm, is in use"),
+        pytest.raises(InvalidInput, match=f"port {listening} for llm is already in use"),
         Stack(config_of(tmp_path / "w", llm=listening)),
     ):
         pass
@@ -350,7 +350,7 @@ def test_a_second_up_is_refused_with_the_port_and_what_to_do(tmp_path, listening
     )
     assert done.returncode == 2
     told = " ".join(done.stderr.split())
-    assert f"port {listening}, meant for gateway, is in use" in told and "--port" in told
+    assert f"port {listening} for gateway is already in use" in told and "--port" in told
 
 
 def test_only_the_process_that_listens_on_a_port_is_taken_for_its_owner(listening):
@@ -386,7 +386,7 @@ def test_every_verb_has_a_help_text():
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        pytest.param(["label", "/nowhere", "--out", "x"], 2, "neither a folder", id="no-source"),
+        pytest.param(["label", "/nowhere", "--out", "x"], 2, "does not exist", id="no-source"),
         pytest.param(["status", "absent", "--dir", "/nowhere"], 1, "no run", id="no-run"),
         pytest.param(["status", "--url", "http://127.0.0.1:9"], 1, "unspoken up", id="no-gateway"),
         pytest.param(["export", "coco", "/nowhere", "--out", "x"], 1, "", id="no-dataset"),

@@ -47,17 +47,19 @@ def test_a_run_is_told_with_counts_pace_and_what_holds_it_back():
     text = printed(status())
     for told in (
         "1204 of 5000 pictures", "1100 labelled", "96 dropped (duplicate 3, language 93)",
-        "8 failed (engine_failure 8)", "3.40 pictures/s", "19 min left", "150 of 625", "4 in work",
-        "153 attempts",
+        "8 failed (engine_failure 8)", "3.40 pictures/s", "19 min left", "150 of 625",
+        "4 in progress", "153 attempts",
     ):  # fmt: skip
         assert told in text
-    (held_back,) = [line for line in text.splitlines() if "holds the run back" in line]
+    (held_back,) = [line for line in text.splitlines() if "limits the speed" in line]
     assert held_back.startswith("detect") and "60%" in held_back
 
 
 def test_a_run_that_stands_says_why():
-    assert "no worker takes one" in printed(status(bottleneck="workers", timings_ms={}))
-    assert "nothing has worked on this run for 10 min" in printed(
+    assert "no worker takes" in printed(
+        status(bottleneck="workers", timings_ms={})
+    )
+    assert "no dispatcher has worked on this run for 10 min" in printed(
         status(stalled_since_s=time.time() - 600)
     )
     assert "waits: no broker" in printed(status(message="waits: no broker"))
@@ -113,10 +115,13 @@ def test_a_run_without_a_dispatcher_says_since_when_and_how_to_resume(folder, ki
     stop_the_dispatcher(folder, killed=killed)
     shown = CliRunner().invoke(app, ["status", "r", "--dir", str(folder)]).output
     shown = " ".join(shown.split())
-    assert "nothing has worked on this run for 10 min, since 20" in shown
+    assert "no dispatcher has worked on this run for 10 min, since 20" in shown
     assert f"unspoken up --dir {folder}" in shown
-    assert "left" not in shown and "in work" not in shown and "pictures/s" not in shown
-    assert "nothing works on it" in CliRunner().invoke(app, ["status", "--dir", str(folder)]).output
+    assert "left" not in shown and "in progress" not in shown and "pictures/s" not in shown
+    assert (
+        "no dispatcher has worked on it"
+        in CliRunner().invoke(app, ["status", "--dir", str(folder)]).output
+    )
 
 
 @pytest.mark.parametrize("age_s", [0, 10, -3600], ids=["now", "a-while", "clock-set-back"])
@@ -142,7 +147,7 @@ def test_watching_a_run_without_a_dispatcher_ends_and_says_so(
         options = ["--json"] if as_json else []
         result = CliRunner().invoke(app, ["status", "r", "--watch", *options, *where])
     assert isinstance(result.exception, NotReady) and len(result.output.splitlines()) == 1
-    assert "nothing has worked on this run for 10 min" in result.exception.message
+    assert "no dispatcher has worked on this run for 10 min" in result.exception.message
     assert ("dispatcher" if over_http else "unspoken up") in result.exception.message
 
 
@@ -169,7 +174,7 @@ def test_one_run_is_shown_in_full_and_all_runs_a_line_each(folder):
     write_status(folder / "runs", status())
     arguments = ["status", "--dir", str(folder)]
     one = CliRunner().invoke(app, ["status", "r", "--dir", str(folder)])
-    assert "holds the run back" in one.output
+    assert "limits the speed" in one.output
     listed = CliRunner().invoke(app, arguments)
     assert listed.output.startswith("r: running, 1204 of 5000 pictures")
     (line,) = CliRunner().invoke(app, [*arguments, "--json"]).output.splitlines()

@@ -38,12 +38,12 @@ def test_half_troubles_pause_the_run_and_the_pauses_grow():
     assert not timed.breaker.is_open
     timed.meet()
     assert timed.breaker.num_messages() == 0
-    assert timed.breaker.message == "paused: the detector loads; tries one chunk in 2 s"
+    assert timed.breaker.message == "paused: the detector loads; retrying one chunk in 2 s"
     timed.now_s = 2.0
     assert timed.breaker.num_messages() == 1
     timed.breaker.note_published()
     assert timed.breaker.num_messages() == 0
-    assert "tries one chunk now, another in 30 s" in timed.breaker.message
+    assert "retrying one chunk now, another in 30 s" in timed.breaker.message
     timed.meet()
     timed.now_s = 5.9
     assert timed.breaker.num_messages() == 0

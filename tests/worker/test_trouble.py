@@ -33,7 +33,7 @@ def test_a_run_whose_service_is_away_pauses_and_a_probe_ends_the_pause(tmp_path)
         stage.time_s += 11.0
         stage.dispatcher.tick()
     message = read_status(stage.runs_dir, "r").message
-    assert message.startswith("paused: loading; tries one chunk")
+    assert message.startswith("paused: loading; retrying one chunk")
     stage.publisher.messages.clear()
     stage.time_s += 120.0
     stage.dispatcher.tick()

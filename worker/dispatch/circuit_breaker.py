@@ -50,9 +50,9 @@ class CircuitBreaker:
             return ""
         left_s = max(0.0, self._try_s - self._clock())
         if self._probing:
-            then = f"tries one chunk now, another in {left_s:.0f} s unless it is done by then"
+            then = f"retrying one chunk now, another in {left_s:.0f} s unless it succeeds"
         else:
-            then = f"tries one chunk in {left_s:.0f} s"
+            then = f"retrying one chunk in {left_s:.0f} s"
         return f"paused: {self._trouble.message}; {then}"
 
     def note(self, *, num_commits: int, trouble: Trouble | None) -> None:
