@@ -146,7 +146,7 @@ def load_hub_detector(
         tokenizer = AutoTokenizer.from_pretrained(folder)
         processor = AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InvalidConfig(f"{folder} is no Grounding-DINO of transformers: {error}") from error
+        raise InvalidConfig(f"{folder} is not a Grounding-DINO of transformers: {error}") from error
     absent = sorted(
         str(name)
         for name in (*report["missing_keys"], *report["mismatched_keys"])

@@ -113,7 +113,7 @@ def create_app(settings: GatewaySettings, *, passing: Proxy | None = None) -> Fa
         "/runs/{run_id}/events",
         tags=["runs"],
         response_class=EventSourceResponse,
-        responses={204: {"description": "Last-Event-ID is the run's end: ask no more"}},
+        responses={204: {"description": "Last-Event-ID is the run's last event: do not reconnect"}},
     )
     async def events(run_id: RunId, last_event_id: LastEventId = None) -> Response:
         """Stream the run's status as server-sent events.

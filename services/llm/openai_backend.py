@@ -113,5 +113,5 @@ def _answer_of(
         answer, _ = cut_answer(text)
         values = [float(value) for value in logprobs if value is not None]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ServiceUnavailable("the language model answered something else") from error
+        raise ServiceUnavailable("the language model returned an invalid reply") from error
     return Answer(answer, mean_logprob=sum(values) / len(values) if values else None)

@@ -42,7 +42,7 @@ class _Entry(BaseModel):
             raise ValueError("wants {caption} or {a_noun}, once")
         if not form.endswith(":"):
             # A space after the colon would be a token of its own, and no answer starts after it.
-            raise ValueError("must end in a colon, without a blank behind it")
+            raise ValueError("must end in a colon, without a space after it")
         return form
 
 
@@ -69,14 +69,14 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"{path}: no file of templates can be read here: {error}") from error
+        raise InvalidConfig(f"{path}: the template file cannot be read: {error}") from error
 
 
 def _parse(text: str, *, source: str) -> dict[str, Template]:
     try:
         entries = _ENTRIES.validate_python(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise InvalidConfig(f"{source}: this is no YAML: {error}") from error
+        raise InvalidConfig(f"{source}: this is not YAML: {error}") from error
     except ValidationError as error:
         problems = map(_described, error.errors()[:5])
         raise InvalidConfig(f"{source}: {'; '.join(problems)}") from error

@@ -71,8 +71,8 @@ def crop_router(
         """Return for each crop the rank of its label among all labels; 1 is the best."""
         if flow is None:
             raise Conflict(
-                f"the text encoder of this profile, {text_encoder}, knows no pictures: crops are "
-                "checked by one that is a CLIP, as in the profile base (UNSPOKEN_PROFILE=base)"
+                f"the text encoder of this profile, {text_encoder}, cannot encode pictures: use a "
+                "profile with a CLIP to check crops, such as base (UNSPOKEN_PROFILE=base)"
             )
         timings = Timings()
         with timings.measure("decode"):

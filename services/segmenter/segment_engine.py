@@ -265,7 +265,7 @@ class SegmentEngine(StagedSegmenter[CachedImage]):
             return "bank"
         if self._detector is None:
             raise Conflict(
-                "method 'detector' is not possible: this service knows no detector "
+                "method 'detector' is not possible: this service has no detector "
                 "(SEGMENTER_DETECTOR_URL)",
                 details={"setting": "SEGMENTER_DETECTOR_URL"},
             )

@@ -266,8 +266,8 @@ def segment_router(flow: SegmentFlow | None, *, fetcher: Fetcher | None = None) 
     def served() -> SegmentFlow:
         if flow is None:
             raise Conflict(
-                "this profile has no segmenter: choose one that has (UNSPOKEN_PROFILE), or give "
-                "weights (SEGMENTER_WEIGHTS)"
+                "this profile has no segmenter: choose one that has (UNSPOKEN_PROFILE), or set "
+                "SEGMENTER_WEIGHTS"
             )
         return flow
 

@@ -180,7 +180,7 @@ class StagedSegmenter(ABC, Generic[Entry]):
         was_on_disk = self.disk is not None and self.disk.remove(resolved)
         was_in_memory = self.cache.remove(resolved)
         if not (was_on_disk or was_in_memory):
-            raise NotFound(f"no picture {image_id!r} is held here (any more): nothing to delete")
+            raise NotFound(f"no picture {image_id!r} is cached: nothing to delete")
 
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
         """See unspoken.ports.Segmenter."""
@@ -282,7 +282,7 @@ class StagedSegmenter(ABC, Generic[Entry]):
 
 def unknown_image(id_or_name: str) -> NotFound:
     """Return the error for an image that is in neither memory nor disk."""
-    return NotFound(f"no picture {id_or_name!r} is held here (any more): send it again")
+    return NotFound(f"no picture {id_or_name!r} is cached: send it again")
 
 
 HIT = CacheState(hit=True, tier="memory")

@@ -68,7 +68,7 @@ def _image(upload: Upload) -> Asked:
         upload.refuse_unknown({"name"})
         asked = _form_image(upload)
     if asked.image_id is not None:
-        raise InvalidInput("send the picture itself; GET /images/{id} tells whether one is held")
+        raise InvalidInput("send the picture itself; GET /images/{id} tells whether it is cached")
     return asked
 
 

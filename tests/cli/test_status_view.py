@@ -56,9 +56,7 @@ def test_a_run_is_told_with_counts_pace_and_what_holds_it_back():
 
 
 def test_a_run_that_stands_says_why():
-    assert "no worker takes" in printed(
-        status(bottleneck="workers", timings_ms={})
-    )
+    assert "no worker takes" in printed(status(bottleneck="workers", timings_ms={}))
     assert "no dispatcher has worked on this run for 10 min" in printed(
         status(stalled_since_s=time.time() - 600)
     )

@@ -75,7 +75,7 @@ def test_members_before_a_tear_and_hard_links_are_found_by_name(tmp_path):
 
 def test_a_tar_that_is_none_has_no_pictures(tmp_path):
     (tmp_path / "t.tar").write_bytes(b"no tar" * 200)
-    with pytest.raises(NotFound, match="no tar that can be read"):
+    with pytest.raises(NotFound, match="not a readable tar"):
         PictureFiles(tmp_path).read(Place("t.tar", "a.jpg"))
 
 

@@ -139,7 +139,7 @@ def test_who_sends_no_whole_header_is_told_so_and_closed():
     with served(header_timeout_s=0.2) as (port, connections, _):
         with connect(port, HALF_A_HEADER) as late:
             answered = everything(late)
-            assert b" 408 " in answered and b"no whole request" in answered
+            assert b" 408 " in answered and b"request was not complete" in answered
         with connect(port) as silent:
             assert everything(silent) == b""
         wait_for(lambda: len(connections) == 0)

@@ -152,7 +152,7 @@ def test_a_key_that_a_service_behind_rejects_is_a_502_and_never_the_callers_401(
 
     @app.get("/behind")
     async def behind() -> None:
-        raise Unauthorized("/detect: this API key is not known here")
+        raise Unauthorized("/detect: this service does not know this API key")
 
     with ready_client(app) as client:
         refused = client.get("/behind")

@@ -75,7 +75,7 @@ def test_a_picture_that_breaks_the_service_is_a_row_after_three_tries(tmp_path):
     def crash(picture, phrases):
         if "kitten" in phrases:
             asked.append(phrases)
-            raise ServiceUnavailable("/detect broke off")
+            raise ServiceUnavailable("/detect: the connection was lost")
 
     stage = Stage(tmp_path, detector=FakeDetector(before=crash))
     stage.create()

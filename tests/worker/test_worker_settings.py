@@ -36,7 +36,7 @@ REFUSED = [
     ("redis:///0", "no host"),
     ("redis://", "no host"),
     ("redis+socket://tmp/redis.sock", "three slashes"),
-    ("redis+socket:///", "no socket"),
+    ("redis+socket:///", "no path of a socket"),
     ("redis+socket:///tmp/r.sock?db=3", "virtual_host"),
     ("redis://127.0.0.1/0#x", "#"),
     ("127.0.0.1:6379", "not the address"),

@@ -32,7 +32,7 @@ class MaskPictures:
     def __init__(self, folder: Path, *, masks_a_picture: int, seed: int) -> None:
         self._files = sorted(path for path in folder.rglob("sa_*.json"))
         if not self._files:
-            raise NotFound(f"no sa_*.json below {folder}: an SA-1B folder is wanted")
+            raise NotFound(f"no sa_*.json below {folder}: give an SA-1B folder")
         folders = {name: n for n, name in enumerate(sorted({p.parent for p in self._files}))}
         self.order = UnitOrder(
             np.full(len(self._files), masks_a_picture),
@@ -62,7 +62,7 @@ class MaskPictures:
 def decode_rle(written: object, *, source: Path) -> np.ndarray:
     """Decode compressed or plain COCO RLE to (H, W) bool. Raises InvalidInput."""
     if not isinstance(written, dict) or not {"size", "counts"} <= set(written):
-        raise InvalidInput(f"{source} has a segmentation that is no RLE")
+        raise InvalidInput(f"{source} has a segmentation that is not RLE")
     counts, (height, width) = written["counts"], written["size"]
     rle = coco_mask.frPyObjects(written, height, width) if isinstance(counts, list) else written
     decoded: np.ndarray = coco_mask.decode(rle).astype(bool)

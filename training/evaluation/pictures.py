@@ -71,7 +71,7 @@ def coco_pictures(annotations: Path, images: Path, *, limit: int | None) -> Iter
     try:
         written = json.loads(annotations.read_bytes())
     except json.JSONDecodeError as error:
-        raise InvalidInput(f"{annotations} is no JSON: {error}") from error
+        raise InvalidInput(f"{annotations} is not JSON: {error}") from error
     coco = COCO()
     coco.dataset = written
     coco.createIndex()

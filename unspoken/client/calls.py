@@ -122,7 +122,7 @@ def parsed(reply: TypeAdapter[Result], response: httpx.Response) -> Result:
     except ValidationError as error:
         path = response.request.url.path
         raise ServiceUnavailable(
-            f"{path} answered something else than a reply of Unspoken: {reason_of(error)}"
+            f"{path} did not answer with a valid reply of Unspoken: {reason_of(error)}"
         ) from error
 
 
@@ -162,7 +162,7 @@ def checked_path(*segments: str) -> str:
     try:
         return "".join(f"/{quote(segment, safe='')}" for segment in segments)
     except UnicodeEncodeError as error:
-        raise InvalidInput("an id or a name must not hold half of a surrogate pair") from error
+        raise InvalidInput("an id or a name must not contain half of a surrogate pair") from error
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:

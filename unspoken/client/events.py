@@ -98,7 +98,9 @@ class Following:
         if response.status_code == 204:  # the gateway has sent all events
             self.is_over = True
         elif response.is_success and not kind.startswith("text/event-stream"):
-            raise ServiceUnavailable(f"{self._path} answered something else: {kind!r}")
+            raise ServiceUnavailable(
+                f"{self._path} did not answer with an event stream but with {kind!r}"
+            )
         return response.is_success
 
     def refused(self, response: httpx.Response) -> None:
@@ -109,7 +111,9 @@ class Following:
         """Raise an error if no gateway has answered for `patience_s`."""
         # A read timeout means a broken connection, because the stream lasts as long as the run.
         if isinstance(error, httpx.ReadTimeout):
-            self._failed(ServiceUnavailable(f"{redact(self._base_url)} fell silent"))
+            self._failed(
+                ServiceUnavailable(f"{redact(self._base_url)} sent no data for {SILENCE_S:.0f} s")
+            )
         else:
             self._failed(broken_off(error, url=self._base_url))
 
@@ -140,5 +144,5 @@ class Following:
             return _STATUS.validate_json(text, extra="ignore")
         except ValidationError as error:
             raise ServiceUnavailable(
-                f"{self._path} told something else: {reason_of(error)}"
+                f"{self._path} sent an event that is not a run's status: {reason_of(error)}"
             ) from error

@@ -60,7 +60,7 @@ class Query:
             ]
         except (TypeError, ValueError) as error:
             raise InvalidInput(
-                "a query's point is (x, y), or (x, y, 0) where it is off the thing"
+                "a query's point is (x, y), or (x, y, 0) for a point outside of the object"
             ) from error
         return {
             "text": self.text,

@@ -62,7 +62,7 @@ def read_file(source: ImageSource) -> File:
     """
     if isinstance(source, ImageRef):
         if source.file is None:
-            raise InvalidInput(f"of picture {source.id} only the id is known: give the picture")
+            raise InvalidInput(f"only the id of picture {source.id} is known: send the picture")
         return source.file
     encoded = _encoded(source)
     return File(encoded, hashlib.sha256(encoded).hexdigest())

@@ -108,12 +108,12 @@ class _ServiceClient:
             models = _MODELS.validate_json(content)
         except ValidationError as error:
             raise ServiceUnavailable(
-                f"{self._service} /v1/models answered something else: {reason_of(error)}"
+                f"{self._service} /v1/models returned an invalid reply: {reason_of(error)}"
             ) from error
         for model in models:
             if model.kind == self._kind:
                 return model
-        raise ServiceUnavailable(f"no {self._kind} is served there")
+        raise ServiceUnavailable(f"{self._service} serves no model of kind {self._kind}")
 
     def check_ready(self) -> None:
         """Raise NotReady or ServiceUnavailable unless the service is ready.
@@ -144,7 +144,9 @@ class _ServiceClient:
         except httpx.TimeoutException as error:
             raise ServiceUnavailable(f"{where} did not answer in time") from error
         except httpx.TransportError as error:
-            raise ServiceUnavailable(f"{where} broke off: {reason_of(error)}") from error
+            raise ServiceUnavailable(
+                f"{where}: the connection was lost: {reason_of(error)}"
+            ) from error
         if response.is_success:
             return response
         raise error_of(response, service=self._service)
@@ -155,7 +157,7 @@ class _ServiceClient:
             answer = reply.model_validate_json(response.content)
         except ValidationError as error:
             raise ServiceUnavailable(
-                f"{self._service} {path} answered something else: {reason_of(error)}"
+                f"{self._service} {path} returned an invalid reply: {reason_of(error)}"
             ) from error
         note_wait(getattr(answer, "timings_ms", {}).get(WAIT, 0.0))
         model = getattr(answer, "model", None)

@@ -58,4 +58,4 @@ def broken_off(error: httpx.RequestError, *, url: str) -> UnspokenError:
         return Unreachable(f"no gateway answers at {url}: {told}; `unspoken up` starts one")
     if isinstance(error, httpx.TimeoutException):
         return DeadlineExceeded(f"{url} did not answer in time")
-    return ServiceUnavailable(f"{url} broke off: {told}")
+    return ServiceUnavailable(f"the connection to {url} was lost: {told}")

@@ -19,18 +19,18 @@ def read_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise InvalidConfig(
-            f"{path} holds more than tensors, or is no checkpoint; it is not read: {error}"
+            f"{path} is not a checkpoint, or contains more than tensors; it was not loaded: {error}"
         ) from error
     # A damaged file, or one in another format, can make the unpickler raise any exception.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from error
         raise InvalidConfig(
-            f"{path} is no checkpoint of tensors ({type(error).__name__}: {error})"
+            f"{path} is not a checkpoint of tensors ({type(error).__name__}: {error})"
         ) from error
     for name in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise InvalidConfig(f"{path} holds no state dict: names with tensors")
+        raise InvalidConfig(f"{path} contains no state dict (names with tensors)")
     return state

@@ -57,8 +57,8 @@ def checked_key(key: str, *, name: str) -> str:
         if not "!" <= character <= "~":
             kind = "a blank" if character == " " else f"the character U+{ord(character):04X}"
             raise InvalidInput(
-                f"{name} is not an API key: {kind} is at position {position}; a key has visible "
-                "ASCII characters alone. Copy it again, without quotes or a comment after it"
+                f"{name} is not an API key: {kind} is at position {position}; a key has only "
+                "visible ASCII characters. Copy it again, without quotes or a comment after it"
             )
     return key
 
@@ -129,7 +129,7 @@ class KeyRing:
             if hmac.compare_digest(key.sha256, digest):
                 found = key
         if found is None:
-            raise Unauthorized("this API key is not known here")
+            raise Unauthorized("this service does not know this API key")
         return found
 
 

@@ -46,13 +46,13 @@ class BrowserRules:
         """Raise Forbidden for an unknown Host, or for a cross-site request that changes state."""
         if host is not None and not self._is_own(_name_of(host)):
             raise Forbidden(
-                f"this service is not reached by the name {_shown(host)}; a name of yours goes "
-                "into UNSPOKEN_ALLOWED_HOSTS"
+                f"the host name {_shown(host)} is not allowed; add your own names to "
+                "UNSPOKEN_ALLOWED_HOSTS"
             )
         if method not in _SAFE_METHODS and self._is_cross_site(host, origin, fetch_site):
             raise Forbidden(
                 f"a page of another site ({_shown(origin or 'unknown')}) must not send this "
-                "request; an origin of yours goes into UNSPOKEN_ALLOWED_ORIGINS"
+                "request; add your own origins to UNSPOKEN_ALLOWED_ORIGINS"
             )
 
     def _is_own(self, name: str) -> bool:

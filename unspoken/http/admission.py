@@ -53,8 +53,8 @@ class Admission:
         # A request larger than the limit is admitted if it is alone; otherwise it never could be.
         if is_crowded or (self._num_bytes and self._num_bytes + announced_bytes > self._max_bytes):
             raise Overloaded(
-                f"{self._num_requests} requests of {self._num_bytes} bytes are under way, at most "
-                f"{self._max_requests} and {self._max_bytes} may",
+                f"{self._num_requests} requests of {self._num_bytes} bytes are in progress; the "
+                f"limits are {self._max_requests} and {self._max_bytes}",
                 retry_after_s=max([1.0, *(each.retry_after_s() for each in self._batchers)]),
             )
         visit = AdmittedRequest(self, announced_bytes)
@@ -145,8 +145,8 @@ class AdmissionMiddleware:
             if has_begun or not timer.expired():
                 raise
             error = DeadlineExceeded(
-                f"no answer within {timeout_s:g} s; what was begun, such as a mask bank, is kept "
-                "for a while: ask again"
+                f"no answer within {timeout_s:g} s; started work, such as a mask bank, is kept "
+                "for a while: send the request again"
             )
             await error_response(error)(scope, receive, send)
         except UnspokenError as error:  # raised by this middleware; routes handle their own errors

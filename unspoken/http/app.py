@@ -99,12 +99,18 @@ class _Queues(Collector):
         """Read the queues at scrape time."""
         labels = ["batcher"]
         length = GaugeMetricFamily(
-            "unspoken_queue_length", "Items that wait for a batch", labels=labels
+            "unspoken_queue_length", "Items waiting for a batch", labels=labels
         )
-        size = GaugeMetricFamily("unspoken_queue_bytes", "Bytes of these items", labels=labels)
-        bound = GaugeMetricFamily("unspoken_max_batch", "Items in a batch at most", labels=labels)
-        batches = CounterMetricFamily("unspoken_batches", "Batches that were run", labels=labels)
-        items = CounterMetricFamily("unspoken_batch_items", "Items in them", labels=labels)
+        size = GaugeMetricFamily(
+            "unspoken_queue_bytes", "Bytes of items waiting for a batch", labels=labels
+        )
+        bound = GaugeMetricFamily(
+            "unspoken_max_batch", "Maximum number of items in a batch", labels=labels
+        )
+        batches = CounterMetricFamily("unspoken_batches", "Batches processed", labels=labels)
+        items = CounterMetricFamily(
+            "unspoken_batch_items", "Items in processed batches", labels=labels
+        )
         for batcher in self._batchers:
             name = [batcher.name]
             length.add_metric(name, batcher.queue_length)

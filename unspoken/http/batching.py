@@ -348,8 +348,8 @@ class MicroBatcher(Generic[Item, Result]):
         batch = self._running.pop(task)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a batch broke", exc_info=error, extra=fields(batcher=self.name))
-            _fail(batch.waiting, EngineFailure(f"{self.name} broke: {type(error).__name__}"))
+            logger.error("a batch failed", exc_info=error, extra=fields(batcher=self.name))
+            _fail(batch.waiting, EngineFailure(f"{self.name} failed: {type(error).__name__}"))
 
     async def _run(self, batch: _Batch[Item, Result]) -> None:
         live: list[_Waiting[Item, Result]] = []

@@ -106,7 +106,7 @@ class BoundedProtocol(H11Protocol):
         """See asyncio.Protocol."""
         super().connection_made(transport)
         if not self.all_connections.add(self):
-            self._refuse(503, "not_ready", "too many open connections: come back later")
+            self._refuse(503, "not_ready", "too many open connections: retry later")
             return
         self._enter_phase()
 
@@ -171,7 +171,7 @@ class BoundedProtocol(H11Protocol):
 
     def _no_header(self) -> None:
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:  # a partial header
-            self._refuse(408, "deadline_exceeded", "no whole request within the time for it")
+            self._refuse(408, "deadline_exceeded", "the request was not complete in time")
         else:
             self.transport.abort()
 

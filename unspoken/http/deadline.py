@@ -53,7 +53,7 @@ def check_wanted() -> None:
     """
     deadline = _deadline.get()
     if deadline is not None and (deadline.is_over or time_left_s() == 0.0):
-        raise DeadlineExceeded("nobody waits for this answer any more")
+        raise DeadlineExceeded("the deadline has passed or the caller has disconnected")
 
 
 def timeout_headers() -> dict[str, str]:

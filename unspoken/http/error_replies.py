@@ -58,8 +58,8 @@ def error_response(error: UnspokenError, *, status: int | None = None) -> JSONRe
     """Return the reply for an error, with Retry-After if a retry may succeed."""
     if isinstance(error, Unauthorized) and status is None:
         error = ServiceUnavailable(
-            "a service behind this one rejected the API key of this one (UNSPOKEN_CLIENT_KEY); "
-            f"its answer: {error.message}"
+            "an upstream service rejected this service's API key (UNSPOKEN_CLIENT_KEY): "
+            f"{error.message}"
         )
     status = status_of(error) if status is None else status
     headers: dict[str, str] = {}

@@ -126,7 +126,7 @@ class BodyLimit:
         announced = headers.get("content-length", "0")
         if "content-length" in headers and "transfer-encoding" in headers:
             # Two conflicting lengths: a proxy in front of us may have used the other one.
-            both = InvalidInput("send Content-Length or Transfer-Encoding, and not both")
+            both = InvalidInput("send either Content-Length or Transfer-Encoding")
             refusal = error_response(both, status=400)
             refusal.headers["Connection"] = "close"
             return refusal
@@ -135,7 +135,7 @@ class BodyLimit:
         return None
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is over {self._max_bytes} bytes")
+        return TooLarge(f"the body is larger than {self._max_bytes} bytes")
 
 
 class SafeHeaders:

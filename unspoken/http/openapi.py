@@ -13,13 +13,13 @@ from unspoken.http.middleware import OPEN_ROUTES
 _KEY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key of UNSPOKEN_API_KEYS; needed where the service is set to keys.",
+    "description": "An API key of UNSPOKEN_API_KEYS; required if the service has API keys.",
 }
 _TIMEOUT_PARAMETER = {
     "name": TIMEOUT_HEADER,
     "in": "header",
     "required": False,
-    "description": "Milliseconds that the caller waits; after them the answer is 504.",
+    "description": "Timeout of the caller in milliseconds; after it the reply is 504.",
     "schema": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT_MS},
 }
 

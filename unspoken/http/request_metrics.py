@@ -32,7 +32,10 @@ class RequestMetrics:
             "unspoken_requests", "Requests", ["service", "route", "status"], registry=registry
         )
         self._seconds = Histogram(
-            "unspoken_request_seconds", "Time of a request", ["service", "route"], registry=registry
+            "unspoken_request_seconds",
+            "Duration of requests",
+            ["service", "route"],
+            registry=registry,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -91,7 +91,7 @@ def run_apps(
     asyncio.run(serve_all(apps, on_stop=on_stop))
     threads = {app.state.health.thread for app, _ in apps}
     if not all([thread.close(timeout_s=THREAD_S) for thread in threads]):
-        logger.info("ends while a model is still computing")
+        logger.info("the process ends while a model is still computing")
         logging.shutdown()
         os._exit(0)
 
@@ -163,7 +163,7 @@ def _watch(apps: Sequence[FastAPI]) -> None:
         time.sleep(WATCH_S)
         for app in apps:
             if (failure := app.state.health.failure()) is not None:
-                logger.critical("this process ends: %s", failure)
+                logger.critical("the process exits: %s", failure)
                 time.sleep(WATCH_S)  # time to send error replies to waiting callers
                 logging.shutdown()
                 os._exit(DEAD_STATUS)

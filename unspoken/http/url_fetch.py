@@ -119,21 +119,21 @@ class Fetcher:
             if location is None:
                 return content
             url = urljoin(target.url, location)
-        raise NotFetchable(f"image.url is redirected over {self._config.max_redirects} times")
+        raise NotFetchable(f"image.url has more than {self._config.max_redirects} redirects")
 
     def _checked(self, url: str) -> _Target:
         """Parse a URL. Raises NotFetchable if the config does not allow it."""
         found = _URL.fullmatch(url)
         if found is None:
-            raise NotFetchable("image.url is no plain http(s) URL: no user, ASCII only")
+            raise NotFetchable("image.url must be an http(s) URL in ASCII, without a user name")
         scheme, host = found["scheme"].lower(), found["host"].lower().strip("[]")
         if scheme not in self._config.schemes:
             raise NotFetchable(f"image.url must be {' or '.join(self._config.schemes)}")
         port = int(found["port"] or _PORTS[scheme])
         if port not in self._config.ports:
-            raise NotFetchable("image.url must use the usual port")
+            raise NotFetchable("image.url must use the default port of its scheme")
         if not self._is_allowed(host):
-            raise NotFetchable("image.url is not of a host that is allowed here")
+            raise NotFetchable("the host of image.url is not allowed (UNSPOKEN_URL_HOSTS)")
         target = found["target"] or "/"
         return _Target(scheme, host, port, target if target.startswith("/") else f"/{target}")
 
@@ -156,7 +156,7 @@ class Fetcher:
             addresses = []
         # The same error for all cases, so that it does not reveal which internal names exist.
         if not addresses or not all(map(is_public, addresses)):
-            raise NotFetchable("image.url names no public address")
+            raise NotFetchable("the host of image.url has no public address")
         return addresses
 
     async def _get(self, target: _Target, addresses: Iterable[str]) -> tuple[bytes, str | None]:
@@ -169,7 +169,7 @@ class Fetcher:
                 except (httpcore.ConnectError, httpcore.ConnectTimeout):
                     continue
                 except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
-                    raise NotFetchable("image.url broke off") from None
+                    raise NotFetchable("image.url: the connection was lost") from None
         raise NotFetchable("image.url could not be reached")
 
     async def _read(
@@ -189,14 +189,14 @@ class Fetcher:
             if reply.status in _REDIRECTS and b"location" in told:
                 return b"", told[b"location"]
             if reply.status != 200:
-                raise NotFetchable(f"image.url was answered by {reply.status}")
+                raise NotFetchable(f"image.url returned status {reply.status}")
             if told.get(b"content-encoding", "identity") != "identity":
-                raise NotFetchable("image.url came packed, though it was asked not to")
+                raise NotFetchable("image.url returned a compressed body, which is not accepted")
             return await self._body(reply, told.get(b"content-length", "")), None
 
     async def _body(self, reply: httpcore.Response, announced: str) -> bytes:
         most = self._config.max_bytes
-        too_large = TooLarge(f"image.url has over {most} bytes")
+        too_large = TooLarge(f"image.url has more than {most} bytes")
         if announced.isdecimal() and int(announced) > most:
             raise too_large
         content = bytearray()

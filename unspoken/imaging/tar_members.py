@@ -117,7 +117,7 @@ def _refused(found: tarfile.TarInfo) -> str | None:
         return "a sparse file"
     if found.isreg() or found.islnk():
         return None
-    return "a symbolic link" if found.issym() else "no regular file"
+    return "a symbolic link" if found.issym() else "not a regular file"
 
 
 def _check_is_plain(stream: BinaryIO, size: int) -> None:
@@ -155,7 +155,7 @@ def _check_end(stream: BinaryIO, offset: int, size: int) -> None:
 def _damage(error: Exception) -> InvalidInput:
     if "unexpected end" in str(error) or "truncated" in str(error):
         return TornArchive(f"it ends too early: {error}")
-    return InvalidInput(f"it is no tar, or a damaged one: {error}")
+    return InvalidInput(f"it is not a tar, or it is damaged: {error}")
 
 
 def find_link_targets(stream: BinaryIO) -> dict[int, Member]:

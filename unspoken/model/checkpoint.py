@@ -134,9 +134,9 @@ def read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise InvalidConfig(f"{path} is no safetensors file: {error}") from error
+        raise InvalidConfig(f"{path} is not a safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
-        raise InvalidConfig(f"{path} is no Semantic-SAM of ours ({FORMAT})")
+        raise InvalidConfig(f"{path} is not a Semantic-SAM of this project ({FORMAT})")
     try:
         header = json.loads(metadata.get("unspoken", ""))
     except ValueError as error:
@@ -161,7 +161,7 @@ def interpolate(
         name for name in sam if not is_new(name)
     }
     if strangers:
-        raise InvalidConfig(f"these are no two versions of one SAM: {sorted(strangers)[:8]}")
+        raise InvalidConfig(f"the weights are not two versions of one SAM: {sorted(strangers)[:8]}")
     return {
         name: tensor if is_new(name) else torch.lerp(sam[name], tensor, alpha)
         for name, tensor in trained.items()
@@ -184,7 +184,7 @@ def _size_of(state: Mapping[str, Any], path: Path) -> SamConfig:
     width = int(positions.shape[-1]) if isinstance(positions, Tensor) else 0
     if (width, depth) not in _OFFICIAL:
         raise InvalidConfig(
-            f"{path} is no official SAM: its encoder has width {width} and depth {depth}, "
+            f"{path} is not an official SAM: its encoder has width {width} and depth {depth}, "
             f"known are {sorted(_OFFICIAL)}"
         )
     return sam_config(_OFFICIAL[width, depth])

@@ -139,7 +139,9 @@ def load_small_detector(folder: Path, *, text_encoder_dir: Path) -> LoadedDetect
     try:
         weights = load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:
-        raise InvalidConfig(f"{folder / WEIGHTS_FILE} is no safetensors file: {error}") from error
+        raise InvalidConfig(
+            f"{folder / WEIGHTS_FILE} is not a safetensors file: {error}"
+        ) from error
     model = build_small_detector(config, text_encoder_dir=text_encoder_dir)
     load_trained_weights(model, weights, source=str(folder))
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)

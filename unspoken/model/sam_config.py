@@ -107,7 +107,7 @@ class SemanticSamConfig:
                 semantic=SemanticConfig(**_tuples(SemanticConfig, written["semantic"])),
             )
         except (KeyError, TypeError) as error:
-            raise InvalidConfig(f"this is no config of a Semantic-SAM: {error}") from error
+            raise InvalidConfig(f"this is not a config of a Semantic-SAM: {error}") from error
 
 
 def sam_config(name: str) -> SamConfig:

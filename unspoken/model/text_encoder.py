@@ -168,7 +168,7 @@ def read_tower_weights(
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
             except SafetensorError as error:
-                raise InvalidConfig(f"{path} is no safetensors file: {error}") from error
+                raise InvalidConfig(f"{path} is not a safetensors file: {error}") from error
             known, read = set(file.keys()), file.get_tensor
         else:
             state = read_state_dict(path, mmap=True)

@@ -23,7 +23,7 @@ HINTS = {
     "not_downloaded": "The table holds URLs: download the pictures first, as by img2dataset",
     "outside_data_folder": "--pictures FOLDER names the folder of the pictures",
     "too_small": "--filter min_image_side_px=off keeps them",
-    "undecodable": "The files are damaged, or no pictures",
+    "undecodable": "The files are damaged, or are not pictures",
     "unsafe": "The columns punsafe and NSFW decide, else the pictures: docs/operations.md, Filters",
     "watermark": "--filter max_watermark=off keeps them",
 }

@@ -97,7 +97,7 @@ def create_run(
     if request.source is not None:
         resolve_source(data_dir, request.source)
     if request.pictures is not None and not resolve_source(data_dir, request.pictures).is_dir():
-        raise InvalidInput(f"pictures {request.pictures!r} is no folder")
+        raise InvalidInput(f"pictures {request.pictures!r} is not a folder")
     draft = _new_draft(runs_dir, run.run_id)
     try:
         if request.items is not None:
@@ -127,7 +127,7 @@ def read_run(runs_dir: Path, run_id: str) -> Run:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no run {run_id!r}") from error
     except ValidationError as error:
-        raise NotFound(f"run {run_id!r} has a run.json that is not ours: {error}") from error
+        raise NotFound(f"run {run_id!r} has an invalid run.json: {error}") from error
 
 
 def read_status(runs_dir: Path, run_id: str) -> RunStatus:
@@ -272,7 +272,7 @@ def resolve_source(data_dir: Path, source: str) -> Path:
         path = (root / source).resolve()
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # a name that the disk rejects, a loop of links
-        raise InvalidInput("source is a path that cannot be followed") from error
+        raise InvalidInput("source is a path that cannot be resolved") from error
     if not path.is_relative_to(root):
         raise InvalidInput(f"source {source!r} is not inside the data folder")
     if not exists:
@@ -344,7 +344,9 @@ def _new_run_id() -> str:
 
 def _check_name(run_id: str) -> str:
     if not _FOLDER_NAME.match(run_id):
-        raise InvalidInput(f"{run_id!r} is no name for a run: letters, digits, '.', '_' and '-'")
+        raise InvalidInput(
+            f"{run_id!r} is not a valid name of a run: use letters, digits, '.', '_' and '-'"
+        )
     return run_id
 
 
@@ -353,7 +355,7 @@ def _existing(runs_dir: Path, run: Run) -> RunStatus:
     if differences := _differences(first, run, runs_dir):
         told = "; ".join(differences.values())
         raise Conflict(
-            f"run {run.run_id!r} exists and is another one: {told}",
+            f"run {run.run_id!r} already exists with another request: {told}",
             details={"differences": differences},
         )
     return read_status(runs_dir, run.run_id)

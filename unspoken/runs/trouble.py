@@ -32,7 +32,7 @@ def note_trouble(run_dir: Path, trouble: Trouble) -> None:
     try:
         storage.replace(run_dir / _FILE, trouble.model_dump_json().encode())
     except OSError as error:
-        logger.warning("trouble could not be noted: %s", error)
+        logger.warning("the note about an error could not be written: %s", error)
 
 
 def read_trouble(run_dir: Path) -> Trouble | None:

@@ -110,7 +110,7 @@ class ImageInput(WireModel):
     def _no_url(cls, written: object) -> object:
         if isinstance(written, dict) and "url" in written:
             raise PydanticCustomError(
-                "url_not_possible", "image.url is not possible here: send the picture as base64"
+                "url_not_possible", "image.url is not supported here: send the picture as base64"
             )
         return written
 

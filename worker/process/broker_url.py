@@ -60,11 +60,11 @@ def _problem(parts: SplitResult) -> str:
 
 def _problem_of_host(parts: SplitResult) -> str:
     if not parts.hostname:
-        return "it names no host"
+        return "it has no host"
     _ = parts.port  # raises ValueError
     database = parts.path.removeprefix("/")
     if database and not _is_number(database):
-        return "its path is no database number"
+        return "its path is not a database number"
     names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     if "db" in names:
         return "the database number is a path, such as /3, not ?db=3"
@@ -77,7 +77,7 @@ def _problem_of_socket(parts: SplitResult) -> str:
     if parts.netloc.rpartition("@")[2]:
         return "three slashes stand before the path of a socket"
     if len(parts.path) < 2:
-        return "it names no socket"
+        return "it has no path of a socket"
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name != "virtual_host" or not _is_number(value):
             return "the only option behind the ? is virtual_host, a database number"

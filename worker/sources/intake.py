@@ -219,7 +219,7 @@ def _reader(
         case suffix if suffix in TABLE_ENDINGS:
             return table_rows(file, name=name, root=root, pictures=pictures, span=span)
     endings = ", ".join((".tar", *TABLE_ENDINGS, ".json"))
-    raise InvalidInput(f"{file.name!r} is no source: a folder, or one of {endings}")
+    raise InvalidInput(f"{file.name!r} is not a source; give a folder, or one of {endings}")
 
 
 def _sayable(row: SourceRow) -> SourceRow:

@@ -28,16 +28,14 @@ class CacheMetrics(Collector):
         memory, disk = self._segmenter.cache, self._segmenter.disk
         lookups = CounterMetricFamily(
             "unspoken_cache_lookups",
-            "Pictures that were asked about, by where they were; none: encoded",
+            "Requested pictures by the tier that held them; none: newly encoded",
             labels=["tier"],
         )
         for tier, number in self._lookups.items():
             lookups.add_metric([tier], number)
-        size = GaugeMetricFamily("unspoken_cache_bytes", "Bytes that a tier holds", labels=["tier"])
+        size = GaugeMetricFamily("unspoken_cache_bytes", "Bytes in a tier", labels=["tier"])
         size.add_metric(["memory"], memory.total_bytes)
-        evicted = CounterMetricFamily(
-            "unspoken_cache_evicted", "Pictures that had to go", labels=["tier"]
-        )
+        evicted = CounterMetricFamily("unspoken_cache_evicted", "Pictures evicted", labels=["tier"])
         evicted.add_metric(["memory"], memory.num_evicted)
         if disk is not None:
             size.add_metric(["disk"], disk.num_bytes)
@@ -45,13 +43,13 @@ class CacheMetrics(Collector):
         yield from (lookups, size, evicted)
         steps = CounterMetricFamily(
             "unspoken_bank_steps",
-            "Steps of mask banks; abandoned: after every caller had gone",
+            "Steps of mask banks; abandoned: after all callers disconnected",
             labels=["for"],
         )
         for kind, number in self._banks.steps.items():
             steps.add_metric([kind], number)
         yield steps
         yield GaugeMetricFamily(
-            "unspoken_bank_line", "Pictures that wait for their banks", value=len(self._banks)
+            "unspoken_bank_line", "Pictures waiting for their mask banks", value=len(self._banks)
         )
         yield GaugeMetricFamily("unspoken_cache_pictures", "Pictures in memory", value=len(memory))

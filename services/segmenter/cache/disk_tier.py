@@ -92,7 +92,7 @@ class DiskTier:
             self._refuse(path, str(error))
             return None
         if about.get("id") != image_id or about.get(_DIGEST) != _digest(arrays):
-            self._refuse(path, "it does not hold what its header says")
+            self._refuse(path, "its content does not match its header")
             return None
         with contextlib.suppress(OSError):  # another replica may have removed it
             os.utime(path)

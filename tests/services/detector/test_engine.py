@@ -199,7 +199,7 @@ def test_weights_that_are_absent_or_of_another_network_stop_the_start(tmp_path, 
         build_engine(settings)
     for name in ("model.safetensors", "preprocessor_config.json"):
         (folder / name).write_bytes(b"{}")
-    with pytest.raises(InvalidConfig, match="no Grounding-DINO"):
+    with pytest.raises(InvalidConfig, match="not a Grounding-DINO"):
         build_engine(settings)
     no_part = models_file(tmp_path, source=small_folder)
     with pytest.raises(InvalidConfig, match="text_encoder"):
@@ -230,7 +230,7 @@ def test_weights_of_the_small_detector_that_were_cut_short_are_refused_with_thei
     shutil.copytree(small_folder, folder)
     (folder / "model.safetensors").write_bytes(b"{}")
     path = models_file(tmp_path, source=folder, parts=MINILM_PART)
-    with pytest.raises(InvalidConfig, match=r"model\.safetensors is no safetensors file"):
+    with pytest.raises(InvalidConfig, match=r"model\.safetensors is not a safetensors file"):
         build_engine(DetectorSettings(models_file=path, cache_dir=tmp_path))
 
 

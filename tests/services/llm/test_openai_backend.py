@@ -135,7 +135,7 @@ def test_a_message_without_text_or_log_probabilities_is_an_answer(endpoint, mess
 def test_a_reply_that_is_no_message_has_a_name(endpoint, choice):
     handler, completer = endpoint
     handler.reply = (200, json.dumps({"choices": [choice]}).encode())
-    with pytest.raises(ServiceUnavailable, match="something else"):
+    with pytest.raises(ServiceUnavailable, match="invalid reply"):
         completer.complete(["A:"], examples=EXAMPLES)
 
 

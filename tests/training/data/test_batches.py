@@ -144,7 +144,7 @@ def test_a_kind_without_a_source_is_an_error():
 
 
 def test_a_folder_without_masks_is_named(tmp_path: Path):
-    with pytest.raises(NotFound, match="an SA-1B folder is wanted"):
+    with pytest.raises(NotFound, match="give an SA-1B folder"):
         MaskPictures(tmp_path, masks_a_picture=1, seed=0)
 
 

@@ -94,7 +94,7 @@ def test_what_is_no_stream_of_events_is_not_listened_to(client_class):
     with (
         scripted(Answer(200)) as (url, _asked),
         client_class(url, retries=QUICK) as client,
-        pytest.raises(ServiceUnavailable, match="something else"),
+        pytest.raises(ServiceUnavailable, match="not answer with an event stream"),
     ):
         next(client.runs.follow("r"))
 

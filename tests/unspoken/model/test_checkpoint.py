@@ -151,7 +151,7 @@ def test_a_file_that_is_not_there_or_not_ours_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingWeights, match=r"nowhere\.safetensors"):
         load_weights(tmp_path / "nowhere.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(InvalidConfig, match="no Semantic-SAM of ours"):
+    with pytest.raises(InvalidConfig, match="not a Semantic-SAM of this project"):
         load_weights(tmp_path / "other.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(b"abc")
     with pytest.raises(InvalidConfig, match="no safetensors"):
@@ -167,7 +167,7 @@ def test_interpolation_goes_from_sam_to_the_trained_weights(model: SemanticSam) 
     assert torch.equal(interpolate(sam, trained, 0.25)[new], trained[new])
     with pytest.raises(InvalidConfig, match="alpha"):
         interpolate(sam, trained, 1.5)
-    with pytest.raises(InvalidConfig, match="no two versions"):
+    with pytest.raises(InvalidConfig, match="not two versions"):
         interpolate({n: t for n, t in sam.items() if n != name}, trained, 0.5)
 
 

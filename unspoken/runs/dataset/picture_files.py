@@ -119,7 +119,7 @@ class PictureFiles:
                         named.setdefault(member.name, []).append(Bytes(target.start, target.size))
             except InvalidInput as error:
                 if not named:
-                    raise NotFound(f"{shard} is no tar that can be read: {error}") from error
+                    raise NotFound(f"{shard} is not a readable tar: {error}") from error
         return named
 
     def _of_table(self, place: Place) -> bytes:
