@@ -235,7 +235,7 @@ def test_the_card_says_what_was_dropped_found_and_falsely_answered(run_dir):
     assert "| phrases absent (hard negatives) | 2 |" in card
     assert "| wheel | 2 | #################### | 100.0% |  |" in card
     assert "| teapot | 0 |  |  | 2 of 2 |" in card
-    assert "false-answer rate 50.0%" in card
+    assert "decoy rate 50.0%" in card
 
 
 def test_everything_that_the_card_shows_lies_beside_it(run_dir):

@@ -42,20 +42,20 @@ def flip(path):
 
 
 DAMAGES = {
-    "a flipped bit": (lambda d: flip(d / "dataset/shard-000001.parquet"), "not the shard that"),
-    "a lost shard": (lambda d: (d / "dataset/shard-000001.parquet").unlink(), "though it has a"),
+    "a flipped bit": (lambda d: flip(d / "dataset/shard-000001.parquet"), "not match the hash"),
+    "a lost shard": (lambda d: (d / "dataset/shard-000001.parquet").unlink(), "although its commit"),
     "a lost record": (lambda d: (d / "dataset/shard-000001.json").unlink(), "shard-000001"),
     "a torn record": (
         lambda d: (d / "dataset/shard-000001.json").write_bytes(b'{"shard'),
-        "no commit record",
+        "not a valid commit record",
     ),
     "a shard too many": (
         lambda d: (d / "dataset/shard-000009.parquet").write_bytes(b"x"),
         "not in the plan",
     ),
     "another plan": (lambda d: flip(next(d.glob("chunks-*.jsonl"))), "the chunks that"),
-    "other labels": (lambda d: flip(d / "dataset/labels.safetensors"), "not the vectors"),
-    "no manifest": (lambda d: (d / "dataset/manifest.json").unlink(), "no manifest"),
+    "other labels": (lambda d: flip(d / "dataset/labels.safetensors"), "labels.safetensors: does not match"),
+    "no manifest": (lambda d: (d / "dataset/manifest.json").unlink(), "not a valid manifest"),
 }
 
 
@@ -75,7 +75,7 @@ def test_shards_that_were_swapped_are_found_though_each_has_its_hash(runs_dir):
         first.write_bytes(second.read_bytes())
         second.write_bytes(kept)
     problems = verify_run(runs_dir, "r").problems
-    assert sum("other rows than planned" in problem for problem in problems) == 2
+    assert sum("rows differ from the plan" in problem for problem in problems) == 2
 
 
 def test_a_run_under_way_has_open_chunks_and_no_problem(tmp_path):

@@ -121,7 +121,7 @@ def test_an_auto_run_ends_with_the_thresholds_that_its_decoys_chose(tmp_path):
     assert UNDECIDED in reasons
     card = (dataset / "README.md").read_text(encoding="utf-8")
     assert f"| named | {thresholds['named']:.3f} |" in card
-    assert "| part | none: no box counts |" in card
+    assert "| part | none: no box is kept |" in card
     assert "](false-discoveries.svg)" in card and (dataset / "false-discoveries.svg").is_file()
     shards = json.loads((dataset / "manifest.json").read_text())["shards"]
     assert [shard["num_rows"] for shard in shards] == [4, 4, 4]
@@ -141,7 +141,7 @@ def test_where_decoys_score_like_everything_nothing_is_kept(tmp_path):
     assert stage.tick(3).state == "done"
     assert not any(row.kept for row in stage.rows())
     card = (tmp_path / "runs/r/dataset/README.md").read_text(encoding="utf-8")
-    assert "| named | none: no box counts |" in card
+    assert "| named | none: no box is kept |" in card
 
 
 def test_an_end_that_was_stopped_is_done_again_to_the_same_bytes(tmp_path):

@@ -11,16 +11,17 @@ MIN_PAIR_PICTURES = 5
 
 _ABOUT = """# What the language model over-proposes
 
-A language model names what usually goes with a caption, not what this picture shows. Below, a
-picture counts once for each label that the model proposed for it.
+A language model names what usually goes with a caption, not what this picture shows. In the tables
+below, a picture counts once for each label that the model proposed for it.
 
-* *found*: the detector gave it a box at the run's threshold, before the margin of implied boxes;
-* *by chance*: how often the detector answers this label as a decoy, where nobody proposed it; few
-  decoys of one label are drawn towards the rate of all;
-* *there, about*: found, less what chance explains. It is too low for a word that the detector does
-  not know, since an object that it misses is there all the same; too high where the picture has
-  something like it, which deceives a detector more often than a decoy does;
-* *in vain, about*: pictures for which it was proposed and is not there, by the same reckoning.
+* *found*: the share of these pictures in which the detector found the label, at the run's threshold
+  and without the margin of implied labels;
+* *decoy rate*: how often the detector finds this label as a decoy, in pictures for which it was not
+  proposed. If a label has few decoys, its rate is moved towards the rate of all decoys;
+* *present (estimate)*: the found share, corrected by the decoy rate. It is too low if the detector
+  misses objects of this label. It is too high if pictures show similar objects, because these
+  cause more false detections than decoys do;
+* *absent (estimate)*: the number of pictures for which the label was proposed but is absent.
 """
 
 
@@ -35,7 +36,7 @@ def render_bias_page(counts: DatasetCounts) -> str:
 def _no_decoys(counts: DatasetCounts) -> str:
     if counts.decoys_asked:
         return ""
-    return "This run asked no decoys: what chance explains is not known, and counts as nothing.\n"
+    return "This run used no decoys: the decoy rate is unknown and taken as 0.\n"
 
 
 def _labels(counts: DatasetCounts) -> str:
@@ -44,14 +45,15 @@ def _labels(counts: DatasetCounts) -> str:
     worst = sorted(in_vain, key=lambda label: (-in_vain[label], label))
     lines = [_label_line(counts, label, in_vain[label]) for label in worst[:MAX_LABELS]]
     header: tuple[str, ...] = (
-        "label", "proposed for", "of pictures", "found", "by chance", "there, about",
-        "in vain, about", "implied share of its boxes",
+        "label", "proposed for", "share of pictures", "found", "decoy rate", "present (estimate)",
+        "absent (estimate)", "implied share of its boxes",
     )  # fmt: skip
     if bias.judged:
-        header = (*header, "there, by the truth")
+        header = (*header, "present (ground truth)")
     left = len(worst) - len(lines)
-    rest = f"\n{left} more labels were proposed in vain less often.\n" if left > 0 else ""
-    return f"## Labels\n\nThe most often in vain first.\n\n{table(header, lines)}{rest}"
+    rest = f"\n{left} more labels have lower estimates.\n" if left > 0 else ""
+    about = "Sorted by the number of pictures in which the label is absent."
+    return f"## Labels\n\n{about}\n\n{table(header, lines)}{rest}"
 
 
 def _label_line(counts: DatasetCounts, label: str, in_vain: float) -> tuple[object, ...]:
@@ -83,7 +85,7 @@ def _pairs(counts: DatasetCounts) -> str:
     worst = sorted(common, key=lambda pair: (-in_vain[pair], pair))[:MAX_PAIRS_LISTED]
     if not worst:
         return (
-            "## Pairs\n\nNo label was proposed to the same noun for "
+            "## Pairs\n\nNo label was proposed together with the same noun for "
             f"{MIN_PAIR_PICTURES} pictures or more.\n"
         )
     lines = []
@@ -95,13 +97,14 @@ def _pairs(counts: DatasetCounts) -> str:
         shares = (percent(of_noun), lift, percent(found / proposed), percent(there))
         lines.append((*pair, proposed, *shares, round(in_vain[pair])))
     header = (
-        "the caption names", "the model adds", "for", "of pictures of that noun", "times as often",
-        "found", "there, about", "in vain, about",
+        "noun of the caption", "label added", "proposed for", "share of the noun's pictures",
+        "lift", "found", "present (estimate)", "absent (estimate)",
     )  # fmt: skip
     about = (
-        "What the model adds to a noun of the caption. *Times as often*: as it adds that label to "
-        f"any caption. Pairs proposed for at least {MIN_PAIR_PICTURES} pictures, the most often in "
-        "vain first."
+        "Labels that the model adds to a noun of the caption. *lift*: how many times as often it "
+        "adds the label to this noun as to any caption. Only pairs proposed for at least "
+        f"{MIN_PAIR_PICTURES} pictures, sorted by the number of pictures in which the label is "
+        "absent."
     )
     return f"## Pairs\n\n{about}\n\n{table(header, lines)}"
 

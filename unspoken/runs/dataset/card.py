@@ -81,13 +81,13 @@ def render_card(
     sections = [
         f"# Dataset of run {plan.run_id}\n",
         f"**Notice:** {plain(notice)}\n" if notice else "",
-        "Boxes for what captions say and for what they leave unspoken. A label is *named* where "
+        "Boxes of objects that captions name, and of objects that they omit. A label is *named* if "
         "its noun or a synonym occurs in the caption, else *implied*. Labels were proposed by a "
         "language model and located by a detector; no person checked them. Fields and units: "
         "docs/dataset-format.md of the project.\n",
-        f"Models: {', '.join(models)}. Boxes count from a score of {_thresholds(plan, chosen)}."
+        f"Models: {', '.join(models)}. Boxes are kept from a score of {_thresholds(plan, chosen)}."
         f"{_crop_check(plan)}\n",
-        f"![contact sheet]({SHEET_FILE})\n\nBlue boxes are named, orange ones implied.\n",
+        f"![contact sheet]({SHEET_FILE})\n\nBlue boxes are named, orange boxes are implied.\n",
         "## Counts\n",
         table(
             ("what", "number"),
@@ -111,9 +111,9 @@ def render_card(
         _reasons("Rejected phrases", counts.rejected),
         _reasons("Boxes not kept", counts.not_kept),
         _decoys(counts) if chosen is None else _false_discoveries(plan, chosen),
-        f"## Bias\n\nWhat the language model proposes more often than it is there, by label and by "
-        f"what the caption names: [{BIAS_FILE}]({BIAS_FILE}).\n",
-        f"## Spread\n\n![boxes of each label, by rank]({ZIPF_FILE})\n\n"
+        f"## Bias\n\nLabels that the language model proposes but that are absent, by label and by "
+        f"noun of the caption: [{BIAS_FILE}]({BIAS_FILE}).\n",
+        f"## Distributions\n\n![boxes per label, by rank]({ZIPF_FILE})\n\n"
         f"![labels per picture]({PER_PICTURE_FILE})\n",
         _labels(counts),
     ]
@@ -124,19 +124,19 @@ def _decoys(counts: DatasetCounts) -> str:
     if not counts.decoys_asked:
         return ""
     return (
-        "## False answers\n\n"
-        f"{counts.decoys_asked.total()} decoys, phrases that nobody proposed, were asked beside "
-        f"the others; {counts.decoys_answered.total()} got a box: false-answer rate "
-        f"{percent(counts.false_answer_rate)}, from which the estimated share of false labels is "
+        "## False detections\n\n"
+        f"The detector also got {counts.decoys_asked.total()} decoys, which are phrases that were "
+        f"not proposed. It found {counts.decoys_answered.total()} of them: decoy rate "
+        f"{percent(counts.false_answer_rate)}. The estimated false-discovery rate of labels is "
         f"{percent(counts.false_discovery_rate)}.\n"
     )
 
 
 def _thresholds(plan: Plan, chosen: ChosenThresholds | None) -> str:
     if chosen is not None:
-        return "their source's own threshold on, chosen by decoys (False discoveries, below)"
+        return "their source's threshold, chosen by decoys (see False discoveries)"
     config = plan.config
-    return f"{config.box_threshold:.3g} on ({config.implied_margin:+.3g} if implied)"
+    return f"{config.box_threshold:.3g} ({config.implied_margin:+.3g} if implied)"
 
 
 def _crop_check(plan: Plan) -> str:
@@ -144,9 +144,10 @@ def _crop_check(plan: Plan) -> str:
     if not config.crop_check:
         return ""
     return (
-        f" Of these, only boxes count whose label is among the first {config.max_clip_rank} for "
-        "what the box shows, by the image tower of the text encoder's model, among the picture's "
-        f"candidates and up to {config.num_random_labels} random nouns."
+        " Of these, only boxes are kept whose label has a rank of at most "
+        f"{config.max_clip_rank} for the content of the box, by the image tower of the text "
+        "encoder's model, among the picture's candidates and up to "
+        f"{config.num_random_labels} random nouns."
     )
 
 
@@ -155,7 +156,7 @@ def _false_discoveries(plan: Plan, chosen: ChosenThresholds) -> str:
     lines = [
         (
             each.source,
-            "none: no box counts" if each.threshold is None else f"{each.threshold:.3f}",
+            "none: no box is kept" if each.threshold is None else f"{each.threshold:.3f}",
             each.phrases,
             each.found,
             each.decoys_found,
@@ -163,18 +164,20 @@ def _false_discoveries(plan: Plan, chosen: ChosenThresholds) -> str:
         )
         for each in chosen.sources
     ]
-    header = ("source", "threshold", "phrases", "found", "decoys found", "estimated false")
+    header = ("source", "threshold", "phrases", "found", "decoys found", "false-discovery rate")
     whose = "" if chosen.run_id == plan.run_id else f" of run {chosen.run_id}, which this completes"
     return (
         "## False discoveries\n\n"
-        f"{chosen.decoys} decoys{whose}, phrases that nobody proposed, were asked beside the "
-        "others. For each source the threshold is the lowest score from which as many decoys as it "
-        f"has phrases would be found at most {percent(chosen.wanted_fdr)} as often as its phrases "
-        f"are; none is below {chosen.stored_from:.3g}, where storing begins. A part is what only a "
-        "noun proposed whose parts were asked for. Decoys tell nothing of loose boxes, of second "
-        "boxes, and of likenesses of what was proposed: more boxes are wrong than this says.\n\n"
+        f"The detector also got {chosen.decoys} decoys{whose}, which are phrases that were not "
+        "proposed. Each source has the lowest threshold with an estimated false-discovery rate of "
+        f"at most {percent(chosen.wanted_fdr)}: the share of decoys found, divided by the share of "
+        "the source's phrases found. No threshold is lower than "
+        f"{chosen.stored_from:.3g}, the lowest score of stored boxes. Source `part` has phrases "
+        "that were proposed only as parts of a noun. Decoys do not measure inaccurate boxes, "
+        "duplicate boxes, and objects that resemble the proposed one, so more boxes are wrong than "
+        "this estimate says.\n\n"
         + table(header, lines)
-        + f"\n![estimated share of phrases found in vain, by threshold]({FDR_FILE})\n"
+        + f"\n![estimated false-discovery rate, by threshold]({FDR_FILE})\n"
     )
 
 
@@ -189,9 +192,9 @@ def _fdr_plot(decision: Decision) -> str:
     return rate_plot(
         curves,
         limit=decision.chosen.wanted_fdr,
-        title="Estimated share of phrases found in vain, by threshold",
-        across="lowest score that counts",
-        up="estimated share found in vain",
+        title="Estimated false-discovery rate, by threshold",
+        across="threshold",
+        up="estimated false-discovery rate",
     )
 
 
@@ -210,7 +213,7 @@ def _labels(counts: DatasetCounts) -> str:
         lines.append((label, boxes, bar, share, false))
     more = len(labels) - len(lines)
     rest = f"\n{more} more labels are in the shards.\n" if more > 0 else ""
-    header = ("label", "boxes", "", "implied share", "false answers as a decoy")
+    header = ("label", "boxes", "", "implied share", "found as a decoy")
     return "## Labels\n\n" + table(header, lines) + rest
 
 

@@ -46,8 +46,10 @@ _CANDIDATE = pa.struct(
         _field("phrase", pa.string(), "normalised phrase, or the raw text where it was rejected"),
         _field("named", pa.bool_(), "the caption says it or a synonym of it; else it is implied"),
         _field("stuff", pa.bool_(), "a region without a shape of its own: sky, grass"),
-        _field("decoy", pa.bool_(), "asked only to count false answers; nobody proposed it"),
-        _field("sources", pa.list_(_SOURCE), "who proposed it"),
+        _field(
+            "decoy", pa.bool_(), "a decoy: not proposed, asked only to measure false detections"
+        ),
+        _field("sources", pa.list_(_SOURCE), "where the phrase comes from"),
         _field("rejected", pa.string(), "why it was not asked; null where it was"),
     ]
 )
@@ -67,7 +69,7 @@ _ANNOTATION = pa.struct(
         _field("candidate_id", pa.int32(), "candidate that the label is"),
         _field("named", pa.bool_(), "of the candidate"),
         _field("stuff", pa.bool_(), "of the candidate"),
-        _field("decoy", pa.bool_(), "of the candidate: a false answer"),
+        _field("decoy", pa.bool_(), "of the candidate: a false detection"),
         _field("alt_labels", pa.list_(_ALT_LABEL), "labels whose boxes lie on this one"),
         _field("templates", pa.list_(pa.string()), "templates that proposed the label"),
         _field(
@@ -87,7 +89,7 @@ _ANNOTATION = pa.struct(
 _RAW_TEXT = pa.struct(
     [
         _field("template", pa.string(), "template that was asked"),
-        _field("text", pa.string(), "the language model's own words"),
+        _field("text", pa.string(), "the language model's raw text"),
     ]
 )
 
@@ -109,21 +111,25 @@ SCHEMA = pa.schema(
         ),
         _field("source_size", pa.int64(), "length of the picture in that tar", unit="bytes"),
         _field("url", pa.string(), "where the picture came from, if the source says so"),
-        _field("caption", pa.string(), "caption, blanks folded; several as sentences of one text"),
+        _field(
+            "caption",
+            pa.string(),
+            "caption with whitespace folded; several are joined as sentences",
+        ),
         _field("captions", pa.list_(pa.string()), "each caption, where the picture has several"),
         _field("image_sha256", pa.string(), "digest of the picture's file", unit="hex"),
         _field("image_width", pa.int32(), "width after EXIF orientation", unit="px"),
         _field("image_height", pa.int32(), "height after EXIF orientation", unit="px"),
         _field("status", pa.string(), "`labelled`, `dropped` by a filter, or `failed`"),
-        _field("reason", pa.string(), "why it was dropped or failed, one word"),
-        _field("detail", pa.string(), "the same for a reader"),
-        _field("filters", pa.list_(_FILTER), "what the filters saw"),
+        _field("reason", pa.string(), "why it was dropped or failed, as a code"),
+        _field("detail", pa.string(), "explanation of the reason"),
+        _field("filters", pa.list_(_FILTER), "values that the filters checked"),
         _field("candidates", pa.list_(_CANDIDATE), "all phrases, asked or rejected"),
         _field("annotations", pa.list_(_ANNOTATION), "boxes, kept or not"),
         _field(
             "negatives",
             pa.list_(pa.string()),
-            "implied phrases without any stored box, nor kin to one that has: not in the picture",
+            "implied phrases that are absent: neither they nor related phrases have a stored box",
         ),
         _field("raw_texts", pa.list_(_RAW_TEXT), "raw answers of the language model"),
         _field("num_detector_chunks", pa.int32(), "passes over the picture", unit="passes"),

@@ -74,13 +74,13 @@ def verify_run(runs_dir: Path, run_id: str, *, check_source: CheckSource | None 
     problems += walk.problems()
     if state == "done":
         problems += [
-            f"{shard_name(chunk)}: not there, in a run that is done" for chunk in walk.open
+            f"{shard_name(chunk)}: missing, although the run is done" for chunk in walk.open
         ]
         decided = walk
         if run.shards_folder != "dataset":
             decided = _Walk(run_dir / "dataset", plan)
             problems += decided.problems()
-            problems += [f"dataset/{shard_name(chunk)}: not there" for chunk in decided.open]
+            problems += [f"dataset/{shard_name(chunk)}: missing" for chunk in decided.open]
         problems += _manifest_problems(run_dir, decided.recorded)
     return Verdict(
         run_id=run_id,
@@ -110,22 +110,22 @@ def _verdict(run_id: str, state: str, problems: list[str], *, source_checked: bo
 def _plan_problems(run_dir: Path, plan: Plan) -> Iterator[str]:
     content = read_plan_file(run_dir)
     if config_sha256(plan.config) != plan.config_sha256:
-        yield f"{PLAN_FILE}: its config is not the one whose digest it names"
+        yield f"{PLAN_FILE}: its config does not match config_sha256"
     # Check again, because the plan may have been opened before its chunks were damaged.
     if file_sha256(run_dir / content.chunks_file) != content.chunks_sha256:
-        yield f"{content.chunks_file}: not the chunks that {PLAN_FILE} names"
+        yield f"{content.chunks_file}: does not match the hash in {PLAN_FILE}"
     stops: dict[str, int] = {}
     rows = 0
     for number, chunk in enumerate(plan.chunks):
         if chunk.id != number:
-            yield f"{PLAN_FILE}: chunk {number} calls itself {chunk.id}"
+            yield f"{PLAN_FILE}: chunk {number} has the id {chunk.id}"
         for start, stop in chunk.ranges:
             if start < stops.get(chunk.source, 0):
                 yield f"{PLAN_FILE}: row {start} of {chunk.source} is planned twice"
             stops[chunk.source] = stop
         rows += chunk.num_rows
     if rows != plan.num_rows:
-        yield f"{PLAN_FILE}: {rows} rows in its chunks, {plan.num_rows} by its own count"
+        yield f"{PLAN_FILE}: {rows} rows in its chunks, but num_rows is {plan.num_rows}"
 
 
 def _source_problems(plan: Plan, check_source: CheckSource) -> Iterator[str]:
@@ -164,19 +164,19 @@ class _Walk:
         try:
             record = read_record(self._folder / record_file)
         except (OSError, ValidationError) as error:
-            yield f"{record_file}: no commit record: {str(error).splitlines()[0]}"
+            yield f"{record_file}: not a valid commit record: {str(error).splitlines()[0]}"
             return
         self.recorded.append((record.shard, record.sha256))
         if shard not in names:
-            yield f"{shard}: not there, though it has a record"
+            yield f"{shard}: missing, although its commit record exists"
             return
         if file_sha256(self._folder / shard) != record.sha256:
-            yield f"{shard}: not the shard that its record names"
+            yield f"{shard}: does not match the hash in its commit record"
             return
         try:
             rows = read_shard(self._folder / shard)
         except (OSError, pa.ArrowInvalid, ValidationError, TypeError) as error:
-            yield f"{shard}: no shard: {str(error).splitlines()[0]}"
+            yield f"{shard}: not a valid shard: {str(error).splitlines()[0]}"
             return
         self.committed += 1
         self.rows += len(rows)
@@ -185,7 +185,7 @@ class _Walk:
     def _rows(self, chunk: Chunk, rows: list[Row], record: CommitRecord) -> Iterator[str]:
         shard, plan = shard_name(chunk.id), self._plan
         if [(row.source_shard, row.source_row) for row in rows] != chunk.keys:
-            yield f"{shard}: it holds other rows than planned"
+            yield f"{shard}: its rows differ from the plan"
         for name, value in count_rows(rows).items():
             if getattr(record, name) != value:
                 yield f"{record_name(chunk.id)}: {name} is {getattr(record, name)}, found {value}"
@@ -195,7 +195,7 @@ class _Walk:
                 yield f"{shard}: {kind} {model} answered, planned {planned.name}@{planned.revision}"
         prompts = {row.prompt_sha256 for row in rows} - {plan.prompt_sha256, None}
         if plan.prompt_sha256 is not None and prompts:
-            yield f"{shard}: asked with other prompts than planned"
+            yield f"{shard}: prompts differ from the plan"
 
 
 def _is_planned(name: str, plan: Plan) -> bool:
@@ -212,12 +212,12 @@ def _manifest_problems(run_dir: Path, recorded: list[tuple[str, str]]) -> Iterat
         listed = [(each["file"], each["sha256"]) for each in manifest["shards"]]
         labels_sha256, plan_sha256 = manifest["labels"]["sha256"], manifest["plan_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"{MANIFEST_FILE}: no manifest: {error!r}"
+        yield f"{MANIFEST_FILE}: not a valid manifest: {error!r}"
         return
     if listed != recorded:
-        yield f"{MANIFEST_FILE}: it lists other shards than there are"
+        yield f"{MANIFEST_FILE}: its list of shards differs from the files"
     if plan_sha256 != file_sha256(run_dir / PLAN_FILE):
-        yield f"{MANIFEST_FILE}: it names another plan"
+        yield f"{MANIFEST_FILE}: plan_sha256 differs from the plan"
     labels = dataset_dir / LABELS_FILE
     if not labels.is_file() or file_sha256(labels) != labels_sha256:
-        yield f"{LABELS_FILE}: not the vectors that {MANIFEST_FILE} names"
+        yield f"{LABELS_FILE}: does not match the hash in {MANIFEST_FILE}"
