@@ -195,7 +195,7 @@ def train_backbone(
         optimizer.load_state_dict(checkpoint["optimizer"])
         step = first_step = checkpoint["step"]
         spent_s = checkpoint["spent_s"]
-        logger.info("backbone: goes on at step %d after %.0f s", step, spent_s)
+        logger.info("backbone: resuming at step %d after %.0f s", step, spent_s)
     batches = stream(
         dataset,
         first=step * num_processes + exchange.rank,
@@ -225,7 +225,7 @@ def train_backbone(
             continue
         if step % config.log_every == 0:
             logger.info(
-                "backbone: step %d, %.0f s, loss %.3f, wholes right %.3f",
+                "backbone: step %d, %.0f s, loss %.3f, accuracy of wholes %.3f",
                 step, spent_s, loss.item(), accuracy,
             )  # fmt: skip
         is_over = progress >= 1

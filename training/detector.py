@@ -195,7 +195,7 @@ def train_detector_stage(
         checkpoint = torch.load(path, weights_only=True)
         trainer.load_state(checkpoint)
         spent_s = checkpoint["spent_s"]
-        logger.info("detector: goes on at step %d after %.0f s", trainer.num_steps, spent_s)
+        logger.info("detector: resuming at step %d after %.0f s", trainer.num_steps, spent_s)
     else:
         first_stage = torch.load(out / BACKBONE, weights_only=True)
         if "detector" in first_stage:
@@ -259,16 +259,16 @@ def _log(out: Path, **figures: float) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of checkpoints, log and weights.")],
-    recipe: Annotated[str, typer.Option(help="A name of training/detector_recipe.py.")] = (
+    out: Annotated[Path, typer.Option(help="Output folder for checkpoints, log and weights.")],
+    recipe: Annotated[str, typer.Option(help="Recipe of training/detector_recipe.py.")] = (
         "small-detector"
     ),
-    minutes: Annotated[float, typer.Option(help="Time of both stages together.")] = 90.0,
+    minutes: Annotated[float, typer.Option(help="Time limit of both stages together.")] = 90.0,
     start: Annotated[
         Path | None, typer.Option(help="Trained weights to start from, without the first stage.")
     ] = None,
     *,
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume from the checkpoint in --out.")] = False,
 ) -> None:
     """Train the small Grounding-DINO on the small world."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

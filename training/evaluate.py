@@ -113,31 +113,35 @@ def evaluate(
 
 
 def main(
-    weights: Annotated[Path, typer.Argument(help="Weights of ours, or an official .pth.")],
+    weights: Annotated[Path, typer.Argument(help="Weights of this project, or an official .pth.")],
     world: Annotated[
-        int | None, typer.Option(min=1, help="So many scenes of the small world.")
+        int | None, typer.Option(min=1, help="Number of scenes of the small world.")
     ] = None,
-    coco: Annotated[Path | None, typer.Option(help="COCO or LVIS instances JSON.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Its folder of pictures.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Pictures of it at most.")] = None,
+    coco: Annotated[Path | None, typer.Option(help="COCO or LVIS instances JSON file.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --coco.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of pictures of --coco.")
+    ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Dataset trained on: groups classes by its captions.")
+        Path | None, typer.Option(help="Training dataset, to group classes by its captions.")
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="Checkpoint to measure losses against.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Checkpoint to compare with.")] = None,
     text_queries: Annotated[
-        int, typer.Option(min=0, help="Ask so many pictures for every word, by the bank.")
+        int, typer.Option(min=0, help="Number of pictures for text queries by mask bank.")
     ] = 50,
     points_per_side: Annotated[
-        int | None, typer.Option(min=1, help="Of the bank's grid of points.")
+        int | None, typer.Option(min=1, help="Points per side of the mask bank's grid.")
     ] = None,
-    score: Annotated[str, typer.Option(help="Of text queries: softmax or cosine.")] = "softmax",
+    score: Annotated[
+        str, typer.Option(help="Score of text queries: softmax or cosine.")
+    ] = "softmax",
     out: Annotated[Path | None, typer.Option(help="Folder for JSON and pictures.")] = None,
 ) -> None:
     """Measure a Semantic-SAM's names, masks, retention and text queries; print a table."""
     if (world is None) == (coco is None):
-        raise InvalidInput("name either --world N or --coco FILE with --images DIR")
+        raise InvalidInput("give either --world N, or --coco FILE with --images DIR")
     if score not in ("softmax", "cosine"):
-        raise InvalidInput(f"--score is softmax or cosine, got {score!r}")
+        raise InvalidInput(f"--score must be softmax or cosine, got {score!r}")
     pictures, vocabulary = _source(world=world, coco=coco, images=images, limit=limit)
     settings = ProcessSettings()
     figures = evaluate(

@@ -112,7 +112,7 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
     path = files.out / CHECKPOINT
     if path.exists():
         trainer.load_state(torch.load(path, map_location="cpu", weights_only=True))
-        logger.info("goes on at step %d", trainer.num_steps)
+        logger.info("resuming at step %d", trainer.num_steps)
 
     def data_of(rank: int) -> TrainData:
         return TrainData(
@@ -159,7 +159,9 @@ def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
                 model.mask_decoder.start_new_tokens()
             return LoadedSam(model=model, info=found.info)
         case _:
-            raise InvalidConfig("name an official SAM or weights of ours, not both")
+            raise InvalidConfig(
+                "give either --sam (official weights) or --start (own weights), not both"
+            )
 
 
 def _fill(model: SemanticSam, state: Mapping[str, Tensor], *, source: Path) -> None:
@@ -173,7 +175,7 @@ def _fill(model: SemanticSam, state: Mapping[str, Tensor], *, source: Path) -> N
 def _with_stem(state: Mapping[str, Tensor], detector_dir: Path | None) -> dict[str, Tensor]:
     """Add the tensors of a detector's stem. Its mix weights stay as they are."""
     if detector_dir is None:
-        raise InvalidConfig("this network has a stem: name the small detector's folder (--stem)")
+        raise InvalidConfig("this network has a stem: give the small detector's folder (--stem)")
     return {**state, **read_stem(detector_dir)}
 
 
@@ -184,14 +186,14 @@ def _open_data(
     mask_pictures = box_pictures = None
     if batch.masks_a_step:
         if files.sa1b is None:
-            raise InvalidConfig(f"{recipe.name} learns from masks: name an SA-1B folder (--sa1b)")
+            raise InvalidConfig(f"{recipe.name} learns from masks: give an SA-1B folder (--sa1b)")
         mask_pictures = MaskPictures(
             files.sa1b, masks_a_picture=batch.masks_a_picture, seed=batch.seed
         )
     if batch.boxes_a_step:
         if files.data is None:
             raise InvalidConfig(
-                f"{recipe.name} learns from a generated dataset: name its folder (--data)"
+                f"{recipe.name} learns from a generated dataset: give its folder (--data)"
             )
         box_pictures = BoxPictures(
             files.data,
@@ -287,30 +289,37 @@ def _log(
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="A name of training/sam_recipe.py.")],
-    out: Annotated[Path, typer.Option(help="Folder of checkpoint, metrics and weights.")],
-    data: Annotated[Path | None, typer.Option(help="A run's dataset folder.")] = None,
+    recipe: Annotated[str, typer.Argument(help="Recipe of training/sam_recipe.py.")],
+    out: Annotated[Path, typer.Option(help="Output folder for checkpoint, metrics and weights.")],
+    data: Annotated[Path | None, typer.Option(help="Dataset folder of a run.")] = None,
     pictures: Annotated[
         Path | None,
-        typer.Option(help="Folder that the dataset's pictures are in now, where they were moved."),
+        typer.Option(help="Folder that now contains the dataset's pictures, if they were moved."),
     ] = None,
     sa1b: Annotated[Path | None, typer.Option(help="SA-1B folder.")] = None,
     sam: Annotated[Path | None, typer.Option(help="Official sam_vit_*.pth to start from.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Weights of ours to start from.")] = None,
-    stem: Annotated[
-        Path | None, typer.Option(help="The small detector's folder, for a network with a stem.")
+    start: Annotated[
+        Path | None, typer.Option(help="Weights of this project to start from.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
+    stem: Annotated[
+        Path | None, typer.Option(help="Folder of the small detector, for a network with a stem.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps (default: the recipe's).")
+    ] = None,
     mix: Annotated[
-        str | None, typer.Option(help="Masks to boxes, as 1:4; the step keeps its size.")
+        str | None,
+        typer.Option(help="Ratio of masks to boxes, such as 1:4; the batch size stays the same."),
     ] = None,
     *,
     named_only: Annotated[
-        bool, typer.Option("--named-only", help="Only boxes of what captions name.")
+        bool, typer.Option("--named-only", help="Train only on boxes of named labels.")
     ] = False,
     hard_negatives: Annotated[
         bool,
-        typer.Option("--hard-negatives", help="Also tell boxes from what was proposed in vain."),
+        typer.Option(
+            "--hard-negatives", help="Also train on negatives: labels proposed but never found."
+        ),
     ] = False,
 ) -> None:
     """Train Semantic-SAM. Running the same command again resumes a killed run."""

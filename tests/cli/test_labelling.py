@@ -106,14 +106,14 @@ def console(monkeypatch):
 
 def test_a_message_of_a_run_is_shown_once_however_its_seconds_count_down(console):
     gateway = Gateway(
-        status_of("planned", "reads the source, to plan"),
+        status_of("planned", "reading the source to plan the run"),
         status_of("running", "paused: detector service [x]; retrying one chunk in 9 s"),
         status_of("running", "paused: detector service [x]; retrying one chunk in 8 s"),
         status_of("done", "over"),
     )
     assert follow(gateway.read, console).state == "done"
     shown = console.file.getvalue()
-    assert shown.count("reads the source, to plan") == 1
+    assert shown.count("reading the source to plan the run") == 1
     assert shown.count("paused: detector service [x]; retrying one chunk in 9 s") == 1
     assert "in 8 s" not in shown
 

@@ -10,9 +10,9 @@ from unspoken.errors import InvalidInput, MissingWeights
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["train", "--help"], "A name of training/sam_recipe.py"),
-        (["train", "detector", "--help"], "Time of both stages together"),
-        (["evaluate", "--help"], "So many scenes of the small world"),
+        (["train", "--help"], "Recipe of training/sam_recipe.py"),
+        (["train", "detector", "--help"], "Time limit of both stages"),
+        (["evaluate", "--help"], "Number of scenes of the small world"),
     ],
 )
 def test_help_is_that_of_the_command_behind_the_verb(words, expected, monkeypatch):

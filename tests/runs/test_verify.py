@@ -43,7 +43,10 @@ def flip(path):
 
 DAMAGES = {
     "a flipped bit": (lambda d: flip(d / "dataset/shard-000001.parquet"), "not match the hash"),
-    "a lost shard": (lambda d: (d / "dataset/shard-000001.parquet").unlink(), "although its commit"),
+    "a lost shard": (
+        lambda d: (d / "dataset/shard-000001.parquet").unlink(),
+        "although its commit",
+    ),
     "a lost record": (lambda d: (d / "dataset/shard-000001.json").unlink(), "shard-000001"),
     "a torn record": (
         lambda d: (d / "dataset/shard-000001.json").write_bytes(b'{"shard'),
@@ -54,7 +57,10 @@ DAMAGES = {
         "not in the plan",
     ),
     "another plan": (lambda d: flip(next(d.glob("chunks-*.jsonl"))), "the chunks that"),
-    "other labels": (lambda d: flip(d / "dataset/labels.safetensors"), "labels.safetensors: does not match"),
+    "other labels": (
+        lambda d: flip(d / "dataset/labels.safetensors"),
+        "labels.safetensors: does not match",
+    ),
     "no manifest": (lambda d: (d / "dataset/manifest.json").unlink(), "not a valid manifest"),
 }
 

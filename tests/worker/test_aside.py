@@ -70,7 +70,7 @@ def test_a_run_that_plans_for_long_says_so_and_stops_no_other(tmp_path, gate):
     stage = impatient(tmp_path, prompter=FakePrompter(before=gate))
     stage.create()
     status = stage.tick()
-    assert (status.state, status.message) == ("planned", "reads the source, to plan")
+    assert (status.state, status.message) == ("planned", "reading the source to plan the run")
     create_other(stage)
     assert tick_until(stage, "done", run_id="other").done == 12
     assert read_status(stage.runs_dir, "r").state == "planned"

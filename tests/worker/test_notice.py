@@ -64,7 +64,7 @@ def test_a_run_whose_captions_are_elsewhere_names_their_file_wherever_it_is_told
     assert printed(status).splitlines()[1].startswith(told)
     assert render(status)
     card = (tmp_path / "runs/r/dataset/README.md").read_text()
-    assert card.index("Notice") < card.index("Boxes for what captions say")
+    assert card.index("Notice") < card.index("Boxes of objects")
     write_report(tmp_path / "runs/r", tmp_path / "report", pictures=stage.data_dir)
     page = (tmp_path / "report/index.html").read_text()
     assert "all 6 rows dropped: caption_empty" in page

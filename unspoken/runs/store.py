@@ -150,7 +150,7 @@ def _last_seen(folder: Path, run: Run) -> RunStatus:
     try:
         return RunStatus.model_validate_json((folder / "status.json").read_bytes())
     except (FileNotFoundError, ValidationError):
-        return _no_status(run.run_id, state="planned", message="waits for the dispatcher")
+        return _no_status(run.run_id, state="planned", message="waiting for a dispatcher")
 
 
 def _no_status(run_id: str, *, state: str, message: str) -> RunStatus:

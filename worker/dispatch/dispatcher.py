@@ -153,17 +153,17 @@ class Dispatcher:
                         self._work(lease.is_ours, tick_s=tick_s, stop=stop)
                     elif not stood_by:
                         stood_by = True
-                        logger.info("another dispatcher works; this one stands by")
+                        logger.info("another dispatcher is active; this one is on standby")
             except OSError as error:
                 logger.warning("the runs folder cannot be used: %s", error)
             except Exception:
-                logger.exception("unexpected error; the dispatcher goes on after a pause")
+                logger.exception("unexpected error; the dispatcher continues after a pause")
             stop.wait(tick_s)
 
     def _work(self, is_ours: Callable[[], bool], *, tick_s: float, stop: threading.Event) -> None:
         # Another dispatcher may have changed the runs since the last look.
         self._watches.clear()
-        logger.info("this dispatcher works")
+        logger.info("this dispatcher is active")
         while not stop.is_set() and is_ours():
             self.tick()
             stop.wait(tick_s)
@@ -226,7 +226,7 @@ class Dispatcher:
             begin_step(watch.ledger.run_dir, "planning")
             watch.planning = BackgroundCall(partial(self._read_or_make_plan, watch.run))
         if watch.planning is None or not watch.planning.ended(patience_s=self._patience_s):
-            watch.message = "reads the source, to plan"
+            watch.message = "reading the source to plan the run"
             return self._status(watch, "planned")
         planning, watch.planning = watch.planning, None
         end_step(watch.ledger.run_dir)
@@ -258,7 +258,7 @@ class Dispatcher:
             logger.info("planning")
         except PlanDamaged as error:
             # The same source gives an identical plan; `write_plan` refuses a different one.
-            logger.warning("planning again: %s", error)
+            logger.warning("replanning: %s", error)
         location = self._locate(run)
         plan_run(run, location, runs_dir=self._runs_dir, services=self._services)
         return read_plan(self._runs_dir / run.run_id)

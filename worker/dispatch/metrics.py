@@ -75,7 +75,7 @@ class DispatcherMetrics:
             looked_s = self._looked_s
         yield _gauge(
             "unspoken_dispatcher_last_look_timestamp_seconds",
-            "When this dispatcher last looked at all runs; 0 while it stands by",
+            "Time of the last tick of this dispatcher; 0 while it is on standby",
             looked_s,
         )
         yield from counters
@@ -100,16 +100,16 @@ class DispatcherMetrics:
 
     def _counters(self) -> Iterator[Metric]:
         yield _counter("unspoken_commits", "Chunks committed", self._commits)
-        yield _counter("unspoken_attempts", "Tries at chunks", self._attempts)
+        yield _counter("unspoken_attempts", "Attempts at chunks", self._attempts)
         for name, about, label, sums in (
             ("unspoken_rows", "Rows committed", "status", self._rows),
-            ("unspoken_rows_dropped", "Rows that a filter dropped", "reason", self._dropped),
+            ("unspoken_rows_dropped", "Rows dropped by a filter", "reason", self._dropped),
             ("unspoken_rows_failed", "Rows that failed", "reason", self._failed),
         ):
             yield _labelled(CounterMetricFamily(name, about, labels=[label]), sums.items())
         seconds = ((stage, ms / 1000) for stage, ms in self._stage_ms.items() if stage != "total")
         stages = CounterMetricFamily(
-            "unspoken_stage_seconds", "Workers' time in committed chunks", labels=["stage"]
+            "unspoken_stage_seconds", "Time of workers in committed chunks", labels=["stage"]
         )
         yield _labelled(stages, seconds)
 
@@ -119,27 +119,39 @@ class DispatcherMetrics:
         except OSError:  # the alert on the dispatcher's last look covers this case
             return
         family = GaugeMetricFamily(
-            "unspoken_workers", "Worker processes by their heartbeat", labels=["state"]
+            "unspoken_workers", "Worker processes by the state of their heartbeat", labels=["state"]
         )
         yield _labelled(family, [("alive", workers.alive), ("silent", workers.silent)])
-        yield _gauge("unspoken_worker_slots", "Chunks at a time of living workers", workers.slots)
+        yield _gauge(
+            "unspoken_worker_slots",
+            "Number of chunks that live workers can process at once",
+            workers.slots,
+        )
 
     def _of_broker(self) -> Iterator[Metric]:
         try:
             state = self._read_broker()
         except ConnectionError:
-            yield _gauge("unspoken_broker_up", "Whether Redis answers", 0)
+            yield _gauge("unspoken_broker_up", "1 if Redis answers, else 0", 0)
             return
-        yield _gauge("unspoken_broker_up", "Whether Redis answers", 1)
+        yield _gauge("unspoken_broker_up", "1 if Redis answers, else 0", 1)
         family = GaugeMetricFamily(
-            "unspoken_queue_messages", "Messages that no worker has taken", labels=["queue"]
+            "unspoken_queue_messages", "Messages not yet delivered to a worker", labels=["queue"]
         )
         yield _labelled(family, state.queued.items())
         for name, about, value in (
-            ("unspoken_unacked_messages", "Messages in workers' hands", state.unacked),
-            ("unspoken_oldest_unacked_seconds", "Age of the oldest of them", state.oldest_s),
-            ("unspoken_broker_memory_bytes", "Memory that Redis uses", state.memory),
-            ("unspoken_broker_memory_limit_bytes", "Its maxmemory; 0: none", state.memory_limit),
+            ("unspoken_unacked_messages", "Unacknowledged messages", state.unacked),
+            (
+                "unspoken_oldest_unacked_seconds",
+                "Age of the oldest unacknowledged message",
+                state.oldest_s,
+            ),
+            ("unspoken_broker_memory_bytes", "Memory used by Redis", state.memory),
+            (
+                "unspoken_broker_memory_limit_bytes",
+                "Redis maxmemory; 0: no limit",
+                state.memory_limit,
+            ),
         ):
             yield _gauge(name, about, value)
 
@@ -205,21 +217,21 @@ def _guarded(app: WSGIApplication, rules: BrowserRules) -> WSGIApplication:
 
 def _of_runs(runs: list[RunStatus]) -> Iterator[Metric]:
     states = Sums(run.state for run in runs)
-    family = GaugeMetricFamily("unspoken_runs", "Runs under way", labels=["state"])
+    family = GaugeMetricFamily("unspoken_runs", "Runs in progress", labels=["state"])
     yield _labelled(family, [(s, states[s]) for s in ("planned", "running", "finishing")])
     some = runs[:MAX_RUNS]
     for name, about, values in (
         ("unspoken_run_rows", "Rows planned", [(r.run_id, r.total) for r in some]),
         ("unspoken_run_rows_done", "Rows committed", [(r.run_id, r.done) for r in some]),
-        ("unspoken_run_leases", "Chunks worked on", [(r.run_id, r.chunks_leased) for r in some]),
+        ("unspoken_run_leases", "Chunks with a lease", [(r.run_id, r.chunks_leased) for r in some]),
         (
             "unspoken_run_waits",
-            "1 while a running run waits or is paused",
+            "1 if the run is waiting or paused",
             [(r.run_id, int(r.state == "running" and bool(r.message))) for r in some],
         ),
         (
             "unspoken_run_seconds_left",
-            "By the rate of the last minutes",
+            "Estimated remaining time by the recent rate",
             [(r.run_id, r.seconds_left) for r in some if r.seconds_left is not None],
         ),
     ):

@@ -88,7 +88,10 @@ class EmbeddedRedis:
             self._socket_lock = _lock_folder(self._socket_folder)
             self._lock = _lock_folder(self._folder)
             if self._lock is None:
-                logger.info("%s is in use by another Redis; this one keeps no file", self._folder)
+                logger.info(
+                    "%s is in use by another Redis; this one writes no append-only file",
+                    self._folder,
+                )
             self.start()
         except BaseException:
             self.close()

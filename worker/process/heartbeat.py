@@ -56,7 +56,7 @@ class Heartbeat:
                 beat()
                 beat = self._beat
             except OSError as error:  # the worker's own work reports disk errors in detail
-                logger.debug("no heartbeat: %s", error)
+                logger.debug("the heartbeat could not be written: %s", error)
             if self._ended.wait(self._beat_s):
                 return
 

@@ -137,7 +137,7 @@ def register_tasks(app: Celery, bench: Callable[[], Bench]) -> None:
         try:
             message = Message.model_validate({"run_id": run_id, "chunk_ids": chunk_ids})
         except ValidationError as error:
-            logger.error("a message that is none of ours: %s", error)
+            logger.error("invalid message dropped: %s", error)
             return
         label_message(message, bench())
 
@@ -165,14 +165,14 @@ def _label_or_note(run_id: str, chunk_id: int, bench: Bench) -> bool:
         label_one_chunk(run_id, chunk_id, bench)
     except SoftTimeLimitExceeded:
         late = (
-            f"chunk {chunk_id} was not done within {SOFT_TIME_LIMIT_S} s: give the services more "
-            "to work with, or start a run with smaller chunks (--chunk-size)"
+            f"chunk {chunk_id} was not done within {SOFT_TIME_LIMIT_S} s: add "
+            "services or cores, or start a run with smaller chunks (--chunk-size)"
         )
-        logger.error("out of time: %s", late)
+        logger.error("time limit exceeded: %s", late)
         note_trouble(bench.runs_dir / run_id, _trouble(DeadlineExceeded(late)))
         return False
     except (*PASSING, ModelsChanged, PlanDamaged, OSError) as error:
-        logger.warning("trouble: %s", error)
+        logger.warning("attempt stopped, will be retried: %s", error)
         note_trouble(bench.runs_dir / run_id, _trouble(error))
         return False
     except (UnspokenError, MemoryError) as error:
@@ -188,7 +188,7 @@ def label_one_chunk(run_id: str, chunk_id: int, bench: Bench) -> bool:
     try:
         job = _open_job(run_id, bench)
     except NotFound:
-        logger.warning("no such run or plan")
+        logger.warning("the run or its plan does not exist")
         return False
     ledger = job.ledger
     if chunk_id >= len(job.plan.chunks) or is_cancelled(ledger.run_dir):
@@ -248,7 +248,7 @@ class _Work:
         if not self.bench.shift.is_over:
             return False
         about = fields(run=self.job.plan.run_id, chunk=self.chunk.id)
-        logger.warning("put down: the worker ends", extra=about)
+        logger.warning("chunk released: the worker is shutting down", extra=about)
         if self._attempt is not None:
             self._attempt.discard()
         return True
@@ -274,7 +274,7 @@ class _Work:
             attempt.succeeded()
             took_ms = timings.as_ms()["total"]
             about = fields(attempt=attempt.number, rows=len(rows), won=won, took_ms=took_ms)
-            logger.info("committed" if won else "another was first", extra=about)
+            logger.info("committed" if won else "already committed by another worker", extra=about)
             return won
         except (*AWAY, ModelsChanged, OSError) as error:
             lease.rest(max(REST_S, getattr(error, "retry_after_s", 0.0)))
@@ -294,7 +294,7 @@ class _Work:
                 sources = self._read()
         except OSError as error:
             if not os.access(self.job.location.root, os.R_OK | os.X_OK):
-                raise NotReady(f"the data folder is away: {error}") from error
+                raise NotReady(f"the data folder is not available: {error}") from error
             if past.number >= MAX_ATTEMPTS:
                 return self._all_failed("unreadable", str(error))
             raise ServiceUnavailable(f"{self.chunk.source} cannot be read: {error}") from error

@@ -55,7 +55,7 @@ class Watchdog:
         if self._shift.is_ending:
             self._look_at_end()
         elif self._hangs():
-            logger.critical("takes no message for %.0f s; ends", self._patience_s)
+            logger.critical("takes no message for %.0f s; the worker exits", self._patience_s)
             self._end(1)
 
     def start(self) -> None:
@@ -87,5 +87,5 @@ class Watchdog:
             self._idle_since_s = now_s if self._idle_since_s is None else self._idle_since_s
             over = now_s - self._idle_since_s >= CLOSING_S
         if over:
-            logger.warning("the worker does not end by itself; ends now")
+            logger.warning("graceful shutdown did not finish; the worker exits now")
             self._end(1 if self._num_busy() else 0)
