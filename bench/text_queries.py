@@ -51,7 +51,9 @@ LOWEST_SCORE = 0.02  # of the detector; low, because AP also ranks weak answers
 
 
 def main(
-    weights: Annotated[Path | None, typer.Option(help="Semantic-SAM weights (default: the profile's).")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Semantic-SAM weights (default: the profile's).")
+    ] = None,
     scenes: Annotated[int, typer.Option(help="Scenes.")] = NUM_SCENES,
     seed: Annotated[int, typer.Option(help="Of the first scene.")] = WORLD_SEED,
 ) -> None:

@@ -89,7 +89,7 @@ def test_a_killed_label_goes_on_by_up_without_being_told_the_source_again(tmp_pa
     time.sleep(6)  # longer than a dispatcher that starts may take (liveness.GONE_S)
 
     code, told = run("status", "labels", "--dir", workspace)
-    assert code == 0 and "nothing has worked on this run" in told
+    assert code == 0 and "no dispatcher has worked on this run" in told
     assert f"unspoken up --dir {workspace}" in told
     code, told = run("label", tmp_path / "B", "--out", workspace)
     assert code == 1 and f"it labels {tmp_path}/A, not {tmp_path}/B" in told

@@ -55,7 +55,7 @@ EXAMPLE = "  example_sets: [[[Goat, horn]]]"
         pytest.param("", "own.yaml: must be an object", id="empty"),
         pytest.param("{}", "at least 1 item", id="no template"),
         pytest.param("- a", "own.yaml: must be an object", id="a list"),
-        pytest.param("a: [", "no YAML", id="no yaml"),
+        pytest.param("a: [", "not YAML", id="no yaml"),
         pytest.param("tools: 3", "tools", id="no fields"),
         pytest.param("tools:\n  form: '{caption}:'", "example_sets", id="no examples"),
         pytest.param(

@@ -154,7 +154,7 @@ def test_a_file_that_is_not_there_or_not_ours_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="not a Semantic-SAM of this project"):
         load_weights(tmp_path / "other.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(b"abc")
-    with pytest.raises(InvalidConfig, match="no safetensors"):
+    with pytest.raises(InvalidConfig, match="not a safetensors"):
         load_weights(tmp_path / "torn.safetensors")
 
 
