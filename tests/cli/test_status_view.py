@@ -60,7 +60,7 @@ def test_a_run_that_stands_says_why():
     assert "no dispatcher has worked on this run for 10 min" in printed(
         status(stalled_since_s=time.time() - 600)
     )
-    assert "waits: no broker" in printed(status(message="waits: no broker"))
+    assert "waiting: no broker" in printed(status(message="waiting: no broker"))
 
 
 def test_a_run_that_has_done_nothing_yet_has_no_stages():

@@ -127,7 +127,7 @@ class Dispatcher:
             status = self._advance(watch)
         except Exception as error:
             if _passes(error):
-                watch.message = f"waits: {reason_of(error)}"
+                watch.message = f"waiting: {reason_of(error)}"
                 status = self._status(watch, _open_state(watch))
             else:
                 logger.exception("run failed")
