@@ -132,9 +132,7 @@ def resume_figures(folder: Path, num_chunks: int, *, ticks: int = 10) -> dict[st
     )
     dispatcher.tick()
     resume_s = time.perf_counter() - started_s
-    assert publisher.published == [num_chunks], (
-        f"one chunk is open, not {publisher.published}"
-    )
+    assert publisher.published == [num_chunks], f"one chunk is open, not {publisher.published}"
     started_s = time.process_time()
     for _ in range(ticks):
         dispatcher.tick()
