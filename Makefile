@@ -33,6 +33,7 @@ check: setup ## check format, lint, types and import contracts, as CI does
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_words.py
 
 format: setup ## format the code and apply lint fixes with ruff
 	$(BIN)/ruff format .
