@@ -19,8 +19,10 @@ BUILDERS = [
 ]
 
 
-def test_the_processor_is_always_there():
+def test_the_processor_is_always_there_and_float32_is_not_rounded(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     prepare_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
