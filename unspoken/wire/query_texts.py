@@ -1,6 +1,7 @@
 """Normalise texts to look for in pictures, in the same way for every model."""
 
 import unicodedata
+from functools import lru_cache
 
 from unspoken.errors import InvalidInput
 
@@ -16,6 +17,7 @@ def normalise_phrase(phrase: str) -> str:
     return text if any(character.isalnum() for character in text) else ""
 
 
+@lru_cache(maxsize=4096)
 def checked_phrase(phrase: str) -> str:
     """Return the normal form. Raises InvalidInput for control characters or an empty result."""
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in phrase):

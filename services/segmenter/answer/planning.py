@@ -28,7 +28,8 @@ def read_queries(queries: Sequence[SegmentQuery], *, size_hw: tuple[int, int]) -
     for place, query in enumerate(queries):
         try:
             normal = _normalised(query, place)
-            prompts_of(normal, owner=place, size_hw=size_hw)
+            if normal.is_prompted:
+                prompts_of(normal, owner=place, size_hw=size_hw)
             read.append(normal)
         except InvalidInput as error:
             problems[place] = error.message
@@ -104,4 +105,6 @@ def _normalised(query: SegmentQuery, place: int) -> SegmentQuery:
 
     text = None if query.text is None else normal(query.text, "text")
     negative = tuple(normal(each, f"negative.{n}") for n, each in enumerate(query.negative))
+    if (text, negative) == (query.text, query.negative):
+        return query
     return query.model_copy(update={"text": text, "negative": negative})

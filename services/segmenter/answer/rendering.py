@@ -159,14 +159,11 @@ def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
 
 
 def _result(query_index: int, query: SegmentQuery, found: Found, texts: _Texts) -> str:
-    about = {
-        "query_index": query_index,
-        "text": query.text,
-        "method": found.method,
-        "threshold": found.threshold,
-        "num_empty": found.num_empty,
-    }
-    head = json.dumps(about)[:-1]
+    head = (
+        f'{{"query_index": {query_index}, "text": {json.dumps(query.text)}, '
+        f'"method": "{found.method}", "threshold": {json.dumps(found.threshold)}, '
+        f'"num_empty": {found.num_empty}'
+    )
     instances = []
     prompts: Sequence[tuple[int, int] | None] = found.prompts or [None] * len(found.indices)
     for index, score, prompt in zip(found.indices, found.scores, prompts, strict=True):
