@@ -1,9 +1,9 @@
 """`python -m bench.gpu_check`: test and time every network on a CUDA device, against the CPU.
 
 Each section runs in a forked process, so a crash or an out-of-memory error loses the figures of one
-section only. `SECTION_error` is then the exit status; the traceback is on stderr. Figures are also
-written to stderr when a section ends. Without a CUDA device the bench prints `skipped`. The test
-suite runs the same code with `--device cpu --tiny`, at toy sizes.
+section only. `SECTION_error` then has the exit status or the timeout; a traceback is on stderr.
+Figures are also written to stderr when a section ends. Without a CUDA device the bench prints
+`skipped`. The test suite runs the sections on the CPU at the sizes of `gpu_sections.TINY`.
 
 encode   `encode_speedup_SAM`: seconds of the segment-anything predictor's `set_image` divided by
          those of the engine's `embed` as served (dtype `auto`); bar 3. `encode_ms_SAM_DTYPE`
@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--section", choices=sorted(gpu_sections.SECTIONS), action="append")
     given = parser.parse_args()
     named = _forked("device", partial(_device_name, given.device))
+    if "device_error" in named:
+        sys.exit(f"cannot use --device {given.device}: {named['device_error']}")
     if "device" not in named:
         print(json.dumps({"bench": "gpu_check", "figures": {}, "skipped": "no CUDA device"}))
         return

@@ -31,8 +31,8 @@ from unspoken.wire.schemas import (
     DetectReply,
     DetectRequest,
     ImageInfo,
-    LinkedImage,
 )
+from unspoken.wire.segment_bodies import inlined_schema
 
 _EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 _PHRASES: TypeAdapter[list[str]] = TypeAdapter(list[str])
@@ -186,14 +186,6 @@ def _blank_picture(height: int, width: int) -> Picture:
     return Picture(encoded=b"", sha256=hashlib.sha256(b"").hexdigest(), pixels=pixels)
 
 
-def _json_schema() -> dict[str, Any]:
-    """Return the schema of DetectRequest with the image inlined, as OpenAPI has no `$defs`."""
-    schema = DetectRequest.model_json_schema()
-    schema.pop("$defs", None)
-    schema["properties"]["image"] = LinkedImage.model_json_schema()
-    return schema
-
-
 _EXAMPLE: dict[str, Any] = {
     "image": {"base64": _EXAMPLE_PNG},
     "phrases": ["car", "wheel"],
@@ -203,7 +195,7 @@ _REQUEST_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "application/json": {
-            "schema": _json_schema(),
+            "schema": inlined_schema(DetectRequest),
             "example": _EXAMPLE,
         },
         "multipart/form-data": {

@@ -98,7 +98,7 @@ class Proxy:
         )
 
     async def list_models(self) -> list[ModelInfo]:
-        """Return the models that the segmenter serves. Raises ServiceUnavailable."""
+        """Return the segmenter's models. Raises ServiceUnavailable, DeadlineExceeded."""
         answer = await self._send(self._http.build_request("GET", "/v1/models", timeout=MODELS_S))
         try:
             content = await answer.aread()

@@ -24,6 +24,7 @@ def collected(section: str) -> gpu_sections.Figures:
         ("detect", "detect_ms_float32"),
         ("segment", "segment_warm_p50_ms"),
         ("train", "train_steps_per_s"),
+        ("llm", "llm_captions_per_s_batch_8"),
     ],
 )
 def test_each_section_measures_at_toy_sizes_on_the_cpu(section: str, figure: str):

@@ -132,7 +132,7 @@ def test_karpathys_files_are_read(tmp_path):
     assert [(row.key, row.member, row.captions, row.problem) for row in rows] == [
         ("391895", "val2014/0.jpg", ("A man rides.", "A rider"), None),
         ("1", "val2014/1.jpg", (), None),
-        ("row-2", "", (), "bad_row"),
+        ("row-000002", "", (), "bad_row"),
     ]
 
 

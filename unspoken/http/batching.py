@@ -211,8 +211,8 @@ class MicroBatcher(Generic[Item, Result]):
         """
         return max(1.0, math.ceil((self.queue_length / self.max_batch) * self._batch_s))
 
-    def check_room(self, num_items: int = 1, num_bytes: int = 1) -> None:
-        """Raise Overloaded or NotReady early, before a body is decoded."""
+    def check_room(self, num_items: int, num_bytes: int) -> None:
+        """Raise Overloaded if the queue has no room for these items, NotReady while draining."""
         if self._closing:
             raise NotReady(f"{self.name} is draining")
         # A request larger than the whole queue is admitted if the queue is empty; otherwise it

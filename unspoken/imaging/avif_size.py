@@ -99,15 +99,16 @@ def _items(reader: _Reader, encoded: bytes, idat: bytes) -> Iterator[bytes]:
         source = idat if version > 0 and reader.bytes(2) & 15 == 1 else encoded
         reader.bytes(2)
         base = reader.bytes(base_bytes)
-        parts = []
+        parts, num_bytes = list[bytes](), 0
         for _ in range(reader.bytes(2)):
             if version > 0:
                 reader.bytes(index_bytes)
             start = base + reader.bytes(offset_bytes)
             length = reader.bytes(length_bytes)
             parts.append(source[start : start + length if length else None])
-        if sum(map(len, parts)) > len(encoded):
-            raise TooLarge("the picture's parts claim more bytes than the file has")
+            num_bytes += len(parts[-1])
+            if num_bytes > len(encoded):
+                raise TooLarge("the picture's parts claim more bytes than the file has")
         yield b"".join(parts)
 
 

@@ -228,7 +228,7 @@ def build_mask_bank(
 
 @torch.inference_mode()
 def bank_of_output(
-    output: DecoderOutput, upscaler: MaskUpscaler, *, stability_offset: float = 1.0
+    output: DecoderOutput, upscaler: MaskUpscaler, *, stability_offset: float
 ) -> MaskBank:
     """Convert the masks of prompts to a bank without dropping any.
 

@@ -25,7 +25,8 @@ def stalled_since(runs_dir: Path, *, seen_s: float) -> float | None:
         age_s = _lease_age_s(runs_dir)
     except FileNotFoundError:
         return None if -storage.CLOCK_JITTER_S <= silent_s < GONE_S else seen_s
-    return None if age_s < SILENT_S or 0 <= silent_s < SILENT_S else seen_s
+    is_new = -storage.CLOCK_JITTER_S <= silent_s < SILENT_S
+    return None if age_s < SILENT_S or is_new else seen_s
 
 
 def _lease_age_s(runs_dir: Path) -> float:
@@ -37,6 +38,7 @@ def _lease_age_s(runs_dir: Path) -> float:
     try:
         # Ask the file system's own clock, because hosts need not agree on the time.
         return storage.age_s(lease, now_s=storage.now_s(runs_dir))
-    except PermissionError:
-        # Use the local clock, because the folder may be read-only.
-        return age_s
+    except OSError as error:
+        if error.errno not in storage.READ_ONLY:
+            raise
+        return age_s  # by the local clock

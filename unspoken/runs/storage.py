@@ -8,6 +8,7 @@ An object store with conditional writes could replace this module: `create` and 
 are `If-None-Match: *`, `replace` is a plain put, `renew` is a put of the same content.
 """
 
+import errno
 import hashlib
 import os
 import secrets
@@ -17,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 CLOCK_JITTER_S = 1.0
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a folder that this process may not write to."""
 
 
 def create(path: Path, content: bytes = b"") -> bool:
@@ -190,7 +193,9 @@ def age_s(path: Path, *, now_s: float) -> float:
         return age
     try:
         renew(path)
-    except PermissionError:
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
         return -age
     return 0.0
 

@@ -25,7 +25,6 @@ from unspoken.wire.schemas import (
 MAX_PROMPTS = 1000
 MAX_POINTS = 64
 MAX_IMAGE_NAME_CHARS = 128
-IMAGE_ID = r"^[0-9a-f]{64}$"
 
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 ImageName = Annotated[

@@ -19,7 +19,7 @@ class BackgroundCall(Generic[Result]):
 
     def __init__(self, work: Callable[[], Result]) -> None:
         self._future: Future[Result] = Future()
-        threading.Thread(target=carried(self._do, work), name="aside", daemon=True).start()
+        threading.Thread(target=carried(self._do, work), name="background", daemon=True).start()
 
     def ended(self, *, patience_s: float | None) -> bool:
         """Wait at most `patience_s` (None: no limit); return True if the call has finished."""

@@ -164,13 +164,15 @@ class Dispatcher:
         # Another dispatcher may have changed the runs since the last look.
         self._watches.clear()
         logger.info("this dispatcher is active")
-        while not stop.is_set() and is_ours():
-            self.tick()
-            stop.wait(tick_s)
-        for watch in filter(_has_step, self._watches.values()):
-            end_step(watch.ledger.run_dir)  # stopped: this was no crash
-        if self._metrics is not None:
-            self._metrics.rested()
+        try:
+            while not stop.is_set() and is_ours():
+                self.tick()
+                stop.wait(tick_s)
+        finally:
+            if self._metrics is not None:
+                self._metrics.rested()
+            for watch in filter(_has_step, self._watches.values()):
+                end_step(watch.ledger.run_dir)  # a stop or an error of a disk is no crash
 
     def _tell(self, status: RunStatus) -> bool:
         """Write status.json; return False if it cannot be written."""

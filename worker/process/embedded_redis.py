@@ -125,7 +125,7 @@ class EmbeddedRedis:
         aside = self._set_aof_aside()
         if aside and self._start_once():
             logger.warning(
-                "Redis could not read its append-only file: set aside as %s; the dispatcher "
+                "Redis did not start with its append-only file: set aside as %s; the dispatcher "
                 "publishes lost messages again",
                 ", ".join(map(str, aside.values())),
             )
@@ -147,7 +147,7 @@ class EmbeddedRedis:
             self._lock = self._socket_lock = None
 
     def _start_once(self) -> bool:
-        """Start the server; return False if it exited before it answered."""
+        """Start the server; return False if it exits or does not answer within START_S."""
         server = find_server()
         keeps = self._lock is not None
         folder = self._folder if keeps else self._socket_folder

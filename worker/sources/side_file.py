@@ -1,5 +1,6 @@
 """Reads a small text or JSON file beside a picture."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -39,7 +40,12 @@ def read_side_file(path: Path, root: Path) -> SideFile:
 
 def _read(path: Path) -> bytes | None:
     """Return the content, at most one byte over the limit; None if it is not a regular file."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a socket, or a device without a driver
+            raise
+        return None
     with os.fdopen(file, "rb") as stream:
         kind = os.fstat(stream.fileno()).st_mode
         if stat.S_ISDIR(kind):

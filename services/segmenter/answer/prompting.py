@@ -118,7 +118,7 @@ def decode_prompts(
             output = model.decode(
                 embedding, _tensors(chunk, frame, model.device), multimask_output=is_ambiguous
             )
-            banks.append(bank_of_output(output, upscaler))
+            banks.append(bank_of_output(output, upscaler, stability_offset=config.stability_offset))
             rows += [
                 (prompt.owner, prompt.index, mask)
                 for prompt in chunk

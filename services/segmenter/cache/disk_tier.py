@@ -105,7 +105,8 @@ class DiskTier:
             if path is None:
                 return None
             with safe_open(path, framework="np") as file:
-                return dict(file.metadata() or {})
+                about = dict(file.metadata() or {})
+                return about if about.get("id") == image_id else None
         except (SafetensorError, OSError):
             return None
 
@@ -202,7 +203,8 @@ class DiskTier:
                 else:
                     kept.append((written_s, path))
         for _, path in sorted(kept)[: max(0, len(kept) - MAX_NAMES)]:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _path(self, image_id: str) -> Path | None:
         """Return the path of an image's file; None for a name or a crafted path, which is no id."""
@@ -212,8 +214,8 @@ class DiskTier:
 
     def _refuse(self, path: Path, reason: str) -> None:
         logger.warning("%s is removed: %s", path.name, reason)
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), contextlib.suppress(OSError):
+            path.unlink()
 
     def _measure(self) -> None:
         """Measure the folder, and evict the oldest files if it is above its capacity."""

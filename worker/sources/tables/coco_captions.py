@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
 from worker.sources.picture_file import find_picture
-from worker.sources.row import SourceRow, Span
+from worker.sources.row import SourceRow, Span, numbered_key
 from worker.sources.tables.columns import captions_of, join_captions, key_of, text_of
 from worker.sources.tables.json_file import read_json
 from worker.sources.tables.tables import check_table, table_rows
@@ -47,7 +47,7 @@ def coco_rows(
         read = row in span.pictures_of
         picture = find_picture(entry.path, folder=pictures, root=root, read=read)
         yield SourceRow(
-            key=entry.key or f"row-{row}",
+            key=entry.key or numbered_key(picture.member, row),
             shard=name,
             member=picture.member,
             row=row,

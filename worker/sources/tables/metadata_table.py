@@ -1,4 +1,4 @@
-"""Reads metadata.jsonl or metadata.csv of Hugging Face's imagefolder: columns of its pictures.
+"""Reads metadata.jsonl, .csv or .parquet of Hugging Face's imagefolder: columns of its pictures.
 
 The column `file_name` has paths relative to the table's folder, which may be above the pictures'
 folders.
@@ -68,12 +68,12 @@ def _read(file: Path, _mtime_ns: int, _size: int) -> MetadataTable:
     by_path: dict[str, Columns] = {}
     bad: list[BadRow] = []
     try:
-        for record in read_records(file):
+        for number, record in enumerate(read_records(file)):
             columns = pick_columns(record.values or {})
             path = _plain(text_of(columns.get("path")))
             if not path:
                 detail = f"{file.name}: {record.detail or 'a row names no picture'}"
-                bad.append(BadRow(f"{file.name}-{record.offset}", (), "bad_row", detail))
+                bad.append(BadRow(f"{file.name}-{number}", (), "bad_row", detail))
                 continue
             if len(by_path) == MAX_PICTURES:
                 raise InvalidInput(f"it names over {MAX_PICTURES} pictures: label the table itself")
