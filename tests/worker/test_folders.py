@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,19 @@ def test_a_fifo_is_not_waited_for(tmp_path):
         ("unreadable", "0.txt is not a regular file"),
         (None, None),
         ("no_picture", None),
+    ]
+
+
+def test_a_socket_beside_a_picture_costs_its_own_row(tmp_path, monkeypatch):
+    write_pictures(tmp_path, 2)
+    (tmp_path / "1.txt").write_text("a dog")
+    monkeypatch.chdir(tmp_path)  # a socket's path has 107 bytes at most
+    with socket.socket(socket.AF_UNIX) as beside:
+        beside.bind("0.txt")
+        rows = read_all(tmp_path)
+    assert [(row.problem, row.detail) for row in rows] == [
+        ("unreadable", "0.txt is not a regular file"),
+        (None, None),
     ]
 
 

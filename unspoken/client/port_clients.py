@@ -153,17 +153,20 @@ class _ServiceClient:
 
     def _post(self, path: str, reply: type[Reply], **arguments: object) -> Reply:
         response = self._request("POST", path, **arguments)
-        try:
-            answer = reply.model_validate_json(response.content)
-        except ValidationError as error:
-            raise ServiceUnavailable(
-                f"{self._service} {path} returned an invalid reply: {reason_of(error)}"
-            ) from error
+        answer = self._parsed(path, reply, response.content)
         note_wait(getattr(answer, "timings_ms", {}).get(WAIT, 0.0))
         model = getattr(answer, "model", None)
         if isinstance(model, ModelInfo) and model.kind == self._kind:
             self._learn(model)
         return answer
+
+    def _parsed(self, path: str, reply: type[Reply], content: bytes) -> Reply:
+        try:
+            return reply.model_validate_json(content)
+        except ValidationError as error:
+            raise ServiceUnavailable(
+                f"{self._service} {path} returned an invalid reply: {reason_of(error)}"
+            ) from error
 
 
 class PrompterClient(_ServiceClient):
@@ -283,8 +286,8 @@ class SegmenterClient(_ServiceClient):
 
     def read_image(self, image_id: str) -> ImageReply:
         """See unspoken.ports.Segmenter."""
-        response = self._request("GET", checked_path("images", image_id))
-        return ImageReply.model_validate_json(response.content)
+        path = checked_path("images", image_id)
+        return self._parsed(path, ImageReply, self._request("GET", path).content)
 
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
         """See unspoken.ports.Segmenter."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from services.segmenter.cache.disk_tier import DiskTier
 from unspoken.errors import InvalidConfig
@@ -146,3 +147,11 @@ def test_names_of_pictures_that_are_gone_are_removed_once_they_are_old(tmp_path)
     again = DiskTier(tmp_path, 8)
     assert again.read_name("old") is None and again.read_name("new") == fresh
     assert again.read_name(fresh) is None
+
+
+def test_a_file_without_a_header_of_ours_counts_as_absent(tmp_path):
+    tier = DiskTier(tmp_path, 1)
+    tier.write(image_id(7), arrays(7), **ABOUT)
+    (path,) = files(tmp_path)
+    save_file(arrays(7), path)
+    assert tier.about(image_id(7)) is None

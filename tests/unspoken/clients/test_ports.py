@@ -14,7 +14,7 @@ from services.detector import app as detector_app
 from tests.fakes import FakeDetector
 from tests.serving import ready_client
 from unspoken.client import port_clients as ports
-from unspoken.client.port_clients import DetectorClient, PrompterClient
+from unspoken.client.port_clients import DetectorClient, PrompterClient, SegmenterClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
@@ -137,3 +137,12 @@ def test_a_picture_in_a_format_of_files_alone_reaches_the_services_as_they_read_
     with ready_client(detector_app.create_app(FakeDetector())) as http:
         answer = DetectorClient(http).detect(picture, ["a car"])
     assert answer == FakeDetector().detect(decode_picture(picture.sendable), ["a car"])
+
+
+def test_a_reply_about_a_picture_that_is_none_is_an_error_of_the_service():
+    http = httpx.Client(
+        base_url="http://service",
+        transport=httpx.MockTransport(lambda request: httpx.Response(200, json={"id": 1})),
+    )
+    with pytest.raises(ServiceUnavailable, match="invalid reply"):
+        SegmenterClient(http).read_image("a" * 64)
