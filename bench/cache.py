@@ -353,7 +353,7 @@ def engine_of_wide_embeddings(bound_mib: int) -> "SegmentEngine":
     from unspoken.model.sam_config import SemanticSamConfig, sam_config
     from unspoken.model.semantic_sam import SemanticSam
     from unspoken.model.text_space import TextSpace
-    from unspoken.wire.schemas import ModelInfo
+    from unspoken.wire.base import ModelInfo
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -24,7 +24,7 @@ from bench.segment import bert_tokenizer, random_detector, street
 from services.detector.engine import DetectorEngine
 from services.detector.groundingdino_backend import GroundingDinoBackend, build_network
 from unspoken.compute.precision import faster_dtype
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 ROUNDS = 5
 SHORT_SIDE_PX = 800

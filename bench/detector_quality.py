@@ -49,7 +49,7 @@ from unspoken.model.grounding_dino import (
     read_detector_config,
     save_small_detector,
 )
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 logger = logging.getLogger(__name__)
 

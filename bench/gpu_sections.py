@@ -62,7 +62,7 @@ from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.sam_config import sam_config
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import background_words
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 Figures = dict[str, float | str]
 

@@ -47,7 +47,8 @@ from unspoken.runs.dataset.rows import Annotation
 from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.plan import LabelConfig, default_threshold, make_plan
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import Detection, ModelInfo
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.detections import Detection
 from worker.label.classifiers import build_classifiers
 from worker.label.filters import Verdict, apply_filters
 from worker.label.merging import list_candidates, merge_detections

@@ -34,7 +34,9 @@ from unspoken.imaging.images import Picture
 from unspoken.runs.dataset.rows import Candidate
 from unspoken.runs.plan import LabelConfig, make_plan
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import Detection, ModelInfo, Proposal
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.detections import Detection
+from unspoken.wire.proposals import Proposal
 from worker.label.classifiers import build_classifiers
 from worker.label.decoys import pick_decoys
 from worker.label.filters import apply_filters, duplicate_finder

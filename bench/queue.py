@@ -51,7 +51,7 @@ from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, read_plan, wri
 from unspoken.runs.store import create_run, read_status
 from unspoken.timings import Timings
 from unspoken.wire.filters import FilterConfig
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.planning import Services
 from worker.label.classifiers import Classifiers

@@ -66,7 +66,7 @@ from unspoken.model.semantic_decoder import DecoderOutput
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, background_words
 from unspoken.ports import TextEncoder
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 SIZE_WH = (640, 480)
 NUM_MASKS = 144

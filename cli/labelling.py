@@ -26,7 +26,7 @@ from cli.local.launcher import Stack, StackConfig
 from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, ServiceUnavailable
 from unspoken.problem_words import plain_problem
 from unspoken.safe_text import escape_controls
-from unspoken.wire.schemas import ENDED, RunRequest, RunStatus
+from unspoken.wire.runs import ENDED, RunRequest, RunStatus
 
 POLL_S = 0.5
 # Time after which a run counts as stalled; a restarting dispatcher is back earlier.

@@ -43,7 +43,7 @@ from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.logs import configure_logging
 from unspoken.runs.store import check_has_failures, list_runs
 from unspoken.safe_text import redact
-from unspoken.wire.schemas import ENDED, RunStatus
+from unspoken.wire.runs import ENDED, RunStatus
 from worker.process.broker_url import check_broker_url
 
 app = typer.Typer(

@@ -22,7 +22,7 @@ from unspoken.errors import NotReady
 from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.safe_text import escape_controls, escape_json
 from unspoken.timings import is_wait
-from unspoken.wire.schemas import ENDED, RunStatus
+from unspoken.wire.runs import ENDED, RunStatus
 
 POLL_S = 0.5
 # Watching a stalled run ends after this time. It is not zero, because the stack may be restarting.

@@ -7,7 +7,7 @@ from cli.labelling import LocalSource, describe
 from unspoken.errors import Conflict
 from unspoken.runs.location import locate_source
 from unspoken.runs.store import find_run, read_run, read_status
-from unspoken.wire.schemas import RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 from worker.sources.source_changes import SourceChanges, compare_source
 
 _OPTIONS = {

@@ -24,7 +24,7 @@ from unspoken.runs.dataset.false_discovery import (
 from unspoken.runs.dataset.rows import Annotation, Candidate
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import Lexicon
-from unspoken.wire.schemas import Proposal
+from unspoken.wire.proposals import Proposal
 from worker.label.merging import decide_annotations, list_candidates
 
 VOCABULARY_SOURCE = "B4"

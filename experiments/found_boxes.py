@@ -19,7 +19,7 @@ from unspoken.runs.dataset.false_discovery import UNDECIDED
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import Lexicon
 from unspoken.text.phrases import is_stuff
-from unspoken.wire.schemas import Phrase, Proposal
+from unspoken.wire.proposals import Phrase, Proposal
 from worker.label.decoys import pick_decoys
 from worker.label.merging import list_candidates, list_undecided
 

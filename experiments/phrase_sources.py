@@ -12,8 +12,8 @@ from services.llm.parsing import build_proposal
 from unspoken.text.captions import is_named, prose
 from unspoken.text.lexicon import Lexicon
 from unspoken.text.phrases import GENERIC_WORDS, STOP_WORDS, is_stuff
-from unspoken.wire.query_texts import normalise_phrase
-from unspoken.wire.schemas import Phrase, PhraseSource, Proposal
+from unspoken.wire.proposals import Phrase, PhraseSource, Proposal
+from unspoken.wire.texts import normalise_phrase
 
 Phrases = tuple[Phrase, ...]
 

@@ -22,7 +22,7 @@ from experiments.phrase_sources import (
 )
 from unspoken.ports import Prompter
 from unspoken.text.lexicon import Lexicon
-from unspoken.wire.schemas import Proposal
+from unspoken.wire.proposals import Proposal
 
 SIX_TEMPLATES = ("named", "implied", "main_parts", "place", "worn", "kind")
 """Templates for the kinds of objects that captions omit, in the thesis's order."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from smallworld.truth import TruthObject
 from unspoken.text.lexicon import Lexicon
 from unspoken.text.phrases import singular_phrase
-from unspoken.wire.query_texts import normalise_phrase
+from unspoken.wire.texts import normalise_phrase
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,11 @@ from unspoken.errors import InvalidInput
 from unspoken.imaging.images import Picture
 from unspoken.imaging.masks import encode_rle
 from unspoken.timings import Timings
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.crops import Crop
-from unspoken.wire.schemas import (
-    EMBEDDING_DIM,
-    Box,
-    Detection,
-    DetectionResult,
-    ModelInfo,
-    Phrase,
-    PhraseSource,
-    Proposal,
-)
+from unspoken.wire.detections import Detection, DetectionResult
+from unspoken.wire.pictures import Box
+from unspoken.wire.proposals import Phrase, PhraseSource, Proposal
 from unspoken.wire.segment import (
     CacheState,
     Instance,
@@ -35,6 +29,7 @@ from unspoken.wire.segment import (
     SegmentQuestion,
     SegmentReply,
 )
+from unspoken.wire.texts import EMBEDDING_DIM
 
 
 class FakePrompter:

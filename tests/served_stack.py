@@ -13,7 +13,7 @@ from services.segmenter.app import create_app as segmenter_app
 from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.worker.service import serve
 from unspoken.runs.store import list_runs, write_status
-from unspoken.wire.schemas import ENDED
+from unspoken.wire.runs import ENDED
 
 
 @dataclass(frozen=True)

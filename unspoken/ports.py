@@ -6,8 +6,10 @@ from typing import Protocol
 import numpy as np
 
 from unspoken.imaging.images import Picture
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.crops import Crop
-from unspoken.wire.schemas import DetectionResult, ModelInfo, Proposal
+from unspoken.wire.detections import DetectionResult
+from unspoken.wire.proposals import Proposal
 from unspoken.wire.segment import ImageReply, SegmentQuestion, SegmentReply
 
 

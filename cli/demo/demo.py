@@ -39,7 +39,7 @@ from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.exports.report import PAGE_FILE, write_report
 from unspoken.runs.files import write_json
 from unspoken.runs.plan import read_plan
-from unspoken.wire.schemas import RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 
 RUN_ID = "demo"
 MARK = ".unspoken-demo"

@@ -25,14 +25,10 @@ from unspoken.http.url_fetch import Fetcher
 from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture, decode_picture
 from unspoken.ports import Detector
 from unspoken.timings import Timings
-from unspoken.wire.schemas import (
-    MAX_TEXTS,
-    DetectionResult,
-    DetectReply,
-    DetectRequest,
-    ImageInfo,
-)
+from unspoken.wire.detections import DetectionResult, DetectReply, DetectRequest
+from unspoken.wire.pictures import ImageInfo
 from unspoken.wire.segment_bodies import inlined_schema
+from unspoken.wire.texts import MAX_TEXTS
 
 _EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 _PHRASES: TypeAdapter[list[str]] = TypeAdapter(list[str])

@@ -12,7 +12,8 @@ from unspoken.compute.devices import prepare_device
 from unspoken.config.profiles import ModelEntry, resolve_files
 from unspoken.errors import InvalidConfig
 from unspoken.imaging.images import Picture
-from unspoken.wire.schemas import Detection, DetectionResult, ModelInfo
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.detections import Detection, DetectionResult
 
 DEFAULT_BOX_THRESHOLD = 0.35
 """Default of the original Grounding DINO API, for weights whose config has no threshold."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unspoken.errors import InvalidInput
-from unspoken.wire.query_texts import checked_phrase
+from unspoken.wire.texts import checked_phrase
 
 MAX_WORD_PIECES = 250
 """Limit of a chunk, with separators and special tokens; the model's own limit is 256."""

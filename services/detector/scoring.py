@@ -15,7 +15,8 @@ import numpy as np
 
 from services.detector.packing import Chunk, PackedPhrase
 from unspoken.imaging.boxes import box_iou
-from unspoken.wire.schemas import Box, Detection
+from unspoken.wire.detections import Detection
+from unspoken.wire.pictures import Box
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from unspoken.runs.store import (
     read_status,
     retry_failed,
 )
-from unspoken.wire.schemas import RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from unspoken.errors import NotFound, Overloaded
 from unspoken.http.admission import Admission
 from unspoken.http.error_replies import error_response
-from unspoken.wire.schemas import ENDED, RunStatus
+from unspoken.wire.runs import ENDED, RunStatus
 
 RETRY_MS = 2000
 

@@ -24,9 +24,10 @@ from unspoken.http.deadline import timeout_headers
 from unspoken.http.uploads import json_request_body
 from unspoken.logs import REQUEST_HEADER
 from unspoken.safe_text import reason_of
-from unspoken.wire.schemas import ErrorBody, ModelInfo, TextEmbeddingsReply, TextEmbeddingsRequest
+from unspoken.wire.base import ErrorBody, ModelInfo
 from unspoken.wire.segment import MAX_IMAGE_NAME_CHARS, ImageReply, SegmentReply
 from unspoken.wire.segment_bodies import ADDED_IMAGE, IMAGES_BODY, KNOWN_IMAGE, SEGMENT_BODY
+from unspoken.wire.texts import TextEmbeddingsReply, TextEmbeddingsRequest
 
 CONNECT_S = 5.0
 MODELS_S = 5.0

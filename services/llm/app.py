@@ -10,7 +10,7 @@ from unspoken.http.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatche
 from unspoken.http.uploads import json_request_body, read_json
 from unspoken.ports import Prompter
 from unspoken.timings import Timings
-from unspoken.wire.schemas import Proposal, ProposeReply, ProposeRequest
+from unspoken.wire.proposals import Proposal, ProposeReply, ProposeRequest
 
 MAX_BATCH = 8
 LONG_CAPTION = (

@@ -36,7 +36,8 @@ from unspoken.errors import InvalidConfig
 from unspoken.text.captions import caption_nouns
 from unspoken.text.lexicon import STUFF, Lexicon, load_lexicon
 from unspoken.text.phrases import parse_phrases
-from unspoken.wire.schemas import ModelInfo, Proposal
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.proposals import Proposal
 
 MAX_NOUNS = 6
 

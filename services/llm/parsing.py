@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from unspoken.text.captions import caption_nouns, is_named, negated_nouns
 from unspoken.text.lexicon import Lexicon
 from unspoken.text.phrases import MAX_PHRASES, Candidate, is_stuff, joined, parse_phrases
-from unspoken.wire.schemas import Phrase, PhraseSource, Proposal, RejectedCandidate
+from unspoken.wire.proposals import Phrase, PhraseSource, Proposal, RejectedCandidate
 
 CAPTION_TEMPLATE = "caption"
 

@@ -23,7 +23,8 @@ from unspoken.http.uploads import json_request_body, read_json
 from unspoken.http.url_fetch import Fetcher
 from unspoken.ports import CropRanker, TextEncoder
 from unspoken.timings import Timings
-from unspoken.wire.schemas import ErrorBody, TextEmbeddingsReply, TextEmbeddingsRequest
+from unspoken.wire.base import ErrorBody
+from unspoken.wire.texts import TextEmbeddingsReply, TextEmbeddingsRequest
 
 MAX_REQUESTS_A_BATCH = 8
 WARM_TEXTS = 64

@@ -12,8 +12,8 @@ from unspoken.imaging.crops import cut_crops, rank_labels
 from unspoken.imaging.images import Picture
 from unspoken.model.image_tower import ImageTower, knows_pictures, load_image_tower
 from unspoken.ports import TextEncoder
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.crops import Crop
-from unspoken.wire.schemas import ModelInfo
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from unspoken.http.url_fetch import Fetcher
 from unspoken.imaging.images import Picture
 from unspoken.ports import CropRanker
 from unspoken.timings import Spent, Timings
+from unspoken.wire.base import ErrorBody
 from unspoken.wire.crops import Crop, RankCropsReply, RankCropsRequest
-from unspoken.wire.schemas import ErrorBody, ImageInfo
+from unspoken.wire.pictures import ImageInfo
 
 
 class _Question(NamedTuple):

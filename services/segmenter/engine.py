@@ -10,7 +10,8 @@ from services.segmenter.settings import SegmenterSettings
 from unspoken.compute.devices import prepare_device
 from unspoken.config.profiles import resolve_files
 from unspoken.model.text_encoder import TextTower, load_text_tower
-from unspoken.wire.schemas import EMBEDDING_DIM, ModelInfo
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.texts import EMBEDDING_DIM
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector, TextEncoder
-from unspoken.wire.schemas import EMBEDDING_DIM, ModelInfo
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.texts import EMBEDDING_DIM
 
 logger = logging.getLogger(__name__)
 

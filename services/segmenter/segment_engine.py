@@ -35,9 +35,9 @@ from unspoken.model.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.ports import Detector
 from unspoken.timings import Timings
-from unspoken.wire.query_texts import normalise_phrase
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.segment import CacheState, Method, SegmentQuery, SegmentQuestion, Way
+from unspoken.wire.texts import normalise_phrase
 
 logger = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ from unspoken.http.url_fetch import Fetcher
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.logs import carried, fields
 from unspoken.timings import Spent, Timings
-from unspoken.wire.schemas import ErrorBody
+from unspoken.wire.base import ErrorBody
 from unspoken.wire.segment import (
     MAX_IMAGE_NAME_CHARS,
     CacheState,

@@ -19,7 +19,8 @@ from services.segmenter.cache.embedding_cache import EmbeddingCache, Held
 from unspoken.errors import NotFound
 from unspoken.imaging.images import Picture
 from unspoken.timings import Timings
-from unspoken.wire.schemas import DetectionResult, ModelInfo
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.detections import DetectionResult
 from unspoken.wire.segment import (
     CacheState,
     ImageReply,

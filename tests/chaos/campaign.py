@@ -23,7 +23,7 @@ from tests.chaos.service import CAPTION_S, EXECUTIONS, PICTURE_S
 from tests.chaos.worker import POISON
 from tests.worker.sources import CAPTIONS, write_shard
 from unspoken.runs.store import create_run
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 CHUNK_SIZE = 4
 ROWS_A_FILE = 100

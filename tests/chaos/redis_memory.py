@@ -18,7 +18,7 @@ from unspoken.runs.chunks import DIGEST_CHARS
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, write_plan
 from unspoken.runs.store import create_run
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.planning import Services
 from worker.dispatch.publisher import CeleryPublisher

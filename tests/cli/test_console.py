@@ -11,7 +11,7 @@ from cli.console import PlainConsole, print_error
 from cli.labelling import describe
 from cli.status_view import render
 from unspoken.errors import InvalidInput, NotFound
-from unspoken.wire.schemas import RunStatus
+from unspoken.wire.runs import RunStatus
 
 HOSTILE = "a[/b]c[red]d:smile:\x1b[2J\x9b1m\re"
 SHOWN = r"a[/b]c[red]d:smile:\x1b[2J\x9b1m\re"

@@ -12,7 +12,8 @@ from smallworld.shards import write_shards
 from tests.runs.rows import annotation, candidate, labelled_row
 from tests.smallworld.tiny_world import tiny_world
 from unspoken.runs.dataset.rows import Row
-from unspoken.wire.schemas import PhraseSource, RunStatus
+from unspoken.wire.proposals import PhraseSource
+from unspoken.wire.runs import RunStatus
 
 
 @pytest.fixture(scope="module")

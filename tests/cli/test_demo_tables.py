@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cli.demo.tables import phrase_table, source_table
 from tests.runs.rows import annotation, candidate, labelled_row
-from unspoken.wire.schemas import PhraseSource
+from unspoken.wire.proposals import PhraseSource
 
 CAPTION, PARTS = PhraseSource(template="caption"), PhraseSource(template="parts", model="m")
 ROW = labelled_row(0).model_copy(

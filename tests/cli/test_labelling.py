@@ -10,7 +10,7 @@ from tests.worker.sources import write_coco, write_pictures
 from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, Unreachable
 from unspoken.runs.location import locate_source
 from unspoken.runs.store import create_run, read_run
-from unspoken.wire.schemas import RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 
 
 def test_a_folder_is_its_own_data_folder_and_a_table_lies_in_its(tmp_path):

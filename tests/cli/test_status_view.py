@@ -15,7 +15,7 @@ from services.gateway.settings import GatewaySettings
 from tests.worker.service import serve
 from unspoken.errors import InvalidInput, NotReady
 from unspoken.runs.store import create_run, write_status
-from unspoken.wire.schemas import RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 
 
 def status(**changes):

@@ -11,7 +11,7 @@ from tests.worker.sources import CAPTIONS, picture, write_pictures, write_table
 from tests.worker.stage import Stage
 from unspoken.errors import Conflict
 from unspoken.runs.store import create_run
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 from worker.process.settings import WorkerSettings
 
 

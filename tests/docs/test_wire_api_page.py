@@ -24,7 +24,7 @@ from tests.openapi import apps
 from tests.served_stack import served_stack, worked_off
 from tests.worker.service import serve
 from unspoken.runs.store import list_runs
-from unspoken.wire.schemas import ENDED
+from unspoken.wire.runs import ENDED
 
 PAGE = blocks("wire-api.md")
 PORTS = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}

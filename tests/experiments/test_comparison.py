@@ -12,7 +12,7 @@ from tests.smallworld.tiny_world import tiny_world
 from unspoken.imaging.images import decode_picture
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import Proposal
+from unspoken.wire.proposals import Proposal
 from worker.label.merging import fixed_thresholds, list_candidates, merge_detections
 
 LEXICON = load_lexicon()

@@ -15,7 +15,7 @@ from experiments.phrase_sources import (
     with_random,
 )
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import Phrase, PhraseSource, Proposal
+from unspoken.wire.proposals import Phrase, PhraseSource, Proposal
 
 LEXICON = load_lexicon()
 

@@ -19,7 +19,7 @@ from services.llm.template_file import load_templates
 from tests.smallworld.tiny_world import tiny_world
 from unspoken.errors import InvalidInput
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 NUM_SCENES = 4
 CONFIG = ProposalsConfig(seed=5, num_draws=50, num_checked=1, curve_fdrs=(0.1, 0.5))

@@ -13,7 +13,7 @@ from unspoken.runs.dataset.rows import Row
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import write_plan
 from unspoken.runs.store import create_run
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 HOSTILE = "A <script>alert('x')</script> & </script><!-- <img src=x onerror=alert(1)> | a\u2028car"
 

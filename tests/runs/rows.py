@@ -3,7 +3,8 @@
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.dataset.rows import AltLabel, Annotation, Candidate, Filter, RawText, Row
 from unspoken.runs.plan import LabelConfig, Plan
-from unspoken.wire.schemas import ModelInfo, PhraseSource
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.proposals import PhraseSource
 
 MODELS = {
     "llm": ModelInfo(name="fake-llm", kind="llm", revision="0"),

@@ -7,7 +7,7 @@ from unspoken.runs.dataset import bias
 from unspoken.runs.dataset.bias import BiasCounts, chance_rate, share_there
 from unspoken.runs.dataset.bias_page import render_bias_page
 from unspoken.runs.dataset.manifest import count_dataset
-from unspoken.wire.schemas import PhraseSource
+from unspoken.wire.proposals import PhraseSource
 
 MODEL = (PhraseSource(template="parts", model="fake-llm"),)
 CAPTION = (PhraseSource(template="caption"),)

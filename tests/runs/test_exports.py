@@ -24,7 +24,7 @@ from unspoken.runs.exports.webdataset import export_webdataset
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import write_plan
 from unspoken.runs.store import create_run
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 WITH_PICTURES = [export_webdataset, export_hugging_face, export_label_studio]
 

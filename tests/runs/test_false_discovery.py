@@ -13,7 +13,7 @@ from unspoken.runs.dataset.false_discovery import (
     lowest_threshold,
     source_of,
 )
-from unspoken.wire.schemas import PhraseSource
+from unspoken.wire.proposals import PhraseSource
 
 
 def counted(*scores):

@@ -17,7 +17,7 @@ from unspoken.runs.exports.label_studio import export_label_studio
 from unspoken.runs.exports.report import write_report
 from unspoken.runs.exports.webdataset import export_webdataset
 from unspoken.runs.store import create_run
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 CAPTION = b"a brown dog runs beside the old barn"
 

@@ -17,7 +17,8 @@ from unspoken.runs.store import (
     write_status,
 )
 from unspoken.wire.filters import FilterConfig
-from unspoken.wire.schemas import ImageInput, InlineItem, RunRequest
+from unspoken.wire.pictures import ImageInput
+from unspoken.wire.runs import InlineItem, RunRequest
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from cli.local.launcher import free_port
 from tests.security.raw import ask
 from unspoken.config.settings import child_environment
 from unspoken.runs.store import create_run, list_runs
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 START_S = 60.0
 RUN_ID = "first"

@@ -14,7 +14,7 @@ from unspoken.config.profiles import load_profile
 from unspoken.errors import InvalidConfig, InvalidInput, NotFound
 from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.store import create_run, read_status
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 ROOT = Path(__file__).parents[2]
 UNSAFE = re.compile(r"pickle\.loads?\(|allow_pickle=True|\.extractall\(|yaml\.load\(")

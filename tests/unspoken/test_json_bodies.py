@@ -10,7 +10,8 @@ from unspoken.errors import InvalidInput, TooLarge
 from unspoken.http.json_bodies import MAX_ELEMENTS, MAX_TEXT_BYTES, slim_body
 from unspoken.http.uploads import validated
 from unspoken.imaging.images import decode_base64
-from unspoken.wire.schemas import DetectRequest, RunRequest
+from unspoken.wire.detections import DetectRequest
+from unspoken.wire.runs import RunRequest
 
 FILE = bytes(range(256)) * 400
 TEXT = base64.b64encode(FILE).decode()

@@ -28,7 +28,7 @@ from unspoken.http.app import create_service
 from unspoken.http.batching import InferenceThread
 from unspoken.http.error_replies import error_response
 from unspoken.timings import Timings
-from unspoken.wire.schemas import ProposeRequest
+from unspoken.wire.proposals import ProposeRequest
 
 ERRORS: list[tuple[UnspokenError, int]] = [
     (InvalidInput("x"), 422),

@@ -14,7 +14,9 @@ from tests.serving import wait_until_ready
 from unspoken.errors import UnspokenError
 from unspoken.http.error_replies import error_response
 from unspoken.imaging.images import decode_base64, decode_picture
-from unspoken.wire.schemas import DetectRequest, ProposeRequest, TextEmbeddingsRequest
+from unspoken.wire.detections import DetectRequest
+from unspoken.wire.proposals import ProposeRequest
+from unspoken.wire.texts import TextEmbeddingsRequest
 
 
 def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:

@@ -9,7 +9,7 @@ from unspoken.errors import NotReady
 from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.store import create_run, read_status
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.planning import Services
 from worker.label.classifiers import Classifiers

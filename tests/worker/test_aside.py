@@ -8,7 +8,7 @@ from tests.fakes import FakePrompter, FakeTextEncoder
 from tests.worker.stage import Stage
 from unspoken.errors import InvalidInput
 from unspoken.runs.store import cancel_run, create_run, read_status
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 from worker.dispatch.background import BackgroundCall
 
 SOON_S = 0.05

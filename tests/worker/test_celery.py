@@ -23,7 +23,8 @@ from unspoken.config.settings import child_environment
 from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.store import create_run, read_status
-from unspoken.wire.schemas import ImageInput, InlineItem, RunRequest
+from unspoken.wire.pictures import ImageInput
+from unspoken.wire.runs import InlineItem, RunRequest
 from worker.dispatch.dispatcher import Dispatcher, connect_services
 from worker.dispatch.publisher import CeleryPublisher
 from worker.process.celery_app import BULK, LABEL_TASK, create_celery

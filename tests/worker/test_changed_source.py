@@ -10,7 +10,7 @@ import pytest
 from tests.worker.sources import CAPTIONS, picture, write_pictures, write_shard, write_table
 from tests.worker.stage import Stage
 from unspoken.runs.store import create_run, read_status, retry_failed
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.plan import LabelConfig, read_plan
 from unspoken.runs.store import cancel_run, read_run, retry_failed
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import DetectionResult
+from unspoken.wire.detections import DetectionResult
 from worker.dispatch.choose_thresholds import decide_row
 from worker.label.decoys import VOCABULARY
 from worker.label.merging import fixed_thresholds

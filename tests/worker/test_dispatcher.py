@@ -22,7 +22,7 @@ from unspoken.runs.dataset.manifest import read_labels
 from unspoken.runs.dataset.shards import shard_name
 from unspoken.runs.plan import read_plan
 from unspoken.runs.store import cancel_run, create_run, list_runs, read_status, retry_failed
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 
 def test_a_run_ends_with_every_row_once_labels_manifest_and_card(tmp_path):

@@ -22,7 +22,7 @@ from tests.worker.sources import (
 )
 from tests.worker.stage import Stage
 from unspoken.runs.store import create_run
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 
 class Mixed:

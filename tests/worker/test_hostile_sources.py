@@ -9,7 +9,7 @@ import pytest
 from tests.worker.sources import CAPTIONS, add, picture, write_pictures
 from tests.worker.stage import Stage
 from unspoken.runs.store import create_run, read_status
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 
 GIB = 1024**3
 

@@ -14,7 +14,7 @@ from tests.fakes import FakePrompter, FakeTextEncoder
 from tests.worker.sources import write_pictures
 from tests.worker.stage import Stage
 from unspoken.runs.store import create_run, read_status
-from unspoken.wire.schemas import RunRequest
+from unspoken.wire.runs import RunRequest
 from worker.dispatch.background import BackgroundCall
 from worker.dispatch.crashes import MAX_CRASHES, count_unended
 

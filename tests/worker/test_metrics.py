@@ -17,7 +17,7 @@ from services.llm.app import create_app as llm_app
 from tests.fakes import FakePrompter
 from tests.serving import ready_client
 from tests.worker.stage import Stage
-from unspoken.wire.schemas import RunStatus
+from unspoken.wire.runs import RunStatus
 from worker.dispatch.metrics import MAX_CONNECTIONS, MAX_RUNS, DispatcherMetrics, serve_metrics
 from worker.dispatch.publisher import CeleryPublisher
 from worker.process.broker import BrokerState, read_broker

@@ -2,7 +2,8 @@
 
 from unspoken.runs.dataset.rows import Candidate
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import Box, Detection
+from unspoken.wire.detections import Detection
+from unspoken.wire.pictures import Box
 from worker.label.negatives import list_negatives
 
 BOX = Box(x0=0, y0=0, x1=9, y1=9)

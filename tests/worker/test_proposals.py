@@ -5,14 +5,9 @@ import pytest
 from unspoken.runs.dataset.rows import Candidate
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import (
-    Box,
-    Detection,
-    Phrase,
-    PhraseSource,
-    Proposal,
-    RejectedCandidate,
-)
+from unspoken.wire.detections import Detection
+from unspoken.wire.pictures import Box
+from unspoken.wire.proposals import Phrase, PhraseSource, Proposal, RejectedCandidate
 from worker.label.merging import (
     decide_annotations,
     list_candidates,

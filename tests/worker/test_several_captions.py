@@ -10,7 +10,7 @@ from tests.worker.sources import CAPTIONS, add, picture, write_pictures, write_t
 from unspoken.errors import EngineFailure
 from unspoken.runs.plan import LabelConfig, make_plan
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import Phrase, PhraseSource, Proposal
+from unspoken.wire.proposals import Phrase, PhraseSource, Proposal
 from worker.label.classifiers import Classifiers
 from worker.label.filters import duplicate_finder
 from worker.label.joint_proposal import join_proposals

@@ -14,7 +14,9 @@ from unspoken.errors import ServiceUnavailable, Unreachable
 from unspoken.imaging.images import ONE_WHITE_PIXEL
 from unspoken.runs.plan import read_plan
 from unspoken.runs.store import create_run, fork_run, read_run, read_status
-from unspoken.wire.schemas import ImageInput, InlineItem, ModelInfo, RunRequest
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.pictures import ImageInput
+from unspoken.wire.runs import InlineItem, RunRequest
 
 
 def rest():

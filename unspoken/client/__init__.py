@@ -14,7 +14,7 @@ from unspoken.client.images import Query
 from unspoken.client.pictures import ImageRef, run_item
 from unspoken.client.replies import Found, Segmentation
 from unspoken.client.retries import Retries
-from unspoken.wire.schemas import RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 
 __all__ = [
     "Client",

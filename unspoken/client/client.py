@@ -25,8 +25,9 @@ from unspoken.client.pictures import ImageRef, ImageSource
 from unspoken.client.replies import Segmentation
 from unspoken.client.retries import DEFAULT_RETRIES, Retries
 from unspoken.client.runs import RunCalls
-from unspoken.wire.schemas import EmbeddingSpace, RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 from unspoken.wire.segment import Method
+from unspoken.wire.texts import EmbeddingSpace
 
 
 class Client:

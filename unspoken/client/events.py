@@ -13,7 +13,7 @@ from unspoken.client.retries import Retries, broken_off, may_pass
 from unspoken.errors import ServiceUnavailable, UnspokenError
 from unspoken.logs import outgoing_headers
 from unspoken.safe_text import reason_of, redact
-from unspoken.wire.schemas import RunStatus
+from unspoken.wire.runs import RunStatus
 
 # Streams send something every 15 s. After four times that in silence, the connection is dead.
 SILENCE_S = 60.0

@@ -17,8 +17,8 @@ from unspoken.client.calls import Call, Exchange, Steps, Work, checked, checked_
 from unspoken.client.pictures import File, ImageRef, ImageSource, KnownIds, read_file
 from unspoken.client.replies import Segmentation
 from unspoken.errors import InvalidInput, NotFound
-from unspoken.wire.schemas import EMBEDDING_DIM, MAX_TEXTS, EmbeddingSpace, TextEmbeddingsReply
 from unspoken.wire.segment import ImageReply, Method, SegmentQuestion, SegmentReply
+from unspoken.wire.texts import EMBEDDING_DIM, MAX_TEXTS, EmbeddingSpace, TextEmbeddingsReply
 
 _IMAGE = TypeAdapter(ImageReply)
 _SEGMENT = TypeAdapter(SegmentReply)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from unspoken.client.calls import checked
 from unspoken.errors import InvalidInput
-from unspoken.wire.schemas import InlineItem
+from unspoken.wire.runs import InlineItem
 from unspoken.wire.segment import ImageReply
 
 MAX_KNOWN_IDS = 65_536

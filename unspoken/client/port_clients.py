@@ -23,18 +23,12 @@ from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture
 from unspoken.logs import outgoing_headers
 from unspoken.safe_text import reason_of, redact
 from unspoken.timings import WAIT, note_wait
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.crops import MAX_CROPS, Crop, RankCropsReply
-from unspoken.wire.schemas import (
-    MAX_CAPTIONS,
-    MAX_TEXTS,
-    DetectionResult,
-    DetectReply,
-    ModelInfo,
-    Proposal,
-    ProposeReply,
-    TextEmbeddingsReply,
-)
+from unspoken.wire.detections import DetectionResult, DetectReply
+from unspoken.wire.proposals import MAX_CAPTIONS, Proposal, ProposeReply
 from unspoken.wire.segment import ImageReply, SegmentQuestion, SegmentReply
+from unspoken.wire.texts import MAX_TEXTS, TextEmbeddingsReply
 
 Reply = TypeVar("Reply", bound=BaseModel)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unspoken.errors import InvalidInput
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.segment import Instance, QueryResult, RleMask, SegmentReply
 
 

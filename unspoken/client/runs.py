@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pydantic import TypeAdapter
 
 from unspoken.client.calls import Call, Exchange, Steps, checked_path, parsed
-from unspoken.wire.schemas import RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 
 _STATUS = TypeAdapter(RunStatus)
 _STATUSES = TypeAdapter(list[RunStatus])

@@ -32,7 +32,7 @@ from unspoken.http.openapi import describe_middleware
 from unspoken.http.request_metrics import RequestMetrics
 from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
 from unspoken.problem_words import plain_problem
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 Result = TypeVar("Result")
 Models: TypeAlias = Callable[[], list[ModelInfo] | Awaitable[list[ModelInfo]]]

@@ -22,7 +22,7 @@ from unspoken.errors import (
     Unauthorized,
     UnspokenError,
 )
-from unspoken.wire.schemas import ErrorBody
+from unspoken.wire.base import ErrorBody
 
 # An error has the status of its nearest class here, or else 500.
 STATUS: dict[type[UnspokenError], int] = {

@@ -17,7 +17,7 @@ from unspoken.http.json_bodies import slim_body
 from unspoken.http.url_fetch import Fetcher, fetch_url
 from unspoken.imaging.images import Picture, decode_base64, decode_picture
 from unspoken.problem_words import plain_problems
-from unspoken.wire.schemas import LinkedImage
+from unspoken.wire.pictures import LinkedImage
 from unspoken.wire.segment_bodies import inlined_schema
 
 MAX_FIELD_BYTES = 4 * 1024 * 1024

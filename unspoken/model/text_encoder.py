@@ -29,7 +29,7 @@ from unspoken.compute.torch_files import read_state_dict
 from unspoken.config.model_folders import check_model_type
 from unspoken.config.profiles import ModelEntry
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.wire.schemas import EMBEDDING_DIM
+from unspoken.wire.texts import EMBEDDING_DIM
 
 logger = logging.getLogger(__name__)
 

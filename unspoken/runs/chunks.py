@@ -12,7 +12,7 @@ from typing import overload
 
 import numpy as np
 
-from unspoken.wire.schemas import WireModel
+from unspoken.wire.base import WireModel
 
 _BLOCK = 1 << 24
 NAME_DIGEST_CHARS, DIGEST_CHARS = 8, 24

@@ -20,8 +20,8 @@ from unspoken.errors import Conflict, InvalidInput, NotFound, PlanDamaged
 from unspoken.runs import storage
 from unspoken.runs.chunks import Chunk, ChunkLines, dump_chunk, dump_chunks, open_chunks
 from unspoken.runs.files import file_sha256, json_sha256, write_json
+from unspoken.wire.base import ModelInfo, WireModel
 from unspoken.wire.filters import FilterConfig
-from unspoken.wire.schemas import ModelInfo, WireModel
 
 DATASET_MARGIN = 0.06
 PLAN_FILE = "plan.json"

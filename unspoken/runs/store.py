@@ -31,8 +31,9 @@ from unspoken.imaging.images import MAX_BYTES, decode_base64
 from unspoken.runs import storage
 from unspoken.runs.files import json_sha256, write_json
 from unspoken.runs.liveness import stalled_since
+from unspoken.wire.base import WireModel
 from unspoken.wire.filters import FilterConfig
-from unspoken.wire.schemas import ENDED, InlineItem, RunRequest, RunStatus, WireModel
+from unspoken.wire.runs import ENDED, InlineItem, RunRequest, RunStatus
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from unspoken.runs import storage
-from unspoken.wire.schemas import WireModel
+from unspoken.wire.base import WireModel
 
 logger = logging.getLogger(__name__)
 

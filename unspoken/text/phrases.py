@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unspoken.text.lexicon import STUFF, Lexicon, words
-from unspoken.wire.schemas import RejectedCandidate
+from unspoken.wire.proposals import RejectedCandidate
 
 MAX_PHRASES = 40
 MAX_PHRASE_CHARS = 30

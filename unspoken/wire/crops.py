@@ -5,8 +5,10 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.wire.schemas import MAX_TEXTS, ImageInfo, LinkedImage, ModelInfo, Text, WireModel
+from unspoken.wire.base import ModelInfo, WireModel
+from unspoken.wire.pictures import ImageInfo, LinkedImage
 from unspoken.wire.segment import PromptBox
+from unspoken.wire.texts import MAX_TEXTS, Text
 
 MAX_CROPS = 8
 """Limit chosen so that two slow cores answer eight requests within the timeout of one.

@@ -9,18 +9,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.wire.schemas import (
-    MAX_TEXT_CHARS,
-    MAX_TEXTS,
-    MAX_URL_CHARS,
-    Base64Text,
-    Box,
-    EmbeddingSpace,
-    ErrorBody,
-    ModelInfo,
-    RequestModel,
-    WireModel,
-)
+from unspoken.wire.base import ErrorBody, ModelInfo, RequestModel, WireModel
+from unspoken.wire.pictures import MAX_URL_CHARS, Base64Text, Box
+from unspoken.wire.texts import MAX_TEXT_CHARS, MAX_TEXTS, EmbeddingSpace
 
 MAX_PROMPTS = 1000
 MAX_POINTS = 64

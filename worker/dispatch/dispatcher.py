@@ -42,7 +42,7 @@ from unspoken.runs.store import (
     write_status,
 )
 from unspoken.safe_text import reason_of
-from unspoken.wire.schemas import ENDED, RunStatus
+from unspoken.wire.runs import ENDED, RunStatus
 from worker.dispatch.background import BackgroundCall
 from worker.dispatch.choose_thresholds import decide_run
 from worker.dispatch.crashes import begin_step, count_unended, end_step

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from unspoken.config.browser_rules import BrowserRules, is_loopback_name, parse_rules
 from unspoken.errors import Forbidden
-from unspoken.wire.schemas import ENDED, RunStatus
+from unspoken.wire.runs import ENDED, RunStatus
 from worker.process.broker import BrokerState
 from worker.process.heartbeat import count_workers
 

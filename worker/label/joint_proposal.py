@@ -5,7 +5,7 @@ from itertools import chain, zip_longest
 
 from unspoken.text.captions import is_named
 from unspoken.text.lexicon import Lexicon
-from unspoken.wire.schemas import Phrase, Proposal
+from unspoken.wire.proposals import Phrase, Proposal
 
 
 def join_proposals(proposals: Sequence[Proposal], *, caption: str, lexicon: Lexicon) -> Proposal:

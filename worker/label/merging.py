@@ -17,7 +17,8 @@ from unspoken.runs.dataset.false_discovery import UNDECIDED, Thresholds, source_
 from unspoken.runs.dataset.rows import AltLabel, Annotation, Candidate
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import Lexicon
-from unspoken.wire.schemas import Detection, Proposal
+from unspoken.wire.detections import Detection
+from unspoken.wire.proposals import Proposal
 
 
 def list_candidates(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from unspoken.runs.dataset.rows import Candidate
 from unspoken.text.lexicon import Lexicon
-from unspoken.wire.schemas import Detection
+from unspoken.wire.detections import Detection
 
 
 def list_negatives(

@@ -33,7 +33,7 @@ from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.safe_text import without_userinfo
 from unspoken.text.lexicon import load_lexicon
 from unspoken.timings import Timings, note_wait
-from unspoken.wire.schemas import Proposal
+from unspoken.wire.proposals import Proposal
 from worker.label.classifiers import Classifiers
 from worker.label.crop_check import drop_unlike, rank_annotations
 from worker.label.decoys import pick_decoys

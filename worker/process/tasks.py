@@ -43,7 +43,7 @@ from unspoken.runs.store import is_cancelled, read_run
 from unspoken.runs.trouble import Trouble, note_trouble
 from unspoken.safe_text import reason_of
 from unspoken.timings import Timings
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 from worker.label.classifiers import build_classifiers
 from worker.label.pipeline import AWAY, PASSING, Ports, failed_row, label_chunk
 from worker.process.celery_app import LABEL_TASK, SOFT_TIME_LIMIT_S

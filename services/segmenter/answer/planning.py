@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from services.segmenter.answer.prompting import prompts_of
 from unspoken.errors import InvalidInput
-from unspoken.wire.query_texts import checked_phrase
-from unspoken.wire.schemas import MAX_INDEPENDENT_TEXTS, MAX_TEXTS
+from unspoken.wire.detections import MAX_INDEPENDENT_TEXTS
 from unspoken.wire.segment import SegmentQuery
+from unspoken.wire.texts import MAX_TEXTS, checked_phrase
 
 
 class ReadQueries(NamedTuple):

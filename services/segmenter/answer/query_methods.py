@@ -25,7 +25,7 @@ from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.semantic_sam import SemanticSam
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.timings import Timings
-from unspoken.wire.schemas import DetectionResult
+from unspoken.wire.detections import DetectionResult
 from unspoken.wire.segment import SegmentQuery
 
 

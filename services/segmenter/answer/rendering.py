@@ -18,7 +18,7 @@ from unspoken.imaging.masks import mask_png
 from unspoken.model.mask_bank import MaskBank
 from unspoken.model.text_space import Rivals
 from unspoken.timings import Timings
-from unspoken.wire.schemas import ErrorBody, ModelInfo
+from unspoken.wire.base import ErrorBody, ModelInfo
 from unspoken.wire.segment import CacheState, MaskForm, SegmentOutput, SegmentQuery, Way
 
 KEPT_FORMS = ("none", "rle")

@@ -22,7 +22,7 @@ from unspoken.model.grounding_dino import (
     build_small_detector,
     save_small_detector,
 )
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 TINY = ModelInfo(name="tiny-detector", kind="detector", revision="seed-0")
 

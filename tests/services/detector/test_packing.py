@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from services.detector.packing import pack_phrases
 from tests.services.detector.conftest import minilm_folder
 from unspoken.errors import InvalidInput
-from unspoken.wire.query_texts import normalise_phrase
+from unspoken.wire.texts import normalise_phrase
 
 
 def letters(text: str) -> list[int]:

@@ -13,7 +13,7 @@ from services.gateway.settings import GatewaySettings
 from tests.contracts import picture_bytes
 from tests.serving import ready_client
 from unspoken.runs.store import write_status
-from unspoken.wire.schemas import RunStatus
+from unspoken.wire.runs import RunStatus
 
 IMAGE = {"base64": base64.b64encode(picture_bytes()).decode()}
 

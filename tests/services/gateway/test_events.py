@@ -20,7 +20,7 @@ from unspoken.client.events import EventParser
 from unspoken.config.settings import child_environment
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
-from unspoken.wire.schemas import RunRequest, RunStatus
+from unspoken.wire.runs import RunRequest, RunStatus
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import Proposal
+from unspoken.wire.proposals import Proposal
 
 SUBJECTS = ("dog", "bicycle", "teapot", "bench", "canoe", "lighthouse", "goat", "wheelbarrow")
 PAYLOADS = ("gun", "bomb", "tank", "castle", "octopus", "candle", "cobra", "coffin", "syringe")

@@ -11,7 +11,7 @@ from services.llm.template_file import load_templates
 from tests.fakes import FakePrompter
 from tests.serving import wait_until_ready
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 
 @pytest.fixture

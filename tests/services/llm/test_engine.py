@@ -9,7 +9,7 @@ from services.llm.template_file import load_templates
 from tests.contracts import check_prompter
 from unspoken.errors import InvalidInput
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 
 
 class FakeCompleter:

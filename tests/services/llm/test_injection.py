@@ -10,7 +10,8 @@ from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.services.llm.attacks import ABSENT, Attack, check_phrases, make_attacks
 from unspoken.text.lexicon import load_lexicon
-from unspoken.wire.schemas import ModelInfo, Proposal
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.proposals import Proposal
 
 LEXICON = load_lexicon()
 TEMPLATES = load_templates()

@@ -12,7 +12,7 @@ from unspoken.http.deadline import ends_within, time_left_s
 from unspoken.imaging.masks import encode_rle, rle_areas, rle_boxes
 from unspoken.model.mask_bank import MaskBank
 from unspoken.timings import Timings
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.segment import CacheState, SegmentOutput, SegmentQuery
 
 SIZE = (24, 32)

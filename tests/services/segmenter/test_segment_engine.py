@@ -17,7 +17,9 @@ from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
 from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.sam_config import SemanticSamConfig, sam_config
-from unspoken.wire.schemas import Box, Detection, DetectionResult, ModelInfo
+from unspoken.wire.base import ModelInfo
+from unspoken.wire.detections import Detection, DetectionResult
+from unspoken.wire.pictures import Box
 from unspoken.wire.segment import PngMask, PolygonMask, RleMask
 
 TEXTS = ("car", "wheel", "house")

@@ -19,7 +19,7 @@ from unspoken.model.semantic_decoder import DecoderOutput
 from unspoken.model.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.segment import SegmentQuestion
 
 # Random weights predict meaningless IoUs, so the filters are off; only duplicates are removed.

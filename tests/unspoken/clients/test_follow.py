@@ -13,7 +13,7 @@ from unspoken.client.events import EventParser
 from unspoken.errors import NotFound, ServiceUnavailable, Unreachable
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
-from unspoken.wire.schemas import RunStatus
+from unspoken.wire.runs import RunStatus
 
 QUICK = Retries(first_pause_s=0.01, max_pause_s=0.05)
 ROWS = 6

@@ -18,7 +18,7 @@ from unspoken.client.port_clients import DetectorClient, PrompterClient, Segment
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
-from unspoken.wire.schemas import ModelInfo
+from unspoken.wire.base import ModelInfo
 from worker.process.tasks import REST_S
 
 IN_100_S = object()

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from unspoken.runs.dataset.rows import Candidate, Row
-from unspoken.wire.schemas import WireModel
+from unspoken.wire.base import WireModel
 
 Source = Literal["named", "implied", "part"]
 SOURCES: tuple[Source, ...] = ("named", "implied", "part")

@@ -6,7 +6,8 @@ unit.
 
 from typing import Literal
 
-from unspoken.wire.schemas import PhraseSource, WireModel
+from unspoken.wire.base import WireModel
+from unspoken.wire.proposals import PhraseSource
 
 Status = Literal["labelled", "dropped", "failed"]
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field
 
 from unspoken.runs.dataset.rows import Row
-from unspoken.wire.schemas import WireModel
+from unspoken.wire.base import WireModel
 
 FORMAT_VERSION = 1
 

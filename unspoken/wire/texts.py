@@ -1,13 +1,48 @@
-"""Normalise texts to look for in pictures, in the same way for every model."""
+"""Texts to look for in pictures: their limits, their normal form, and `POST /text-embeddings`."""
 
 import unicodedata
 from functools import lru_cache
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
 
 from unspoken.errors import InvalidInput
+from unspoken.wire.base import ModelInfo, RequestModel, WireModel
+
+MAX_TEXTS = 1000
+MAX_TEXT_CHARS = 256
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
+
+EMBEDDING_DIM = 768
+EmbeddingSpace = Literal["text", "mask"]
+"""`text`: the text encoder's own space, as in data sets.
+
+`mask`: the segmenter's space, in which masks have their vectors. Texts are averaged over its
+templates, minus the mean vector that it was trained with.
+"""
 
 # Hyphen, apostrophe and '&' are part of names ("t-shirt", "driver's seat"); other punctuation
 # separates words.
 _KEPT_PUNCTUATION = frozenset("-'&")
+
+
+class TextEmbeddingsRequest(RequestModel):
+    """Phrases to encode, and the space of their vectors."""
+
+    phrases: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+    space: EmbeddingSpace = "text"
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"phrases": ["car", "wheel"]}]})
+
+
+class TextEmbeddingsReply(WireModel):
+    """(N, 768) unit vectors in the order of the request; different spaces are not comparable."""
+
+    embeddings: list[list[float]]
+    space: EmbeddingSpace = "text"
+    model: ModelInfo
+    """The text encoder, or the segmenter if `space` is its own."""
+    timings_ms: dict[str, float]
 
 
 def normalise_phrase(phrase: str) -> str:

@@ -1,0 +1,72 @@
+"""Pictures in requests and replies, and boxes in them.
+
+Boxes are xyxy in pixels of the original, EXIF-transposed picture.
+"""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+from unspoken.wire.base import WireModel
+
+MAX_BASE64_CHARS = 64 * 1024 * 1024
+MAX_URL_CHARS = 4096
+
+
+def _put_back(text: str, info: ValidationInfo) -> str:
+    """Return the picture's base64 text for a placeholder; see json_bodies.slim_body."""
+    pictures: dict[str, str] = info.context or {}
+    return pictures.get(text, text)
+
+
+Base64Text = Annotated[str, Field(max_length=MAX_BASE64_CHARS), AfterValidator(_put_back)]
+
+
+class Box(WireModel):
+    """Corners in pixels of the original picture, x0 <= x1 and y0 <= y1."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def to_list(self) -> list[float]:
+        """Return [x0, y0, x1, y1] in pixels."""
+        return [self.x0, self.y0, self.x1, self.y1]
+
+
+class ImageInput(WireModel):
+    """An inline picture: the encoded file (JPEG, PNG, WEBP) as base64."""
+
+    base64: Base64Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_url(cls, written: object) -> object:
+        if isinstance(written, dict) and "url" in written:
+            raise PydanticCustomError(
+                "url_not_possible", "image.url is not supported here: send the picture as base64"
+            )
+        return written
+
+
+class LinkedImage(WireModel):
+    """An inline picture, or its URL if the service accepts URLs (UNSPOKEN_URL_INPUT)."""
+
+    base64: Base64Text | None = None
+    url: Annotated[str, Field(max_length=MAX_URL_CHARS)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "LinkedImage":
+        if (self.base64 is None) == (self.url is None):
+            raise PydanticCustomError("one_image", "give either base64 or url, and not both")
+        return self
+
+
+class ImageInfo(WireModel):
+    """The picture of a reply: its content hash, and its size after EXIF orientation."""
+
+    sha256: str
+    width: int
+    height: int

@@ -1,0 +1,114 @@
+"""Schemas of labelling runs: `POST /runs` and the status of a run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from unspoken.wire.base import WireModel
+from unspoken.wire.filters import FilterConfig
+from unspoken.wire.pictures import ImageInput
+from unspoken.wire.proposals import MAX_CAPTION_CHARS, TemplateNames
+
+DEFAULT_FDR = 0.1
+
+
+class InlineItem(WireModel):
+    """A caption with its picture, for small runs sent in one request."""
+
+    caption: Annotated[str, Field(max_length=MAX_CAPTION_CHARS)]
+    image: ImageInput
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")] | None = None
+
+
+class RunRequest(WireModel):
+    """A labelling run: a source under the data folder, or inline items."""
+
+    source: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Path relative to the data folder: a folder of tar shards or pictures, a tar, or a table."""
+    pictures: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Folder in the data folder to which a table's picture paths are relative; by default the
+    table's own folder.
+    """
+    items: Annotated[list[InlineItem], Field(min_length=1, max_length=1000)] | None = None
+    run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    box_threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
+    """Lowest score of a named label's boxes; 'auto' chooses one per source by means of decoys."""
+    wanted_fdr: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """With 'auto': largest estimated false discovery rate of labels; 0.1 by default."""
+    single_template_margin: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Extra score required of implied labels that only one template proposed."""
+    templates: TemplateNames | None = None
+    """Templates for the language model; by default those that its service is configured with."""
+    crop_check: bool = False
+    """Keep a box only if an image-text model ranks its label among the first for its crop."""
+    num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
+    chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    filters: FilterConfig = FilterConfig()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "RunRequest":
+        if (self.source is None) == (self.items is None):
+            raise ValueError("give either source or items, and not both")
+        if self.pictures is not None and self.source is None:
+            raise ValueError("pictures is the folder of a source's pictures: give source too")
+        return self
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> "RunRequest":
+        if self.wanted_fdr is not None and self.box_threshold != "auto":
+            raise ValueError("wanted_fdr belongs to box_threshold 'auto'")
+        if self.box_threshold == "auto" and not self.num_decoys:
+            raise ValueError("box_threshold 'auto' needs decoys: num_decoys must be at least 1")
+        return self
+
+    @property
+    def false_discovery_rate(self) -> float | None:
+        """The wanted rate of an 'auto' run; None for other runs."""
+        if self.box_threshold != "auto":
+            return None
+        return DEFAULT_FDR if self.wanted_fdr is None else self.wanted_fdr
+
+
+ENDED = ("done", "cancelled", "failed")
+"""Final states of a run."""
+
+
+class RunStatus(WireModel):
+    """Progress of a run. `state` becomes 'done' when labels, manifest and card are written."""
+
+    run_id: str
+    state: Literal["planned", "running", "finishing", "done", "cancelled", "failed"]
+    total: int
+    done: int
+    labelled: int
+    dropped: dict[str, int]
+    failed: dict[str, int]
+    chunks_total: int
+    chunks_done: int
+    chunks_leased: int = 0
+    """Chunks that a worker is working on."""
+    attempts: int
+    rate_per_s: float | None = None
+    """Rows per second over the last five minutes, or since the dispatcher started."""
+    seconds_left: float | None = None
+    timings_ms: dict[str, float] = Field(default_factory=dict)
+    """Stage -> the workers' time in all committed chunks; `total` is the whole time.
+
+    Failed attempts are not included.
+    """
+    bottleneck: str | None = None
+    """The stage that recently took most of the workers' time; 'workers' if chunks wait and no
+    worker takes them.
+    """
+    notice: str = ""
+    """A warning if the run labelled nothing, or lost most of its rows for one reason, and what to
+    do about it; otherwise empty.
+    """
+    message: str = ""
+    updated_s: float | None = None
+    """Time of the dispatcher's last update, in seconds since 1970."""
+    stalled_since_s: float | None = None
+    """Time since which no dispatcher runs and the run does not progress, in seconds since 1970;
+    null while a dispatcher runs, and once the run has ended.
+    """
+    output: str
