@@ -16,6 +16,7 @@ import numpy as np
 
 from smallworld.scenes import Scene, present_labels, unknown_part_labels
 from training.detection_data import Vocabulary, choose_absent
+from unspoken.imaging.boxes import box_iou
 
 HIT_IOU = 0.5
 FALSE_ANSWER_RATE = 0.10
@@ -78,23 +79,13 @@ def score_scene(
         boxes, scores = answer.boxes_xyxy[mine], answer.scores[mine]
         if index < len(present):
             truth = np.array([o.box_xyxy for o in scene.objects if o.label == names[index]], float)
-            scores = scores[(iou_matrix(boxes, truth) >= HIT_IOU).any(axis=1)]
+            scores = scores[(box_iou(boxes, truth) >= HIT_IOU).any(axis=1)]
         best[index] = scores.max(initial=0.0)
     return SceneScores(
         wholes=best[: len(wholes)],
         parts=best[len(wholes) : len(present)],
         absent=best[len(present) :],
     )
-
-
-def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the IoU of corner boxes: (N, 4), (M, 4) -> (N, M)."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    overlap = np.clip(high - low, 0, None).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (first, second)]
-    iou: np.ndarray = overlap / np.maximum(areas[0][:, None] + areas[1][None] - overlap, 1e-9)
-    return iou
 
 
 def choose_threshold(scores: Sequence[SceneScores], *, rate: float = FALSE_ANSWER_RATE) -> float:

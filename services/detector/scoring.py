@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.detector.packing import Chunk, PackedPhrase
-from unspoken.imaging.boxes import box_iou
+from unspoken.imaging.boxes import box_iou, non_maximum_suppression, order_by_score
 from unspoken.wire.detections import Detection
 from unspoken.wire.pictures import Box
 
@@ -73,15 +73,18 @@ def detections_of(
     asked: the request's phrases as written. size_hw: size of the original picture in pixels.
     """
     scores = phrase_scores(raw.token_scores, chunk.phrases)  # (Q, P)
-    likely = (scores >= box_threshold).any(axis=1)  # (Q,)
-    scores = scores[likely]
-    boxes_xyxy = boxes_to_pixels(raw.boxes_cxcywh_norm[likely], size_hw=size_hw)
-    overlaps = box_iou(boxes_xyxy, boxes_xyxy)  # once, because all phrases share the boxes
+    some_phrase = (scores >= box_threshold).any(axis=1)  # (Q,)
+    scores = scores[some_phrase]
+    boxes_xyxy = boxes_to_pixels(raw.boxes_cxcywh_norm[some_phrase], size_hw=size_hw)
+    # Once, because all phrases share the boxes.
+    conflicts = box_iou(boxes_xyxy, boxes_xyxy) >= config.nms_iou
     has_area = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
     detections: list[Detection] = []
     for column, phrase in enumerate(chunk.phrases):
-        alive = (scores[:, column] >= box_threshold) & has_area
-        for query in _keep_best(scores[:, column], overlaps, alive=alive, config=config):
+        likely = np.flatnonzero((scores[:, column] >= box_threshold) & has_area)
+        order = likely[order_by_score(scores[likely, column])]
+        limit = config.max_boxes_per_phrase
+        for query in non_maximum_suppression(order, conflicts, limit=limit):
             x0, y0, x1, y1 = (float(value) for value in boxes_xyxy[query])
             box, score = Box(x0=x0, y0=y0, x1=x1, y1=y1), float(scores[query, column])
             detections += [
@@ -95,18 +98,3 @@ def best_first(detections: Sequence[Detection]) -> tuple[Detection, ...]:
     """Sort by descending score, and equal scores in the order asked, so the order is repeatable."""
     return tuple(sorted(detections, key=lambda found: (-found.score, found.phrase_index)))
 
-
-def _keep_best(
-    scores: np.ndarray, overlaps: np.ndarray, *, alive: np.ndarray, config: ScoringConfig
-) -> list[int]:
-    """Greedy non-maximum suppression within one phrase: return the rows to keep, best first."""
-    left = np.where(alive, scores, -1.0)
-    kept: list[int] = []
-    while len(kept) < config.max_boxes_per_phrase and left.size:
-        best = int(left.argmax())
-        if left[best] < 0:
-            break
-        kept.append(best)
-        left[overlaps[best] >= config.nms_iou] = -1.0
-        left[best] = -1.0  # because a very thin box may have no IoU with itself
-    return kept

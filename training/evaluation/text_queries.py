@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from training.evaluation.pictures import TruePicture
-from unspoken.imaging.boxes import box_iou
+from unspoken.imaging.boxes import box_iou, non_maximum_suppression, order_by_score
 from unspoken.imaging.masks import encode_rle
 from unspoken.model.mask_bank import MaskBank
 from unspoken.model.text_space import TextQuery, TextSpace
@@ -104,15 +104,12 @@ def bank_answers(
     if not len(bank):
         return []
     scores = space.bank_scores(bank, [TextQuery(label) for label in vocabulary])
-    overlaps = box_iou(bank.boxes_xyxy, bank.boxes_xyxy)
-    answers = []
-    for label, row in zip(vocabulary, scores, strict=True):
-        kept: list[int] = []
-        for index in np.argsort(-row)[:MAX_ANSWERS]:
-            if not kept or overlaps[index, kept].max() <= NMS_IOU:
-                kept.append(int(index))
-                answers.append(TextAnswer(label, bank.rle[index], float(row[index])))
-    return answers
+    conflicts = box_iou(bank.boxes_xyxy, bank.boxes_xyxy) > NMS_IOU
+    return [
+        TextAnswer(label, bank.rle[index], float(row[index]))
+        for label, row in zip(vocabulary, scores, strict=True)
+        for index in non_maximum_suppression(order_by_score(row)[:MAX_ANSWERS], conflicts)
+    ]
 
 
 def _segmentation(counts: bytes, picture: TruePicture) -> dict[str, object]:

@@ -199,6 +199,8 @@ class MaskBankBuilder:
     def _drop_overlapping(self) -> _Candidates | None:
         if not self._waiting:
             return None
+        # torchvision's operator, because these boxes are on the network's device: numpy's
+        # (unspoken.imaging.boxes) would wait for a copy of them.
         every = _Candidates(*(torch.cat(tensors) for tensors in zip(*self._waiting, strict=True)))
         kept = every.rows(nms(every.boxes, every.predicted_iou, self._config.nms_iou))
         self._waiting, self._num_waiting = [kept], len(kept.boxes)

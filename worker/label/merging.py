@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unspoken.imaging.boxes import box_area, box_iou
+from unspoken.imaging.boxes import box_area, box_intersection, box_iou, non_maximum_suppression
 from unspoken.runs.dataset.false_discovery import UNDECIDED, Thresholds, source_of, wholes_of
 from unspoken.runs.dataset.rows import AltLabel, Annotation, Candidate
 from unspoken.runs.plan import LabelConfig
@@ -200,82 +200,83 @@ def _shape_fault(box: _Box, size_hw: tuple[int, int], *, config: LabelConfig) ->
 
 def _suppress_repeats(boxes: Sequence[_Box], config: LabelConfig) -> None:
     """Drop a box if a better box of the same label is at the same place."""
-    kept: list[_Box] = []
-    for box in boxes:
-        rivals = [other for other in kept if other.candidate.id == box.candidate.id]
-        if any(_is_repeat(box, other, config) for other in rivals):
+    repeats = _same_candidate(boxes) & _overlap_or_nest(boxes, config)
+    kept = set(non_maximum_suppression(np.arange(len(boxes)), repeats))
+    for index, box in enumerate(boxes):
+        if index not in kept:
             box.drop_reason = "repeated"
-        else:
-            kept.append(box)
 
 
-def _is_repeat(box: _Box, better: _Box, config: LabelConfig) -> bool:
-    """Return True if two boxes of one label overlap or nest: a car inside a car is the same car.
+def _overlap_or_nest(boxes: Sequence[_Box], config: LabelConfig) -> np.ndarray:
+    """Return (N, N) bool: True if two boxes overlap or nest; a car inside a car is the same car.
 
     For parts a lower IoU is enough, because small boxes of one part scatter around it.
     """
-    smaller = min(float(box_area(each.xyxy[None])[0]) for each in (box, better))
-    nested = _overlap(box, better) >= config.label_nested_share * smaller
-    limit = config.part_nms_iou if wholes_of(box.candidate) else config.label_nms_iou
-    return nested or _iou(box, better) >= limit
+    xyxy = _stack(boxes)
+    areas = box_area(xyxy)
+    smaller = np.minimum(areas[:, None], areas[None])
+    nested = box_intersection(xyxy, xyxy) >= config.label_nested_share * smaller
+    limits = [
+        config.part_nms_iou if wholes_of(box.candidate) else config.label_nms_iou for box in boxes
+    ]
+    return np.asarray(nested | (box_iou(xyxy, xyxy) >= np.array(limits)[:, None]))
 
 
 def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:
     """Drop a part that was proposed only because of its whole, unless it lies in such a whole."""
-    for box in boxes:
+    xyxy = _stack(boxes)
+    areas = box_area(xyxy)
+    inside = box_intersection(xyxy, xyxy)
+    for index, box in enumerate(boxes):
         nouns = wholes_of(box.candidate)
         if not nouns:
             continue
-        area = float(box_area(box.xyxy[None])[0])
-        homes = [other for other in boxes if other.candidate.phrase in nouns and other is not box]
-        shares = [_overlap(box, home) / area for home in homes if _is_larger(home, area)]
-        if max(shares, default=0.0) < config.min_part_inside:
+        homes = [
+            other
+            for other, each in enumerate(boxes)
+            if each.candidate.phrase in nouns and areas[other] > areas[index]
+        ]
+        if (inside[index, homes] / areas[index]).max(initial=0.0) < config.min_part_inside:
             box.drop_reason = "outside_its_whole"
-
-
-def _is_larger(home: _Box, area: float) -> bool:
-    return float(box_area(home.xyxy[None])[0]) > area
-
-
-def _overlap(first: _Box, second: _Box) -> float:
-    """Return the area, in square pixels, that two boxes share."""
-    low = np.maximum(first.xyxy[:2], second.xyxy[:2])
-    high = np.minimum(first.xyxy[2:], second.xyxy[2:])
-    return float(np.clip(high - low, 0, None).prod())
 
 
 def _merge_labels(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> None:
     """Merge boxes of different labels at one place into one object with alternate labels."""
-    kept: list[_Box] = []
-    for box in boxes:
-        home = _home_of(box, kept, config, lexicon)
-        if home is None:
-            kept.append(box)
-            continue
+    same = _may_be_one_object(boxes, config, lexicon)
+    kept = non_maximum_suppression(np.arange(len(boxes)), same)
+    for index in sorted(set(range(len(boxes))) - set(kept)):
+        box = boxes[index]
         box.merged = True
+        best = boxes[next(other for other in kept if same[other, index])]
         alternate = AltLabel(
             label=box.candidate.phrase, candidate_id=box.candidate.id, score=box.score
         )
-        home.alt_labels = (*home.alt_labels, alternate)
+        best.alt_labels = (*best.alt_labels, alternate)
 
 
-def _home_of(box: _Box, kept: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> _Box | None:
-    if not kept:
-        return None
-    overlaps = box_iou(box.xyxy, np.stack([other.xyxy for other in kept]))[0]
+def _may_be_one_object(
+    boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon
+) -> np.ndarray:
+    """Return (N, N) bool. A lower IoU is enough for labels that may name the same thing."""
+    xyxy = _stack(boxes)
+    overlaps = box_iou(xyxy, xyxy)
     lowest = min(config.synonym_merge_iou, config.merge_iou)
-    for place in np.flatnonzero(overlaps >= lowest).tolist():
-        other = kept[place]
-        if other.candidate.id == box.candidate.id:
-            continue
-        kin = lexicon.may_name_same_thing(box.candidate.phrase, other.candidate.phrase)
-        if overlaps[place] >= (config.synonym_merge_iou if kin else config.merge_iou):
-            return other
-    return None
+    same = (overlaps >= lowest) & ~_same_candidate(boxes)
+    for first, second in np.argwhere(same).tolist():
+        phrases = boxes[first].candidate.phrase, boxes[second].candidate.phrase
+        synonyms = lexicon.may_name_same_thing(*phrases)
+        limit = config.synonym_merge_iou if synonyms else config.merge_iou
+        same[first, second] = overlaps[first, second] >= limit
+    return same
 
 
-def _iou(first: _Box, second: _Box) -> float:
-    return float(box_iou(first.xyxy[None], second.xyxy[None])[0, 0])
+def _stack(boxes: Sequence[_Box]) -> np.ndarray:
+    return np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(-1, 4)
+
+
+def _same_candidate(boxes: Sequence[_Box]) -> np.ndarray:
+    ids = np.array([box.candidate.id for box in boxes])
+    return np.asarray(ids[:, None] == ids[None])
 
 
 def _annotation(index: int, box: _Box) -> Annotation:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from unspoken.imaging.boxes import box_iou
+from unspoken.imaging.boxes import box_iou, non_maximum_suppression
 
 NEGATIVE_IOU = 0.5
 
@@ -28,28 +28,16 @@ def select(
     columns, values = columns[order], values[order]
     indices, best = columns.tolist(), values.clip(0, 1).tolist()
     ends = np.searchsorted(rows, np.arange(len(scores) + 1)).tolist()
-    overlaps = None if nms_iou is None else box_iou(boxes_xyxy, boxes_xyxy)
+    conflicts = None if nms_iou is None else box_iou(boxes_xyxy, boxes_xyxy) > nms_iou
     selected = []
-    for start, end in pairwise(ends):
-        if overlaps is None or nms_iou is None:
+    for query, (start, end) in enumerate(pairwise(ends)):
+        if conflicts is None:
             last = min(end, start + top_k)
             selected.append((indices[start:last], best[start:last]))
             continue
-        kept = unlike(columns[start:end], overlaps, nms_iou)[:top_k]
-        selected.append(([indices[start + n] for n in kept], [best[start + n] for n in kept]))
+        kept = non_maximum_suppression(columns[start:end], conflicts, limit=top_k)
+        selected.append((kept, scores[query, kept].clip(0, 1).tolist()))
     return selected
-
-
-def unlike(indices: np.ndarray, overlaps: np.ndarray, nms_iou: float) -> list[int]:
-    """Return the positions of masks that no better mask overlaps by more than `nms_iou`.
-
-    indices: masks sorted by score, descending.
-    """
-    kept: list[int] = []
-    for place, index in enumerate(indices):
-        if not kept or overlaps[index, indices[kept]].max() <= nms_iou:
-            kept.append(place)
-    return kept
 
 
 def beaten_by_negatives(
