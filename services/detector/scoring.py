@@ -97,4 +97,3 @@ def detections_of(
 def best_first(detections: Sequence[Detection]) -> tuple[Detection, ...]:
     """Sort by descending score, and equal scores in the order asked, so the order is repeatable."""
     return tuple(sorted(detections, key=lambda found: (-found.score, found.phrase_index)))
-

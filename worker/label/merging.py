@@ -254,9 +254,7 @@ def _merge_labels(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) 
         best.alt_labels = (*best.alt_labels, alternate)
 
 
-def _may_be_one_object(
-    boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon
-) -> np.ndarray:
+def _may_be_one_object(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> np.ndarray:
     """Return (N, N) bool. A lower IoU is enough for labels that may name the same thing."""
     xyxy = _stack(boxes)
     overlaps = box_iou(xyxy, xyxy)
