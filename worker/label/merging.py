@@ -259,7 +259,7 @@ def _may_be_one_object(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexi
     xyxy = _stack(boxes)
     overlaps = box_iou(xyxy, xyxy)
     lowest = min(config.synonym_merge_iou, config.merge_iou)
-    same = (overlaps >= lowest) & ~_same_candidate(boxes)
+    same = np.asarray((overlaps >= lowest) & ~_same_candidate(boxes))
     for first, second in np.argwhere(same).tolist():
         phrases = boxes[first].candidate.phrase, boxes[second].candidate.phrase
         synonyms = lexicon.may_name_same_thing(*phrases)
