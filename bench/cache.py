@@ -349,9 +349,9 @@ def engine_of_wide_embeddings(bound_mib: int) -> "SegmentEngine":
     from services.segmenter.cache.embedding_cache import EmbeddingCache
     from services.segmenter.segment_engine import SegmentEngine
     from tests.fakes import FakeTextEncoder
-    from unspoken.model.checkpoint import LoadedSam, SemanticInfo
-    from unspoken.model.sam_config import SemanticSamConfig, sam_config
-    from unspoken.model.semantic_sam import SemanticSam
+    from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
+    from unspoken.model.sam.config import SemanticSamConfig, sam_config
+    from unspoken.model.sam.semantic_sam import SemanticSam
     from unspoken.model.text_space import TextSpace
     from unspoken.wire.base import ModelInfo
 

@@ -20,7 +20,7 @@ import torch
 from transformers import BertConfig
 
 from bench.encode import seconds
-from bench.segment import bert_tokenizer, random_detector, street
+from bench.shared.random_models import bert_tokenizer, random_detector, street
 from services.detector.engine import DetectorEngine
 from services.detector.groundingdino_backend import GroundingDinoBackend, build_network
 from unspoken.compute.precision import faster_dtype

@@ -30,8 +30,8 @@ from services.detector.engine import DetectorEngine
 from services.detector.transformers_backend import load_project_detector
 from smallworld.scenes import Scene, compose_scene
 from smallworld.world import Split, World
-from training.detection_data import Vocabulary
-from training.detection_quality import (
+from training.detector.data import Vocabulary
+from training.detector.quality import (
     FALSE_ANSWER_RATE,
     Answer,
     Ask,
@@ -41,10 +41,10 @@ from training.detection_quality import (
     score_scenes,
     share_above,
 )
-from training.detector import find_text_encoder
+from training.detector.train import find_text_encoder
 from unspoken.config.model_folders import CONFIG_FILE
 from unspoken.imaging.images import Picture
-from unspoken.model.grounding_dino import (
+from unspoken.model.detector.grounding_dino import (
     build_small_detector,
     read_detector_config,
     save_small_detector,
@@ -128,7 +128,7 @@ def compose(world: World, *, first_seed: int, count: int) -> Iterator[Scene]:
 
 
 def ask_engine(engine: DetectorEngine) -> Ask:
-    """Adapt the served engine to the interface of `training.detection_quality`."""
+    """Adapt the served engine to the interface of `training.detector.quality`."""
 
     def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
         picture = Picture(encoded=b"", sha256=sha256(image.tobytes()).hexdigest(), pixels=image)

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 
-from bench.segment import build_engine, street
-from bench.segmenter_quality import STYLE, WEIGHTS
+from bench.segmenter_quality.arms import STYLE, WEIGHTS
+from bench.shared.random_models import build_engine, street
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
@@ -36,10 +36,10 @@ from training.evaluate import WORLD_SEED
 from training.evaluation.clicks import iou
 from training.evaluation.pictures import scene_pictures
 from unspoken.compute.precision import computing_in, faster_dtype
-from unspoken.model.checkpoint import load_weights
-from unspoken.model.mask_upscaling import MaskUpscaler
-from unspoken.model.sam_config import sam_config
-from unspoken.model.semantic_sam import Prompts, SemanticSam, build_image_encoder
+from unspoken.model.sam.checkpoint import load_weights
+from unspoken.model.sam.config import sam_config
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam, build_image_encoder
 
 ROUNDS = 5
 NUM_SCENES = 50

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.segment import serving
+from bench.shared.served_segmenter import serving
 from services.gateway.app import create_app as gateway_app
 from services.gateway.settings import GatewaySettings
 from services.segmenter.app import create_app

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 
 from bench.detect import PHRASES, SHORT_SIDE_PX
-from bench.segment import random_detector, street
+from bench.shared.random_models import random_detector, street
 from services.detector.engine import DetectorEngine, build_engine
 from services.detector.settings import DetectorSettings
 

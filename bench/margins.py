@@ -29,7 +29,7 @@ from services.llm.settings import LlmSettings
 from smallworld.shards import write_shards
 from smallworld.truth import JudgedBox, judge_each, judged_boxes, read_truth_files, total_score
 from smallworld.world import World
-from training.detector import find_text_encoder
+from training.detector.train import find_text_encoder
 from unspoken.imaging.images import Picture
 from unspoken.runs.dataset.rows import Candidate
 from unspoken.runs.plan import LabelConfig, make_plan

@@ -20,117 +20,39 @@ With the profile's own weights: the figures of `bench.text_queries`.
 """
 
 import argparse
-import base64
-import contextlib
-import io
 import itertools
 import json
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import httpx
 import numpy as np
 import torch
-import uvicorn
-from fastapi import FastAPI
-from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection
-from transformers import GroundingDinoImageProcessor as ImageProcessor
 
+from bench.shared.random_models import (
+    BANK_SIDE,
+    TEXTS,
+    build_engine,
+    random_detector,
+    street,
+)
+from bench.shared.served_segmenter import NUM_MASKS, Served, serve
 from bench.text_queries import text_query_figures
-from services.detector.engine import DetectorEngine
-from services.detector.transformers_backend import TransformersBackend, resize_by
-from services.segmenter.answer.query_methods import SegmentConfig
-from services.segmenter.app import create_app
-from services.segmenter.cache.cached_image import CachedImage
-from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
-from unspoken.config.profiles import resolve_files
-from unspoken.config.settings import default_cache_dir
-from unspoken.http.batching import InferenceThread
-from unspoken.http.serve import uvicorn_config
-from unspoken.imaging.images import Picture, decode_picture
-from unspoken.imaging.masks import encode_rle, rle_areas, rle_boxes
-from unspoken.model.checkpoint import LoadedSam, SemanticInfo
-from unspoken.model.input_frame import InputFrame
-from unspoken.model.mask_bank import MaskBank, MaskBankConfig, grid_points
-from unspoken.model.sam_config import SemanticSamConfig, sam_config
-from unspoken.model.semantic_decoder import DecoderOutput
-from unspoken.model.semantic_sam import Prompts, SemanticSam
-from unspoken.model.text_space import TextSpace, background_words
+from unspoken.imaging.images import Picture
+from unspoken.imaging.masks import encode_rle
+from unspoken.model.mask_bank import MaskBank, grid_points
+from unspoken.model.sam.input_frame import InputFrame
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 from unspoken.ports import TextEncoder
-from unspoken.wire.base import ModelInfo
 
-SIZE_WH = (640, 480)
-NUM_MASKS = 144
 NUM_ROUNDS = 40
 NUM_LOOP_TEXTS = 10
 NUM_LONE_CLICKS = 8
-BANK_SIDE = (
-    16  # clicks along each side: a quarter of the published clicks, in a quarter of the time
-)
-SHORT_SIDE_PX = 480  # of the detector's input, as operations.md recommends for a CPU
-EVERY_MASK = MaskBankConfig(predicted_iou_threshold=-100, points_per_side=BANK_SIDE)
-TEXTS = background_words()[:100]
-
-
-class DrawingSam(SemanticSam):
-    """Runs the whole decoder, then replaces masks by discs (clicks) and ellipses (boxes)."""
-
-    def decode(
-        self, image_embeddings: Tensor, prompts: Prompts, *, multimask_output: bool
-    ) -> DecoderOutput:
-        """See SemanticSam."""
-        output = super().decode(image_embeddings, prompts, multimask_output=multimask_output)
-        sam = self.config.sam
-        if prompts.boxes is not None:
-            low, high = prompts.boxes[:, :2], prompts.boxes[:, 2:]
-            middle, radius = (low + high) / 2, (high - low) / 2 + 1
-        else:
-            assert prompts.points is not None, "a prompt is a box or a click"
-            # Clicks in one of 64 cells draw the same discs, in three sizes.
-            thing = sam.image_size / 8
-            middle = ((prompts.points[:, 0] / thing).floor() + 0.5) * thing
-            radius = torch.full_like(middle, thing / 3)
-        grown = (1.0,) if output.mask_logits.shape[1] == 1 else (0.6, 1.0, 1.6)
-        places = torch.arange(sam.mask_side, device=middle.device)
-        cells = (places + 0.5) * sam.image_size / sam.mask_side
-        squares = ((cells - middle[..., None]) / radius[..., None]) ** 2  # (N, 2, side)
-        distance = (squares[:, 0, None, :] + squares[:, 1, :, None]).sqrt()
-        logits = torch.stack([(growth - distance) * 100 for growth in grown], dim=1)
-        return output._replace(mask_logits=logits)
-
-
-class Served(NamedTuple):
-    """An engine behind HTTP with one picture that has an artificial bank."""
-
-    http: httpx.Client
-    engine: SegmentEngine
-    image_id: str
-
-    def ask(self, texts: Sequence[str], *, mask: str = "none", sent: bool = False) -> float:
-        """Return the seconds of one request for these texts, without building its body."""
-        picture = base64.b64encode(street().encoded).decode()
-        body = {
-            "image": {"base64": picture} if sent else {"id": self.image_id},
-            "queries": [{"text": text} for text in texts],
-            "method": "bank",
-            "output": {"mask": mask},
-        }
-        content = json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        started = time.perf_counter()
-        response = self.http.post("/segment", content=content, headers=headers)
-        took_s = time.perf_counter() - started
-        response.raise_for_status()
-        return took_s
 
 
 def main() -> None:
@@ -211,83 +133,6 @@ def real_size_figures(texts: TextEncoder) -> dict[str, float]:
     }
 
 
-def build_engine(
-    size: str, texts: TextEncoder, *, encoder_dtype: torch.dtype = torch.float32
-) -> SegmentEngine:
-    """Build an engine with random weights of this size, which are marked as trained."""
-    torch.manual_seed(0)
-    network = DrawingSam(SemanticSamConfig(sam=sam_config(size))).eval()
-    network.requires_grad_(requires_grad=False)
-    network.mask_decoder.logit_scale.fill_(np.log(50))
-    loaded = LoadedSam(model=network, info=SemanticInfo(semantic_trained=True))
-    return SegmentEngine(
-        loaded,
-        model=ModelInfo(name=f"random {size}", kind="segmenter", revision="0"),
-        weights_sha256="0" * 64,
-        text_space=TextSpace.of(loaded, texts.encode_texts),
-        cache=EmbeddingCache[CachedImage](64),
-        config=SegmentConfig(bank=EVERY_MASK, encoder_dtype=encoder_dtype),
-    )
-
-
-@contextlib.contextmanager
-def serve(engine: SegmentEngine, texts: TextEncoder) -> Iterator[Served]:
-    """Serve the engine on a free loopback port, with a picture that has an artificial bank."""
-    thread = InferenceThread(name="bench", initializer=lambda: torch.set_num_threads(1))
-    with (
-        serving(create_app(texts, segmenter=engine, thread=thread)) as url,
-        httpx.Client(base_url=url, trust_env=False) as http,
-    ):
-        held = engine.embed(street())
-        engine.keep_bank(held, drawn_bank(texts, held.size_hw))
-        yield Served(http, engine, held.id)
-
-
-@contextlib.contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Serve the app on a free loopback port; yield its URL when it is ready."""
-    server = uvicorn.Server(uvicorn_config(app, host="127.0.0.1", port=0, log_level="warning"))
-    running = threading.Thread(target=server.run)
-    running.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        while httpx.get(f"{url}/readyz", trust_env=False).status_code != 200:
-            time.sleep(0.1)
-        yield url
-    finally:
-        server.should_exit = True
-        running.join()
-
-
-def drawn_bank(texts: TextEncoder, size_hw: tuple[int, int]) -> MaskBank:
-    """Return a bank of discs on a grid; one in four has a vector near that of some text."""
-    height, width = size_hw
-    side = round(NUM_MASKS**0.5)
-    y, x = np.mgrid[:height, :width]
-    rle: list[bytes] = []
-    for middle_x, middle_y in grid_points(side, size_hw):
-        disc = (x - middle_x) ** 2 + (y - middle_y) ** 2 < (width / side / 2) ** 2
-        rle += encode_rle(disc[None])
-    generator = np.random.default_rng(0)
-    words = generator.choice(len(TEXTS), NUM_MASKS)
-    vectors = texts.encode_texts(TEXTS)[words]
-    vectors[generator.permutation(NUM_MASKS)[NUM_MASKS // 4 :]] = 0
-    vectors = vectors + generator.normal(scale=0.02, size=vectors.shape)
-    ones = np.full(NUM_MASKS, 0.9, dtype=np.float32)
-    return MaskBank(
-        size_hw=size_hw,
-        rle=tuple(rle),
-        boxes_xyxy=rle_boxes(rle, size_hw),
-        areas=rle_areas(rle, size_hw),
-        predicted_iou=ones,
-        stability_score=ones,
-        similarity=ones,
-        mask_embedding=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("f4"),
-    )
-
-
 def build_bank(engine: SegmentEngine, picture: Picture) -> None:
     """Embed the picture and build its bank."""
     held = engine.embed(picture)
@@ -327,44 +172,6 @@ def usual_loop_s(network: SemanticSam, picture: Picture, texts: Sequence[str]) -
     started = time.perf_counter()
     serve_once()
     return time.perf_counter() - started
-
-
-def random_detector(
-    *,
-    short_side_px: int = SHORT_SIDE_PX,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    config: GroundingDinoConfig | None = None,
-) -> DetectorEngine:
-    """Build Grounding-DINO with random weights; by default Swin-T and BERT at published sizes."""
-    torch.manual_seed(0)
-    backend = TransformersBackend(
-        GroundingDinoForObjectDetection(config or GroundingDinoConfig()),
-        tokenizer=bert_tokenizer(),
-        prepare=resize_by(ImageProcessor(), short_side_px=short_side_px),
-        device=device,
-        box_threshold=None,
-        dtype=dtype,
-    )
-    return DetectorEngine(
-        backend, model=ModelInfo(name="random Swin-T", kind="detector", revision="0")
-    )
-
-
-def bert_tokenizer() -> Any:
-    """Load the tokenizer of bert-base-uncased, which the small text encoder also uses."""
-    entry = SegmenterSettings().read_profile().text_encoder
-    folder = resolve_files(entry, cache_dir=default_cache_dir())
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-
-
-@cache
-def street() -> Picture:
-    """Return smooth noise as a JPEG of about 100 kB; random weights need no real picture."""
-    noise = np.random.default_rng(1).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).resize(SIZE_WH).save(buffer, format="JPEG", quality=90)
-    return decode_picture(buffer.getvalue())
 
 
 def count_hits(served: Served) -> int:

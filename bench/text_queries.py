@@ -41,7 +41,7 @@ from training.evaluation.text_queries import TextAnswer, average_precision, bank
 from unspoken.imaging.images import Picture
 from unspoken.imaging.masks import encode_rle
 from unspoken.model.mask_bank import MaskBank, build_mask_bank
-from unspoken.model.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import Score, TextSpace, TextSpaceConfig
 
 STYLE = "twemoji"

@@ -61,11 +61,11 @@ def proposals(
     # Imported here, because only this command needs torch and the art packages.
     import torch
 
-    from experiments.coco_folder import coco_folder
-    from experiments.collection import SCENES_SEED, small_world
-    from experiments.page import answer, main_table
+    from experiments.collections.coco_folder import coco_folder
+    from experiments.collections.collection import SCENES_SEED, small_world
     from experiments.proposals import ProposalsConfig, compare_proposals
-    from experiments.report import around_marks, put_into, write_report
+    from experiments.report.files import around_marks, put_into, write_report
+    from experiments.report.page import answer, main_table
     from services.detector.engine import build_engine as build_detector
     from services.detector.settings import DetectorSettings
     from services.llm.engine import build_engine as build_prompter

@@ -19,7 +19,7 @@ def run_train(arguments: Sequence[str]) -> None:
     """Train the small detector if the first argument is `detector`, else Semantic-SAM."""
     _check_installed()
     if arguments[:1] == ["detector"]:
-        from training.detector import main as train_detector
+        from training.detector.train import main as train_detector
 
         _hand_on(train_detector, arguments[1:], name="unspoken train detector")
         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.collection import Collection, Sample
+from experiments.collections.collection import Collection, Sample
 from experiments.found_boxes import STORED_FROM, AskedPicture, FoundBoxes
 from experiments.judging import count_picture
 from experiments.phrase_sources import Phrases

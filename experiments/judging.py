@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from experiments.truth import LabelMatcher, PictureTruth
+from experiments.collections.truth import LabelMatcher, PictureTruth
 from unspoken.imaging.boxes import box_iou
 from unspoken.runs.dataset.rows import Annotation
 

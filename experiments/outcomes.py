@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bootstrap import Interval, difference_intervals, figure_intervals
-from experiments.collection import Collection
+from experiments.collections.collection import Collection
 from experiments.comparison import Comparison, Outcome
 from experiments.judging import ratios
 from experiments.richness import (

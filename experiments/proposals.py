@@ -16,7 +16,7 @@ import numpy as np
 
 import unspoken
 from experiments.bootstrap import draw_weights
-from experiments.collection import Collection
+from experiments.collections.collection import Collection
 from experiments.comparison import VOCABULARY_SOURCE, Comparison
 from experiments.found_boxes import AskedPicture, ask, ask_picture, best_scores, distinct
 from experiments.outcomes import (

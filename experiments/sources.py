@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from experiments.collection import Collection, Sample
+from experiments.collections.collection import Collection, Sample
 from experiments.phrase_sources import (
     Phrases,
     exactly,

@@ -28,8 +28,8 @@ from training.evaluation.pictures import TruePicture, coco_pictures, scene_pictu
 from unspoken.config.profiles import resolve_files
 from unspoken.config.settings import ProcessSettings
 from unspoken.errors import InvalidInput
-from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights
 from unspoken.model.mask_bank import MaskBankConfig
+from unspoken.model.sam.checkpoint import LoadedSam, load_official_sam, load_weights
 from unspoken.model.text_encoder import load_text_tower
 from unspoken.model.text_space import TextSpaceConfig
 from unspoken.runs.dataset.shards import iter_rows

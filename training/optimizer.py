@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from training.sam_recipe import SamRecipe
-from unspoken.model.conv_stem import MIX_PREFIX
-from unspoken.model.semantic_sam import SemanticSam, is_new
+from training.sam.recipe import SamRecipe
+from unspoken.model.sam.conv_stem import MIX_PREFIX
+from unspoken.model.sam.semantic_sam import SemanticSam, is_new
 
 _BLOCK = re.compile(r"image_encoder\.blocks\.(\d+)\.")
 

@@ -25,16 +25,16 @@ from training.checkpoint_file import save_checkpoint
 from training.data.batches import TrainBatch, TrainData
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
-from training.detection_data import stream
-from training.detector_stem import read_stem
-from training.kept_embeddings import KeptEmbeddings
-from training.label_book import LabelBook
+from training.detector.data import stream
 from training.ranks import ONE_PROCESS, Ranks, join_ranks
-from training.sam_recipe import SamRecipe, sam_recipe
-from training.sam_trainer import SamTrainer
-from training.sample_pictures import draw_samples
+from training.sam.detector_stem import read_stem
+from training.sam.kept_embeddings import KeptEmbeddings
+from training.sam.label_book import LabelBook
+from training.sam.recipe import SamRecipe, sam_recipe
+from training.sam.sample_pictures import draw_samples
+from training.sam.trainer import SamTrainer
 from unspoken.errors import InvalidConfig
-from unspoken.model.checkpoint import (
+from unspoken.model.sam.checkpoint import (
     LoadedSam,
     SemanticInfo,
     load_official_sam,
@@ -43,10 +43,10 @@ from unspoken.model.checkpoint import (
     save_delta,
     save_weights,
 )
-from unspoken.model.conv_stem import MIX_PREFIX
-from unspoken.model.regrid import regrid
-from unspoken.model.sam_config import SemanticSamConfig
-from unspoken.model.semantic_sam import SemanticSam, is_new
+from unspoken.model.sam.config import SemanticSamConfig
+from unspoken.model.sam.conv_stem import MIX_PREFIX
+from unspoken.model.sam.regrid import regrid
+from unspoken.model.sam.semantic_sam import SemanticSam, is_new
 from unspoken.runs.dataset.manifest import read_text_encoder
 from unspoken.runs.exports.source import picture_root
 
@@ -289,7 +289,7 @@ def _log(
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="Recipe of training/sam_recipe.py.")],
+    recipe: Annotated[str, typer.Argument(help="Recipe of training/sam/recipe.py.")],
     out: Annotated[Path, typer.Option(help="Output folder for checkpoint, metrics and weights.")],
     data: Annotated[Path | None, typer.Option(help="Dataset folder of a run.")] = None,
     pictures: Annotated[

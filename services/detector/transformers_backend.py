@@ -23,8 +23,8 @@ from unspoken.compute.precision import compute_dtype, computing_in
 from unspoken.config.model_folders import check_model_type, read_model_config
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.http.deadline import check_wanted
-from unspoken.model.deformable import use_bags
-from unspoken.model.grounding_dino import PhraseMemory, load_small_detector, prepare_pixels
+from unspoken.model.detector.deformable import use_bags
+from unspoken.model.detector.grounding_dino import PhraseMemory, load_small_detector, prepare_pixels
 
 HUB_TYPES = ("grounding-dino", "mm-grounding-dino")
 """`model_type` of the supported networks. The outputs of other transformers detectors for text

@@ -17,8 +17,8 @@ from unspoken.compute.devices import prepare_device
 from unspoken.compute.precision import compute_dtype
 from unspoken.config.profiles import ModelEntry, checked_sha256, resolve_files
 from unspoken.errors import InvalidConfig
-from unspoken.model.checkpoint import LoadedSam, load_official_sam, load_weights, read_header
 from unspoken.model.mask_bank import MaskBankConfig
+from unspoken.model.sam.checkpoint import LoadedSam, load_official_sam, load_weights, read_header
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector, TextEncoder
 from unspoken.wire.base import ModelInfo

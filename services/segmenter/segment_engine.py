@@ -28,10 +28,10 @@ from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter
 from unspoken.compute.precision import computing_in
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.imaging.images import DECODING, Picture, decode_picture
-from unspoken.model.checkpoint import LoadedSam
-from unspoken.model.input_frame import PREPROCESSING, InputFrame
 from unspoken.model.mask_bank import MaskBank, MaskBankBuilder
-from unspoken.model.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.checkpoint import LoadedSam
+from unspoken.model.sam.input_frame import PREPROCESSING, InputFrame
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.ports import Detector
 from unspoken.timings import Timings

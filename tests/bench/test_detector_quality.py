@@ -7,8 +7,8 @@ import pytest
 
 from smallworld.scenes import compose_scene
 from smallworld.world import World
-from training.detection_data import Vocabulary
-from training.detection_quality import (
+from training.detector.data import Vocabulary
+from training.detector.quality import (
     Answer,
     SceneScores,
     choose_threshold,

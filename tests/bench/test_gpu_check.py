@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bench import gpu_sections
+from bench.gpu_check import sections as gpu_sections
 
 
 def collected(section: str) -> gpu_sections.Figures:

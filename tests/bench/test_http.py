@@ -1,7 +1,8 @@
 """Parts of the HTTP benchmark: all kinds of calls send the same query, and each is timed."""
 
 from bench.http import NUM_TEXTS, http_figures, in_turn, over, scene
-from bench.segment import TEXTS, build_engine, drawn_bank, street
+from bench.shared.random_models import TEXTS, build_engine, street
+from bench.shared.served_segmenter import drawn_bank
 from tests.fakes import FakeTextEncoder
 
 

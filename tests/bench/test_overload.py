@@ -1,4 +1,4 @@
-from bench.overload import measure, measure_bank_line, p99_ms
+from bench.overload.__main__ import measure, measure_bank_line, p99_ms
 
 
 def test_a_service_that_is_asked_for_too_much_answers_what_it_can_and_refuses_the_rest():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.segment import NUM_MASKS, TEXTS, build_engine, count_hits, drawn_bank, serve, street
+from bench.segment import count_hits
+from bench.shared.random_models import TEXTS, build_engine, street
+from bench.shared.served_segmenter import NUM_MASKS, drawn_bank, serve
 from tests.fakes import FakeTextEncoder
 
 

@@ -21,7 +21,7 @@ from tests.chaos.reader import EndState, read_end_state
 from tests.chaos.rig import Rig
 from tests.chaos.service import CAPTION_S, EXECUTIONS, PICTURE_S
 from tests.chaos.worker import POISON
-from tests.worker.sources import CAPTIONS, write_shard
+from tests.worker.source_files import CAPTIONS, write_shard
 from unspoken.runs.store import create_run
 from unspoken.wire.runs import RunRequest
 

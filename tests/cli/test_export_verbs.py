@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from tests.runs.pictured import write_run
+from tests.unspoken.runs.pictured import write_run
 
 
 @pytest.mark.parametrize(

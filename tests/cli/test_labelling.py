@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from cli.labelling import follow, local_source, run_request
-from tests.worker.sources import write_coco, write_pictures
+from tests.worker.source_files import write_coco, write_pictures
 from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, Unreachable
 from unspoken.runs.location import locate_source
 from unspoken.runs.store import create_run, read_run

@@ -10,7 +10,7 @@ from unspoken.errors import InvalidInput, MissingWeights
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["train", "--help"], "Recipe of training/sam_recipe.py"),
+        (["train", "--help"], "Recipe of training/sam/recipe.py"),
         (["train", "detector", "--help"], "Time limit of both stages"),
         (["evaluate", "--help"], "Number of scenes of the small world"),
     ],

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from cli.local.launcher import Stack, StackConfig
 from cli.main import app
-from tests.worker.sources import CAPTIONS, picture, write_pictures, write_table
+from tests.worker.source_files import CAPTIONS, picture, write_pictures, write_table
 from tests.worker.stage import Stage
 from unspoken.errors import Conflict
 from unspoken.runs.store import create_run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.coco_folder import coco_folder, label_of
+from experiments.collections.coco_folder import coco_folder, label_of
 from unspoken.errors import InvalidInput
 
 CATEGORIES = [{"id": 1, "name": "dog"}, {"id": 7, "name": "dining table"}]

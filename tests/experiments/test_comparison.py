@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.collection import small_world
+from experiments.collections.collection import small_world
 from experiments.comparison import Comparison
 from experiments.found_boxes import STORED_FROM, ask_picture, best_scores
 from experiments.phrase_sources import from_vocabulary, noun_chunks

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from experiments.collections.truth import LabelMatcher, PictureTruth
 from experiments.judging import COLUMNS, count_picture, ratios
-from experiments.truth import LabelMatcher, PictureTruth
 from smallworld.truth import SceneTruth, TruthObject, judge, judged_boxes
 from unspoken.runs.dataset.rows import AltLabel, Annotation
 from unspoken.text.lexicon import Lexicon

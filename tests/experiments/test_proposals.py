@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from experiments.collection import small_world
+from experiments.collections.collection import small_world
 from experiments.proposals import ProposalsConfig, compare_proposals
-from experiments.report import BEGIN, END, put_into, write_report
+from experiments.report.files import BEGIN, END, put_into, write_report
 from experiments.sources import ALL_SOURCES, SOURCES, other_captions
 from services.detector.engine import build_engine
 from services.detector.settings import DetectorSettings

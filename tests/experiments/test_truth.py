@@ -1,4 +1,4 @@
-from experiments.truth import LabelMatcher, PictureTruth
+from experiments.collections.truth import LabelMatcher, PictureTruth
 from smallworld.truth import TruthObject
 from unspoken.text.lexicon import load_lexicon
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import event_loop
-from tests.security import (
+from tests.security.attacks import (
     archives,
     browsers,
     cut_bodies,
@@ -60,7 +60,7 @@ def main() -> int:
 def judge_bombs() -> dict[str, Any]:
     """Run the bombs in a separate process, so that its memory is that of the services."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.security.bombs"], capture_output=True, text=True
+        [sys.executable, "-m", "tests.security.attacks.bombs"], capture_output=True, text=True
     )
     if done.returncode:
         return {"problems": [done.stderr[-2000:]]}

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tests.security.archives import VECTORS, judge, link, member, tar
-from tests.security.pickles import is_executed
+from tests.security.attacks.archives import VECTORS, judge, link, member, tar
+from tests.security.attacks.pickles import is_executed
 from unspoken.config.profiles import load_profile
 from unspoken.errors import InvalidConfig, InvalidInput, NotFound
 from unspoken.runs.dataset.picture_files import PictureFiles, Place

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.security.bombs import MAX_GROWN_MIB, MAX_S
-from tests.security.pictures import (
+from tests.security.attacks.bombs import MAX_GROWN_MIB, MAX_S
+from tests.security.attacks.pictures import (
     BORNE,
     GOOD_PNG,
     REFUSED,
@@ -23,7 +23,10 @@ from unspoken.imaging.images import decode_picture
 
 def test_every_bomb_is_refused_at_once_and_the_next_picture_is_served():
     done = subprocess.run(
-        [sys.executable, "-m", "tests.security.bombs"], capture_output=True, text=True, timeout=240
+        [sys.executable, "-m", "tests.security.attacks.bombs"],
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)

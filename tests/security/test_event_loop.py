@@ -1,7 +1,7 @@
 """Hostile and incomplete bodies, in short form; `make security-test` has the long form."""
 
 from bench.event_loop import measure
-from tests.security import cut_bodies
+from tests.security.attacks import cut_bodies
 
 
 def test_a_body_of_many_elements_does_not_hold_the_event_loop():

@@ -1,6 +1,6 @@
 """Short form of the fuzzing; `make security-test` is the long form."""
 
-from tests.security.fuzzing import fuzz
+from tests.security.attacks.fuzzing import fuzz
 
 CASES_EACH = 3
 

@@ -11,8 +11,8 @@ from services.detector import app as detector
 from services.detector.settings import DetectorSettings
 from services.segmenter import app as segmenter
 from tests.fakes import FakeCropRanker, FakeDetector, FakeSegmenter, FakeTextEncoder
-from tests.security.pictures import GOOD_PNG
-from tests.security.ssrf import NAME, PUBLIC, VECTORS, Range, judge, ok
+from tests.security.attacks.pictures import GOOD_PNG
+from tests.security.attacks.ssrf import NAME, PUBLIC, VECTORS, Range, judge, ok
 from tests.serving import ready_client
 from unspoken.errors import InvalidInput, NotFetchable, TooLarge
 from unspoken.http.url_fetch import FetchConfig, Fetcher, build_fetcher, is_public

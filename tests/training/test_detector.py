@@ -11,20 +11,20 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from smallworld.scenes import present_labels, unknown_part_labels
-from training.backbone import phrase_vectors, thaw_batch_norm
-from training.detection_data import DetectionBatch, DetectionDataset, choose_absent
-from training.detection_losses import (
+from training.detector.backbone import phrase_vectors, thaw_batch_norm
+from training.detector.data import DetectionBatch, DetectionDataset, choose_absent
+from training.detector.losses import (
     LossConfig,
     PhraseLabels,
     StageOutput,
     decoder_loss,
 )
-from training.detector import CHECKPOINT, find_text_encoder, train_detector
-from training.detector_recipe import recipe_named
-from training.detector_trainer import DetectorTrainer
+from training.detector.recipe import recipe_named
+from training.detector.train import CHECKPOINT, find_text_encoder, train_detector
+from training.detector.trainer import DetectorTrainer
 from training.gradient_exchange import GradientExchange
 from unspoken.errors import InvalidInput
-from unspoken.model.grounding_dino import (
+from unspoken.model.detector.grounding_dino import (
     build_small_detector,
     load_small_detector,
     remember_phrases,

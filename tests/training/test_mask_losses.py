@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from training.mask_losses import MaskLossConfig, mask_loss
-from unspoken.model.semantic_decoder import DecoderOutput
+from training.sam.mask_losses import MaskLossConfig, mask_loss
+from unspoken.model.sam.semantic_decoder import DecoderOutput
 
 CONFIG = MaskLossConfig()
 SIDE = 8

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from training.data.batches import MaskUnits
-from training.prompting import PromptSimulation, jitter_boxes
-from unspoken.model.sam_config import sam_config
-from unspoken.model.semantic_decoder import DecoderOutput
+from training.sam.prompting import PromptSimulation, jitter_boxes
+from unspoken.model.sam.config import sam_config
+from unspoken.model.sam.semantic_decoder import DecoderOutput
 
 SAM = sam_config("tiny")
 SIDE = SAM.mask_side

@@ -15,15 +15,15 @@ from tests.training.true_dataset import SCENES, write_true_dataset
 from training.data.batches import BatchConfig, TrainBatch, TrainData
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
-from training.kept_embeddings import KeptEmbeddings
-from training.label_book import LabelBook
 from training.optimizer import learning_rate, set_rates
 from training.ranks import ONE_PROCESS, Ranks
-from training.sam_recipe import SamRecipe, sam_recipe, smoke
-from training.sam_trainer import SamTrainer, extent_iou, pick_points
+from training.sam.kept_embeddings import KeptEmbeddings
+from training.sam.label_book import LabelBook
+from training.sam.recipe import SamRecipe, sam_recipe, smoke
+from training.sam.trainer import SamTrainer, extent_iou, pick_points
 from unspoken.errors import InvalidInput
-from unspoken.model.sam_config import SemanticConfig, SemanticSamConfig, sam_config
-from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.sam.config import SemanticConfig, SemanticSamConfig, sam_config
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 RECIPE = replace(
     smoke(), batch=BatchConfig(masks_a_step=4, boxes_a_step=12, masks_a_picture=2, seed=5)

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.label_book import LabelBook
-from training.semantic_losses import (
+from training.sam.label_book import LabelBook
+from training.sam.semantic_losses import (
     SemanticLossConfig,
     batch_contrast,
     collect_labels,

@@ -15,11 +15,11 @@ from smallworld.sa1b import write_sa1b
 from smallworld.scenes import compose_scene
 from tests.smallworld.tiny_world import tiny_world
 from tests.training.true_dataset import SCENES, write_true_dataset
-from training.sam_recipe import smoke
+from training.sam.recipe import smoke
 from training.train import CHECKPOINT, DELTA, METRICS, WEIGHTS, TrainFiles, train
 from unspoken.errors import InvalidConfig, InvalidInput
-from unspoken.model.checkpoint import load_weights
-from unspoken.model.semantic_sam import is_new
+from unspoken.model.sam.checkpoint import load_weights
+from unspoken.model.sam.semantic_sam import is_new
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(folder: Path, tmp_path: Path) -
         sys.executable, "-c",
         "from dataclasses import replace; from pathlib import Path; import sys, torch;"
         "torch.set_num_threads(1);"
-        "from training.sam_recipe import smoke; from training.train import TrainFiles, train;"
+        "from training.sam.recipe import smoke; from training.train import TrainFiles, train;"
         "root, out = map(Path, sys.argv[1:]);"
         "train(replace(smoke(), steps=12, log_every=1, checkpoint_every_s=0.0), TrainFiles("
         "out=out, data=root / 'dataset', pictures=root / 'pictures', sa1b=root / 'sa1b'))",

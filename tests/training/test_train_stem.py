@@ -10,13 +10,13 @@ from smallworld.sa1b import write_sa1b
 from smallworld.scenes import compose_scene
 from tests.smallworld.tiny_world import tiny_world
 from tests.training.true_dataset import SCENES, write_true_dataset
-from training.detector_stem import read_stem
-from training.sam_recipe import SamRecipe, smoke
+from training.sam.detector_stem import read_stem
+from training.sam.recipe import SamRecipe, smoke
 from training.train import DELTA, WEIGHTS, TrainFiles, train
 from unspoken.errors import InvalidConfig
-from unspoken.model.checkpoint import SemanticInfo, load_weights, save_weights
-from unspoken.model.sam_config import SemanticConfig
-from unspoken.model.semantic_sam import SemanticSam
+from unspoken.model.sam.checkpoint import SemanticInfo, load_weights, save_weights
+from unspoken.model.sam.config import SemanticConfig
+from unspoken.model.sam.semantic_sam import SemanticSam
 
 DETECTOR = Path("weights/small/detector")
 

@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter, FakeTextEncoder
-from tests.worker.sources import CAPTIONS, write_shard
+from tests.worker.source_files import CAPTIONS, write_shard
 from unspoken.errors import NotReady
 from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.ledger import Ledger

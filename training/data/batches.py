@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
 from unspoken.errors import InvalidConfig
-from unspoken.model.input_frame import InputFrame
-from unspoken.model.sam_config import SamConfig
+from unspoken.model.sam.config import SamConfig
+from unspoken.model.sam.input_frame import InputFrame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from training.evaluation.pictures import TruePicture
-from unspoken.model.mask_upscaling import MaskUpscaler
-from unspoken.model.semantic_decoder import DecoderOutput
-from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.semantic_decoder import DecoderOutput
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 CLICKS = (1, 3, 5)
 BAND = 0.02

@@ -14,10 +14,10 @@ from training.evaluation.clicks import CLICKS, MaskScores, score_masks
 from training.evaluation.naming import Group, Named
 from training.evaluation.pictures import TruePicture
 from training.evaluation.text_queries import average_precision, bank_answers
-from unspoken.model.checkpoint import LoadedSam
 from unspoken.model.mask_bank import MaskBankConfig, build_mask_bank
-from unspoken.model.mask_upscaling import MaskUpscaler
-from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.sam.checkpoint import LoadedSam
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 
 EncodeTexts = Callable[[Sequence[str]], np.ndarray]

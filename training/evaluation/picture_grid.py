@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 
 from training.evaluation.measure import EncodeTexts
 from training.evaluation.pictures import TruePicture
-from unspoken.model.checkpoint import LoadedSam
-from unspoken.model.mask_upscaling import MaskUpscaler
-from unspoken.model.semantic_sam import Prompts
+from unspoken.model.sam.checkpoint import LoadedSam
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.semantic_sam import Prompts
 from unspoken.model.text_space import TextSpace
 
 TILE_PX = 320

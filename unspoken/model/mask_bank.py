@@ -21,11 +21,11 @@ from torchvision.ops import nms
 
 from unspoken.errors import InvalidConfig
 from unspoken.imaging.masks import decode_rle, encode_rle, rle_areas, rle_boxes
-from unspoken.model.input_frame import InputFrame
-from unspoken.model.mask_upscaling import MaskUpscaler
-from unspoken.model.sam_config import SamConfig
-from unspoken.model.semantic_decoder import DecoderOutput
-from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.sam.config import SamConfig
+from unspoken.model.sam.input_frame import InputFrame
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.semantic_decoder import DecoderOutput
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 UPSCALED_PIXELS = 16_000_000  # of all masks that are upscaled at once
 CPU_BATCH_BYTES = 4 << 20  # image features of one decoder call, which fit a core's caches

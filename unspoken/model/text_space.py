@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.mask_bank import MaskBank
+from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
 from unspoken.text.lexicon import load_lexicon
 
 Score = Literal["softmax", "cosine"]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from unspoken.errors import InvalidInput
-from unspoken.model.input_frame import InputFrame
 from unspoken.model.mask_bank import MaskBank, MaskBankConfig, bank_of_output, empty_bank
-from unspoken.model.mask_upscaling import MaskUpscaler
-from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.sam.input_frame import InputFrame
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 from unspoken.wire.segment import SegmentQuery
 
 

@@ -22,7 +22,7 @@ from services.segmenter.answer.selection import beaten_by_negatives, select
 from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.stages import Detected, Plan
 from unspoken.model.mask_bank import MaskBankConfig
-from unspoken.model.semantic_sam import SemanticSam
+from unspoken.model.sam.semantic_sam import SemanticSam
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.timings import Timings
 from unspoken.wire.detections import DetectionResult

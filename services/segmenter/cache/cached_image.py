@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from services.segmenter.answer.rendering import WireBank
-from unspoken.model.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
 
 OVERHEAD_BYTES = 8192
 """Estimated overhead of one cached image: Python objects, and rounding up to memory pages."""

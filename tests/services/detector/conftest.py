@@ -17,7 +17,7 @@ from transformers import (
 
 from services.detector.engine import DetectorEngine
 from services.detector.transformers_backend import load_hub_detector, load_project_detector
-from unspoken.model.grounding_dino import (
+from unspoken.model.detector.grounding_dino import (
     SmallDetectorConfig,
     build_small_detector,
     save_small_detector,
@@ -44,7 +44,7 @@ def shake(model: torch.nn.Module, *, scale: float) -> None:
 
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a small detector in the format of `training.detector`."""
+    """Write a small detector in the format of `training.detector.train`."""
     torch.manual_seed(0)
     config = SmallDetectorConfig(
         image_size=64, d_model=64, num_heads=2, ffn_dim=64, decoder_layers=2, num_queries=20

@@ -14,9 +14,9 @@ from tests.contracts import picture_bytes
 from tests.services.segmenter.tiny import question, tiny_engine
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
-from unspoken.model.checkpoint import LoadedSam, SemanticInfo
-from unspoken.model.sam_config import SemanticSamConfig, sam_config
-from unspoken.model.semantic_sam import SemanticSam, build_prompt_encoder
+from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.sam.config import SemanticSamConfig, sam_config
+from unspoken.model.sam.semantic_sam import SemanticSam, build_prompt_encoder
 from unspoken.wire.segment import Instance, RleMask
 
 CLICKS = [(x, y) for x in (10, 30, 60, 90) for y in (8, 30, 55)]

@@ -14,7 +14,7 @@ from tests.services.segmenter.tiny import question, tiny_sam
 from unspoken.config.profiles import load_profile
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.imaging.images import decode_picture
-from unspoken.model.checkpoint import save_delta, save_weights
+from unspoken.model.sam.checkpoint import save_delta, save_weights
 
 ENCODER = FakeTextEncoder()
 SERVED = f"{ENCODER.model.name}@{ENCODER.model.revision}"

@@ -15,8 +15,8 @@ from tests.services.segmenter.tiny import DiscSam, question, tiny_engine
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
-from unspoken.model.checkpoint import LoadedSam, SemanticInfo
-from unspoken.model.sam_config import SemanticSamConfig, sam_config
+from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.sam.config import SemanticSamConfig, sam_config
 from unspoken.wire.base import ModelInfo
 from unspoken.wire.detections import Detection, DetectionResult
 from unspoken.wire.pictures import Box

@@ -12,11 +12,11 @@ from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.segment_engine import SegmentEngine
 from tests.fakes import FakeTextEncoder
 from unspoken.imaging.images import Picture
-from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.mask_bank import MaskBankConfig
-from unspoken.model.sam_config import SemanticSamConfig, sam_config
-from unspoken.model.semantic_decoder import DecoderOutput
-from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.sam.config import SemanticSamConfig, sam_config
+from unspoken.model.sam.semantic_decoder import DecoderOutput
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector
 from unspoken.wire.base import ModelInfo

@@ -19,7 +19,7 @@ from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
 from training.data.unit_order import Units
 from unspoken.errors import InvalidConfig, InvalidInput, NotFound
-from unspoken.model.sam_config import sam_config
+from unspoken.model.sam.config import sam_config
 from unspoken.runs.dataset.shards import committed_records, read_shard, write_shard
 
 SAM = sam_config("tiny")

@@ -20,10 +20,10 @@ from training.evaluation.pictures import TrueObject, TruePicture, coco_pictures,
 from training.evaluation.text_queries import TextAnswer, average_precision
 from unspoken.errors import NotFound
 from unspoken.imaging.masks import encode_rle
-from unspoken.model.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.mask_bank import MaskBankConfig
-from unspoken.model.sam_config import SemanticSamConfig, sam_config
-from unspoken.model.semantic_sam import SemanticSam
+from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
+from unspoken.model.sam.config import SemanticSamConfig, sam_config
+from unspoken.model.sam.semantic_sam import SemanticSam
 
 
 def square(low: int, high: int, side: int = 64) -> np.ndarray:

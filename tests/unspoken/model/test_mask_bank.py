@@ -16,9 +16,9 @@ from unspoken.model.mask_bank import (
     mask_boxes,
     stability_scores,
 )
-from unspoken.model.mask_upscaling import MaskUpscaler
-from unspoken.model.sam_config import sam_config
-from unspoken.model.semantic_sam import Prompts, SemanticSam
+from unspoken.model.sam.config import sam_config
+from unspoken.model.sam.mask_upscaling import MaskUpscaler
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 SIZE_HW = (30, 50)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.fakes import FakeTextEncoder
-from unspoken.model.checkpoint import SemanticInfo
 from unspoken.model.mask_bank import empty_bank
+from unspoken.model.sam.checkpoint import SemanticInfo
 from unspoken.model.text_space import (
     Rivals,
     TextQuery,

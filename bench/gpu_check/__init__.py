@@ -1,0 +1,1 @@
+"""The benchmark of a CUDA device: tests and times every network against the CPU."""

@@ -1,0 +1,1 @@
+"""The benchmark of overload: its services, and the part about mask banks."""

@@ -1,0 +1,73 @@
+"""Collections of captioned pictures with truth, for experiments; one is the small world."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments.collections.truth import LabelMatcher, PictureTruth
+from smallworld.scenes import unknown_part_labels
+from smallworld.shards import CaptionedScene, compose_sample
+from smallworld.truth import TruthObject
+from smallworld.world import World
+from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.filters import FilterConfig
+from worker.label.caption_words import count_words
+
+SCENES_SEED = 404_404
+"""Seed of scenes that no training, tuning or bench uses."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture, its caption and its truth; `read` returns the bytes of the picture's file."""
+
+    key: str
+    caption: str
+    read: Callable[[], bytes]
+    truth: PictureTruth
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Samples in a fixed order, and the vocabulary of their truth."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    vocabulary: tuple[str, ...]
+    matcher: LabelMatcher
+
+
+def small_world(world: World, *, num_scenes: int, seed: int = SCENES_SEED) -> Collection:
+    """Compose `num_scenes` scenes whose captions pass the default filters."""
+    samples: list[Sample] = []
+    index = 0
+    while len(samples) < num_scenes:
+        composed = compose_sample(world, index, seed=seed)
+        if _is_asked(composed):
+            samples.append(_sample(composed))
+        index += 1
+    synonyms = {each.noun: each.synonyms for each in world.classes}
+    return Collection(
+        name="small world",
+        samples=tuple(samples),
+        vocabulary=world.labels,
+        matcher=LabelMatcher(world.labels, synonyms=synonyms, lexicon=load_lexicon()),
+    )
+
+
+def _is_asked(composed: CaptionedScene) -> bool:
+    few = FilterConfig().min_caption_words or 0
+    return not composed.caption.is_droppable and count_words(composed.caption.text) >= few
+
+
+def _sample(composed: CaptionedScene) -> Sample:
+    scene, caption, jpeg = composed.scene, composed.caption, composed.jpeg
+    objects = tuple(
+        TruthObject(each.label, tuple(map(float, each.box_xyxy)), each.is_part)  # type: ignore[arg-type]
+        for each in scene.objects
+    )
+    truth = PictureTruth(
+        objects=objects,
+        named=frozenset(caption.named),
+        open_labels=unknown_part_labels(scene),
+    )
+    return Sample(scene.key, caption.text, lambda: jpeg, truth)

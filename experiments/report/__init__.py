@@ -1,0 +1,1 @@
+"""Output files of an experiment: JSON, markdown pages and plots."""

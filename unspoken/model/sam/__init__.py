@@ -1,0 +1,1 @@
+"""Semantic-SAM: SAM with a vector in text space for every mask."""
