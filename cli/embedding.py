@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cli.client_key import client_key
+from cli.connecting import SegmenterUrl, local_segmenter, reached_segmenter
 from cli.console import PlainConsole
-from unspoken.client.port_clients import SegmenterClient, connect
-from unspoken.errors import Conflict, InvalidInput, NotReady, Overloaded
+from services.segmenter.settings import SegmenterSettings
+from unspoken.errors import InvalidInput, NotReady, Overloaded
 from unspoken.imaging.file_formats import FILE_ENDINGS, FILE_FORMATS
 from unspoken.imaging.images import decode_picture
 from unspoken.ports import Segmenter
@@ -45,14 +45,12 @@ def embed(
         Path | None,
         typer.Option(help="Folder of the disk cache (default: SEGMENTER_DISK_CACHE_DIR)."),
     ] = None,
-    url: Annotated[
-        str | None, typer.Option("--url", help="URL of a gateway or segmenter (default: run here).")
-    ] = None,
+    url: SegmenterUrl = None,
 ) -> None:
     """Embed a folder's pictures ahead of time, into a disk cache or a running service."""
     paths = picture_files(folder)
     with (
-        _reached_segmenter(url, cache) as segmenter,
+        _filled_segmenter(url, cache) as segmenter,
         Progress(
             TextColumn("embedding"),
             BarColumn(),
@@ -112,29 +110,19 @@ def _patiently(add: Callable[[], ImageReply]) -> ImageReply:
 
 
 @contextmanager
-def _reached_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter]:
+def _filled_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter]:
+    """Provide the segmenter whose cache is filled. Raises InvalidInput if there is no cache."""
     if url is not None:
         if cache is not None:
             raise InvalidInput(
                 "--cache cannot be used with --url, because a service has its own cache: omit one"
             )
-        with connect(url, key=client_key()) as http:
-            yield SegmenterClient(http)
+        with reached_segmenter(url) as segmenter:
+            yield segmenter
         return
-    # Imported here, because only this branch needs torch and the models.
-    from services.segmenter.engine import build_engine
-    from services.segmenter.loading import build_segmenter
-    from services.segmenter.settings import SegmenterSettings
-
     settings = SegmenterSettings()
     if cache is not None:
         settings = settings.model_copy(update={"disk_cache_dir": cache})
     if settings.disk_cache_dir is None:
         raise InvalidInput("no disk cache: give --cache, SEGMENTER_DISK_CACHE_DIR or --url")
-    segmenter = build_segmenter(settings, build_engine(settings))
-    if segmenter is None:
-        raise Conflict(
-            f"the profile {settings.profile} has no segmenter: choose another "
-            "(UNSPOKEN_PROFILE), or set SEGMENTER_WEIGHTS"
-        )
-    yield segmenter
+    yield local_segmenter(settings, with_detector=False)

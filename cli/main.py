@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
-from cli.client_key import client_key
+from cli.connecting import Folder, GatewayUrl, SegmenterUrl, gateway_client, reached_segmenter
 from cli.console import PlainConsole, print_error, say
 from cli.demo.demo import run_demo
 from cli.embedding import embed
@@ -30,7 +30,7 @@ from cli.labelling import (
 )
 from cli.local.launcher import DRAIN_S, StackConfig
 from cli.run_verbs import MovedData, fork, verify
-from cli.segmenting import describe_reply, reached_segmenter, segment_file
+from cli.segmenting import describe_reply, segment_file
 from cli.settings_table import settings_table
 from cli.status_view import how_to_resume, opened_runs, show_runs
 from cli.training_verbs import PASS_ON, run_evaluate, run_train
@@ -62,8 +62,6 @@ app.command("fork")(fork)
 app.command("embed")(embed)
 
 console = PlainConsole(stderr=True)
-Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
-Url = Annotated[str | None, typer.Option("--url", help="URL of the gateway of a running stack.")]
 
 Pictures = Annotated[
     str | None,
@@ -149,7 +147,7 @@ def label(
     *,
     out: Annotated[Path, typer.Option(help="Workspace folder to write the run to.")],
     pictures: Pictures = None,
-    url: Url = None,
+    url: GatewayUrl = None,
     name: Annotated[str, typer.Option(help="The run's name in the workspace.")] = "labels",
     box_threshold: Annotated[
         str | None,
@@ -208,7 +206,7 @@ def label(
         filters=parse_filters(filters or (), blocklist=blocklist),
     )
     if url:
-        with Client(url, api_key=client_key().get_secret_value()) as client:
+        with gateway_client(url) as client:
             created = client.runs.create(request)
             _finish(_follow_there(client, created.run_id, url))
         return
@@ -218,7 +216,7 @@ def label(
             console.print(describe_start(earlier), markup=False)
         config = _any_ports(out, data_dir=there.data_dir)
         with running_stack(config, console) as stack:
-            runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
+            runs = gateway_client(stack.urls["gateway"]).runs
             created = runs.create(request)
             ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
     else:
@@ -236,7 +234,7 @@ def status(
     run: Annotated[str | None, typer.Argument(help="Name of a run (default: all runs).")] = None,
     *,
     folder: Folder = Path("unspoken-data"),
-    url: Url = None,
+    url: GatewayUrl = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
     as_json: Annotated[
         bool,
@@ -255,7 +253,7 @@ def cancel(
     run: Annotated[str, typer.Argument(help="Name of a run that has not ended.")],
     *,
     folder: Folder = Path("unspoken-data"),
-    url: Url = None,
+    url: GatewayUrl = None,
 ) -> None:
     """Cancel a run: no further chunk is started, and committed chunks are kept."""
     with opened_runs(url, folder / "runs") as runs:
@@ -271,11 +269,11 @@ def retry(
     *,
     folder: Folder = Path("unspoken-data"),
     data: MovedData = None,
-    url: Url = None,
+    url: GatewayUrl = None,
 ) -> None:
     """Label the failed pictures of a run again, as a new run."""
     if url:
-        with Client(url, api_key=client_key().get_secret_value()) as client:
+        with gateway_client(url) as client:
             created = client.runs.retry_failed(run)
             _finish(_follow_there(client, created.run_id, url))
         return
@@ -283,7 +281,7 @@ def retry(
     config = replace(_any_ports(folder, data_dir=folder / "data"), moved_data_dir=data)
     resume = f"run `unspoken up --dir {folder}` to resume"
     with running_stack(config, console, resume=resume) as stack:
-        runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
+        runs = gateway_client(stack.urls["gateway"]).runs
         created = runs.retry_failed(run)
         _finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
 
@@ -293,9 +291,7 @@ def segment(
     image: Annotated[Path, typer.Argument(help="Picture file: JPEG, PNG or WEBP.")],
     texts: Annotated[list[str], typer.Argument(help="Texts to search for.")],
     *,
-    url: Annotated[
-        str | None, typer.Option("--url", help="URL of a gateway or segmenter (default: run here).")
-    ] = None,
+    url: SegmenterUrl = None,
     out: Annotated[Path, typer.Option(help="Folder for the overlay and the JSON.")] = Path(),
     method: Annotated[
         Way, typer.Option(help="Query method; auto uses the detector if there is one.")

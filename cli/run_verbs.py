@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cli.client_key import client_key
+from cli.connecting import Folder, GatewayUrl, gateway_client
 from cli.console import say
-from unspoken.client import Client, Retries
 from unspoken.runs.dataset.verify import CheckSource, verify_run
 from unspoken.runs.location import locate_source
 from unspoken.runs.store import fork_run, read_run
 from worker.sources.intake import check_chunk
 
-Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
 MovedData = Annotated[
     Path | None,
     typer.Option(
@@ -59,9 +57,7 @@ def fork(
     run: Annotated[str, typer.Argument(help="Name of a run, ended or not.")],
     *,
     folder: Folder = Path("unspoken-data"),
-    url: Annotated[
-        str | None, typer.Option("--url", help="URL of the gateway of a running stack.")
-    ] = None,
+    url: GatewayUrl = None,
 ) -> None:
     """Queue a new run with the same request, labelled by the models and prompts served now.
 
@@ -69,9 +65,7 @@ def fork(
     the new run.
     """
     if url:
-        with Client(
-            url, api_key=client_key().get_secret_value(), retries=Retries(tries=1)
-        ) as client:
+        with gateway_client(url, max_attempts=1) as client:
             created = client.runs.fork(run)
     else:
         created = fork_run(folder / "runs", run)

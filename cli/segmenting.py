@@ -1,16 +1,13 @@
 """Text queries about one picture from the command line; writes an overlay picture and JSON."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cli.client_key import client_key
-from unspoken.client.port_clients import SegmenterClient, connect
-from unspoken.errors import Conflict, InvalidInput
+from unspoken.errors import InvalidInput
 from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
@@ -62,16 +59,6 @@ def segment_file(
     return reply
 
 
-@contextmanager
-def reached_segmenter(url: str | None) -> Iterator[Segmenter]:
-    """Provide the segmenter behind a URL (its own or a gateway's), or one in this process."""
-    if url is not None:
-        with connect(url, key=client_key()) as http:
-            yield SegmenterClient(http)
-        return
-    yield _segmenter_here()
-
-
 def draw_reply(picture: Picture, reply: SegmentReply) -> Image.Image:
     """Return the picture with its masks, one colour per query, and texts with scores."""
     zoom = max(1, -(-MIN_WIDTH_PX // picture.size_hw[1]))
@@ -108,27 +95,3 @@ def describe_reply(reply: SegmentReply) -> list[str]:
         found = f"{len(result.instances)} found: {scores}" if scores else "none found"
         lines.append(f"{result.text}: {found} (by {result.method or reply.method})")
     return lines
-
-
-def _segmenter_here() -> Segmenter:
-    """Load the profile's models. Raises Conflict if the profile has no segmenter."""
-    # Imported here, because only this branch needs torch and the models.
-    from services.detector.engine import build_engine as build_detector
-    from services.detector.settings import DetectorSettings
-    from services.segmenter.engine import build_engine as build_text_encoder
-    from services.segmenter.loading import build_segmenter
-    from services.segmenter.settings import SegmenterSettings
-
-    settings = SegmenterSettings()
-    entry = settings.read_profile().segmenter
-    if entry is None and settings.weights is None:
-        raise Conflict(
-            f"the profile {settings.profile} has no segmenter: choose another "
-            "(UNSPOKEN_PROFILE), or set SEGMENTER_WEIGHTS"
-        )
-    detector = None
-    if settings.detector_url is None:
-        detector = build_detector(DetectorSettings())
-    segmenter = build_segmenter(settings, build_text_encoder(settings), detector=detector)
-    assert segmenter is not None, "the profile has one"
-    return segmenter

@@ -14,10 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.client_key import client_key
+from cli.connecting import gateway_client
 from cli.console import PlainConsole
 from cli.labelling import describe
-from unspoken.client import Client, Retries
 from unspoken.errors import NotReady
 from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.safe_text import escape_controls, escape_json
@@ -85,8 +84,7 @@ def opened_runs(url: str | None, runs_dir: Path) -> Iterator[Runs]:
         yield RunFolder(runs_dir)
         return
     # A single attempt, because a user at a terminal wants to see the error at once.
-    key = client_key().get_secret_value()
-    with Client(url, api_key=key, retries=Retries(tries=1)) as client:
+    with gateway_client(url, max_attempts=1) as client:
         yield client.runs
 
 

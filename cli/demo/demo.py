@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cli.client_key import client_key
+from cli.connecting import gateway_client
 from cli.demo.drawing import draw_rows
 from cli.demo.queries import ask_for_words
 from cli.demo.tables import label_table, phrase_table, source_table
@@ -29,7 +29,6 @@ from smallworld.truth import (
     total_score,
 )
 from smallworld.world import World
-from unspoken.client import Client
 from unspoken.errors import Conflict
 from unspoken.runs import storage
 from unspoken.runs.dataset.bias_page import BIAS_FILE, render_bias_page
@@ -62,7 +61,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     if not stay:
         config = replace(config, ports=dict.fromkeys(config.ports, 0))
     with running_stack(config, console, resume="run the same command to restart the demo") as stack:
-        runs = Client(stack.urls["gateway"], api_key=client_key().get_secret_value()).runs
+        runs = gateway_client(stack.urls["gateway"]).runs
         started = time.monotonic()
         runs.create(RunRequest(source="shards", run_id=RUN_ID))
         status = follow(lambda: runs.read(RUN_ID), console, each_poll=stack.revive)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.segmenting import describe_reply, reached_segmenter, segment_file
+from cli.connecting import reached_segmenter
+from cli.segmenting import describe_reply, segment_file
 from unspoken.config.settings import ProcessSettings
 from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.dataset.rows import Row

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli.segmenting import describe_reply, reached_segmenter, segment_file
+from cli.connecting import local_segmenter, reached_segmenter
+from cli.segmenting import describe_reply, segment_file
 from services.segmenter.app import create_app
+from services.segmenter.settings import SegmenterSettings
 from tests.contracts import picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.worker.service import serve
-from unspoken.errors import InvalidInput, NotAnImage, Unreachable
+from unspoken.errors import Conflict, InvalidInput, NotAnImage, Unreachable
 from unspoken.wire.segment import SegmentReply
 
 
@@ -88,3 +90,13 @@ def test_a_service_that_is_not_there_is_named(picture, tmp_path):
         pytest.raises(Unreachable, match=r"could not be reached at http://\*\*\*@127\.0\.0\.1:9"),
     ):
         segment_file(picture, ["car"], out=tmp_path, segmenter=segmenter)
+
+
+def test_a_profile_without_a_segmenter_is_refused_with_what_to_choose(tmp_path):
+    models = tmp_path / "models.yaml"
+    entry = {"source": "wheel:absent/model", "revision": "1", "files": {"f": None}}
+    bare = dict.fromkeys(("llm", "detector", "text_encoder"), entry)
+    models.write_text(json.dumps({"profiles": {"bare": bare}}))
+    settings = SegmenterSettings(profile="bare", models_file=models)
+    with pytest.raises(Conflict, match=r"the profile bare has no segmenter.*UNSPOKEN_PROFILE"):
+        local_segmenter(settings)

@@ -1,0 +1,74 @@
+"""Connect a command to the services: `--dir` and `--url`, clients, and a local segmenter."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from services.segmenter.settings import SegmenterSettings
+from unspoken.client import Client, Retries
+from unspoken.client.port_clients import SegmenterClient, connect
+from unspoken.config.settings import ProcessSettings
+from unspoken.errors import Conflict
+from unspoken.ports import Segmenter
+
+Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
+GatewayUrl = Annotated[
+    str | None, typer.Option("--url", help="URL of the gateway of a running stack.")
+]
+SegmenterUrl = Annotated[
+    str | None, typer.Option("--url", help="URL of a gateway or segmenter (default: run here).")
+]
+
+
+def client_key() -> SecretStr:
+    """Return the API key that commands send, UNSPOKEN_CLIENT_KEY; empty if none is set."""
+    return ProcessSettings().client_key
+
+
+def gateway_client(url: str, *, max_attempts: int | None = None) -> Client:
+    """Return a client of a gateway that sends the API key of the environment.
+
+    max_attempts: number of attempts at a request; None for the client's default.
+    """
+    key = client_key().get_secret_value()
+    if max_attempts is None:
+        return Client(url, api_key=key)
+    return Client(url, api_key=key, retries=Retries(tries=max_attempts))
+
+
+@contextmanager
+def reached_segmenter(url: str | None) -> Iterator[Segmenter]:
+    """Provide the segmenter behind a URL (its own or a gateway's), or one in this process."""
+    if url is None:
+        yield local_segmenter(SegmenterSettings())
+        return
+    with connect(url, key=client_key()) as http:
+        yield SegmenterClient(http)
+
+
+def local_segmenter(settings: SegmenterSettings, *, with_detector: bool = True) -> Segmenter:
+    """Load the profile's models into this process. Raises Conflict if it has no segmenter.
+
+    with_detector: also load the detector, unless the settings name a detector service.
+    """
+    # Imported here, because only this function needs torch and the models.
+    from services.detector.engine import build_engine as build_detector
+    from services.detector.settings import DetectorSettings
+    from services.segmenter.engine import build_engine as build_text_encoder
+    from services.segmenter.loading import build_segmenter
+
+    if settings.read_profile().segmenter is None and settings.weights is None:
+        raise Conflict(
+            f"the profile {settings.profile} has no segmenter: choose another "
+            "(UNSPOKEN_PROFILE), or set SEGMENTER_WEIGHTS"
+        )
+    detector = None
+    if with_detector and settings.detector_url is None:
+        detector = build_detector(DetectorSettings())
+    segmenter = build_segmenter(settings, build_text_encoder(settings), detector=detector)
+    assert segmenter is not None, "the profile or the settings name weights"
+    return segmenter
