@@ -94,7 +94,12 @@ def test_a_service_that_is_not_there_is_named(picture, tmp_path):
 
 def test_a_profile_without_a_segmenter_is_refused_with_what_to_choose(tmp_path):
     models = tmp_path / "models.yaml"
-    entry = {"source": "wheel:absent/model", "revision": "1", "files": {"f": "0" * 64}}
+    entry = {
+        "name": "absent",
+        "source": "wheel:absent/model",
+        "revision": "1",
+        "files": {"f": "0" * 64},
+    }
     bare = dict.fromkeys(("llm", "detector", "text_encoder"), entry)
     models.write_text(json.dumps({"profiles": {"bare": bare}}))
     settings = SegmenterSettings(profile="bare", models_file=models)
