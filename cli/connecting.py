@@ -9,7 +9,7 @@ import typer
 from pydantic import SecretStr
 
 from services.segmenter.settings import SegmenterSettings
-from unspoken.client import Client, Retries
+from unspoken.client import Client, RetryPolicy
 from unspoken.client.port_clients import SegmenterClient, connect
 from unspoken.config.settings import ProcessSettings
 from unspoken.errors import Conflict
@@ -37,7 +37,7 @@ def gateway_client(url: str, *, max_attempts: int | None = None) -> Client:
     key = client_key().get_secret_value()
     if max_attempts is None:
         return Client(url, api_key=key)
-    return Client(url, api_key=key, retries=Retries(tries=max_attempts))
+    return Client(url, api_key=key, retries=RetryPolicy(attempts=max_attempts))
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """`unspoken embed FOLDER`: embeds pictures ahead of time, so that the first query is fast."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +17,10 @@ from unspoken.errors import InvalidInput, NotReady, Overloaded
 from unspoken.imaging.file_formats import FILE_ENDINGS, FILE_FORMATS
 from unspoken.imaging.images import decode_picture
 from unspoken.ports import Segmenter
-from unspoken.wire.segment import ImageReply
+from unspoken.retries import RetryPolicy
 
 SUFFIXES = {f".{ending}" for ending in FILE_ENDINGS}
-MAX_TRIES = 60
+PATIENCE = RetryPolicy(attempts=None, max_pause_s=5.0, total_s=300.0)
 MAX_NAMED = 5
 
 console = PlainConsole(stderr=True)
@@ -87,7 +87,7 @@ def embed_files(
     for path in paths:
         try:
             picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
-            reply = _patiently(lambda: segmenter.add_image(picture))  # noqa: B023 - called at once
+            reply = PATIENCE.call(partial(segmenter.add_image, picture), on=(Overloaded, NotReady))
         except InvalidInput as error:
             report.refused[path] = error.message
         except OSError as error:
@@ -97,16 +97,6 @@ def embed_files(
             report.num_encoded += not reply.cached
         on_each()
     return report
-
-
-def _patiently(add: Callable[[], ImageReply]) -> ImageReply:
-    """Retry while the service is overloaded or not ready; raise the error of the last attempt."""
-    for _ in range(MAX_TRIES):
-        try:
-            return add()
-        except (Overloaded, NotReady) as error:
-            time.sleep(error.retry_after_s)
-    return add()
 
 
 @contextmanager

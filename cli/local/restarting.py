@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 from unspoken.errors import UnspokenError
+from unspoken.retries import RetryPolicy
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+PAUSES = RetryPolicy(attempts=None, first_pause_s=1.0, max_pause_s=30.0, jitter=0.0)
 STABLE_S = 60.0
-"""A process that ran for this time is stable: its next restart waits only FIRST_PAUSE_S."""
+"""A process that ran for this time is stable: its next restart waits for the shortest pause."""
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +40,7 @@ class Restarter:
         self, process: Restartable, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._process, self._clock = process, clock
-        self._pause_s = FIRST_PAUSE_S
+        self._num_ended = 0
         self._started_s = clock()
         self._start_at_s: float | None = None
 
@@ -66,12 +67,13 @@ class Restarter:
 
     def _back_off(self, now_s: float) -> None:
         if now_s - self._started_s >= STABLE_S:
-            self._pause_s = FIRST_PAUSE_S
+            self._num_ended = 0
+        self._num_ended += 1
+        pause_s = PAUSES.pause_s(self._num_ended)
         logger.warning(
             "%s ended; restart in %.0f s; log: %s",
             self._process.name,
-            self._pause_s,
+            pause_s,
             self._process.log,
         )
-        self._start_at_s = now_s + self._pause_s
-        self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
+        self._start_at_s = now_s + pause_s

@@ -16,6 +16,7 @@ from services.llm.chat import chat_messages
 from services.llm.parsing import Answer
 from services.llm.prompts import ExampleSet
 from services.llm.settings import PromptStyle
+from unspoken.client.http_error import parse_retry_after
 from unspoken.config.proxies import uses_proxies
 from unspoken.errors import Overloaded, ServiceUnavailable
 from unspoken.safe_text import reason_of
@@ -87,7 +88,11 @@ class OpenAICompleter:
                 f"the language model could not be reached: {reason_of(error)}"
             ) from error
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise Overloaded("the language model has too many requests", retry_after_s=5.0)
+            header = response.headers.get("Retry-After")
+            raise Overloaded(
+                "the language model has too many requests",
+                retry_after_s=parse_retry_after(header, default_s=5.0),
+            )
         if not response.is_success:
             raise ServiceUnavailable(f"the language model answered {response.status_code}")
         return response

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from services.gateway.settings import GatewaySettings
 from services.llm.settings import LlmSettings
 from services.segmenter.settings import SegmenterSettings
-from unspoken.client import Client, Retries
+from unspoken.client import Client, RetryPolicy
 from unspoken.client.http_error import error_of
 from unspoken.client.port_clients import DetectorClient, connect
 from unspoken.config.weights import WeightsSettings
@@ -78,7 +78,10 @@ def test_an_exception_without_text_is_named_by_its_type():
 
 def test_no_client_repeats_a_password_of_an_address():
     address = f"http://user:{SECRET}@127.0.0.1:9"
-    with Client(address, retries=Retries(tries=1)) as client, pytest.raises(Unreachable) as failed:
+    with (
+        Client(address, retries=RetryPolicy(attempts=1)) as client,
+        pytest.raises(Unreachable) as failed,
+    ):
         client.runs.list()
     assert SECRET not in str(failed.value) and "127.0.0.1:9" in str(failed.value)
     with connect(address) as http, pytest.raises(Unreachable) as failed:

@@ -13,13 +13,13 @@ from unspoken.client.client import Client
 from unspoken.client.images import Query
 from unspoken.client.pictures import ImageRef, run_item
 from unspoken.client.replies import Found, Segmentation
-from unspoken.client.retries import Retries
+from unspoken.retries import RetryPolicy
 from unspoken.wire.runs import RunRequest, RunStatus
 
 __all__ = [
     "Client",
     "AsyncClient",
-    "Retries",
+    "RetryPolicy",
     "Query",
     "Segmentation",
     "Found",

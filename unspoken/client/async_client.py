@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 
 from unspoken.client.calls import (
+    DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_S,
     Exchange,
     Pause,
@@ -23,8 +24,8 @@ from unspoken.client.events import Following
 from unspoken.client.images import AnyQuery, ImageCalls, question_of
 from unspoken.client.pictures import ImageRef, ImageSource
 from unspoken.client.replies import Segmentation
-from unspoken.client.retries import DEFAULT_RETRIES, Retries
 from unspoken.client.runs import RunCalls
+from unspoken.retries import RetryPolicy
 from unspoken.wire.runs import RunRequest, RunStatus
 from unspoken.wire.segment import Method
 from unspoken.wire.texts import EmbeddingSpace
@@ -39,7 +40,7 @@ class AsyncClient:
         *,
         api_key: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: Retries = DEFAULT_RETRIES,
+        retries: RetryPolicy = DEFAULT_RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._base_url = checked_url(base_url)

@@ -5,7 +5,6 @@ of the call. `Client` and `AsyncClient` each have one small loop that runs the s
 other code.
 """
 
-import itertools
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +14,12 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from unspoken.client.http_error import error_of
-from unspoken.client.retries import Retries, broken_off, may_pass
+from unspoken.client.http_error import broken_off, error_of
 from unspoken.config.api_keys import checked_key
 from unspoken.errors import InvalidInput, ServiceUnavailable
 from unspoken.logs import outgoing_headers
 from unspoken.problem_words import plain_problems
+from unspoken.retries import Backoff, RetryPolicy, may_pass
 from unspoken.safe_text import reason_of, redact
 
 Result = TypeVar("Result")
@@ -28,6 +27,7 @@ Request = TypeVar("Request", bound=BaseModel)
 
 CONNECT_S = 5.0
 DEFAULT_TIMEOUT_S = 180.0
+DEFAULT_RETRIES = RetryPolicy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ Steps: TypeAlias = Generator[Step, Any, Result]
 class Exchange:
     """The requests of one client call, which share its timeout and its retries."""
 
-    def __init__(self, base_url: str, *, retries: Retries, timeout_s: float) -> None:
+    def __init__(self, base_url: str, *, retries: RetryPolicy, timeout_s: float) -> None:
         self._base_url = base_url
         self._retries = retries
         self._ends_s = time.monotonic() + timeout_s
@@ -82,7 +82,8 @@ class Exchange:
 
     def send(self, call: Call) -> Steps[httpx.Response]:
         """Return a success response. Raises the gateway's error if a retry does not help."""
-        for num_tried in itertools.count(1):
+        backoff = Backoff(self._retries.within(self._left_s()))
+        while True:
             answer: httpx.Response | httpx.RequestError = yield Send(self._request(call))
             broke = answer if isinstance(answer, httpx.RequestError) else None
             if isinstance(answer, httpx.RequestError):
@@ -91,18 +92,16 @@ class Exchange:
                 return answer
             else:
                 error = error_of(answer)
-            pause_s = self._retries.pause_s(num_tried, error)
-            if (
-                num_tried >= self._retries.tries
-                or not may_pass(error, is_repeatable=call.is_repeatable)
-                or time.monotonic() + pause_s >= self._ends_s
-            ):
+            pause_s = backoff.pause_s(error)
+            if pause_s is None or not may_pass(error, is_repeatable=call.is_repeatable):
                 raise error from broke
             yield Pause(pause_s)
-        raise AssertionError("the loop ends with a success or an error")
+
+    def _left_s(self) -> float:
+        return max(self._ends_s - time.monotonic(), 0.001)
 
     def _request(self, call: Call) -> Mapping[str, Any]:
-        left_s = max(self._ends_s - time.monotonic(), 0.001)
+        left_s = self._left_s()
         return {
             "method": call.method,
             "url": call.path,

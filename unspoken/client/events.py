@@ -1,17 +1,17 @@
 """Parse server-sent events from a stream, and follow a run across broken connections."""
 
-import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from unspoken.client.calls import CONNECT_S, checked_path
-from unspoken.client.http_error import error_of
-from unspoken.client.retries import Retries, broken_off, may_pass
+from unspoken.client.http_error import broken_off, error_of
 from unspoken.errors import ServiceUnavailable, UnspokenError
 from unspoken.logs import outgoing_headers
+from unspoken.retries import Backoff, RetryPolicy, may_pass
 from unspoken.safe_text import reason_of, redact
 from unspoken.wire.runs import RunStatus
 
@@ -66,13 +66,15 @@ class Following:
     until `is_over`. It fails after `patience_s` without an answering gateway.
     """
 
-    def __init__(self, run_id: str, *, base_url: str, retries: Retries, patience_s: float) -> None:
+    def __init__(
+        self, run_id: str, *, base_url: str, retries: RetryPolicy, patience_s: float
+    ) -> None:
         self.is_over = False
         self.pause_s = 0.0
         self._path = checked_path("runs", run_id, "events")
         self._base_url = base_url
         self._retries = retries
-        self._patience_s = patience_s
+        self._backoff = Backoff(replace(retries, attempts=None, total_s=patience_s))
         self._last_id: str | None = None
         self._parser = EventParser()
         self._listen()
@@ -128,16 +130,14 @@ class Following:
                 self.is_over = True
 
     def _listen(self) -> None:
-        self._num_failed, self._heard_s = 0, time.monotonic()
+        self._backoff.reset()
         self.pause_s = self._retries.first_pause_s
 
     def _failed(self, error: UnspokenError) -> None:
-        if not may_pass(error, is_repeatable=True):
+        pause_s = self._backoff.pause_s(error)
+        if pause_s is None or not may_pass(error, is_repeatable=True):
             raise error
-        if time.monotonic() - self._heard_s > self._patience_s:
-            raise error
-        self._num_failed += 1
-        self.pause_s = self._retries.pause_s(self._num_failed, error)
+        self.pause_s = pause_s
 
     def _status(self, text: str) -> RunStatus:
         try:

@@ -1,4 +1,4 @@
-"""Convert an HTTP error reply into an exception: the inverse of `error_replies`."""
+"""Convert an HTTP error reply, or a connection that fails, into an error of the tree."""
 
 import math
 import time
@@ -20,9 +20,10 @@ from unspoken.errors import (
     ServiceUnavailable,
     TooLarge,
     Unauthorized,
+    Unreachable,
     UnspokenError,
 )
-from unspoken.safe_text import redact
+from unspoken.safe_text import reason_of, redact
 
 MAX_RETRY_AFTER_S = 300.0
 
@@ -52,7 +53,7 @@ def error_of(response: httpx.Response, *, service: str = "") -> UnspokenError:
     message = redact(f"{service} {response.request.url.path}: {message}".lstrip())
     if response.status_code in (429, 503):
         busy = Overloaded if response.status_code == 429 else NotReady
-        retry_after_s = _seconds(response.headers.get("Retry-After"))
+        retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
         return busy(message, retry_after_s=retry_after_s, details=details)
     kind = _BY_STATUS.get(response.status_code)
     if kind is not None:
@@ -62,15 +63,25 @@ def error_of(response: httpx.Response, *, service: str = "") -> UnspokenError:
     return EngineFailure(message, details=details)
 
 
-def _seconds(retry_after: str | None) -> float:
-    """Return the seconds of a Retry-After header, which may be a date; 1 if it is invalid."""
-    if retry_after is None:
-        return 1.0
+def broken_off(error: httpx.RequestError, *, url: str) -> UnspokenError:
+    """Return the error of a request that got no complete reply, without secrets of `url`."""
+    told, url = reason_of(error), redact(url)
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return Unreachable(f"no gateway answers at {url}: {told}; `unspoken up` starts one")
+    if isinstance(error, httpx.TimeoutException):
+        return DeadlineExceeded(f"{url} did not answer in time")
+    return ServiceUnavailable(f"the connection to {url} was lost: {told}")
+
+
+def parse_retry_after(header: str | None, *, default_s: float = 1.0) -> float:
+    """Return the seconds of a Retry-After header, which may be a date; the default if invalid."""
+    if header is None:
+        return default_s
     try:
-        seconds = float(retry_after)
+        seconds = float(header)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
         except ValueError:
-            return 1.0
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else 1.0
+            return default_s
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(seconds) else default_s

@@ -5,7 +5,7 @@ outcomes, and at least three, were failures of this kind. For a full disk, other
 source it opens at the first failure.
 
 Open: no messages are published for a random time. Its upper limit doubles with each pause, and a
-service's `Retry-After` is the lower limit. After that one chunk is tried as a probe: its commit
+service's `Retry-After` is added to it. After that one chunk is tried as a probe: its commit
 closes the breaker, and another failure opens it again.
 """
 
@@ -13,10 +13,11 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+from unspoken.retries import RetryPolicy
 from unspoken.runs.trouble import Trouble
 
 WINDOW, MIN_TROUBLES = 50, 3
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
+PAUSES = RetryPolicy(first_pause_s=2.0, max_pause_s=60.0, jitter=1.0)
 # A probe without an outcome after this time counts as lost, and another is sent.
 PROBE_S = 30.0
 AT_ONCE = ("disk", "models_changed", "source_away")
@@ -89,10 +90,9 @@ class CircuitBreaker:
         )
 
     def _open(self, trouble: Trouble) -> None:
-        longest_s = min(FIRST_PAUSE_S * 2**self._pauses, LONGEST_PAUSE_S)
-        pause_s = max(trouble.retry_after_s, self._draw(0.0, longest_s))
+        self._pauses += 1
+        pause_s = PAUSES.pause_s(self._pauses, trouble.retry_after_s, draw=self._draw)
         self._try_s = self._clock() + pause_s
-        self._pauses = min(self._pauses + 1, 10)
         self._probing = False
 
     def _close(self) -> None:

@@ -6,7 +6,6 @@ service that is busy, loading or unreachable is first retried here, with growing
 """
 
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from unspoken.errors import (
 from unspoken.imaging.images import Picture
 from unspoken.logs import carried
 from unspoken.ports import CropRanker, Detector, Prompter
+from unspoken.retries import RetryPolicy
 from unspoken.runs.dataset.rows import Annotation, Candidate, RawText, Row
 from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.safe_text import without_userinfo
@@ -49,8 +49,7 @@ PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded, Unauthori
 """Errors of a service, not of an item."""
 AWAY = (Overloaded, NotReady, Unreachable, Unauthorized)
 """Errors of PASSING for which the service did not start on the request, so no item caused them."""
-PATIENCE_S = 60.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+PATIENCE = RetryPolicy(attempts=None, jitter=1.0, max_pause_s=15.0, total_s=60.0)
 
 Answer = TypeVar("Answer")
 Answers = Sequence[Proposal | UnspokenError]
@@ -312,20 +311,5 @@ def _row(
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """Call `ask`; retry AWAY errors for at most PATIENCE_S, with growing random pauses.
-
-    A pause is the service's `Retry-After` plus a random part of a time that doubles. The random
-    part keeps workers that were refused together from retrying together.
-    """
-    deadline = time.monotonic() + PATIENCE_S
-    pause_s = FIRST_PAUSE_S
-    while True:
-        try:
-            return ask()
-        except AWAY as error:
-            wait_s = getattr(error, "retry_after_s", 0.0) + random.uniform(0.0, pause_s)
-            if time.monotonic() + wait_s > deadline:
-                raise
-            time.sleep(wait_s)
-            note_wait(1000 * wait_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    """Call `ask`; retry AWAY errors while PATIENCE lasts, and record the time spent waiting."""
+    return PATIENCE.call(ask, on=AWAY, waited=lambda seconds: note_wait(1000 * seconds))

@@ -32,6 +32,7 @@ from unspoken.errors import (
     UnspokenError,
 )
 from unspoken.logs import fields, log_ids
+from unspoken.retries import retry_after_s
 from unspoken.runs.attempts import MAX_ATTEMPTS, Attempt, PastAttempts
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.dataset.rows import Row
@@ -277,7 +278,7 @@ class _Work:
             logger.info("committed" if won else "already committed by another worker", extra=about)
             return won
         except (*AWAY, ModelsChanged, OSError) as error:
-            lease.rest(max(REST_S, getattr(error, "retry_after_s", 0.0)))
+            lease.rest(max(REST_S, retry_after_s(error)))
             if self._attempt is not None:
                 self._attempt.discard()
             raise
@@ -371,7 +372,7 @@ def _trouble(error: Exception) -> Trouble:
         token=secrets.token_hex(8),
         code=error.code if isinstance(error, UnspokenError) else "disk",
         message=reason_of(error),
-        retry_after_s=float(getattr(error, "retry_after_s", 0.0)),
+        retry_after_s=retry_after_s(error),
     )
 
 

@@ -15,7 +15,7 @@ from services.gateway.app import create_app
 from services.gateway.events import event_id
 from services.gateway.settings import GatewaySettings
 from tests.worker.service import serve
-from unspoken.client import Client, Retries
+from unspoken.client import Client, RetryPolicy
 from unspoken.client.events import EventParser
 from unspoken.config.settings import child_environment
 from unspoken.runs.liveness import DISPATCHER_LEASE
@@ -147,7 +147,7 @@ def gateway_process(folder, port):
 
 def test_a_client_goes_on_over_a_gateway_that_is_stopped_and_started_again(folder):
     port = free_port()
-    retries = Retries(first_pause_s=0.1)
+    retries = RetryPolicy(first_pause_s=0.1)
     with Client(f"http://127.0.0.1:{port}", retries=retries) as client:
         told = client.runs.follow("r")
         tell(folder, 1)

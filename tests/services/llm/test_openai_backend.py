@@ -18,6 +18,7 @@ EXAMPLES = ExampleSet((Example("q", "Q:", "a"),), separator="\n")
 
 class _Endpoint(BaseHTTPRequestHandler):
     reply: tuple[int, bytes] = (200, b"")
+    headers_of_reply: dict[str, str] = {}
     seen: list[dict] = []
 
     def do_POST(self) -> None:
@@ -26,6 +27,8 @@ class _Endpoint(BaseHTTPRequestHandler):
         status, content = self.reply
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
+        for name, value in self.headers_of_reply.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 
@@ -155,6 +158,14 @@ def test_what_the_endpoint_does_wrong_has_a_name(endpoint, reply, error):
     handler.reply = reply
     with pytest.raises(error):
         completer.complete(["A:"], examples=EXAMPLES)
+
+
+def test_an_endpoint_that_is_too_busy_is_called_again_when_its_retry_after_says(endpoint):
+    handler, completer = endpoint
+    handler.reply, handler.headers_of_reply = (429, b"{}"), {"Retry-After": "17"}
+    with pytest.raises(Overloaded) as raised:
+        completer.complete(["A:"], examples=EXAMPLES)
+    assert raised.value.retry_after_s == 17
 
 
 def test_an_endpoint_that_is_not_there_is_unavailable():

@@ -8,14 +8,14 @@ import pytest
 from cli.local.launcher import free_port
 from tests.chaos.fault_proxy import FaultProxy
 from tests.unspoken.client.scripted import Answer, scripted
-from unspoken.client import Retries, RunRequest
+from unspoken.client import RetryPolicy, RunRequest
 from unspoken.client.events import EventParser
 from unspoken.errors import NotFound, ServiceUnavailable, Unreachable
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
 from unspoken.wire.runs import RunStatus
 
-QUICK = Retries(first_pause_s=0.01, max_pause_s=0.05)
+QUICK = RetryPolicy(first_pause_s=0.01, max_pause_s=0.05)
 ROWS = 6
 
 

@@ -8,8 +8,7 @@ import pytest
 from cli.local.launcher import free_port
 from tests.contracts import picture_bytes
 from tests.unspoken.client.scripted import RESET, SILENCE, Answer, scripted
-from unspoken.client import Client, Retries, RunRequest
-from unspoken.client.retries import may_pass
+from unspoken.client import Client, RetryPolicy, RunRequest
 from unspoken.errors import (
     Conflict,
     DeadlineExceeded,
@@ -23,7 +22,7 @@ from unspoken.errors import (
     Unreachable,
 )
 
-QUICK = Retries(first_pause_s=0.01, max_pause_s=0.05)
+QUICK = RetryPolicy(first_pause_s=0.01, max_pause_s=0.05)
 RUN = {
     "run_id": "r", "state": "planned", "total": 0, "done": 0, "labelled": 0, "dropped": {},
     "failed": {}, "chunks_total": 0, "chunks_done": 0, "attempts": 0, "output": "",
@@ -56,7 +55,7 @@ def test_what_broke_off_is_asked_again(client_class, fault):
 
 def test_a_gateway_that_starts_late_is_waited_for(client_class):
     port = free_port()
-    retries = Retries(tries=200, first_pause_s=0.05, max_pause_s=0.05)
+    retries = RetryPolicy(attempts=200, first_pause_s=0.05, max_pause_s=0.05)
     with client_class(f"http://127.0.0.1:{port}", retries=retries) as client:
         told = []
         asking = threading.Thread(target=lambda: told.append(client.runs.list()))
@@ -113,7 +112,7 @@ def test_tries_come_to_an_end(client_class):
     full = [Answer(429, "0")] * 9
     with (
         scripted(*full) as (url, asked),
-        client_class(url, retries=Retries(tries=3, first_pause_s=0.01)) as client,
+        client_class(url, retries=RetryPolicy(attempts=3, first_pause_s=0.01)) as client,
         pytest.raises(Overloaded, match="told 429"),
     ):
         client.runs.list()
@@ -148,14 +147,3 @@ def test_nobody_there_is_unreachable():
         pytest.raises(Unreachable, match="unspoken up"),
     ):
         client.runs.list()
-
-
-def test_pauses_double_differ_and_never_undercut_the_gateways_own():
-    retries, full = Retries(first_pause_s=1, max_pause_s=4), Overloaded("x", retry_after_s=0)
-    for num_tried, longest in ((1, 1), (2, 2), (3, 4), (9, 4)):
-        drawn = {retries.pause_s(num_tried, full) for _ in range(50)}
-        assert longest / 2 <= min(drawn) < max(drawn) <= longest and len(drawn) > 10
-    for asked_s in (3, 30):
-        busy = NotReady("x", retry_after_s=asked_s)
-        assert asked_s < retries.pause_s(1, busy) <= asked_s + 1
-    assert may_pass(full, is_repeatable=False)

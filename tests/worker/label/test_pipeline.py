@@ -7,6 +7,7 @@ import pytest
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter
 from tests.worker.source_files import CAPTIONS, picture
 from unspoken.errors import Conflict, DeadlineExceeded, EngineFailure, NotReady, Overloaded
+from unspoken.retries import RetryPolicy
 from unspoken.runs.plan import LabelConfig
 from worker.label.classifiers import Classifiers
 from worker.label.pipeline import Ports, label_chunk
@@ -177,7 +178,7 @@ def test_a_busy_service_is_asked_again_after_its_own_time():
 
 
 def test_a_service_that_is_not_ready_fails_no_item(monkeypatch):
-    monkeypatch.setattr("worker.label.pipeline.PATIENCE_S", 0.0)
+    monkeypatch.setattr("worker.label.pipeline.PATIENCE", RetryPolicy(total_s=0.0))
 
     def loading(captions):
         raise NotReady("loading")
