@@ -197,7 +197,7 @@ def label(
         pictures=there.pictures,
         run_id=name,
         box_threshold=box_threshold,
-        wanted_fdr=fdr,
+        false_discovery_rate=fdr,
         templates=template or None,
         single_template_margin=single_template_margin,
         crop_check=crop_check,

@@ -11,7 +11,7 @@ from unspoken.wire.runs import RunRequest, RunStatus
 from worker.sources.source_changes import SourceChanges, compare_source
 
 _OPTIONS = {
-    "wanted_fdr": "--fdr",
+    "false_discovery_rate": "--fdr",
     "templates": "--template",
     "num_decoys": "--decoys",
     "filters": "--filter",

@@ -60,7 +60,7 @@ class Comparison:
         self._lexicon = lexicon
         self._candidates: dict[SourceName, list[tuple[Candidate, ...]]] = {}
 
-    def choose(self, source: Source, *, wanted_fdr: float) -> ChosenThresholds:
+    def choose(self, source: Source, *, false_discovery_rate: float) -> ChosenThresholds:
         """Choose thresholds of named, implied and part labels from scores of phrases and decoys."""
         tally = ScoreTally()
         for candidates, asked in zip(self._listed(source), self._asked, strict=True):
@@ -69,7 +69,10 @@ class Comparison:
                 found = boxes[candidate.phrase]
                 tally.count(candidate, found[0].score if found else None)
         return choose_thresholds(
-            tally, wanted_fdr=wanted_fdr, stored_from=STORED_FROM, run_id=source.name
+            tally,
+            false_discovery_rate=false_discovery_rate,
+            stored_from=STORED_FROM,
+            run_id=source.name,
         )
 
     def decide(self, source: Source, thresholds: Thresholds) -> Outcome:

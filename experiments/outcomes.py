@@ -45,7 +45,7 @@ def decide_all(
     comparison: Comparison,
     *,
     fixed: Thresholds,
-    wanted_fdr: float,
+    false_discovery_rate: float,
     progress: Callable[[int, int], None],
 ) -> tuple[Outcomes, dict[SourceName, ChosenThresholds]]:
     """Decide every source at one false-discovery rate, and most at fixed thresholds too.
@@ -55,7 +55,7 @@ def decide_all(
     outcomes: dict[str, dict[SourceName, Outcome]] = {"fixed": {}, "equal_fdr": {}}
     chosen: dict[SourceName, ChosenThresholds] = {}
     for done, source in enumerate(ALL_SOURCES, start=1):
-        chosen[source.name] = comparison.choose(source, wanted_fdr=wanted_fdr)
+        chosen[source.name] = comparison.choose(source, false_discovery_rate=false_discovery_rate)
         outcomes["equal_fdr"][source.name] = comparison.decide(
             source, chosen[source.name].by_source()
         )
@@ -98,10 +98,12 @@ def fdr_curves(
             continue
         points = []
         for rate in rates:
-            thresholds = comparison.choose(source, wanted_fdr=rate).by_source()
+            thresholds = comparison.choose(source, false_discovery_rate=rate).by_source()
             figures = ratios(comparison.decide(source, thresholds).counts.sum(axis=0))
             names = ("unnamed_recall_50", "found_phrase_precision")
-            points.append({"wanted_fdr": rate, **{name: float(figures[name]) for name in names}})
+            points.append(
+                {"false_discovery_rate": rate, **{name: float(figures[name]) for name in names}}
+            )
         curves[source.name] = points
     return curves
 

@@ -65,7 +65,7 @@ class ProposalsConfig:
     """Settings of the comparison; the number of pictures is the collection's."""
 
     seed: int
-    wanted_fdr: float = 0.1
+    false_discovery_rate: float = 0.1
     curve_fdrs: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     num_decoys: int = 8
     num_draws: int = 1000
@@ -139,7 +139,7 @@ def compare_proposals(
         outcomes, thresholds = decide_all(
             comparison,
             fixed=fixed,
-            wanted_fdr=config.wanted_fdr,
+            false_discovery_rate=config.false_discovery_rate,
             progress=lambda done, of: progress("sources decided", done, of),
         )
         curves = fdr_curves(comparison, config.curve_fdrs)

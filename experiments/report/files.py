@@ -27,11 +27,11 @@ def write_report(result: Result, out: Path) -> list[Path]:
     (out / PAGE_FILE).write_text(render_page(result, PLOTS), encoding="utf-8")
     draw_fdr(
         {
-            name: [(point["wanted_fdr"], point["unnamed_recall_50"]) for point in points]
+            name: [(point["false_discovery_rate"], point["unnamed_recall_50"]) for point in points]
             for name, points in result["fdr_curves"].items()
         },
         out / FDR_PLOT,
-        wanted_fdr=result["config"]["wanted_fdr"],
+        false_discovery_rate=result["config"]["false_discovery_rate"],
     )
     draw_cumulative(_cumulative(result), out / CUMULATIVE_PLOT)
     labels = result["richness"]["equal_fdr"]

@@ -73,7 +73,7 @@ def render_page(result: Result, plots: Iterable[str]) -> str:
         seed=result["config"]["seed"],
         llm=result["versions"]["llm"]["name"],
         detector=result["versions"]["detector"]["name"],
-        fdr=result["config"]["wanted_fdr"],
+        fdr=result["config"]["false_discovery_rate"],
     )
     sections = {
         "The answer": f"{main_table(result)}\n{answer(result)}",
@@ -118,7 +118,7 @@ def main_table(result: Result) -> str:
 def answer(result: Result) -> str:
     """Render the question and its answer in words, derived from the intervals."""
     differences = result["differences"]["equal_fdr"]
-    rate = result["config"]["wanted_fdr"]
+    rate = result["config"]["false_discovery_rate"]
     lines = [f"Difference of the unnamed objects found at a false-discovery rate of {rate:.0%}:\n"]
     for pair in _ANSWERS:
         difference = differences[pair]["unnamed_recall_50"]

@@ -14,9 +14,11 @@ SCALE = 2
 Points = Sequence[tuple[float, float]]
 
 
-def draw_fdr(curves: Mapping[str, Points], path: Path, *, wanted_fdr: float) -> None:
+def draw_fdr(curves: Mapping[str, Points], path: Path, *, false_discovery_rate: float) -> None:
     """Plot recall of unnamed objects against the false-discovery rate estimated by decoys."""
-    lines = [Curve(name, _known(points), chosen=wanted_fdr) for name, points in curves.items()]
+    lines = [
+        Curve(name, _known(points), chosen=false_discovery_rate) for name, points in curves.items()
+    ]
     _write(
         line_plot(
             lines,

@@ -56,7 +56,9 @@ def test_a_request_for_pictures_outside_the_data_folder_is_refused(tmp_path, pic
         pytest.param({}, None, None, id="default"),
         pytest.param({"box_threshold": "0.3"}, 0.3, None, id="number"),
         pytest.param({"box_threshold": "auto"}, "auto", 0.1, id="auto"),
-        pytest.param({"box_threshold": "auto", "wanted_fdr": 0.02}, "auto", 0.02, id="stricter"),
+        pytest.param(
+            {"box_threshold": "auto", "false_discovery_rate": 0.02}, "auto", 0.02, id="stricter"
+        ),
     ],
 )
 def test_a_threshold_is_a_number_or_chosen_by_decoys(asked, threshold, rate):
@@ -69,8 +71,12 @@ def test_a_threshold_is_a_number_or_chosen_by_decoys(asked, threshold, rate):
     [
         pytest.param({"box_threshold": "much"}, "box_threshold", id="no-number"),
         pytest.param({"box_threshold": "1.5"}, "box_threshold", id="too-high"),
-        pytest.param({"wanted_fdr": 0.1}, "belongs to", id="rate-without-auto"),
-        pytest.param({"box_threshold": "auto", "wanted_fdr": 0.0}, "wanted_fdr", id="none-false"),
+        pytest.param({"false_discovery_rate": 0.1}, "needs box_threshold", id="rate-without-auto"),
+        pytest.param(
+            {"box_threshold": "auto", "false_discovery_rate": 0.0},
+            "false_discovery_rate",
+            id="none-false",
+        ),
         pytest.param({"box_threshold": "auto", "num_decoys": 0}, "needs decoys", id="no-decoys"),
     ],
 )

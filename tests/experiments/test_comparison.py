@@ -77,14 +77,14 @@ def test_the_boxes_that_count_are_those_of_the_workers_merge(asked, source):
 
 def test_every_phrase_and_every_decoy_is_counted_once(asked):
     _, phrases, answers = asked
-    chosen = compared(asked).choose(NOUNS, wanted_fdr=0.999)
+    chosen = compared(asked).choose(NOUNS, false_discovery_rate=0.999)
     assert chosen.decoys == sum(len(answer.decoys) for answer in answers)
     assert sum(each.phrases for each in chosen.sources) == sum(len(each["B2"]) for each in phrases)
 
 
 def test_a_rate_that_nothing_reaches_leaves_no_box(asked):
     comparison = compared(asked)
-    chosen = comparison.choose(WORDS, wanted_fdr=1e-9)
+    chosen = comparison.choose(WORDS, false_discovery_rate=1e-9)
     assert comparison.decide(WORDS, chosen.by_source()).labels == ()
 
 

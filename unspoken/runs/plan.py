@@ -48,7 +48,7 @@ class LabelConfig(FilterConfig):
     single_template_margin: float = 0.0
     """Extra score required of implied labels that only one template proposed. It is also added to
     thresholds that decoys chose."""
-    wanted_fdr: float | None = None
+    false_discovery_rate: float | None = None
     """Largest share of false labels. If set, the decoys of the whole run choose each source's
     threshold at its end, and `box_threshold` decides only which boxes are stored."""
     store_fraction: float = 0.5

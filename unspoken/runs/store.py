@@ -53,7 +53,7 @@ class Run(WireModel):
     pictures: str | None = None
     """Folder that a table's picture paths are relative to; None for the table's own folder."""
     box_threshold: float | None = None
-    wanted_fdr: float | None = None
+    false_discovery_rate: float | None = None
     """Largest share of false labels, if the run's own decoys choose its thresholds."""
     single_template_margin: float = 0.0
     templates: tuple[str, ...] | None = None
@@ -69,7 +69,7 @@ class Run(WireModel):
     @property
     def shards_folder(self) -> str:
         """Name of the folder, in the run's folder, where workers publish shards."""
-        return "dataset" if self.wanted_fdr is None else "undecided"
+        return "dataset" if self.false_discovery_rate is None else "undecided"
 
 
 _STANDS_STILL: dict[str, object] = {
@@ -322,7 +322,7 @@ def _asked_run(data_dir: Path, runs_dir: Path, request: RunRequest, run_id: str)
         data_dir=None if request.source is None else _to_remember(data_dir, runs_dir),
         pictures=request.pictures,
         box_threshold=None if request.box_threshold == "auto" else request.box_threshold,
-        wanted_fdr=request.false_discovery_rate,
+        false_discovery_rate=request.false_discovery_rate,
         single_template_margin=request.single_template_margin,
         templates=None if request.templates is None else tuple(request.templates),
         crop_check=request.crop_check,

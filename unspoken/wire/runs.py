@@ -9,7 +9,7 @@ from unspoken.wire.filters import FilterConfig
 from unspoken.wire.pictures import ImageInput
 from unspoken.wire.proposals import MAX_CAPTION_CHARS, TemplateNames
 
-DEFAULT_FDR = 0.1
+DEFAULT_FALSE_DISCOVERY_RATE = 0.1
 
 
 class InlineItem(WireModel):
@@ -33,7 +33,7 @@ class RunRequest(WireModel):
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     box_threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
     """Lowest score of a named label's boxes; 'auto' chooses one per source by means of decoys."""
-    wanted_fdr: Annotated[float, Field(gt=0, lt=1)] | None = None
+    false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """With 'auto': largest estimated false discovery rate of labels; 0.1 by default."""
     single_template_margin: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Extra score required of implied labels that only one template proposed."""
@@ -53,20 +53,25 @@ class RunRequest(WireModel):
             raise ValueError("pictures is the folder of a source's pictures: give source too")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_rate(cls, written: object) -> object:
+        """Set the default rate, so that it is given if and only if thresholds are chosen."""
+        if (
+            isinstance(written, dict)
+            and written.get("box_threshold") == "auto"
+            and written.get("false_discovery_rate") is None
+        ):
+            return {**written, "false_discovery_rate": DEFAULT_FALSE_DISCOVERY_RATE}
+        return written
+
     @model_validator(mode="after")
     def _can_choose(self) -> "RunRequest":
-        if self.wanted_fdr is not None and self.box_threshold != "auto":
-            raise ValueError("wanted_fdr belongs to box_threshold 'auto'")
+        if self.false_discovery_rate is not None and self.box_threshold != "auto":
+            raise ValueError("false_discovery_rate needs box_threshold 'auto'")
         if self.box_threshold == "auto" and not self.num_decoys:
             raise ValueError("box_threshold 'auto' needs decoys: num_decoys must be at least 1")
         return self
-
-    @property
-    def false_discovery_rate(self) -> float | None:
-        """The wanted rate of an 'auto' run; None for other runs."""
-        if self.box_threshold != "auto":
-            return None
-        return DEFAULT_FDR if self.wanted_fdr is None else self.wanted_fdr
 
 
 ENDED = ("done", "cancelled", "failed")

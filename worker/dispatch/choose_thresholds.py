@@ -40,7 +40,7 @@ def decide_run(undecided_dir: Path, plan: Plan, *, retried_dir: Path | None = No
     retried_dir: folder of the run that this one retries. Its thresholds are used, so that both runs
     form one dataset; a few failed rows have too few decoys to choose thresholds.
     """
-    assert plan.config.wanted_fdr is not None, "only such runs are undecided"
+    assert plan.config.false_discovery_rate is not None, "only such runs are undecided"
     tally = ScoreTally()
     for row in iter_rows(undecided_dir):
         tally.add(row)
@@ -48,7 +48,7 @@ def decide_run(undecided_dir: Path, plan: Plan, *, retried_dir: Path | None = No
     if chosen is None:
         chosen = choose_thresholds(
             tally,
-            wanted_fdr=plan.config.wanted_fdr,
+            false_discovery_rate=plan.config.false_discovery_rate,
             stored_from=stored_from(plan.config),
             run_id=plan.run_id,
         )

@@ -60,7 +60,7 @@ def plan_run(run: Run, location: SourceLocation, *, runs_dir: Path, services: Se
         chunk_size=run.chunk_size,
         config=LabelConfig(
             box_threshold=threshold,
-            wanted_fdr=run.wanted_fdr,
+            false_discovery_rate=run.false_discovery_rate,
             single_template_margin=run.single_template_margin,
             templates=run.templates,
             crop_check=run.crop_check,

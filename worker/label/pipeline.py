@@ -224,7 +224,7 @@ def _detect(
         )
     size_hw = item.picture.size_hw
     with timings.measure("merge"):
-        if config.wanted_fdr is None:
+        if config.false_discovery_rate is None:
             annotations = merge_detections(
                 result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
             )

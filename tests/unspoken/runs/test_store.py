@@ -140,8 +140,15 @@ def test_fields_that_a_request_leaves_at_their_defaults_do_not_change_what_it_is
 @pytest.mark.parametrize(
     "unknown",
     [
-        {"wanted_fdr", "templates", "single_template_margin", "crop_check"},
-        {"wanted_fdr", "templates", "single_template_margin", "crop_check", "pictures", "filters"},
+        {"false_discovery_rate", "templates", "single_template_margin", "crop_check"},
+        {
+            "false_discovery_rate",
+            "templates",
+            "single_template_margin",
+            "crop_check",
+            "pictures",
+            "filters",
+        },
     ],
     ids=["before-auto", "before-filters"],
 )

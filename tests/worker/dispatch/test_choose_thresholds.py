@@ -23,7 +23,7 @@ from worker.label.merging import fixed_thresholds
 from worker.label.pipeline import label_chunk
 
 FIXED = LabelConfig(box_threshold=0.3, implied_margin=0.2)
-AUTO = FIXED.model_copy(update={"wanted_fdr": 0.1})
+AUTO = FIXED.model_copy(update={"false_discovery_rate": 0.1})
 SAID = {word.strip(".,!").lower() for caption in CAPTIONS for word in caption.split()}
 
 
@@ -109,7 +109,7 @@ def test_an_auto_run_ends_with_the_thresholds_that_its_decoys_chose(tmp_path):
     assert (status.state, status.done, status.chunks_done) == ("done", 12, 3)
     dataset = tmp_path / "runs/r/dataset"
     chosen = read_thresholds(dataset)
-    assert (chosen.wanted_fdr, chosen.run_id) == (0.1, "r")
+    assert (chosen.false_discovery_rate, chosen.run_id) == (0.1, "r")
     assert chosen.decoys == sum(each.decoy for row in stage.rows() for each in row.candidates)
     thresholds = chosen.by_source()
     assert thresholds["named"] is not None and thresholds["part"] is None
@@ -130,14 +130,14 @@ def test_an_auto_run_ends_with_the_thresholds_that_its_decoys_chose(tmp_path):
 def test_a_stricter_rate_keeps_fewer_boxes(tmp_path):
     kept = []
     for rate in (0.5, 0.1, 0.05):
-        stage = auto_stage(tmp_path / str(rate), wanted_fdr=rate)
+        stage = auto_stage(tmp_path / str(rate), false_discovery_rate=rate)
         assert stage.tick(3).state == "done"
         kept.append(sum(len(row.kept) for row in stage.rows()))
     assert kept[0] >= kept[1] >= kept[2] and kept[0] > kept[2]
 
 
 def test_where_decoys_score_like_everything_nothing_is_kept(tmp_path):
-    stage = auto_stage(tmp_path, detector=FakeDetector(), wanted_fdr=0.01)
+    stage = auto_stage(tmp_path, detector=FakeDetector(), false_discovery_rate=0.01)
     assert stage.tick(3).state == "done"
     assert not any(row.kept for row in stage.rows())
     card = (tmp_path / "runs/r/dataset/README.md").read_text(encoding="utf-8")
@@ -188,7 +188,7 @@ def test_a_retry_takes_the_thresholds_of_the_run_that_it_completes(tmp_path, can
     broken.clear()
     again = retry_failed(stage.runs_dir, "r").run_id
     stage.tick(3, run_id=again)
-    assert read_run(stage.runs_dir, again).wanted_fdr == 0.1
+    assert read_run(stage.runs_dir, again).false_discovery_rate == 0.1
     chosen = read_thresholds(stage.runs_dir / again / "dataset")
     assert [(row.source_row, row.status) for row in stage.rows(again)] == [(1, "labelled")]
     if cancelled:  # before it was finished

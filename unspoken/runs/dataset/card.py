@@ -170,8 +170,8 @@ def _false_discoveries(plan: Plan, chosen: ChosenThresholds) -> str:
         "## False discoveries\n\n"
         f"The detector also got {chosen.decoys} decoys{whose}, which are phrases that were not "
         "proposed. Each source has the lowest threshold with an estimated false-discovery rate of "
-        f"at most {percent(chosen.wanted_fdr)}: the share of decoys found, divided by the share of "
-        "the source's phrases found. No threshold is lower than "
+        f"at most {percent(chosen.false_discovery_rate)}: the share of decoys found, divided by "
+        "the share of the source's phrases found. No threshold is lower than "
         f"{chosen.stored_from:.3g}, the lowest score of stored boxes. Source `part` has phrases "
         "that were proposed only as parts of a noun. Decoys do not measure inaccurate boxes, "
         "duplicate boxes, and objects that resemble the proposed one, so more boxes are wrong than "
@@ -191,7 +191,7 @@ def _fdr_plot(decision: Decision) -> str:
         curves.append(Curve(source, stored, chosen=thresholds[source]))
     return rate_plot(
         curves,
-        limit=decision.chosen.wanted_fdr,
+        limit=decision.chosen.false_discovery_rate,
         title="Estimated false-discovery rate, by threshold",
         across="threshold",
         up="estimated false-discovery rate",

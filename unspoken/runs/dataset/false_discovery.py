@@ -143,7 +143,8 @@ class SourceThreshold(WireModel):
 class ChosenThresholds(WireModel):
     """The thresholds of an `auto` run, which are `thresholds` in its manifest."""
 
-    wanted_fdr: float
+    false_discovery_rate: float
+    """Largest estimated share of false labels that was asked for."""
     run_id: str
     """The run whose decoys chose the thresholds. A retry uses those of the run it completes."""
     stored_from: float
@@ -170,15 +171,15 @@ class Decision(NamedTuple):
 
 
 def choose_thresholds(
-    tally: ScoreTally, *, wanted_fdr: float, stored_from: float, run_id: str
+    tally: ScoreTally, *, false_discovery_rate: float, stored_from: float, run_id: str
 ) -> ChosenThresholds:
-    """Choose for each source the lowest threshold whose rate is at most `wanted_fdr`."""
+    """Choose for each source the lowest threshold whose rate is at most `false_discovery_rate`."""
     first = bisect_right(STEPS, stored_from) - 1
     chosen = []
     for source in SOURCES:
         rates = tally.rates(source)
         rates[:first] = np.nan
-        threshold = lowest_threshold(rates, wanted=wanted_fdr)
+        threshold = lowest_threshold(rates, wanted=false_discovery_rate)
         step = len(STEPS) if threshold is None else STEPS.index(threshold)
         chosen.append(
             SourceThreshold(
@@ -191,7 +192,7 @@ def choose_thresholds(
             )
         )
     return ChosenThresholds(
-        wanted_fdr=wanted_fdr,
+        false_discovery_rate=false_discovery_rate,
         run_id=run_id,
         stored_from=stored_from,
         decoys=tally.num_decoys,

@@ -57,7 +57,9 @@ def tally_of(*rows):
 
 
 def chosen(tally, *, wanted=0.1, stored_from=0.0):
-    return choose_thresholds(tally, wanted_fdr=wanted, stored_from=stored_from, run_id="r")
+    return choose_thresholds(
+        tally, false_discovery_rate=wanted, stored_from=stored_from, run_id="r"
+    )
 
 
 def test_nothing_found_has_no_rate_and_no_threshold():
@@ -154,7 +156,7 @@ def test_what_was_chosen_says_what_it_rests_on():
     rows = [row_of(*[("named", 0.75)] * 5, ("decoy", 0.25), decoys=9) for _ in range(4)]
     found = chosen(tally_of(*rows), wanted=0.05, stored_from=0.1)
     named = found.sources[0]
-    assert (found.decoys, found.stored_from, found.wanted_fdr) == (40, 0.1, 0.05)
+    assert (found.decoys, found.stored_from, found.false_discovery_rate) == (40, 0.1, 0.05)
     assert (named.threshold, named.phrases, named.found, named.decoys_found) == (0.251, 20, 20, 0)
     assert named.false_discovery_rate == pytest.approx(1 / 40)
 
