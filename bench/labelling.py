@@ -159,14 +159,14 @@ def run_loop(shards: Path) -> tuple[float, dict[str, list[JudgedBox]]]:
     """Run the loop; return its seconds without loading, and its boxes by picture."""
     detector = build_detector(DetectorSettings())
     prompter = _lone_prompter(LlmSettings())
-    config = LabelConfig(box_threshold=default_threshold(detector.box_threshold))
-    rows = _read_rows(shards, config=config)
+    config = LabelConfig(named_threshold=default_threshold(detector.box_threshold))
+    rows = _read_rows(shards)
     prompter.propose(["a warm-up"])
     boxes: dict[str, list[JudgedBox]] = {}
     classifiers = build_classifiers()
     started = time.monotonic()
     for row in rows:
-        verdict = apply_filters(row, classifiers=classifiers, config=config)
+        verdict = apply_filters(row, classifiers=classifiers, config=config.options.filters)
         if verdict.reason is None and verdict.picture is not None:
             kept = _label_alone(verdict, prompter=prompter, detector=detector, config=config)
             boxes[row.key] = judged_boxes(kept)
@@ -182,7 +182,9 @@ def _label_alone(
     candidates = list_candidates(proposal, (), max_phrases=config.max_phrases)
     found: list[Detection] = []
     for index, phrase in enumerate(proposal.phrases[: config.max_phrases]):
-        result = detector.detect(verdict.picture, [phrase.text], box_threshold=config.box_threshold)
+        result = detector.detect(
+            verdict.picture, [phrase.text], box_threshold=config.named_threshold
+        )
         found += [each.model_copy(update={"phrase_index": index}) for each in result.detections]
     annotations = merge_detections(
         found,
@@ -207,9 +209,9 @@ def _lone_prompter(settings: LlmSettings) -> PrompterEngine:
     )
 
 
-def _read_rows(shards: Path, *, config: LabelConfig) -> list[SourceRow]:
+def _read_rows(shards: Path) -> list[SourceRow]:
     listing = list_source(shards, root=shards)
-    plan = make_plan("loop", listing, chunk_size=NUM_IMAGES, config=config, models={})
+    plan = make_plan("loop", listing, config=LabelConfig(named_threshold=0.0), models={})
     return [row for chunk in plan.chunks for row in read_chunk(chunk, root=shards)]
 
 

@@ -36,6 +36,7 @@ from unspoken.runs.plan import LabelConfig, make_plan
 from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.base import ModelInfo
 from unspoken.wire.detections import Detection
+from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.proposals import Proposal
 from worker.label.classifiers import build_classifiers
 from worker.label.decoys import pick_decoys
@@ -90,7 +91,7 @@ def main(
     for named in NAMED_FROM:
         for implied in IMPLIED_FROM:
             config = LabelConfig(
-                box_threshold=detector.box_threshold + named, implied_margin=implied
+                named_threshold=detector.box_threshold + named, implied_margin=implied
             )
             line: dict[str, float | int | None] = {}
             for prefix, detections in found.items():
@@ -101,7 +102,7 @@ def main(
                 score = total_score(judge_each(kept, truths).values())
                 line |= {f"{prefix}{name}": value for name, value in score.figures().items()}
                 line[f"{prefix}implied_boxes"] = score.implied.judged
-            figures[f"{config.box_threshold:.3f}/{config.box_threshold + implied:.3f}"] = line
+            figures[f"{config.named_threshold:.3f}/{config.named_threshold + implied:.3f}"] = line
     typer.echo(json.dumps({"bench": "margins", "figures": figures}))
 
 
@@ -114,15 +115,17 @@ def _load_detector(weights: Path | None) -> DetectorEngine:
 
 def _items(root: Path) -> Iterator[_Item]:
     """Yield pictures that pass the filters; their proposals are saved beside the shards."""
-    config = LabelConfig(box_threshold=0.0)
+    config = LabelConfig(named_threshold=0.0, options=LabelOptions(chunk_size=1024))
     shards, kept = root / "shards", root / "proposals.json"
-    listing = list_source(shards, root=shards, is_duplicate=duplicate_finder(config))
-    plan = make_plan("margins", listing, chunk_size=10_000, config=config, models={})
+    listing = list_source(
+        shards, root=shards, is_duplicate=duplicate_finder(config.options.filters)
+    )
+    plan = make_plan("margins", listing, config=config, models={})
     classifiers = build_classifiers()
     passed = []
     for chunk in plan.chunks:
         for row in read_chunk(chunk, root=shards):
-            verdict = apply_filters(row, classifiers=classifiers, config=config)
+            verdict = apply_filters(row, classifiers=classifiers, config=config.options.filters)
             if verdict.reason is None and verdict.picture is not None:
                 passed.append((row.key, verdict.caption, verdict.picture))
     if not kept.exists():
@@ -137,7 +140,7 @@ def _items(root: Path) -> Iterator[_Item]:
             phrases,
             caption=caption,
             seed=picture.sha256,
-            count=config.num_decoys if phrases else 0,
+            count=config.options.num_decoys if phrases else 0,
             lexicon=lexicon,
         )
         candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)

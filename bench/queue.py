@@ -51,6 +51,7 @@ from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, read_plan, wri
 from unspoken.runs.store import create_run, read_status
 from unspoken.timings import Timings
 from unspoken.wire.filters import FilterConfig
+from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.runs import RunRequest
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.planning import Services
@@ -154,8 +155,7 @@ def planned_run(folder: Path, num_chunks: int) -> Path:
     plan = make_plan(
         "r",
         [("in.csv", rows)],
-        chunk_size=CHUNK_SIZE,
-        config=LabelConfig(box_threshold=0.3),
+        config=LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=CHUNK_SIZE)),
         models=models,
     )
     write_plan(folder / "runs" / "r", plan)
@@ -243,7 +243,10 @@ def whole_run_figures(folder: Path) -> dict[str, float]:
     started_s = time.process_time()
     listing = list_source(data_dir / "in", root=data_dir, is_duplicate=is_duplicate)
     plan = make_plan(
-        "again", listing, chunk_size=CHUNK_SIZE, config=LabelConfig(box_threshold=0.3), models={}
+        "again",
+        listing,
+        config=LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=CHUNK_SIZE)),
+        models={},
     )
     planned_s = time.process_time()
     ledger = Ledger(run_dir)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,9 +23,8 @@ from rich.progress import (
 
 from cli.local.launcher import Stack, StackConfig
 from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, ServiceUnavailable
-from unspoken.problem_words import plain_problem
 from unspoken.safe_text import escape_controls
-from unspoken.wire.runs import ENDED, RunRequest, RunStatus
+from unspoken.wire.runs import ENDED, RunStatus
 
 POLL_S = 0.5
 # Time after which a run counts as stalled; a restarting dispatcher is back earlier.
@@ -134,16 +132,6 @@ def describe(status: RunStatus) -> str:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.stalled_since_s))
         tail += f"; no dispatcher has worked on it since {since}"
     return escape_controls(f"{status.run_id}: {status.state}, {notice}{counts}{tail}")
-
-
-def run_request(**fields: object) -> RunRequest:
-    """Build a request from a command's options. Raises InvalidInput."""
-    try:
-        return RunRequest.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = f"{first['loc'][0]}: " if first["loc"] else ""
-        raise InvalidInput(where + plain_problem(first)) from error
 
 
 class LocalSource(NamedTuple):

@@ -19,15 +19,8 @@ from cli.demo.demo import run_demo
 from cli.embedding import embed
 from cli.experiment_verbs import reproduce_app
 from cli.export_verbs import export_app, report
-from cli.filter_options import parse_filters
-from cli.labelling import (
-    LocalSource,
-    describe,
-    follow,
-    local_source,
-    run_request,
-    running_stack,
-)
+from cli.label_options import DEFAULTS, flag_of, run_request
+from cli.labelling import LocalSource, describe, follow, local_source, running_stack
 from cli.local.launcher import DRAIN_S, StackConfig
 from cli.run_verbs import MovedData, fork, verify
 from cli.segmenting import describe_reply, segment_file
@@ -43,6 +36,7 @@ from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.logs import configure_logging
 from unspoken.runs.store import check_has_failures, list_runs
 from unspoken.safe_text import redact
+from unspoken.wire.label_options import DEFAULT_FALSE_DISCOVERY_RATE
 from unspoken.wire.runs import ENDED, RunStatus
 from worker.process.broker_url import check_broker_url
 
@@ -141,6 +135,7 @@ def up(
 
 @app.command()
 def label(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="Tar shards, a folder of pictures with captions, or a table.")
     ],
@@ -155,36 +150,39 @@ def label(
             help="Minimum score of named labels, or 'auto': choose one per source by decoys."
         ),
     ] = None,
-    fdr: Annotated[
+    false_discovery_rate: Annotated[
         float | None,
         typer.Option(
-            help="With --box-threshold auto: maximum estimated false-discovery rate (default: 0.1)."
+            flag_of("false_discovery_rate"),
+            help="With --box-threshold auto: maximum estimated false-discovery rate "
+            f"(default: {DEFAULT_FALSE_DISCOVERY_RATE}).",
         ),
     ] = None,
-    template: Annotated[
+    templates: Annotated[
         list[str] | None,
-        typer.Option(help="Prompt template; may be repeated (default: those of the llm service)."),
+        typer.Option(
+            flag_of("templates"),
+            help="Prompt template; may be repeated (default: those of the llm service).",
+        ),
     ] = None,
     single_template_margin: Annotated[
         float,
-        typer.Option(
-            min=0, max=1, help="Extra score required of implied labels that one template proposed."
-        ),
-    ] = 0.0,
+        typer.Option(help="Extra score required of implied labels that one template proposed."),
+    ] = DEFAULTS.single_template_margin,
     crop_check: Annotated[
         bool,
         typer.Option(
-            "--crop-check",
+            flag_of("crop_check"),
             help="Drop boxes whose content does not match their label, by CLIP (not in small).",
         ),
-    ] = False,
-    decoys: Annotated[
-        int, typer.Option(min=0, max=32, help="Number of decoy phrases per picture.")
-    ] = 4,
-    chunk_size: Annotated[int, typer.Option(min=1, max=1024)] = 8,
+    ] = DEFAULTS.crop_check,
+    num_decoys: Annotated[
+        int, typer.Option(flag_of("num_decoys"), help="Number of decoy phrases per picture.")
+    ] = DEFAULTS.num_decoys,
+    chunk_size: Annotated[int, typer.Option(help="Pictures per chunk.")] = DEFAULTS.chunk_size,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", help="NAME=VALUE or NAME=off; may be repeated."),
+        typer.Option(flag_of("filters"), help="NAME=VALUE or NAME=off; may be repeated."),
     ] = None,
     blocklist: Annotated[
         Path | None, typer.Option(help="File of words that exclude a caption, one per line.")
@@ -192,19 +190,7 @@ def label(
 ) -> None:
     """Label captioned pictures. Run the same command again to resume an interrupted run."""
     there = LocalSource(out, source, pictures) if url else _local(source, pictures)
-    request = run_request(
-        source=there.source,
-        pictures=there.pictures,
-        run_id=name,
-        box_threshold=box_threshold,
-        false_discovery_rate=fdr,
-        templates=template or None,
-        single_template_margin=single_template_margin,
-        crop_check=crop_check,
-        num_decoys=decoys,
-        chunk_size=chunk_size,
-        filters=parse_filters(filters or (), blocklist=blocklist),
-    )
+    request = run_request(context.params, source=there.source, pictures=there.pictures, run_id=name)
     if url:
         with gateway_client(url) as client:
             created = client.runs.create(request)

@@ -3,19 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cli.label_options import with_flags
 from cli.labelling import LocalSource, describe
 from unspoken.errors import Conflict
 from unspoken.runs.location import locate_source
 from unspoken.runs.store import find_run, read_run, read_status
 from unspoken.wire.runs import RunRequest, RunStatus
 from worker.sources.source_changes import SourceChanges, compare_source
-
-_OPTIONS = {
-    "false_discovery_rate": "--fdr",
-    "templates": "--template",
-    "num_decoys": "--decoys",
-    "filters": "--filter",
-}
 
 
 def earlier_run(workspace: Path, there: LocalSource, request: RunRequest) -> RunStatus | None:
@@ -30,7 +24,7 @@ def earlier_run(workspace: Path, there: LocalSource, request: RunRequest) -> Run
         if not isinstance(differences, dict):
             raise
         status = read_status(workspace / "runs", request.run_id or "")
-        told = "; ".join(_by_option(field, words) for field, words in differences.items())
+        told = with_flags("; ".join(differences.values()))
         raise Conflict(
             f"{workspace} contains the run {status.run_id!r} ({status.state}, {status.done} of "
             f"{status.total} pictures): {told}. Choose another folder with --out, or another name "
@@ -82,8 +76,3 @@ def _free_name(runs_dir: Path, run_id: str) -> str:
     while (runs_dir / f"{run_id}-{number}").exists():
         number += 1
     return f"{run_id}-{number}"
-
-
-def _by_option(field: str, words: str) -> str:
-    option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
-    return words.replace(f"its {field} ", f"its {option} ")

@@ -112,7 +112,7 @@ def compare_proposals(
     lexicon, watch, total = load_lexicon(), _Stopwatch(), len(collection.samples)
     if total < 2:
         raise InvalidInput("two pictures at least are needed, to give one the other's caption")
-    label_config = LabelConfig(box_threshold=default_threshold(detector.box_threshold))
+    label_config = LabelConfig(named_threshold=default_threshold(detector.box_threshold))
     fixed = fixed_thresholds(label_config)
     with watch.measure("language model"):
         answers = ask_prompter(
@@ -164,7 +164,7 @@ def compare_proposals(
         "fdr_curves": curves,
         "richness": richness_of(outcomes, collection, lexicon),
         "cost": _cost(answers, wanted, asked),
-        "company": asker.company(threshold=label_config.box_threshold),
+        "company": asker.company(threshold=label_config.named_threshold),
         "seconds": watch.seconds,
         "cpu_seconds": watch.cpu_seconds,
     }

@@ -115,7 +115,7 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     rows = list(iter_rows(out / "runs" / RUN_ID / "dataset"))
     summary = summarise(rows, status, out / "data" / "shards", seconds=seconds)
     write_json(out / "summary.json", summary)
-    threshold = read_plan(out / "runs" / RUN_ID).config.box_threshold
+    threshold = read_plan(out / "runs" / RUN_ID).config.named_threshold
     bias = bias_page(rows, out / "data" / "shards", box_threshold=threshold)
     storage.replace(out / BIAS_FILE, bias.encode())
     write_report(out / "runs" / RUN_ID, out / "report", pictures=out / "data")

@@ -18,6 +18,7 @@ from unspoken.runs.chunks import DIGEST_CHARS
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, write_plan
 from unspoken.runs.store import create_run
+from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.runs import RunRequest
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.planning import Services
@@ -74,8 +75,7 @@ def _write_plan(run_dir: Path, num_rows: int) -> None:
     plan = make_plan(
         "r",
         [("in.csv", listing())],
-        chunk_size=CHUNK_SIZE,
-        config=LabelConfig(box_threshold=0.3),
+        config=LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=CHUNK_SIZE)),
         models={"llm": FakePrompter.model, "detector": FakeDetector.model},
     )
     write_plan(run_dir, plan)

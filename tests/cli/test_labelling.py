@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cli.labelling import follow, local_source, run_request
+from cli.labelling import follow, local_source
 from tests.worker.source_files import write_coco, write_pictures
 from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, Unreachable
 from unspoken.runs.location import locate_source
@@ -48,41 +48,6 @@ def test_a_request_for_pictures_outside_the_data_folder_is_refused(tmp_path, pic
     request = RunRequest(source="in/table.csv", pictures=pictures)
     with pytest.raises(InvalidInput):
         create_run(tmp_path / "data", tmp_path / "runs", request)
-
-
-@pytest.mark.parametrize(
-    ("asked", "threshold", "rate"),
-    [
-        pytest.param({}, None, None, id="default"),
-        pytest.param({"box_threshold": "0.3"}, 0.3, None, id="number"),
-        pytest.param({"box_threshold": "auto"}, "auto", 0.1, id="auto"),
-        pytest.param(
-            {"box_threshold": "auto", "false_discovery_rate": 0.02}, "auto", 0.02, id="stricter"
-        ),
-    ],
-)
-def test_a_threshold_is_a_number_or_chosen_by_decoys(asked, threshold, rate):
-    request = run_request(source="in", **asked)
-    assert (request.box_threshold, request.false_discovery_rate) == (threshold, rate)
-
-
-@pytest.mark.parametrize(
-    ("asked", "why"),
-    [
-        pytest.param({"box_threshold": "much"}, "box_threshold", id="no-number"),
-        pytest.param({"box_threshold": "1.5"}, "box_threshold", id="too-high"),
-        pytest.param({"false_discovery_rate": 0.1}, "needs box_threshold", id="rate-without-auto"),
-        pytest.param(
-            {"box_threshold": "auto", "false_discovery_rate": 0.0},
-            "false_discovery_rate",
-            id="none-false",
-        ),
-        pytest.param({"box_threshold": "auto", "num_decoys": 0}, "needs decoys", id="no-decoys"),
-    ],
-)
-def test_a_threshold_that_cannot_be_says_why(asked, why):
-    with pytest.raises(InvalidInput, match=why):
-        run_request(source="in", **asked)
 
 
 def status_of(state, message=""):

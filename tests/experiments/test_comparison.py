@@ -16,7 +16,7 @@ from unspoken.wire.proposals import Proposal
 from worker.label.merging import fixed_thresholds, list_candidates, merge_detections
 
 LEXICON = load_lexicon()
-CONFIG = LabelConfig(box_threshold=0.3)
+CONFIG = LabelConfig(named_threshold=0.3)
 NOUNS, WORDS = Source("B2", "nouns"), Source("B4", "vocabulary")
 
 

@@ -21,7 +21,7 @@ from unspoken.runs import storage
 from unspoken.runs.chunks import Chunk, ChunkLines, dump_chunk, dump_chunks, open_chunks
 from unspoken.runs.files import file_sha256, json_sha256, write_json
 from unspoken.wire.base import ModelInfo, WireModel
-from unspoken.wire.filters import FilterConfig
+from unspoken.wire.label_options import LabelOptions
 
 DATASET_MARGIN = 0.06
 PLAN_FILE = "plan.json"
@@ -38,25 +38,18 @@ class ListedRow(NamedTuple):
     """True if its picture occurs earlier in the run."""
 
 
-class LabelConfig(FilterConfig):
-    """The options that decide a run's output, apart from data and models: filters and boxes."""
+class LabelConfig(WireModel):
+    """All that decides a run's output, apart from data and models: its options and constants."""
 
-    box_threshold: float
-    """Minimum score of a kept box; for the default of a request, see `default_threshold`."""
+    options: LabelOptions = LabelOptions()
+    named_threshold: float
+    """Minimum score of a named label's boxes: the option `box_threshold`, or `default_threshold`.
+    If decoys choose the thresholds, it decides only which boxes are stored."""
     implied_margin: float = 0.35
     """Extra score required of implied labels, compared to named ones."""
-    single_template_margin: float = 0.0
-    """Extra score required of implied labels that only one template proposed. It is also added to
-    thresholds that decoys chose."""
-    false_discovery_rate: float | None = None
-    """Largest share of false labels. If set, the decoys of the whole run choose each source's
-    threshold at its end, and `box_threshold` decides only which boxes are stored."""
     store_fraction: float = 0.5
     """Boxes are stored from this fraction of the threshold on; those below the threshold have
     `kept` false."""
-    templates: tuple[str, ...] | None = None
-    """Templates of the language model's service; None for those that the service is set to."""
-    num_decoys: int = 4
     min_box_side_px: float = 8.0
     min_box_area_share: float = 0.001
     max_box_area_share: float = 0.95
@@ -70,8 +63,6 @@ class LabelConfig(FilterConfig):
     merge_iou: float = 0.8
     synonym_merge_iou: float = 0.7
     """IoU from which boxes merge if one label means or includes the other (dog, hound, animal)."""
-    crop_check: bool = False
-    """True to compare the content of each box with its label by an image-text model."""
     max_clip_rank: int = 5
     """With `crop_check`: largest rank of a label among the picture's labels and random ones."""
     num_random_labels: int = 200
@@ -82,19 +73,9 @@ class LabelConfig(FilterConfig):
     detector_threads: int = 4
 
 
-LATER_FIELDS = (
-    "single_template_margin",
-    "templates",
-    "crop_check",
-    "max_clip_rank",
-    "num_random_labels",
-)
-"""Fields of LabelConfig that were added after datasets already existed."""
-
-
 def stored_from(config: LabelConfig) -> float:
     """Return the lowest score of a stored box."""
-    return config.box_threshold * config.store_fraction
+    return config.named_threshold * config.store_fraction
 
 
 def default_threshold(detector_threshold: float) -> float:
@@ -107,13 +88,8 @@ def default_threshold(detector_threshold: float) -> float:
 
 
 def config_sha256(config: LabelConfig) -> str:
-    """Return the digest of a config. Unused fields of LATER_FIELDS do not change it."""
-    unused = {
-        name
-        for name in LATER_FIELDS
-        if getattr(config, name) == LabelConfig.model_fields[name].default
-    }
-    return json_sha256(config.model_dump(mode="json", exclude=unused))
+    """Return the digest of a config."""
+    return json_sha256(config.model_dump(mode="json"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +126,6 @@ def make_plan(
     run_id: str,
     listing: Iterable[tuple[str, Iterable[ListedRow]]],
     *,
-    chunk_size: int,
     config: LabelConfig,
     models: dict[str, ModelInfo],
     prompt_sha256: str | None = None,
@@ -159,7 +134,7 @@ def make_plan(
     # Chunks are stored as lines, because five million rows as objects would fill a GiB.
     lines, num_chunks, num_rows = bytearray(), 0, 0
     for source, rows in listing:
-        for part in _parts(rows, chunk_size):
+        for part in _parts(rows, config.options.chunk_size):
             chunk = Chunk(
                 id=num_chunks,
                 source=source,

@@ -32,13 +32,12 @@ from unspoken.runs import storage
 from unspoken.runs.files import json_sha256, write_json
 from unspoken.runs.liveness import stalled_since
 from unspoken.wire.base import WireModel
-from unspoken.wire.filters import FilterConfig
+from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.runs import ENDED, InlineItem, RunRequest, RunStatus
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"
 MAX_NAMES = 10
-_PLACE = {"run_id", "source", "data_dir", "pictures", "retry_of", "request_sha256", "created_s"}
 
 
 class Run(WireModel):
@@ -52,24 +51,17 @@ class Run(WireModel):
     relative to the workspace (the parent of the runs folder) if it is inside, so both may move."""
     pictures: str | None = None
     """Folder that a table's picture paths are relative to; None for the table's own folder."""
-    box_threshold: float | None = None
-    false_discovery_rate: float | None = None
-    """Largest share of false labels, if the run's own decoys choose its thresholds."""
-    single_template_margin: float = 0.0
-    templates: tuple[str, ...] | None = None
-    crop_check: bool = False
-    num_decoys: int = 4
-    chunk_size: int = 8
-    filters: FilterConfig = FilterConfig()
+    options: LabelOptions
     retry_of: str | None = None
     """The run whose failed rows this run retries; it labels no other rows."""
-    request_sha256: str
+    items_sha256: str | None = None
+    """Digest of the inline items; None if there are none."""
     created_s: float = Field(description="seconds since 1970")
 
     @property
     def shards_folder(self) -> str:
         """Name of the folder, in the run's folder, where workers publish shards."""
-        return "dataset" if self.false_discovery_rate is None else "undecided"
+        return "dataset" if self.options.false_discovery_rate is None else "undecided"
 
 
 _STANDS_STILL: dict[str, object] = {
@@ -78,9 +70,6 @@ _STANDS_STILL: dict[str, object] = {
     "chunks_leased": 0,
     "bottleneck": None,
 }
-
-_OPTIONS = tuple(name for name in Run.model_fields if name not in _PLACE)
-"""Fields of a run that are labelling options."""
 
 
 def create_run(
@@ -314,22 +303,14 @@ def remembered_data_dir(run: Run, runs_dir: Path) -> Path:
 
 def _asked_run(data_dir: Path, runs_dir: Path, request: RunRequest, run_id: str) -> Run:
     """Return the content of run.json for a request."""
-    # Exclude defaults, so that a field added in a later version does not change the digest.
-    asked = request.model_dump(mode="json", exclude={"run_id"}, exclude_defaults=True)
+    items = request.model_dump(mode="json", include={"items"})["items"]
     return Run(
         run_id=_check_name(run_id),
         source=request.source,
         data_dir=None if request.source is None else _to_remember(data_dir, runs_dir),
         pictures=request.pictures,
-        box_threshold=None if request.box_threshold == "auto" else request.box_threshold,
-        false_discovery_rate=request.false_discovery_rate,
-        single_template_margin=request.single_template_margin,
-        templates=None if request.templates is None else tuple(request.templates),
-        crop_check=request.crop_check,
-        num_decoys=request.num_decoys,
-        chunk_size=request.chunk_size,
-        filters=request.filters,
-        request_sha256=json_sha256(asked),
+        options=request.options,
+        items_sha256=None if items is None else json_sha256(items),
         created_s=time.time(),
     )
 
@@ -363,29 +344,28 @@ def _existing(runs_dir: Path, run: Run) -> RunStatus:
 
 
 def _differences(first: Run, second: Run, runs_dir: Path) -> dict[str, str]:
-    """Return field -> description of each difference between a run and another request for it.
-
-    The digests alone do not decide, because each version hashes only the fields that it knows.
-    Inline items are compared by digest only.
-    """
+    """Return field -> description of each difference between a run and another request for it."""
     found = {}
     place, other_place = _source_path(first, runs_dir), _source_path(second, runs_dir)
     if place != other_place:
         found["source"] = f"it labels {place}, not {other_place}"
-    if first.request_sha256 == second.request_sha256:
-        return found
-    if first.source is None and second.source is None:
-        return {"items": "it was asked with other items or options"}
-    for name in _OPTIONS:
-        one, other = getattr(first, name), getattr(second, name)
-        if name == "filters":
-            one, other = (each.model_dump(mode="json") for each in (one, other))
-            one, other = (
-                {k: v for k, v in a.items() if b[k] != v} for a, b in [(one, other), (other, one)]
+    elif first.items_sha256 != second.items_sha256:
+        found["items"] = "it was asked with other items"
+    one, other = (run.options.model_dump(mode="json") for run in (first, second))
+    for name in LabelOptions.model_fields:
+        if one[name] != other[name]:
+            found[name] = f"its {name} is {{!r}}, not {{!r}}".format(
+                *_without_equal_parts(one[name], other[name])
             )
-        if one != other:
-            found[name] = f"its {name} is {one!r}, not {other!r}"
     return found
+
+
+def _without_equal_parts(one: object, other: object) -> tuple[object, object]:
+    """Return two values; of two objects such as `filters`, only the fields that differ."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return one, other
+    differing = [name for name in one if one[name] != other[name]]
+    return {name: one[name] for name in differing}, {name: other[name] for name in differing}
 
 
 def _source_path(run: Run, runs_dir: Path) -> str:

@@ -61,7 +61,7 @@ class Proposal(WireModel):
     """Digest of the prompt around a caption: templates, their worked examples, the prompt style."""
 
 
-TemplateNames = Annotated[list[Text], Field(min_length=1, max_length=16)]
+TemplateNames = Annotated[tuple[Text, ...], Field(min_length=1, max_length=16)]
 
 
 class ProposeRequest(WireModel):

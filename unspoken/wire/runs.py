@@ -1,15 +1,13 @@
 """Schemas of labelling runs: `POST /runs` and the status of a run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from unspoken.wire.base import WireModel
-from unspoken.wire.filters import FilterConfig
+from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.pictures import ImageInput
-from unspoken.wire.proposals import MAX_CAPTION_CHARS, TemplateNames
-
-DEFAULT_FALSE_DISCOVERY_RATE = 0.1
+from unspoken.wire.proposals import MAX_CAPTION_CHARS
 
 
 class InlineItem(WireModel):
@@ -20,7 +18,7 @@ class InlineItem(WireModel):
     key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")] | None = None
 
 
-class RunRequest(WireModel):
+class RunRequest(LabelOptions):
     """A labelling run: a source under the data folder, or inline items."""
 
     source: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
@@ -31,47 +29,19 @@ class RunRequest(WireModel):
     """
     items: Annotated[list[InlineItem], Field(min_length=1, max_length=1000)] | None = None
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
-    box_threshold: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = None
-    """Lowest score of a named label's boxes; 'auto' chooses one per source by means of decoys."""
-    false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """With 'auto': largest estimated false discovery rate of labels; 0.1 by default."""
-    single_template_margin: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Extra score required of implied labels that only one template proposed."""
-    templates: TemplateNames | None = None
-    """Templates for the language model; by default those that its service is configured with."""
-    crop_check: bool = False
-    """Keep a box only if an image-text model ranks its label among the first for its crop."""
-    num_decoys: Annotated[int, Field(ge=0, le=32)] = 4
-    chunk_size: Annotated[int, Field(ge=1, le=1024)] = 8
-    filters: FilterConfig = FilterConfig()
 
     @model_validator(mode="after")
-    def _one_source(self) -> "RunRequest":
+    def _one_source(self) -> Self:
         if (self.source is None) == (self.items is None):
             raise ValueError("give either source or items, and not both")
         if self.pictures is not None and self.source is None:
             raise ValueError("pictures is the folder of a source's pictures: give source too")
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_rate(cls, written: object) -> object:
-        """Set the default rate, so that it is given if and only if thresholds are chosen."""
-        if (
-            isinstance(written, dict)
-            and written.get("box_threshold") == "auto"
-            and written.get("false_discovery_rate") is None
-        ):
-            return {**written, "false_discovery_rate": DEFAULT_FALSE_DISCOVERY_RATE}
-        return written
-
-    @model_validator(mode="after")
-    def _can_choose(self) -> "RunRequest":
-        if self.false_discovery_rate is not None and self.box_threshold != "auto":
-            raise ValueError("false_discovery_rate needs box_threshold 'auto'")
-        if self.box_threshold == "auto" and not self.num_decoys:
-            raise ValueError("box_threshold 'auto' needs decoys: num_decoys must be at least 1")
-        return self
+    @property
+    def options(self) -> LabelOptions:
+        """The options alone."""
+        return LabelOptions(**{name: getattr(self, name) for name in LabelOptions.model_fields})
 
 
 ENDED = ("done", "cancelled", "failed")

@@ -40,7 +40,8 @@ def decide_run(undecided_dir: Path, plan: Plan, *, retried_dir: Path | None = No
     retried_dir: folder of the run that this one retries. Its thresholds are used, so that both runs
     form one dataset; a few failed rows have too few decoys to choose thresholds.
     """
-    assert plan.config.false_discovery_rate is not None, "only such runs are undecided"
+    rate = plan.config.options.false_discovery_rate
+    assert rate is not None, "only such runs are undecided"
     tally = ScoreTally()
     for row in iter_rows(undecided_dir):
         tally.add(row)
@@ -48,7 +49,7 @@ def decide_run(undecided_dir: Path, plan: Plan, *, retried_dir: Path | None = No
     if chosen is None:
         chosen = choose_thresholds(
             tally,
-            false_discovery_rate=plan.config.false_discovery_rate,
+            false_discovery_rate=rate,
             stored_from=stored_from(plan.config),
             run_id=plan.run_id,
         )

@@ -325,7 +325,7 @@ class Dispatcher:
 
     def _decide(self, watch: RunState, plan: Plan) -> Decision | None:
         """Choose thresholds and write the decided shards, once; None for a fixed threshold."""
-        if plan.config.false_discovery_rate is not None and watch.decision is None:
+        if plan.config.options.false_discovery_rate is not None and watch.decision is None:
             retried = watch.run.retry_of
             watch.decision = decide_run(
                 watch.ledger.shards_dir,
@@ -347,7 +347,7 @@ class Dispatcher:
             labelled=tally.labelled,
             dropped=tally.dropped,
             failed=tally.failed,
-            boxes=None if watch.run.false_discovery_rate is not None else tally.annotations,
+            boxes=None if watch.run.options.false_discovery_rate is not None else tally.annotations,
             hints=watch.hints,
         )
 

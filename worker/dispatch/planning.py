@@ -45,28 +45,21 @@ def plan_run(run: Run, location: SourceLocation, *, runs_dir: Path, services: Se
     Raises SourceAway if the source is not available; the run then waits for it.
     """
     location.check_present(may_be_empty=True)
-    threshold = run.box_threshold
-    if threshold is None:
+    options = run.options
+    if options.box_threshold is None or options.box_threshold == "auto":
         threshold = default_threshold(services.detector.box_threshold)
+    else:
+        threshold = options.box_threshold
     # Checked before planning, because an unknown template would fail every picture.
-    (proposal,) = services.prompter.propose([_CAPTION], templates=run.templates)
-    if run.crop_check:
+    (proposal,) = services.prompter.propose([_CAPTION], templates=options.templates)
+    if options.crop_check:
         # Checked likewise: the crop check needs an encoder of pictures that loads.
         picture = decode_picture(ONE_WHITE_PIXEL)
         services.crop_ranker.rank_crops(picture, [_WHITE_CROP], [_CAPTION])
     plan = make_plan(
         run.run_id,
         _listing(run, location, runs_dir=runs_dir),
-        chunk_size=run.chunk_size,
-        config=LabelConfig(
-            box_threshold=threshold,
-            false_discovery_rate=run.false_discovery_rate,
-            single_template_margin=run.single_template_margin,
-            templates=run.templates,
-            crop_check=run.crop_check,
-            num_decoys=run.num_decoys,
-            **run.filters.model_dump(),
-        ),
+        config=LabelConfig(options=options, named_threshold=threshold),
         models={
             "llm": services.prompter.model,
             "detector": services.detector.model,
@@ -86,7 +79,7 @@ def _listing(
     if run.source is not None:
         list_files = partial(list_files, runs_dir=runs_dir)
     if run.retry_of is None:
-        yield from list_files(is_duplicate=duplicate_finder(run.filters))
+        yield from list_files(is_duplicate=duplicate_finder(run.options.filters))
         return
     # No search for duplicates: the first run dropped them, so the failed rows contain none.
     failed = FailedRows(runs_dir / run.retry_of, run.shards_folder)

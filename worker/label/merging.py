@@ -81,9 +81,9 @@ def merge_detections(
 
 
 def fixed_thresholds(config: LabelConfig) -> Thresholds:
-    """Return the thresholds for a fixed box_threshold; implied labels and parts need a margin."""
-    implied = config.box_threshold + config.implied_margin
-    return {"named": config.box_threshold, "implied": implied, "part": implied}
+    """Return the thresholds for a fixed threshold; implied labels and parts need a margin."""
+    implied = config.named_threshold + config.implied_margin
+    return {"named": config.named_threshold, "implied": implied, "part": implied}
 
 
 def threshold_of(candidate: Candidate, thresholds: Thresholds, config: LabelConfig) -> float | None:
@@ -96,7 +96,7 @@ def threshold_of(candidate: Candidate, thresholds: Thresholds, config: LabelConf
     templates = {source.template for source in candidate.sources}
     if needed is None or candidate.named or len(templates) > 1:
         return needed
-    return needed + config.single_template_margin
+    return needed + config.options.single_template_margin
 
 
 def list_undecided(

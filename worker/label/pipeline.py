@@ -100,14 +100,18 @@ def label_chunk(
     admitted: list[tuple[int, _Admitted]] = []
     for index, row in enumerate(rows):
         with under_way([index]), timings.measure("filter"):
-            verdict = apply_filters(row, classifiers=ports.classifiers, config=config)
+            verdict = apply_filters(
+                row, classifiers=ports.classifiers, config=config.options.filters
+            )
         if verdict.reason is not None or verdict.picture is None:
             status = "failed" if verdict.reason in FAULTS else "dropped"
             finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
         else:
             admitted.append((index, _Admitted(row, verdict, verdict.picture)))
     with under_way([index for index, _ in admitted]), timings.asking("prompt"):
-        proposals = _propose_each([item for _, item in admitted], ports.prompter, config.templates)
+        proposals = _propose_each(
+            [item for _, item in admitted], ports.prompter, config.options.templates
+        )
 
     def label(index: int, item: _Admitted, answers: Answers, own: Timings) -> Row:
         with under_way([index]):
@@ -213,7 +217,7 @@ def _detect(
         phrases,
         caption=item.verdict.caption,
         seed=item.picture.sha256,
-        count=config.num_decoys if phrases else 0,
+        count=config.options.num_decoys if phrases else 0,
         lexicon=lexicon,
     )
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
@@ -224,7 +228,7 @@ def _detect(
         )
     size_hw = item.picture.size_hw
     with timings.measure("merge"):
-        if config.false_discovery_rate is None:
+        if config.options.false_discovery_rate is None:
             annotations = merge_detections(
                 result.detections, candidates, size_hw=size_hw, config=config, lexicon=lexicon
             )
@@ -232,7 +236,7 @@ def _detect(
             annotations = list_undecided(
                 result.detections, candidates, size_hw=size_hw, config=config
             )
-    if config.crop_check:
+    if config.options.crop_check:
         with timings.asking("rank"):
             annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
     row = _row(item.row, item.verdict, status="labelled", candidates=candidates)

@@ -117,7 +117,7 @@ def connect_bench(settings: WorkerSettings, shift: GracefulShutdown | None = Non
     def check_ready(config: LabelConfig) -> None:
         prompter.check_ready()
         detector.check_ready()
-        if config.crop_check:
+        if config.options.crop_check:
             crop_ranker.check_ready()
 
     return Bench(
@@ -332,7 +332,11 @@ class _Work:
     def _models(self) -> list[ModelInfo]:
         ports = self.bench.ports
         models = [ports.prompter.model, ports.detector.model]
-        return [*models, ports.crop_ranker.model] if self.job.plan.config.crop_check else models
+        return (
+            [*models, ports.crop_ranker.model]
+            if self.job.plan.config.options.crop_check
+            else models
+        )
 
     def _answering(self) -> dict[str, str]:
         return {model.kind: f"{model.name}@{model.revision}" for model in self._models()}

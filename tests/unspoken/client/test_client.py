@@ -275,7 +275,7 @@ def test_a_filter_that_is_switched_off_is_off_over_http_too(client, stack):
 
     request = {"items": [run_item("a car", PNG)], "filters": {"max_aspect": None}}
     run = client.runs.create(RunRequest.model_validate(request))
-    assert read_run(stack.runs_dir, run.run_id).filters.max_aspect is None
+    assert read_run(stack.runs_dir, run.run_id).options.filters.max_aspect is None
 
 
 def test_a_picture_is_deleted_by_what_add_image_gave_or_by_its_name(client):

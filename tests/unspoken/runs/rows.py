@@ -87,7 +87,7 @@ def unlabelled_row(index: int, *, status: str, reason: str) -> Row:
 def plan(*, chunks: int = 1, rows: int = 4) -> Plan:
     return Plan(
         run_id="run",
-        config=LabelConfig(box_threshold=0.3),
+        config=LabelConfig(named_threshold=0.3),
         config_sha256="0",
         models=MODELS,
         num_rows=chunks * rows,

@@ -1,12 +1,10 @@
 import base64
-import json
 import tarfile
 
 import pytest
 
 from tests.worker.source_files import picture
 from unspoken.errors import Conflict, InvalidInput, NotFound
-from unspoken.runs.files import json_sha256
 from unspoken.runs.store import (
     cancel_run,
     create_run,
@@ -128,46 +126,36 @@ def test_failures_are_retried_by_a_run_of_their_own(data_dir, runs_dir):
     assert (runs_dir / again.run_id / "source/00000.tar").is_file()
 
 
-def test_fields_that_a_request_leaves_at_their_defaults_do_not_change_what_it_is(
+def test_options_that_are_given_with_their_default_values_do_not_change_the_request(
     data_dir, runs_dir
 ):
     create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r"))
-    assert read_run(runs_dir, "r").request_sha256 == json_sha256({"source": "in"})
     spelled_out = RunRequest(source="in", run_id="r", num_decoys=4, filters=FilterConfig())
     assert create_run(data_dir, runs_dir, spelled_out).run_id == "r"
 
 
-@pytest.mark.parametrize(
-    "unknown",
-    [
-        {"false_discovery_rate", "templates", "single_template_margin", "crop_check"},
-        {
-            "false_discovery_rate",
-            "templates",
-            "single_template_margin",
-            "crop_check",
-            "pictures",
-            "filters",
-        },
-    ],
-    ids=["before-auto", "before-filters"],
-)
-def test_a_run_of_an_earlier_version_is_still_the_same_request(data_dir, runs_dir, unknown):
-    create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r"))
-    file = runs_dir / "r/run.json"
-    written = {k: v for k, v in json.loads(file.read_bytes()).items() if k not in unknown}
-    asked = RunRequest(source="in").model_dump(mode="json", exclude={"run_id", *unknown})
-    file.write_text(json.dumps({**written, "request_sha256": json_sha256(asked)}))
-    assert create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r")).run_id == "r"
-    with pytest.raises(Conflict):
-        create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r", templates=["parts"]))
+def test_a_conflict_names_each_option_that_differs_and_no_other(data_dir, runs_dir):
+    create_run(data_dir, runs_dir, RunRequest(source="in", run_id="r", box_threshold="auto"))
+    other = RunRequest(
+        source="in", run_id="r", templates=["parts"], filters=FilterConfig(max_aspect=None)
+    )
+    with pytest.raises(Conflict) as raised:
+        create_run(data_dir, runs_dir, other)
+    assert raised.value.details["differences"] == {
+        "box_threshold": "its box_threshold is 'auto', not None",
+        "false_discovery_rate": "its false_discovery_rate is 0.1, not None",
+        "templates": "its templates is None, not ['parts']",
+        "filters": "its filters is {'max_aspect': 3.0}, not {'max_aspect': None}",
+    }
 
 
 def test_inline_items_that_differ_are_another_request(data_dir, runs_dir):
     create_run(data_dir, runs_dir, RunRequest(items=[item(1)], run_id="r"))
     assert create_run(data_dir, runs_dir, RunRequest(items=[item(1)], run_id="r")).run_id == "r"
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="other items"):
         create_run(data_dir, runs_dir, RunRequest(items=[item(2)], run_id="r"))
+    with pytest.raises(Conflict, match="its num_decoys is 4, not 1"):
+        create_run(data_dir, runs_dir, RunRequest(items=[item(1)], run_id="r", num_decoys=1))
 
 
 def spoil_by_folder(file):

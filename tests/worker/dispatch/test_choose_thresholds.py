@@ -17,13 +17,14 @@ from unspoken.runs.plan import LabelConfig, read_plan
 from unspoken.runs.store import cancel_run, read_run, retry_failed
 from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.detections import DetectionResult
+from unspoken.wire.label_options import LabelOptions
 from worker.dispatch.choose_thresholds import decide_row
 from worker.label.decoys import VOCABULARY
 from worker.label.merging import fixed_thresholds
 from worker.label.pipeline import label_chunk
 
-FIXED = LabelConfig(box_threshold=0.3, implied_margin=0.2)
-AUTO = FIXED.model_copy(update={"false_discovery_rate": 0.1})
+FIXED = LabelConfig(named_threshold=0.3, implied_margin=0.2)
+AUTO = FIXED.model_copy(update={"options": LabelOptions(box_threshold="auto")})
 SAID = {word.strip(".,!").lower() for caption in CAPTIONS for word in caption.split()}
 
 
@@ -69,12 +70,13 @@ def bytes_of(folder):
 
 
 def test_boxes_that_may_yet_count_are_ranked_and_the_decision_drops_those_unlike_their_label():
-    update = {"crop_check": True}
-    fixed = label_chunk(source_rows(6), ports(), FIXED.model_copy(update=update))
-    undecided = label_chunk(source_rows(6), ports(), AUTO.model_copy(update=update))
+    options = LabelOptions(crop_check=True)
+    fixed = label_chunk(source_rows(6), ports(), FIXED.model_copy(update={"options": options}))
+    options = LabelOptions(crop_check=True, box_threshold="auto")
+    config, thresholds = AUTO.model_copy(update={"options": options}), fixed_thresholds(FIXED)
+    undecided = label_chunk(source_rows(6), ports(), config)
     for box in (box for row in undecided for box in row.annotations):
         assert (box.clip_rank is not None) == (box.drop_reason == UNDECIDED and not box.decoy)
-    config, thresholds = AUTO.model_copy(update=update), fixed_thresholds(FIXED)
     decided = [
         decide_row(row, config, thresholds=thresholds, lexicon=load_lexicon()) for row in undecided
     ]
@@ -166,7 +168,7 @@ def test_a_run_with_a_number_writes_no_undecided_shard(tmp_path):
     assert not (tmp_path / "runs/r/undecided").exists()
     assert read_thresholds(tmp_path / "runs/r/dataset") is None
     assert not (tmp_path / "runs/r/dataset/false-discoveries.svg").exists()
-    assert read_plan(tmp_path / "runs/r").config.box_threshold == 0.25
+    assert read_plan(tmp_path / "runs/r").config.named_threshold == 0.25
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
@@ -188,7 +190,7 @@ def test_a_retry_takes_the_thresholds_of_the_run_that_it_completes(tmp_path, can
     broken.clear()
     again = retry_failed(stage.runs_dir, "r").run_id
     stage.tick(3, run_id=again)
-    assert read_run(stage.runs_dir, again).false_discovery_rate == 0.1
+    assert read_run(stage.runs_dir, again).options.false_discovery_rate == 0.1
     chosen = read_thresholds(stage.runs_dir / again / "dataset")
     assert [(row.source_row, row.status) for row in stage.rows(again)] == [(1, "labelled")]
     if cancelled:  # before it was finished

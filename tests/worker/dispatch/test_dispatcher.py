@@ -279,8 +279,8 @@ def test_a_runs_templates_and_margin_are_in_its_plan(tmp_path):
     stage = Stage(tmp_path)
     stage.create(templates=["parts"], single_template_margin=0.2)
     assert stage.tick(4).state == "done"
-    config = read_plan(stage.runs_dir / "r").config
-    assert (config.templates, config.single_template_margin) == (("parts",), 0.2)
+    options = read_plan(stage.runs_dir / "r").config.options
+    assert (options.templates, options.single_template_margin) == (("parts",), 0.2)
 
 
 def test_a_run_that_asks_for_an_unknown_template_fails_before_any_picture_does(tmp_path):
@@ -295,7 +295,7 @@ def test_a_run_that_checks_crops_says_who_did_and_keeps_no_label_of_a_low_rank(t
     stage = Stage(tmp_path)
     stage.create(crop_check=True)
     assert stage.tick(4).state == "done"
-    assert read_plan(stage.runs_dir / "r").config.crop_check
+    assert read_plan(stage.runs_dir / "r").config.options.crop_check
     boxes = [annotation for row in stage.rows() for annotation in row.annotations]
     unlike = [box for box in boxes if box.drop_reason == "unlike_its_label"]
     assert unlike and all(box.clip_rank > 5 for box in unlike)

@@ -159,7 +159,7 @@ def test_a_fork_asks_the_same_of_the_models_that_are_there_now(tmp_path):
     stage.publisher.messages.clear()
     stage.ports.detector.model = ModelInfo(name="other", kind="detector", revision="2")
     forked = fork_run(stage.runs_dir, "r").run_id
-    assert read_run(stage.runs_dir, forked).num_decoys == 2
+    assert read_run(stage.runs_dir, forked).options.num_decoys == 2
     for _ in range(6):
         stage.tick()
         rest()

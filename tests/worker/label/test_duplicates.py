@@ -10,15 +10,18 @@ from tests.worker.source_files import CAPTIONS, picture, write_pictures, write_s
 from unspoken.imaging.images import decode_picture
 from unspoken.runs.plan import LabelConfig, make_plan
 from unspoken.wire.filters import FilterConfig
+from unspoken.wire.label_options import LabelOptions
 from worker.label.duplicates import SeenPictures, difference_hash
 from worker.label.filters import duplicate_finder
 from worker.sources.intake import list_source, read_chunk
 
 
 def plan_of(source, *, root=None, chunk_size=5, **switches):
-    config = LabelConfig(box_threshold=0.3, **switches)
-    listing = list_source(source, root=root or source, is_duplicate=duplicate_finder(config))
-    return make_plan("run", listing, chunk_size=chunk_size, config=config, models={})
+    options = LabelOptions(chunk_size=chunk_size, filters=FilterConfig(**switches))
+    is_duplicate = duplicate_finder(options.filters)
+    listing = list_source(source, root=root or source, is_duplicate=is_duplicate)
+    config = LabelConfig(named_threshold=0.3, options=options)
+    return make_plan("run", listing, config=config, models={})
 
 
 def duplicates(source, **switches):

@@ -6,6 +6,7 @@ from unspoken.runs.dataset.rows import Candidate
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.detections import Detection
+from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.pictures import Box
 from unspoken.wire.proposals import Phrase, PhraseSource, Proposal, RejectedCandidate
 from worker.label.merging import (
@@ -15,7 +16,7 @@ from worker.label.merging import (
     merge_detections,
 )
 
-CONFIG = LabelConfig(box_threshold=0.3, implied_margin=0.1, max_boxes=3)
+CONFIG = LabelConfig(named_threshold=0.3, implied_margin=0.1, max_boxes=3)
 MERGE = partial(merge_detections, lexicon=load_lexicon())
 
 
@@ -166,7 +167,10 @@ def test_an_implied_label_of_one_template_can_be_asked_for_more(templates, named
         return only.drop_reason
 
     assert reason_of(CONFIG) is None
-    assert reason_of(CONFIG.model_copy(update={"single_template_margin": 0.1})) == reason
+    assert (
+        reason_of(CONFIG.model_copy(update={"options": LabelOptions(single_template_margin=0.1)}))
+        == reason
+    )
 
 
 def test_slivers_and_whole_pictures_do_not_count():

@@ -9,12 +9,17 @@ from tests.worker.source_files import CAPTIONS, picture
 from unspoken.errors import Conflict, DeadlineExceeded, EngineFailure, NotReady, Overloaded
 from unspoken.retries import RetryPolicy
 from unspoken.runs.plan import LabelConfig
+from unspoken.wire.label_options import LabelOptions
 from worker.label.classifiers import Classifiers
 from worker.label.pipeline import Ports, label_chunk
 from worker.sources.row import SourceRow
 
-CONFIG = LabelConfig(box_threshold=0.3, detector_threads=2)
+CONFIG = LabelConfig(named_threshold=0.3, detector_threads=2)
 CLASSIFIERS = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety=lambda p: 0.01)
+
+
+def with_options(**options):
+    return CONFIG.model_copy(update={"options": LabelOptions(**options)})
 
 
 def ports(*, prompter=None, detector=None, ranker=None):
@@ -77,18 +82,18 @@ def test_the_same_rows_give_the_same_answer():
 
 
 def test_the_runs_own_templates_are_asked():
-    config = CONFIG.model_copy(update={"templates": ("parts",)})
+    config = with_options(templates=("parts",))
     assert label_chunk(source_rows(2), ports(), config) == label_chunk(
         source_rows(2), ports(), CONFIG
     )
-    strange = CONFIG.model_copy(update={"templates": ("limericks",)})
+    strange = with_options(templates=("limericks",))
     rows = label_chunk(source_rows(2), ports(), strange)
     assert [row.reason for row in rows] == ["invalid_input"] * 2
     assert "limericks" in rows[0].detail
 
 
 def test_a_box_whose_label_ranks_sixth_for_its_crop_is_dropped_and_one_of_the_fifth_stays():
-    checked = CONFIG.model_copy(update={"crop_check": True})
+    checked = with_options(crop_check=True)
     plain = label_chunk(source_rows(6), ports(), CONFIG)
     kept = [(row.key, each.label) for row in plain for each in row.kept]
     unlike = kept[0][1]
@@ -109,7 +114,7 @@ def test_a_crop_is_compared_with_the_pictures_candidates_and_200_random_labels()
     rows = label_chunk(
         source_rows(3),
         ports(ranker=ranker),
-        CONFIG.model_copy(update={"crop_check": True, "detector_threads": 1}),
+        with_options(crop_check=True).model_copy(update={"detector_threads": 1}),
     )
     assert len(ranker.asked) == 3
     for row, (crops, labels) in zip(rows, ranker.asked, strict=True):
@@ -124,7 +129,7 @@ def test_a_crop_is_compared_with_the_pictures_candidates_and_200_random_labels()
 def test_nobody_is_asked_about_crops_unless_the_run_wants_it():
     ranker = FakeCropRanker()
     label_chunk(source_rows(3), ports(ranker=ranker), CONFIG)
-    nothing_counts = CONFIG.model_copy(update={"box_threshold": 1.0, "crop_check": True})
+    nothing_counts = with_options(crop_check=True).model_copy(update={"named_threshold": 1.0})
     label_chunk(source_rows(3), ports(ranker=ranker), nothing_counts)
     assert ranker.asked == []
 
@@ -134,7 +139,7 @@ def test_a_row_whose_crops_cannot_be_checked_fails_and_never_passes_unchecked():
         def rank_crops(self, picture, crops, labels):
             raise Conflict("knows no pictures")
 
-    checked = CONFIG.model_copy(update={"crop_check": True})
+    checked = with_options(crop_check=True)
     rows = label_chunk(source_rows(2), ports(ranker=Blind()), checked)
     assert [(row.status, row.reason) for row in rows] == [("failed", "conflict")] * 2
     assert rows[0].detail == "knows no pictures"

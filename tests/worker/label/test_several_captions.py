@@ -10,6 +10,8 @@ from tests.worker.source_files import CAPTIONS, add, picture, write_pictures, wr
 from unspoken.errors import EngineFailure
 from unspoken.runs.plan import LabelConfig, make_plan
 from unspoken.text.lexicon import load_lexicon
+from unspoken.wire.filters import FilterConfig
+from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.proposals import Phrase, PhraseSource, Proposal
 from worker.label.classifiers import Classifiers
 from worker.label.filters import duplicate_finder
@@ -18,12 +20,13 @@ from worker.label.pipeline import Ports, label_chunk
 from worker.sources.intake import list_source, read_chunk
 from worker.sources.row import SourceRow
 
-CONFIG = LabelConfig(box_threshold=0.3, detector_threads=2)
+CONFIG = LabelConfig(named_threshold=0.3, detector_threads=2)
 
 
 def read_all(source, *, root, chunk_size=2):
-    listing = list_source(source, root=root, is_duplicate=duplicate_finder(CONFIG))
-    plan = make_plan("run", listing, chunk_size=chunk_size, config=CONFIG, models={})
+    listing = list_source(source, root=root, is_duplicate=duplicate_finder(FilterConfig()))
+    config = LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=chunk_size))
+    plan = make_plan("run", listing, config=config, models={})
     rows = [row for chunk in plan.chunks for row in read_chunk(chunk, root=root)]
     assert len(rows) == plan.num_rows
     return rows

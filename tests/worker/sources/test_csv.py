@@ -8,6 +8,7 @@ import pytest
 from tests.worker.source_files import picture, write_pictures
 from unspoken.errors import InvalidInput
 from unspoken.runs.plan import LabelConfig, make_plan
+from unspoken.wire.label_options import LabelOptions
 from worker.sources.intake import list_source, read_chunk
 
 
@@ -16,8 +17,7 @@ def read_all(source, *, chunk_size=5):
     plan = make_plan(
         "run",
         list_source(source, root=root),
-        chunk_size=chunk_size,
-        config=LabelConfig(box_threshold=0.3),
+        config=LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=chunk_size)),
         models={},
     )
     return [row for chunk in plan.chunks for row in read_chunk(chunk, root=root)]

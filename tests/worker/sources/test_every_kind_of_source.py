@@ -19,6 +19,7 @@ from tests.worker.source_files import (
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.plan import LabelConfig, make_plan
+from unspoken.wire.label_options import LabelOptions
 from worker.sources.intake import list_source, read_chunk
 from worker.sources.tables.columns import pick_columns
 
@@ -29,8 +30,7 @@ def plan_of(source, *, root, pictures=None, chunk_size=5):
     return make_plan(
         "run",
         list_source(source, root=root, pictures=pictures),
-        chunk_size=chunk_size,
-        config=LabelConfig(box_threshold=0.3),
+        config=LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=chunk_size)),
         models={},
     )
 

@@ -16,6 +16,7 @@ from tests.worker.source_files import picture, write_pictures
 from unspoken.errors import InvalidInput
 from unspoken.imaging.images import decode_picture
 from unspoken.runs.plan import LabelConfig, make_plan
+from unspoken.wire.label_options import LabelOptions
 from worker.sources.intake import list_source, read_chunk
 
 NOBODY = 65_534
@@ -26,8 +27,7 @@ def read_all(source, *, root=None, chunk_size=2):
     plan = make_plan(
         "run",
         list_source(source, root=root),
-        chunk_size=chunk_size,
-        config=LabelConfig(box_threshold=0.3),
+        config=LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=chunk_size)),
         models={},
     )
     rows = [row for chunk in plan.chunks for row in read_chunk(chunk, root=root)]

@@ -9,15 +9,13 @@ from tests.worker.source_files import CAPTIONS, add, picture, write_shard
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.plan import LabelConfig, make_plan, write_plan
+from unspoken.wire.label_options import LabelOptions
 from worker.sources.intake import check_chunk, list_source, read_chunk
-
-CONFIG = LabelConfig(box_threshold=0.3)
 
 
 def plan_of(path, root, *, chunk_size=5):
-    return make_plan(
-        "run", list_source(path, root=root), chunk_size=chunk_size, config=CONFIG, models={}
-    )
+    config = LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=chunk_size))
+    return make_plan("run", list_source(path, root=root), config=config, models={})
 
 
 def test_every_row_of_every_shard_is_read_once_in_order(tmp_path):

@@ -12,6 +12,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from tests.worker.source_files import CAPTIONS, add, picture, write_shard
 from unspoken.runs.plan import LabelConfig, make_plan
+from unspoken.wire.label_options import LabelOptions
 from worker.sources.intake import list_source, read_chunk
 from worker.sources.row import Span
 from worker.sources.tar_shards import tar_rows
@@ -33,8 +34,7 @@ def read_all(source: Path, *, chunk_size: int = 1):
     plan = make_plan(
         "run",
         list_source(source, root=root),
-        chunk_size=chunk_size,
-        config=LabelConfig(box_threshold=0.3),
+        config=LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=chunk_size)),
         models={},
     )
     rows = [row for chunk in plan.chunks for row in read_chunk(chunk, root=root)]

@@ -136,12 +136,12 @@ def _thresholds(plan: Plan, chosen: ChosenThresholds | None) -> str:
     if chosen is not None:
         return "their source's threshold, chosen by decoys (see False discoveries)"
     config = plan.config
-    return f"{config.box_threshold:.3g} ({config.implied_margin:+.3g} if implied)"
+    return f"{config.named_threshold:.3g} ({config.implied_margin:+.3g} if implied)"
 
 
 def _crop_check(plan: Plan) -> str:
     config = plan.config
-    if not config.crop_check:
+    if not config.options.crop_check:
         return ""
     return (
         " Of these, only boxes are kept whose label has a rank of at most "

@@ -229,5 +229,5 @@ def count_run(run_dir: Path, plan: Plan, chosen: ChosenThresholds | None = None)
     lowest = None if chosen is None else chosen.lowest
     return count_dataset(
         iter_rows(run_dir / "dataset"),
-        box_threshold=plan.config.box_threshold if lowest is None else lowest,
+        box_threshold=plan.config.named_threshold if lowest is None else lowest,
     )

@@ -30,17 +30,15 @@ from unspoken.runs.dataset.manifest import (
 )
 from unspoken.runs.dataset.shards import SCHEMA, describe_schema, iter_rows, read_shard, write_shard
 from unspoken.runs.exports.coco import export_coco
-from unspoken.runs.files import json_sha256
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import (
-    LATER_FIELDS,
     LabelConfig,
     ListedRow,
-    config_sha256,
     make_plan,
     read_plan,
     write_plan,
 )
+from unspoken.wire.label_options import LabelOptions
 
 ROWS = [
     labelled_row(0),
@@ -104,12 +102,8 @@ def test_the_page_on_the_format_holds_every_field_as_the_schema_has_it():
     assert describe_schema() in page.read_text(encoding="utf-8")
 
 
-def test_a_field_that_came_later_and_is_not_used_leaves_the_configs_digest_alone():
-    config = LabelConfig(box_threshold=0.3)
-    later = set(LATER_FIELDS)
-    before = json_sha256(config.model_dump(mode="json", exclude=later))
-    assert config_sha256(config) == before
-    assert config_sha256(config.model_copy(update={"single_template_margin": 0.1})) != before
+def config_of_chunks(chunk_size):
+    return LabelConfig(named_threshold=0.3, options=LabelOptions(chunk_size=chunk_size))
 
 
 def test_chunks_hold_each_row_once_and_never_cross_files():
@@ -117,19 +111,19 @@ def test_chunks_hold_each_row_once_and_never_cross_files():
         (name, [ListedRow(i, f"{i:024d}") for i in range(count)])
         for name, count in (("a", 5), ("b", 2))
     ]
-    made = make_plan("r", listing, chunk_size=3, config=plan().config, models={})
+    made = make_plan("r", listing, config=config_of_chunks(3), models={})
     assert [(c.source, c.rows) for c in made.chunks] == [
         ("a", (0, 1, 2)),
         ("a", (3, 4)),
         ("b", (0, 1)),
     ]
     with pytest.raises(InvalidInput, match="no rows"):
-        make_plan("r", [], chunk_size=3, config=plan().config, models={})
+        make_plan("r", [], config=config_of_chunks(3), models={})
 
 
 def test_a_retry_keeps_only_its_rows_in_a_chunk():
     rows = [ListedRow(i, f"{i:024d}") for i in (1, 2, 7)]
-    made = make_plan("r", [("a", rows)], chunk_size=8, config=plan().config, models={})
+    made = make_plan("r", [("a", rows)], config=plan().config, models={})
     assert made.chunks[0].ranges == ((1, 3), (7, 8))
     assert made.chunks[0].rows == (1, 2, 7)
 
