@@ -4,29 +4,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from unspoken.errors import InvalidInput
+from unspoken.imaging.drawing import SERIES, LabelledMask, draw_masks, scale_to_width
 from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
 from unspoken.ports import Segmenter
 from unspoken.wire.segment import Method, RleMask, SegmentQuestion, SegmentReply
-
-MIN_WIDTH_PX = 576
-FONT_PX = 13
-OPACITY = 0.45
-COLORS = (
-    (230, 60, 60),
-    (40, 120, 220),
-    (30, 150, 70),
-    (220, 140, 0),
-    (140, 70, 200),
-    (0, 150, 160),
-    (210, 60, 150),
-    (110, 110, 40),
-)
 
 
 def segment_file(
@@ -61,27 +47,15 @@ def segment_file(
 
 def draw_reply(picture: Picture, reply: SegmentReply) -> Image.Image:
     """Return the picture with its masks, one colour per query, and texts with scores."""
-    zoom = max(1, -(-MIN_WIDTH_PX // picture.size_hw[1]))
-    tinted = picture.pixels.astype(np.float32)
-    labels: list[tuple[float, float, str, tuple[int, int, int]]] = []
+    masks = []
     for result in reply.results:
-        color = COLORS[result.query_index % len(COLORS)]
+        color = SERIES[result.query_index % len(SERIES)]
         for instance in reversed(result.instances):  # best instance last, on top
             assert isinstance(instance.mask, RleMask), "run lengths were asked for"
             mask = decode_rle([instance.mask.counts.encode()], instance.mask.size)[0]
-            tinted[mask] = (1 - OPACITY) * tinted[mask] + OPACITY * np.array(color)
-            text = f"{result.text} {instance.score:.2f}"
-            labels.append((instance.box.x0, instance.box.y0, text, color))
-    height, width = picture.size_hw
-    sheet = Image.fromarray(tinted.astype(np.uint8)).resize(
-        (width * zoom, height * zoom), Image.Resampling.BICUBIC
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=FONT_PX)
-    for x0, y0, text, color in labels:
-        place = (x0 * zoom + 2, max(0.0, y0 * zoom + 1))
-        draw.rectangle(draw.textbbox(place, text, font=font), fill=color)
-        draw.text(place, text, fill="white", font=font)
-    return sheet
+            masks.append(LabelledMask(mask, f"{result.text} {instance.score:.2f}", color))
+    image = Image.fromarray(picture.pixels)
+    return draw_masks(image, masks, scale=scale_to_width(image))
 
 
 def describe_reply(reply: SegmentReply) -> list[str]:

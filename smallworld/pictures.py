@@ -1,19 +1,16 @@
 """Pictures of scenes: JPEG bytes for files, and a contact sheet with boxes and labels."""
 
 import io
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from smallworld.scenes import Scene
 from unspoken.errors import InvalidInput
+from unspoken.imaging.drawing import COLORS, LabelledBox, add_caption, draw_boxes, tile
 
-WHOLE_COLOR = (255, 64, 32)
-PART_COLOR = (24, 110, 255)
-GAP_PX = 6
-FONT_PX = 11
+NOTE_LINES = 3
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
@@ -30,7 +27,7 @@ def contact_sheet(
     num_columns: int = 4,
     zoom: int = 2,
 ) -> Image.Image:
-    """Lay scenes out in a grid with every box and label drawn, wholes red and parts blue.
+    """Lay scenes out in a grid with every box and label drawn.
 
     `captions` has one text per scene, or is empty; each is written below its scene. Raises
     InvalidInput without scenes.
@@ -39,56 +36,20 @@ def contact_sheet(
         raise InvalidInput("a contact sheet needs at least one scene, got none")
     if captions and len(captions) != len(scenes):
         raise InvalidInput(f"{len(scenes)} scenes need as many captions, got {len(captions)}")
-    font = ImageFont.load_default(size=FONT_PX)
-    tile_w = max(each.image.shape[1] for each in scenes) * zoom
-    tile_h = max(each.image.shape[0] for each in scenes) * zoom
-    text_h = 3 * (FONT_PX + 3) if captions else FONT_PX + 3
-    num_rows = math.ceil(len(scenes) / num_columns)
-    size_wh = (
-        num_columns * (tile_w + GAP_PX) + GAP_PX,
-        num_rows * (tile_h + text_h + GAP_PX) + GAP_PX,
-    )
-    sheet = Image.new("RGB", size_wh, "white")
-    draw = ImageDraw.Draw(sheet)
+    tiles = []
     for index, scene in enumerate(scenes):
-        x = GAP_PX + index % num_columns * (tile_w + GAP_PX)
-        y = GAP_PX + index // num_columns * (tile_h + text_h + GAP_PX)
-        sheet.paste(draw_truth(scene, zoom=zoom), (x, y))
         note = f"{scene.key}  {scene.theme}, {scene.style}"
         if captions:
-            note = "\n".join([note, *_wrap(captions[index], font=font, width_px=tile_w)[:2]])
-        draw.multiline_text((x, y + tile_h + 1), note, fill="black", font=font, spacing=2)
-    return sheet
+            note = f"{note}\n{captions[index]}"
+        drawn = draw_truth(scene, zoom=zoom)
+        tiles.append(add_caption(drawn, note, max_lines=NOTE_LINES))
+    return add_caption(tile(tiles, columns=num_columns), "", legend=("whole", "part"))
 
 
 def draw_truth(scene: Scene, *, zoom: int = 2) -> Image.Image:
     """Draw an enlarged scene with its boxes and labels."""
-    height, width = scene.image.shape[:2]
-    picture = Image.fromarray(scene.image).resize(
-        (width * zoom, height * zoom), Image.Resampling.BICUBIC
-    )
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=FONT_PX)
-    # Parts first, so that the labels of wholes stay readable.
-    for each in sorted(scene.objects, key=lambda found: not found.is_part):
-        color = PART_COLOR if each.is_part else WHOLE_COLOR
-        x0, y0, x1, y1 = (side * zoom for side in each.box_xyxy)
-        draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=color, width=1 if each.is_part else 2)
-        corner = (x0 + 2, y1 - FONT_PX - 3) if each.is_part else (x0 + 2, y0 + 1)
-        draw.rectangle(draw.textbbox(corner, each.label, font=font), fill=color)
-        draw.text(corner, each.label, fill="white", font=font)
-    return picture
-
-
-def _wrap(
-    text: str, *, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int
-) -> list[str]:
-    """Break a text into lines that fit."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width_px:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
+    boxes = [
+        LabelledBox(each.box_xyxy, each.label, COLORS["part" if each.is_part else "whole"])
+        for each in scene.objects
+    ]
+    return draw_boxes(Image.fromarray(scene.image), boxes, scale=zoom)

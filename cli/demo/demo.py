@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from cli.connecting import gateway_client
-from cli.demo.drawing import draw_rows
 from cli.demo.queries import ask_for_words
 from cli.demo.tables import label_table, phrase_table, source_table
 from cli.labelling import describe, follow, running_stack
@@ -30,9 +30,13 @@ from smallworld.truth import (
 )
 from smallworld.world import World
 from unspoken.errors import Conflict
+from unspoken.imaging.drawing import add_caption, scale_to_width
 from unspoken.runs import storage
 from unspoken.runs.dataset.bias_page import BIAS_FILE, render_bias_page
+from unspoken.runs.dataset.false_discovery import SOURCES
 from unspoken.runs.dataset.manifest import count_dataset
+from unspoken.runs.dataset.picture_files import PictureFiles, Place
+from unspoken.runs.dataset.row_picture import draw_row
 from unspoken.runs.dataset.rows import Row
 from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.exports.report import PAGE_FILE, write_report
@@ -109,6 +113,22 @@ def bias_page(rows: Sequence[Row], shards: Path, *, box_threshold: float) -> str
         is_there=lambda row, label: shows(truths[row.key], label, synonyms=synonyms),
     )
     return render_bias_page(counts)
+
+
+def draw_rows(rows: Sequence[Row], shards: Path, out: Path) -> list[Path]:
+    """Draw every labelled row of a folder of tar shards; return the written files, in order."""
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = PictureFiles(shards)
+    written = []
+    for row in rows:
+        if row.status == "labelled":
+            place = Place.of(row)._replace(shard=Path(row.source_shard).name)
+            picture = Image.fromarray(pictures.read(place).pixels)
+            path = out / f"{Path(row.key).name}.png"
+            drawn = draw_row(row, picture, scale=scale_to_width(picture))
+            add_caption(drawn, "", legend=SOURCES).save(path)
+            written.append(path)
+    return written
 
 
 def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -> list[Row]:

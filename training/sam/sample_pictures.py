@@ -4,13 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from training.data.batches import MaskUnits, TrainBatch
+from unspoken.imaging.drawing import (
+    SERIES,
+    LabelledBox,
+    LabelledMask,
+    draw_boxes,
+    draw_masks,
+    tile,
+)
 from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 MAX_PICTURES = 8
-COLOURS = ((230, 60, 60), (60, 120, 240), (40, 180, 90), (240, 170, 30), (160, 70, 200))
 
 
 @torch.no_grad()
@@ -36,19 +43,19 @@ def draw_samples(model: SemanticSam, batch: TrainBatch, path: Path) -> None:
         height, width = image.shape[-2:]
         canvas = np.full((side, side, 3), 255, np.uint8)
         canvas[:height, :width] = image.permute(1, 2, 0).numpy()
-        mine = (index[kept] == place).nonzero()[:, 0]
-        for number, unit in enumerate(mine.tolist()):
-            colour = np.array(COLOURS[number % len(COLOURS)])
-            mask = (logits[unit] > 0).numpy()
-            canvas[mask] = (0.5 * canvas[mask] + 0.5 * colour).astype(np.uint8)
-        tile = Image.fromarray(canvas)
-        pen = ImageDraw.Draw(tile)
-        for number, unit in enumerate(mine.tolist()):
-            box = batch.masks.boxes[kept][unit].tolist()
-            pen.rectangle(box, outline=COLOURS[number % len(COLOURS)])
-        tiles.append(np.asarray(tile))
+        mine = (index[kept] == place).nonzero()[:, 0].tolist()
+        colors = [SERIES[number % len(SERIES)] for number in range(len(mine))]
+        masks = [
+            LabelledMask((logits[unit] > 0).numpy(), "", color)
+            for unit, color in zip(mine, colors, strict=True)
+        ]
+        boxes = [
+            LabelledBox(tuple(batch.masks.boxes[kept][unit].tolist()), "", color, width_px=1)
+            for unit, color in zip(mine, colors, strict=True)
+        ]
+        tiles.append(draw_boxes(draw_masks(Image.fromarray(canvas), masks), boxes))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(tiles, axis=1)).save(path)
+    tile(tiles, columns=len(tiles)).save(path)
 
 
 def _rows(units: MaskUnits) -> list[int]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from unspoken.errors import UnspokenError
 from unspoken.ports import TextEncoder
 from unspoken.runs.chunks import Chunk
-from unspoken.runs.dataset.card import draw_contact_sheet, write_card
+from unspoken.runs.dataset.card import write_card
 from unspoken.runs.dataset.false_discovery import Decision
 from unspoken.runs.dataset.manifest import count_run, write_labels, write_manifest
+from unspoken.runs.dataset.row_picture import draw_contact_sheet
 from unspoken.runs.dataset.rows import Row
 from unspoken.runs.dataset.shards import chunk_of, committed_records, read_shard
 from unspoken.runs.location import SourceLocation

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cli.demo.demo import bias_page, summarise
-from cli.demo.drawing import draw_rows
+from cli.demo.demo import bias_page, draw_rows, summarise
 from smallworld.shards import write_shards
 from tests.smallworld.tiny_world import tiny_world
 from tests.unspoken.runs.rows import annotation, candidate, labelled_row

@@ -1,26 +1,18 @@
-"""The dataset card: counts of a dataset, rows left out with their reasons, and a contact sheet."""
+"""The dataset card: counts of a dataset, rows left out with their reasons, and plots."""
 
-import io
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
-from unspoken.errors import InvalidInput
-from unspoken.imaging.file_formats import FILE_FORMATS
-from unspoken.imaging.images import decode_picture
 from unspoken.runs import storage
 from unspoken.runs.dataset.bias_page import BIAS_FILE, render_bias_page
 from unspoken.runs.dataset.false_discovery import SOURCES, STEPS, ChosenThresholds, Decision
 from unspoken.runs.dataset.manifest import DatasetCounts
 from unspoken.runs.dataset.markdown import percent, plain, table
 from unspoken.runs.dataset.plots import Curve, bar_plot, rate_plot, zipf_plot
-from unspoken.runs.dataset.rows import Row
+from unspoken.runs.dataset.row_picture import SHEET_FILE
 from unspoken.runs.plan import Plan
 
 CARD_FILE = "README.md"
-SHEET_FILE = "contact-sheet.jpg"
 ZIPF_FILE, PER_PICTURE_FILE = "label-frequencies.svg", "labels-per-picture.svg"
 FDR_FILE = "false-discoveries.svg"
 """Plot that exists only if the run's decoys chose its thresholds."""
@@ -28,11 +20,7 @@ BESIDE_CARD = (SHEET_FILE, ZIPF_FILE, PER_PICTURE_FILE, BIAS_FILE)
 """Files that the card shows or links to."""
 MAX_LABELS_LISTED = 200
 
-LoadPicture = Callable[[Row], bytes | None]
-
-_TILE_PX, _TEXT_PX, _COLUMNS, _MAX_TILES = 288, 34, 4, 24
 _KINDS = ("llm", "detector", "text_encoder")
-_NAMED, _IMPLIED = (20, 120, 220), (230, 100, 20)
 
 
 def write_card(
@@ -87,7 +75,7 @@ def render_card(
         "docs/dataset-format.md of the project.\n",
         f"Models: {', '.join(models)}. Boxes are kept from a score of {_thresholds(plan, chosen)}."
         f"{_crop_check(plan)}\n",
-        f"![contact sheet]({SHEET_FILE})\n\nBlue boxes are named, orange boxes are implied.\n",
+        f"![contact sheet]({SHEET_FILE})\n",
         "## Counts\n",
         table(
             ("what", "number"),
@@ -232,51 +220,3 @@ def _reasons(title: str, reasons: Mapping[str, int]) -> str:
         return ""
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     return f"## {title}\n\n" + table(("reason", "number"), ordered)
-
-
-def draw_contact_sheet(dataset_dir: Path, rows: Iterable[Row], load_picture: LoadPicture) -> int:
-    """Write contact-sheet.jpg of the first labelled rows; return the number of pictures shown."""
-    tiles = list(islice(_tiles(rows, load_picture), _MAX_TILES))
-    height = _TILE_PX + _TEXT_PX
-    num_rows = max(1, -(-len(tiles) // _COLUMNS))
-    sheet = Image.new("RGB", (_COLUMNS * _TILE_PX, num_rows * height), "white")
-    for index, tile in enumerate(tiles):
-        sheet.paste(tile, (index % _COLUMNS * _TILE_PX, index // _COLUMNS * height))
-    encoded = io.BytesIO()
-    sheet.save(encoded, "JPEG", quality=90)
-    storage.replace(dataset_dir / SHEET_FILE, encoded.getvalue())
-    return len(tiles)
-
-
-def _tiles(rows: Iterable[Row], load_picture: LoadPicture) -> Iterable[Image.Image]:
-    for row in rows:
-        encoded = load_picture(row) if row.status == "labelled" else None
-        if encoded is None:
-            continue
-        try:
-            picture = Image.fromarray(decode_picture(encoded, formats=FILE_FORMATS).pixels)
-        except InvalidInput:
-            continue
-        yield _draw_row(picture, row)
-
-
-def _draw_row(picture: Image.Image, row: Row) -> Image.Image:
-    scale = (_TILE_PX - 4) / max(picture.size)
-    small = picture.resize(
-        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    )
-    tile = Image.new("RGB", (_TILE_PX, _TILE_PX + _TEXT_PX), "white")
-    tile.paste(small, (2, 2))
-    draw = ImageDraw.Draw(tile)
-    font = ImageFont.load_default(11)
-    for annotation in row.kept:
-        x0, y0, x1, y1 = (2 + value * scale for value in annotation.box)
-        colour = _NAMED if annotation.named else _IMPLIED
-        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=2)
-        text = f"{annotation.label} {annotation.score:.2f}"
-        draw.rectangle(draw.textbbox((x0 + 2, y0 + 1), text, font=font), fill=colour)
-        draw.text((x0 + 2, y0 + 1), text, fill="white", font=font)
-    for line, start in enumerate(range(0, min(len(row.caption), 96), 48)):
-        words = row.caption[start : start + 48].encode("latin-1", "replace").decode("latin-1")
-        draw.text((4, _TILE_PX + 2 + 14 * line), words, fill="black", font=font)
-    return tile

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from unspoken.runs.dataset.rows import Candidate, Row
+from unspoken.runs.dataset.rows import Annotation, Candidate, Row
 from unspoken.wire.base import WireModel
 
 Source = Literal["named", "implied", "part"]
@@ -53,6 +53,14 @@ def source_of(candidate: Candidate) -> Source:
     if candidate.named:
         return "named"
     return "part" if wholes_of(candidate) else "implied"
+
+
+def annotation_source(annotation: Annotation, row: Row) -> Source:
+    """Return the source of an annotation's label, by its candidate if the row has it."""
+    candidate = next((each for each in row.candidates if each.id == annotation.candidate_id), None)
+    if candidate is None:
+        return "named" if annotation.named else "implied"
+    return source_of(candidate)
 
 
 def false_discovery_rates(

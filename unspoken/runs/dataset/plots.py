@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from unspoken.imaging.drawing import BLUE, COLORS, SERIES
+
 WIDTH_PX, HEIGHT_PX = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 28, 16, 44
-_INK, _DOT = "#333", "#1f5fa8"
-_CURVES = (
-    *("#1478dc", "#e66414", "#2a8f4a", "#8a4fbf", "#c2185b", "#7a5c1e", "#00838f", "#6b7280"),
-)
+_INK, _DOT = "#333", BLUE
 # Beyond this number, dots overlap.
 MAX_DOTS = 2000
 _BESIDE = 120
+_SWATCH_PX = 12
 _DASHED = f'stroke="{_INK}" stroke-dasharray="4 4"'
 
 
@@ -116,21 +116,25 @@ def _round_ticks(most: float) -> list[float]:
 
 
 def _lines(curves: Sequence[Curve], axes: _Axes) -> list[str]:
-    assert len(curves) <= len(_CURVES), "every curve has a colour of its own"
+    assert len(curves) <= len(SERIES), "every curve has a colour of its own"
     parts, right = [], WIDTH_PX - _RIGHT
     beside = axes.right_px > _RIGHT
-    for row, (curve, colour) in enumerate(zip(curves, _CURVES, strict=False)):
+    for row, (curve, series) in enumerate(zip(curves, SERIES, strict=False)):
+        colour = COLORS.get(curve.name, series)
         line = " ".join(f"{axes.x(across):.1f},{axes.y(up):.1f}" for across, up in curve.points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         height = dict(curve.points).get(curve.chosen) if curve.chosen is not None else None
         if curve.chosen is not None and height is not None:
             x, y = axes.x(curve.chosen), axes.y(height)
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-        x, anchor = (WIDTH_PX - axes.right_px + 12, "start") if beside else (right, "end")
-        parts.append(
-            f'<text x="{x}" y="{_TOP + 12 + 16 * row}" text-anchor="{anchor}" '
-            f'fill="{colour}">{curve.name}</text>'
-        )
+        # The text is in ink with a swatch, because thin letters in light colours are hard to read.
+        x = WIDTH_PX - axes.right_px + 12 if beside else right - _SWATCH_PX
+        text_x, anchor = (x + _SWATCH_PX + 4, "start") if beside else (x - 4, "end")
+        y = _TOP + 12 + 16 * row
+        parts += [
+            f'<rect x="{x}" y="{y - 7}" width="{_SWATCH_PX}" height="4" fill="{colour}"/>',
+            f'<text x="{text_x}" y="{y}" text-anchor="{anchor}">{curve.name}</text>',
+        ]
     return parts
 
 

@@ -18,7 +18,7 @@ function wanted() {
   return {
     label: field("label").value.trim().toLowerCase(),
     source: field("source").value,
-    named: field("named").value,
+    kind: field("kind").value,
     score: Number(field("score").value),
     caption: field("caption").value.trim().toLowerCase(),
   };
@@ -29,12 +29,12 @@ function fits(box, filter) {
   return box.score >= filter.score
     && (!filter.label || labels.some((label) => label.toLowerCase() === filter.label))
     && (!filter.source || box.templates.includes(filter.source))
-    && (!filter.named || box.named === (filter.named === "named"));
+    && (!filter.kind || box.kind === filter.kind);
 }
 
 function apply() {
   const filter = wanted();
-  const picks = filter.label || filter.source || filter.named || filter.score > 0;
+  const picks = filter.label || filter.source || filter.kind || filter.score > 0;
   shown = [];
   let boxes = 0;
   for (const row of rows) {
@@ -73,13 +73,13 @@ function card(row, boxes) {
   picture.append(image, ...boxes.map((box) => drawn(box, row)));
   picture.addEventListener("click", () => made.classList.toggle("wide"));
   made.append(picture, element("p", "", row.caption), element("small", "", row.key));
-  made.append(phrases("asked and without a box", row.unboxed), phrases("not asked", row.rejected));
+  made.append(phrases("asked and without a box", row.unboxed), phrases("not asked", row.rejected, "rejected"));
   return made;
 }
 
 function drawn(box, row) {
   const [x0, y0, x1, y1] = box.box;
-  const made = element("div", `box ${box.named ? "named" : "implied"}`);
+  const made = element("div", `box ${box.kind}`);
   made.style.left = `${(100 * x0) / row.width}%`;
   made.style.top = `${(100 * y0) / row.height}%`;
   made.style.width = `${(100 * (x1 - x0)) / row.width}%`;
@@ -90,9 +90,9 @@ function drawn(box, row) {
   return made;
 }
 
-function phrases(title, list) {
+function phrases(title, list, className) {
   if (!list.length) return "";
-  const made = element("details");
+  const made = element("details", className);
   const lines = element("ul");
   lines.append(...list.map((text) => element("li", "", text)));
   made.append(element("summary", "", `${list.length} ${title}`), lines);

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from unspoken.imaging.drawing import css_variables
+from unspoken.runs.dataset.false_discovery import annotation_source
 from unspoken.runs.dataset.rows import Annotation, Candidate, Row
 from unspoken.runs.dataset.shards import committed_records
 from unspoken.runs.exports.source import (
@@ -73,7 +75,7 @@ def _notice(dataset_dir: Path) -> str:
 
 def render_page(records: list[dict[str, object]], *, title: str, notice: str = "") -> str:
     """Return the page's HTML. records: as report.js reads them. notice: shown at the top."""
-    style, script = _part("report.css"), _part("report.js")
+    style, script = css_variables() + _part("report.css"), _part("report.js")
     policy = (
         f"default-src 'none'; img-src 'self' file:; style-src {_hash(style)}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
@@ -109,7 +111,7 @@ def _describe(row: Row, *, picture: str) -> dict[str, object]:
         "width": row.image_width,
         "height": row.image_height,
         # Draw the largest first, so that boxes of parts are on top of the whole object's box.
-        "boxes": [_box(each) for each in sorted(row.kept, key=lambda each: -_area(each.box))],
+        "boxes": [_box(each, row) for each in sorted(row.kept, key=lambda each: -_area(each.box))],
         "unboxed": [
             _phrase(each, what="named" if each.named else "implied")
             for each in asked
@@ -124,12 +126,12 @@ def _phrase(candidate: Candidate, *, what: str) -> str:
     return f"{candidate.phrase}: {', '.join([what, *(f'from {source}' for source in sources)])}"
 
 
-def _box(annotation: Annotation) -> dict[str, object]:
+def _box(annotation: Annotation, row: Row) -> dict[str, object]:
     return {
         "box": [round(side, 1) for side in annotation.box],
         "label": annotation.label,
         "score": round(annotation.score, 3),
-        "named": annotation.named,
+        "kind": annotation_source(annotation, row),
         "templates": annotation.templates,
         "alt_labels": [alt.label for alt in annotation.alt_labels],
     }

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from PIL.ImageColor import getrgb
 
 from tests.fakes import FakeTextEncoder
 from tests.unspoken.runs.rows import labelled_row, plan, unlabelled_row
 from tests.worker.source_files import picture
 from unspoken.errors import Conflict, InvalidInput, NotFound, PlanDamaged
+from unspoken.imaging.drawing import COLORS
 from unspoken.runs.dataset.card import (
     BESIDE_CARD,
-    SHEET_FILE,
-    draw_contact_sheet,
     render_card,
     write_card,
 )
@@ -28,6 +28,7 @@ from unspoken.runs.dataset.manifest import (
     write_labels,
     write_manifest,
 )
+from unspoken.runs.dataset.row_picture import SHEET_FILE, draw_contact_sheet
 from unspoken.runs.dataset.shards import SCHEMA, describe_schema, iter_rows, read_shard, write_shard
 from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.ledger import Ledger
@@ -249,8 +250,8 @@ def test_the_contact_sheet_draws_boxes_where_the_picture_can_be_read(tmp_path):
 
     assert draw_contact_sheet(tmp_path, ROWS, load) == 1
     pixels = np.asarray(Image.open(tmp_path / "contact-sheet.jpg")).astype(int)
-    blue = (abs(pixels - np.array((20, 120, 220))).sum(axis=2) < 60).sum()
-    assert blue > 300
+    named = (abs(pixels - np.array(getrgb(COLORS["named"]))).sum(axis=2) < 60).sum()
+    assert named > 300
 
 
 def test_an_export_of_nothing_says_so(tmp_path):
