@@ -1,30 +1,29 @@
 """Every error that Unspoken raises for its caller, in one tree.
 
 UnspokenError
-  InvalidInput            the request itself is invalid (422)
-    NotFetchable          a picture's URL is not allowed, or returned no picture (422)
-    NotAnImage            the bytes are not a picture in a supported format (415)
-    TooLarge              a body, picture or list exceeds its limit (413)
-    TornArchive           a tar file is truncated within a member (422)
-  NotFound                unknown id (404)
-  Conflict                the id exists with other content, or a run was changed (409)
+  InvalidInput            the request itself is invalid
+    NotFetchable          a picture's URL is not allowed, or returned no picture
+    NotAnImage            the bytes are not a picture in a supported format
+    TooLarge              a body, picture or list exceeds its limit
+    TornArchive           a tar file is truncated within a member
+  NotFound                unknown id
+  Conflict                the id exists with other content, or a run was changed
     ModelsChanged         a service now runs another model than the run was planned with
     PlanDamaged           a run's plan is unreadable or was modified
-  Unauthorized            missing or unknown API key (401)
-  Forbidden               a cross-site request, or an unknown Host (403)
-  Overloaded              the queue is full; carries `retry_after_s` (429)
-    RateLimited           this API key exceeded its rate limit (429)
-  NotReady                the service is loading or draining (503)
+  Unauthorized            missing or unknown API key
+  Forbidden               a cross-site request, or an unknown Host
+  Overloaded              the queue is full; carries `retry_after_s`
+    RateLimited           this API key exceeded its rate limit
+  NotReady                the service is loading or draining
     SourceAway            a run's source is temporarily missing
-  DeadlineExceeded        the request's deadline has passed (504)
-  EngineFailure           the model failed on this item (500)
-  ServiceUnavailable      a service did not answer our client (502)
+  DeadlineExceeded        the request's deadline has passed
+  EngineFailure           the model failed on this item
+  ServiceUnavailable      a service did not answer our client
     Unreachable           connection failed: the request was never read
   InvalidConfig           invalid settings, profile or weights: a process stops at start
     MissingWeights        a weight file is missing, or its hash differs
 
-`unspoken.http.error_replies` maps these errors to HTTP; `unspoken.client.http_error` maps HTTP
-replies back to errors.
+`unspoken.wire.error_table` has the HTTP status of each error.
 """
 
 from collections.abc import Mapping
@@ -67,6 +66,8 @@ class TooLarge(InvalidInput):
 
 class TornArchive(InvalidInput):
     """A tar file is truncated: it ends before its last member does."""
+
+    code = "torn_archive"
 
 
 class NotFound(UnspokenError):
@@ -169,6 +170,8 @@ class ServiceUnavailable(UnspokenError):
 
 class Unreachable(ServiceUnavailable):
     """The connection failed. The request was never read, so it cannot be the cause."""
+
+    code = "unreachable"
 
 
 class InvalidConfig(UnspokenError):

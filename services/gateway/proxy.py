@@ -9,7 +9,7 @@ segmenter cannot be reached or rejects the gateway's key, and 504 if it does not
 
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 from fastapi import APIRouter, Path, Request, Response
@@ -21,10 +21,11 @@ from unspoken.client.calls import checked_path
 from unspoken.client.port_clients import NO_KEY, key_headers
 from unspoken.errors import DeadlineExceeded, InvalidInput, ServiceUnavailable
 from unspoken.http.deadline import timeout_headers
+from unspoken.http.error_replies import error_replies
 from unspoken.http.uploads import json_request_body
 from unspoken.logs import REQUEST_HEADER
 from unspoken.safe_text import reason_of
-from unspoken.wire.base import ErrorBody, ModelInfo
+from unspoken.wire.base import ModelInfo
 from unspoken.wire.segment import MAX_IMAGE_NAME_CHARS, ImageReply, SegmentReply
 from unspoken.wire.segment_bodies import ADDED_IMAGE, IMAGES_BODY, KNOWN_IMAGE, SEGMENT_BODY
 from unspoken.wire.texts import TextEmbeddingsReply, TextEmbeddingsRequest
@@ -39,7 +40,7 @@ _REPLY_HEADERS = frozenset(
 )
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_.:/ -]+")
 ImageId = Annotated[str, Path(max_length=MAX_IMAGE_NAME_CHARS)]
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (409, 502)}
+_ERRORS = error_replies(409, 502)
 _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 
 

@@ -19,11 +19,11 @@ from unspoken.errors import Conflict
 from unspoken.http.admission import Admission
 from unspoken.http.app import create_service, in_decode_pool
 from unspoken.http.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
+from unspoken.http.error_replies import error_replies
 from unspoken.http.uploads import json_request_body, read_json
 from unspoken.http.url_fetch import Fetcher
 from unspoken.ports import CropRanker, TextEncoder
 from unspoken.timings import Timings
-from unspoken.wire.base import ErrorBody
 from unspoken.wire.texts import TextEmbeddingsReply, TextEmbeddingsRequest
 
 MAX_REQUESTS_A_BATCH = 8
@@ -107,7 +107,7 @@ def create_app(
         "/text-embeddings",
         tags=["text encoder"],
         response_model=TextEmbeddingsReply,
-        responses={409: {"model": ErrorBody}},
+        responses=error_replies(409),
         openapi_extra={"requestBody": json_request_body(TextEmbeddingsRequest)},
     )
     async def text_embeddings(request: Request) -> Response:

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Request
 
 from unspoken.errors import Conflict
 from unspoken.http.batching import InferenceThread, MicroBatcher
+from unspoken.http.error_replies import error_replies
 from unspoken.http.uploads import json_request_body, picture_of, read_json
 from unspoken.http.url_fetch import Fetcher
 from unspoken.imaging.images import Picture
 from unspoken.ports import CropRanker
 from unspoken.timings import Spent, Timings
-from unspoken.wire.base import ErrorBody
 from unspoken.wire.crops import Crop, RankCropsReply, RankCropsRequest
 from unspoken.wire.pictures import ImageInfo
 
@@ -65,7 +65,7 @@ def crop_router(
     flow: None if the text encoder has no image tower; requests are then answered 409.
     text_encoder: its name, for the message.
     """
-    router = APIRouter(tags=["text encoder"], responses={409: {"model": ErrorBody}})
+    router = APIRouter(tags=["text encoder"], responses=error_replies(409))
 
     @router.post("/rank-crops", openapi_extra={"requestBody": json_request_body(RankCropsRequest)})
     async def rank_crops(request: Request) -> RankCropsReply:

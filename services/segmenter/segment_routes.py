@@ -35,11 +35,11 @@ from unspoken.errors import Conflict, NotAnImage, TooLarge
 from unspoken.http.admission import Admission
 from unspoken.http.app import in_decode_pool
 from unspoken.http.batching import InferenceThread, MicroBatcher
+from unspoken.http.error_replies import error_replies
 from unspoken.http.url_fetch import Fetcher
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.logs import carried, fields
 from unspoken.timings import Spent, Timings
-from unspoken.wire.base import ErrorBody
 from unspoken.wire.segment import (
     MAX_IMAGE_NAME_CHARS,
     CacheState,
@@ -56,9 +56,7 @@ logger = logging.getLogger(__name__)
 # the same process decodes its images there.
 DETECTIONS_AT_ONCE = 8
 MAX_WRITES_BEHIND = 32
-_MORE_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (409, 502)
-}
+_MORE_ERRORS = error_replies(409, 502)
 ImageId = Annotated[str, Path(max_length=MAX_IMAGE_NAME_CHARS)]
 
 

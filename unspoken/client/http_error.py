@@ -2,42 +2,22 @@
 
 import math
 import time
-from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 import httpx
 
 from unspoken.errors import (
-    Conflict,
     DeadlineExceeded,
-    EngineFailure,
-    Forbidden,
-    InvalidInput,
-    NotAnImage,
-    NotFound,
     NotReady,
     Overloaded,
     ServiceUnavailable,
-    TooLarge,
-    Unauthorized,
     Unreachable,
     UnspokenError,
 )
 from unspoken.safe_text import reason_of, redact
+from unspoken.wire.error_table import error_class
 
 MAX_RETRY_AFTER_S = 300.0
-
-_BY_STATUS: Mapping[int, type[UnspokenError]] = {
-    401: Unauthorized,
-    403: Forbidden,
-    404: NotFound,
-    409: Conflict,
-    413: TooLarge,
-    415: NotAnImage,
-    422: InvalidInput,
-    502: ServiceUnavailable,
-    504: DeadlineExceeded,
-}
 
 
 def error_of(response: httpx.Response, *, service: str = "") -> UnspokenError:
@@ -47,20 +27,16 @@ def error_of(response: httpx.Response, *, service: str = "") -> UnspokenError:
     """
     try:
         body = response.json()
-        message, details = str(body["message"]), dict(body.get("details") or {})
+        code, message = str(body["error"]), str(body["message"])
+        details = dict(body.get("details") or {})
     except (ValueError, KeyError, TypeError):
-        message, details = response.text[:200], {}
+        code, message, details = "", response.text[:200], {}
     message = redact(f"{service} {response.request.url.path}: {message}".lstrip())
-    if response.status_code in (429, 503):
-        busy = Overloaded if response.status_code == 429 else NotReady
+    kind = error_class(response.status_code, code)
+    if issubclass(kind, Overloaded | NotReady):
         retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
-        return busy(message, retry_after_s=retry_after_s, details=details)
-    kind = _BY_STATUS.get(response.status_code)
-    if kind is not None:
-        return kind(message, details=details)
-    if response.status_code < 500:
-        return InvalidInput(message, details=details)
-    return EngineFailure(message, details=details)
+        return kind(message, retry_after_s=retry_after_s, details=details)
+    return kind(message, details=details)
 
 
 def broken_off(error: httpx.RequestError, *, url: str) -> UnspokenError:

@@ -23,7 +23,13 @@ from starlette.exceptions import HTTPException
 from unspoken import __version__
 from unspoken.config.api_keys import KeyRing
 from unspoken.config.browser_rules import BrowserRules
-from unspoken.errors import InvalidInput, NotReady, UnspokenError
+from unspoken.errors import (
+    InvalidInput,
+    NotReady,
+    ServiceUnavailable,
+    Unauthorized,
+    UnspokenError,
+)
 from unspoken.http.admission import Admission, AdmissionMiddleware
 from unspoken.http.batching import InferenceThread, MicroBatcher
 from unspoken.http.error_replies import ERROR_REPLIES, error_response, json_error
@@ -253,6 +259,12 @@ def _add_probes(
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UnspokenError)
     async def on_unspoken(_request: Request, error: UnspokenError) -> JSONResponse:
+        # KeyGate itself refuses callers without a valid key.
+        if isinstance(error, Unauthorized):
+            error = ServiceUnavailable(
+                "an upstream service rejected this service's API key (UNSPOKEN_CLIENT_KEY): "
+                f"{error.message}"
+            )
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

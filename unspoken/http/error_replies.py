@@ -1,4 +1,4 @@
-"""Map the error tree to HTTP statuses, and build the body of every error reply."""
+"""Build the replies of errors, and describe them for OpenAPI."""
 
 import json
 import math
@@ -7,60 +7,27 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from unspoken.errors import (
-    Conflict,
-    DeadlineExceeded,
-    EngineFailure,
-    Forbidden,
-    InvalidInput,
-    NotAnImage,
-    NotFound,
-    NotReady,
-    Overloaded,
-    ServiceUnavailable,
-    TooLarge,
-    Unauthorized,
-    UnspokenError,
-)
+from unspoken.errors import NotReady, Overloaded, UnspokenError
 from unspoken.wire.base import ErrorBody
-
-# An error has the status of its nearest class here, or else 500.
-STATUS: dict[type[UnspokenError], int] = {
-    InvalidInput: 422,
-    NotAnImage: 415,
-    TooLarge: 413,
-    Forbidden: 403,
-    NotFound: 404,
-    Conflict: 409,
-    Overloaded: 429,
-    NotReady: 503,
-    DeadlineExceeded: 504,
-    ServiceUnavailable: 502,
-    # Raised by a handler if a service behind this one rejected our key. KeyGate itself sends 401 to
-    # callers without a valid key.
-    Unauthorized: 502,
-    EngineFailure: 500,
-}
-ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (401, 403, 404, 413, 415, 422, 429, 503, 504)
-}
+from unspoken.wire.error_table import describe_status, status_of
 
 
-def status_of(error: UnspokenError) -> int:
-    """Return the HTTP status of an error, by its nearest class in the table."""
-    for kind in type(error).__mro__:
-        if kind in STATUS:
-            return STATUS[kind]
-    return 500
+def error_replies(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of FastAPI for these error statuses."""
+    return {
+        status: {"model": ErrorBody, "description": describe_status(status)} for status in statuses
+    }
+
+
+ERROR_REPLIES = error_replies(401, 403, 404, 413, 415, 422, 429, 503, 504)
+"""Error replies of every service."""
 
 
 def error_response(error: UnspokenError, *, status: int | None = None) -> JSONResponse:
-    """Return the reply for an error, with Retry-After if a retry may succeed."""
-    if isinstance(error, Unauthorized) and status is None:
-        error = ServiceUnavailable(
-            "an upstream service rejected this service's API key (UNSPOKEN_CLIENT_KEY): "
-            f"{error.message}"
-        )
+    """Return the reply for an error, with Retry-After if a retry may succeed.
+
+    status: instead of the status in the error table.
+    """
     status = status_of(error) if status is None else status
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded | NotReady):

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unspoken.config.api_keys import KeyRing
 from unspoken.config.browser_rules import BrowserRules
-from unspoken.errors import Forbidden, InvalidInput, Overloaded, TooLarge, Unauthorized
+from unspoken.errors import Forbidden, InvalidInput, RateLimited, TooLarge, Unauthorized
 from unspoken.http.error_replies import error_response
 
 OPEN_ROUTES = ("/livez", "/readyz")
@@ -38,10 +38,7 @@ class KeyGate:
         if keys is not None and scope["path"] not in OPEN_ROUTES:
             try:
                 name = keys.admit(Headers(scope=scope).get("authorization"))
-            except Unauthorized as error:
-                await error_response(error, status=401)(scope, receive, send)
-                return
-            except Overloaded as error:
+            except (Unauthorized, RateLimited) as error:
                 await error_response(error)(scope, receive, send)
                 return
             scope.setdefault("state", {})["api_key"] = name
