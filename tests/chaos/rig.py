@@ -27,7 +27,7 @@ from unspoken.process import end_with_parent
 from worker.process.embedded_redis import EmbeddedRedis
 
 # At most a tenth of the defaults, because a chunk takes at most a tenth of a second here.
-LEASE_S, RING_AGAIN_S, TICK_S, MESSAGE_S = 2.0, 1.0, 0.2, 3.0
+LEASE_S, REPUBLISH_S, TICK_S, MESSAGE_S = 2.0, 1.0, 0.2, 3.0
 
 
 class Child:
@@ -223,7 +223,7 @@ class Rig:
             "DATA_DIR": str(self.data_dir),
             "CONCURRENCY": str(self.concurrency),
             "LEASE_S": str(LEASE_S),
-            "RING_AGAIN_S": str(RING_AGAIN_S),
+            "REPUBLISH_S": str(REPUBLISH_S),
             "TICK_S": str(TICK_S),
             "MESSAGE_S": str(MESSAGE_S),
         }
