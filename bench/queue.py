@@ -53,13 +53,13 @@ from unspoken.timings import Timings
 from unspoken.wire.filters import FilterConfig
 from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.runs import RunRequest
-from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.loop import Dispatcher
 from worker.dispatch.planning import Services
 from worker.label.classifiers import Classifiers
 from worker.label.filters import duplicate_finder
 from worker.label.pipeline import Marking, Ports
+from worker.process.attempt import WorkerContext, label_one_chunk
 from worker.process.embedded_redis import EmbeddedRedis
-from worker.process.tasks import Bench, label_one_chunk
 from worker.sources.intake import list_source
 from worker.sources.row import SourceRow
 
@@ -106,16 +106,16 @@ def ledger_ms_per_chunk(folder: Path, num_chunks: int, *, sample: int = 200) -> 
     write_shard(encoded, ROWS)
     content = encoded.read_bytes()
     ports = Ports(FakePrompter(), FakeDetector(), CLASSIFIERS, FakeCropRanker())
-    bench = Bench(folder / "runs", folder / "data", 20.0, ports, lambda config: None)
+    context = WorkerContext(folder / "runs", folder / "data", 20.0, ports, lambda config: None)
     with (
         mock.patch("os.fsync", lambda descriptor: None),
-        mock.patch("worker.process.tasks.read_chunk", lambda *_, **__: SOURCES),
-        mock.patch("worker.process.tasks.label_chunk", _label_nothing),
+        mock.patch("worker.process.attempt.read_chunk", lambda *_, **__: SOURCES),
+        mock.patch("worker.process.attempt.label_chunk", _label_nothing),
         mock.patch("unspoken.runs.ledger.write_shard", lambda to, rows: to.write_bytes(content)),
     ):
         started_s = time.process_time()
         for chunk_id in range(num_chunks // 2, num_chunks // 2 + sample):
-            assert label_one_chunk("r", chunk_id, bench), "nobody else works here"
+            assert label_one_chunk("r", chunk_id, context), "nobody else works here"
         return 1000 * (time.process_time() - started_s) / sample
 
 

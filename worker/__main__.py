@@ -13,12 +13,14 @@ from celery.worker import state
 
 from unspoken.http.entry_point import run_main
 from unspoken.logs import configure_logging
-from worker.process.celery_app import QUEUES, create_celery, queue_length
-from worker.process.forked_sockets import release_inherited_sockets
+from worker.process.attempt import WorkerContext
+from worker.process.broker import queue_length
+from worker.process.celery_app import create_celery, release_inherited_sockets
 from worker.process.graceful_shutdown import GracefulShutdown
 from worker.process.heartbeat import Heartbeat
+from worker.process.message import QUEUES
 from worker.process.settings import WorkerSettings
-from worker.process.tasks import Bench, connect_bench, register_tasks
+from worker.process.tasks import connect_context, register_tasks
 from worker.process.watchdog import Watchdog
 
 
@@ -29,16 +31,16 @@ def main() -> None:
     # Celery does not configure logging when a receiver is connected to this signal.
     signals.setup_logging.connect(_leave_logging_alone)
     app = create_celery(settings.broker_url)
-    shift = GracefulShutdown()
+    shutdown = GracefulShutdown()
 
     # Built once per pool process, because clients and sessions do not survive a fork.
     @functools.cache
-    def bench() -> Bench:
-        return connect_bench(settings, shift)
+    def context() -> WorkerContext:
+        return connect_context(settings, shutdown)
 
-    register_tasks(app, bench)
+    register_tasks(app, context)
     _release_children()
-    _watch(app, shift, settings)
+    _connect_shutdown(app, shutdown, settings)
     heartbeat = Heartbeat(settings.runs_dir, slots=settings.concurrency)
     signals.worker_ready.connect(lambda **_: heartbeat.start(), weak=False)
     signals.worker_shutdown.connect(lambda **_: heartbeat.end(), weak=False)
@@ -73,23 +75,23 @@ def _release_children() -> None:
     signals.worker_process_init.connect(release, weak=False)
 
 
-def _watch(app: Celery, shift: GracefulShutdown, settings: WorkerSettings) -> None:
+def _connect_shutdown(app: Celery, shutdown: GracefulShutdown, settings: WorkerSettings) -> None:
     """Begin the shutdown at Celery's signal, and start the watchdog of the main process."""
     watchdog = Watchdog(
-        shift=shift,
+        shutdown=shutdown,
         slots=settings.concurrency,
         patience_s=settings.watchdog_s,
         num_queued=lambda: sum(queue_length(app, queue) for queue in QUEUES),
         num_busy=lambda: len(state.active_requests),
     )
 
-    def end_shift(**_: object) -> None:
-        shift.end(grace_s=settings.grace_s)
+    def begin_shutdown(**_: object) -> None:
+        shutdown.end(grace_s=settings.grace_s)
 
     def took_message(**_: object) -> None:
         watchdog.took_message()
 
-    signals.worker_shutting_down.connect(end_shift, weak=False)
+    signals.worker_shutting_down.connect(begin_shutdown, weak=False)
     signals.task_received.connect(took_message, weak=False)
     signals.worker_init.connect(lambda **_: watchdog.start(), weak=False)
 

@@ -20,11 +20,12 @@ from unspoken.runs.plan import LabelConfig, ListedRow, make_plan, write_plan
 from unspoken.runs.store import create_run
 from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.runs import RunRequest
-from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.loop import Dispatcher
 from worker.dispatch.planning import Services
-from worker.dispatch.publisher import CeleryPublisher
-from worker.process.celery_app import BULK, create_celery
+from worker.process.broker import CeleryPublisher
+from worker.process.celery_app import create_celery
 from worker.process.embedded_redis import EmbeddedRedis
+from worker.process.message import BULK
 
 MAX_MIB = 64.0
 NUM_ROWS = 5_000_000

@@ -10,17 +10,19 @@ from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.store import create_run, read_status
 from unspoken.wire.runs import RunRequest
-from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.loop import Dispatcher
 from worker.dispatch.planning import Services
 from worker.label.classifiers import Classifiers
 from worker.label.pipeline import Ports
-from worker.process.tasks import Bench, Message, label_message
+from worker.process.attempt import WorkerContext
+from worker.process.message import Message
+from worker.process.tasks import label_message
 
 CLASSIFIERS = Classifiers(detect_language=lambda text: {"en": 0.9}, score_safety=lambda p: 0.01)
 
 
 @dataclass
-class ListDoorbell:
+class ListPublisher:
     """A queue in memory; with `lost` it discards messages, with `down` it refuses them."""
 
     messages: list = field(default_factory=list)
@@ -47,7 +49,7 @@ class Stage:
         self.seen_data_dir = self.data_dir
         write_shard(self.data_dir / "in/00000.tar", CAPTIONS)
         self.time_s = 0.0
-        self.publisher = ListDoorbell()
+        self.publisher = ListPublisher()
         self.ports = Ports(
             prompter or FakePrompter(),
             detector or FakeDetector(),
@@ -82,11 +84,13 @@ class Stage:
 
     def work(self):
         """Process all messages; an exception ends only its attempt."""
-        bench = Bench(self.runs_dir, self.seen_data_dir, 0.2, self.ports, self.check_ready)
+        context = WorkerContext(
+            self.runs_dir, self.seen_data_dir, 0.2, self.ports, self.check_ready
+        )
         while self.publisher.messages:
             run_id, chunk_ids, _ = self.publisher.messages.pop(0)
             with suppress(KeyError):  # as good as dead
-                label_message(Message(run_id=run_id, chunk_ids=chunk_ids), bench)
+                label_message(Message(run_id=run_id, chunk_ids=chunk_ids), context)
 
     def tick(self, count=1, *, run_id="r"):
         for _ in range(count):

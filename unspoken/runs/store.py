@@ -7,7 +7,7 @@ RUNS_DIR/RUN_ID/
   status.json   the progress that the dispatcher last saw
   trouble.json  the last error that stopped a worker (trouble.py)
   cancelled     a marker file: no further chunk is started
-  dispatcher-crashes   steps that were started and did not end (only while there are some)
+  dispatcher-crashes   number of background calls that were started and did not end
   attempts/, leases/   attempts at chunks and leases on them (ledger.py)
   undecided/    shards of a run whose thresholds are chosen at its end (only of such a run)
   dataset/      shards with their commit records; at the end labels, manifest and card

@@ -38,24 +38,24 @@ class DispatcherMetrics:
         self._runs_dir = runs_dir
         self._read_broker = broker
         self._lock = threading.Lock()
-        self._looked_s = 0.0
+        self._tick_s = 0.0
         self._open: dict[str, RunStatus] = {}
         self._commits = self._attempts = 0
         self._rows, self._dropped, self._failed = Sums[str](), Sums[str](), Sums[str]()
         self._stage_ms: Sums[str] = Sums()
 
-    def looked(self) -> None:
+    def note_tick(self) -> None:
         """Record that the dispatcher has just looked at all runs."""
         with self._lock:
-            self._looked_s = time.time()
+            self._tick_s = time.time()
 
-    def rested(self) -> None:
+    def note_standby(self) -> None:
         """Clear the statuses, because another dispatcher works now and they are out of date."""
         with self._lock:
-            self._looked_s = 0.0
+            self._tick_s = 0.0
             self._open.clear()
 
-    def saw(self, status: RunStatus) -> None:
+    def note_status(self, status: RunStatus) -> None:
         """Record a run's status and count what is new; the first status is only the baseline."""
         with self._lock:
             before = self._open.get(status.run_id)
@@ -72,11 +72,11 @@ class DispatcherMetrics:
         with self._lock:
             runs = list(self._open.values())
             counters = list(self._counters())
-            looked_s = self._looked_s
+            tick_s = self._tick_s
         yield _gauge(
             "unspoken_dispatcher_last_look_timestamp_seconds",
             "Time of the last tick of this dispatcher; 0 while it is on standby",
-            looked_s,
+            tick_s,
         )
         yield from counters
         yield from _of_runs(runs)

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from unspoken.errors import NotFound, PlanDamaged
 from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.ports import CropRanker, Detector, Prompter, TextEncoder
-from unspoken.runs.location import SourceLocation
+from unspoken.runs.location import SourceLocation, locate_source
 from unspoken.runs.plan import (
     LabelConfig,
     ListedRow,
+    Plan,
     default_threshold,
     make_plan,
+    read_plan,
     write_plan,
 )
 from unspoken.runs.store import Run
@@ -37,6 +40,26 @@ class Services:
     detector: Detector
     text_encoder: TextEncoder
     crop_ranker: CropRanker
+
+
+def read_or_make_plan(
+    run: Run, *, runs_dir: Path, data_dir: Path | None, services: Services
+) -> Plan:
+    """Return the plan of a run; make it first if there is none or it is damaged.
+
+    See `plan_run` for the errors.
+    """
+    run_dir = runs_dir / run.run_id
+    try:
+        return read_plan(run_dir)
+    except NotFound:
+        logger.info("planning")
+    except PlanDamaged as error:
+        # The same source gives an identical plan; `write_plan` refuses a different one.
+        logger.warning("replanning: %s", error)
+    location = locate_source(run, runs_dir=runs_dir, data_dir=data_dir)
+    plan_run(run, location, runs_dir=runs_dir, services=services)
+    return read_plan(run_dir)
 
 
 def plan_run(run: Run, location: SourceLocation, *, runs_dir: Path, services: Services) -> None:

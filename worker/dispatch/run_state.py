@@ -5,6 +5,7 @@ read: those with a lease, and those for which a message was published.
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -12,15 +13,16 @@ from itertools import islice
 from unspoken.errors import PlanDamaged
 from unspoken.runs.dataset.false_discovery import Decision
 from unspoken.runs.ledger import Ledger
-from unspoken.runs.notice import HINTS
+from unspoken.runs.notice import HINTS, describe_loss, main_loss
 from unspoken.runs.plan import Plan
 from unspoken.runs.store import Run
 from unspoken.runs.trouble import Trouble, read_trouble
-from worker.dispatch.background import BackgroundCall
+from unspoken.wire.runs import RunStatus
+from worker.dispatch.background_call import BackgroundCall
 from worker.dispatch.circuit_breaker import CircuitBreaker
 from worker.dispatch.progress import NO_WORKERS, Rate, Tally
 
-LOOKS_A_TICK = 2000
+READS_A_TICK = 2000
 """Largest number of published chunks that are checked in one tick, oldest message first."""
 MIN_COMMITS, WINDOW_COMMITS = 4, 64
 SHORTEST_CHUNK_S = 0.05
@@ -60,6 +62,8 @@ class RunState:
         self.plan_is_damaged = False
         """True if a worker has just found the plan damaged."""
         self.planning: BackgroundCall[Plan] | None = None
+        self.search: BackgroundCall[dict[str, str]] | None = None
+        """A search of the source for a table of captions."""
         self.finishing: BackgroundCall[bool] | None = None
         self.decision: Decision | None = None
         self.message = ""
@@ -91,12 +95,6 @@ class RunState:
         """Number of chunks without a commit record."""
         return 0 if self.plan is None else len(self.plan.chunks) - self.tally.chunks
 
-    def bottleneck(self, *, patience_s: float) -> str | None:
-        """Return the slowest stage; NO_WORKERS if no worker took a chunk for `patience_s`."""
-        if self._clock() - self._moved_s > patience_s and not self.breaker.is_open:
-            return NO_WORKERS
-        return self.tally.slowest_stage
-
     # ---- reading the disk ----------------------------------------------------------------
 
     def look(self) -> None:
@@ -106,11 +104,11 @@ class RunState:
         self.leased = self.ledger.leased_chunks()
         first = self._done is None
         if self._done is None:
-            self._take_up(self.plan)
+            self._read_all(self.plan)
         else:
-            published = list(islice(self._published_s, LOOKS_A_TICK))
+            published = list(islice(self._published_s, READS_A_TICK))
             for chunk_id in dict.fromkeys((*self.leased, *published)):
-                self._look_at(chunk_id, self.plan)
+                self._read_chunk(chunk_id, self.plan)
         commits = 0 if first else self.tally.chunks - before
         self.pace.note(now_s, num_busy=len(self.leased), num_commits=commits)
         trouble = self._new_trouble(known=first)
@@ -121,15 +119,15 @@ class RunState:
         if first or commits or self.leased:
             self._moved_s = now_s
 
-    def _take_up(self, plan: Plan) -> None:
+    def _read_all(self, plan: Plan) -> None:
         """Read all commit records, at the first look."""
         self._done = bytearray(len(plan.chunks))
         committed = self.ledger.committed_chunks()
         for chunk_id in sorted(committed | self.ledger.orphans()):
-            self._look_at(chunk_id, plan)
+            self._read_chunk(chunk_id, plan)
 
-    def _look_at(self, chunk_id: int, plan: Plan) -> None:
-        assert self._done is not None, "taken up before"
+    def _read_chunk(self, chunk_id: int, plan: Plan) -> None:
+        assert self._done is not None, "read before"
         if not 0 <= chunk_id < len(self._done) or self._done[chunk_id]:
             return
         try:
@@ -167,16 +165,16 @@ class RunState:
 
     # ---- publishing ----------------------------------------------------------------------
 
-    def take_due(self, limit: int, *, patience_s: float) -> list[int]:
+    def take_due(self, limit: int, *, unanswered_s: float) -> list[int]:
         """Return chunks to publish, and record them as published now.
 
-        These are chunks without commit and lease whose last message is older than `patience_s`.
+        These are chunks without commit and lease whose last message is older than `unanswered_s`.
         """
-        assert self._done is not None, "taken up before"
+        assert self._done is not None, "read before"
         now_s = self._clock()
         found: list[int] = []
-        for chunk_id, rung_s in self._published_s.items():
-            if len(found) == limit or rung_s > now_s - patience_s:
+        for chunk_id, published_s in self._published_s.items():
+            if len(found) == limit or published_s > now_s - unanswered_s:
                 break
             if chunk_id not in self.leased:
                 found.append(chunk_id)
@@ -202,3 +200,64 @@ class RunState:
         fitting = round(message_s / self.pace.chunk_s)
         share = math.ceil(self.num_open / num_messages)
         return max(1, min(fitting, share, most))
+
+    # ---- reporting -----------------------------------------------------------------------
+
+    @property
+    def notice(self) -> str:
+        """The run's notice: why it labelled few rows or none; empty if all is well."""
+        tally = self.tally
+        return describe_loss(
+            total=self._num_rows,
+            labelled=tally.labelled,
+            dropped=tally.dropped,
+            failed=tally.failed,
+            boxes=None if self.run.options.false_discovery_rate is not None else tally.annotations,
+            hints=self.hints,
+        )
+
+    @property
+    def lacks_captions(self) -> bool:
+        """True if the notice says that captions are missing, and no table was searched for yet."""
+        if self.searched_source or self.run.source is None:
+            return False
+        reason = main_loss(self.tally.labelled, self.tally.dropped, self.tally.failed)
+        return reason == "caption_empty" and bool(self.notice)
+
+    def status(self, state: str, *, idle_s: float) -> RunStatus:
+        """Return the status of the run. idle_s: time without a lease after which workers lack."""
+        tally = self.tally
+        rate_per_s, is_running = self.rate.rows_per_s(), state == "running"
+        return RunStatus.model_validate(
+            {
+                "run_id": self.run.run_id,
+                "state": state,
+                "total": self._num_rows,
+                "done": tally.rows,
+                "labelled": tally.labelled,
+                "dropped": dict(tally.dropped),
+                "failed": dict(tally.failed),
+                "chunks_total": len(self.plan.chunks) if self.plan else 0,
+                "chunks_done": tally.chunks,
+                "chunks_leased": len(self.leased) if is_running else 0,
+                "attempts": self.attempts,
+                "rate_per_s": rate_per_s,
+                "seconds_left": (self._num_rows - tally.rows) / rate_per_s if rate_per_s else None,
+                "timings_ms": {stage: round(ms) for stage, ms in tally.timings_ms.items()},
+                "bottleneck": self._bottleneck(idle_s=idle_s) if is_running else None,
+                "notice": self.notice,
+                "message": self.message,
+                "updated_s": time.time(),
+                "output": "dataset",
+            }
+        )
+
+    @property
+    def _num_rows(self) -> int:
+        return self.plan.num_rows if self.plan else 0
+
+    def _bottleneck(self, *, idle_s: float) -> str | None:
+        """Return the slowest stage; NO_WORKERS if no worker took a chunk for `idle_s`."""
+        if self._clock() - self._moved_s > idle_s and not self.breaker.is_open:
+            return NO_WORKERS
+        return self.tally.slowest_stage

@@ -1,6 +1,8 @@
-"""Reads the state of the broker: queued messages, unacknowledged messages and memory."""
+"""Access to the broker: publishes messages, and reads the length of queues and the memory."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from celery import Celery
@@ -8,9 +10,41 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from unspoken.safe_text import reason_of
-from worker.process.celery_app import QUEUES
+from worker.process.celery_app import LABEL_TASK
+from worker.process.message import QUEUES
 
 ANSWER_S = 2.0
+_UNREACHABLE = (OperationalError, RedisError, OSError)
+
+
+@dataclass(frozen=True)
+class CeleryPublisher:
+    """A publisher that sends Celery messages over Redis."""
+
+    app: Celery
+
+    def publish(self, run_id: str, chunk_ids: Sequence[int], *, queue: str) -> None:
+        """See Publisher."""
+        try:
+            self.app.send_task(LABEL_TASK, args=[run_id, list(chunk_ids)], queue=queue, retry=False)
+        except _UNREACHABLE as error:
+            raise ConnectionError(
+                f"the broker did not take a message: {reason_of(error)}"
+            ) from error
+
+    def num_queued(self, queue: str) -> int:
+        """See Publisher."""
+        return queue_length(self.app, queue)
+
+
+def queue_length(app: Celery, queue: str) -> int:
+    """Return the number of messages that no worker has taken. Raises ConnectionError."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=ANSWER_S)
+            return int(connection.default_channel.client.llen(queue))
+    except _UNREACHABLE as error:
+        raise ConnectionError(f"the broker does not answer: {reason_of(error)}") from error
 
 
 class BrokerState(NamedTuple):
@@ -45,5 +79,5 @@ def read_broker(app: Celery) -> BrokerState:
                 memory=int(memory["used_memory"]),
                 memory_limit=int(memory.get("maxmemory", 0)),
             )
-    except (OperationalError, RedisError, OSError) as error:
+    except _UNREACHABLE as error:
         raise ConnectionError(f"the broker does not answer: {reason_of(error)}") from error

@@ -1,28 +1,28 @@
-"""The Celery app. Its messages name a run and chunks, and a lost message loses no work.
+"""The Celery app, and the workarounds that it needs when the broker is lost.
 
-Redis with late acknowledgement delivers neither at least once nor at most once (celery#4354,
-kombu#1836). So the commit record beside each shard decides what is done, and the dispatcher
-publishes missing messages again.
+Its messages name a run and chunks, and a lost message loses no work. Redis with late
+acknowledgement delivers neither at least once nor at most once (celery#4354, kombu#1836). So the
+commit record beside each shard decides what is done, and the dispatcher publishes missing messages
+again.
 """
 
 import logging
+import os
+import stat
 from contextlib import suppress
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Queue
-from kombu.exceptions import OperationalError
 from kombu.transport import virtual
 from kombu.transport.redis import Channel, QoS, Transport
 from redis.exceptions import RedisError
 
-from unspoken.safe_text import reason_of
+from worker.process.message import BULK, QUEUES
 
-INTERACTIVE, BULK = "interactive", "bulk"
-QUEUES = (INTERACTIVE, BULK)
-"""The queues, in the order in which a worker empties them."""
 LABEL_TASK = "unspoken.label_chunks"
 SOFT_TIME_LIMIT_S = 480
 TIME_LIMIT_S = 600
@@ -159,11 +159,27 @@ def create_celery(broker_url: str) -> Celery:
     return app
 
 
-def queue_length(app: Celery, queue: str) -> int:
-    """Return the number of messages that no worker has taken. Raises ConnectionError."""
+def release_inherited_sockets() -> None:
+    """Replace every socket that a pool process inherited across fork by /dev/null.
+
+    A child inherits its parent's connections to Redis. If such a connection breaks, the parent
+    closes it. But epoll goes on reporting the socket while the child holds it, under a descriptor
+    that the parent can no longer unregister. The parent's event loop then spins on a whole core
+    until the child exits (celery#1845, celery#5299).
+
+    The descriptors stay open, because inherited objects still refer to them. Such an object would
+    otherwise close whatever file gets the same descriptor next. The standard streams stay.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for path in list(Path("/dev/fd").iterdir()):
+        descriptor = int(path.name)
+        if descriptor > 2 and _is_socket(descriptor):
+            os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+def _is_socket(descriptor: int) -> bool:
     try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=2)
-            return int(connection.default_channel.client.llen(queue))
-    except (OperationalError, RedisError, OSError) as error:
-        raise ConnectionError(f"the broker does not answer: {reason_of(error)}") from error
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:  # the descriptor of the directory listing itself
+        return False

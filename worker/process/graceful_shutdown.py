@@ -1,4 +1,7 @@
-"""Graceful shutdown of a worker: a deadline, set once, that all its forked processes see."""
+"""Graceful shutdown of a worker: a deadline, set once, that all its forked processes see.
+
+A module of its own because the main process, its watchdog and the forked pool all use it.
+"""
 
 import math
 import mmap

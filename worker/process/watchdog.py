@@ -32,7 +32,7 @@ class Watchdog:
     def __init__(
         self,
         *,
-        shift: GracefulShutdown,
+        shutdown: GracefulShutdown,
         slots: int,
         patience_s: float,
         num_queued: Callable[[], int],
@@ -40,7 +40,7 @@ class Watchdog:
         end: Callable[[int], object] = os._exit,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._shift, self._slots, self._patience_s = shift, slots, patience_s
+        self._shutdown, self._slots, self._patience_s = shutdown, slots, patience_s
         self._num_queued, self._num_busy = num_queued, num_busy
         self._end, self._clock = end, clock
         self._moved_s = clock()
@@ -52,7 +52,7 @@ class Watchdog:
 
     def look(self) -> None:
         """Check once. Call it every few seconds."""
-        if self._shift.is_ending:
+        if self._shutdown.is_ending:
             self._look_at_end()
         elif self._hangs():
             logger.critical("takes no message for %.0f s; the worker exits", self._patience_s)
@@ -65,7 +65,7 @@ class Watchdog:
     def _run(self) -> None:
         while True:
             # More often during a shutdown, where seconds matter.
-            time.sleep(0.5 if self._shift.is_ending else min(LOOK_S, self._patience_s / 4))
+            time.sleep(0.5 if self._shutdown.is_ending else min(LOOK_S, self._patience_s / 4))
             self.look()
 
     def _hangs(self) -> bool:
@@ -82,7 +82,7 @@ class Watchdog:
         now_s = self._clock()
         if self._num_busy():
             self._idle_since_s = None
-            over = self._shift.over_s >= CLOSING_S
+            over = self._shutdown.over_s >= CLOSING_S
         else:
             self._idle_since_s = now_s if self._idle_since_s is None else self._idle_since_s
             over = now_s - self._idle_since_s >= CLOSING_S

@@ -19,7 +19,7 @@ from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachabl
 from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.wire.base import ModelInfo
-from worker.process.tasks import REST_S
+from worker.process.attempt import REST_S
 
 IN_100_S = object()
 

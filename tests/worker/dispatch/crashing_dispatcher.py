@@ -8,19 +8,19 @@ import signal
 import sys
 from pathlib import Path
 
-import worker.dispatch.dispatcher
+import worker.dispatch.planning
 from tests.worker.stage import Stage
 
 
 def main() -> None:
-    plan_run = worker.dispatch.dispatcher.plan_run
+    plan_run = worker.dispatch.planning.plan_run
 
     def plan_or_die(run, *arguments, **options):
         if run.run_id == "bad":
             os.kill(os.getpid(), signal.SIGKILL)
         plan_run(run, *arguments, **options)
 
-    worker.dispatch.dispatcher.plan_run = plan_or_die
+    worker.dispatch.planning.plan_run = plan_or_die
     stage = Stage(Path(sys.argv[1]))
     stage.dispatcher = stage.new_dispatcher(patience_s=0.05)
     for _ in range(30):

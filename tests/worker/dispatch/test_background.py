@@ -9,7 +9,7 @@ from tests.worker.stage import Stage
 from unspoken.errors import InvalidInput
 from unspoken.runs.store import cancel_run, create_run, read_status
 from unspoken.wire.runs import RunRequest
-from worker.dispatch.background import BackgroundCall
+from worker.dispatch.background_call import start_thread
 
 SOON_S = 0.05
 
@@ -97,11 +97,9 @@ def test_a_run_that_plans_for_long_can_be_cancelled(tmp_path, gate):
     assert stage.tick().state == "cancelled"
 
 
-def test_what_went_wrong_beside_is_raised_where_the_result_is_asked_for():
+def test_an_error_of_a_background_call_is_raised_by_its_result():
     def fail():
         raise InvalidInput("no such thing")
 
-    aside = BackgroundCall(fail)
-    assert aside.ended(patience_s=None)
     with pytest.raises(InvalidInput, match="no such thing"):
-        aside.result()
+        start_thread(fail).result(timeout=30)

@@ -15,8 +15,7 @@ from tests.worker.source_files import write_pictures
 from tests.worker.stage import Stage
 from unspoken.runs.store import create_run, read_status
 from unspoken.wire.runs import RunRequest
-from worker.dispatch.background import BackgroundCall
-from worker.dispatch.crashes import MAX_CRASHES, count_unended
+from worker.dispatch.background_call import MAX_CRASHES, count_crashes, start_thread
 
 
 def create(stage, run_id, *, source="in"):
@@ -199,10 +198,10 @@ def test_a_dispatcher_that_is_stopped_while_it_plans_has_not_crashed(tmp_path):
     thread = threading.Thread(target=dispatcher.run, kwargs={"tick_s": 0.01, "stop": stop})
     thread.start()
     assert begun.wait(30)
-    assert count_unended(stage.runs_dir / "r") == 1
+    assert count_crashes(stage.runs_dir / "r") == 1
     stop.set()
     thread.join()
-    assert count_unended(stage.runs_dir / "r") == 0
+    assert count_crashes(stage.runs_dir / "r") == 0
     end.set()
 
 
@@ -213,10 +212,8 @@ def test_a_panic_of_a_native_library_is_an_error_of_its_call_alone():
     def panic():
         raise Panic("index out of bounds")
 
-    aside = BackgroundCall(panic)
-    assert aside.ended(patience_s=None)
     with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
-        aside.result()
+        start_thread(panic).result(timeout=30)
 
 
 def test_a_dispatcher_goes_on_after_an_error_that_nobody_foresaw(tmp_path, monkeypatch):

@@ -19,9 +19,8 @@ from tests.serving import ready_client
 from tests.worker.stage import Stage
 from unspoken.wire.runs import RunStatus
 from worker.dispatch.metrics import MAX_CONNECTIONS, MAX_RUNS, DispatcherMetrics, serve_metrics
-from worker.dispatch.publisher import CeleryPublisher
-from worker.process.broker import BrokerState, read_broker
-from worker.process.celery_app import BULK, INTERACTIVE, create_celery
+from worker.process.broker import BrokerState, CeleryPublisher, read_broker
+from worker.process.celery_app import create_celery
 from worker.process.embedded_redis import EmbeddedRedis
 from worker.process.heartbeat import (
     FOLDER,
@@ -31,6 +30,7 @@ from worker.process.heartbeat import (
     Workers,
     count_workers,
 )
+from worker.process.message import BULK, INTERACTIVE
 from worker.process.settings import WorkerSettings
 
 ALERTS = Path(__file__).parents[3] / "docs/alerts.yaml"
@@ -102,8 +102,8 @@ def test_half_open_connections_to_the_dispatchers_metrics_are_few_and_closed(tmp
 
 def test_counters_count_from_what_was_there_and_never_fall(tmp_path):
     metrics = DispatcherMetrics(tmp_path, lambda: IDLE)
-    metrics.saw(status(40, attempts=10, failed={"poison": 1}))
-    metrics.saw(status(48, attempts=13, failed={"poison": 2}, dropped={"duplicate": 3},
+    metrics.note_status(status(40, attempts=10, failed={"poison": 1}))
+    metrics.note_status(status(48, attempts=13, failed={"poison": 2}, dropped={"duplicate": 3},
                        timings_ms={"detect": 1500, "total": 2000}, chunks_leased=2,
                        seconds_left=60, message="paused: a service is away"))  # fmt: skip
     figures = scraped(metrics)
@@ -119,8 +119,8 @@ def test_counters_count_from_what_was_there_and_never_fall(tmp_path):
     assert figures["unspoken_run_leases", "r"] == 2
     assert figures["unspoken_run_waits", "r"] == 1
     assert figures["unspoken_run_seconds_left", "r"] == 60
-    metrics.saw(status(40, attempts=12))  # a shard was spoilt, a try waited
-    metrics.saw(status(44, attempts=13))
+    metrics.note_status(status(40, attempts=12))  # a shard was spoilt, a try waited
+    metrics.note_status(status(44, attempts=13))
     figures = scraped(metrics)
     assert figures["unspoken_commits_total",] == 3 and figures["unspoken_attempts_total",] == 3
 
@@ -128,8 +128,8 @@ def test_counters_count_from_what_was_there_and_never_fall(tmp_path):
 def test_series_of_runs_end_with_them_and_are_never_many(tmp_path):
     metrics = DispatcherMetrics(tmp_path, lambda: IDLE)
     for number in range(MAX_RUNS + 30):
-        metrics.saw(status(0, run_id=f"r{number}"))
-    metrics.saw(status(100, run_id="r0", state="done"))
+        metrics.note_status(status(0, run_id=f"r{number}"))
+    metrics.note_status(status(100, run_id="r0", state="done"))
     figures = scraped(metrics)
     assert figures["unspoken_runs", "running"] == MAX_RUNS + 29
     assert sum(name == "unspoken_run_rows" for name, *_ in figures) == MAX_RUNS
@@ -139,7 +139,7 @@ def test_series_of_runs_end_with_them_and_are_never_many(tmp_path):
 def test_a_dispatcher_tells_its_figures_as_it_goes(tmp_path):
     stage = Stage(tmp_path)
     metrics = DispatcherMetrics(stage.runs_dir, lambda: IDLE)
-    stage.dispatcher = stage.new_dispatcher(metrics=metrics)
+    stage.dispatcher = stage.new_dispatcher(observer=metrics)
     stage.create()
     assert stage.tick(3).state == "done"
     figures = scraped(metrics)
@@ -228,8 +228,8 @@ def test_metrics_are_bound_to_the_loopback_unless_the_network_is_closed():
 def test_alerts_are_made_of_metrics_that_exist(tmp_path):
     """Every metric in an alert rule is exported by a dispatcher or a service."""
     metrics = DispatcherMetrics(tmp_path, lambda: IDLE)
-    metrics.saw(status(0))
-    metrics.saw(status(4, failed={"poison": 1}, dropped={"duplicate": 1}, seconds_left=9,
+    metrics.note_status(status(0))
+    metrics.note_status(status(4, failed={"poison": 1}, dropped={"duplicate": 1}, seconds_left=9,
                        timings_ms={"detect": 1}))  # fmt: skip
     known = {name for name, *_ in scraped(metrics)}
     with ready_client(llm_app(FakePrompter())) as client:

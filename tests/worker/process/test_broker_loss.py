@@ -13,9 +13,10 @@ from redis.exceptions import RedisError
 
 from tests.chaos.fault_proxy import FaultProxy
 from unspoken.config.settings import child_environment
-from worker.dispatch.publisher import CeleryPublisher
-from worker.process.celery_app import BULK, LABEL_TASK, create_celery
+from worker.process.broker import CeleryPublisher
+from worker.process.celery_app import LABEL_TASK, create_celery
 from worker.process.embedded_redis import EmbeddedRedis
+from worker.process.message import BULK
 
 RESETS = 3
 SOON_S = 60.0

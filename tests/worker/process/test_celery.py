@@ -25,10 +25,12 @@ from unspoken.runs.ledger import Ledger
 from unspoken.runs.store import create_run, read_status
 from unspoken.wire.pictures import ImageInput
 from unspoken.wire.runs import InlineItem, RunRequest
-from worker.dispatch.dispatcher import Dispatcher, connect_services
-from worker.dispatch.publisher import CeleryPublisher
-from worker.process.celery_app import BULK, LABEL_TASK, create_celery
+from worker.dispatch.dispatcher import connect_services
+from worker.dispatch.loop import Dispatcher
+from worker.process.broker import CeleryPublisher
+from worker.process.celery_app import LABEL_TASK, create_celery
 from worker.process.heartbeat import Workers, count_workers
+from worker.process.message import BULK
 from worker.process.settings import WorkerSettings
 
 

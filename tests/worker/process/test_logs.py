@@ -15,7 +15,9 @@ from unspoken.client.port_clients import DetectorClient, PrompterClient, connect
 from unspoken.errors import EngineFailure
 from unspoken.logs import TextFormatter
 from worker.label.pipeline import Ports
-from worker.process.tasks import Bench, Message, label_message
+from worker.process.attempt import WorkerContext
+from worker.process.message import Message
+from worker.process.tasks import label_message
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def asked():
 
 
 @pytest.fixture
-def bench(tmp_path, asked):
+def context(tmp_path, asked):
     def refuse(picture, phrases):
         if "horse" in phrases:
             raise EngineFailure("not this one")
@@ -41,16 +43,16 @@ def bench(tmp_path, asked):
 
     with serve(app) as url, connect(url) as http:
         ports = Ports(PrompterClient(http), DetectorClient(http), CLASSIFIERS, FakeCropRanker())
-        yield Bench(tmp_path / "runs", tmp_path / "data", 5.0, ports, lambda config: None)
+        yield WorkerContext(tmp_path / "runs", tmp_path / "data", 5.0, ports, lambda config: None)
 
 
 def test_a_workers_requests_and_lines_carry_run_and_chunk_and_no_caption(
-    tmp_path, bench, asked, written
+    tmp_path, context, asked, written
 ):
     stage = Stage(tmp_path)
     stage.create()
     stage.dispatcher.tick()
-    label_message(Message(run_id="r", chunk_ids=[0, 2]), bench)
+    label_message(Message(run_id="r", chunk_ids=[0, 2]), context)
     told = {(path, run, chunk) for path, run, chunk, _ in asked}
     assert {("/propose", "r", "0"), ("/detect", "r", "0"), ("/detect", "r", "2")} <= told
     requests = [request for *_, request in asked]
@@ -64,14 +66,14 @@ def test_a_workers_requests_and_lines_carry_run_and_chunk_and_no_caption(
     assert not [caption for caption in CAPTIONS if caption in text]
 
 
-def test_what_fails_at_a_chunk_is_logged_with_its_ids(tmp_path, bench, written):
+def test_what_fails_at_a_chunk_is_logged_with_its_ids(tmp_path, context, written):
     stage = Stage(tmp_path)
     stage.create()
     stage.dispatcher.tick()
-    label_message(Message(run_id="r", chunk_ids=[0]), bench)
+    label_message(Message(run_id="r", chunk_ids=[0]), context)
     (failed,) = [line for line in written() if line["level"] == "WARNING"]
     assert (failed["run"], failed["chunk"]) == ("r", "0") and "engine_failure" in failed["message"]
-    label_message(Message(run_id="nobody", chunk_ids=[7]), bench)
+    label_message(Message(run_id="nobody", chunk_ids=[7]), context)
     assert written()[-1] == {**written()[-1], "run": "nobody", "chunk": "7"}
 
 
@@ -79,7 +81,7 @@ def test_the_dispatchers_lines_name_their_run(tmp_path):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextFormatter())
-    logger = logging.getLogger("worker.dispatch.dispatcher")
+    logger = logging.getLogger("worker.dispatch")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -90,7 +92,7 @@ def test_the_dispatchers_lines_name_their_run(tmp_path):
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
     lines = stream.getvalue().splitlines()
-    assert [line.split("worker.dispatch.dispatcher ")[1] for line in lines] == [
-        "planning run=r",
-        "run is done run=r",
+    assert [line.split("worker.dispatch.")[1] for line in lines] == [
+        "planning planning run=r",
+        "loop run is done run=r",
     ]

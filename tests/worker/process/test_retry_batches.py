@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from unspoken.runs.attempts import PastAttempts
-from worker.process.retry_batches import batches, poison_items
+from worker.process.attempt import poison_items, retry_batches
 
 
 def past(number, **suspects):
@@ -21,11 +21,11 @@ def past(number, **suspects):
     ],
 )
 def test_suspects_go_alone_and_before_the_others(tries, expected):
-    assert batches(4, tries) == expected
+    assert retry_batches(4, tries) == expected
 
 
 def test_many_suspects_go_in_eighths_and_are_never_begun_a_fourth_time():
     everyone = Counter(dict.fromkeys(range(80), 1))
-    parts = batches(80, PastAttempts(1, 1, everyone))
+    parts = retry_batches(80, PastAttempts(1, 1, everyone))
     assert [len(part) for part in parts] == [10] * 8
     assert poison_items(past(4, i2=3, i3=2)) == {2}

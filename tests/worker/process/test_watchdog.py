@@ -9,9 +9,9 @@ class Kennel:
 
     def __init__(self, *, queued=0, busy=0):
         self.now_s, self.queued, self.busy, self.ended = 0.0, queued, busy, []
-        self.shift = GracefulShutdown()
+        self.shutdown = GracefulShutdown()
         self.dog = Watchdog(
-            shift=self.shift,
+            shutdown=self.shutdown,
             slots=2,
             patience_s=120,
             num_queued=self.count,
@@ -63,7 +63,7 @@ def test_messages_that_are_taken_keep_it_alive():
 
 def test_a_worker_told_to_stop_that_has_nothing_left_and_hangs_is_ended_in_seconds():
     kennel = Kennel()
-    kennel.shift.end(grace_s=1000)
+    kennel.shutdown.end(grace_s=1000)
     kennel.dog.look()
     assert kennel.ended == []
     kennel.now_s = 6.0
@@ -73,10 +73,10 @@ def test_a_worker_told_to_stop_that_has_nothing_left_and_hangs_is_ended_in_secon
 
 def test_a_worker_told_to_stop_may_finish_what_it_has_until_its_grace_is_over():
     kennel = Kennel(busy=1)
-    kennel.shift.end(grace_s=1000)
+    kennel.shutdown.end(grace_s=1000)
     kennel.wait(100)
-    assert kennel.ended == [] and kennel.shift.is_ending and not kennel.shift.is_over
+    assert kennel.ended == [] and kennel.shutdown.is_ending and not kennel.shutdown.is_over
     late = Kennel(busy=1)
-    late.shift.end(grace_s=-10)
+    late.shutdown.end(grace_s=-10)
     late.dog.look()
-    assert late.shift.is_over and late.ended == [1]
+    assert late.shutdown.is_over and late.ended == [1]
