@@ -10,7 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.worker.sources import CAPTIONS, picture
+from tests.worker.source_files import CAPTIONS, picture
 from tests.worker.stage import Stage
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.store import create_run
