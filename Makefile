@@ -74,9 +74,8 @@ chaos-long: setup ## the same with 2 000 chunks
 compose-test: ## build the containers, label a batch over HTTP while containers are killed, tear down
 	bash tests/compose/run
 
-# segmenter_arms trains networks for segmenter_quality; gpu_sections is part of gpu_check.
 bench: setup ## run every benchmark; prints one JSON line each
-	for name in $$(cd bench && ls *.py | grep -v -e __init__ -e segmenter_arms -e gpu_sections | sed 's/\.py$$//'); do $(BIN)/python -m bench.$$name; done
+	for name in $$(cd bench && ls -d [a-z]*.py */__main__.py | sed 's/\.py$$//; s#/__main__##'); do $(BIN)/python -m bench.$$name; done
 
 gpu-check: setup ## compare every network on CUDA with the CPU, in results and time; prints one JSON line
 	$(BIN)/python -m bench.gpu_check
