@@ -82,11 +82,14 @@ class Stage:
         request = RunRequest(source="in", run_id="r", chunk_size=4, **what)
         return create_run(self.data_dir, self.runs_dir, request)
 
+    def worker_context(self, *, lease_s=0.2):
+        return WorkerContext(
+            self.runs_dir, self.seen_data_dir, lease_s, self.ports, self.check_ready
+        )
+
     def work(self):
         """Process all messages; an exception ends only its attempt."""
-        context = WorkerContext(
-            self.runs_dir, self.seen_data_dir, 0.2, self.ports, self.check_ready
-        )
+        context = self.worker_context()
         while self.publisher.messages:
             run_id, chunk_ids, _ = self.publisher.messages.pop(0)
             with suppress(KeyError):  # as good as dead

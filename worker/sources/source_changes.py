@@ -48,7 +48,7 @@ def compare_source(run_dir: Path, location: SourceLocation) -> SourceChanges:
     except InvalidInput:
         # Nothing in the folder can be labelled any more, so the remaining planned rows are gone.
         pass
-    gone += sum(plan.chunks[chunk_id].num_rows for ids in chunks.values() for chunk_id in ids)
+    gone += sum(len(_digests(plan, chunk_ids)) for chunk_ids in chunks.values())
     return SourceChanges(new, changed, gone)
 
 
