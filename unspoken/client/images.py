@@ -114,11 +114,7 @@ def _query_of(query: object) -> Query:
 
 
 def question_body(question: SegmentQuestion) -> dict[str, Any]:
-    """Return the question as JSON without its picture and without defaults.
-
-    Defaults are omitted so that earlier versions of the service, which know fewer fields, accept
-    it.
-    """
+    """Return the question as JSON, without its picture and without defaults."""
     body = question.model_dump(mode="json", exclude_defaults=True, exclude={"image"})
     return {"queries": [], **body}
 

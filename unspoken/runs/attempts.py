@@ -6,7 +6,6 @@ killed leaves items started and not finished; nothing else is known about why it
 is removed if the attempt had to wait for a service, because such an attempt does not count.
 
 Attempt numbers have no gaps, so that a chunk's attempts are found without listing the folder.
-Earlier versions left `000007.2.waited` for an attempt that does not count, and wrote no lines.
 """
 
 from collections import Counter
@@ -70,8 +69,6 @@ class PastAttempts:
 
     number: int
     """Number of attempts that count, without those that waited for a service."""
-    last: int
-    """Number of the last attempt; 0 if there is none."""
     ended_with: Counter[int]
     """Item -> number of attempts that ended while it was in progress."""
 
@@ -79,24 +76,19 @@ class PastAttempts:
 def past_attempts(folder: Path, chunk_id: int) -> PastAttempts:
     """Return a summary of one chunk's attempts.
 
-    Costs one file system call per attempt, and one or two more.
+    Costs one file system call per attempt, and one more.
     """
-    number, last, ended_with = 0, 0, Counter[int]()
-    while True:
-        path = _path(folder, chunk_id, last + 1)
-        lines = storage.read(path)
-        if lines is None and not storage.exists(_waited(path)):
-            return PastAttempts(number, last, ended_with)
-        last += 1
-        if lines is not None:
-            number += 1
-            ended_with.update(_left_under_way(lines.decode()))
+    number, ended_with = 0, Counter[int]()
+    while (lines := storage.read(_path(folder, chunk_id, number + 1))) is not None:
+        number += 1
+        ended_with.update(_left_under_way(lines.decode()))
+    return PastAttempts(number, ended_with)
 
 
 def begin_attempt(folder: Path, chunk_id: int, *, after: int) -> Attempt:
     """Record a new attempt at a chunk. Call it before any work. Raises OSError.
 
-    after: number of the chunk's last attempt.
+    after: number of the chunk's attempts so far.
     """
     while True:
         after += 1
@@ -108,10 +100,6 @@ def begin_attempt(folder: Path, chunk_id: int, *, after: int) -> Attempt:
 
 def _path(folder: Path, chunk_id: int, number: int) -> Path:
     return folder / f"{chunk_id:06d}.{number}"
-
-
-def _waited(path: Path) -> Path:
-    return path.with_name(path.name + ".waited")
 
 
 def _left_under_way(lines: str) -> set[int]:

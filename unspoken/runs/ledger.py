@@ -81,7 +81,7 @@ class Ledger:
     def begin_attempt(self, chunk_id: int, *, after: int = 0) -> Attempt:
         """Record a new attempt at a chunk. Call it before any work. Raises OSError.
 
-        after: number of the chunk's last attempt.
+        after: number of the chunk's attempts so far.
         """
         return begin_attempt(self._attempts_dir, chunk_id, after=after)
 

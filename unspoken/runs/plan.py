@@ -102,7 +102,7 @@ class Plan:
     models: dict[str, ModelInfo]
     """'llm', 'detector', 'text_encoder' -> the model that must answer."""
     prompt_sha256: str | None = None
-    """Digest of the prompt text around every caption; None in plans that do not record it."""
+    """Digest of the prompt text around every caption; None if the prompter reports none."""
     num_rows: int
     """Number of inputs of the run."""
     chunks: Sequence[Chunk]
@@ -244,7 +244,7 @@ def _open_chunks(path: Path, content: PlanFile) -> ChunkLines:
             f"{path} does not hold the chunks that {PLAN_FILE} names: it has {len(chunks)}, "
             f"planned {content.num_chunks}"
         )
-    chunks[0:1]  # raises ValidationError if another version wrote them
+    chunks[0:1]  # raises ValidationError here and not in the middle of the run
     return chunks
 
 

@@ -47,8 +47,11 @@ class Run(WireModel):
     source: str | None
     """Path relative to the data folder; None if the items came inline and are in `source/`."""
     data_dir: str | None = None
-    """The data folder, as the process that created the run saw it. The path is absolute, or
-    relative to the workspace (the parent of the runs folder) if it is inside, so both may move."""
+    """The data folder, as the process that created the run saw it; None if the items came inline.
+
+    The path is absolute, or relative to the workspace (the parent of the runs folder) if it is
+    inside, so both may move.
+    """
     pictures: str | None = None
     """Folder that a table's picture paths are relative to; None for the table's own folder."""
     options: LabelOptions
@@ -294,11 +297,9 @@ def _again(runs_dir: Path, parent: Run, *, word: str, retry_of: str | None) -> R
 
 
 def remembered_data_dir(run: Run, runs_dir: Path) -> Path:
-    """Return the data folder that a run recorded.
-
-    Runs of earlier versions recorded none; theirs is `data` in the workspace.
-    """
-    return runs_dir.resolve().parent / (run.data_dir or "data")
+    """Return the data folder that a run with a source recorded."""
+    assert run.data_dir is not None, "only runs of inline items have none"
+    return runs_dir.resolve().parent / run.data_dir
 
 
 def _asked_run(data_dir: Path, runs_dir: Path, request: RunRequest, run_id: str) -> Run:

@@ -19,7 +19,7 @@ class RequestModel(WireModel):
     """A part of a request. Null for an optional field means the same as omitting it."""
 
     field_hints: ClassVar[Mapping[str, str]] = {}
-    """Field names of other tools and versions -> the hint that says what to send instead."""
+    """Field names of other tools -> the hint that says what to send instead."""
 
     @model_validator(mode="before")
     @classmethod

@@ -212,8 +212,8 @@ class ImageReply(WireModel):
     name: str | None = None
     cached: bool
     """True if the picture was cached before this request."""
-    cache: CacheState | None = None
-    """The same with the tier; missing in replies of earlier versions of the service."""
+    cache: CacheState
+    """The same with the tier."""
     bank_ready: bool
     """True once the mask bank is built: any number of texts then takes one matrix product."""
     model: ModelInfo

@@ -149,7 +149,7 @@ class ChunkAttempt:
             self._context.check_ready(self._run.plan.config)
             self._check_models()
             past = self._run.ledger.past_attempts(self._chunk.id)
-            attempt = self._run.ledger.begin_attempt(self._chunk.id, after=past.last)
+            attempt = self._run.ledger.begin_attempt(self._chunk.id, after=past.number)
             self._attempt = attempt
             timings = Timings()
             rows = self._label(attempt, past, timings)

@@ -117,7 +117,7 @@ def test_a_chunk_that_rests_is_left_alone_for_that_time(ledger):
 def test_attempts_are_counted_unless_they_only_waited(ledger):
     ledger.begin_attempt(0)
     ledger.begin_attempt(0, after=1).discard()
-    second = ledger.begin_attempt(0, after=ledger.past_attempts(0).last)
+    second = ledger.begin_attempt(0, after=ledger.past_attempts(0).number)
     ledger.begin_attempt(1)
     assert second.number == 2
     assert [ledger.past_attempts(chunk).number for chunk in (0, 1, 2)] == [2, 1, 0]
@@ -134,11 +134,3 @@ def test_an_attempt_that_ends_badly_says_which_items_were_under_way(ledger):
     with pytest.raises(KeyError), again.under_way([1]):
         raise KeyError
     assert ledger.past_attempts(0).ended_with == {1: 2, 2: 1, 3: 1}
-
-
-def test_attempts_of_an_earlier_version_are_counted(ledger):
-    for name in ("000000.1", "000000.2.waited", "000000.3", "000000.3.item-5", "000001.1"):
-        (ledger.run_dir / "attempts" / name).touch()
-    past = ledger.past_attempts(0)
-    assert (past.number, past.last, past.ended_with) == (2, 3, {})
-    assert ledger.begin_attempt(0, after=past.last).number == 4

@@ -47,7 +47,7 @@ def test_the_slowest_stage_is_that_of_the_last_commits():
     early = [record(prompt=900, total=900)] * 100
     assert tally(*early).slowest_stage == "prompt"
     assert tally(*early, *[record(prompt=1, detect=9, total=99)] * 64).slowest_stage == "detect"
-    assert tally(record()).slowest_stage is None  # adopted, or of an earlier version
+    assert tally(record()).slowest_stage is None  # adopted
 
 
 def test_the_rate_is_that_of_the_last_minutes_and_a_restart_counts_from_what_it_found():

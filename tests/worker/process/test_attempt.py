@@ -142,7 +142,7 @@ def test_after_the_grace_period_a_chunk_is_released_and_the_attempt_does_not_cou
 
 
 def past(number, **suspects):
-    return PastAttempts(number, number, Counter({int(k[1:]): v for k, v in suspects.items()}))
+    return PastAttempts(number, Counter({int(k[1:]): v for k, v in suspects.items()}))
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,6 @@ def test_suspects_go_alone_and_before_the_others(tries, expected):
 
 def test_many_suspects_go_in_eighths_and_are_never_begun_a_fourth_time():
     everyone = Counter(dict.fromkeys(range(80), 1))
-    parts = retry_batches(80, PastAttempts(1, 1, everyone))
+    parts = retry_batches(80, PastAttempts(1, everyone))
     assert [len(part) for part in parts] == [10] * 8
     assert poison_items(past(4, i2=3, i3=2)) == {2}

@@ -171,8 +171,11 @@ def sam_config(name: str) -> SamConfig:
 
 
 def _tuples(kind: type, written: dict[str, Any]) -> dict[str, Any]:
-    """Convert lists to tuples, because JSON has no tuples. Raises TypeError for unknown fields."""
+    """Convert lists to tuples, because JSON has no tuples.
+
+    Raises TypeError for unknown or missing fields.
+    """
     known = {field.name for field in fields(kind)}
-    if not set(written) <= known:  # a file of an earlier version may lack newer fields
+    if set(written) != known:
         raise TypeError(f"{kind.__name__} has {sorted(known)}, got {sorted(written)}")
     return {name: tuple(v) if isinstance(v, list) else v for name, v in written.items()}

@@ -1,7 +1,7 @@
 """Reader of a dataset's source pictures: bytes of a tar, cells of a parquet table, or files.
 
-A row has the picture's offset and size in its tar. Datasets of earlier versions lack these, and a
-tar may have been packed again. Then the picture is found by its member name, which may repeat.
+A row has the picture's offset and size in its tar. If the tar was packed again since, the picture
+is found by its member name, which may repeat.
 """
 
 import hashlib

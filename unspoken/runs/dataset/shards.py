@@ -191,13 +191,12 @@ def write_shard(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_shard(path: Path) -> list[Row]:
-    """Read all rows of a shard. Raises OSError or pyarrow.ArrowInvalid for any other file."""
+    """Read all rows of a shard.
+
+    Raises OSError, pyarrow.ArrowInvalid or pydantic.ValidationError for any other file.
+    """
     table = pq.read_table(path, schema=SCHEMA, partitioning=None)
-    # A column that was added after the shard was written reads as null.
-    return [
-        Row.model_validate({name: value for name, value in row.items() if value is not None})
-        for row in table.to_pylist()
-    ]
+    return [Row(**row) for row in table.to_pylist()]
 
 
 def read_record(path: Path) -> CommitRecord:
