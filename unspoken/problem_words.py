@@ -69,6 +69,13 @@ def plain_problems(error: ValidationError, model: type[BaseModel]) -> list[dict[
     ]
 
 
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return the first of pydantic's errors as one line: `place.of.field: message`."""
+    first = plain_problems(error, model)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
 def _suggestion(model: type[BaseModel], where: tuple[str | int, ...]) -> str:
     """Return the hint for an unknown field: the model's own, or the nearest name."""
     owner: type[BaseModel] | None = model

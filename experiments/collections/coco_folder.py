@@ -26,6 +26,7 @@ from smallworld.truth import TruthObject
 from unspoken.errors import InvalidInput
 from unspoken.imaging.file_formats import FILE_ENDINGS
 from unspoken.imaging.images import decode_picture
+from unspoken.problem_words import first_problem
 from unspoken.text.captions import is_named
 from unspoken.text.lexicon import Lexicon, load_lexicon
 
@@ -206,6 +207,4 @@ def _parse(form: type[_Form], path: Path) -> _Form:
     try:
         return form.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{path.name}: {where}: {first['msg']}") from error
+        raise InvalidInput(f"{path.name}: {first_problem(error, form)}") from error

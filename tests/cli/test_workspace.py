@@ -1,5 +1,6 @@
 """A workspace with a run: some commands continue it, others are refused."""
 
+import json
 import shutil
 
 import pytest
@@ -63,6 +64,25 @@ def test_another_folder_is_refused_and_the_workspace_says_what_it_holds(tmp_path
         "--name",
     ):
         assert told in message
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "told"),
+    [
+        ("run.json", "options", "run.json cannot be read: options: is missing."),
+        ("plan.json", "num_rows", "plan.json cannot be read: num_rows: is missing."),
+    ],
+)
+def test_a_run_whose_files_do_not_parse_is_reported_with_the_file_the_field_and_advice(
+    tmp_path, stage, no_stack, file, field, told
+):
+    path = stage.runs_dir / "labels" / file
+    written = json.loads(path.read_bytes())
+    del written[field]
+    path.write_text(json.dumps(written))
+    result = label(tmp_path, tmp_path / "A")
+    message = result.exception.message
+    assert told in message and message.endswith("start a run under another name")
 
 
 def test_tables_of_the_same_name_are_told_apart(tmp_path, stage, no_stack):

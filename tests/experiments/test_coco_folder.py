@@ -98,7 +98,7 @@ def test_the_seed_draws_the_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("instances", "captions", "message"),
     [
-        pytest.param({"images": []}, CAPTIONS, "annotations: Field required", id="no-lists"),
+        pytest.param({"images": []}, CAPTIONS, "annotations: is missing", id="no-lists"),
         pytest.param(coco(), [], "no captions", id="no-captions"),
         pytest.param(
             {**coco(), "categories": []},

@@ -18,7 +18,7 @@ from unspoken.client.http_error import broken_off, error_of
 from unspoken.config.api_keys import checked_key
 from unspoken.errors import InvalidInput, ServiceUnavailable
 from unspoken.logs import outgoing_headers
-from unspoken.problem_words import plain_problems
+from unspoken.problem_words import first_problem
 from unspoken.retries import Backoff, RetryPolicy, may_pass
 from unspoken.safe_text import reason_of, redact
 
@@ -130,9 +130,7 @@ def checked(model: type[Request], fields: Mapping[str, object]) -> Request:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        first = plain_problems(error, model)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{where}: {first['msg']}" if where else first["msg"]) from error
+        raise InvalidInput(first_problem(error, model)) from error
 
 
 def checked_url(base_url: str) -> str:

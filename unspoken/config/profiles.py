@@ -27,6 +27,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.problem_words import first_problem
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +109,7 @@ def load_profile(
     except yaml.YAMLError as error:
         raise InvalidConfig(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidConfig(f"{path}: {where}: {first['msg']}") from error
+        raise InvalidConfig(f"{path}: {first_problem(error, _ModelsFile)}") from error
     if name not in written.profiles:
         known = ", ".join(sorted(written.profiles))
         raise InvalidConfig(f"no profile {name!r} in {path.name}; known: {known}")

@@ -8,10 +8,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import BaseModel, ValidationError
+
 from unspoken.errors import InvalidInput
+from unspoken.problem_words import first_problem
 from unspoken.runs import storage
 
 _LONG_TEXT_CHARS = 1024 * 1024
+
+
+def unreadable(path: Path, error: ValidationError, model: type[BaseModel]) -> str:
+    """Return the message about a run's file that does not parse, with advice."""
+    return (
+        f"{path} cannot be read: {first_problem(error, model)}. It is damaged, or another version "
+        "of Unspoken wrote it: restore it from a backup, or start a run under another name"
+    )
 
 
 def write_json(path: Path, value: object) -> None:

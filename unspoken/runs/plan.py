@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from unspoken.errors import Conflict, InvalidInput, NotFound, PlanDamaged
 from unspoken.runs import storage
 from unspoken.runs.chunks import Chunk, ChunkLines, dump_chunk, dump_chunks, open_chunks
-from unspoken.runs.files import file_sha256, json_sha256, write_json
+from unspoken.runs.files import file_sha256, json_sha256, unreadable, write_json
 from unspoken.wire.base import ModelInfo, WireModel
 from unspoken.wire.label_options import LabelOptions
 
@@ -199,7 +199,7 @@ def read_plan(run_dir: Path) -> Plan:
     except FileNotFoundError as error:
         raise NotFound(f"run {run_dir.name!r} has no plan") from error
     except ValidationError as error:
-        raise PlanDamaged(f"{path} cannot be read: {error}") from error
+        raise PlanDamaged(unreadable(path, error, PlanFile)) from error
 
 
 def forget_plans() -> None:

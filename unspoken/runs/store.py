@@ -29,7 +29,7 @@ from pydantic import Field, ValidationError
 from unspoken.errors import Conflict, InvalidInput, NotFound
 from unspoken.imaging.images import MAX_BYTES, decode_base64
 from unspoken.runs import storage
-from unspoken.runs.files import json_sha256, write_json
+from unspoken.runs.files import json_sha256, unreadable, write_json
 from unspoken.runs.liveness import stalled_since
 from unspoken.wire.base import WireModel
 from unspoken.wire.label_options import LabelOptions
@@ -120,7 +120,7 @@ def read_run(runs_dir: Path, run_id: str) -> Run:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no run {run_id!r}") from error
     except ValidationError as error:
-        raise NotFound(f"run {run_id!r} has an invalid run.json: {error}") from error
+        raise NotFound(unreadable(path, error, Run)) from error
 
 
 def read_status(runs_dir: Path, run_id: str) -> RunStatus:
@@ -210,8 +210,11 @@ def _readable_runs(
 
 
 def _unreadable(run_id: str, error: Exception) -> RunStatus:
-    why = error.strerror if isinstance(error, OSError) else str(error)
-    return _no_status(run_id, state="failed", message=f"the run's files cannot be read: {why}")
+    if isinstance(error, OSError):
+        message = f"the run's files cannot be read: {error.strerror}"
+    else:
+        message = str(error)
+    return _no_status(run_id, state="failed", message=message)
 
 
 def cancel_run(runs_dir: Path, run_id: str) -> RunStatus:

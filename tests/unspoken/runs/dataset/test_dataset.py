@@ -151,9 +151,9 @@ def test_chunks_that_are_not_the_planned_ones_are_refused(tmp_path, damage):
     assert read_plan(tmp_path).chunks[2] == plan(chunks=3).chunks[2]
 
 
-def test_a_plan_of_an_earlier_version_is_refused_and_says_what_to_do(run_dir):
+def test_a_plan_of_another_version_is_refused_and_the_message_says_what_to_do(run_dir):
     (run_dir / "plan.json").write_text(json.dumps({"chunks": []}))
-    with pytest.raises(PlanDamaged, match="cannot be read"):
+    with pytest.raises(PlanDamaged, match=r"run_id: is missing\. .*under another name$"):
         read_plan(run_dir)
     with pytest.raises(Conflict, match="unspoken fork"):
         write_plan(run_dir, plan())
