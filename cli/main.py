@@ -5,7 +5,6 @@ Exit code 2 stands for invalid input.
 
 import signal
 import sys
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +30,12 @@ from cli.workspace import describe_changes, describe_ended, describe_start, earl
 from unspoken.client import Client
 from unspoken.config.api_keys import key_sha256, new_key, parse_keys
 from unspoken.config.profiles import load_profile
+from unspoken.config.services import (
+    GATEWAY,
+    HIGHEST_GATEWAY_PORT,
+    METRICS_PORT,
+    port_by_service,
+)
 from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
 from unspoken.errors import Conflict, InvalidInput, UnspokenError
 from unspoken.logs import configure_logging
@@ -100,8 +105,11 @@ def up(
     *,
     folder: Folder = Path("unspoken-data"),
     port: Annotated[
-        int, typer.Option(min=1, max=65531, help="Port of the gateway; others use the next ones.")
-    ] = 8000,
+        int,
+        typer.Option(
+            min=1, max=HIGHEST_GATEWAY_PORT, help="Port of the gateway; others use the next ones."
+        ),
+    ] = GATEWAY.port,
     workers: Annotated[int, typer.Option(min=1, help="Number of chunks processed at once.")] = 2,
     broker_url: Annotated[str | None, typer.Option(help="URL of a running Redis.")] = None,
     data: MovedData = None,
@@ -109,16 +117,15 @@ def up(
     """Run all services, the dispatcher and a worker on this machine until Ctrl-C."""
     if broker_url is not None:
         check_broker_url(broker_url, name="--broker-url")
-    names = ("gateway", "llm", "detector", "segmenter")
     config = StackConfig(
         folder=folder,
         data_dir=folder / "data",
         runs_dir=folder / "runs",
         moved_data_dir=data,
-        ports={name: port + index for index, name in enumerate(names)},
+        port_by_service=port_by_service(port),
         broker_url=broker_url,
         worker_concurrency=workers,
-        metrics_port=port + len(names),
+        metrics_port=port + METRICS_PORT - GATEWAY.port,
         services_stop_s=DRAIN_S,
     )
     resume = "runs resume at the next `unspoken up`; press Ctrl-C again to stop at once"
@@ -200,7 +207,7 @@ def label(
     if earlier is None or earlier.state not in ENDED:
         if earlier is not None:
             console.print(describe_start(earlier), markup=False)
-        config = _any_ports(out, data_dir=there.data_dir)
+        config = StackConfig(folder=out, data_dir=there.data_dir, runs_dir=out / "runs")
         with running_stack(config, console) as stack:
             runs = gateway_client(stack.urls["gateway"]).runs
             created = runs.create(request)
@@ -264,7 +271,9 @@ def retry(
             _finish(_follow_there(client, created.run_id, url))
         return
     check_has_failures(folder / "runs", run)
-    config = replace(_any_ports(folder, data_dir=folder / "data"), moved_data_dir=data)
+    config = StackConfig(
+        folder=folder, data_dir=folder / "data", runs_dir=folder / "runs", moved_data_dir=data
+    )
     resume = f"run `unspoken up --dir {folder}` to resume"
     with running_stack(config, console, resume=resume) as stack:
         runs = gateway_client(stack.urls["gateway"]).runs
@@ -405,12 +414,6 @@ def _follow_there(client: Client, run_id: str, url: str) -> RunStatus:
             soft_wrap=True,
         )
         raise
-
-
-def _any_ports(folder: Path, *, data_dir: Path) -> StackConfig:
-    """Return the configuration of a stack on free ports, so that it cannot clash with another."""
-    ports = dict.fromkeys(("gateway", "llm", "detector", "segmenter"), 0)
-    return StackConfig(folder=folder, data_dir=data_dir, runs_dir=folder / "runs", ports=ports)
 
 
 def _finish(ended: RunStatus, *, advice: str | None = None) -> None:

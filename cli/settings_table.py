@@ -5,22 +5,10 @@ from collections.abc import Iterator
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
-from services.detector.settings import DetectorSettings
-from services.gateway.settings import GatewaySettings
-from services.llm.settings import LlmSettings
-from services.segmenter.settings import SegmenterSettings
-from unspoken.config.settings import ProcessSettings
+from unspoken.config.services import SERVICES
+from unspoken.config.settings import ProcessSettings, settings_class
 from unspoken.config.weights import WeightsSettings
 from worker.process.settings import WorkerSettings
-
-PROCESSES: tuple[tuple[str, type[ProcessSettings]], ...] = (
-    ("llm", LlmSettings),
-    ("detector", DetectorSettings),
-    ("segmenter", SegmenterSettings),
-    ("gateway", GatewaySettings),
-    ("worker and dispatcher", WorkerSettings),
-    ("weights fetch", WeightsSettings),
-)
 
 
 def settings_table() -> str:
@@ -32,10 +20,17 @@ def settings_table() -> str:
     ]
     shared = dict(_names(ProcessSettings))
     lines += ["", "## every process", *_rows(ProcessSettings, shared)]
-    for title, kind in PROCESSES:
+    for title, kind in _processes():
         own = {name: env for name, env in _names(kind) if name not in shared}
         lines += ["", f"## {title}", *_rows(kind, own)]
     return "\n".join(lines) + "\n"
+
+
+def _processes() -> Iterator[tuple[str, type[ProcessSettings]]]:
+    """Yield (title, settings class) of each kind of process."""
+    yield from ((service.name, settings_class(service)) for service in SERVICES)
+    yield "worker and dispatcher", WorkerSettings
+    yield "weights fetch", WeightsSettings
 
 
 def _names(kind: type[ProcessSettings]) -> Iterator[tuple[str, str]]:

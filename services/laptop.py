@@ -1,78 +1,55 @@
 """Run all services in one process on one inference thread, for machines with few cores.
 
-One thread keeps the three models from competing for the cores. Each app has its own port and its
-own lifespan, because the lifespan of a mounted sub-app would never run.
+One thread keeps the models from competing for the cores. Each app has its own port and its own
+lifespan, because the lifespan of a mounted sub-app would never run.
 """
 
-import logging
+from collections.abc import Callable
+from pkgutil import resolve_name
 
 import torch
 from fastapi import FastAPI
 
-from services.detector import app as detector_app
-from services.detector.engine import build_engine as build_detector
-from services.detector.settings import DetectorSettings
-from services.gateway import app as gateway_app
-from services.gateway.events import end_streams
-from services.gateway.settings import GatewaySettings
-from services.llm import app as llm_app
-from services.llm.engine import build_engine as build_llm
-from services.llm.settings import LlmSettings
-from services.segmenter import app as segmenter_app
-from services.segmenter.crop_engine import build_crop_engine
-from services.segmenter.engine import build_engine as build_text_encoder
-from services.segmenter.loading import build_segmenter
-from services.segmenter.settings import SegmenterSettings
-from unspoken.config.settings import ServiceSettings
+from unspoken.config.services import SERVICES, Service
+from unspoken.config.settings import EngineSettings, ServiceSettings, run_main, settings_class
 from unspoken.http.batching import InferenceThread
-from unspoken.http.entry_point import run_main
 from unspoken.http.serve import run_apps
-from unspoken.http.url_fetch import build_fetcher
 from unspoken.logs import configure_logging
 
-logger = logging.getLogger(__name__)
 
+def read_settings() -> dict[str, ServiceSettings]:
+    """Return the settings of each service by name; they come from the environment.
 
-def build_apps() -> list[tuple[FastAPI, ServiceSettings]]:
-    """Load every model and create the four apps; settings come from the environment.
-
-    Each app sends requests only to apps that come before it in the list.
+    A service finds those that it calls in this process, unless its settings name others. It calls
+    them over HTTP even here, because their own queues feed the shared inference thread.
     """
-    llm, detector = LlmSettings(), DetectorSettings()
-    segmenter, gateway = SegmenterSettings(), GatewaySettings()
-    if segmenter.detector_url is None:
-        # Use HTTP even here, because the detector's own queue feeds the shared inference thread.
-        segmenter = segmenter.model_copy(update={"detector_url": f"http://{_address(detector)}"})
-    if "segmenter_url" not in gateway.model_fields_set:
-        gateway = gateway.model_copy(update={"segmenter_url": f"http://{_address(segmenter)}"})
-    num_threads = detector.num_threads
+    found: dict[str, ServiceSettings] = {}
+    for service in SERVICES:
+        settings = settings_class(service)()
+        urls = {f"{name}_url": f"http://{_address(found[name])}" for name in service.calls}
+        unset = {name: url for name, url in urls.items() if name not in settings.model_fields_set}
+        found[service.name] = settings.model_copy(update=unset)
+    return found
+
+
+def build_apps(settings: dict[str, ServiceSettings]) -> list[tuple[FastAPI, ServiceSettings]]:
+    """Load every model and create the apps, each after those that it calls."""
+    engines = [each for each in settings.values() if isinstance(each, EngineSettings)]
+    num_threads = max(each.num_threads for each in engines)
     thread = InferenceThread(
         name="cpu",
         initializer=lambda: torch.set_num_threads(num_threads),
-        hang_s=max(llm.hang_s, detector.hang_s, segmenter.hang_s),
-    )
-    llm_face = llm_app.create_app(build_llm(llm), thread=thread, **llm.limits())
-    detector_face = detector_app.create_app(
-        build_detector(detector),
-        thread=thread,
-        fetcher=build_fetcher(detector),
-        **detector.limits(),
-    )
-    text_encoder = build_text_encoder(segmenter)
-    segmenter_face = segmenter_app.create_app(
-        text_encoder,
-        segmenter=build_segmenter(segmenter, text_encoder),
-        ranker=build_crop_engine(segmenter, text_encoder),
-        thread=thread,
-        fetcher=build_fetcher(segmenter),
-        **segmenter.limits(),
+        hang_s=max(each.hang_s for each in engines),
     )
     return [
-        (llm_face, llm),
-        (detector_face, detector),
-        (segmenter_face, segmenter),
-        (gateway_app.create_app(gateway), gateway),
+        (_build_app(service, settings[service.name], thread), settings[service.name])
+        for service in SERVICES
     ]
+
+
+def _build_app(service: Service, settings: ServiceSettings, thread: InferenceThread) -> FastAPI:
+    build: Callable[..., FastAPI] = resolve_name(service.build_app)
+    return build(settings, thread) if service.models else build(settings)
 
 
 def _address(settings: ServiceSettings) -> str:
@@ -83,9 +60,10 @@ def _address(settings: ServiceSettings) -> str:
 
 def main() -> None:
     """Load the weights, then listen, so that a process that answers has its weights."""
-    apps = build_apps()
-    configure_logging(apps[0][1].log_level, apps[0][1].log_format)
-    run_apps(apps, on_stop=end_streams)
+    settings = read_settings()
+    first = next(iter(settings.values()))
+    configure_logging(first.log_level, first.log_format)
+    run_apps(build_apps(settings))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 from celery import Celery, signals
 from celery.worker import state
 
-from unspoken.http.entry_point import run_main
+from unspoken.config.settings import run_main
 from unspoken.logs import configure_logging
 from worker.process.attempt import WorkerContext
 from worker.process.broker import queue_length

@@ -29,6 +29,7 @@ from smallworld.truth import (
     total_score,
 )
 from smallworld.world import World
+from unspoken.config.services import port_by_service
 from unspoken.errors import Conflict
 from unspoken.imaging.drawing import add_caption, scale_to_width
 from unspoken.runs import storage
@@ -62,8 +63,8 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
         world = World.load((STYLE,))
         write_shards(data_dir / "shards", world, num_scenes=num_images, seed=seed)
     config = StackConfig(folder=out, data_dir=data_dir, runs_dir=out / "runs")
-    if not stay:
-        config = replace(config, ports=dict.fromkeys(config.ports, 0))
+    if stay:
+        config = replace(config, port_by_service=port_by_service())
     with running_stack(config, console, resume="run the same command to restart the demo") as stack:
         runs = gateway_client(stack.urls["gateway"]).runs
         started = time.monotonic()

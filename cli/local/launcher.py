@@ -21,6 +21,7 @@ from types import TracebackType
 import httpx
 
 from cli.local.restarting import Restarter
+from unspoken.config.services import SERVICES, urls_in_environment
 from unspoken.config.settings import child_environment
 from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.process import listens_on, start_child
@@ -33,7 +34,6 @@ WORKER_STOP_S, SERVICES_STOP_S = GRACE_S + 1.5, 2.5
 """Time after which a child that has not ended is killed; in total less than ten seconds."""
 DRAIN_S = 40.0
 """Time for services to drain: to answer accepted requests, if other clients may use them."""
-SERVICES = ("llm", "detector", "segmenter", "gateway")
 MODULES = {
     "services": "services.laptop",
     "dispatcher": "worker.dispatch.dispatcher",
@@ -44,12 +44,12 @@ MODULES = {
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """Folders and ports of the stack.
+    """Folders of the stack, and the port of each service.
 
     folder: contains data/, runs/, redis/ and logs/.
     data_dir: data folder of new runs; each run stores its own.
     moved_data_dir: folder that the sources of all runs were moved to; None if they were not moved.
-    ports: service -> port, 0 for any free one.
+    port_by_service: 0 stands for any free port.
     broker_url: address of a running Redis; if None, an embedded Redis is started.
     metrics_port: port of the dispatcher's /metrics; 0 disables it.
     services_stop_s: time after which services that have not ended are killed at the end.
@@ -59,8 +59,8 @@ class StackConfig:
     data_dir: Path
     runs_dir: Path
     moved_data_dir: Path | None = None
-    ports: Mapping[str, int] = field(
-        default_factory=lambda: {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
+    port_by_service: Mapping[str, int] = field(
+        default_factory=lambda: {service.name: 0 for service in SERVICES}
     )
     broker_url: str | None = None
     worker_concurrency: int = 2
@@ -73,16 +73,21 @@ class Stack:
 
     def __init__(self, config: StackConfig) -> None:
         self.config = config
-        ports = {name: config.ports[name] or free_port() for name in SERVICES}
-        self.urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+        self._port_by_service = {
+            name: port or free_port() for name, port in config.port_by_service.items()
+        }
+        self.urls = {
+            name: f"http://127.0.0.1:{port}" for name, port in self._port_by_service.items()
+        }
         self.logs_dir = config.folder / "logs"
-        self._ports = ports
         self._children: dict[str, _Child] = {}
         self._restarters: list[Restarter] = []
         self._exit = ExitStack()
 
     def __enter__(self) -> "Stack":
-        _check_ports({**self.config.ports, "metrics": self.config.metrics_port})
+        for name, port in self.config.port_by_service.items():
+            _check_port(port, name=name)
+        _check_port(self.config.metrics_port, name="metrics")
         for folder in (self.config.data_dir, self.config.runs_dir, self.logs_dir):
             folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -106,7 +111,7 @@ class Stack:
         It is raised if a child ends, or after READY_S.
         """
         deadline = time.monotonic() + READY_S
-        waiting = list(SERVICES)
+        waiting = list(self.urls)
         with httpx.Client(timeout=5, trust_env=False) as client:
             while waiting:
                 waiting = [name for name in waiting if not self._is_ready(client, name)]
@@ -141,7 +146,7 @@ class Stack:
             broker_url = broker.url
         moved = self.config.moved_data_dir
         environment = child_environment(
-            **{f"{name.upper()}_PORT": str(port) for name, port in self._ports.items()},
+            **{f"{name.upper()}_PORT": str(port) for name, port in self._port_by_service.items()},
             GATEWAY_DATA_DIR=str(self.config.data_dir.resolve()),
             GATEWAY_RUNS_DIR=str(self.config.runs_dir.resolve()),
             # Empty counts as not set and hides the user's variable, so that each run's own data
@@ -152,9 +157,7 @@ class Stack:
             WORKER_CONCURRENCY=str(self.config.worker_concurrency),
             WORKER_GRACE_S=str(GRACE_S),
             WORKER_METRICS_PORT=str(self.config.metrics_port),
-            **{f"WORKER_{name.upper()}_URL": self.urls[name] for name in SERVICES[:3]},
-            SEGMENTER_DETECTOR_URL=self.urls["detector"],
-            GATEWAY_SEGMENTER_URL=self.urls["segmenter"],
+            **urls_in_environment(self.urls),
         )
         for name, module in MODULES.items():
             child = _Child(name, module, environment=environment, logs_dir=self.logs_dir)
@@ -193,7 +196,7 @@ class Stack:
                 return False
         except httpx.TransportError:
             return False
-        return self._children["services"].listens_on(self._ports[name])
+        return self._children["services"].listens_on(self._port_by_service[name])
 
 
 class _Child:
@@ -260,21 +263,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _check_ports(ports: Mapping[str, int]) -> None:
-    """Raise InvalidInput if a port cannot be listened on. Port 0 stands for any free port."""
-    for name, port in ports.items():
-        with socket.socket() as probe:
-            # The same option as uvicorn sets, so that closing connections do not block a port.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                why = (
-                    "is already in use, perhaps by another stack"
-                    if error.errno == errno.EADDRINUSE
-                    else f"cannot be used: {error.strerror}"
-                )
-                raise InvalidInput(
-                    f"port {port} for {name} {why}: stop the other program, or choose "
-                    "other ports (`unspoken up --port`)"
-                ) from error
+def _check_port(port: int, *, name: str) -> None:
+    """Raise InvalidInput if the port cannot be listened on. Port 0 stands for any free port."""
+    with socket.socket() as probe:
+        # The same option as uvicorn sets, so that closing connections do not block a port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            why = (
+                "is already in use, perhaps by another stack"
+                if error.errno == errno.EADDRINUSE
+                else f"cannot be used: {error.strerror}"
+            )
+            raise InvalidInput(
+                f"port {port} for {name} {why}: stop the other program, or choose "
+                "other ports (`unspoken up --port`)"
+            ) from error

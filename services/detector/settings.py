@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from unspoken.config.services import DETECTOR
 from unspoken.config.settings import EngineSettings
 
 BackendName = Literal["transformers", "groundingdino"]
@@ -15,7 +16,7 @@ class DetectorSettings(EngineSettings):
 
     model_config = SettingsConfigDict(env_prefix="DETECTOR_")
 
-    port: Annotated[int, Field(ge=0, le=65535)] = 8002
+    port: Annotated[int, Field(ge=0, le=65535)] = DETECTOR.port
     """Port to listen on."""
     backend: BackendName | None = None
     """Code that runs the network; by default the profile's."""

@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import FastAPI, Header, Path, Request, Response
 from sse_starlette import EventSourceResponse
 
-from services.gateway.events import event_response
+from services.gateway.events import end_streams, event_response
 from services.gateway.proxy import Proxy, passing_router
 from services.gateway.settings import GatewaySettings
 from unspoken.errors import InvalidConfig, NotReady
@@ -83,6 +83,7 @@ def create_app(settings: GatewaySettings, *, passing: Proxy | None = None) -> Fa
         admissions=_admissions(settings),
         request_timeout_s=settings.request_timeout_s,
         max_body_bytes=settings.max_body_mib * 1024 * 1024,
+        on_stop=end_streams,
         on_close=passing.close,
     )
     app.include_router(passing_router(passing))

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from unspoken.config.services import GATEWAY, SEGMENTER
 from unspoken.config.settings import ServiceSettings, service_url
 
 
@@ -14,7 +15,7 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_")
 
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    port: Annotated[int, Field(ge=0, le=65535)] = GATEWAY.port
     """Port to listen on."""
     data_dir: Path = Path("data")
     """Folder of all sources: a run's source is a path below it, never outside it."""
@@ -30,7 +31,7 @@ class GatewaySettings(ServiceSettings):
     request_timeout_s: Annotated[float, Field(gt=0)] = 180.0
     """A POST request that takes longer is answered 504; a request can set a shorter time with
     X-Request-Timeout-Ms."""
-    segmenter_url: Annotated[str, service_url("GATEWAY_SEGMENTER_URL")] = "http://127.0.0.1:8003"
+    segmenter_url: Annotated[str, service_url("GATEWAY_SEGMENTER_URL")] = SEGMENTER.local_url
     """URL of the segmenter, to which /segment, /images and /text-embeddings are forwarded."""
     segmenter_timeout_s: Annotated[float, Field(gt=0)] = 180.0
     """Longest wait for the segmenter's response, and for each later part of it."""

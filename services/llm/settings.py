@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from unspoken.config.services import LLM
 from unspoken.config.settings import EngineSettings, secret_key, service_url
 from unspoken.errors import InvalidConfig
 
@@ -17,7 +18,7 @@ class LlmSettings(EngineSettings):
 
     model_config = SettingsConfigDict(env_prefix="LLM_")
 
-    port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    port: Annotated[int, Field(ge=0, le=65535)] = LLM.port
     """Port to listen on."""
     backend: Literal["transformers", "openai"] = "transformers"
     """transformers: the profile's model in this process. openai: an OpenAI-compatible endpoint."""

@@ -1,6 +1,7 @@
 """Run the segmenter service: `python -m services.segmenter`."""
 
 import torch
+from fastapi import FastAPI
 
 from services.segmenter.app import create_app
 from services.segmenter.crop_engine import build_crop_engine
@@ -8,32 +9,22 @@ from services.segmenter.engine import build_engine
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.http.batching import InferenceThread
-from unspoken.http.entry_point import run_main
-from unspoken.http.serve import serve
+from unspoken.http.serve import run_service
 from unspoken.http.url_fetch import build_fetcher
-from unspoken.logs import configure_logging
 
 
-def main() -> None:
-    """Load the weights, then listen, so that a process that answers has its weights."""
-    settings = SegmenterSettings()
-    configure_logging(settings.log_level, settings.log_format)
-    engine = build_engine(settings)
-    thread = InferenceThread(
-        name="segmenter",
-        initializer=lambda: torch.set_num_threads(settings.num_threads),
-        hang_s=settings.hang_s,
-    )
-    app = create_app(
-        engine,
-        segmenter=build_segmenter(settings, engine),
-        ranker=build_crop_engine(settings, engine),
+def build_app(settings: SegmenterSettings, thread: InferenceThread) -> FastAPI:
+    """Load the weights and create the app. Raises MissingWeights, InvalidConfig."""
+    text_encoder = build_engine(settings)
+    return create_app(
+        text_encoder,
+        segmenter=build_segmenter(settings, text_encoder),
+        ranker=build_crop_engine(settings, text_encoder),
         thread=thread,
-        **settings.limits(),
         fetcher=build_fetcher(settings),
+        **settings.limits(),
     )
-    serve(app, settings)
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_service("segmenter", SegmenterSettings, build_app, set_num_threads=torch.set_num_threads)

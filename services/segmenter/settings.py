@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from unspoken.config.services import SEGMENTER
 from unspoken.config.settings import EngineSettings, service_url
 
 
@@ -14,7 +15,7 @@ class SegmenterSettings(EngineSettings):
 
     model_config = SettingsConfigDict(env_prefix="SEGMENTER_")
 
-    port: Annotated[int, Field(ge=0, le=65535)] = 8003
+    port: Annotated[int, Field(ge=0, le=65535)] = SEGMENTER.port
     """Port to listen on."""
     text_batch: Annotated[int, Field(ge=1, le=1024)] = 64
     """Largest number of texts in one forward pass of the text tower."""

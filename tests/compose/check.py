@@ -25,8 +25,8 @@ from typing import Any
 
 READY_S = 1200.0
 RUN_S = 1800.0
-PORTS = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
-SERVICES = (*PORTS, "dispatcher", "worker", "redis")
+PORT_BY_SERVICE = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
+SERVICES = (*PORT_BY_SERVICE, "dispatcher", "worker", "redis")
 WITHOUT_TORCH = ("gateway", "worker")
 ASKED = {"gateway": "/runs", "llm": "/propose", "detector": "/detect", "segmenter": "/segment"}
 JSON = {"Content-Type": "application/json"}
@@ -72,7 +72,7 @@ class Stack:
 
     def url(self, service: str) -> str:
         """Return the service's URL on this host."""
-        address = run([*self._compose, "port", service, str(PORTS[service])]).strip()
+        address = run([*self._compose, "port", service, str(PORT_BY_SERVICE[service])]).strip()
         check(address.startswith("127.0.0.1:"), f"{service} is published on {address}")
         return f"http://{address}"
 
@@ -100,7 +100,7 @@ def main() -> None:
     stack.wait_healthy()
     say("all containers are healthy")
     check_locks(stack)
-    for service in PORTS:
+    for service in PORT_BY_SERVICE:
         check(request(stack.url(service) + "/readyz")["status"] == "ready", f"{service} is ready")
     say("locked up: uid, read-only root, capabilities, ports, no torch in gateway and worker")
     check_door(stack)
@@ -125,7 +125,7 @@ def check_locks(stack: Stack) -> None:
             )
             bound = [at for all_at in (host["PortBindings"] or {}).values() for at in all_at or []]
             check(all(at["HostIp"] == "127.0.0.1" for at in bound), f"{service} is open: {bound}")
-            check(bool(bound) == (service in PORTS), f"{service} publishes {bound}")
+            check(bool(bound) == (service in PORT_BY_SERVICE), f"{service} publishes {bound}")
             if service == "redis":
                 uid = run(["docker", "exec", container, "id", "-u"]).strip()
                 check(uid != "0", "redis runs as root")

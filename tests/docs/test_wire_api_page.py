@@ -23,11 +23,13 @@ from tests.fakes import (
 from tests.openapi import apps
 from tests.served_stack import served_stack, worked_off
 from tests.worker.service import serve
+from unspoken.config.services import DETECTOR, GATEWAY, LLM, SEGMENTER, port_by_service
 from unspoken.runs.store import list_runs
 from unspoken.wire.runs import ENDED
 
 PAGE = blocks("wire-api.md")
-PORTS = {"gateway": 8000, "llm": 8001, "detector": 8002, "segmenter": 8003}
+PORT_BY_SERVICE = port_by_service()
+PROBES = ("/livez", "/readyz", "/v1/models")
 # Fields whose keys are data: stages, reasons, templates.
 PROGRESS = {"rate_per_s", "seconds_left", "bottleneck", "updated_s"}
 """Status fields that a dispatcher adds to a run; it may or may not have done so yet."""
@@ -44,9 +46,10 @@ def asked() -> list[tuple[int, str, str]]:
     ]
 
 
-@pytest.mark.parametrize("service", PORTS)
+@pytest.mark.parametrize("service", PORT_BY_SERVICE)
 def test_every_route_has_a_curl(service):
     told, missing = asked(), []
+    served_at = (PORT_BY_SERVICE[service], GATEWAY.port)
     for path, verbs in apps()[service].openapi()["paths"].items():
         pattern = re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)))
         for verb in verbs:
@@ -54,7 +57,7 @@ def test_every_route_has_a_curl(service):
                 method == verb.upper()
                 and pattern.fullmatch(asked_path)
                 # The gateway passes on, and the probes are every service's: one of them shows how.
-                and (port in (PORTS[service], 8000) or path in ("/livez", "/readyz", "/v1/models"))
+                and (port in served_at or path in PROBES)
                 for port, method, asked_path in told
             ):
                 missing.append(f"{verb.upper()} {path}")
@@ -71,12 +74,14 @@ def urls(tmp_path):
         stack = opened.enter_context(served_stack(tmp_path, segmenter=segmenter))
         opened.enter_context(worked_off(stack.runs_dir, failed={"engine_failure": 1}))
         services = {
-            8001: llm_app(FakePrompter()),
-            8002: detector_app(FakeDetector()),
-            8003: segmenter_app(FakeTextEncoder(), segmenter=segmenter, ranker=FakeCropRanker()),
+            LLM.port: llm_app(FakePrompter()),
+            DETECTOR.port: detector_app(FakeDetector()),
+            SEGMENTER.port: segmenter_app(
+                FakeTextEncoder(), segmenter=segmenter, ranker=FakeCropRanker()
+            ),
         }
         yield {
-            8000: stack.url,
+            GATEWAY.port: stack.url,
             **{port: opened.enter_context(serve(app)) for port, app in services.items()},
         }
 

@@ -26,12 +26,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from unspoken.config.services import ModelKind
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.problem_words import first_problem
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["llm", "detector", "text_encoder", "segmenter"]
 Dtype = Literal["float32", "float16", "bfloat16", "auto"]
 LOCK_FILE = "unspoken-lock.json"
 MODELS_FILE = "models.yaml"
@@ -58,7 +58,7 @@ class ModelEntry(WeightSource):
             'delta' of a segmenter's trained tokens.
     """
 
-    kind: Kind
+    kind: ModelKind
     name: str
     device: str
     dtype: Dtype
@@ -288,7 +288,9 @@ class _ModelsFile(BaseModel):
     profiles: dict[str, _WrittenProfile]
 
 
-def _entry(kind: Kind, written: _WrittenEntry, *, profile: str, device: str | None) -> ModelEntry:
+def _entry(
+    kind: ModelKind, written: _WrittenEntry, *, profile: str, device: str | None
+) -> ModelEntry:
     return ModelEntry(
         kind=kind,
         profile=profile,

@@ -4,8 +4,10 @@ Only `__main__` files and the stack build settings; no other code reads the envi
 """
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
@@ -23,10 +25,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from unspoken.config.api_keys import KeyRing, checked_key, parse_keys
 from unspoken.config.browser_rules import BrowserRules, is_loopback_name, parse_rules
 from unspoken.config.profiles import Profile, load_profile
+from unspoken.config.services import Service
 from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.problem_words import plain_problem
 from unspoken.process import num_cores
-from unspoken.safe_text import redact
+from unspoken.safe_text import escape_controls, redact
 
 
 def default_cache_dir() -> Path:
@@ -272,3 +275,17 @@ def check_bind(host: str, *, trusted: bool, has_keys: bool = False) -> None:
             "reached from there, or UNSPOKEN_TRUSTED_BIND=1 only where the network around this "
             "process is closed"
         )
+
+
+def settings_class(service: Service) -> type[ServiceSettings]:
+    """Import the settings class of a service."""
+    found: type[ServiceSettings] = resolve_name(service.settings)
+    return found
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a process's main function. Invalid settings or weights end it without a traceback."""
+    try:
+        main()
+    except InvalidConfig as error:
+        sys.exit(escape_controls(f"{error.code}: {error.message}", keep="\n"))

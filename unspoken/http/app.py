@@ -95,6 +95,10 @@ class Health:
         return self.thread.failure()
 
 
+def _nothing() -> None:
+    """The default of `on_stop`."""
+
+
 class _Queues(Collector):
     """Metrics of each batcher: queue length and bytes, batches and items done."""
 
@@ -139,11 +143,12 @@ def create_service(
     request_timeout_s: float | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     collectors: Sequence[Collector] = (),
+    on_stop: Callable[[], None] | None = None,
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """Return a FastAPI app with the common routes; the caller adds its own.
 
-    `app.state.health` is for the code that serves the app.
+    `app.state.health` and `app.state.on_stop` are for the code that serves the app.
 
     Args:
         name: The service's name.
@@ -157,6 +162,7 @@ def create_service(
         request_timeout_s: Deadline of a request that names none.
         max_body_bytes: Maximum size of a body.
         collectors: Additional collectors for `/metrics`.
+        on_stop: Called when the process is told to stop, before open requests are drained.
         on_close: Awaited after the last request, before the batchers close.
     """
     health = Health(thread)
@@ -193,6 +199,7 @@ def create_service(
         responses=ERROR_REPLIES,
     )
     app.state.health = health
+    app.state.on_stop = on_stop or _nothing
     registry = CollectorRegistry()
     for collector in (_Queues(batchers), *collectors):
         registry.register(collector)

@@ -9,14 +9,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import uvicorn
 from fastapi import FastAPI
 
-from unspoken.config.settings import ServiceSettings
+from unspoken.config.settings import EngineSettings, ServiceSettings, run_main
 from unspoken.http.app import use_browser_rules, use_keys
+from unspoken.http.batching import InferenceThread
 from unspoken.http.connections import Connections, default_limits
 from unspoken.logs import configure_logging
+
+Engine = TypeVar("Engine", bound=EngineSettings)
 
 DEAD_STATUS = 70  # sysexits.h, EX_SOFTWARE
 WATCH_S = 1.0
@@ -72,23 +76,46 @@ def uvicorn_config(
     )
 
 
-def serve(
-    app: FastAPI, settings: ServiceSettings, *, on_stop: Callable[[], None] | None = None
+def run_service(
+    name: str,
+    settings_class: Callable[[], Engine],
+    build_app: Callable[[Engine, InferenceThread], FastAPI],
+    *,
+    set_num_threads: Callable[[int], None],
 ) -> None:
+    """Run the process of one service with a model, with its settings from the environment.
+
+    The weights are loaded before it listens, so that a process that answers has its weights.
+
+    set_num_threads: torch's function, which the inference thread calls. This module has no torch.
+    """
+
+    def main() -> None:
+        settings = settings_class()
+        configure_logging(settings.log_level, settings.log_format)
+        thread = InferenceThread(
+            name=name,
+            initializer=lambda: set_num_threads(settings.num_threads),
+            hang_s=settings.hang_s,
+        )
+        run_apps([(build_app(settings, thread), settings)])
+
+    run_main(main)
+
+
+def serve(app: FastAPI, settings: ServiceSettings) -> None:
     """Listen until SIGTERM or Ctrl-C, then drain. See serve_all."""
     configure_logging(settings.log_level, settings.log_format)
-    run_apps([(app, settings)], on_stop=on_stop)
+    run_apps([(app, settings)])
 
 
-def run_apps(
-    apps: Sequence[tuple[FastAPI, ServiceSettings]], *, on_stop: Callable[[], None] | None = None
-) -> None:
+def run_apps(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:
     """Run serve_all, then exit with status 0 even if a model is still computing.
 
     A warm-up, or a batch whose callers have disconnected, cannot be interrupted. If the interpreter
     shut down during it, torch would abort the process (SIGABRT).
     """
-    asyncio.run(serve_all(apps, on_stop=on_stop))
+    asyncio.run(serve_all(apps))
     threads = {app.state.health.thread for app, _ in apps}
     if not all([thread.close(timeout_s=THREAD_S) for thread in threads]):
         logger.info("the process ends while a model is still computing")
@@ -96,15 +123,13 @@ def run_apps(
         os._exit(0)
 
 
-async def serve_all(
-    apps: Sequence[tuple[FastAPI, ServiceSettings]], *, on_stop: Callable[[], None] | None = None
-) -> None:
+async def serve_all(apps: Sequence[tuple[FastAPI, ServiceSettings]]) -> None:
     """Listen on every port until SIGTERM or Ctrl-C, then shut down gracefully.
 
     First `/readyz` replies 503 for `drain_delay_s` while requests are still accepted, so that load
     balancers stop sending new ones. Then new requests are refused and open ones are answered. A
     second signal ends the wait. An app may call those before it in the list, so the last app drains
-    first. `on_stop` is called before the drain.
+    first. Each app's `on_stop` is called before the drain.
     """
     for app, settings in apps:
         use_keys(app, settings.key_ring())
@@ -146,8 +171,8 @@ async def serve_all(
             app.state.health.leaving = True
         await asyncio.sleep(delay_s)
     telling.cancel()
-    if on_stop is not None:
-        on_stop()
+    for app, _ in apps:
+        app.state.on_stop()
     for server, task in zip(reversed(servers), reversed(running), strict=True):
         server.should_exit = True
         await task

@@ -1,9 +1,11 @@
 """Bases of the wire models, and the models that every service shares."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from unspoken.config.services import ModelKind
 
 
 class WireModel(BaseModel):
@@ -47,6 +49,6 @@ class ModelInfo(WireModel):
     """The model that answered; `revision` is a hash or a hub's revision."""
 
     name: str
-    kind: Literal["llm", "detector", "text_encoder", "segmenter"]
+    kind: ModelKind
     revision: str
     device: str = "cpu"

@@ -15,7 +15,7 @@ from unspoken.client.port_clients import (
     TextEncoderClient,
     connect,
 )
-from unspoken.http.entry_point import run_main
+from unspoken.config.settings import run_main
 from unspoken.logs import configure_logging
 from worker.dispatch.loop import Dispatcher
 from worker.dispatch.metrics import DispatcherMetrics, serve_metrics

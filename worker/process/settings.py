@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from unspoken.config.browser_rules import parse_rules
+from unspoken.config.services import DETECTOR, LLM, SEGMENTER
 from unspoken.config.settings import ProcessSettings, check_bind, service_url
 from worker.process.broker_url import broker_address
 
@@ -18,9 +19,9 @@ class WorkerSettings(ProcessSettings):
 
     broker_url: Annotated[str, broker_address("WORKER_BROKER_URL")] = "redis://127.0.0.1:6379/0"
     """Redis: redis://[user:password@]host:port/db, rediss:// with TLS, redis+socket:///path."""
-    llm_url: Annotated[str, service_url("WORKER_LLM_URL")] = "http://127.0.0.1:8001"
-    detector_url: Annotated[str, service_url("WORKER_DETECTOR_URL")] = "http://127.0.0.1:8002"
-    segmenter_url: Annotated[str, service_url("WORKER_SEGMENTER_URL")] = "http://127.0.0.1:8003"
+    llm_url: Annotated[str, service_url("WORKER_LLM_URL")] = LLM.local_url
+    detector_url: Annotated[str, service_url("WORKER_DETECTOR_URL")] = DETECTOR.local_url
+    segmenter_url: Annotated[str, service_url("WORKER_SEGMENTER_URL")] = SEGMENTER.local_url
     runs_dir: Path = Path("runs")
     data_dir: Path | None = None
     """Path of the data folder on this host, if it differs from the path that the gateway

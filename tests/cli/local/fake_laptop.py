@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from services.detector.app import create_app as create_detector
 from services.detector.settings import DetectorSettings
 from services.gateway.app import create_app as create_gateway
-from services.gateway.events import end_streams
 from services.gateway.settings import GatewaySettings
 from services.llm.app import create_app as create_llm
 from services.llm.settings import LlmSettings
@@ -34,7 +33,7 @@ def main() -> None:
         (create_segmenter(FakeTextEncoder()), SegmenterSettings()),
         (create_gateway(gateway), gateway),
     ]
-    run_apps(apps, on_stop=end_streams)
+    run_apps(apps)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import redis
 
 from cli.local.launcher import MODULES, Stack, StackConfig, _Child, free_port
 from cli.local.restarting import Restarter
+from unspoken.config.services import SERVICES
 from unspoken.config.settings import child_environment
 from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.process import listens_on
@@ -324,12 +325,12 @@ def listening() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def config_of(folder: Path, **ports: int) -> StackConfig:
+def config_of(folder: Path, **port_by_service: int) -> StackConfig:
     return StackConfig(
         folder=folder,
         data_dir=folder / "data",
         runs_dir=folder / "runs",
-        ports=dict.fromkeys(("gateway", "llm", "detector", "segmenter"), 0) | ports,
+        port_by_service=dict.fromkeys((each.name for each in SERVICES), 0) | port_by_service,
     )
 
 
