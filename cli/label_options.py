@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from unspoken.errors import InvalidInput
-from unspoken.problem_words import plain_problem
+from unspoken.problem_words import first_problem, plain_problems, unknown_name
 from unspoken.wire.filters import FilterConfig
 from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.runs import RunRequest
@@ -52,9 +52,9 @@ def run_request(parameters: Mapping[str, Any], **place: object) -> RunRequest:
     try:
         return RunRequest.model_validate({**place, **fields, "filters": filters})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = f"{flag_of(str(first['loc'][0]))}: " if first["loc"] else ""
-        raise InvalidInput(where + with_flags(plain_problem(first))) from error
+        first = plain_problems(error, RunRequest)[0]
+        where = f"{flag_of(re.split(r'[.[]', first.where)[0])}: " if first.where else ""
+        raise InvalidInput(where + with_flags(first.problem)) from error
 
 
 def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> FilterConfig:
@@ -68,17 +68,17 @@ def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> 
     values: dict[str, object] = {}
     for setting in settings:
         name, _, value = setting.partition("=")
-        if name not in FilterConfig.model_fields or not value:
-            names = ", ".join(FilterConfig.model_fields)
-            raise InvalidInput(f"{setting!r} is not NAME=VALUE, NAME one of: {names}")
+        if name not in FilterConfig.model_fields:
+            raise InvalidInput(unknown_name(name, FilterConfig.model_fields, what="filter"))
+        if not value:
+            raise InvalidInput(f"filter {name}: write {name}=VALUE, or {name}=off to disable it")
         values[name] = _value(value, default=FilterConfig.model_fields[name].default)
     if blocklist is not None:
         values["blocklist"] = _read_lines(blocklist)
     try:
         return FilterConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"filter {first['loc'][0]}: {plain_problem(first)}") from error
+        raise InvalidInput(f"filter {first_problem(error, FilterConfig)}") from error
 
 
 def _value(text: str, *, default: object) -> object:

@@ -4,16 +4,22 @@ Pydantic's own messages name Python types ("Tuple should have at most 64 items a
 and say of an unknown field only that it is not permitted.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, get_args
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 MAX_EXPECTED_CHARS = 300
+MAX_NAME_CHARS = 64
+MAX_PROBLEMS = 20
+Location: TypeAlias = tuple[str | int, ...]
+
+_UNKNOWN = "extra_forbidden"
+_NO_HINTS: Mapping[str, str] = {}
 _WORDS: Mapping[str, str] = {
     "missing": "is missing",
-    "extra_forbidden": "is an unknown field",
     "string_type": "must be a text",
     "string_unicode": "is not valid Unicode",
     "string_too_short": "must have at least {min_length} characters",
@@ -43,60 +49,136 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-def plain_problem(problem: Mapping[str, Any], model: type[BaseModel] | None = None) -> str:
-    """Return the message for one of pydantic's errors.
+class Problem(NamedTuple):
+    """One problem of an input: its place, such as `queries[0].text`, and what is wrong there.
 
-    `model` is the model that was validated; if given, an unknown field gets a suggestion.
+    `message` says both in one sentence.
     """
-    kind = str(problem["type"])
-    words = _WORDS.get(kind)
+
+    where: str
+    problem: str
+    message: str
+
+
+def plain_problems(error: ValidationError, kind: Any = None) -> list[Problem]:
+    """Return the first problems of a validation, without the input.
+
+    Unknown fields come first, because a misspelt field is also missing under its right name.
+    `kind` is the model or type that was validated; if given, unknown fields get a suggestion.
+    """
+    problems = error.errors(include_input=False, include_url=False)
+    problems.sort(key=lambda each: each["type"] != _UNKNOWN)
+    return [plain_problem(each, kind) for each in problems[:MAX_PROBLEMS]]
+
+
+def first_problem(error: ValidationError, kind: Any = None) -> str:
+    """Return the first problem of a validation as one line; see `plain_problems`."""
+    return plain_problems(error, kind)[0].message
+
+
+def plain_problem(problem: Mapping[str, Any], kind: Any = None) -> Problem:
+    """Return one of pydantic's errors as a Problem; see `plain_problems`."""
+    where: Location = problem["loc"]
+    if problem["type"] == _UNKNOWN:
+        owner = _owner(kind, where)
+        words = unknown_name(
+            str(where[-1]),
+            () if owner is None else owner.model_fields,
+            hints=getattr(owner, "field_hints", _NO_HINTS),
+            owner=place(where[:-1]),
+        )
+        return Problem(place(where), words, words)
+    words = _words_of(problem)
+    return Problem(place(where), words, f"{place(where)}: {words}" if where else words)
+
+
+def unknown_names(
+    names: Iterable[str],
+    *,
+    known: Collection[str],
+    what: str = "field",
+    owner: str = "",
+    hints: Mapping[str, str] = _NO_HINTS,
+) -> list[Problem]:
+    """Return a problem for each of the first names that are not known; see `unknown_name`."""
+    problems = []
+    for name in islice((name for name in names if name not in known), MAX_PROBLEMS):
+        words = unknown_name(name, known, what=what, owner=owner, hints=hints)
+        problems.append(Problem(name[:MAX_NAME_CHARS], words, words))
+    return problems
+
+
+def place(where: Location) -> str:
+    """Return a location as a path: ("queries", 0, "text") -> queries[0].text."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
+    return "".join(parts).removeprefix(".")
+
+
+def unknown_name(
+    name: str,
+    known: Iterable[str],
+    *,
+    what: str = "field",
+    owner: str = "",
+    hints: Mapping[str, str] = _NO_HINTS,
+) -> str:
+    """Return the message for an unknown name, with the nearest of the known names.
+
+    Args:
+        name: The unknown name. Only its start is shown and compared, because it may be long.
+        known: The valid names.
+        what: The kind of thing that has the name.
+        owner: The place of the object that has the field.
+        hints: Lower-case unknown name -> hint, for frequent mistakes.
+    """
+    name, known = name[:MAX_NAME_CHARS], sorted(known)
+    message = f"unknown {what} {name!r}{f' of {owner}' if owner else ''}"
+    if (hint := hints.get(name.lower())) is not None:
+        return f"{message}; {hint}"
+    if near := nearest(name, known):
+        return f"{message}; did you mean {near!r}?"
+    return f"{message}; known are {', '.join(known)}" if known else message
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most similar to this one; None if none is similar."""
+    names = {each.lower(): each for each in known}
+    near = get_close_matches(name[:MAX_NAME_CHARS].lower(), names, n=1)
+    return names[near[0]] if near else None
+
+
+def _words_of(problem: Mapping[str, Any]) -> str:
+    words = _WORDS.get(str(problem["type"]))
     if words is None:  # an error of our own validators
         return str(problem["msg"]).removeprefix("Value error, ")
     try:
-        text = words.format(**problem.get("ctx", {}))[:MAX_EXPECTED_CHARS]
+        return words.format(**problem.get("ctx", {}))[:MAX_EXPECTED_CHARS]
     except KeyError:
         return str(problem["msg"])
-    if kind == "extra_forbidden" and model is not None:
-        text += _suggestion(model, problem["loc"])
-    return text
 
 
-def plain_problems(error: ValidationError, model: type[BaseModel]) -> list[dict[str, Any]]:
-    """Return pydantic's list of errors with plain messages, and without the input."""
-    return [
-        {"type": "problem", "loc": each["loc"], "msg": plain_problem(each, model)}
-        for each in error.errors(include_input=False, include_url=False)
-    ]
-
-
-def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return the first of pydantic's errors as one line: `place.of.field: message`."""
-    first = plain_problems(error, model)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
-
-
-def _suggestion(model: type[BaseModel], where: tuple[str | int, ...]) -> str:
-    """Return the hint for an unknown field: the model's own, or the nearest name."""
-    owner: type[BaseModel] | None = model
+def _owner(kind: Any, where: Location) -> type[BaseModel] | None:
+    """Return the model that would have the field at this location; None if that is unclear."""
     for part in where[:-1]:
-        if isinstance(part, str) and owner is not None:
-            field = owner.model_fields.get(part)
-            owner = None if field is None else next(_models_in(field.annotation), None)
-    if owner is None:
-        return ""
-    name = str(where[-1])
-    hint = getattr(owner, "field_hints", {}).get(name.lower())
-    if hint is not None:
-        return f": {hint}"
-    near = get_close_matches(name.lower(), owner.model_fields, n=1)
-    known = ", ".join(sorted(owner.model_fields))
-    return f": did you mean {near[0]}?" if near else f"; known are {known}"
+        kind = _inside(kind, part)
+    return _model_in(kind)
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models in an annotation, also inside lists, unions and the like."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models_in(part)
+def _inside(kind: Any, part: str | int) -> Any:
+    """Return the type of a field, an item or a value in a type; None if there is no such part."""
+    if (model := _model_in(kind)) is not None:
+        field = model.model_fields.get(str(part))
+        return None if field is None else field.annotation
+    arguments = get_args(kind)
+    if get_origin(kind) in (dict, list, tuple):
+        return arguments[-1 if isinstance(part, str) else 0]
+    return next((found for each in arguments if (found := _inside(each, part))), None)
+
+
+def _model_in(kind: Any) -> type[BaseModel] | None:
+    """Return a model, also of `Model | None` or Annotated[Model, ...]; None for anything else."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    if get_origin(kind) in (dict, list, tuple):
+        return None
+    return next((model for each in get_args(kind) if (model := _model_in(each))), None)

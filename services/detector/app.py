@@ -149,7 +149,7 @@ def _question_of_form(upload: Upload) -> _Question:
     """
     if upload.file is None:
         raise InvalidInput("the form has no file named image")
-    upload.refuse_unknown({"phrases", "box_threshold", "independent"})
+    upload.refuse_unknown(("phrases", "box_threshold", "independent"))
     written: dict[str, object] = {
         "image": {"base64": ""},
         "phrases": _listed_phrases(upload.fields.get("phrases", [])),

@@ -105,7 +105,7 @@ class Proxy:
         try:
             content = await answer.aread()
             if answer.is_success:
-                return _MODELS.validate_json(content, extra="ignore")
+                return _MODELS.validate_json(content)
         except (httpx.TransportError, ValidationError) as error:
             raise ServiceUnavailable(
                 f"the segmenter's /v1/models cannot be read: {reason_of(error)}"

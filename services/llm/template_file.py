@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from services.llm.parsing import CAPTION_TEMPLATE
 from services.llm.prompts import Example, ExampleSet, Template, fill
 from unspoken.errors import InvalidConfig
-from unspoken.problem_words import plain_problem
+from unspoken.problem_words import plain_problems
+from unspoken.wire.base import RequestModel
 
 _Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\r\n]+$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
-class _Entry(BaseModel):
+class _Entry(RequestModel):
     """One template of the file; templates.yaml explains the fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     form: Annotated[str, Field(max_length=2000)]
     separator: Annotated[str, Field(pattern=r"\n$", max_length=100)] = "\n\n"
@@ -46,7 +44,8 @@ class _Entry(BaseModel):
         return form
 
 
-_ENTRIES = TypeAdapter(Annotated[dict[_Name, _Entry], Field(min_length=1)])
+_TEMPLATES = Annotated[dict[_Name, _Entry], Field(min_length=1)]
+_ENTRIES: TypeAdapter[dict[str, _Entry]] = TypeAdapter(_TEMPLATES)
 
 
 def load_templates(path: Path | None = None) -> Mapping[str, Template]:
@@ -78,15 +77,9 @@ def _parse(text: str, *, source: str) -> dict[str, Template]:
     except yaml.YAMLError as error:
         raise InvalidConfig(f"{source}: this is not YAML: {error}") from error
     except ValidationError as error:
-        problems = map(_described, error.errors()[:5])
-        raise InvalidConfig(f"{source}: {'; '.join(problems)}") from error
+        problems = "; ".join(each.message for each in plain_problems(error, _TEMPLATES)[:5])
+        raise InvalidConfig(f"{source}: {problems}") from error
     return {name: _template(name, entry) for name, entry in entries.items()}
-
-
-def _described(problem: ErrorDetails) -> str:
-    """Return the place of a problem in the file, if it is not the whole file, and its words."""
-    place = ".".join(map(str, problem["loc"]))
-    return f"{place}: {plain_problem(problem)}" if place else plain_problem(problem)
 
 
 def _template(name: str, entry: _Entry) -> Template:

@@ -49,7 +49,9 @@ def _question(upload: Upload) -> tuple[Asked, SegmentQuestion]:
     if upload.body is not None:
         asked = validated(SegmentRequest, upload.body)
         return _asked(asked.image), asked
-    upload.refuse_unknown({"image_id", "name", "method", *_JSON_FIELDS})
+    upload.refuse_unknown(
+        ("image_id", "name", "method", *_JSON_FIELDS), hints=SegmentQuestion.field_hints
+    )
     written: dict[str, object] = {
         name: _json_field(name, value) for name in _JSON_FIELDS if (value := upload.last(name))
     }
@@ -65,7 +67,7 @@ def _image(upload: Upload) -> Asked:
     if upload.body is not None:
         asked = _asked(validated(ImageRequest, upload.body).image)
     else:
-        upload.refuse_unknown({"name"})
+        upload.refuse_unknown(("name",))
         asked = _form_image(upload)
     if asked.image_id is not None:
         raise InvalidInput("send the picture itself; GET /images/{id} tells whether it is cached")

@@ -38,6 +38,11 @@ def test_a_setting_that_cannot_be_says_why(setting):
         parse_filters([setting])
 
 
+def test_a_misspelt_filter_is_told_with_its_right_name():
+    with pytest.raises(InvalidInput, match="unknown filter 'max_punsave'; did you mean 'max_pun"):
+        parse_filters(["max_punsave=0.2"])
+
+
 def test_a_blocklist_that_is_not_there_is_said(tmp_path):
     with pytest.raises(InvalidInput, match="cannot be read"):
         parse_filters([], blocklist=tmp_path / "none.txt")

@@ -117,7 +117,7 @@ def parsed(reply: TypeAdapter[Result], response: httpx.Response) -> Result:
     Raises ServiceUnavailable for anything else.
     """
     try:
-        return reply.validate_json(response.content, extra="ignore")
+        return reply.validate_json(response.content)
     except ValidationError as error:
         path = response.request.url.path
         raise ServiceUnavailable(

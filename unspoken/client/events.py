@@ -141,7 +141,7 @@ class Following:
 
     def _status(self, text: str) -> RunStatus:
         try:
-            return _STATUS.validate_json(text, extra="ignore")
+            return _STATUS.validate_json(text)
         except ValidationError as error:
             raise ServiceUnavailable(
                 f"{self._path} sent an event that is not a run's status: {reason_of(error)}"

@@ -24,11 +24,18 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from unspoken.config.services import ModelKind
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.problem_words import first_problem
+from unspoken.problem_words import first_problem, unknown_name
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +118,8 @@ def load_profile(
     except ValidationError as error:
         raise InvalidConfig(f"{path}: {first_problem(error, _ModelsFile)}") from error
     if name not in written.profiles:
-        known = ", ".join(sorted(written.profiles))
-        raise InvalidConfig(f"no profile {name!r} in {path.name}; known: {known}")
+        problem = unknown_name(name, written.profiles, what="profile", owner=path.name)
+        raise InvalidConfig(problem)
     chosen = written.profiles[name]
     entry = partial(_entry, profile=name, device=device)
     return Profile(
@@ -283,9 +290,16 @@ class _WrittenProfile(_Written):
     segmenter: _WrittenEntry | None = None
 
 
-class _ModelsFile(BaseModel):
-    # Other keys than `profiles` are ignored: they hold values that YAML anchors share.
+class _ModelsFile(_Written):
     profiles: dict[str, _WrittenProfile]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_extensions(cls, written: object) -> object:
+        """Drop keys that start with `x-`: they hold values that YAML anchors share."""
+        if not isinstance(written, dict):
+            return written
+        return {key: value for key, value in written.items() if not str(key).startswith("x-")}
 
 
 def _entry(

@@ -127,7 +127,9 @@ class ProcessSettings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
-            told = (f"{self._variable(each['loc'])} {plain_problem(each)}" for each in problems)
+            told = (
+                f"{self._variable(each['loc'])} {plain_problem(each).problem}" for each in problems
+            )
             raise InvalidConfig("; ".join(told)) from None
         except SettingsError as error:
             raise InvalidConfig(f"{type(self).__name__}: {error}; write it as JSON") from None

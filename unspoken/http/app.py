@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from inspect import isawaitable
 from typing import Any, TypeAlias, TypeVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, generate_latest
@@ -24,7 +24,6 @@ from unspoken import __version__
 from unspoken.config.api_keys import KeyRing
 from unspoken.config.browser_rules import BrowserRules
 from unspoken.errors import (
-    InvalidInput,
     NotReady,
     ServiceUnavailable,
     Unauthorized,
@@ -32,12 +31,17 @@ from unspoken.errors import (
 )
 from unspoken.http.admission import Admission, AdmissionMiddleware
 from unspoken.http.batching import InferenceThread, MicroBatcher
-from unspoken.http.error_replies import ERROR_REPLIES, error_response, json_error
+from unspoken.http.error_replies import (
+    ERROR_REPLIES,
+    error_response,
+    invalid_request,
+    json_error,
+)
 from unspoken.http.middleware import BodyLimit, BrowserGuard, KeyGate, SafeHeaders, add_safe_headers
 from unspoken.http.openapi import describe_middleware
 from unspoken.http.request_metrics import RequestMetrics
 from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
-from unspoken.problem_words import plain_problem
+from unspoken.problem_words import MAX_PROBLEMS, plain_problem, unknown_names
 from unspoken.wire.base import ModelInfo
 
 Result = TypeVar("Result")
@@ -196,6 +200,7 @@ def create_service(
         description=description,
         version=__version__,
         lifespan=lifespan,
+        dependencies=[Depends(_refuse_unknown_parameters)],
         responses=ERROR_REPLIES,
     )
     app.state.health = health
@@ -263,6 +268,21 @@ def _add_probes(
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
 
+async def _refuse_unknown_parameters(request: Request) -> None:
+    """Raise InvalidInput for a query parameter that the route does not have.
+
+    Probes accept any parameter, because monitoring tools add their own.
+    """
+    route = request.scope["route"]
+    if not request.query_params or "probes" in route.tags:
+        return
+    known = [each.alias for each in route.dependant.query_params]
+    owner = f"{request.method} {route.path}"
+    problems = unknown_names(request.query_params, known=known, what="query parameter", owner=owner)
+    if problems:
+        raise invalid_request(problems)
+
+
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UnspokenError)
     async def on_unspoken(_request: Request, error: UnspokenError) -> JSONResponse:
@@ -276,18 +296,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_validation(_request: Request, error: RequestValidationError) -> JSONResponse:
-        # The input is left out, because it may be a whole picture.
-        problems = [
-            {
-                "where": ".".join(str(part) for part in problem["loc"]) or "body",
-                "problem": plain_problem(problem),
-            }
-            for problem in error.errors()[:20]
-        ]
-        first = problems[0] if problems else {"where": "body", "problem": "invalid"}
-        return error_response(
-            InvalidInput(f"{first['where']}: {first['problem']}", details={"problems": problems})
-        )
+        # Only path parameters and headers: routes validate bodies themselves.
+        problems = [plain_problem(problem) for problem in error.errors()[:MAX_PROBLEMS]]
+        return error_response(invalid_request(problems))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:

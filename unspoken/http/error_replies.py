@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from unspoken.errors import NotReady, Overloaded, UnspokenError
+from unspoken.errors import InvalidInput, NotReady, Overloaded, UnspokenError
+from unspoken.problem_words import Problem
 from unspoken.wire.base import ErrorBody
 from unspoken.wire.error_table import describe_status, status_of
 
@@ -21,6 +22,19 @@ def error_replies(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 ERROR_REPLIES = error_replies(401, 403, 404, 413, 415, 422, 429, 503, 504)
 """Error replies of every service."""
+
+
+def invalid_request(problems: Sequence[Problem]) -> InvalidInput:
+    """Return the error of a request: its message is the first problem, `details` has all."""
+    first = problems[0]
+    return InvalidInput(
+        first.message if first.where else f"body: {first.message}",
+        details={
+            "problems": [
+                {"where": each.where or "body", "problem": each.problem} for each in problems
+            ]
+        },
+    )
 
 
 def error_response(error: UnspokenError, *, status: int | None = None) -> JSONResponse:

@@ -1,11 +1,11 @@
 """Read requests with a picture, as JSON or as a multipart form, for every service."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 
 from unspoken.errors import InvalidInput
 from unspoken.http.app import in_decode_pool
+from unspoken.http.error_replies import invalid_request
 from unspoken.http.json_bodies import slim_body
 from unspoken.http.url_fetch import Fetcher, fetch_url
 from unspoken.imaging.images import Picture, decode_base64, decode_picture
-from unspoken.problem_words import plain_problems
+from unspoken.problem_words import plain_problems, unknown_names
 from unspoken.wire.pictures import LinkedImage
 from unspoken.wire.segment_bodies import inlined_schema
 
@@ -40,11 +41,18 @@ class Upload:
         values = self.fields.get(name) or [""]
         return values[-1] or None
 
-    def refuse_unknown(self, known: set[str]) -> None:
-        """Raise InvalidInput for unknown fields."""
-        unknown = sorted(set(self.fields) - known)
-        if unknown:
-            raise InvalidInput(f"unknown fields: {', '.join(unknown[:8])}")
+    def refuse_unknown(
+        self, known: Iterable[str], *, hints: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Raise InvalidInput for fields of the form other than `image` and the known ones.
+
+        `hints` are those of a RequestModel.
+        """
+        if "image" in self.fields:
+            raise InvalidInput("the form's field image must be a file")
+        known = ("image", *known)
+        if problems := unknown_names(self.fields, known=known, owner="the form", hints=hints):
+            raise invalid_request(problems)
 
 
 async def read_upload(request: Request, *, max_fields: int) -> Upload:
@@ -135,7 +143,7 @@ def validated(model: type[Model], written: bytes | bytearray | dict[str, object]
             raise InvalidInput(
                 f"the request has {error.error_count()} problems; /openapi.json has its schema"
             ) from error
-        raise RequestValidationError(plain_problems(error, model)) from error
+        raise invalid_request(plain_problems(error, model)) from error
 
 
 async def _read_image(form: FormData) -> bytes | None:
@@ -148,4 +156,6 @@ def _fields(form: FormData) -> dict[str, list[str]]:
     for name, value in form.multi_items():
         if isinstance(value, str):
             fields.setdefault(name, []).append(value)
+        elif name != "image":
+            fields.setdefault(name, [])  # a file whose field has another name
     return fields

@@ -12,14 +12,14 @@ from typing import overload
 
 import numpy as np
 
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import FileModel
 
 _BLOCK = 1 << 24
 NAME_DIGEST_CHARS, DIGEST_CHARS = 8, 24
 """Hex digits of a row's digest. The first ones are the digest of its picture's name alone."""
 
 
-class Chunk(WireModel):
+class Chunk(FileModel):
     """Some rows of one file: the unit of work of a worker."""
 
     id: int

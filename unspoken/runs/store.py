@@ -31,7 +31,7 @@ from unspoken.imaging.images import MAX_BYTES, decode_base64
 from unspoken.runs import storage
 from unspoken.runs.files import json_sha256, unreadable, write_json
 from unspoken.runs.liveness import stalled_since
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import FileModel
 from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.runs import ENDED, InlineItem, RunRequest, RunStatus
 
@@ -40,7 +40,7 @@ INLINE_SHARD = "00000.tar"
 MAX_NAMES = 10
 
 
-class Run(WireModel):
+class Run(FileModel):
     """The content of run.json."""
 
     run_id: str
@@ -116,7 +116,7 @@ def read_run(runs_dir: Path, run_id: str) -> Run:
     """Read run.json of a run. Raises NotFound."""
     path = runs_dir / _check_name(run_id) / "run.json"
     try:
-        return Run.model_validate_json(path.read_bytes())
+        return Run.read(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no run {run_id!r}") from error
     except ValidationError as error:

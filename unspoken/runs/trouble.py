@@ -10,14 +10,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from unspoken.runs import storage
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import FileModel
 
 logger = logging.getLogger(__name__)
 
 _FILE = "trouble.json"
 
 
-class Trouble(WireModel):
+class Trouble(FileModel):
     """The content of trouble.json."""
 
     token: str
@@ -39,6 +39,6 @@ def read_trouble(run_dir: Path) -> Trouble | None:
     """Return the last note; None if there is none or it cannot be parsed."""
     content = storage.read(run_dir / _FILE)
     try:
-        return None if content is None else Trouble.model_validate_json(content)
+        return None if content is None else Trouble.read(content)
     except ValidationError:
         return None

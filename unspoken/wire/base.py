@@ -1,24 +1,26 @@
-"""Bases of the wire models, and the models that every service shares."""
+"""Bases of the wire models, and the models that every service shares.
+
+Requests reject unknown fields, because a misspelt option would be ignored in silence. Replies and
+files ignore them, so that clients and programs of one version read those of a later one.
+"""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from functools import lru_cache
+from typing import ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from unspoken.config.services import ModelKind
 
 
-class WireModel(BaseModel):
-    """Base of all schemas: frozen, and an unknown field is an error.
+class RequestModel(BaseModel):
+    """A request, a part of one, or a file that users write. Unknown fields are errors.
 
-    The docstring of a field is its description in OpenAPI.
+    Null for a field that cannot be null means the same as omitting it. The docstring of a field is
+    its description in OpenAPI.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class RequestModel(WireModel):
-    """A part of a request. Null for an optional field means the same as omitting it."""
 
     field_hints: ClassVar[Mapping[str, str]] = {}
     """Field names of other tools -> the hint that says what to send instead."""
@@ -26,18 +28,38 @@ class RequestModel(WireModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, written: object) -> object:
-        if not isinstance(written, dict):
+        if not isinstance(written, dict) or None not in written.values():
             return written
+        absent = _never_null(cls)
         return {
             name: value
             for name, value in written.items()
-            if value is not None
-            or name not in cls.model_fields
-            or cls.model_fields[name].is_required()
+            if value is not None or name not in absent
         }
 
 
-class ErrorBody(WireModel):
+class ReplyModel(BaseModel):
+    """A reply or a part of one. Unknown fields, of later versions, are ignored.
+
+    The docstring of a field is its description in OpenAPI.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class FileModel(ReplyModel):
+    """The content of a file that this project writes. Unknown fields are ignored as in replies."""
+
+    @classmethod
+    def read(cls, content: bytes) -> Self:
+        """Parse JSON; unknown fields are ignored in all parts, also in those of a request.
+
+        Raises pydantic.ValidationError.
+        """
+        return cls.model_validate_json(content, extra="ignore")
+
+
+class ErrorBody(ReplyModel):
     """The body of every error reply."""
 
     error: str
@@ -45,10 +67,20 @@ class ErrorBody(WireModel):
     details: dict[str, object] = Field(default_factory=dict)
 
 
-class ModelInfo(WireModel):
+class ModelInfo(ReplyModel):
     """The model that answered; `revision` is a hash or a hub's revision."""
 
     name: str
     kind: ModelKind
     revision: str
     device: str = "cpu"
+
+
+@lru_cache(maxsize=256)
+def _never_null(model: type[BaseModel]) -> frozenset[str]:
+    """Return the optional fields of a model whose value cannot be null."""
+    return frozenset(
+        name
+        for name, field in model.model_fields.items()
+        if not field.is_required() and type(None) not in get_args(field.annotation)
+    )

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.wire.base import ModelInfo, WireModel
+from unspoken.wire.base import ModelInfo, ReplyModel, RequestModel
 from unspoken.wire.pictures import ImageInfo, LinkedImage
 from unspoken.wire.segment import PromptBox
 from unspoken.wire.texts import MAX_TEXTS, Text
@@ -17,14 +17,14 @@ A crop takes 3.3 s on one core.
 """
 
 
-class Crop(WireModel):
+class Crop(RequestModel):
     """A box, and the index of its own label in the request's list of labels."""
 
     box: PromptBox
     label_index: Annotated[int, Field(ge=0)]
 
 
-class RankCropsRequest(WireModel):
+class RankCropsRequest(RequestModel):
     """A picture, its boxes, and all labels that each crop is compared with. Labels are unique."""
 
     image: LinkedImage
@@ -52,7 +52,7 @@ class RankCropsRequest(WireModel):
         return self
 
 
-class RankCropsReply(WireModel):
+class RankCropsReply(ReplyModel):
     """For each crop, in order, the rank of its own label: 1 if no label is more similar to it."""
 
     image: ImageInfo

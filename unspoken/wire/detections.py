@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.wire.base import ModelInfo, RequestModel, WireModel
+from unspoken.wire.base import ModelInfo, ReplyModel, RequestModel
 from unspoken.wire.pictures import Box, ImageInfo, LinkedImage
 from unspoken.wire.texts import MAX_TEXTS, Text
 
@@ -32,7 +32,7 @@ class DetectRequest(RequestModel):
         return self
 
 
-class Detection(WireModel):
+class Detection(ReplyModel):
     """A box for the phrase at `phrase_index`; `score` is the mean over the phrase's tokens."""
 
     phrase_index: Annotated[int, Field(ge=0)]
@@ -41,14 +41,14 @@ class Detection(WireModel):
     score: Annotated[float, Field(ge=0, le=1)]
 
 
-class DetectionResult(WireModel):
+class DetectionResult(ReplyModel):
     """Detections of one picture, best first, and the number of chunks that the phrases needed."""
 
     detections: tuple[Detection, ...]
     num_chunks: int
 
 
-class DetectReply(WireModel):
+class DetectReply(ReplyModel):
     """The reply of `POST /detect`."""
 
     image: ImageInfo

@@ -6,7 +6,9 @@ English only, because the small models know no other language.
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from unspoken.wire.base import RequestModel
 
 # Words that mark a caption as sexual in any context. Words with a harmless sense ('nude' is a
 # colour of lipstick) are not listed, because the picture's own score covers them.
@@ -20,10 +22,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Entry = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-class FilterConfig(BaseModel):
+class FilterConfig(RequestModel):
     """The limits of each filter; a row that violates one is dropped and counted by reason."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] | None = "en"
     """Required language code, from the column LANGUAGE or else from the classifier."""

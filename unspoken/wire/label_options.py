@@ -4,14 +4,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import RequestModel
 from unspoken.wire.filters import FilterConfig
 from unspoken.wire.proposals import TemplateNames
 
 DEFAULT_FALSE_DISCOVERY_RATE = 0.1
 
 
-class LabelOptions(WireModel):
+class LabelOptions(RequestModel):
     """The options of a labelling run. This is their only declaration.
 
     A request has them as its own fields; a run, its plan and its dataset's manifest embed them.

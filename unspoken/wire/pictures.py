@@ -3,12 +3,13 @@
 Boxes are xyxy in pixels of the original, EXIF-transposed picture.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import ReplyModel, RequestModel
 
 MAX_BASE64_CHARS = 64 * 1024 * 1024
 MAX_URL_CHARS = 4096
@@ -23,7 +24,7 @@ def _put_back(text: str, info: ValidationInfo) -> str:
 Base64Text = Annotated[str, Field(max_length=MAX_BASE64_CHARS), AfterValidator(_put_back)]
 
 
-class Box(WireModel):
+class Box(ReplyModel):
     """Corners in pixels of the original picture, x0 <= x1 and y0 <= y1."""
 
     x0: float
@@ -36,22 +37,17 @@ class Box(WireModel):
         return [self.x0, self.y0, self.x1, self.y1]
 
 
-class ImageInput(WireModel):
+class ImageInput(RequestModel):
     """An inline picture: the encoded file (JPEG, PNG, WEBP) as base64."""
 
     base64: Base64Text
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_url(cls, written: object) -> object:
-        if isinstance(written, dict) and "url" in written:
-            raise PydanticCustomError(
-                "url_not_possible", "image.url is not supported here: send the picture as base64"
-            )
-        return written
+    field_hints: ClassVar[Mapping[str, str]] = {
+        "url": "pictures by URL are not supported here: send the picture as base64"
+    }
 
 
-class LinkedImage(WireModel):
+class LinkedImage(RequestModel):
     """An inline picture, or its URL if the service accepts URLs (UNSPOKEN_URL_INPUT)."""
 
     base64: Base64Text | None = None
@@ -64,7 +60,7 @@ class LinkedImage(WireModel):
         return self
 
 
-class ImageInfo(WireModel):
+class ImageInfo(ReplyModel):
     """The picture of a reply: its content hash, and its size after EXIF orientation."""
 
     sha256: str

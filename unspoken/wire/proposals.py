@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from unspoken.wire.base import ModelInfo, WireModel
+from unspoken.wire.base import ModelInfo, ReplyModel, RequestModel
 from unspoken.wire.texts import Text
 
 MAX_CAPTION_CHARS = 2000
@@ -12,7 +12,7 @@ MAX_CAPTIONS = 256
 CaptionText = Annotated[str, Field(min_length=1, max_length=MAX_CAPTION_CHARS)]
 
 
-class PhraseSource(WireModel):
+class PhraseSource(ReplyModel):
     """The origin of a phrase. Template 'caption' means a noun of the caption itself."""
 
     template: str
@@ -26,7 +26,7 @@ class PhraseSource(WireModel):
     """The noun whose parts were asked for; None if the template asks about the caption."""
 
 
-class Phrase(WireModel):
+class Phrase(ReplyModel):
     """One object noun phrase proposed for a caption.
 
     `named`: true if its head noun's lemma or a lexicon synonym occurs in the caption; otherwise the
@@ -39,7 +39,7 @@ class Phrase(WireModel):
     sources: tuple[PhraseSource, ...]
 
 
-class RejectedCandidate(WireModel):
+class RejectedCandidate(ReplyModel):
     """A candidate that parsing or normalisation rejected, with its raw text and the reason."""
 
     raw: str
@@ -50,7 +50,7 @@ class RejectedCandidate(WireModel):
     """Position in the model's list, 0 first."""
 
 
-class Proposal(WireModel):
+class Proposal(ReplyModel):
     """All phrases of one caption, best first, and the rejected candidates."""
 
     phrases: tuple[Phrase, ...]
@@ -64,7 +64,7 @@ class Proposal(WireModel):
 TemplateNames = Annotated[tuple[Text, ...], Field(min_length=1, max_length=16)]
 
 
-class ProposeRequest(WireModel):
+class ProposeRequest(RequestModel):
     """Captions to propose phrases for, and the templates to use (default: all configured ones)."""
 
     captions: Annotated[list[CaptionText], Field(min_length=1, max_length=MAX_CAPTIONS)]
@@ -80,7 +80,7 @@ class ProposeRequest(WireModel):
     )
 
 
-class ProposeReply(WireModel):
+class ProposeReply(ReplyModel):
     """One proposal per caption, in the order of the request."""
 
     proposals: list[Proposal]

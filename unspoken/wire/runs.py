@@ -4,13 +4,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import ReplyModel, RequestModel
 from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.pictures import ImageInput
 from unspoken.wire.proposals import MAX_CAPTION_CHARS
 
 
-class InlineItem(WireModel):
+class InlineItem(RequestModel):
     """A caption with its picture, for small runs sent in one request."""
 
     caption: Annotated[str, Field(max_length=MAX_CAPTION_CHARS)]
@@ -48,7 +48,7 @@ ENDED = ("done", "cancelled", "failed")
 """Final states of a run."""
 
 
-class RunStatus(WireModel):
+class RunStatus(ReplyModel):
     """Progress of a run. `state` becomes 'done' when labels, manifest and card are written."""
 
     run_id: str

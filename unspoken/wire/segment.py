@@ -6,10 +6,10 @@ Coordinates are in pixels of the original, EXIF-transposed picture. Scores are i
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.wire.base import ErrorBody, ModelInfo, RequestModel, WireModel
+from unspoken.wire.base import ErrorBody, ModelInfo, ReplyModel, RequestModel
 from unspoken.wire.pictures import MAX_URL_CHARS, Base64Text, Box
 from unspoken.wire.texts import MAX_TEXT_CHARS, MAX_TEXTS, EmbeddingSpace
 
@@ -35,7 +35,7 @@ _PROMPTS = "send boxes and points in a query: queries: [{...}]"
 _MULTIMASK = "a single point is answered by three masks, everything else by one"
 
 
-class SegmentImage(WireModel):
+class SegmentImage(RequestModel):
     """An inline picture, the id or name of a picture that was sent before, or a URL.
 
     URLs are accepted if the service is configured to fetch them (UNSPOKEN_URL_INPUT).
@@ -59,7 +59,7 @@ class SegmentImage(WireModel):
         return self
 
 
-class PromptBox(WireModel):
+class PromptBox(RequestModel):
     """Corners in pixels of the picture, x0 < x1 and y0 < y1; parts outside of it are cut off."""
 
     x0: Coordinate
@@ -78,7 +78,7 @@ class PromptBox(WireModel):
         return [self.x0, self.y0, self.x1, self.y1]
 
 
-class PromptPoint(WireModel):
+class PromptPoint(RequestModel):
     """A click: label 1 is on the thing, label 0 is off it."""
 
     x: Coordinate
@@ -186,20 +186,20 @@ class SegmentRequest(SegmentQuestion):
         return self
 
 
-class ImageRequest(WireModel):
+class ImageRequest(RequestModel):
     """The JSON body of `POST /images`."""
 
     image: SegmentImage
 
 
-class CacheState(WireModel):
+class CacheState(ReplyModel):
     """Cache lookup of the picture's embedding: hit or miss, and the tier."""
 
     hit: bool
     tier: Literal["memory", "disk", "none"]
 
 
-class ImageReply(WireModel):
+class ImageReply(ReplyModel):
     """A picture that the service has cached."""
 
     id: str
@@ -220,7 +220,7 @@ class ImageReply(WireModel):
     timings_ms: dict[str, float] = Field(default_factory=dict)
 
 
-class RleMask(WireModel):
+class RleMask(ReplyModel):
     """COCO's compressed run lengths, which pycocotools decodes."""
 
     format: Literal["rle"] = "rle"
@@ -229,7 +229,7 @@ class RleMask(WireModel):
     counts: str
 
 
-class PolygonMask(WireModel):
+class PolygonMask(ReplyModel):
     """All parts of a mask without loss, each an outer ring and its holes, along pixel edges."""
 
     format: Literal["polygon"] = "polygon"
@@ -238,7 +238,7 @@ class PolygonMask(WireModel):
     """Rings are [x0, y0, x1, y1, ...]."""
 
 
-class PngMask(WireModel):
+class PngMask(ReplyModel):
     """A PNG of the whole picture with one bit per pixel, as base64."""
 
     format: Literal["png"] = "png"
@@ -249,7 +249,7 @@ class PngMask(WireModel):
 Mask = Annotated[RleMask | PolygonMask | PngMask, Field(discriminator="format")]
 
 
-class Instance(WireModel):
+class Instance(ReplyModel):
     """One thing that a query found.
 
     score: of the text by the method, or the predicted IoU if there is no text. similarity: the
@@ -270,7 +270,7 @@ class Instance(WireModel):
     embedding: list[float] | None = None
 
 
-class QueryResult(WireModel):
+class QueryResult(ReplyModel):
     """Instances of the query at `query_index`; an empty list if nothing was found.
 
     Instances of a text are sorted by score, descending. Instances of boxes and points are in the
@@ -290,7 +290,7 @@ class QueryResult(WireModel):
     instances: list[Instance]
 
 
-class SegmentedImage(WireModel):
+class SegmentedImage(ReplyModel):
     """The picture of the reply."""
 
     id: str
@@ -298,7 +298,7 @@ class SegmentedImage(WireModel):
     height: int
 
 
-class SegmentReply(WireModel):
+class SegmentReply(ReplyModel):
     """The reply of `POST /segment`."""
 
     image: SegmentedImage
@@ -313,8 +313,6 @@ class SegmentReply(WireModel):
     cache: CacheState
     results: list[QueryResult]
     timings_ms: dict[str, float]
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def check_name(name: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from unspoken.errors import InvalidInput
-from unspoken.wire.base import ModelInfo, RequestModel, WireModel
+from unspoken.wire.base import ModelInfo, ReplyModel, RequestModel
 
 MAX_TEXTS = 1000
 MAX_TEXT_CHARS = 256
@@ -35,7 +35,7 @@ class TextEmbeddingsRequest(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"phrases": ["car", "wheel"]}]})
 
 
-class TextEmbeddingsReply(WireModel):
+class TextEmbeddingsReply(ReplyModel):
     """(N, 768) unit vectors in the order of the request; different spaces are not comparable."""
 
     embeddings: list[list[float]]

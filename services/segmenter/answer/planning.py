@@ -42,7 +42,7 @@ def refuse_if_all_bad(problems: Mapping[int, str], num_queries: int) -> None:
     """Raise InvalidInput when every query has a problem."""
     if problems and len(problems) == num_queries:
         listed = [
-            {"where": f"queries.{place}", "problem": problems[place]}
+            {"where": f"queries[{place}]", "problem": problems[place]}
             for place in sorted(problems)[:20]
         ]
         raise InvalidInput(str(listed[0]["problem"]), details={"problems": listed})

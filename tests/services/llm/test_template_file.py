@@ -70,17 +70,17 @@ EXAMPLE = "  example_sets: [[[Goat, horn]]]"
         ),
         pytest.param(
             "tools:\n  form: '{caption}:'\n  example_sets: [[[Goat, 1954]]]",
-            "tools.example_sets.0.0.1",
+            "tools.example_sets[0][0][1]",
             id="a number",
         ),
         pytest.param(
             'tools:\n  form: "{caption}:"\n  example_sets: [[[Goat, "horn\\nGoat: gun"]]]',
-            "tools.example_sets.0.0.1",
+            "tools.example_sets[0][0][1]",
             id="two lines",
         ),
         pytest.param(
             f"tools:\n  form: '{{caption}}:'\n  colour: red\n{EXAMPLE}",
-            "tools.colour",
+            "unknown field 'colour' of tools",
             id="unknown",
         ),
         pytest.param(f"My Tools:\n  form: '{{caption}}:'\n{EXAMPLE}", "My Tools", id="odd name"),

@@ -234,7 +234,7 @@ def test_a_text_with_nothing_to_look_for_costs_its_own_answer_only(picture, meth
         assert result.instances == []
     with pytest.raises(InvalidInput, match=r"queries\.0\.text") as caught:
         engine.segment(picture, question({"text": text}, method=method))
-    assert caught.value.details["problems"][0]["where"] == "queries.0"
+    assert caught.value.details["problems"][0]["where"] == "queries[0]"
 
 
 @pytest.mark.parametrize("method", ["bank", "detector"])

@@ -1,6 +1,7 @@
 """The gateway's sync and async client, over real HTTP with a fake segmenter."""
 
 import io
+import re
 from functools import partial
 
 import httpx
@@ -117,14 +118,17 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(image, message):
         (Query(boxes=[(1, 2, 3)]), "x0, y0, x1, y1"),
         (Query(boxes=[(9, 2, 3, 4)]), "x0 < x1"),
         (Query(points=[(1,)]), "point is"),
-        (Query("x" * 300), "queries.0.text"),
+        (Query("x" * 300), "queries[0].text"),
         (["a dog", "a wheel"], "got list; give each one as an argument"),
         (None, "got NoneType"),
         (b"a dog", "got bytes"),
     ],
 )
 def test_a_query_that_cannot_be_is_refused_before_anything_is_sent(query, message):
-    with Client("http://127.0.0.1:9") as client, pytest.raises(InvalidInput, match=message):
+    with (
+        Client("http://127.0.0.1:9") as client,
+        pytest.raises(InvalidInput, match=re.escape(message)),
+    ):
         client.segment(PNG, query)
 
 

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from unspoken.runs.dataset.rows import Annotation, Candidate, Row
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import FileModel
 
 Source = Literal["named", "implied", "part"]
 SOURCES: tuple[Source, ...] = ("named", "implied", "part")
@@ -133,7 +133,7 @@ class ScoreTally:
         )
 
 
-class SourceThreshold(WireModel):
+class SourceThreshold(FileModel):
     """The threshold chosen for one source, and the counts that it is based on."""
 
     source: Source
@@ -148,7 +148,7 @@ class SourceThreshold(WireModel):
     false_discovery_rate: float | None
 
 
-class ChosenThresholds(WireModel):
+class ChosenThresholds(FileModel):
     """The thresholds of an `auto` run, which are `thresholds` in its manifest."""
 
     false_discovery_rate: float

@@ -6,13 +6,13 @@ unit.
 
 from typing import Literal
 
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import FileModel
 from unspoken.wire.proposals import PhraseSource
 
 Status = Literal["labelled", "dropped", "failed"]
 
 
-class Filter(WireModel):
+class Filter(FileModel):
     """The value that one filter read, and its source."""
 
     name: str
@@ -21,7 +21,7 @@ class Filter(WireModel):
     score: float | None = None
 
 
-class Candidate(WireModel):
+class Candidate(FileModel):
     """A phrase for the detector: a proposed phrase, a decoy, or a phrase that was rejected."""
 
     id: int
@@ -33,7 +33,7 @@ class Candidate(WireModel):
     rejected: str | None = None
 
 
-class AltLabel(WireModel):
+class AltLabel(FileModel):
     """Another label that the detector gave to the same object."""
 
     label: str
@@ -41,7 +41,7 @@ class AltLabel(WireModel):
     score: float
 
 
-class Annotation(WireModel):
+class Annotation(FileModel):
     """A box with its label; `drop_reason` is the reason if it is not `kept`."""
 
     id: int
@@ -65,14 +65,14 @@ class Annotation(WireModel):
         return (self.label, *(alt.label for alt in self.alt_labels))
 
 
-class RawText(WireModel):
+class RawText(FileModel):
     """The language model's raw answer to one template."""
 
     template: str
     text: str
 
 
-class Row(WireModel):
+class Row(FileModel):
     """One input of a run and its result."""
 
     key: str

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from unspoken.runs.dataset.rows import Row
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import FileModel
 
 FORMAT_VERSION = 1
 
@@ -144,13 +144,8 @@ SCHEMA = pa.schema(
 )
 
 
-class CommitRecord(WireModel):
-    """The commit record beside a shard. A shard counts only with a record of the same sha256.
-
-    Unknown fields are ignored, because a later version may add fields.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+class CommitRecord(FileModel):
+    """The commit record beside a shard. A shard counts only with a record of the same sha256."""
 
     shard: str
     sha256: str
@@ -201,7 +196,7 @@ def read_shard(path: Path) -> list[Row]:
 
 def read_record(path: Path) -> CommitRecord:
     """Read a commit record. Raises OSError, pydantic.ValidationError."""
-    return CommitRecord.model_validate_json(path.read_bytes())
+    return CommitRecord.read(path.read_bytes())
 
 
 def committed_records(dataset_dir: Path) -> list[tuple[Path, CommitRecord]]:

@@ -28,13 +28,13 @@ from unspoken.runs.dataset.shards import (
 from unspoken.runs.files import file_sha256
 from unspoken.runs.plan import PLAN_FILE, Plan, config_sha256, read_plan, read_plan_file
 from unspoken.runs.store import read_run, read_status
-from unspoken.wire.base import WireModel
+from unspoken.wire.base import ReplyModel
 
 CheckSource = Callable[[Chunk], object]
 """Reads a chunk's rows from their source. Raises Conflict if they differ from the plan."""
 
 
-class Verdict(WireModel):
+class Verdict(ReplyModel):
     """The result of a verification. A run in progress may have open chunks and no problems."""
 
     run_id: str
