@@ -49,9 +49,10 @@ from unspoken.runs.plan import LabelConfig, default_threshold, make_plan
 from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.base import ModelInfo
 from unspoken.wire.detections import Detection
+from worker.label.candidates import list_candidates
 from worker.label.classifiers import build_classifiers
 from worker.label.filters import Verdict, apply_filters
-from worker.label.merging import list_candidates, merge_detections
+from worker.label.merging import merge_detections
 from worker.sources.intake import list_source, read_chunk
 from worker.sources.row import SourceRow
 

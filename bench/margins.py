@@ -38,10 +38,11 @@ from unspoken.wire.base import ModelInfo
 from unspoken.wire.detections import Detection
 from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.proposals import Proposal
+from worker.label.candidates import list_candidates
 from worker.label.classifiers import build_classifiers
 from worker.label.decoys import pick_decoys
 from worker.label.filters import apply_filters, duplicate_finder
-from worker.label.merging import list_candidates, merge_detections
+from worker.label.merging import merge_detections
 from worker.sources.intake import list_source, read_chunk
 
 SEED = 9_400

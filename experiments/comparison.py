@@ -25,7 +25,8 @@ from unspoken.runs.dataset.rows import Annotation, Candidate
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import Lexicon
 from unspoken.wire.proposals import Proposal
-from worker.label.merging import decide_annotations, list_candidates
+from worker.label.candidates import list_candidates
+from worker.label.merging import decide_annotations
 
 VOCABULARY_SOURCE = "B4"
 

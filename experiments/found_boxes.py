@@ -20,8 +20,9 @@ from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import Lexicon
 from unspoken.text.phrases import is_stuff
 from unspoken.wire.proposals import Phrase, Proposal
+from worker.label.candidates import list_candidates
 from worker.label.decoys import pick_decoys
-from worker.label.merging import list_candidates, list_undecided
+from worker.label.merging import list_undecided
 
 STORED_FROM = 0.1
 """Boxes below this score are discarded, so no threshold can be lower."""

@@ -13,7 +13,8 @@ from unspoken.imaging.images import decode_picture
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.proposals import Proposal
-from worker.label.merging import fixed_thresholds, list_candidates, merge_detections
+from worker.label.candidates import list_candidates
+from worker.label.merging import fixed_thresholds, merge_detections
 
 LEXICON = load_lexicon()
 CONFIG = LabelConfig(named_threshold=0.3)

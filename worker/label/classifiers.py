@@ -1,4 +1,8 @@
-"""Classifiers of captions and pictures, used if the source has no column with the answer."""
+"""Classifiers of captions and pictures, used if the source has no column with the answer.
+
+A module of its own because tests and benches replace the classifiers, whose weights take
+a second to load.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

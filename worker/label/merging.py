@@ -18,35 +18,6 @@ from unspoken.runs.dataset.rows import AltLabel, Annotation, Candidate
 from unspoken.runs.plan import LabelConfig
 from unspoken.text.lexicon import Lexicon
 from unspoken.wire.detections import Detection
-from unspoken.wire.proposals import Proposal
-
-
-def list_candidates(
-    proposal: Proposal, decoys: Sequence[str], *, max_phrases: int
-) -> tuple[Candidate, ...]:
-    """Return a picture's candidates: phrases to detect, then decoys, then rejected phrases.
-
-    A candidate's id is its position. Phrases beyond `max_phrases` are rejected as `over_limit`.
-    """
-    candidates: list[Candidate] = []
-
-    def add(phrase: str, **what: object) -> None:
-        fields = {"named": False, "stuff": False, "decoy": False, "sources": (), **what}
-        candidates.append(
-            Candidate.model_validate({"id": len(candidates), "phrase": phrase, **fields})
-        )
-
-    asked = proposal.phrases[:max_phrases]
-    for phrase in asked:
-        add(phrase.text, named=phrase.named, stuff=phrase.stuff, sources=phrase.sources)
-    for decoy in decoys:
-        add(decoy, decoy=True)
-    for phrase in proposal.phrases[max_phrases:]:
-        add(phrase.text, named=phrase.named, sources=phrase.sources, rejected="over_limit")
-    for rejected in proposal.rejected:
-        source = rejected.model_dump(include={"template", "example_set", "rank"})
-        add(rejected.raw, sources=(source,), rejected=rejected.reason)
-    return tuple(candidates)
 
 
 @dataclass

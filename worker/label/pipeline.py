@@ -34,13 +34,12 @@ from unspoken.safe_text import without_userinfo
 from unspoken.text.lexicon import load_lexicon
 from unspoken.timings import Timings, note_wait
 from unspoken.wire.proposals import Proposal
+from worker.label.candidates import join_proposals, list_candidates, list_negatives
 from worker.label.classifiers import Classifiers
 from worker.label.crop_check import drop_unlike, rank_annotations
 from worker.label.decoys import pick_decoys
 from worker.label.filters import Verdict, apply_filters, fold
-from worker.label.joint_proposal import join_proposals
-from worker.label.merging import list_candidates, list_undecided, merge_detections
-from worker.label.negatives import list_negatives
+from worker.label.merging import list_undecided, merge_detections
 from worker.sources.row import FAULTS, SourceRow
 
 logger = logging.getLogger(__name__)

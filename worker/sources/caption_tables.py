@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unspoken.errors import UnspokenError
 from worker.sources.intake import TABLE_ENDINGS, list_source
-from worker.sources.picture_file import PICTURE_ENDINGS
+from worker.sources.source_file import PICTURE_ENDINGS
 
 MAX_FOLDERS, MAX_FILES = 100, 50
 """Largest number of folders searched, and of tables opened."""

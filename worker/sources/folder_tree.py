@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
-from worker.sources.picture_file import PICTURE_ENDINGS
+from worker.sources.source_file import PICTURE_ENDINGS
 from worker.sources.tables.metadata_table import NAMES
 
 

@@ -15,19 +15,18 @@ from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
 from worker.sources.folder_tree import blocked_folders
-from worker.sources.picture_file import PictureFile, find_picture
 from worker.sources.row import SourceRow, Span
 from worker.sources.samples import sample_key, samples_of
-from worker.sources.side_file import SideFile, read_side_file
+from worker.sources.source_file import PictureFile, SideFile, find_picture, read_side_file
 from worker.sources.tables.columns import (
     captions_of,
     join_captions,
     key_of,
-    parse_object,
     pick_columns,
 )
 from worker.sources.tables.columns_beside import Beside, columns_beside
 from worker.sources.tables.metadata_table import MetadataTable, find_metadata
+from worker.sources.tables.text import parse_object
 
 
 def folder_rows(folder: Path, *, name: str, root: Path, span: Span) -> Iterator[SourceRow]:

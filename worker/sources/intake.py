@@ -21,9 +21,9 @@ from unspoken.runs.chunks import Chunk
 from unspoken.runs.plan import ListedRow
 from worker.sources.folder_tree import picture_folders
 from worker.sources.folders import folder_rows
-from worker.sources.picture_file import PICTURE_ENDINGS
 from worker.sources.planned_rows import Places, planned_rows
 from worker.sources.row import EVERY_ROW, SOURCE_CHANGED, SourceRow, Span, bad_shard
+from worker.sources.source_file import PICTURE_ENDINGS
 from worker.sources.tables.coco_captions import coco_rows
 from worker.sources.tables.tables import check_table, table_rows
 from worker.sources.tar_shards import tar_rows

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from worker.sources.picture_file import PICTURE_ENDINGS
+from worker.sources.source_file import PICTURE_ENDINGS
 
 CAPTION_ENDINGS = ("txt", "caption")
 ABOUT_ENDINGS = ("json",)

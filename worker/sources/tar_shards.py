@@ -14,12 +14,12 @@ from typing import BinaryIO, NamedTuple
 from unspoken.errors import InvalidInput, TornArchive
 from unspoken.imaging.images import MAX_BYTES
 from unspoken.imaging.tar_members import Member, find_link_targets, iter_members
-from worker.sources.picture_file import MAX_SIDE_FILE_BYTES
 from worker.sources.row import SourceRow, Span, bad_shard
 from worker.sources.samples import Sample, sample_key, samples_of
-from worker.sources.tables.columns import captions_of, join_captions, parse_object, pick_columns
+from worker.sources.source_file import MAX_SIDE_FILE_BYTES
+from worker.sources.tables.columns import captions_of, join_captions, pick_columns
 from worker.sources.tables.columns_beside import Beside, columns_beside
-from worker.sources.tables.text import decode_text
+from worker.sources.tables.text import decode_text, parse_object
 
 MEMBERS_OF_A_KEY = 10_000
 MAX_MEMBERS_OF_A_KEY = 15_000

@@ -9,9 +9,9 @@ from unspoken.wire.detections import Detection
 from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.pictures import Box
 from unspoken.wire.proposals import Phrase, PhraseSource, Proposal, RejectedCandidate
+from worker.label.candidates import list_candidates
 from worker.label.merging import (
     decide_annotations,
-    list_candidates,
     list_undecided,
     merge_detections,
 )

@@ -13,9 +13,9 @@ from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.filters import FilterConfig
 from unspoken.wire.label_options import LabelOptions
 from unspoken.wire.proposals import Phrase, PhraseSource, Proposal
+from worker.label.candidates import join_proposals
 from worker.label.classifiers import Classifiers
 from worker.label.filters import duplicate_finder
-from worker.label.joint_proposal import join_proposals
 from worker.label.pipeline import Ports, label_chunk
 from worker.sources.intake import list_source, read_chunk
 from worker.sources.row import SourceRow

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
-from worker.sources.picture_file import find_picture
 from worker.sources.row import SourceRow, Span, numbered_key
+from worker.sources.source_file import find_picture
 from worker.sources.tables.columns import captions_of, join_captions, key_of, text_of
-from worker.sources.tables.json_file import read_json
 from worker.sources.tables.tables import check_table, table_rows
+from worker.sources.tables.text import read_json
 
 
 class _Entry(NamedTuple):

@@ -1,16 +1,16 @@
-"""Maps the column names of sources to the names that intake uses.
+"""Records of tables, and the names that intake uses for their columns.
 
 LAION's tables spell one column in many ways: URL and url, TEXT and caption, LANGUAGE and lang.
 Case, spaces, '-' and '_' are ignored. If several columns mean the same, the first spelling below
 that has a usable value is taken. Columns that intake does not use are not loaded.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
-from worker.sources.tables.text import decode_text
+from worker.sources.source_file import PictureFile
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "key": ("key",),
@@ -38,6 +38,18 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
 """Our name -> spellings in lower case, letters and digits only, the preferred one first."""
 
 _NAMES = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
+
+
+class Record(NamedTuple):
+    """A row of a table. If it cannot be read, `values` is None and `detail` gives line and reason.
+
+    `picture`: the picture, if it is stored in the table itself instead of as a path.
+    """
+
+    values: dict[str, object] | None
+    offset: int = 0
+    detail: str | None = None
+    picture: PictureFile | None = None
 
 
 def known_column(spelling: str) -> str | None:
@@ -99,15 +111,6 @@ def join_captions(captions: Sequence[str]) -> str:
 def _sentence(caption: str) -> str:
     text = caption.strip()
     return text if not text or text[-1] in ".!?" else f"{text}."
-
-
-def parse_object(content: bytes | str) -> dict[str, object] | None:
-    """Return the JSON object in `content`; None if it is not an object."""
-    try:
-        value = json.loads(decode_text(content) if isinstance(content, bytes) else content)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 @lru_cache(maxsize=1024)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
-from worker.sources.picture_file import PICTURE_ENDINGS
-from worker.sources.tables.columns import known_column
+from worker.sources.source_file import PICTURE_ENDINGS
+from worker.sources.tables.columns import Record, known_column
 from worker.sources.tables.line_file import Line, LineFile
-from worker.sources.tables.record import Record
 
 DELIMITERS = (",", "\t", ";", "|")
 UNQUOTED = ("\t", "|")

@@ -23,10 +23,9 @@ from unspoken.imaging.parquet_pictures import (
     find_picture_column,
     told_damage,
 )
-from worker.sources.picture_file import PictureFile
 from worker.sources.row import Span
-from worker.sources.tables.columns import known_spellings
-from worker.sources.tables.record import Record
+from worker.sources.source_file import PictureFile
+from worker.sources.tables.columns import Record, known_spellings
 
 MAX_CELL_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 64 * 1024 * 1024

@@ -13,23 +13,22 @@ from itertools import islice
 from pathlib import Path
 
 from unspoken.errors import InvalidInput
-from worker.sources.picture_file import PictureFile, find_picture
 from worker.sources.row import Columns, SourceRow, Span, numbered_key
+from worker.sources.source_file import PictureFile, find_picture
 from worker.sources.tables.columns import (
     SPELLINGS,
+    Record,
     captions_of,
     join_captions,
     key_of,
     known_column,
-    parse_object,
     pick_columns,
     text_of,
 )
 from worker.sources.tables.csv_table import csv_records
-from worker.sources.tables.json_file import read_json
 from worker.sources.tables.line_file import LineFile
 from worker.sources.tables.parquet_table import parquet_records
-from worker.sources.tables.record import Record
+from worker.sources.tables.text import parse_object, read_json
 
 # A table is refused if none of its first rows has the required columns.
 ROWS_TO_JUDGE = 100

@@ -1,4 +1,4 @@
-"""Decodes text of unknown encoding: UTF-8, UTF-16, UTF-32 or Windows-1252.
+"""Decodes text of unknown encoding (UTF-8, UTF-16, UTF-32 or Windows-1252), and parses JSON.
 
 A byte order mark decides. Otherwise the text is UTF-8 if it is valid UTF-8, or Windows-1252 (which
 includes Latin-1) if the text around the accents is Latin. Other encodings are not guessed, because
@@ -6,6 +6,16 @@ a wrong guess gives wrong text.
 """
 
 import codecs
+import json
+from pathlib import Path
+
+from unspoken.errors import InvalidInput
+
+MAX_JSON_BYTES = 256 * 1024 * 1024
+"""Largest file size. COCO's own captions file has 90 MB."""
+MAX_JSON_ELEMENTS = 16_000_000
+"""Largest number of arrays, objects and values, each of which takes about a hundred bytes. COCO's
+captions file has 4 million."""
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -54,3 +64,37 @@ def looks_latin(lines: list[bytes]) -> bool:
     num_high = sum(len(line) - len(line.translate(None, _HIGH)) for line in lines)
     num_letters = sum(len(line) - len(line.translate(None, _LETTERS)) for line in lines)
     return 0 < 2 * num_high <= num_letters
+
+
+def parse_object(content: bytes | str) -> dict[str, object] | None:
+    """Return the JSON object in `content`; None if it is not an object."""
+    try:
+        value = json.loads(decode_text(content) if isinstance(content, bytes) else content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_json(file: Path) -> object:
+    """Return the parsed content of a JSON file: COCO's captions, or a list of rows.
+
+    Raises InvalidInput.
+    """
+    size = file.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise InvalidInput(
+            f"{file.name} has over {MAX_JSON_BYTES} bytes: save it as JSONL, with a line for each "
+            "row"
+        )
+    if not size:
+        raise InvalidInput(f"{file.name} is empty")
+    content = file.read_bytes()
+    if sum(map(content.count, (b"[", b"{", b","))) > MAX_JSON_ELEMENTS:
+        raise InvalidInput(
+            f"{file.name} has over {MAX_JSON_ELEMENTS} elements: save it as JSONL, with a line for "
+            "each row"
+        )
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{file.name} is not JSON: {error}") from error

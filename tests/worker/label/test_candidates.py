@@ -4,7 +4,7 @@ from unspoken.runs.dataset.rows import Candidate
 from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.detections import Detection
 from unspoken.wire.pictures import Box
-from worker.label.negatives import list_negatives
+from worker.label.candidates import list_negatives
 
 BOX = Box(x0=0, y0=0, x1=9, y1=9)
 
