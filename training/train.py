@@ -12,7 +12,7 @@ the same sizes, `OUT/delta.safetensors` contains only the tensors that differ fr
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -21,32 +21,26 @@ import torch
 import typer
 from torch import Tensor
 
-from training.checkpoint_file import save_checkpoint
 from training.data.batches import TrainBatch, TrainData
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
+from training.data_parallel import ONE_PROCESS, Ranks, join_ranks
 from training.detector.data import stream
-from training.ranks import ONE_PROCESS, Ranks, join_ranks
-from training.sam.detector_stem import read_stem
 from training.sam.kept_embeddings import KeptEmbeddings
 from training.sam.label_book import LabelBook
 from training.sam.recipe import SamRecipe, sam_recipe
 from training.sam.sample_pictures import draw_samples
+from training.sam.starting_weights import load_start
 from training.sam.trainer import SamTrainer
+from training.trainer import save_checkpoint
 from unspoken.errors import InvalidConfig
 from unspoken.model.sam.checkpoint import (
-    LoadedSam,
     SemanticInfo,
-    load_official_sam,
-    load_weights,
     read_header,
     save_delta,
     save_weights,
 )
 from unspoken.model.sam.config import SemanticSamConfig
-from unspoken.model.sam.conv_stem import MIX_PREFIX
-from unspoken.model.sam.regrid import regrid
-from unspoken.model.sam.semantic_sam import SemanticSam, is_new
 from unspoken.runs.dataset.manifest import read_text_encoder
 from unspoken.runs.exports.source import picture_root
 
@@ -90,7 +84,7 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
     """
     files.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    loaded = _load(recipe, files)
+    loaded = load_start(recipe.network, sam=files.sam, start=files.start, stem=files.stem)
     base = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     mask_pictures, box_pictures = _open_data(recipe, files)
     book = None
@@ -132,51 +126,6 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
         _write_weights(trainer, files, base=base, info=_info(recipe, files, loaded.info, book))
     ranks.barrier()
     return files.out / WEIGHTS
-
-
-def _load(recipe: SamRecipe, files: TrainFiles) -> LoadedSam:
-    """Load the network to start from, with the recipe's settings."""
-    match files.sam, files.start:
-        case None, None:
-            model = SemanticSam(recipe.network)
-            if recipe.network.sam.stem != "none":
-                model.load_state_dict(_with_stem(model.state_dict(), files.stem))
-            return LoadedSam(model=model, info=SemanticInfo())
-        case Path() as sam, None:
-            config = recipe.network.sam if recipe.network.sam.image_size != 1024 else None
-            return load_official_sam(sam, semantic=recipe.network.semantic, config=config)
-        case None, Path() as start:
-            found = load_weights(start)
-            model = SemanticSam(recipe.network)
-            old, new = found.model.config.sam, recipe.network.sam
-            state = regrid(found.model.state_dict(), old=old, new=new)
-            if not found.info.semantic_trained:  # its semantic tensors are untrained
-                state = {name: tensor for name, tensor in state.items() if not is_new(name)}
-            if new.stem != "none" and old.stem == "none":
-                state = _with_stem(state, files.stem)
-            _fill(model, state, source=start)
-            if not found.info.semantic_trained:
-                model.mask_decoder.start_new_tokens()
-            return LoadedSam(model=model, info=found.info)
-        case _:
-            raise InvalidConfig(
-                "give either --sam (official weights) or --start (own weights), not both"
-            )
-
-
-def _fill(model: SemanticSam, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Load `state`; only new tensors and a stem's mix weights may be missing."""
-    missing, surprises = model.load_state_dict(state, strict=False)
-    wrong = surprises + [n for n in missing if not (is_new(n) or n.startswith(MIX_PREFIX))]
-    if wrong:
-        raise InvalidConfig(f"{source} does not fit the recipe: {sorted(wrong)[:8]}")
-
-
-def _with_stem(state: Mapping[str, Tensor], detector_dir: Path | None) -> dict[str, Tensor]:
-    """Add the tensors of a detector's stem. Its mix weights stay as they are."""
-    if detector_dir is None:
-        raise InvalidConfig("this network has a stem: give the small detector's folder (--stem)")
-    return {**state, **read_stem(detector_dir)}
 
 
 def _open_data(

@@ -1,16 +1,15 @@
 """Training the small detector: batches, losses, resuming, and the whole path at toy size."""
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from transformers import AutoTokenizer
 
 from smallworld.scenes import present_labels, unknown_part_labels
+from training.data_parallel import ONE_PROCESS
 from training.detector.backbone import phrase_vectors, thaw_batch_norm
 from training.detector.data import DetectionBatch, DetectionDataset, choose_absent
 from training.detector.losses import (
@@ -22,7 +21,6 @@ from training.detector.losses import (
 from training.detector.recipe import recipe_named
 from training.detector.train import CHECKPOINT, find_text_encoder, train_detector
 from training.detector.trainer import DetectorTrainer
-from training.gradient_exchange import GradientExchange
 from unspoken.errors import InvalidInput
 from unspoken.model.detector.grounding_dino import (
     build_small_detector,
@@ -55,11 +53,12 @@ def new_trainer(dataset: DetectionDataset) -> DetectorTrainer:
 
 
 def steps(trainer: DetectorTrainer, dataset: DetectionDataset, count: int) -> list[float]:
-    alone = GradientExchange(torch.zeros(1, 1), None, rank=0)
     losses = []
     for _ in range(count):
         batch = dataset[trainer.num_steps]
-        losses.append(trainer.step(batch, progress=trainer.num_steps / 100, exchange=alone)["loss"])
+        losses.append(
+            trainer.step(batch, progress=trainer.num_steps / 100, ranks=ONE_PROCESS)["loss"]
+        )
     return losses
 
 
@@ -133,29 +132,8 @@ def test_the_loss_falls_and_a_killed_run_goes_on_as_if_it_had_not_been(
     resumed.load_state(killed.state())
     after = steps(resumed, dataset, 4)
     assert before + after == pytest.approx(losses, rel=1e-3)
-    for name, parameter in whole.parameters.items():
-        torch.testing.assert_close(resumed.parameters[name], parameter, atol=1e-3, rtol=1e-2)
-
-
-def test_processes_average_their_gradients_and_follow_the_first_clock() -> None:
-    shared, barrier = torch.zeros(2, 8), threading.Barrier(2)
-    seen: dict[int, tuple[torch.Tensor, float]] = {}
-
-    def work(rank: int) -> None:
-        parameter = nn.Parameter(torch.zeros(3))
-        parameter.grad = torch.full((3,), float(rank))
-        exchange = GradientExchange(shared, barrier, rank=rank)
-        agreed = exchange.average([parameter], progress=0.25 + rank)
-        seen[rank] = (parameter.grad, agreed)
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    for gradient, agreed in seen.values():
-        assert gradient.tolist() == [0.5, 0.5, 0.5]
-        assert agreed == 0.25
+    for name, parameter in whole.learned.items():
+        torch.testing.assert_close(resumed.learned[name], parameter, atol=1e-3, rtol=1e-2)
 
 
 def test_a_recipe_writes_weights_that_load(tmp_path: Path) -> None:
@@ -166,6 +144,12 @@ def test_a_recipe_writes_weights_that_load(tmp_path: Path) -> None:
     loaded = load_small_detector(tmp_path / "weights", text_encoder_dir=find_text_encoder())
     assert loaded.config.image_size == SMOKE.detector.image_size
     train_detector(recipe, out=tmp_path, minutes=0.05, resume=True)  # its time is over already
+
+
+def test_a_recipe_with_two_processes_trains_in_both_stages(tmp_path: Path) -> None:
+    recipe = replace(SMOKE, num_processes=2)
+    train_detector(recipe, out=tmp_path, minutes=0.05, resume=False)
+    assert (tmp_path / "weights").is_dir()
 
 
 def test_an_unknown_recipe_is_refused() -> None:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from smallworld.sa1b import write_sa1b
 from smallworld.scenes import compose_scene
@@ -15,10 +13,10 @@ from tests.training.true_dataset import SCENES, write_true_dataset
 from training.data.batches import BatchConfig, TrainBatch, TrainData
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
-from training.optimizer import learning_rate, set_rates
-from training.ranks import ONE_PROCESS, Ranks
+from training.data_parallel import ONE_PROCESS, Ranks, run_ranks
 from training.sam.kept_embeddings import KeptEmbeddings
 from training.sam.label_book import LabelBook
+from training.sam.optimizer import learning_rate, set_rates
 from training.sam.recipe import SamRecipe, sam_recipe, smoke
 from training.sam.trainer import SamTrainer, extent_iou, pick_points
 from unspoken.errors import InvalidInput
@@ -148,23 +146,19 @@ def test_accumulated_batches_are_one_step(folder: Path) -> None:
     assert trainer.num_steps == 1
 
 
-def _step_as_rank(rank: int, folder: Path, out: Path) -> None:
+def _step_as_rank(ranks: Ranks, folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{out / 'meeting'}", rank=rank, world_size=2
-    )
-    trainer, data = new_trainer(folder, EXACT, Ranks(rank, 2))
+    trainer, data = new_trainer(folder, EXACT, ranks)
     losses = [trainer.step([data[0]])["loss"]]
     gradients = {name: each.grad.clone() for name, each in trainer.learned.items()}
     losses += [trainer.step([data[n]])["loss"] for n in range(1, 3)]
-    torch.save({"losses": losses, "gradients": gradients}, out / f"rank-{rank}.pt")
-    dist.destroy_process_group()
+    torch.save({"losses": losses, "gradients": gradients}, out / f"rank-{ranks.rank}.pt")
 
 
 def test_two_gloo_processes_do_what_one_does_on_the_whole_batch(
     folder: Path, tmp_path: Path
 ) -> None:
-    spawn(_step_as_rank, args=(folder, tmp_path), nprocs=2)
+    run_ranks(_step_as_rank, folder, tmp_path, count=2)
     alone, data = new_trainer(folder, EXACT)
     losses = [alone.step([data[0]])["loss"]]
     gradients = {name: each.grad.clone() for name, each in alone.learned.items()}

@@ -10,8 +10,8 @@ from smallworld.sa1b import write_sa1b
 from smallworld.scenes import compose_scene
 from tests.smallworld.tiny_world import tiny_world
 from tests.training.true_dataset import SCENES, write_true_dataset
-from training.sam.detector_stem import read_stem
 from training.sam.recipe import SamRecipe, smoke
+from training.sam.starting_weights import read_stem
 from training.train import DELTA, WEIGHTS, TrainFiles, train
 from unspoken.errors import InvalidConfig
 from unspoken.model.sam.checkpoint import SemanticInfo, load_weights, save_weights

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import MMGroundingDinoForObjectDetection, PreTrainedTokenizerBase
 
-from training.checkpoint_file import save_checkpoint
+from training.data_parallel import Ranks
 from training.detector.data import (
     UNKNOWN,
     DataConfig,
@@ -32,7 +32,7 @@ from training.detector.data import (
     Vocabulary,
     stream,
 )
-from training.gradient_exchange import GradientExchange
+from training.trainer import cosine, save_checkpoint
 from unspoken.model.detector.grounding_dino import PhraseMemory, SmallDetectorConfig
 
 logger = logging.getLogger(__name__)
@@ -179,8 +179,7 @@ def train_backbone(
     path: Path,
     minutes: float,
     resume: bool,
-    exchange: GradientExchange,
-    num_processes: int,
+    ranks: Ranks,
 ) -> None:
     """Train for `minutes` and keep a checkpoint in `path`, from which a killed run resumes."""
     dataset = PointDataset(config.data, sizes_px=config.sizes_px, detector=detector)
@@ -198,8 +197,8 @@ def train_backbone(
         logger.info("backbone: resuming at step %d after %.0f s", step, spent_s)
     batches = stream(
         dataset,
-        first=step * num_processes + exchange.rank,
-        every=num_processes,
+        first=step * ranks.count + ranks.rank,
+        every=ranks.count,
         num_workers=config.num_workers,
     )
     started = saved = time.monotonic()
@@ -210,18 +209,17 @@ def train_backbone(
         loss, right = classifier(next(batches))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        progress = exchange.average(classifier.parameters(), progress=spent_s / budget_s)
+        ranks.average_gradients(classifier.parameters())
+        progress = ranks.of_first(spent_s / budget_s)
         warmup = min(1.0, (step - first_step + 1) / config.warmup_steps)
         for group in optimizer.param_groups:
-            group["lr"] = (
-                config.lr * warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-            )
+            group["lr"] = config.lr * warmup * max(0.02, cosine(progress))
         nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
         optimizer.step()
         step += 1
         spent_s = before_s + time.monotonic() - started
         accuracy += (right.item() - accuracy) * max(0.03, 1 / step)
-        if exchange.rank > 0:
+        if not ranks.is_first:
             continue
         if step % config.log_every == 0:
             logger.info(

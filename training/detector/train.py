@@ -13,18 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
-from multiprocessing import get_context
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 from transformers import AutoTokenizer
 
-from training.checkpoint_file import save_checkpoint
+from training.data_parallel import Ranks, run_ranks
 from training.detector.backbone import (
     PointClassifier,
     build_classifier,
@@ -36,7 +32,7 @@ from training.detector.backbone import (
 from training.detector.data import DetectionBatch, DetectionDataset, SceneSource, stream
 from training.detector.recipe import DetectorRecipe, recipe_named, size_at
 from training.detector.trainer import DetectorTrainer, validate, validation_scenes
-from training.gradient_exchange import GradientExchange
+from training.trainer import save_checkpoint
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.detector.grounding_dino import (
     TEXT_PREFIX,
@@ -100,37 +96,21 @@ def _run_stage(
     stage: Stage, recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool
 ) -> None:
     """Run a stage in this process or, if the recipe has several, in child processes."""
-    if recipe.num_processes == 1:
-        exchange = GradientExchange(torch.zeros(1, 1), None, rank=0)
-        _prepare_process(recipe)
-        stage(recipe, exchange, out=out, minutes=minutes, resume=resume)
-        return
-    model = build_small_detector(recipe.detector, text_encoder_dir=find_text_encoder())
-    thaw_batch_norm(model)
-    # The first stage's classifier is smaller, so its gradients fill only a part of each row.
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shared = torch.zeros(recipe.num_processes, count + 1)
-    shared.share_memory_()  # type: ignore[no-untyped-call]
-    barrier = get_context("spawn").Barrier(recipe.num_processes)
-    arguments = (stage, recipe, shared, barrier, out, minutes, resume)
-    # If one process fails, `spawn` ends the others and raises its error.
-    spawn(_run_in_process, args=arguments, nprocs=recipe.num_processes)  # type: ignore[no-untyped-call]
+    run_ranks(_run_in_rank, stage, recipe, out, minutes, resume, count=recipe.num_processes)
 
 
-def _run_in_process(
-    rank: int,
+def _run_in_rank(
+    ranks: Ranks,
     stage: Stage,
     recipe: DetectorRecipe,
-    shared: Tensor,
-    barrier: Barrier,
     out: Path,
     minutes: float,
-    resume: bool,  # noqa: FBT001 - spawn passes by position
+    resume: bool,  # noqa: FBT001 - child processes get positional arguments
 ) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if ranks.count > 1:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     _prepare_process(recipe)
-    exchange = GradientExchange(shared, barrier, rank=rank)
-    stage(recipe, exchange, out=out, minutes=minutes, resume=resume)
+    stage(recipe, ranks, out=out, minutes=minutes, resume=resume)
 
 
 def _prepare_process(recipe: DetectorRecipe) -> None:
@@ -140,7 +120,7 @@ def _prepare_process(recipe: DetectorRecipe) -> None:
 
 
 def train_backbone_stage(
-    recipe: DetectorRecipe, exchange: GradientExchange, *, out: Path, minutes: float, resume: bool
+    recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float, resume: bool
 ) -> None:
     """Run a recipe's first stage in one of the processes."""
     train_backbone(
@@ -150,8 +130,7 @@ def train_backbone_stage(
         path=out / BACKBONE,
         minutes=minutes,
         resume=resume,
-        exchange=exchange,
-        num_processes=recipe.num_processes,
+        ranks=ranks,
     )
 
 
@@ -167,7 +146,7 @@ def _classifier(recipe: DetectorRecipe) -> PointClassifier:
 
 
 def train_detector_stage(
-    recipe: DetectorRecipe, exchange: GradientExchange, *, out: Path, minutes: float, resume: bool
+    recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float, resume: bool
 ) -> None:
     """Run a recipe's second stage in one of the processes. Rank 0 writes files and validates."""
     text_encoder_dir = find_text_encoder()
@@ -178,7 +157,7 @@ def train_detector_stage(
     vocabulary = dataset.source.vocabulary
     thaw_batch_norm(model)
     path = out / CHECKPOINT
-    is_first = exchange.rank == 0
+    is_first = ranks.is_first
     spent_s = 0.0
 
     def new_trainer() -> DetectorTrainer:
@@ -220,14 +199,11 @@ def train_detector_stage(
         if size_at(recipe, trainer.progress) != size_px:
             size_px = size_at(recipe, trainer.progress)
             dataset.detector = replace(recipe.detector, image_size=size_px)
-            first = trainer.num_steps * recipe.num_processes + exchange.rank
+            first = trainer.num_steps * ranks.count + ranks.rank
             batches = stream(
-                dataset,
-                first=first,
-                every=recipe.num_processes,
-                num_workers=recipe.num_workers,
+                dataset, first=first, every=ranks.count, num_workers=recipe.num_workers
             )
-        figures = trainer.step(next(batches), progress=spent_s / budget_s, exchange=exchange)
+        figures = trainer.step(next(batches), progress=spent_s / budget_s, ranks=ranks)
         spent_s = before_s + time.monotonic() - started
         if not is_first:
             continue

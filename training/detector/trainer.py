@@ -3,8 +3,7 @@
 `validate` measures the averaged weights on scenes that are not used for training.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,12 +15,12 @@ from transformers import MMGroundingDinoForObjectDetection, PreTrainedTokenizerB
 
 from smallworld.scenes import Scene, compose_scene
 from smallworld.world import World
+from training.data_parallel import Ranks
 from training.detector.data import DetectionBatch, Vocabulary
 from training.detector.losses import Words, detection_loss, run_detector, share_right, total
 from training.detector.quality import Answer, SceneScores, choose_threshold, score_scenes
 from training.detector.recipe import DetectorRecipe
-from training.gradient_exchange import GradientExchange
-from training.moving_average import MovingAverage
+from training.trainer import Trainer, cosine, scale_rates
 from unspoken.model.detector.grounding_dino import (
     TEXT_PREFIX,
     SmallDetectorConfig,
@@ -34,7 +33,7 @@ VALIDATION_SEED = 300_000_000  # scenes used by neither training nor a bench
 MIN_SCORE = 0.02  # lower scores are dropped
 
 
-class DetectorTrainer:
+class DetectorTrainer(Trainer):
     """Model, moving average and optimizer of the second stage; one `step` a batch."""
 
     def __init__(
@@ -49,28 +48,14 @@ class DetectorTrainer:
         self.word_vectors = word_vectors  # (V, C): text encoder output, before the projection
         self.num_wholes = num_wholes
         self.model = model.train()
-        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.average = MovingAverage(self.parameters, decay=recipe.ema_decay)
-        self.optimizer = torch.optim.AdamW(
-            self._groups(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
+        learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.AdamW(
+            _groups(learned, recipe), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
-        self.num_steps = 0
+        super().__init__(model, learned, optimizer, ema_decay=recipe.ema_decay)
         self.progress = 0.0
 
-    def _groups(self) -> list[dict[str, object]]:
-        rates: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.parameters.items():
-            rate = self.recipe.lr
-            if ".backbone." in name:
-                rate = self.recipe.backbone_lr
-            elif "text_projection" in name:
-                rate = self.recipe.text_lr
-            rates.setdefault(rate, []).append(parameter)
-        return [{"params": group, "lr": rate, "base_lr": rate} for rate, group in rates.items()]
-
-    def step(
-        self, batch: DetectionBatch, *, progress: float, exchange: GradientExchange
-    ) -> dict[str, float]:
+    def step(self, batch: DetectionBatch, *, progress: float, ranks: Ranks) -> dict[str, float]:
         """Run one update in all processes; `progress` is the elapsed share of the time."""
         recipe = self.recipe
         output = run_detector(self.model, batch)
@@ -80,15 +65,12 @@ class DetectorTrainer:
         loss = total(terms)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        self.progress = exchange.average(self.parameters.values(), progress=progress)
+        ranks.average_gradients(self.learned.values())
+        self.progress = ranks.of_first(progress)
         warmup = min(1.0, (self.num_steps + 1) / recipe.warmup_steps)
-        rate = warmup * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * rate
-        nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip_norm)
-        self.optimizer.step()
-        self.num_steps += 1
-        self.average.follow(self.num_steps)
+        scale_rates(self.optimizer, warmup * max(0.02, cosine(self.progress)))
+        nn.utils.clip_grad_norm_(self.learned.values(), recipe.clip_norm)
+        self.finish_step()
         figures = {name: value.item() for name, value in terms.items()}
         return figures | {"loss": loss.item(), "right": share_right(output, batch)}
 
@@ -101,22 +83,27 @@ class DetectorTrainer:
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint, without the frozen text encoder."""
-        weights = self.model.state_dict()
-        return {
-            "model": {n: t for n, t in weights.items() if not n.startswith(TEXT_PREFIX)},
-            "average": self.average.weights,
-            "optimizer": self.optimizer.state_dict(),
-            "num_steps": self.num_steps,
-            "progress": self.progress,
-        }
+        state = super().state() | {"progress": self.progress}
+        state["model"] = {n: t for n, t in state["model"].items() if not n.startswith(TEXT_PREFIX)}
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore the state of a checkpoint."""
-        self.model.load_state_dict(state["model"], strict=False)
-        self.average.load(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.num_steps = state["num_steps"]
+        frozen = {n: t for n, t in self.model.state_dict().items() if n.startswith(TEXT_PREFIX)}
+        super().load_state(state | {"model": frozen | state["model"]})
         self.progress = state["progress"]
+
+
+def _groups(learned: Mapping[str, nn.Parameter], recipe: DetectorRecipe) -> list[dict[str, object]]:
+    rates: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in learned.items():
+        rate = recipe.lr
+        if ".backbone." in name:
+            rate = recipe.backbone_lr
+        elif "text_projection" in name:
+            rate = recipe.text_lr
+        rates.setdefault(rate, []).append(parameter)
+    return [{"params": group, "lr": rate, "base_lr": rate} for rate, group in rates.items()]
 
 
 def validation_scenes(count: int) -> list[Scene]:

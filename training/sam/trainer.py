@@ -17,15 +17,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.ops import box_iou, masks_to_boxes
 
 from training.data.batches import BoxUnits, MaskUnits, TrainBatch
-from training.moving_average import MovingAverage
-from training.optimizer import build_optimizer, clip_gradients, set_rates
-from training.ranks import ONE_PROCESS, Ranks
+from training.data_parallel import ONE_PROCESS, Ranks
 from training.sam.kept_embeddings import KeptEmbeddings
 from training.sam.label_book import LabelBook
 from training.sam.mask_losses import mask_loss
+from training.sam.optimizer import build_optimizer, clip_gradients, set_rates
 from training.sam.prompting import PromptSimulation, jitter_boxes
 from training.sam.recipe import SamRecipe
 from training.sam.semantic_losses import semantic_loss
+from training.trainer import Trainer
 from unspoken.model.sam.conv_stem import split_embedding
 from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
@@ -41,7 +41,7 @@ class _Spoken(NamedTuple):
     samples: Tensor  # (N,) indices into the batch's boxes
 
 
-class SamTrainer:
+class SamTrainer(Trainer):
     """Model, optimizer and moving average; `step` takes the batches of one optimizer step."""
 
     def __init__(
@@ -59,10 +59,8 @@ class SamTrainer:
         self.ranks = ranks
         self._embeddings = embeddings
         model.choose_trained()
-        self.learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = build_optimizer(model, recipe)
-        self.average = MovingAverage(self.learned, decay=recipe.ema_decay)
-        self.num_steps = 0
+        learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        super().__init__(model, learned, build_optimizer(model, recipe), ema_decay=recipe.ema_decay)
         if recipe.compile_decoder and shutil.which("g++"):
             model.mask_decoder.compile()
 
@@ -79,9 +77,7 @@ class SamTrainer:
                 figures[name] = figures.get(name, 0.0) + float(value.detach()) / len(batches)
         self.ranks.average_gradients(self.learned.values())
         figures |= clip_gradients(self.model, self.recipe)
-        self.optimizer.step()
-        self.num_steps += 1
-        self.average.follow(self.num_steps)
+        self.finish_step()
         return figures
 
     def loss(self, batch: TrainBatch, *, number: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -232,22 +228,6 @@ class SamTrainer:
         if self.recipe.bf16 == "never" or not _has_bf16(device):
             return nullcontext()
         return torch.autocast(device, dtype=torch.bfloat16)
-
-    def state(self) -> dict[str, Any]:
-        """Return the content of a checkpoint."""
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.weights,
-            "optimizer": self.optimizer.state_dict(),
-            "num_steps": self.num_steps,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint."""
-        self.model.load_state_dict(state["model"])
-        self.average.load(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.num_steps = state["num_steps"]
 
 
 def pick_points(mask_logits: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:

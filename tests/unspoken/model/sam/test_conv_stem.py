@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.sam.detector_stem import read_stem
+from training.sam.starting_weights import read_stem
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.detector.grounding_dino import load_small_detector
 from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo, load_weights, save_weights

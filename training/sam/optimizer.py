@@ -4,7 +4,6 @@ Biases, norms, embeddings and the logit scale have no weight decay. Earlier enco
 lower rates (layer-wise decay: BEiT, arXiv:2106.08254).
 """
 
-import math
 import re
 from collections.abc import Iterable
 
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from training.sam.recipe import SamRecipe
+from training.trainer import cosine, scale_rates
 from unspoken.model.sam.conv_stem import MIX_PREFIX
 from unspoken.model.sam.semantic_sam import SemanticSam, is_new
 
@@ -56,11 +56,9 @@ def learning_rate(name: str, model: SemanticSam, recipe: SamRecipe) -> float:
 def set_rates(optimizer: torch.optim.Optimizer, step: int, recipe: SamRecipe) -> float:
     """Set rates by warmup and cosine decay to `final_lr_share`; return the factor on peak rates."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps)
-    progress = min(1.0, step / max(1, recipe.steps))
     low = recipe.final_lr_share
-    factor = warmup * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+    factor = warmup * (low + (1 - low) * cosine(step / max(1, recipe.steps)))
+    scale_rates(optimizer, factor)
     return factor
 
 

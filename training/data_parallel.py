@@ -1,17 +1,22 @@
-"""Distributed training: one process, or many under `torchrun`.
+"""Data-parallel training: one process, several that `run_ranks` starts, or many under `torchrun`.
 
 Gradients are averaged after the backward pass. The contrastive loss gathers rows of all ranks,
 with gradients. Therefore many ranks on shares of a batch compute the same update as one process on
 the whole batch.
+
+Several processes also pay on one CPU: a step of a small network consists of thousands of operations
+that are too small to be split between threads.
 """
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 Item = TypeVar("Item")
 
@@ -29,21 +34,28 @@ class Ranks:
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average gradients over ranks in place; a missing gradient counts as zero."""
+        """Average gradients over ranks in place; where some ranks have none, it counts as zero.
+
+        A parameter without a gradient in any rank stays without, so the optimizer skips it.
+        """
         if self.count == 1:
             return
         learned = [each for each in parameters if each.requires_grad]
         gradients = [
             each.grad if each.grad is not None else torch.zeros_like(each) for each in learned
         ]
-        flat = torch.cat([each.flatten() for each in gradients])
+        has_gradient = gradients[0].new_tensor([each.grad is not None for each in learned])
+        flat = torch.cat([each.flatten() for each in [*gradients, has_gradient]])
         dist.all_reduce(flat)
         flat /= self.count
-        start = 0
-        for parameter, gradient in zip(learned, gradients, strict=True):
-            stop = start + gradient.numel()
-            parameter.grad = flat[start:stop].view_as(gradient).clone()
-            start = stop
+        parts = torch.split(flat, [*(each.numel() for each in gradients), len(learned)])
+        for parameter, mean, share in zip(learned, parts, parts[-1].tolist(), strict=False):
+            if share > 0:
+                parameter.grad = mean.view_as(parameter).clone()
+
+    def of_first(self, value: float) -> float:
+        """Return rank 0's value in all ranks."""
+        return self.gather_objects(value)[0]
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return the rows of all ranks in order, with gradients: (N_r, ...) of each -> (N, ...)."""
@@ -88,6 +100,30 @@ class _Gather(torch.autograd.Function):
         summed = gradients[0].contiguous().clone()
         dist.all_reduce(summed)
         return summed[ctx.own], None, None
+
+
+def run_ranks(work: Callable[..., None], *arguments: Any, count: int) -> None:
+    """Call `work(ranks, *arguments)` in `count` processes on this machine's CPU, or in this one.
+
+    If one process fails, the others are ended and its error is raised.
+    """
+    if count == 1:
+        work(ONE_PROCESS, *arguments)
+        return
+    with tempfile.TemporaryDirectory(prefix="unspoken-ranks-") as folder:
+        meeting = f"file://{folder}/meeting"
+        spawn(_work_as_rank, args=(work, count, meeting, arguments), nprocs=count)  # type: ignore[no-untyped-call]
+
+
+def _work_as_rank(
+    rank: int, work: Callable[..., None], count: int, meeting: str, arguments: tuple[Any, ...]
+) -> None:
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
+    try:
+        work(Ranks(rank, count), *arguments)
+        dist.barrier()  # because a rank that ends early breaks the others' connections
+    finally:
+        dist.destroy_process_group()
 
 
 def join_ranks() -> Ranks:
