@@ -18,7 +18,6 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -131,8 +130,7 @@ def ask_engine(engine: DetectorEngine) -> Ask:
     """Adapt the served engine to the interface of `training.detector.quality`."""
 
     def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
-        picture = Picture(encoded=b"", sha256=sha256(image.tobytes()).hexdigest(), pixels=image)
-        found = engine.detect(picture, phrases, box_threshold=MIN_SCORE).detections
+        found = engine.detect(Picture.of_pixels(image), phrases, box_threshold=MIN_SCORE).detections
         return Answer(
             boxes_xyxy=np.array([each.box.to_list() for each in found]).reshape(-1, 4),
             phrases=np.array([each.phrase_index for each in found], int),

@@ -137,7 +137,7 @@ def detector_answers(
 ) -> list[TextAnswer]:
     """Return a mask for each of the detector's boxes, with the box's score."""
     size_hw = picture.pixels.shape[:2]
-    seen = Picture(encoded=b"", sha256=picture.key, pixels=picture.pixels)
+    seen = Picture.of_pixels(picture.pixels)
     detections = detector.detect(seen, vocabulary, box_threshold=LOWEST_SCORE).detections[:200]
     prompts = []
     for number, each in enumerate(detections):

@@ -15,7 +15,7 @@ from cli.console import PlainConsole
 from services.segmenter.settings import SegmenterSettings
 from unspoken.errors import InvalidInput, NotReady, Overloaded
 from unspoken.imaging.file_formats import FILE_ENDINGS, FILE_FORMATS
-from unspoken.imaging.images import decode_picture
+from unspoken.imaging.images import read_picture
 from unspoken.ports import Segmenter
 from unspoken.retries import RetryPolicy
 
@@ -86,7 +86,7 @@ def embed_files(
     report = EmbedReport()
     for path in paths:
         try:
-            picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
+            picture = read_picture(path.read_bytes(), formats=FILE_FORMATS)
             reply = PATIENCE.call(partial(segmenter.add_image, picture), on=(Overloaded, NotReady))
         except InvalidInput as error:
             report.refused[path] = error.message

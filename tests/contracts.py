@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unspoken.errors import InvalidInput, NotFound
-from unspoken.imaging.images import decode_picture
+from unspoken.errors import InvalidInput, NotAnImage, NotFound
+from unspoken.imaging.images import Picture, decode_picture, read_picture
 from unspoken.imaging.masks import decode_rle
 from unspoken.ports import CropRanker, Detector, Prompter, Segmenter, TextEncoder
 from unspoken.wire.crops import MAX_CROPS, Crop
@@ -20,6 +20,11 @@ def picture_bytes(*, size: tuple[int, int] = (96, 64)) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def damaged_picture() -> Picture:
+    """Return a picture whose header is whole and whose pixels are truncated."""
+    return read_picture(picture_bytes()[:2000])
 
 
 def check_prompter(prompter: Prompter, *, template: str) -> None:
@@ -63,6 +68,8 @@ def check_detector(detector: Detector) -> None:
             detector.detect(picture, ["car", bad])
         (problem,) = caught.value.details["phrases"]
         assert problem["phrase_index"] == 1 and problem["problem"]
+    with pytest.raises(NotAnImage, match="damaged"):
+        detector.detect(damaged_picture(), ["car"])
     alone = detector.detect(picture, ["wheel"], box_threshold=0.0)
     apart = detector.detect(picture, ["car", "wheel"], box_threshold=0.0, independent=True)
     assert apart.num_chunks == 2
@@ -95,6 +102,8 @@ def check_crop_ranker(ranker: CropRanker) -> None:
     outside = PromptBox(x0=900, y0=900, x1=950, y1=950)
     with pytest.raises(InvalidInput, match="outside"):
         ranker.rank_crops(picture, [Crop(box=outside, label_index=0)], labels)
+    with pytest.raises(NotAnImage, match="damaged"):
+        ranker.rank_crops(damaged_picture(), crops[:1], labels)
     assert ranker.model.kind == "text_encoder"
 
 
@@ -135,6 +144,10 @@ def check_segmenter(segmenter: Segmenter) -> None:
         with pytest.raises(NotFound):
             segmenter.delete_image(gone)
     assert segmenter.add_image(picture).id == added.id
+    with pytest.raises(NotAnImage, match="damaged"):
+        segmenter.add_image(damaged_picture())
+    with pytest.raises(NotAnImage, match="damaged"):
+        segmenter.segment(damaged_picture(), question)
     outside = {"queries": [{"boxes": [{"x0": 900, "y0": 900, "x1": 950, "y1": 950}]}]}
     with pytest.raises(InvalidInput, match="outside"):
         segmenter.segment(picture, SegmentQuestion.model_validate(outside))

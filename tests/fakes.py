@@ -97,6 +97,7 @@ class FakeDetector:
         threshold = self.box_threshold if box_threshold is None else box_threshold
         if self._before is not None:
             self._before(picture, phrases)
+        _ = picture.pixels  # as an engine would, which fails for a damaged picture
         with self._lock:
             self.num_calls += 1
         bad = [
@@ -149,6 +150,7 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
     def embed(self, picture: Picture) -> FakeHeld:
         if self._before is not None:
             self._before(picture)
+        _ = picture.pixels  # as an engine would, which fails for a damaged picture
         self.num_embedded += 1
         held = FakeHeld(self.image_id(picture.sha256), picture.sha256, picture.size_hw)
         self.cache.put(held)
@@ -295,6 +297,7 @@ class FakeCropRanker:
         height, width = picture.size_hw
         if any(crop.box.x0 >= width or crop.box.y0 >= height for crop in crops):
             raise InvalidInput("box 0 is outside of the picture")
+        _ = picture.pixels
         return [self._rank(picture, labels[crop.label_index], len(labels)) for crop in crops]
 
     def _rank(self, picture: Picture, label: str, num_labels: int) -> int:

@@ -1,4 +1,8 @@
-"""Ports: the Protocols between the parts. Each has an engine, an HTTP client and a fake."""
+"""Ports: the Protocols between the parts. Each has an engine, an HTTP client and a fake.
+
+A port that takes a picture raises NotAnImage if the picture's pixels are damaged: its caller may
+know the header only (`unspoken.imaging.images.read_picture`).
+"""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -214,7 +214,7 @@ def _box_parity(device: str, pictures: Sequence[TruePicture]) -> Figures:
     differences_px: list[float] = []
     missing = 0
     for true in pictures:
-        picture = Picture(encoded=b"", sha256="", pixels=true.pixels)
+        picture = Picture.of_pixels(true.pixels)
         phrases = tuple(dict.fromkeys([each.label for each in true.objects] + list(LABELS)))
         exact, found = (_boxes(one, picture, phrases) for one in (exact_engine, engine))
         for phrase in phrases:

@@ -4,7 +4,6 @@ This module does not import torch.
 """
 
 import base64
-import hashlib
 import json
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -178,8 +177,7 @@ def _listed_phrases(values: list[str]) -> list[str]:
 
 
 def _blank_picture(height: int, width: int) -> Picture:
-    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
-    return Picture(encoded=b"", sha256=hashlib.sha256(b"").hexdigest(), pixels=pixels)
+    return Picture.of_pixels(np.full((height, width, 3), 255, dtype=np.uint8))
 
 
 _EXAMPLE: dict[str, Any] = {

@@ -3,7 +3,6 @@
 Only the inference thread uses the network and the text vectors. See services/segmenter/stages.py.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from services.segmenter.cache.embedding_cache import EmbeddingCache, public_id
 from services.segmenter.stages import BankSteps, Detected, Plan, StagedSegmenter
 from unspoken.compute.precision import computing_in
 from unspoken.errors import Conflict, InvalidInput
-from unspoken.imaging.images import DECODING, Picture, decode_picture
+from unspoken.imaging.images import DECODING, Picture, read_picture
 from unspoken.model.mask_bank import MaskBank, MaskBankBuilder
 from unspoken.model.sam.checkpoint import LoadedSam
 from unspoken.model.sam.input_frame import PREPROCESSING, InputFrame
@@ -185,7 +184,7 @@ class SegmentEngine(StagedSegmenter[CachedImage]):
         ]
         ask = partial(
             self._detector.detect,
-            decode_picture(plan.held.encoded),
+            read_picture(plan.held.encoded),
             box_threshold=min(thresholds),
             independent=plan.question.independent,
         )
@@ -234,8 +233,7 @@ class SegmentEngine(StagedSegmenter[CachedImage]):
     def warm_up(self) -> None:
         """See StagedSegmenter."""
         pixels = np.full((64, 64, 3), 255, dtype=np.uint8)
-        picture = Picture(encoded=b"", sha256=hashlib.sha256(b"").hexdigest(), pixels=pixels)
-        held = self._encode(picture)
+        held = self._encode(Picture.of_pixels(pixels))
         box = SegmentQuery.model_validate({"boxes": [{"x0": 8, "y0": 8, "x1": 48, "y1": 48}]})
         self.answer(self.plan(held, SegmentQuestion(queries=(box,))), None)
         self.bank_steps(held).step()  # runs the largest batch of clicks

@@ -1,5 +1,7 @@
 """Decode pictures: read only what is safe to read, and report clear errors for the rest.
 
+- `read_picture` reads the header only, and pixels are decoded on first use. `decode_picture`
+  decodes at once.
 - JPEG, PNG and WEBP are read from every source; GIF, BMP, TIFF and AVIF from local files only.
 - Metadata never reaches the decoder, and the header is checked before any pixel is decoded.
 - Of an animated file, the first frame is used.
@@ -18,12 +20,19 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
-from unspoken.imaging.encoded_picture import FORMATS, JPEG_END, read_orientation, strip_metadata
+from unspoken.imaging.encoded_picture import (
+    FORMATS,
+    JPEG_END,
+    EncodedPicture,
+    read_orientation,
+    strip_metadata,
+)
 
 DECODING = "exif-xmp-white-highbyte-2"
 """Version of the pixel decoding of `decode_picture`; part of the key of every cached embedding."""
@@ -54,6 +63,8 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> the operation that turns the picture upright."""
+_TURNED = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
 # Exceptions that Pillow's readers raise for damaged files.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
@@ -63,18 +74,38 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture together with its encoded file.
+    """An encoded file whose header was checked, and its pixels, which are decoded on first use.
 
     Attributes:
         encoded: The file's bytes, as sent.
         sha256: Hex digest of the file's bytes.
-        pixels: (H, W, 3) uint8 RGB.
+        size_hw: (height, width) in pixels, after EXIF orientation.
+        format: Name of the file's format; empty if there are only pixels.
     """
 
     encoded: bytes
     sha256: str
-    pixels: np.ndarray
-    format: str = "PNG"
+    size_hw: tuple[int, int]
+    format: str
+
+    @classmethod
+    def of_pixels(cls, pixels: np.ndarray) -> "Picture":
+        """Return a picture without a file. pixels: (H, W, 3) uint8 RGB."""
+        height, width = pixels.shape[:2]
+        sha256 = hashlib.sha256(pixels.tobytes()).hexdigest()
+        return cls(b"", sha256, (height, width), "")._with_pixels(pixels)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, kept after the first use. Raises NotAnImage."""
+        return self.decode()
+
+    def decode(self) -> np.ndarray:
+        """Decode the file and do not keep the pixels. Raises NotAnImage if they are damaged."""
+        if not self.format:
+            return self.pixels
+        formats = (self.format,)
+        return _decode(strip_metadata(self.encoded, formats=formats), formats)
 
     @property
     def sendable(self) -> bytes:
@@ -86,23 +117,25 @@ class Picture:
         return buffer.getvalue()
 
     @property
-    def size_hw(self) -> tuple[int, int]:
-        """(height, width) in pixels, after EXIF orientation."""
-        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
-
-    @property
     def num_bytes(self) -> int:
-        """Memory of the file and its pixels, in bytes."""
-        return len(self.encoded) + self.pixels.nbytes
+        """Memory of the file and its decoded pixels, in bytes."""
+        height, width = self.size_hw
+        return len(self.encoded) + 3 * height * width
+
+    def _with_pixels(self, pixels: np.ndarray) -> "Picture":
+        self.__dict__["pixels"] = pixels  # where `cached_property` looks first
+        return self
 
 
-def decode_picture(
+def read_picture(
     encoded: bytes,
     *,
     formats: Sequence[str] = FORMATS,
     check_size: Callable[[tuple[int, int]], None] = lambda size_hw: None,
 ) -> Picture:
-    """Decode a picture. Raises NotAnImage, TooLarge, and what `check_size` raises.
+    """Check a picture's header. Raises NotAnImage, TooLarge, and what `check_size` raises.
+
+    Damaged pixels are found when they are decoded.
 
     Args:
         encoded: The file's bytes.
@@ -111,22 +144,62 @@ def decode_picture(
             before any pixel is decoded. It must raise its own error types, because Pillow's
             exceptions are reported as a damaged picture.
     """
+    return _read(encoded, _strip(encoded, formats), formats, check_size)
+
+
+def decode_picture(encoded: bytes, *, formats: Sequence[str] = FORMATS) -> Picture:
+    """Check and decode a picture. Raises NotAnImage, TooLarge. For `formats` see `read_picture`."""
+    stripped = _strip(encoded, formats)
+    picture = _read(encoded, stripped, formats, lambda size_hw: None)
+    return picture._with_pixels(_decode(stripped, formats))
+
+
+def _strip(encoded: bytes, formats: Sequence[str]) -> EncodedPicture:
     if len(encoded) > MAX_BYTES:
         raise TooLarge(f"the file has {len(encoded)} bytes, at most {MAX_BYTES} are read")
-    name, content, orientation = strip_metadata(encoded, formats=formats)
+    return strip_metadata(encoded, formats=formats)
+
+
+def _read(
+    encoded: bytes,
+    stripped: EncodedPicture,
+    formats: Sequence[str],
+    check_size: Callable[[tuple[int, int]], None],
+) -> Picture:
     with _told_damage(formats):
-        image: Image.Image = Image.open(io.BytesIO(content), formats=[name])
+        image = _open(stripped)
         check_size((image.height, image.width))
         _check_header(image)
-        if name == "JPEG" and not content.endswith(JPEG_END):
-            image = _complete(image, content)
+        width, height = image.size
+    is_turned = _orientation(image, stripped) in _TURNED
+    return Picture(
+        encoded=encoded,
+        sha256=hashlib.sha256(encoded).hexdigest(),
+        size_hw=(width, height) if is_turned else (height, width),
+        format=stripped.format,
+    )
+
+
+def _decode(stripped: EncodedPicture, formats: Sequence[str]) -> np.ndarray:
+    with _told_damage(formats):
+        image = _open(stripped)
+        if stripped.format == "JPEG" and not stripped.content.endswith(JPEG_END):
+            image = _complete(image, stripped.content)
         image.load()
-        if name == "AVIF":  # Pillow reports AVIF's own rotation as EXIF
-            orientation = read_orientation(image.info.get("exif", b"")) or 1
+        orientation = _orientation(image, stripped)
         upright = image.transpose(_TRANSPOSES[orientation]) if orientation > 1 else image
-        pixels = _to_rgb(upright)
-    sha256 = hashlib.sha256(encoded).hexdigest()
-    return Picture(encoded=encoded, sha256=sha256, pixels=pixels, format=name)
+        return _to_rgb(upright)
+
+
+def _open(stripped: EncodedPicture) -> Image.Image:
+    """Open a file: Pillow reads its header and decodes no pixel."""
+    return Image.open(io.BytesIO(stripped.content), formats=[stripped.format])
+
+
+def _orientation(image: Image.Image, stripped: EncodedPicture) -> int:
+    if stripped.format == "AVIF":  # Pillow reports AVIF's own rotation as EXIF
+        return read_orientation(image.info.get("exif", b"")) or 1
+    return stripped.orientation
 
 
 def _complete(image: Image.Image, content: bytes) -> Image.Image:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from unspoken.errors import NotFound, PlanDamaged
-from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
+from unspoken.imaging.images import ONE_WHITE_PIXEL, read_picture
 from unspoken.ports import CropRanker, Detector, Prompter, TextEncoder
 from unspoken.runs.location import SourceLocation, locate_source
 from unspoken.runs.plan import (
@@ -77,7 +77,7 @@ def plan_run(run: Run, location: SourceLocation, *, runs_dir: Path, services: Se
     (proposal,) = services.prompter.propose([_CAPTION], templates=options.templates)
     if options.crop_check:
         # Checked likewise: the crop check needs an encoder of pictures that loads.
-        picture = decode_picture(ONE_WHITE_PIXEL)
+        picture = read_picture(ONE_WHITE_PIXEL)
         services.crop_ranker.rank_crops(picture, [_WHITE_CROP], [_CAPTION])
     plan = make_plan(
         run.run_id,

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from unspoken.errors import InvalidInput, TooLarge
+import numpy as np
+
+from unspoken.errors import InvalidInput, NotAnImage, TooLarge
 from unspoken.imaging.file_formats import FILE_FORMATS
-from unspoken.imaging.images import Picture, decode_picture
+from unspoken.imaging.images import Picture, read_picture
 from unspoken.runs.dataset.rows import Filter
 from unspoken.wire.filters import FilterConfig
 from worker.label.caption_words import UNSPACED, count_words, is_unspaced
-from worker.label.classifiers import Classifiers, DetectLanguage, ScoreSafety, detect_language
+from worker.label.classifiers import Classifiers, DetectLanguage, detect_language
 from worker.label.duplicates import Seen, SeenPictures
 from worker.label.language import judge_language
 from worker.sources.row import PROBLEMS, Columns, SourceRow
@@ -61,9 +63,12 @@ def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterCon
     picture: Picture | None = None
     try:
         captions = _check_words(row, classifiers.detect_language, config, found)
-        picture = _read_picture(row.picture, config)
-        if not any(each.name == "safety" for each in found):
-            found += _check_safety(picture, classifiers.score_safety, config)
+        checked = _read_picture(row.picture, config)
+        score = None
+        if config.max_unsafe is not None and not any(each.name == "safety" for each in found):
+            score = classifiers.score_safety(_decode(checked))
+        picture = checked
+        found += _check_safety(score, config)
     except _Dropped as dropped:
         return Verdict(
             fold(row.caption),
@@ -73,6 +78,21 @@ def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterCon
             detail=dropped.detail,
         )
     return Verdict(join_captions(captions), picture, tuple(found), captions)
+
+
+def drop_damaged(row: SourceRow, verdict: Verdict) -> Verdict | None:
+    """Decode a picture that a service refused; return the verdict if it is damaged, else None.
+
+    The filters decode a picture only if its safety has to be scored.
+    """
+    assert verdict.picture is not None, "only a picture that passed is sent"
+    try:
+        _decode(verdict.picture)
+    except _Dropped as dropped:
+        return Verdict(
+            fold(row.caption), None, verdict.filters, reason=dropped.reason, detail=dropped.detail
+        )
+    return None
 
 
 def duplicate_finder(
@@ -97,7 +117,7 @@ def duplicate_finder(
                 return False
             if config.drop_duplicates and found is Seen.DUPLICATE:
                 return True
-            return seen.wants_pixels and seen.saw_look(_read_picture(row.picture, config).pixels)
+            return seen.wants_pixels and seen.saw_look(_decode(_read_picture(row.picture, config)))
         except _Dropped:
             return False
 
@@ -223,12 +243,9 @@ def _check_safety_columns(columns: Columns, config: FilterConfig) -> list[Filter
     return [] if punsafe is None and not rating else [seen]
 
 
-def _check_safety(
-    picture: Picture, score_safety: ScoreSafety, config: FilterConfig
-) -> list[Filter]:
-    if config.max_unsafe is None:
+def _check_safety(score: float | None, config: FilterConfig) -> list[Filter]:
+    if score is None or config.max_unsafe is None:
         return []
-    score = score_safety(picture.pixels)
     seen = Filter(name="safety", source="opennsfw", score=score)
     if score >= config.max_unsafe:
         raise _Dropped("unsafe", f"the classifier says {score:.2f}", seen)
@@ -256,7 +273,7 @@ def _check_similarity(columns: Columns, config: FilterConfig) -> list[Filter]:
 
 
 def _read_picture(encoded: bytes | None, config: FilterConfig) -> Picture:
-    """Decode a picture; its size is checked by the header before any pixel is decoded."""
+    """Check a picture's format and size by its header."""
     assert encoded is not None, "checked before"
 
     def check_size(size_hw: tuple[int, int]) -> None:
@@ -267,10 +284,18 @@ def _read_picture(encoded: bytes | None, config: FilterConfig) -> Picture:
             raise _Dropped("aspect", f"the picture has {short} x {long} px")
 
     try:
-        return decode_picture(encoded, formats=FILE_FORMATS, check_size=check_size)
+        return read_picture(encoded, formats=FILE_FORMATS, check_size=check_size)
     except TooLarge as error:
         raise _Dropped("picture_too_large", error.message) from error
     except InvalidInput as error:
+        raise _Dropped("undecodable", error.message) from error
+
+
+def _decode(picture: Picture) -> np.ndarray:
+    """Return the pixels without keeping them, because services decode the file again."""
+    try:
+        return picture.decode()
+    except NotAnImage as error:
         raise _Dropped("undecodable", error.message) from error
 
 

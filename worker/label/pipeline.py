@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from unspoken.errors import (
     DeadlineExceeded,
+    NotAnImage,
     NotReady,
     Overloaded,
     ServiceUnavailable,
@@ -38,7 +39,7 @@ from worker.label.candidates import join_proposals, list_candidates, list_negati
 from worker.label.classifiers import Classifiers
 from worker.label.crop_check import drop_unlike, rank_annotations
 from worker.label.decoys import pick_decoys
-from worker.label.filters import Verdict, apply_filters, fold
+from worker.label.filters import Verdict, apply_filters, drop_damaged, fold
 from worker.label.merging import list_undecided, merge_detections
 from worker.sources.row import FAULTS, SourceRow
 
@@ -178,7 +179,7 @@ def _propose(
 def _label(
     item: _Admitted, answers: Answers, ports: Ports, config: LabelConfig, timings: Timings
 ) -> Row:
-    """Return a labelled row, or a failed one if the item itself causes an error.
+    """Return a labelled row, or a dropped or failed one if the item itself causes an error.
 
     Captions without a proposal are left out, and `detail` reports them. The row fails if no caption
     has a proposal.
@@ -196,6 +197,9 @@ def _label(
     except PASSING:
         raise
     except UnspokenError as error:
+        damaged = drop_damaged(item.row, item.verdict) if isinstance(error, NotAnImage) else None
+        if damaged is not None:
+            return _row(item.row, damaged, status="dropped", reason=damaged.reason)
         logger.warning("failed key=%s reason=%s", item.row.key, error.code)
         return _row(
             item.row, item.verdict, status="failed", reason=error.code, detail=error.message

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from tests.contracts import check_detector, picture_bytes
 from tests.services.detector.conftest import TINY, minilm_folder, tiny_detector_engine
 from unspoken.compute import precision
 from unspoken.errors import InvalidConfig, MissingWeights
-from unspoken.imaging.images import decode_picture
+from unspoken.imaging.images import Picture, decode_picture
 
 PICTURE = decode_picture(picture_bytes())
 
@@ -150,8 +149,7 @@ def test_a_detector_may_compute_in_bfloat16_where_that_is_faster(hub_folder, mon
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (40, 3)])
 def test_the_smallest_and_the_narrowest_pictures_are_answered(engine, size):
     height, width = size
-    pixels = np.zeros((height, width, 3), dtype=np.uint8)
-    picture = replace(PICTURE, pixels=pixels)
+    picture = Picture.of_pixels(np.zeros((height, width, 3), dtype=np.uint8))
     assert engine.detect(picture, ["car"], box_threshold=0.0).num_chunks == 1
 
 

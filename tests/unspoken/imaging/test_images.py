@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from unspoken.errors import InvalidInput, NotAnImage, TooLarge
 from unspoken.imaging.file_formats import FILE_FORMATS
-from unspoken.imaging.images import decode_base64, decode_picture
+from unspoken.imaging.images import Picture, decode_base64, decode_picture, read_picture
 
 
 def encode(image: Image.Image, *, kind: str = "PNG", **options: object) -> bytes:
@@ -27,6 +27,48 @@ def test_a_picture_keeps_its_pixels_and_its_content_hash():
     assert picture.size_hw == (5, 7)
     assert np.array_equal(picture.pixels, pixels)
     assert len(picture.sha256) == 64
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", FILE_FORMATS)
+def test_the_header_tells_the_size_that_the_decoded_upright_picture_has(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {} if kind in ("GIF", "BMP") else {"exif": exif}
+    encoded = encode(Image.new("RGB", (50, 30), "red"), kind=kind, **options)
+    picture = read_picture(encoded, formats=FILE_FORMATS)
+    turned = bool(options) and orientation > 4
+    assert picture.size_hw == picture.pixels.shape[:2] == ((50, 30) if turned else (30, 50))
+    assert picture == decode_picture(encoded, formats=FILE_FORMATS)
+
+
+def test_damaged_pixels_are_found_when_they_are_decoded_and_not_before():
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    cut = encode(Image.fromarray(noise), kind="JPEG")[:9000]
+    picture = read_picture(cut)
+    assert picture.size_hw == (300, 400) and picture.sendable == cut
+    for _ in range(2):
+        with pytest.raises(NotAnImage, match="damaged"):
+            _ = picture.pixels
+    with pytest.raises(NotAnImage, match="damaged"):
+        picture.decode()
+
+
+def test_pixels_are_decoded_once_and_counted_whether_decoded_or_not():
+    encoded = encode(Image.new("RGB", (8, 4), "red"))
+    picture = read_picture(encoded)
+    assert picture.num_bytes == len(encoded) + 4 * 8 * 3
+    assert picture.pixels is picture.pixels
+    assert picture.decode() is not picture.pixels
+    assert picture.num_bytes == len(encoded) + picture.pixels.nbytes
+
+
+def test_a_picture_of_pixels_alone_is_sent_as_a_png_of_them():
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    picture = Picture.of_pixels(pixels)
+    assert picture.size_hw == (5, 7) and picture.decode() is pixels
+    assert np.array_equal(decode_picture(picture.sendable).pixels, pixels)
+    assert picture.sha256 != Picture.of_pixels(255 - pixels).sha256
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "I;16", "RGB"])

@@ -94,6 +94,22 @@ def test_a_dropped_row_keeps_the_classifiers_scores_and_what_came_before(classif
     assert judge(unsafe).filters[-1].score == 0.7
 
 
+SAFE = {"columns": {"punsafe": 0.01}}
+
+
+def test_a_picture_whose_safety_the_source_tells_is_not_decoded():
+    damaged = picture(1)[:-400]
+    verdict = judge(ANY, picture=damaged, **SAFE)
+    assert verdict.reason is None and verdict.picture.size_hw == (80, 96)
+    assert judge(ANY, picture=damaged, switches={"max_unsafe": None}).reason is None
+    assert judge(ANY, picture=damaged).reason == "undecodable"
+
+
+def test_a_scored_picture_does_not_keep_its_pixels():
+    verdict = judge(ANY)
+    assert verdict.picture is not None and "pixels" not in vars(verdict.picture)
+
+
 def blank(size):
     encoded = io.BytesIO()
     Image.new("1", size).save(encoded, "PNG")

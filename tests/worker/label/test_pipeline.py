@@ -4,9 +4,19 @@ from dataclasses import replace
 
 import pytest
 
+from services.detector.app import create_app as create_detector
 from tests.fakes import FakeCropRanker, FakeDetector, FakePrompter
+from tests.serving import ready_client
 from tests.worker.source_files import CAPTIONS, picture
-from unspoken.errors import Conflict, DeadlineExceeded, EngineFailure, NotReady, Overloaded
+from unspoken.client.port_clients import DetectorClient
+from unspoken.errors import (
+    Conflict,
+    DeadlineExceeded,
+    EngineFailure,
+    NotAnImage,
+    NotReady,
+    Overloaded,
+)
 from unspoken.retries import RetryPolicy
 from unspoken.runs.plan import LabelConfig
 from unspoken.wire.label_options import LabelOptions
@@ -52,6 +62,27 @@ def test_a_chunk_asks_once_for_all_captions_and_once_a_picture():
     assert all(sum(candidate.decoy for candidate in row.candidates) == 4 for row in rows)
     assert any(annotation.kept for row in rows for annotation in row.annotations)
     assert any(a.drop_reason == "below_threshold" for row in rows for a in row.annotations)
+
+
+def test_a_picture_that_only_the_detector_decodes_is_dropped_as_the_filters_drop_it():
+    rows = [replace(row, columns={"punsafe": 0.01}) for row in source_rows(3)]
+    rows[1] = replace(rows[1], picture=picture(1)[:-400])
+    with ready_client(create_detector(FakeDetector())) as http:
+        labelled = label_chunk(rows, ports(detector=DetectorClient(http)), CONFIG)
+    assert [row.status for row in labelled] == ["labelled", "dropped", "labelled"]
+    scored = [replace(row, columns={}) for row in rows]
+    (dropped,) = label_chunk(scored[1:2], ports(), CONFIG)
+    assert (dropped.reason, dropped.image_sha256) == ("undecodable", None)
+    assert "damaged" in dropped.detail
+    assert labelled[1].model_copy(update={"filters": dropped.filters}) == dropped
+
+
+def test_a_good_picture_that_the_detector_refuses_is_a_failed_row():
+    def refuse(picture, phrases):
+        raise NotAnImage("unknown format")
+
+    (row,) = label_chunk(source_rows(1), ports(detector=FakeDetector(before=refuse)), CONFIG)
+    assert (row.status, row.reason, row.detail) == ("failed", "not_an_image", "unknown format")
 
 
 def test_the_address_of_a_picture_is_kept_without_its_password():

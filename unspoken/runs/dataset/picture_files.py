@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.imaging.file_formats import FILE_FORMATS
-from unspoken.imaging.images import MAX_BYTES, Picture, decode_picture
+from unspoken.imaging.images import MAX_BYTES, Picture, read_picture
 from unspoken.imaging.parquet_pictures import PictureColumn
 from unspoken.imaging.tar_members import TAR_ENDINGS, find_link_targets, iter_members
 from unspoken.runs.dataset.rows import Row
@@ -56,11 +56,11 @@ class PictureFiles:
         self._columns: dict[tuple[str, str], PictureColumn] = {}
 
     def read(self, place: Place) -> Picture:
-        """Decode the picture, with EXIF orientation applied. Raises NotFound, NotAnImage."""
-        return decode_picture(self._encoded(place), formats=FILE_FORMATS)
+        """Read the picture; its pixels are decoded on first use. Raises NotFound, NotAnImage."""
+        return read_picture(self._encoded(place), formats=FILE_FORMATS)
 
     def read_labelled(self, place: Place, *, size_hw: tuple[int, int]) -> Picture:
-        """Decode the picture and check that it is the one that was labelled.
+        """Read the picture and check that it is the one that was labelled.
 
         Raises NotFound, NotAnImage; InvalidInput if the file has changed.
         """

@@ -71,7 +71,7 @@ class LabelledPictures:
         self._files = PictureFiles(root or picture_root(run_dir))
 
     def read(self, row: Row) -> Picture:
-        """Return the decoded picture. Raises NotFound; InvalidInput if its file has changed."""
+        """Return the picture. Raises NotFound; InvalidInput if its file has changed."""
         size_hw = (row.image_height or 0, row.image_width or 0)  # a labelled row has both
         return self._files.read_labelled(Place.of(row), size_hw=size_hw)
 
