@@ -10,7 +10,7 @@ from smallworld.truth import TruthObject
 from smallworld.world import World
 from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.filters import FilterConfig
-from worker.label.caption_words import count_words
+from worker.label.captions import count_words
 
 SCENES_SEED = 404_404
 """Seed of scenes that no training, tuning or bench uses."""

@@ -20,10 +20,9 @@ from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import Picture, read_picture
 from unspoken.runs.dataset.rows import Filter
 from unspoken.wire.filters import FilterConfig
-from worker.label.caption_words import UNSPACED, count_words, is_unspaced
+from worker.label.captions import UNSPACED, count_words, is_unspaced, judge_language
 from worker.label.classifiers import Classifiers, DetectLanguage, detect_language
 from worker.label.duplicates import Seen, SeenPictures
-from worker.label.language import judge_language
 from worker.sources.row import PROBLEMS, Columns, SourceRow
 from worker.sources.tables.columns import join_captions
 

@@ -7,25 +7,35 @@ each picture, at any depth.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from unspoken.errors import InvalidInput
-from worker.sources.folder_tree import blocked_folders
 from worker.sources.row import SourceRow, Span
 from worker.sources.samples import sample_key, samples_of
-from worker.sources.source_file import PictureFile, SideFile, find_picture, read_side_file
+from worker.sources.source_file import (
+    PICTURE_ENDINGS,
+    PictureFile,
+    SideFile,
+    find_picture,
+    read_side_file,
+)
 from worker.sources.tables.columns import (
     captions_of,
     join_captions,
     key_of,
     pick_columns,
 )
-from worker.sources.tables.columns_beside import Beside, columns_beside
-from worker.sources.tables.metadata_table import MetadataTable, find_metadata
+from worker.sources.tables.tables_beside import (
+    METADATA_NAMES,
+    MetadataTable,
+    ShardTable,
+    find_metadata,
+    find_shard_table,
+)
 from worker.sources.tables.text import parse_object
 
 
@@ -40,9 +50,9 @@ def folder_rows(folder: Path, *, name: str, root: Path, span: Span) -> Iterator[
         folder,
         name,
         root,
-        beside=Beside()
+        beside=ShardTable()
         if name == "."
-        else columns_beside(folder.parent / f"{folder.name}.parquet"),
+        else find_shard_table(folder.parent / f"{folder.name}.parquet"),
         metadata=find_metadata(folder, root=root),
     )
     samples = _samples(folder, folder.stat().st_mtime_ns)
@@ -82,7 +92,7 @@ class _Folder:
     path: Path
     name: str
     root: Path
-    beside: Beside
+    beside: ShardTable
     metadata: MetadataTable | None
 
     def read(self, sample: _FolderSample, *, row: int, with_picture: bool) -> SourceRow:
@@ -169,7 +179,7 @@ def _samples(folder: Path, _mtime_ns: int) -> list[_FolderSample]:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # no permission
+    except OSError:  # a link to a place without access, or a cycle of links
         return False
 
 
@@ -177,3 +187,87 @@ def _has_caption(about: Path) -> bool:
     """Return True if a JSON file has a caption; other JSON files are not samples."""
     text = read_side_file(about, about.parent).text
     return bool(captions_of(pick_columns(parse_object(text or "") or {}).get("caption")))
+
+
+# ---- folders below a source -----------------------------------------------------------------
+
+
+class BlockedFolder(NamedTuple):
+    """A folder that cannot be read. It becomes a row of its parent folder."""
+
+    name: str
+    problem: str
+    detail: str
+
+
+@dataclass
+class _Listing:
+    """Direct content of a folder, without hidden files and folders."""
+
+    has_rows: bool = False
+    folders: list[Path] = field(default_factory=list)
+    blocked: list[BlockedFolder] = field(default_factory=list)
+
+
+def picture_folders(top: Path, *, root: Path) -> Iterator[Path]:
+    """Yield those of `top` and the folders below it that contain pictures or blocked folders.
+
+    Links to folders are followed if they lead to another place below `root`; each place is visited
+    once. Raises InvalidInput if `top` may not be read.
+    """
+    waiting, seen = [top], set[Path]()
+    while waiting:
+        folder = waiting.pop()
+        place = folder.resolve()
+        if place in seen:
+            continue
+        seen.add(place)
+        try:
+            listing = _list(folder, top=top, root=root)
+        except PermissionError as error:
+            raise InvalidInput(f"the folder {folder.name!r} may not be read") from error
+        if listing.has_rows or listing.blocked:
+            yield folder
+        waiting += reversed(listing.folders)
+
+
+def blocked_folders(folder: Path, *, root: Path) -> list[BlockedFolder]:
+    """Return the direct subfolders of `folder` that cannot be read, in order."""
+    return _list(folder, top=folder, root=root).blocked
+
+
+def _list(folder: Path, *, top: Path, root: Path) -> _Listing:
+    listing = _Listing()
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if not _is_folder(entry):
+            ending = entry.name.rpartition(".")[2].lower()
+            listing.has_rows |= ending in PICTURE_ENDINGS or entry.name in METADATA_NAMES
+            continue
+        path = folder / entry.name
+        problem = _link_problem(path, root) if entry.is_symlink() else _access_problem(path)
+        if problem is not None:
+            listing.blocked.append(problem)
+        elif not (entry.is_symlink() and path.resolve().is_relative_to(top.resolve())):
+            listing.folders.append(path)
+    return listing
+
+
+def _link_problem(path: Path, root: Path) -> BlockedFolder | None:
+    """Return the problem of a link to a folder; None if it has none."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        detail = f"the link {path.name} leads to a folder outside the data folder"
+        return BlockedFolder(path.name, "outside_data_folder", detail)
+    return _access_problem(path)
+
+
+def _access_problem(path: Path) -> BlockedFolder | None:
+    try:
+        os.scandir(path).close()
+    except PermissionError:
+        detail = f"the folder {path.name} may not be read"
+        return BlockedFolder(path.name, "unreadable", detail)
+    return None

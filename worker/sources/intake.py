@@ -19,8 +19,7 @@ from unspoken.errors import Conflict, InvalidInput
 from unspoken.imaging.tar_members import TAR_ENDINGS
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.plan import ListedRow
-from worker.sources.folder_tree import picture_folders
-from worker.sources.folders import folder_rows
+from worker.sources.folders import folder_rows, picture_folders
 from worker.sources.planned_rows import Places, planned_rows
 from worker.sources.row import EVERY_ROW, SOURCE_CHANGED, SourceRow, Span, bad_shard
 from worker.sources.source_file import PICTURE_ENDINGS

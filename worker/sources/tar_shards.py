@@ -18,7 +18,7 @@ from worker.sources.row import SourceRow, Span, bad_shard
 from worker.sources.samples import Sample, sample_key, samples_of
 from worker.sources.source_file import MAX_SIDE_FILE_BYTES
 from worker.sources.tables.columns import captions_of, join_captions, pick_columns
-from worker.sources.tables.columns_beside import Beside, columns_beside
+from worker.sources.tables.tables_beside import ShardTable, find_shard_table
 from worker.sources.tables.text import decode_text, parse_object
 
 MEMBERS_OF_A_KEY = 10_000
@@ -47,7 +47,7 @@ def tar_rows(file: Path, *, name: str, span: Span) -> Iterator[SourceRow]:
     The complete samples of a damaged tar are read. If anything is lost, in the tar or in the
     parquet file beside it, the last row is a failed row with the reason.
     """
-    beside = columns_beside(file.with_suffix(".parquet"))
+    beside = find_shard_table(file.with_suffix(".parquet"))
     problems = [] if beside.problem is None else [beside.problem]
     start, place = _split(span.offset)
     row = span.first_row - place
@@ -121,7 +121,7 @@ class _Shard:
     stream: BinaryIO
     name: str
     num_bytes: int
-    beside: Beside
+    beside: ShardTable
     span: Span
 
     def read(self, sample: Sample, group: _Group, *, row: int, offset: int) -> SourceRow | None:

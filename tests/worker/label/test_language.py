@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.label.captions import judge_language
 from worker.label.classifiers import detect_language
-from worker.label.language import judge_language
 
 SETS = Path(__file__).parent / "languages"
 

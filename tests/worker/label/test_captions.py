@@ -1,6 +1,6 @@
 import pytest
 
-from worker.label.caption_words import count_words, is_unspaced, language_words
+from worker.label.captions import count_words, is_unspaced, language_words
 
 
 @pytest.mark.parametrize(
