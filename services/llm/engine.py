@@ -5,12 +5,13 @@ occurs in several captions, needs only one answer.
 """
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from cachetools import LRUCache
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -101,7 +102,6 @@ class PrompterEngine:
         self._default_templates = tuple(default_templates)
         self._lexicon = lexicon
         self._prompt_style = prompt_style
-        self._cache_entries = cache_entries
         self._copyable = {
             template.name: [
                 example_phrases(examples, lexicon) if template.drop_copies else frozenset()
@@ -109,7 +109,7 @@ class PrompterEngine:
             ]
             for template in templates.values()
         }
-        self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+        self._answers: LRUCache[tuple[str, str], Answer] = LRUCache(cache_entries)
 
     def propose(
         self, captions: Sequence[str], *, templates: Sequence[str] | None = None
@@ -185,11 +185,8 @@ class PrompterEngine:
                 completed = self._completer.complete(asked, examples=examples)
                 known.update(zip(asked, completed, strict=True))
                 self.tokens_written[template.name] += sum(a.num_tokens for a in completed)
-        for question, answer in known.items():
-            self._answers[template.name, question] = answer
-            self._answers.move_to_end((template.name, question))
-        while len(self._answers) > self._cache_entries:
-            self._answers.popitem(last=False)
+        if self._answers.maxsize:
+            self._answers.update(((template.name, text), known[text]) for text in new)
         return {subject: known[question] for subject, question in questions.items()}
 
 

@@ -1,10 +1,10 @@
 """The text encoder engine: encodes texts and caches their vectors."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
+from cachetools import LRUCache
 
 from services.segmenter.settings import SegmenterSettings
 from unspoken.compute.devices import prepare_device
@@ -33,8 +33,7 @@ class TextEncoderEngine:
         self.model = model
         self._tower = tower
         self._max_batch = max_batch
-        self._cache_entries = cache_entries
-        self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._vectors: LRUCache[str, np.ndarray] = LRUCache(cache_entries)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See unspoken.ports.TextEncoder."""
@@ -43,19 +42,13 @@ class TextEncoderEngine:
         for start in range(0, len(new), self._max_batch):
             batch = new[start : start + self._max_batch]
             rows = self._tower.encode(batch).numpy()  # (N, 768)
-            vectors.update(zip(batch, rows, strict=True))
-        self._keep({text: vectors[text] for text in texts})
+            # Copy the rows, because a view would keep its whole batch in memory.
+            vectors.update((text, row.copy()) for text, row in zip(batch, rows, strict=True))
+        if self._vectors.maxsize:
+            self._vectors.update((text, vectors[text]) for text in texts)
         return np.asarray([vectors[text] for text in texts], dtype=np.float32).reshape(
             len(texts), EMBEDDING_DIM
         )
-
-    def _keep(self, vectors: dict[str, np.ndarray]) -> None:
-        for text, vector in vectors.items():
-            # Copy the row, because a view would keep its whole batch in memory.
-            self._vectors.setdefault(text, vector.copy())
-            self._vectors.move_to_end(text)
-        while len(self._vectors) > self._cache_entries:
-            self._vectors.popitem(last=False)
 
 
 def build_engine(settings: SegmenterSettings) -> TextEncoderEngine:

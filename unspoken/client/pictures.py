@@ -4,13 +4,13 @@ import base64
 import hashlib
 import io
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from cachetools import LRUCache
 from PIL import Image
 
 from unspoken.client.calls import checked
@@ -117,7 +117,7 @@ class KnownIds:
     """
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[str, str] = OrderedDict()
+        self._ids: LRUCache[str, str] = LRUCache(MAX_KNOWN_IDS)
         self._lock = threading.Lock()
 
     def get(self, sha256: str) -> str | None:
@@ -126,9 +126,6 @@ class KnownIds:
             return self._ids.get(sha256)
 
     def put(self, sha256: str, image_id: str) -> None:
-        """Remember an id. The oldest is dropped if there are over MAX_KNOWN_IDS."""
+        """Remember an id; the least recently used is dropped if there are over MAX_KNOWN_IDS."""
         with self._lock:
             self._ids[sha256] = image_id
-            self._ids.move_to_end(sha256)
-            while len(self._ids) > MAX_KNOWN_IDS:
-                self._ids.popitem(last=False)

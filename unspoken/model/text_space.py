@@ -7,7 +7,6 @@ score depends only on the query and the mask, and not on the other queries of a 
 Legend: N masks, Q queries, K distinct texts, B background words, D text width.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 
 from unspoken.model.mask_bank import MaskBank
 from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
@@ -110,7 +110,7 @@ class TextSpace:
         self._templates = info.text_templates
         self._mean = None if info.text_mean is None else info.text_mean.float().cpu().numpy()
         self._scale = scale
-        self._known: OrderedDict[str, _KnownText] = OrderedDict()
+        self._known: LRUCache[str, _KnownText] = LRUCache(config.cache_entries)
         self._background: np.ndarray | None = None
 
     @classmethod
@@ -215,11 +215,8 @@ class TextSpace:
                 for text, vector in zip(new, vectors, strict=True)
             }
         known = [fresh.get(text) or self._known[text] for text in texts]
-        self._known.update(fresh)
-        for text in texts:
-            self._known.move_to_end(text)
-        while len(self._known) > self.config.cache_entries:
-            self._known.popitem(last=False)
+        if self._known.maxsize:
+            self._known.update(fresh)
         return known
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:

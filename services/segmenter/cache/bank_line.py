@@ -8,9 +8,11 @@ answered before its deadline is refused at once, with the time after which to re
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
+
+from cachetools import LRUCache
 
 from services.segmenter.cache.single_flight import SingleFlight
 from services.segmenter.stages import BankSteps, StagedSegmenter
@@ -65,7 +67,7 @@ class BankLine:
         self._flights: SingleFlight[Any] = SingleFlight()
         self._near = asyncio.Semaphore(_AT_ONCE)
         self._building = asyncio.Lock()
-        self._unfinished: OrderedDict[str, _Job] = OrderedDict()
+        self._unfinished: LRUCache[str, _Job] = LRUCache(MAX_KEPT)
         self._pace_s: float | None = None
         """Moving average of the time from one finished bank to the next."""
         self._last_s = time.monotonic()
@@ -133,8 +135,6 @@ class BankLine:
         except (asyncio.CancelledError, DeadlineExceeded):
             job.is_wanted = False
             self._unfinished[held.id] = job
-            while len(self._unfinished) > MAX_KEPT:
-                self._unfinished.popitem(last=False)
             raise
 
     def _step(self, job: _Job) -> bool:

@@ -1,10 +1,11 @@
 """Request coalescing: run one task for all callers that request a key at the same time."""
 
 import asyncio
-import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
+
+from cachetools import TTLCache
 
 Result = TypeVar("Result")
 
@@ -24,8 +25,7 @@ class SingleFlight(Generic[Result]):
         self._flights: dict[Hashable, asyncio.Task[Result]] = {}
         self._waiters: Counter[asyncio.Task[Result]] = Counter()
         self._kept = kept
-        self._keep_s = keep_s
-        self._errors: OrderedDict[Hashable, tuple[float, Exception]] = OrderedDict()
+        self._errors: TTLCache[Hashable, Exception] = TTLCache(MAX_KEPT_ERRORS, keep_s)
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -35,8 +35,8 @@ class SingleFlight(Generic[Result]):
 
     async def run(self, key: Hashable, start: Callable[[], Awaitable[Result]]) -> Result:
         """Return the result of the task for `key`; start the task if there is none."""
-        until, error = self._errors.get(key, (0.0, None))
-        if error is not None and time.monotonic() < until:
+        error = self._errors.get(key)
+        if error is not None:
             raise error
         flight = self._launch(key, start)
         self._waiters[flight] += 1
@@ -83,9 +83,7 @@ class SingleFlight(Generic[Result]):
         error = flight.exception()  # retrieve it, because no caller may be waiting any more
         if isinstance(error, self._kept):
             assert isinstance(error, Exception)
-            self._errors[key] = (time.monotonic() + self._keep_s, error)
-            while len(self._errors) > MAX_KEPT_ERRORS:
-                self._errors.popitem(last=False)
+            self._errors[key] = error
 
 
 async def _awaited(start: Callable[[], Awaitable[Result]]) -> Result:
