@@ -43,6 +43,7 @@ from training.detector.quality import (
 from training.detector.train import find_text_encoder
 from unspoken.config.model_folders import CONFIG_FILE
 from unspoken.imaging.images import Picture
+from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.detector.grounding_dino import (
     build_small_detector,
     read_detector_config,
@@ -161,5 +162,5 @@ def _rounded(share: Share) -> list[float]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
+    configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
     typer.run(main)

@@ -3,7 +3,6 @@
 The training modules are imported here only when needed, because they need torch and more.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -37,7 +36,6 @@ def run_evaluate(arguments: Sequence[str]) -> None:
 
 
 def _hand_on(command: Callable[..., None], arguments: Sequence[str], *, name: str) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     app(list(arguments), prog_name=name, standalone_mode=False)

@@ -34,6 +34,7 @@ from training.sam.starting_weights import load_start
 from training.sam.trainer import SamTrainer
 from training.trainer import save_checkpoint
 from unspoken.errors import InvalidConfig
+from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.sam.checkpoint import (
     SemanticInfo,
     read_header,
@@ -272,7 +273,7 @@ def main(
     ] = False,
 ) -> None:
     """Train Semantic-SAM. Running the same command again resumes a killed run."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
     chosen = sam_recipe(recipe)
     if steps is not None:
         chosen = replace(chosen, steps=steps)

@@ -28,6 +28,9 @@ LogFormat = Literal["text", "json"]
 
 REQUEST_HEADER = "X-Request-Id"
 LAYOUT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+PROGRESS_LAYOUT = "%(asctime)s %(message)s"
+"""Layout for programs whose log lines report the progress of their only job, such as training."""
+_HANDLER = "unspoken"
 _NOT_PLAIN = re.compile(r'[\s="]')
 # Ids in headers have a limited length and character set; any other value is ignored.
 _HEADERS = {
@@ -116,11 +119,16 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str, log_format: LogFormat, *, layout: str = LAYOUT) -> None:
     """Write log lines to standard error, without httpx's line for every request.
 
-    `layout` is a logging.Formatter format for text lines.
+    A second call replaces the first. If the root logger has handlers of other code, these stay, and
+    no handler is added. `layout` is a logging.Formatter format for text lines.
     """
+    root = logging.getLogger()
+    for earlier in [each for each in root.handlers if each.name == _HANDLER]:
+        root.removeHandler(earlier)
     handler = logging.StreamHandler()
+    handler.name = _HANDLER
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(layout))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.basicConfig(level=level.upper(), handlers=[handler])  # noqa: TID251
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

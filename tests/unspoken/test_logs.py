@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +27,7 @@ from unspoken.logs import (
     JsonFormatter,
     TextFormatter,
     carried,
+    configure_logging,
     fields,
     incoming_ids,
     log_ids,
@@ -174,3 +177,26 @@ def test_a_bug_of_a_route_has_its_request_id_in_reply_log_and_count(written):
     assert 'unspoken_requests_total{route="/bug",service="test",status="500"} 1.0' in counted
     (line,) = [line for line in written() if "unexpected error" in line["message"]]
     assert line["request"] == "q1" and "never seen" in line["exception"]
+
+
+PROGRAM = """
+import logging
+from unspoken.logs import PROGRESS_LAYOUT, configure_logging
+configure_logging("WARNING", "text", layout="first %(message)s")
+configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
+logging.getLogger("training").info("step\\x1b[2J 1, key=%s", "Bearer abcdefghijklmnop")
+"""
+
+
+def test_the_lines_of_training_are_escaped_and_redacted_after_the_command_line_set_up_its_own():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert "first" not in line and line[:2] == "20"
+    assert "\x1b" not in line and "abcdefghijklmnop" not in line and "step" in line
+
+
+def test_handlers_of_other_code_stay_as_they_are(monkeypatch):
+    root, foreign = logging.getLogger(), logging.NullHandler()
+    monkeypatch.setattr(root, "handlers", [foreign])
+    configure_logging("WARNING", "text")
+    assert root.handlers == [foreign]

@@ -34,6 +34,7 @@ from training.detector.recipe import DetectorRecipe, recipe_named, size_at
 from training.detector.trainer import DetectorTrainer, validate, validation_scenes
 from training.trainer import save_checkpoint
 from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.detector.grounding_dino import (
     TEXT_PREFIX,
     build_small_detector,
@@ -108,7 +109,7 @@ def _run_in_rank(
     resume: bool,  # noqa: FBT001 - child processes get positional arguments
 ) -> None:
     if ranks.count > 1:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
     _prepare_process(recipe)
     stage(recipe, ranks, out=out, minutes=minutes, resume=resume)
 
@@ -247,7 +248,7 @@ def main(
     resume: Annotated[bool, typer.Option(help="Resume from the checkpoint in --out.")] = False,
 ) -> None:
     """Train the small Grounding-DINO on the small world."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
     train_detector(recipe_named(recipe), out=out, minutes=minutes, resume=resume, start=start)
 
 
