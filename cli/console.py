@@ -1,4 +1,7 @@
-"""Prints to the terminal without interpreting text as markup or escape sequences."""
+"""Prints to the terminal without interpreting text as markup or escape sequences.
+
+A module of its own because every command prints through it.
+"""
 
 from typing import Any
 

@@ -48,8 +48,7 @@ from training.sam.kept_embeddings import KeptEmbeddings
 from training.sam.label_book import LabelBook
 from training.sam.recipe import readout
 from training.sam.trainer import SamTrainer
-from unspoken.compute.devices import prepare_device
-from unspoken.compute.precision import computing_in, faster_dtype
+from unspoken.compute.precision import computing_in, faster_dtype, prepare_device
 from unspoken.config.settings import default_cache_dir
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.model.sam.checkpoint import load_weights

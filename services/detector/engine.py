@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from services.detector.backend import Backend
-from services.detector.packing import MAX_PHRASES, pack_phrases
-from services.detector.scoring import ScoringConfig, best_first, detections_of
+import numpy as np
+
+from services.detector.packing import MAX_PHRASES, Chunk, pack_phrases
+from services.detector.scoring import RawDetections, ScoringConfig, best_first, detections_of
 from services.detector.settings import DetectorSettings
-from unspoken.compute.devices import prepare_device
+from unspoken.compute.precision import prepare_device
 from unspoken.config.profiles import ModelEntry, resolve_files
 from unspoken.errors import InvalidConfig
 from unspoken.imaging.images import Picture
@@ -20,6 +22,27 @@ DEFAULT_BOX_THRESHOLD = 0.35
 DEFAULT_SHORT_SIDE_PX = 800
 
 logger = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """A Grounding-DINO network with its tokenizer and its image preprocessing."""
+
+    @property
+    def max_word_pieces(self) -> int:
+        """Largest number of tokens in a text prompt, with separators and special tokens."""
+
+    @property
+    def box_threshold(self) -> float | None:
+        """The threshold that the weights were calibrated to; None if their config has none."""
+
+    def word_pieces(self, text: str) -> Sequence[int]:
+        """Return the ids of a text's word pieces, without special tokens."""
+
+    def predict(self, pixels: np.ndarray, chunks: Sequence[Chunk]) -> list[RawDetections]:
+        """Return the raw detections of each chunk; the picture is encoded once.
+
+        pixels: (H, W, 3) uint8 RGB.
+        """
 
 
 class DetectorEngine:

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel, GroundingDinoImageProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
-from services.detector.image_features import encoding_once
-from services.detector.packing import MAX_WORD_PIECES, Chunk
+from services.detector.packing import MAX_WORD_PIECES, Chunk, encoding_once
 from services.detector.scoring import RawDetections
 from services.detector.transformers_backend import resize_by
-from unspoken.compute.torch_files import read_state_dict
+from unspoken.compute.tensor_files import read_state_dict
 from unspoken.config.model_folders import check_model_type
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.http.deadline import check_wanted

@@ -6,8 +6,10 @@ and packs phrases greedily into chunks. A full stop or question mark inside a ph
 so punctuation becomes a space. This module imports neither torch nor transformers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from unspoken.errors import InvalidInput
 from unspoken.wire.texts import checked_phrase
@@ -127,3 +129,27 @@ def _check_pieces(pieces: Sequence[int], phrase: str, *, limit: int) -> None:
         raise InvalidInput(f"has nothing that the model's tokenizer reads: {phrase!r}")
     if len(pieces) > room:
         raise InvalidInput(f"has {len(pieces)} word pieces, at most {room} can be asked")
+
+
+@contextmanager
+def encoding_once(backbone: Any) -> Iterator[None]:
+    """Within the block, run the module for its first input only, then return that result again.
+
+    Thus a picture is encoded once for all its chunks. Both Grounding-DINO implementations have the
+    backbone as one module that returns (features, positions), and call it for every text prompt.
+    """
+    encode = backbone.forward
+    answer: tuple[list[Any], list[Any]] | None = None
+
+    def encode_once(*args: Any, **kwargs: Any) -> tuple[list[Any], list[Any]]:
+        nonlocal answer
+        if answer is None:
+            answer = encode(*args, **kwargs)
+        features, positions = answer
+        return list(features), list(positions)  # copies: the network appends a level to them
+
+    backbone.forward = encode_once
+    try:
+        yield
+    finally:
+        del backbone.forward

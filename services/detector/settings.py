@@ -1,4 +1,7 @@
-"""Settings of the detector process, read once from DETECTOR_* (and UNSPOKEN_* for all)."""
+"""Settings of the detector process, read once from DETECTOR_* (and UNSPOKEN_* for all).
+
+A module of its own because `unspoken settings` reads it without torch and FastAPI.
+"""
 
 from typing import Annotated, Literal
 

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
-from services.detector.image_features import encoding_once
-from services.detector.packing import MAX_WORD_PIECES, Chunk
+from services.detector.packing import MAX_WORD_PIECES, Chunk, encoding_once
 from services.detector.scoring import RawDetections
 from unspoken.compute.precision import compute_dtype, computing_in
 from unspoken.config.model_folders import check_model_type, read_model_config

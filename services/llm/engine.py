@@ -29,8 +29,7 @@ from services.llm.prompts import ExampleSet, Template, choose_templates, prompt_
 from services.llm.settings import LlmSettings, PromptStyle
 from services.llm.smollm2 import converted_smollm2
 from services.llm.template_file import load_templates
-from unspoken.compute.devices import prepare_device
-from unspoken.compute.precision import compute_dtype
+from unspoken.compute.precision import compute_dtype, prepare_device
 from unspoken.config.model_folders import CONFIG_FILE, check_model_type
 from unspoken.config.profiles import ModelEntry, resolve_files
 from unspoken.errors import InvalidConfig

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from services.llm.answer_line import cut_answer
+from services.llm.parsing import cut_answer
 
 
 @dataclass(frozen=True)

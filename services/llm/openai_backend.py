@@ -11,9 +11,8 @@ from typing import Any
 
 import httpx
 
-from services.llm.answer_line import cut_answer
 from services.llm.chat import chat_messages
-from services.llm.parsing import Answer
+from services.llm.parsing import Answer, cut_answer
 from services.llm.prompts import ExampleSet
 from services.llm.settings import PromptStyle
 from unspoken.client.http_error import parse_retry_after

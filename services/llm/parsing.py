@@ -1,5 +1,9 @@
-"""Build a caption's proposal from the model's answers: merge phrases over templates, rank them."""
+"""Build a caption's proposal from the model's answers: merge phrases over templates, rank them.
 
+`cut_answer` ends an answer while the model still writes.
+"""
+
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +13,7 @@ from unspoken.text.phrases import MAX_PHRASES, Candidate, is_stuff, joined, pars
 from unspoken.wire.proposals import Phrase, PhraseSource, Proposal, RejectedCandidate
 
 CAPTION_TEMPLATE = "caption"
+_ITEM = re.compile(r"([^,;]+)([,;]?)")
 
 
 @dataclass(frozen=True)
@@ -159,3 +164,19 @@ def _raw(answers: Sequence[TemplateAnswer]) -> dict[str, str]:
         label = f"{answered.noun}: " if answered.noun is not None else ""
         lines.setdefault(answered.template, []).append(label + answered.answer.text)
     return {template: "\n".join(texts) for template, texts in lines.items()}
+
+
+def cut_answer(text: str) -> tuple[str, bool]:
+    """Return the answer in the text written so far, and True if the answer has ended.
+
+    A small model that repeats an item keeps repeating itself from there on. The last item is
+    compared only if a separator or the end of the line follows it, because it may still grow.
+    """
+    line, newline, _ = text.lstrip(" ").partition("\n")
+    seen: set[str] = set()
+    for match in _ITEM.finditer(line):
+        item, separator = match[1].strip().lower(), match[2]
+        if item in seen and (separator or newline):
+            return line[: match.start()].rstrip(" ,;"), True
+        seen.add(item)
+    return line.strip(), bool(newline)

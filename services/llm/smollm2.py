@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from unspoken.compute.tensor_file import write_tensors
+from unspoken.compute.tensor_files import write_tensors
 from unspoken.errors import InvalidConfig, MissingWeights
 
 FOLDER_NAME = "smollm2-135m-instruct"

@@ -7,7 +7,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from services.segmenter.settings import SegmenterSettings
-from unspoken.compute.devices import prepare_device
+from unspoken.compute.precision import prepare_device
 from unspoken.config.profiles import resolve_files
 from unspoken.model.text_encoder import TextTower, load_text_tower
 from unspoken.wire.base import ModelInfo

@@ -13,8 +13,7 @@ from services.segmenter.cache.embedding_cache import EmbeddingCache
 from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
 from unspoken.client.port_clients import DetectorClient, connect
-from unspoken.compute.devices import prepare_device
-from unspoken.compute.precision import compute_dtype
+from unspoken.compute.precision import compute_dtype, prepare_device
 from unspoken.config.profiles import ModelEntry, checked_sha256, resolve_files
 from unspoken.errors import InvalidConfig
 from unspoken.model.mask_bank import MaskBankConfig

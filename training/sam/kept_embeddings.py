@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unspoken.compute.tensor_file import write_tensors
+from unspoken.compute.tensor_files import write_tensors
 from unspoken.model.sam.checkpoint import state_sha256
 from unspoken.model.sam.input_frame import PREPROCESSING
 from unspoken.model.sam.semantic_sam import SemanticSam

@@ -1,4 +1,7 @@
-"""Choose the dtype of a network: the one in models.yaml, or the one a probe finds faster here."""
+"""Prepare a network's device, and choose the dtype that it computes in.
+
+The dtype is the one in models.yaml, or the one that a probe finds faster here.
+"""
 
 import time
 from collections.abc import Iterator
@@ -19,6 +22,22 @@ MIN_SPEEDUP = 1.2
 """A smaller speed-up does not justify the loss of precision."""
 MAX_SLOWDOWN = 1.5
 """The probe stops at a layer where bfloat16 takes this many times as long as float32."""
+
+
+def prepare_device(name: str) -> None:
+    """Check that torch can use a device, and disable TF32 for float32 convolutions there.
+
+    By default cuDNN rounds the inputs of float32 convolutions to TF32, so a GPU would answer
+    otherwise than the CPU. Raises InvalidConfig before any weights are read.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        reason = str(error).partition("\n")[0]
+        raise InvalidConfig(
+            f"no device {name} here ({reason}): set UNSPOKEN_DEVICE, or device in models.yaml"
+        ) from error
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def compute_dtype(name: str, *, device: str) -> torch.dtype:

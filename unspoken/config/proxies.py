@@ -3,6 +3,8 @@
 Clients of Unspoken's own services never use proxies: they set `trust_env=False`. Clients of an
 address that a user chose (the hub of weights, an OpenAI-compatible endpoint) set
 `trust_env=uses_proxies(url)`. A test checks every httpx client of the repository.
+
+A module of its own because the download of weights and the llm service share the rule.
 """
 
 import ipaddress

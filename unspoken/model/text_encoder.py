@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from unspoken.compute.torch_files import read_state_dict
+from unspoken.compute.tensor_files import read_state_dict
 from unspoken.config.model_folders import check_model_type
 from unspoken.config.profiles import ModelEntry
 from unspoken.errors import InvalidConfig, MissingWeights

@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, OwlViTConfig, OwlViTForObjectDetection
 
 from services.detector.engine import DetectorEngine, build_engine
-from services.detector.image_features import encoding_once
-from services.detector.packing import pack_phrases
+from services.detector.packing import encoding_once, pack_phrases
 from services.detector.settings import DetectorSettings
 from services.detector.transformers_backend import load_hub_detector
 from tests.contracts import check_detector, picture_bytes

@@ -20,7 +20,7 @@ from transformers import (
     GroundingDinoImageProcessor,
 )
 
-from services.detector.backend import Backend
+from services.detector.engine import Backend
 from services.detector.packing import pack_phrases
 from services.detector.scoring import phrase_scores
 from tests.services.detector.conftest import minilm_folder, shake

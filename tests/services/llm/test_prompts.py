@@ -1,7 +1,6 @@
 import pytest
 
-from services.llm.answer_line import cut_answer
-from services.llm.parsing import Answer, TemplateAnswer, build_proposal
+from services.llm.parsing import Answer, TemplateAnswer, build_proposal, cut_answer
 from services.llm.prompts import MAX_CAPTION_CHARS, choose_templates, quoted
 from services.llm.template_file import load_templates
 from unspoken.errors import InvalidInput

@@ -9,7 +9,7 @@ from services.llm import engine as llm
 from services.llm.settings import LlmSettings
 from services.segmenter import engine as text_encoder
 from services.segmenter.settings import SegmenterSettings
-from unspoken.compute.devices import prepare_device
+from unspoken.compute.precision import prepare_device
 from unspoken.errors import InvalidConfig
 
 BUILDERS = [

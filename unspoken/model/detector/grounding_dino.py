@@ -34,7 +34,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from unspoken.compute.tensor_file import write_tensors
+from unspoken.compute.tensor_files import write_tensors
 from unspoken.config.model_folders import CONFIG_FILE, check_model_type, read_model_config
 from unspoken.errors import InvalidConfig, MissingWeights
 

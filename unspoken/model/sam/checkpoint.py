@@ -17,8 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unspoken.compute.tensor_file import write_tensors
-from unspoken.compute.torch_files import read_state_dict
+from unspoken.compute.tensor_files import read_state_dict, write_tensors
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.model.sam.config import (
     ISOLATED,

@@ -1,4 +1,7 @@
-"""Markdown helpers for the card and the bias page."""
+"""Markdown tables, percentages and escaped text.
+
+A module of its own because the card, the bias page and the pages of experiments share it.
+"""
 
 import re
 from collections.abc import Iterable

@@ -1,10 +1,17 @@
-"""Read checkpoints in torch's own format: only as tensors, without running code."""
+"""Read and write files of tensors: checkpoints in torch's format, and safetensors.
 
+Files are read only as tensors, without running code, and written atomically.
+"""
+
+import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from unspoken.errors import InvalidConfig
 
@@ -34,3 +41,21 @@ def read_state_dict(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise InvalidConfig(f"{path} contains no state dict (names with tensors)")
     return state
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors to `path`, replacing an existing file. Raises OSError.
+
+    safetensors creates files with mode 0600; this function uses the mode that the umask allows.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.touch()
+        mode = draft.stat().st_mode & 0o777
+        save_file(dict(tensors), draft, metadata=None if metadata is None else dict(metadata))
+        draft.chmod(mode)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
