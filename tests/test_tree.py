@@ -1,7 +1,9 @@
 """Rules of the source tree: short files, no paths of one machine, documented settings."""
 
+import ast
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ ROOMS = (
     *("unspoken", "services", "worker", "training", "smallworld"),
     *("cli", "experiments", "bench", "tests"),
 )
-MAX_LINES = 500
+MIN_LINES, MAX_LINES = 40, 500
+MAX_MODULES = 15
 
 
 def tracked_files() -> list[Path]:
@@ -33,6 +36,25 @@ def test_no_file_is_longer_than_a_reader_bears():
         if (count := len(path.read_text().splitlines())) > MAX_LINES
     ]
     assert not long
+
+
+def test_no_folder_has_more_modules_than_a_reader_can_survey():
+    modules = Counter(path.parent for path in python_files() if path.name != "__init__.py")
+    assert not {str(folder): count for folder, count in modules.items() if count > MAX_MODULES}
+
+
+def test_a_small_module_says_why_it_is_one():
+    """Tests are left out, because a test file follows its module."""
+    reason = re.compile(r"^A module of its own because \S", flags=re.MULTILINE)
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in python_files()
+        if path.name not in ("__init__.py", "__main__.py")
+        and "tests" not in path.relative_to(ROOT).parts
+        and len((source := path.read_text()).splitlines()) < MIN_LINES
+        and not reason.search(ast.get_docstring(ast.parse(source)) or "")
+    ]
+    assert not silent
 
 
 def test_every_module_says_what_it_is():

@@ -1,6 +1,6 @@
 """Read and write files of tensors: checkpoints in torch's format, and safetensors.
 
-Files are read only as tensors, without running code, and written atomically.
+Files are read only as tensors, without running code.
 """
 
 import os
