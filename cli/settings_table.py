@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from unspoken.config.services import SERVICES
@@ -18,32 +17,19 @@ def settings_table() -> str:
         "",
         "Processes read them from the environment at start. `unspoken settings` prints this.",
     ]
-    shared = dict(_names(ProcessSettings))
+    shared = ProcessSettings.variables()
     lines += ["", "## every process", *_rows(ProcessSettings, shared)]
-    for title, kind in _processes():
-        own = {name: env for name, env in _names(kind) if name not in shared}
+    for title, kind in processes():
+        own = {name: env for name, env in kind.variables().items() if name not in shared}
         lines += ["", f"## {title}", *_rows(kind, own)]
     return "\n".join(lines) + "\n"
 
 
-def _processes() -> Iterator[tuple[str, type[ProcessSettings]]]:
+def processes() -> Iterator[tuple[str, type[ProcessSettings]]]:
     """Yield (title, settings class) of each kind of process."""
     yield from ((service.name, settings_class(service)) for service in SERVICES)
     yield "worker and dispatcher", WorkerSettings
     yield "weights fetch", WeightsSettings
-
-
-def _names(kind: type[ProcessSettings]) -> Iterator[tuple[str, str]]:
-    """Yield (field, environment variable) pairs."""
-    prefix = str(kind.model_config.get("env_prefix", ""))
-    for name, field in kind.model_fields.items():
-        alias = field.validation_alias
-        yield (
-            name,
-            str(alias.choices[0])
-            if isinstance(alias, AliasChoices)
-            else (f"{prefix}{name}".upper()),
-        )
 
 
 def _rows(kind: type[ProcessSettings], names: dict[str, str]) -> Iterator[str]:

@@ -11,10 +11,15 @@ import torch
 from fastapi import FastAPI
 
 from unspoken.config.services import SERVICES, Service
-from unspoken.config.settings import EngineSettings, ServiceSettings, run_main, settings_class
+from unspoken.config.settings import (
+    EngineSettings,
+    ServiceSettings,
+    run_main,
+    settings_class,
+    start_logging,
+)
 from unspoken.http.batching import InferenceThread
 from unspoken.http.serve import run_apps
-from unspoken.logs import configure_logging
 
 
 def read_settings() -> dict[str, ServiceSettings]:
@@ -61,8 +66,7 @@ def _address(settings: ServiceSettings) -> str:
 def main() -> None:
     """Load the weights, then listen, so that a process that answers has its weights."""
     settings = read_settings()
-    first = next(iter(settings.values()))
-    configure_logging(first.log_level, first.log_format)
+    start_logging(*settings.values())
     run_apps(build_apps(settings))
 
 

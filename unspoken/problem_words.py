@@ -140,10 +140,10 @@ def unknown_name(
     return f"{message}; known are {', '.join(known)}" if known else message
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most similar to this one; None if none is similar."""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the most similar of the known names; None if all are less similar than `cutoff`."""
     names = {each.lower(): each for each in known}
-    near = get_close_matches(name[:MAX_NAME_CHARS].lower(), names, n=1)
+    near = get_close_matches(name[:MAX_NAME_CHARS].lower(), names, n=1, cutoff=cutoff)
     return names[near[0]] if near else None
 
 

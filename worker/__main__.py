@@ -11,8 +11,7 @@ import os
 from celery import Celery, signals
 from celery.worker import state
 
-from unspoken.config.settings import run_main
-from unspoken.logs import configure_logging
+from unspoken.config.settings import run_main, start_logging
 from worker.process.attempt import WorkerContext
 from worker.process.broker import queue_length
 from worker.process.celery_app import create_celery, release_inherited_sockets
@@ -27,7 +26,7 @@ from worker.process.watchdog import Watchdog
 def main() -> None:
     """Run the worker until it is told to stop."""
     settings = WorkerSettings()
-    configure_logging(settings.log_level, settings.log_format)
+    start_logging(settings)
     # Celery does not configure logging when a receiver is connected to this signal.
     signals.setup_logging.connect(_leave_logging_alone)
     app = create_celery(settings.broker_url)

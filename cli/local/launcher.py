@@ -21,8 +21,9 @@ from types import TracebackType
 import httpx
 
 from cli.local.restarting import Restarter
+from cli.settings_table import processes
 from unspoken.config.services import SERVICES, urls_in_environment
-from unspoken.config.settings import child_environment
+from unspoken.config.settings import child_environment, warn_of_misspelt_variables
 from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.process import listens_on, start_child
 from worker.process.embedded_redis import EmbeddedRedis
@@ -85,6 +86,7 @@ class Stack:
         self._exit = ExitStack()
 
     def __enter__(self) -> "Stack":
+        warn_of_misspelt_variables([kind for _, kind in processes()])
         for name, port in self.config.port_by_service.items():
             _check_port(port, name=name)
         _check_port(self.config.metrics_port, name="metrics")

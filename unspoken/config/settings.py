@@ -3,9 +3,10 @@
 Only `__main__` files and the stack build settings; no other code reads the environment.
 """
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, TypedDict
@@ -27,9 +28,16 @@ from unspoken.config.browser_rules import BrowserRules, is_loopback_name, parse_
 from unspoken.config.profiles import Profile, load_profile
 from unspoken.config.services import Service
 from unspoken.errors import InvalidConfig, InvalidInput
-from unspoken.problem_words import plain_problem
+from unspoken.logs import configure_logging
+from unspoken.problem_words import nearest, plain_problem
 from unspoken.process import num_cores
 from unspoken.safe_text import escape_controls, redact
+
+SHARED_PREFIX = "UNSPOKEN_"
+MISSPELT_SIMILARITY = 0.75
+"""Lowest similarity of a misspelt name, by difflib; PROT and PORT have it."""
+
+logger = logging.getLogger(__name__)
 
 
 def default_cache_dir() -> Path:
@@ -127,9 +135,11 @@ class ProcessSettings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False)
-            told = (
-                f"{self._variable(each['loc'])} {plain_problem(each).problem}" for each in problems
-            )
+            variables = self.variables()
+            told = []
+            for each in problems:
+                name = str(each["loc"][0]) if each["loc"] else ""
+                told.append(f"{variables.get(name, name)} {plain_problem(each).problem}")
             raise InvalidConfig("; ".join(told)) from None
         except SettingsError as error:
             raise InvalidConfig(f"{type(self).__name__}: {error}; write it as JSON") from None
@@ -139,12 +149,15 @@ class ProcessSettings(BaseSettings):
             yield name, redact(value) if isinstance(value, str) else value
 
     @classmethod
-    def _variable(cls, location: tuple[int | str, ...]) -> str:
-        """Return the environment variable of an invalid field, or the field's name for none."""
-        name = str(location[0]) if location else ""
+    def variables(cls) -> dict[str, str]:
+        """Return the environment variable of each field."""
         prefix = str(cls.model_config.get("env_prefix", ""))
-        is_own = name in cls.model_fields and cls.model_fields[name].validation_alias is None
-        return f"{prefix}{name}".upper() if is_own else name
+        return {
+            name: str(field.validation_alias.choices[0])
+            if isinstance(field.validation_alias, AliasChoices)
+            else f"{prefix}{name}".upper()
+            for name, field in cls.model_fields.items()
+        }
 
     @field_validator("*", mode="before")
     @classmethod
@@ -277,6 +290,49 @@ def check_bind(host: str, *, trusted: bool, has_keys: bool = False) -> None:
             "reached from there, or UNSPOKEN_TRUSTED_BIND=1 only where the network around this "
             "process is closed"
         )
+
+
+def start_logging(*settings: ProcessSettings) -> None:
+    """Configure a process's log as its first settings say, and warn of misspelt variables."""
+    configure_logging(settings[0].log_level, settings[0].log_format)
+    warn_of_misspelt_variables([type(each) for each in settings])
+
+
+def warn_of_misspelt_variables(kinds: Sequence[type[ProcessSettings]]) -> None:
+    """Log a warning for each environment variable that looks like a misspelt setting.
+
+    It is no error, because the variable may belong to another program.
+    """
+    for variable, setting in misspelt_variables(kinds):
+        logger.warning("%s is not a setting; did you mean %s?", variable, setting)
+
+
+def misspelt_variables(kinds: Sequence[type[ProcessSettings]]) -> Iterator[tuple[str, str]]:
+    """Yield (variable, setting) for each environment variable that looks like a misspelt setting.
+
+    Compares names without their prefix, which would make all names similar.
+    """
+    prefixes = {SHARED_PREFIX, *(str(kind.model_config.get("env_prefix")) for kind in kinds)}
+    prefixes.discard("")
+    # All processes know the shared settings, because they often share one environment.
+    known: list[type[ProcessSettings]] = [*kinds, EngineSettings]
+    settings = {
+        variable
+        for kind in known
+        for variable in kind.variables().values()
+        if variable.startswith(tuple(prefixes))
+    }
+    for variable in sorted(map(str.upper, os.environ)):
+        prefix = next((each for each in prefixes if variable.startswith(each)), None)
+        if prefix is None or variable in settings:
+            continue
+        name = variable.removeprefix(prefix)
+        moved = sorted(settings & {f"{each}{name}" for each in prefixes})
+        names = [each.removeprefix(prefix) for each in settings if each.startswith(prefix)]
+        if moved:
+            yield variable, moved[0]
+        elif near := nearest(name, names, cutoff=MISSPELT_SIMILARITY):
+            yield variable, f"{prefix}{near}"
 
 
 def settings_class(service: Service) -> type[ServiceSettings]:

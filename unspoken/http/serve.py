@@ -14,11 +14,10 @@ from typing import TypeVar
 import uvicorn
 from fastapi import FastAPI
 
-from unspoken.config.settings import EngineSettings, ServiceSettings, run_main
+from unspoken.config.settings import EngineSettings, ServiceSettings, run_main, start_logging
 from unspoken.http.app import use_browser_rules, use_keys
 from unspoken.http.batching import InferenceThread
 from unspoken.http.connections import Connections, default_limits
-from unspoken.logs import configure_logging
 
 Engine = TypeVar("Engine", bound=EngineSettings)
 
@@ -92,7 +91,7 @@ def run_service(
 
     def main() -> None:
         settings = settings_class()
-        configure_logging(settings.log_level, settings.log_format)
+        start_logging(settings)
         thread = InferenceThread(
             name=name,
             initializer=lambda: set_num_threads(settings.num_threads),
@@ -105,7 +104,7 @@ def run_service(
 
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
     """Listen until SIGTERM or Ctrl-C, then drain. See serve_all."""
-    configure_logging(settings.log_level, settings.log_format)
+    start_logging(settings)
     run_apps([(app, settings)])
 
 

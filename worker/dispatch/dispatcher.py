@@ -15,8 +15,7 @@ from unspoken.client.port_clients import (
     TextEncoderClient,
     connect,
 )
-from unspoken.config.settings import run_main
-from unspoken.logs import configure_logging
+from unspoken.config.settings import run_main, start_logging
 from worker.dispatch.loop import Dispatcher
 from worker.dispatch.metrics import DispatcherMetrics, serve_metrics
 from worker.dispatch.planning import Services
@@ -50,7 +49,7 @@ def connect_services(settings: WorkerSettings) -> Iterator[Services]:
 def main() -> None:
     """Dispatch until SIGTERM or SIGINT."""
     settings = WorkerSettings()
-    configure_logging(settings.log_level, settings.log_format)
+    start_logging(settings)
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,9 +15,9 @@ from services.llm.settings import LlmSettings
 from services.segmenter.app import create_app as create_segmenter
 from services.segmenter.settings import SegmenterSettings
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
+from unspoken.config.settings import start_logging
 from unspoken.http.serve import run_apps
 from unspoken.imaging.images import Picture
-from unspoken.logs import configure_logging
 
 
 def detect(_picture: Picture, _phrases: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ def detect(_picture: Picture, _phrases: Sequence[str]) -> None:
 
 def main() -> None:
     gateway = GatewaySettings()
-    configure_logging(gateway.log_level, gateway.log_format)
+    start_logging(gateway)
     apps = [
         (create_llm(FakePrompter()), LlmSettings()),
         (create_detector(FakeDetector(before=detect)), DetectorSettings()),
