@@ -20,7 +20,7 @@ from unspoken.runs import storage
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.5
+MAX_CHECK_S = 0.5
 
 
 @dataclass
@@ -30,11 +30,12 @@ class Lease:
     path: Path
     token: str
     lease_s: float
-    _rest_s: float | None = None
+    _delay_s: float | None = None
+    """Time for which the lease stays unavailable after its release."""
 
-    def rest(self, seconds: float) -> None:
-        """At the end, keep the lease unavailable for `seconds` (at most `lease_s`)."""
-        self._rest_s = min(max(seconds, 0.0), self.lease_s)
+    def delay_release(self, seconds: float) -> None:
+        """Keep the lease unavailable for `seconds` (at most `lease_s`) after its release."""
+        self._delay_s = min(max(seconds, 0.0), self.lease_s)
 
     def is_ours(self) -> bool:
         """Return True unless another process took the lease after it expired."""
@@ -50,70 +51,69 @@ class Lease:
             pass
         return False
 
-    def give_back(self) -> None:
-        """Release the lease, at once or after the delay set by `rest`."""
+    def release(self) -> None:
+        """Release the lease, at once or after the delay set by `delay_release`."""
         try:
             if not self.is_ours():
                 return
-            if self._rest_s is None:
+            if self._delay_s is None:
                 storage.remove(self.path)
             else:
-                storage.renew(self.path, age_s=self.lease_s - self._rest_s)
+                storage.renew(self.path, age_s=self.lease_s - self._delay_s)
         except FileNotFoundError:
             pass
 
 
-class _Keeper:
-    """The thread that renews all leases of a process.
+class _Renewer:
+    """A thread that renews all leases of a process, and releases those that should be released.
 
-    It releases those whose `should_release` returns True.
-
-    A single thread avoids starting and joining a thread for every chunk.
+    It is one thread, because starting and joining a thread for every chunk would cost time.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._kept: dict[str, _Kept] = {}
-        self._waits_s: float | None = None
+        self._leases: dict[str, _RenewedLease] = {}
+        self._wait_s: float | None = None
+        """Time until the next check; None while there are no leases."""
         threading.Thread(target=self._run, name="leases", daemon=True).start()
 
-    def keep(self, lease: Lease, should_release: Callable[[], bool]) -> None:
-        """Renew the lease every third of `lease_s`, until `let_go` or `should_release()`."""
-        kept = _Kept(lease, should_release)
+    def add(self, lease: Lease, should_release: Callable[[], bool]) -> None:
+        """Renew a lease every third of `lease_s`, until `remove` or `should_release()`."""
+        renewed = _RenewedLease(lease, should_release)
         with self._changed:
-            self._kept[lease.token] = kept
-            if self._waits_s is None or kept.look_s < self._waits_s:
+            self._leases[lease.token] = renewed
+            if self._wait_s is None or renewed.check_s < self._wait_s:
                 self._changed.notify()
 
-    def let_go(self, lease: Lease) -> None:
-        """Stop renewing the lease."""
+    def remove(self, lease: Lease) -> None:
+        """Stop renewing a lease."""
         with self._changed:
-            self._kept.pop(lease.token, None)
+            self._leases.pop(lease.token, None)
 
     def _run(self) -> None:
         with self._changed:
             while True:
-                self._waits_s = min((kept.look_s for kept in self._kept.values()), default=None)
-                self._changed.wait(self._waits_s)
-                for token, kept in list(self._kept.items()):
-                    if not kept.look():
-                        del self._kept[token]
+                self._wait_s = min((each.check_s for each in self._leases.values()), default=None)
+                self._changed.wait(self._wait_s)
+                for token, renewed in list(self._leases.items()):
+                    if not renewed.renew_if_due():
+                        del self._leases[token]
 
 
-class _Kept:
-    """A lease in the renewal thread."""
+class _RenewedLease:
+    """A lease of the renewal thread, which checks it every `check_s` seconds."""
 
     def __init__(self, lease: Lease, should_release: Callable[[], bool]) -> None:
-        self._lease, self._put_down = lease, should_release
+        self._lease, self._should_release = lease, should_release
         self._renewed_s = time.monotonic()
-        self.look_s = min(lease.lease_s / 3, LOOK_S)
+        self.check_s = min(lease.lease_s / 3, MAX_CHECK_S)
 
-    def look(self) -> bool:
-        """Renew the lease if it is due; return False if it was released by `should_release`."""
+    def renew_if_due(self) -> bool:
+        """Renew the lease if it is due; return False if it was released instead."""
         name = self._lease.path.name
         try:
-            if self._put_down():
-                self._lease.give_back()
+            if self._should_release():
+                self._lease.release()
                 return False
             if time.monotonic() - self._renewed_s >= self._lease.lease_s / 3:
                 self._renewed_s = time.monotonic()
@@ -125,9 +125,9 @@ class _Kept:
 
 
 @cache
-def _keeper_of(_pid: int) -> _Keeper:
-    """Return the process's keeper. A forked child needs its own, as threads end at a fork."""
-    return _Keeper()
+def _renewer_of(_pid: int) -> _Renewer:
+    """Return the renewer of a process. A forked child needs its own: a fork ends all threads."""
+    return _Renewer()
 
 
 def acquire(path: Path, *, lease_s: float) -> Lease | None:
@@ -142,15 +142,15 @@ def _never() -> bool:
 
 
 @contextmanager
-def hold(
+def leased(
     path: Path,
     *,
     lease_s: float,
     should_release: Callable[[], bool] = _never,
 ) -> Iterator[Lease | None]:
-    """Hold a lease while a thread renews it; yield None if another process holds it.
+    """Acquire a lease and renew it until the end; yield None if another process has it.
 
-    The lease is released at the end, or expires later if `Lease.rest` was called. The thread calls
+    The lease is released at the end, or expires later after `Lease.delay_release`. The thread calls
     `should_release` twice a second; once it returns True, the lease is released and no longer
     renewed.
     """
@@ -158,16 +158,16 @@ def hold(
     if lease is None:
         yield None
         return
-    keeper = _keeper_of(os.getpid())
-    keeper.keep(lease, should_release)
+    renewer = _renewer_of(os.getpid())
+    renewer.add(lease, should_release)
     try:
         yield lease
     finally:
-        keeper.let_go(lease)
-        lease.give_back()
+        renewer.remove(lease)
+        lease.release()
 
 
-def held_names(folder: Path, *, lease_s: float) -> frozenset[str]:
+def leased_names(folder: Path, *, lease_s: float) -> frozenset[str]:
     """Return the names of the leases in a folder that have not expired."""
     now_s = storage.now_s(folder)
     held = set()
@@ -191,17 +191,17 @@ def _take_over(path: Path, token: str, *, lease_s: float) -> bool:
     holder = storage.read(path)
     if holder is None:
         return storage.create(path, token.encode())
-    if not _lapsed(path, lease_s=lease_s):
+    if not _expired(path, lease_s=lease_s):
         return False
     digest = hashlib.sha256(holder).hexdigest()[:16]
     claim = path.with_name(f".{path.name}.{digest}.claim")
     if not storage.create(claim):
-        if _lapsed(claim, lease_s=lease_s):  # its creator ended before removing it
+        if _expired(claim, lease_s=lease_s):  # its creator ended before removing it
             storage.remove(claim)
         return False
     try:
         # Check again, because another process may have taken over and removed its claim meanwhile.
-        if storage.read(path) != holder or not _lapsed(path, lease_s=lease_s):
+        if storage.read(path) != holder or not _expired(path, lease_s=lease_s):
             return False
         storage.replace(path, token.encode())
         return True
@@ -209,7 +209,7 @@ def _take_over(path: Path, token: str, *, lease_s: float) -> bool:
         storage.remove(claim)
 
 
-def _lapsed(path: Path, *, lease_s: float) -> bool:
+def _expired(path: Path, *, lease_s: float) -> bool:
     """Return True if a file was not renewed for `lease_s`; False if it does not exist."""
     try:
         return storage.age_s(path, now_s=storage.now_s(path.parent)) >= lease_s

@@ -43,7 +43,7 @@ from unspoken.runs.dataset.shards import (
     write_shard,
 )
 from unspoken.runs.files import file_sha256
-from unspoken.runs.lease import Lease, held_names, hold
+from unspoken.runs.lease import Lease, leased, leased_names
 from unspoken.timings import Timings
 
 logger = logging.getLogger(__name__)
@@ -90,16 +90,16 @@ class Ledger:
     def lease(
         self, chunk_id: int, *, should_release: Callable[[], bool] = lambda: False
     ) -> AbstractContextManager[Lease | None]:
-        """Acquire the lease of a chunk as a context manager. See unspoken.runs.lease.hold.
+        """Acquire the lease of a chunk as a context manager. See unspoken.runs.lease.leased.
 
         Yields None if another process holds the lease.
         """
         path = self._leases_dir / f"{chunk_id:06d}"
-        return hold(path, lease_s=self.lease_s, should_release=should_release)
+        return leased(path, lease_s=self.lease_s, should_release=should_release)
 
     def leased_chunks(self) -> frozenset[int]:
         """Return the chunks whose lease is held; lists the folder."""
-        names = held_names(self._leases_dir, lease_s=self.lease_s)
+        names = leased_names(self._leases_dir, lease_s=self.lease_s)
         return frozenset(int(name) for name in names if name.isdigit())
 
     # ---- publication ---------------------------------------------------------------------

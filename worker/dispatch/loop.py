@@ -18,7 +18,7 @@ from typing import Protocol
 
 from unspoken.errors import ModelsChanged, NotFound, UnspokenError
 from unspoken.logs import log_ids
-from unspoken.runs.lease import hold
+from unspoken.runs.lease import leased
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import Run, created_runs, read_status, write_status
@@ -107,7 +107,7 @@ class Dispatcher:
         stood_by = False
         while not stop.is_set():
             try:
-                with hold(self._runs_dir / DISPATCHER_LEASE, lease_s=self._lease_s) as lease:
+                with leased(self._runs_dir / DISPATCHER_LEASE, lease_s=self._lease_s) as lease:
                     if lease is not None:
                         stood_by = False
                         self._work(lease.is_ours, tick_s=tick_s, stop=stop)

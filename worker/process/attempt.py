@@ -167,12 +167,12 @@ class ChunkAttempt:
             logger.info("committed" if won else "already committed by another worker", extra=about)
             return won
         except (*AWAY, ModelsChanged, OSError) as error:
-            lease.rest(max(REST_S, retry_after_s(error)))
+            lease.delay_release(max(REST_S, retry_after_s(error)))
             if self._attempt is not None:
                 self._attempt.discard()
             raise
         except PASSING:
-            lease.rest(REST_S)
+            lease.delay_release(REST_S)
             raise
         finally:
             if self._attempt is not None:

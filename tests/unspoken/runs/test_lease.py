@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from unspoken.runs import storage
-from unspoken.runs.lease import acquire, held_names, hold
+from unspoken.runs.lease import acquire, leased, leased_names
 
 
 def make_old(path, seconds):
@@ -35,7 +35,7 @@ def test_of_many_who_take_a_lease_that_lapsed_one_gets_it(tmp_path):
         for thread in threads:
             thread.join()
         assert len(got) == 1 and got[0].is_ours()
-        got[0].give_back()
+        got[0].release()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -56,17 +56,17 @@ def test_a_lease_that_another_took_meanwhile_is_neither_renewed_nor_removed(tmp_
     lease = acquire(tmp_path / "a", lease_s=30)
     (tmp_path / "a").write_text("another")
     assert not lease.renew()
-    lease.give_back()
+    lease.release()
     assert (tmp_path / "a").read_text() == "another"
 
 
-def test_a_lease_that_is_put_down_is_free_at_once(tmp_path):
+def test_a_lease_that_should_be_released_is_free_at_once(tmp_path):
     over = threading.Event()
-    with hold(tmp_path / "a", lease_s=30, should_release=over.is_set) as lease:
-        assert lease is not None and held_names(tmp_path, lease_s=30) == {"a"}
+    with leased(tmp_path / "a", lease_s=30, should_release=over.is_set) as lease:
+        assert lease is not None and leased_names(tmp_path, lease_s=30) == {"a"}
         over.set()
         for _ in range(100):
-            if not held_names(tmp_path, lease_s=30):
+            if not leased_names(tmp_path, lease_s=30):
                 break
             threading.Event().wait(0.1)
         assert acquire(tmp_path / "a", lease_s=30) is not None
@@ -76,10 +76,10 @@ def test_a_lease_dated_in_the_future_ages_from_the_moment_it_is_seen(tmp_path):
     path = tmp_path / "a"
     path.write_text("dead")
     make_old(path, -3600)
-    assert held_names(tmp_path, lease_s=0.3) == {"a"}
+    assert leased_names(tmp_path, lease_s=0.3) == {"a"}
     assert acquire(path, lease_s=0.3) is None
     make_old(path, 0.3)
-    assert held_names(tmp_path, lease_s=0.3) == frozenset()
+    assert leased_names(tmp_path, lease_s=0.3) == frozenset()
     assert acquire(path, lease_s=0.3) is not None
 
 

@@ -108,7 +108,7 @@ def test_the_lease_of_a_dead_worker_lapses(ledger):
 
 def test_a_chunk_that_rests_is_left_alone_for_that_time(ledger):
     with ledger.lease(3) as lease:
-        lease.rest(0.4)
+        lease.delay_release(0.4)
     assert ledger.leased_chunks() == {3}
     threading.Event().wait(0.5)
     assert ledger.leased_chunks() == frozenset()
