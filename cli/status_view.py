@@ -30,8 +30,8 @@ RESUME = "start a dispatcher and a worker with this runs folder"
 BAR_WIDTH = 40
 
 
-class Runs(Protocol):
-    """A source of run statuses: a gateway (unspoken.client), or a folder."""
+class RunControl(Protocol):
+    """Reads, follows and cancels runs: at a gateway (unspoken.client.Runs), or in a folder."""
 
     def read(self, run_id: str) -> RunStatus:
         """Return the status of a run."""
@@ -53,19 +53,19 @@ class RunFolder:
     runs_dir: Path
 
     def read(self, run_id: str) -> RunStatus:
-        """See Runs."""
+        """See RunControl."""
         return read_status(self.runs_dir, run_id)
 
     def list(self) -> list[RunStatus]:
-        """See Runs."""
+        """See RunControl."""
         return list_runs(self.runs_dir)
 
     def cancel(self, run_id: str) -> RunStatus:
-        """See Runs."""
+        """See RunControl."""
         return cancel_run(self.runs_dir, run_id)
 
     def follow(self, run_id: str) -> Iterator[RunStatus]:
-        """See Runs; the folder is read twice a second."""
+        """See RunControl; the folder is read twice a second."""
         told: RunStatus | None = None
         while True:
             status = self.read(run_id)
@@ -78,7 +78,7 @@ class RunFolder:
 
 
 @contextmanager
-def opened_runs(url: str | None, runs_dir: Path) -> Iterator[Runs]:
+def opened_runs(url: str | None, runs_dir: Path) -> Iterator[RunControl]:
     """Provide the runs of a gateway if `url` is given, else of a folder."""
     if url is None:
         yield RunFolder(runs_dir)
@@ -96,7 +96,7 @@ def how_to_resume(url: str | None, folder: Path) -> str:
 
 
 def show_runs(
-    runs: Runs, run_id: str | None, *, watch: bool, as_json: bool, resume: str = RESUME
+    runs: RunControl, run_id: str | None, *, watch: bool, as_json: bool, resume: str = RESUME
 ) -> None:
     """Print all runs, one line each, or one run; with `watch`, follow one run.
 
@@ -124,7 +124,7 @@ def _as_json(status: RunStatus) -> str:
 
 
 def watched(
-    runs: Runs, run_id: str, *, resume: str = RESUME, patience_s: float | None = None
+    runs: RunControl, run_id: str, *, resume: str = RESUME, patience_s: float | None = None
 ) -> Iterator[RunStatus]:
     """Yield each change until the run has ended. Raises NotReady if it is stalled for long."""
     patience_s = PATIENCE_S if patience_s is None else patience_s
@@ -139,7 +139,9 @@ def watched(
         _wait_for_a_dispatcher(runs, run_id, resume=resume, patience_s=patience_s)
 
 
-def _wait_for_a_dispatcher(runs: Runs, run_id: str, *, resume: str, patience_s: float) -> None:
+def _wait_for_a_dispatcher(
+    runs: RunControl, run_id: str, *, resume: str, patience_s: float
+) -> None:
     until_s = time.monotonic() + patience_s
     while (status := runs.read(run_id)).stalled_since_s is not None:
         if time.monotonic() >= until_s:

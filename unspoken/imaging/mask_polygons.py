@@ -23,7 +23,7 @@ _RIGHT_TURN = {"e": "s", "s": "w", "w": "n", "n": "e"}
 _LEFT_TURN = {"e": "n", "n": "w", "w": "s", "s": "e"}
 
 
-class _Runs(NamedTuple):
+class _RunLengths(NamedTuple):
     """Runs of True along the rows of a matrix, in the order of row and column; (N,) each."""
 
     line: np.ndarray
@@ -35,7 +35,7 @@ class _Runs(NamedTuple):
 class _Edges(NamedTuple):
     """All straight edges of one heading, ordered by line and place; (N,) each."""
 
-    runs: _Runs
+    runs: _RunLengths
     start: np.ndarray
     """Number of the start vertex, ascending; see _Grid."""
     start_xy: tuple[np.ndarray, np.ndarray]
@@ -108,7 +108,7 @@ def _edges(mask: np.ndarray, grid: _Grid) -> dict[str, _Edges]:
     return edges
 
 
-def _runs(lines: np.ndarray, *, max_runs: int | None = None) -> _Runs:
+def _runs(lines: np.ndarray, *, max_runs: int | None = None) -> _RunLengths:
     """Return runs of True along the second axis. Raises InvalidInput above `max_runs`."""
     padded = np.pad(lines, ((0, 0), (1, 1)))
     changes = padded[:, 1:] != padded[:, :-1]
@@ -118,7 +118,7 @@ def _runs(lines: np.ndarray, *, max_runs: int | None = None) -> _Runs:
             "the mask as 'rle' or 'png'"
         )
     line, column = np.nonzero(changes)
-    return _Runs(line[::2], column[::2], column[1::2])
+    return _RunLengths(line[::2], column[::2], column[1::2])
 
 
 def _rings(edges: dict[str, _Edges], grid: _Grid) -> _Rings:

@@ -5,7 +5,7 @@ RUNS_DIR/RUN_ID/
   source/       the shard with the inline items (only if there are some)
   plan.json, chunks-*.jsonl   the immutable plan (plan.py), written by the dispatcher
   status.json   the progress that the dispatcher last saw
-  trouble.json  the last error that stopped a worker (trouble.py)
+  worker-error.json  the last error that stopped a worker (worker_error.py)
   cancelled     a marker file: no further chunk is started
   dispatcher-crashes   number of background calls that were started and did not end
   attempts/, leases/   attempts at chunks and leases on them (ledger.py)

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable
 
 from unspoken.retries import RetryPolicy
-from unspoken.runs.trouble import Trouble
+from unspoken.runs.worker_error import WorkerErrorRecord
 
-WINDOW, MIN_TROUBLES = 50, 3
+WINDOW, MIN_ERRORS = 50, 3
 PAUSES = RetryPolicy(first_pause_s=2.0, max_pause_s=60.0, jitter=1.0)
 # A probe without an outcome after this time counts as lost, and another is sent.
 PROBE_S = 30.0
@@ -33,7 +33,7 @@ class CircuitBreaker:
     ) -> None:
         self._clock, self._draw = clock, draw
         self._outcomes: deque[bool] = deque(maxlen=WINDOW)
-        self._trouble: Trouble | None = None
+        self._error: WorkerErrorRecord | None = None
         self._pauses = 0
         self._try_s: float | None = None
         """Time of the next probe by `clock`; None while the breaker is closed."""
@@ -47,26 +47,26 @@ class CircuitBreaker:
     @property
     def message(self) -> str:
         """The reason for the pause and the time of the next probe; empty while not paused."""
-        if self._try_s is None or self._trouble is None:
+        if self._try_s is None or self._error is None:
             return ""
         left_s = max(0.0, self._try_s - self._clock())
         if self._probing:
             then = f"retrying one chunk now, another in {left_s:.0f} s unless it succeeds"
         else:
             then = f"retrying one chunk in {left_s:.0f} s"
-        return f"paused: {self._trouble.message}; {then}"
+        return f"paused: {self._error.message}; {then}"
 
-    def note(self, *, num_commits: int, trouble: Trouble | None) -> None:
-        """Record the outcomes since the last call: commits, and a new trouble if there is one."""
+    def record(self, *, num_commits: int, error: WorkerErrorRecord | None) -> None:
+        """Record the outcomes since the last call: commits, and a new error if there is one."""
         self._outcomes.extend([True] * min(num_commits, WINDOW))
         if num_commits and self._probing:
             self._close()
-        if trouble is None:
+        if error is None:
             return
-        self._trouble = trouble
+        self._error = error
         self._outcomes.append(False)
-        if self._probing or (not self.is_open and self._is_enough(trouble)):
-            self._open(trouble)
+        if self._probing or (not self.is_open and self._is_enough(error)):
+            self._open(error)
 
     def num_messages(self) -> int | None:
         """Return the number of messages that may be published now; None for no limit.
@@ -83,18 +83,18 @@ class CircuitBreaker:
             self._probing = True
             self._try_s = self._clock() + PROBE_S
 
-    def _is_enough(self, trouble: Trouble) -> bool:
-        troubles = self._outcomes.count(False)
-        return trouble.code in AT_ONCE or (
-            troubles >= MIN_TROUBLES and 2 * troubles >= len(self._outcomes)
+    def _is_enough(self, error: WorkerErrorRecord) -> bool:
+        num_errors = self._outcomes.count(False)
+        return error.code in AT_ONCE or (
+            num_errors >= MIN_ERRORS and 2 * num_errors >= len(self._outcomes)
         )
 
-    def _open(self, trouble: Trouble) -> None:
+    def _open(self, error: WorkerErrorRecord) -> None:
         self._pauses += 1
-        pause_s = PAUSES.pause_s(self._pauses, trouble.retry_after_s, draw=self._draw)
+        pause_s = PAUSES.pause_s(self._pauses, error.retry_after_s, draw=self._draw)
         self._try_s = self._clock() + pause_s
         self._probing = False
 
     def _close(self) -> None:
-        self._try_s, self._trouble, self._pauses, self._probing = None, None, 0, False
+        self._try_s, self._error, self._pauses, self._probing = None, None, 0, False
         self._outcomes.clear()

@@ -16,7 +16,7 @@ from unspoken.runs.ledger import Ledger
 from unspoken.runs.notice import HINTS, describe_loss, main_loss
 from unspoken.runs.plan import Plan
 from unspoken.runs.store import Run
-from unspoken.runs.trouble import Trouble, read_trouble
+from unspoken.runs.worker_error import WorkerErrorRecord, read_worker_error
 from unspoken.wire.runs import RunStatus
 from worker.dispatch.background_call import BackgroundCall
 from worker.dispatch.circuit_breaker import CircuitBreaker
@@ -77,7 +77,7 @@ class RunState:
         self.rate = Rate(clock)
         self._moved_s = clock()
         self._clock = clock
-        self._trouble: Trouble | None = None
+        self._worker_error: WorkerErrorRecord | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -98,7 +98,7 @@ class RunState:
     # ---- reading the disk ----------------------------------------------------------------
 
     def look(self) -> None:
-        """Update leases, commits, trouble and attempts from the disk. Raises OSError."""
+        """Update leases, commits, errors and attempts from the disk. Raises OSError."""
         assert self.plan is not None, "planned before"
         now_s, before = self._clock(), self.tally.chunks
         self.leased = self.ledger.leased_chunks()
@@ -111,9 +111,9 @@ class RunState:
                 self._read_chunk(chunk_id, self.plan)
         commits = 0 if first else self.tally.chunks - before
         self.pace.note(now_s, num_busy=len(self.leased), num_commits=commits)
-        trouble = self._new_trouble(known=first)
-        self.plan_is_damaged = trouble is not None and trouble.code == PlanDamaged.code
-        self.breaker.note(num_commits=commits, trouble=trouble)
+        error = self._new_worker_error(known=first)
+        self.plan_is_damaged = error is not None and error.code == PlanDamaged.code
+        self.breaker.record(num_commits=commits, error=error)
         self._count_attempts()
         self.rate.note(self.tally.rows)
         if first or commits or self.leased:
@@ -152,13 +152,14 @@ class RunState:
             self.ledger.past_attempts(chunk).number for chunk in under_way
         )
 
-    def _new_trouble(self, *, known: bool) -> Trouble | None:
-        """Return a trouble that is new; None if there is none.
+    def _new_worker_error(self, *, known: bool) -> WorkerErrorRecord | None:
+        """Return the record of a new error; None if there is none.
 
         known: ignore the one on disk, which was written before this dispatcher started.
         """
-        last, self._trouble = self._trouble, read_trouble(self.ledger.run_dir)
-        return None if known or self._trouble == last else self._trouble
+        last = self._worker_error
+        self._worker_error = read_worker_error(self.ledger.run_dir)
+        return None if known or self._worker_error == last else self._worker_error
 
     def _is_done(self, chunk_id: int) -> bool:
         return self._done is not None and chunk_id < len(self._done) and bool(self._done[chunk_id])

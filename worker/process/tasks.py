@@ -18,7 +18,7 @@ from unspoken.errors import DeadlineExceeded, ModelsChanged, PlanDamaged, Unspok
 from unspoken.logs import log_ids
 from unspoken.retries import retry_after_s
 from unspoken.runs.plan import LabelConfig
-from unspoken.runs.trouble import Trouble, note_trouble
+from unspoken.runs.worker_error import WorkerErrorRecord, write_worker_error
 from unspoken.safe_text import reason_of
 from worker.label.classifiers import build_classifiers
 from worker.label.pipeline import PASSING, Ports
@@ -103,19 +103,19 @@ def _label_or_record(run_id: str, chunk_id: int, context: WorkerContext) -> bool
             "services or cores, or start a run with smaller chunks (--chunk-size)"
         )
         logger.error("time limit exceeded: %s", late)
-        note_trouble(context.runs_dir / run_id, _trouble(DeadlineExceeded(late)))
+        write_worker_error(context.runs_dir / run_id, _record_of(DeadlineExceeded(late)))
         return False
     except (*PASSING, ModelsChanged, PlanDamaged, OSError) as error:
         logger.warning("attempt stopped, will be retried: %s", error)
-        note_trouble(context.runs_dir / run_id, _trouble(error))
+        write_worker_error(context.runs_dir / run_id, _record_of(error))
         return False
     except (UnspokenError, MemoryError) as error:
         logger.warning("attempt failed: %s", error)
     return True
 
 
-def _trouble(error: Exception) -> Trouble:
-    return Trouble(
+def _record_of(error: Exception) -> WorkerErrorRecord:
+    return WorkerErrorRecord(
         token=secrets.token_hex(8),
         code=error.code if isinstance(error, UnspokenError) else "disk",
         message=reason_of(error),

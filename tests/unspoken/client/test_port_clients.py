@@ -113,7 +113,7 @@ def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise(m
     assert client.model.name == "m"
     client.check_ready()
     assert asked == ["/readyz", "/v1/models"]
-    now_s[0] += REST_S / 2  # before anybody takes up again a chunk that met trouble
+    now_s[0] += REST_S / 2  # before a chunk that met an error is retried
     client.check_ready()
     assert asked.pop() == "/readyz"
     status[0] = 503

@@ -1,11 +1,13 @@
 import pytest
 
-from unspoken.runs.trouble import Trouble
+from unspoken.runs.worker_error import WorkerErrorRecord
 from worker.dispatch.circuit_breaker import CircuitBreaker
 
 
-def trouble(code="not_ready", retry_after_s=0.0):
-    return Trouble(token="t", code=code, message="the detector loads", retry_after_s=retry_after_s)
+def worker_error(code="not_ready", retry_after_s=0.0):
+    return WorkerErrorRecord(
+        token="t", code=code, message="the detector loads", retry_after_s=retry_after_s
+    )
 
 
 class Timed:
@@ -17,10 +19,10 @@ class Timed:
 
     def meet(self, times=1, **what):
         for _ in range(times):
-            self.breaker.note(num_commits=0, trouble=trouble(**what))
+            self.breaker.record(num_commits=0, error=worker_error(**what))
 
     def commit(self, count=1):
-        self.breaker.note(num_commits=count, trouble=None)
+        self.breaker.record(num_commits=count, error=None)
 
 
 def test_a_trouble_now_and_then_does_not_pause_a_run_that_moves():

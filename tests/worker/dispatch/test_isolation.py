@@ -114,7 +114,9 @@ SPOILERS = [
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
-@pytest.mark.parametrize("name", ["run.json", "status.json", "plan.json", "trouble.json", "chunks"])
+@pytest.mark.parametrize(
+    "name", ["run.json", "status.json", "plan.json", "worker-error.json", "chunks"]
+)
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_damaged_file_of_one_run_stops_no_other(tmp_path, name, spoil, restarted):
     stage = Stage(tmp_path)

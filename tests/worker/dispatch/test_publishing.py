@@ -5,7 +5,7 @@ import pytest
 from tests.worker.stage import ListPublisher, Stage
 from unspoken.runs.plan import read_plan
 from unspoken.runs.store import create_run, read_run
-from unspoken.runs.trouble import Trouble
+from unspoken.runs.worker_error import WorkerErrorRecord
 from unspoken.wire.runs import RunRequest
 from worker.dispatch.publishing import REPUBLISH_FACTOR_WITH_QUEUE, publish_open_chunks
 from worker.dispatch.run_state import RunState
@@ -86,9 +86,9 @@ def test_a_chunk_with_a_lease_or_a_commit_record_is_not_published_again(publishe
 
 def test_a_run_whose_circuit_breaker_is_open_gets_no_message_and_then_a_single_probe(published):
     published.run_state.look()
-    trouble = Trouble(token="t", code="disk", message="full", retry_after_s=5.0)
-    published.run_state.breaker.note(num_commits=0, trouble=trouble)
+    error = WorkerErrorRecord(token="t", code="disk", message="full", retry_after_s=5.0)
+    published.run_state.breaker.record(num_commits=0, error=error)
     assert published.publish() == []
-    published.now_s = 60.0 + trouble.retry_after_s
+    published.now_s = 60.0 + error.retry_after_s
     assert published.publish() == [[0]]
     assert published.publish() == []

@@ -137,7 +137,7 @@ def test_a_run_waits_for_a_source_that_is_away(stage, tmp_path, mount_point_is_l
         stage.data_dir.rmdir()
     (tmp_path / "away").rename(stage.data_dir)
     for _ in range(9):
-        time.sleep(0.25)  # a chunk in trouble is left alone for a lease's life
+        time.sleep(0.25)  # a chunk that met an error is left alone for a lease's life
         stage.tick()
     status = read_status(stage.runs_dir, "r")
     assert (status.state, status.labelled, status.failed) == ("done", 3, {})
