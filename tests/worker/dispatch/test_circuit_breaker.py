@@ -25,7 +25,7 @@ class Timed:
         self.breaker.record(num_commits=count, error=None)
 
 
-def test_a_trouble_now_and_then_does_not_pause_a_run_that_moves():
+def test_an_occasional_error_does_not_pause_a_run_that_progresses():
     timed = Timed()
     for _ in range(20):
         timed.commit(3)
@@ -33,7 +33,7 @@ def test_a_trouble_now_and_then_does_not_pause_a_run_that_moves():
     assert timed.breaker.num_messages() is None and timed.breaker.message == ""
 
 
-def test_half_troubles_pause_the_run_and_the_pauses_grow():
+def test_errors_in_half_of_the_outcomes_pause_the_run_and_the_pauses_grow():
     timed = Timed()
     timed.commit(3)
     timed.meet(2)
