@@ -51,7 +51,7 @@ from unspoken.wire.base import ModelInfo
 from unspoken.wire.detections import Detection
 from worker.label.candidates import list_candidates
 from worker.label.classifiers import build_classifiers
-from worker.label.filters import Verdict, apply_filters
+from worker.label.filters import FilterResult, apply_filters
 from worker.label.merging import merge_detections
 from worker.sources.intake import list_source, read_chunk
 from worker.sources.row import SourceRow
@@ -167,30 +167,30 @@ def run_loop(shards: Path) -> tuple[float, dict[str, list[JudgedBox]]]:
     classifiers = build_classifiers()
     started = time.monotonic()
     for row in rows:
-        verdict = apply_filters(row, classifiers=classifiers, config=config.options.filters)
-        if verdict.reason is None and verdict.picture is not None:
-            kept = _label_alone(verdict, prompter=prompter, detector=detector, config=config)
+        filtered = apply_filters(row, classifiers=classifiers, config=config.options.filters)
+        if filtered.reason is None and filtered.picture is not None:
+            kept = _label_alone(filtered, prompter=prompter, detector=detector, config=config)
             boxes[row.key] = judged_boxes(kept)
     return time.monotonic() - started, boxes
 
 
 def _label_alone(
-    verdict: Verdict, *, prompter: PrompterEngine, detector: Detector, config: LabelConfig
+    filtered: FilterResult, *, prompter: PrompterEngine, detector: Detector, config: LabelConfig
 ) -> list[Annotation]:
     """Label one picture with one detector pass per phrase."""
-    assert verdict.picture is not None, "the caller dropped rows without a picture"
-    (proposal,) = prompter.propose([verdict.caption])
+    assert filtered.picture is not None, "the caller dropped rows without a picture"
+    (proposal,) = prompter.propose([filtered.caption])
     candidates = list_candidates(proposal, (), max_phrases=config.max_phrases)
     found: list[Detection] = []
     for index, phrase in enumerate(proposal.phrases[: config.max_phrases]):
         result = detector.detect(
-            verdict.picture, [phrase.text], box_threshold=config.named_threshold
+            filtered.picture, [phrase.text], box_threshold=config.named_threshold
         )
         found += [each.model_copy(update={"phrase_index": index}) for each in result.detections]
     annotations = merge_detections(
         found,
         candidates,
-        size_hw=verdict.picture.size_hw,
+        size_hw=filtered.picture.size_hw,
         config=config,
         lexicon=load_lexicon(),
     )

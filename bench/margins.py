@@ -126,9 +126,9 @@ def _items(root: Path) -> Iterator[_Item]:
     passed = []
     for chunk in plan.chunks:
         for row in read_chunk(chunk, root=shards):
-            verdict = apply_filters(row, classifiers=classifiers, config=config.options.filters)
-            if verdict.reason is None and verdict.picture is not None:
-                passed.append((row.key, verdict.caption, verdict.picture))
+            filtered = apply_filters(row, classifiers=classifiers, config=config.options.filters)
+            if filtered.reason is None and filtered.picture is not None:
+                passed.append((row.key, filtered.caption, filtered.picture))
     if not kept.exists():
         prompter = build_prompter(LlmSettings())
         proposals = prompter.propose([caption for _, caption, _ in passed])

@@ -53,7 +53,7 @@ OTHER_MEANINGS = {
     "filters": {
         # the findings of the filters in a row
         "Row",
-        "Verdict",
+        "FilterResult",
         "unspoken/runs/dataset/rows.py",
         "unspoken/runs/dataset/shards.py",
         "worker/label/filters.py",

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from services.detector.packing import MAX_PHRASES, Chunk, pack_phrases
+from services.detector.packing import MAX_PHRASES, PromptChunk, pack_phrases
 from services.detector.scoring import RawDetections, ScoringConfig, best_first, detections_of
 from services.detector.settings import DetectorSettings
 from unspoken.compute.precision import prepare_device
@@ -38,7 +38,7 @@ class Backend(Protocol):
     def word_pieces(self, text: str) -> Sequence[int]:
         """Return the ids of a text's word pieces, without special tokens."""
 
-    def predict(self, pixels: np.ndarray, chunks: Sequence[Chunk]) -> list[RawDetections]:
+    def predict(self, pixels: np.ndarray, chunks: Sequence[PromptChunk]) -> list[RawDetections]:
         """Return the raw detections of each chunk; the picture is encoded once.
 
         pixels: (H, W, 3) uint8 RGB.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel, GroundingDinoImageProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
-from services.detector.packing import MAX_WORD_PIECES, Chunk, encoding_once
+from services.detector.packing import MAX_WORD_PIECES, PromptChunk, encoding_once
 from services.detector.scoring import RawDetections
 from services.detector.transformers_backend import resize_by
 from unspoken.compute.tensor_files import read_state_dict
@@ -84,13 +84,13 @@ class GroundingDinoBackend:
         return self._word_pieces(text)
 
     @torch.inference_mode()
-    def predict(self, pixels: np.ndarray, chunks: Sequence[Chunk]) -> list[RawDetections]:
+    def predict(self, pixels: np.ndarray, chunks: Sequence[PromptChunk]) -> list[RawDetections]:
         """See Backend."""
         pixel_values = self._prepare(pixels).to(self._device)
         with encoding_once(self._model.backbone):
             return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
 
-    def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
+    def _predict_chunk(self, pixel_values: Tensor, chunk: PromptChunk) -> RawDetections:
         check_wanted()  # stop between passes, because many phrases need many passes
         output = self._model(pixel_values, captions=[chunk.text_prompt])
         return RawDetections(

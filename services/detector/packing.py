@@ -39,7 +39,7 @@ class PackedPhrase:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class PromptChunk:
     """Phrases that share one text prompt, "red mug . table.", and one forward pass."""
 
     phrases: tuple[PackedPhrase, ...]
@@ -70,7 +70,7 @@ def pack_phrases(
     *,
     max_word_pieces: int = MAX_WORD_PIECES,
     max_phrases: int = MAX_PHRASES,
-) -> list[Chunk]:
+) -> list[PromptChunk]:
     """Pack phrases into chunks in the order asked; duplicates after normalisation are merged.
 
     Raises InvalidInput with the indices of all bad phrases. A phrase is bad if it has control
@@ -80,7 +80,7 @@ def pack_phrases(
     for index, text in enumerate(_checked(phrases, word_pieces, limit=max_word_pieces)):
         asked.setdefault(text, []).append(index)
 
-    chunks: list[Chunk] = []
+    chunks: list[PromptChunk] = []
     packed: list[PackedPhrase] = []
     piece_ids: list[tuple[int, ...]] = []
     start = 1  # after [CLS]
@@ -88,7 +88,7 @@ def pack_phrases(
         pieces = tuple(word_pieces(text))
         end = start + len(pieces)
         if packed and (end + 2 > max_word_pieces or len(packed) == max_phrases):
-            chunks.append(Chunk(phrases=tuple(packed), piece_ids=tuple(piece_ids)))
+            chunks.append(PromptChunk(phrases=tuple(packed), piece_ids=tuple(piece_ids)))
             packed, piece_ids = [], []
             start, end = 1, 1 + len(pieces)
         packed.append(
@@ -97,7 +97,7 @@ def pack_phrases(
         piece_ids.append(pieces)
         start = end + _SEPARATOR_PIECES
     if packed:
-        chunks.append(Chunk(phrases=tuple(packed), piece_ids=tuple(piece_ids)))
+        chunks.append(PromptChunk(phrases=tuple(packed), piece_ids=tuple(piece_ids)))
     return chunks
 
 

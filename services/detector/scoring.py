@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.detector.packing import Chunk, PackedPhrase
+from services.detector.packing import PackedPhrase, PromptChunk
 from unspoken.imaging.boxes import box_iou, non_maximum_suppression, order_by_score
 from unspoken.wire.detections import Detection
 from unspoken.wire.pictures import Box
@@ -60,7 +60,7 @@ def boxes_to_pixels(boxes_cxcywh_norm: np.ndarray, *, size_hw: tuple[int, int]) 
 
 
 def detections_of(
-    chunk: Chunk,
+    chunk: PromptChunk,
     raw: RawDetections,
     *,
     asked: Sequence[str],

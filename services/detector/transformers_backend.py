@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
-from services.detector.packing import MAX_WORD_PIECES, Chunk, encoding_once
+from services.detector.packing import MAX_WORD_PIECES, PromptChunk, encoding_once
 from services.detector.scoring import RawDetections
 from unspoken.compute.precision import compute_dtype, computing_in
 from unspoken.config.model_folders import check_model_type, read_model_config
@@ -71,7 +71,7 @@ class TransformersBackend:
         return self._word_pieces(text)
 
     @torch.inference_mode()
-    def predict(self, pixels: np.ndarray, chunks: Sequence[Chunk]) -> list[RawDetections]:
+    def predict(self, pixels: np.ndarray, chunks: Sequence[PromptChunk]) -> list[RawDetections]:
         """See Backend."""
         weights = next(self._model.parameters())
         pixel_values = self._prepare(pixels).to(device=weights.device, dtype=weights.dtype)
@@ -81,7 +81,7 @@ class TransformersBackend:
         ):
             return [self._predict_chunk(pixel_values, chunk) for chunk in chunks]
 
-    def _predict_chunk(self, pixel_values: Tensor, chunk: Chunk) -> RawDetections:
+    def _predict_chunk(self, pixel_values: Tensor, chunk: PromptChunk) -> RawDetections:
         check_wanted()  # stop between passes, because many phrases need many passes
         token_ids = chunk.token_ids(
             cls_id=self._tokenizer.cls_token_id,

@@ -156,9 +156,9 @@ class PrompterEngine:
         for answered in answers:
             parsed = parse_phrases(answered.answer.text, template="", lexicon=self._lexicon)
             nouns += [
-                candidate.text
-                for candidate in parsed.candidates[:1]
-                if not candidate.stuff and candidate.text not in answered.copyable
+                phrase.text
+                for phrase in parsed.phrases[:1]
+                if not phrase.stuff and phrase.text not in answered.copyable
             ]
         # Ask about "tabby cat" only, not also about "cat".
         compounds = {noun.split(" ")[-1] for noun in nouns if " " in noun}
@@ -192,9 +192,9 @@ class PrompterEngine:
 def example_phrases(examples: ExampleSet, lexicon: Lexicon) -> frozenset[str]:
     """Return the phrases that a model could copy from the examples' subjects and answers."""
     answered = [
-        candidate.text
+        phrase.text
         for example in examples.examples
-        for candidate in parse_phrases(example.answer, template="", lexicon=lexicon).candidates
+        for phrase in parse_phrases(example.answer, template="", lexicon=lexicon).phrases
     ]
     named = [
         noun for example in examples.examples for noun in caption_nouns(example.subject, lexicon)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from unspoken.text.captions import caption_nouns, is_named, negated_nouns
 from unspoken.text.lexicon import Lexicon
-from unspoken.text.phrases import MAX_PHRASES, Candidate, is_stuff, joined, parse_phrases
+from unspoken.text.phrases import MAX_PHRASES, ParsedPhrase, is_stuff, joined, parse_phrases
 from unspoken.wire.proposals import Phrase, PhraseSource, Proposal, RejectedCandidate
 
 CAPTION_TEMPLATE = "caption"
@@ -42,32 +42,32 @@ class TemplateAnswer:
 
 @dataclass(frozen=True)
 class _Given:
-    """A candidate phrase from one answer."""
+    """A phrase from one answer."""
 
     answered: TemplateAnswer
-    candidate: Candidate
+    phrase: ParsedPhrase
 
     @property
     def may_be_copied(self) -> bool:
-        return self.candidate.text in self.answered.copyable
+        return self.phrase.text in self.answered.copyable
 
     def source(self, model: str) -> PhraseSource:
         return PhraseSource(
             template=self.answered.template,
             example_set=self.answered.example_set,
             model=model,
-            rank=self.candidate.rank,
+            rank=self.phrase.rank,
             mean_logprob=self.answered.answer.mean_logprob,
             part_of=self.answered.noun,
         )
 
     def refused(self, reason: str) -> RejectedCandidate:
         return RejectedCandidate(
-            raw=self.candidate.raw,
+            raw=self.phrase.raw,
             reason=reason,
             template=self.answered.template,
             example_set=self.answered.example_set,
-            rank=self.candidate.rank,
+            rank=self.phrase.rank,
         )
 
 
@@ -113,7 +113,7 @@ def build_proposal(
     """Return the caption's own nouns and the answers' phrases, at most MAX_PHRASES.
 
     Order: named first, then by the number of templates that agree, then by mean log-probability,
-    then by rank. Rejected candidates are kept with their reasons.
+    then by rank. Rejected phrases are kept with their reasons.
     """
     merged: dict[str, _Merged] = {}
     rejected: list[RejectedCandidate] = []
@@ -127,14 +127,14 @@ def build_proposal(
             refused.model_copy(update={"example_set": answered.example_set})
             for refused in parsed.rejected
         ]
-        for candidate in parsed.candidates:
-            given = _Given(answered, candidate)
-            if lexicon.head(candidate.text) in absent:
+        for phrase in parsed.phrases:
+            given = _Given(answered, phrase)
+            if lexicon.head(phrase.text) in absent:
                 rejected.append(given.refused("negated"))
                 continue
-            named = is_named(candidate.text, caption, lexicon)
-            new = _Merged(candidate.text, candidate.stuff, named)
-            merged.setdefault(joined(candidate.text), new).given.append(given)
+            named = is_named(phrase.text, caption, lexicon)
+            new = _Merged(phrase.text, phrase.stuff, named)
+            merged.setdefault(joined(phrase.text), new).given.append(given)
     copies = [each for each in merged.values() if each.is_copy]
     ranked = [(each.phrase(model), each) for each in merged.values() if not each.is_copy]
     ranked.sort(key=lambda pair: _order(pair[0]))

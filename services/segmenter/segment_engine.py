@@ -14,8 +14,8 @@ import torch
 from services.segmenter.answer.planning import (
     phrases_of,
     problems_of_refused,
+    raise_if_all_invalid,
     read_queries,
-    refuse_if_all_bad,
     refused_phrases,
 )
 from services.segmenter.answer.query_methods import QueryMethods, SegmentConfig
@@ -195,7 +195,7 @@ class SegmentEngine(StagedSegmenter[CachedImage]):
             if not refused:
                 raise
         problems = {**plan.problems, **problems_of_refused(plan.queries, refused)}
-        refuse_if_all_bad(problems, len(plan.queries))
+        raise_if_all_invalid(problems, len(plan.queries))
         left = [phrase for phrase in plan.phrases if phrase not in refused]
         return Detected(ask(left), default, refused)
 

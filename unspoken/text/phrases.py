@@ -65,7 +65,7 @@ _GRAMMAR = re.compile(r"^[a-z]+(?:[-'][a-z]+)*(?: [a-z]+(?:[-'][a-z]+)*){0,2}$")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ParsedPhrase:
     """An accepted phrase; `rank` is its position in the model's list, starting at 0."""
 
     text: str
@@ -76,35 +76,35 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ParsedPhrases:
-    """Accepted phrases of one raw answer, in the model's order, and rejected candidates."""
+    """Accepted phrases of one raw answer, in the model's order, and rejected phrases."""
 
-    candidates: tuple[Candidate, ...]
+    phrases: tuple[ParsedPhrase, ...]
     rejected: tuple[RejectedCandidate, ...]
 
 
 def parse_phrases(raw_text: str, *, template: str, lexicon: Lexicon) -> ParsedPhrases:
     """Parse the phrases of one raw answer. Never raises: any text gives valid phrases or none.
 
-    `template` is recorded in the rejected candidates.
+    `template` is recorded in the rejected phrases.
     """
-    candidates: dict[str, Candidate] = {}
+    phrases: dict[str, ParsedPhrase] = {}
     rejected: list[RejectedCandidate] = []
     for rank, raw in enumerate(split_items(raw_text, lexicon)):
         text = clean_item(raw)
         reason = rejection_of(text, lexicon)
         if reason is None:
             text = singular_phrase(text, lexicon)
-            reason = _repeats(text, candidates)
-        if reason is None and len(candidates) >= MAX_PHRASES:
+            reason = _repeats(text, phrases)
+        if reason is None and len(phrases) >= MAX_PHRASES:
             reason = "over the cap"
         if reason is None:
             stuff = is_stuff(text, lexicon)
-            candidates[text] = Candidate(text=text, raw=raw[:100], rank=rank, stuff=stuff)
+            phrases[text] = ParsedPhrase(text=text, raw=raw[:100], rank=rank, stuff=stuff)
         else:
             rejected.append(
                 RejectedCandidate(raw=raw[:100], reason=reason, template=template, rank=rank)
             )
-    return ParsedPhrases(candidates=tuple(candidates.values()), rejected=tuple(rejected))
+    return ParsedPhrases(phrases=tuple(phrases.values()), rejected=tuple(rejected))
 
 
 def answer_line(raw_text: str) -> str:
@@ -196,8 +196,8 @@ def _split_and(item: str, lexicon: Lexicon) -> list[str]:
     return [item]
 
 
-def _repeats(text: str, candidates: dict[str, Candidate]) -> str | None:
-    return "repeated" if joined(text) in map(joined, candidates) else None
+def _repeats(text: str, phrases: dict[str, ParsedPhrase]) -> str | None:
+    return "repeated" if joined(text) in map(joined, phrases) else None
 
 
 def _has_control_character(text: str) -> bool:

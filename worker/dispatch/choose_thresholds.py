@@ -1,8 +1,8 @@
-"""The last step of an `auto` run: chooses thresholds from its decoys and applies them to every row.
+"""Chooses the thresholds of an `auto` run from its decoys, at its end, and applies them.
 
 Workers store all boxes undecided, because the scores of all sources and decoys are known only when
 the last chunk is committed. The thresholds depend only on the committed shards. The decided shards
-depend only on these shards and the thresholds. So the step is idempotent: a rerun writes identical
+depend only on these shards and the thresholds. So this is idempotent: a rerun writes identical
 bytes.
 """
 
@@ -30,7 +30,7 @@ from unspoken.runs.dataset.shards import (
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import LabelConfig, Plan, stored_from
 from unspoken.text.lexicon import Lexicon, load_lexicon
-from worker.label.crop_check import drop_unlike
+from worker.label.crop_check import drop_low_ranked
 from worker.label.merging import decide_annotations
 
 
@@ -77,7 +77,7 @@ def decide_row(row: Row, config: LabelConfig, *, thresholds: Thresholds, lexicon
         lexicon=lexicon,
         thresholds=thresholds,
     )
-    return row.model_copy(update={"annotations": drop_unlike(annotations, config)})
+    return row.model_copy(update={"annotations": drop_low_ranked(annotations, config)})
 
 
 def _publish(dataset_dir: Path, undecided: CommitRecord, rows: list[Row]) -> None:

@@ -49,7 +49,9 @@ def rank_annotations(
     )
 
 
-def drop_unlike(annotations: Sequence[Annotation], config: LabelConfig) -> tuple[Annotation, ...]:
+def drop_low_ranked(
+    annotations: Sequence[Annotation], config: LabelConfig
+) -> tuple[Annotation, ...]:
     """Return the annotations; a kept box whose label ranks too low is dropped."""
     fault = {"kept": False, "drop_reason": "unlike_its_label"}
     return tuple(

@@ -89,11 +89,11 @@ def _unrelated_words(
 ) -> list[str]:
     said = _words([*phrases, caption.lower()], lexicon)
     said_or_broader = said.union(*(lexicon.hypernyms_of(word) for word in said))
-    kin = _kin_of_vocabulary(lexicon)
+    related = _related_words(lexicon)
     return [
         word
         for word in order.sample(VOCABULARY, len(VOCABULARY))
-        if kin[word].own.isdisjoint(said_or_broader) and kin[word].broader.isdisjoint(said)
+        if related[word].own.isdisjoint(said_or_broader) and related[word].broader.isdisjoint(said)
     ]
 
 
@@ -103,7 +103,7 @@ def _nearest(words: Sequence[str], wanted: int, lexicon: Lexicon) -> list[str]:
     return by_distance[:NUM_NEAREST]
 
 
-class _Kin(NamedTuple):
+class _RelatedWords(NamedTuple):
     """Words related to a vocabulary word: its own lemmas and synonyms, and its hypernyms."""
 
     own: frozenset[str]
@@ -111,10 +111,10 @@ class _Kin(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _kin_of_vocabulary(lexicon: Lexicon) -> Mapping[str, _Kin]:
+def _related_words(lexicon: Lexicon) -> Mapping[str, _RelatedWords]:
     """Return the related words of the vocabulary. Cached: this took most of a worker's time."""
     return {
-        word: _Kin(frozenset(_words([word], lexicon)), lexicon.hypernyms_of(word))
+        word: _RelatedWords(frozenset(_words([word], lexicon)), lexicon.hypernyms_of(word))
         for word in VOCABULARY
     }
 

@@ -26,11 +26,11 @@ from worker.label.duplicates import Seen, SeenPictures
 from worker.sources.row import PROBLEMS, Columns, SourceRow
 from worker.sources.tables.columns import join_captions
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FilterResult:
     """Result of the filters. `reason` is None if the row passed; then `picture` is set."""
 
     caption: str
@@ -52,7 +52,9 @@ class _Dropped(Exception):
         self.seen = () if seen is None else (seen,)
 
 
-def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterConfig) -> Verdict:
+def apply_filters(
+    row: SourceRow, *, classifiers: Classifiers, config: FilterConfig
+) -> FilterResult:
     """Apply the filters to one row, cheap filters first.
 
     If a row has several captions, only those that pass are used. If none passes, the row is dropped
@@ -69,27 +71,27 @@ def apply_filters(row: SourceRow, *, classifiers: Classifiers, config: FilterCon
         picture = checked
         found += _check_safety(score, config)
     except _Dropped as dropped:
-        return Verdict(
+        return FilterResult(
             fold(row.caption),
             picture,
             (*found, *dropped.seen),
             reason=dropped.reason,
             detail=dropped.detail,
         )
-    return Verdict(join_captions(captions), picture, tuple(found), captions)
+    return FilterResult(join_captions(captions), picture, tuple(found), captions)
 
 
-def drop_damaged(row: SourceRow, verdict: Verdict) -> Verdict | None:
-    """Decode a picture that a service refused; return the verdict if it is damaged, else None.
+def drop_damaged(row: SourceRow, filtered: FilterResult) -> FilterResult | None:
+    """Decode a picture that a service refused; return the result if it is damaged, else None.
 
     The filters decode a picture only if its safety has to be scored.
     """
-    assert verdict.picture is not None, "only a picture that passed is sent"
+    assert filtered.picture is not None, "only a picture that passed is sent"
     try:
-        _decode(verdict.picture)
+        _decode(filtered.picture)
     except _Dropped as dropped:
-        return Verdict(
-            fold(row.caption), None, verdict.filters, reason=dropped.reason, detail=dropped.detail
+        return FilterResult(
+            fold(row.caption), None, filtered.filters, reason=dropped.reason, detail=dropped.detail
         )
     return None
 
@@ -144,9 +146,9 @@ def _check_words(
     return tuple(passing)
 
 
-def _passing(captions: Sequence[str], check: Callable[[str], Found]) -> dict[str, Found]:
+def _passing(captions: Sequence[str], check: Callable[[str], Result]) -> dict[str, Result]:
     """Return the result of `check` for each caption that passes it; raise _Dropped if none does."""
-    passing: dict[str, Found] = {}
+    passing: dict[str, Result] = {}
     dropped: list[_Dropped] = []
     for caption in captions:
         try:

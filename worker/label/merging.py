@@ -126,8 +126,8 @@ def _settle(
     _keep_parts_inside([box for box in boxes if box.drop_reason is None], config)
     _merge_labels([box for box in boxes if box.drop_reason is None], config, lexicon)
     boxes = [box for box in boxes if not box.merged]
-    standing = [box for box in boxes if box.drop_reason is None]
-    for box in standing[config.max_boxes :]:
+    remaining = [box for box in boxes if box.drop_reason is None]
+    for box in remaining[config.max_boxes :]:
         box.drop_reason = "over_limit"
     return tuple(_annotation(index, box) for index, box in enumerate(boxes))
 
@@ -202,12 +202,12 @@ def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:
         nouns = wholes_of(box.candidate)
         if not nouns:
             continue
-        homes = [
+        wholes = [
             other
             for other, each in enumerate(boxes)
             if each.candidate.phrase in nouns and areas[other] > areas[index]
         ]
-        if (inside[index, homes] / areas[index]).max(initial=0.0) < config.min_part_inside:
+        if (inside[index, wholes] / areas[index]).max(initial=0.0) < config.min_part_inside:
             box.drop_reason = "outside_its_whole"
 
 

@@ -37,9 +37,9 @@ from unspoken.timings import Timings, note_wait
 from unspoken.wire.proposals import Proposal
 from worker.label.candidates import join_proposals, list_candidates, list_negatives
 from worker.label.classifiers import Classifiers
-from worker.label.crop_check import drop_unlike, rank_annotations
+from worker.label.crop_check import drop_low_ranked, rank_annotations
 from worker.label.decoys import pick_decoys
-from worker.label.filters import Verdict, apply_filters, drop_damaged, fold
+from worker.label.filters import FilterResult, apply_filters, drop_damaged, fold
 from worker.label.merging import list_undecided, merge_detections
 from worker.sources.row import FAULTS, SourceRow
 
@@ -77,7 +77,7 @@ class _Admitted:
     """A row that passed the filters."""
 
     row: SourceRow
-    verdict: Verdict
+    filtered: FilterResult
     picture: Picture
 
 
@@ -100,14 +100,14 @@ def label_chunk(
     admitted: list[tuple[int, _Admitted]] = []
     for index, row in enumerate(rows):
         with under_way([index]), timings.measure("filter"):
-            verdict = apply_filters(
+            filtered = apply_filters(
                 row, classifiers=ports.classifiers, config=config.options.filters
             )
-        if verdict.reason is not None or verdict.picture is None:
-            status = "failed" if verdict.reason in FAULTS else "dropped"
-            finished[index] = _row(row, verdict, status=status, reason=verdict.reason)
+        if filtered.reason is not None or filtered.picture is None:
+            status = "failed" if filtered.reason in FAULTS else "dropped"
+            finished[index] = _row(row, filtered, status=status, reason=filtered.reason)
         else:
-            admitted.append((index, _Admitted(row, verdict, verdict.picture)))
+            admitted.append((index, _Admitted(row, filtered, filtered.picture)))
     with under_way([index for index, _ in admitted]), timings.asking("prompt"):
         proposals = _propose_each(
             [item for _, item in admitted], ports.prompter, config.options.templates
@@ -146,8 +146,8 @@ def _detector_threads(number: int) -> ThreadPoolExecutor:
 
 def failed_row(row: SourceRow, *, reason: str, detail: str) -> Row:
     """Return the row of an item that could not be labelled at all."""
-    verdict = Verdict(fold(row.caption), None, ())
-    return _row(row, verdict, status="failed", reason=reason, detail=detail)
+    filtered = FilterResult(fold(row.caption), None, ())
+    return _row(row, filtered, status="failed", reason=reason, detail=detail)
 
 
 def _propose_each(
@@ -155,9 +155,9 @@ def _propose_each(
 ) -> list[Answers]:
     """Request proposals for every caption of every item; return the answers of each item."""
     answers = iter(
-        _propose([c for item in items for c in item.verdict.captions], prompter, templates)
+        _propose([c for item in items for c in item.filtered.captions], prompter, templates)
     )
-    return [list(islice(answers, len(item.verdict.captions))) for item in items]
+    return [list(islice(answers, len(item.filtered.captions))) for item in items]
 
 
 def _propose(
@@ -197,12 +197,12 @@ def _label(
     except PASSING:
         raise
     except UnspokenError as error:
-        damaged = drop_damaged(item.row, item.verdict) if isinstance(error, NotAnImage) else None
+        damaged = drop_damaged(item.row, item.filtered) if isinstance(error, NotAnImage) else None
         if damaged is not None:
             return _row(item.row, damaged, status="dropped", reason=damaged.reason)
         logger.warning("failed key=%s reason=%s", item.row.key, error.code)
         return _row(
-            item.row, item.verdict, status="failed", reason=error.code, detail=error.message
+            item.row, item.filtered, status="failed", reason=error.code, detail=error.message
         )
 
 
@@ -214,11 +214,11 @@ def _detect(
     timings: Timings,
 ) -> Row:
     lexicon = load_lexicon()
-    proposal = join_proposals(proposals, caption=item.verdict.caption, lexicon=lexicon)
+    proposal = join_proposals(proposals, caption=item.filtered.caption, lexicon=lexicon)
     phrases = [phrase.text for phrase in proposal.phrases[: config.max_phrases]]
     decoys = pick_decoys(
         phrases,
-        caption=item.verdict.caption,
+        caption=item.filtered.caption,
         seed=item.picture.sha256,
         count=config.options.num_decoys if phrases else 0,
         lexicon=lexicon,
@@ -242,7 +242,7 @@ def _detect(
     if config.options.crop_check:
         with timings.asking("rank"):
             annotations = _check_crops(item, annotations, candidates, ports.crop_ranker, config)
-    row = _row(item.row, item.verdict, status="labelled", candidates=candidates)
+    row = _row(item.row, item.filtered, status="labelled", candidates=candidates)
     return row.model_copy(
         update={
             "annotations": annotations,
@@ -274,25 +274,25 @@ def _check_crops(
             annotations,
             candidates,
             picture=item.picture,
-            caption=item.verdict.caption,
+            caption=item.filtered.caption,
             ranker=ranker,
             config=config,
             lexicon=load_lexicon(),
         )
     )
-    return drop_unlike(ranked, config)
+    return drop_low_ranked(ranked, config)
 
 
 def _row(
     row: SourceRow,
-    verdict: Verdict,
+    filtered: FilterResult,
     *,
     status: str,
     reason: str | None = None,
     detail: str | None = None,
     candidates: tuple[Candidate, ...] = (),
 ) -> Row:
-    picture = verdict.picture
+    picture = filtered.picture
     url = row.columns.get("url")
     return Row.model_validate(
         {
@@ -303,15 +303,15 @@ def _row(
             "source_offset": row.picture_offset,
             "source_size": None if row.picture_offset is None else row.size,
             "url": without_userinfo(url) if isinstance(url, str) else None,
-            "caption": verdict.caption,
-            "captions": verdict.captions if len(verdict.captions) > 1 else (),
+            "caption": filtered.caption,
+            "captions": filtered.captions if len(filtered.captions) > 1 else (),
             "image_sha256": picture.sha256 if picture else None,
             "image_width": picture.size_hw[1] if picture else None,
             "image_height": picture.size_hw[0] if picture else None,
             "status": status,
             "reason": reason,
-            "detail": detail or verdict.detail,
-            "filters": verdict.filters,
+            "detail": detail or filtered.detail,
+            "filters": filtered.filters,
             "candidates": candidates,
         }
     )

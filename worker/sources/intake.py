@@ -54,7 +54,7 @@ def list_source(
     the first reason if no file can be read.
     """
     span = Span(pictures_of=() if is_duplicate is None else EVERY_ROW)
-    found = _Found()
+    check = _ReadCheck()
     for file in _source_files(path, root):
         if runs_dir is not None and file.resolve().is_relative_to(runs_dir.resolve()):
             continue  # a workspace inside its own source: contact sheets are not source pictures
@@ -66,9 +66,9 @@ def list_source(
             if file.suffix.lower() in TABLE_ENDINGS and file.is_file():
                 check_table(file)
             rows = _read_rows(file, name=name, root=root, pictures=pictures, span=span)
-        yield _writable(name), (_listed(row, is_duplicate) for row in found.note(rows))
-    if found.first_bad is not None and not found.any_good:
-        raise InvalidInput(found.first_bad)
+        yield _writable(name), (_listed(row, is_duplicate) for row in check.note(rows))
+    if check.first_bad is not None and not check.any_good:
+        raise InvalidInput(check.first_bad)
 
 
 def _refusal(file: Path, name: str, root: Path) -> str | None:
@@ -80,7 +80,7 @@ def _refusal(file: Path, name: str, root: Path) -> str | None:
     return None
 
 
-class _Found:
+class _ReadCheck:
     """Records if any file of a source could be read, and the error of the first unreadable one."""
 
     def __init__(self) -> None:

@@ -34,11 +34,11 @@ def read_queries(queries: Sequence[SegmentQuery], *, size_hw: tuple[int, int]) -
         except InvalidInput as error:
             problems[place] = error.message
             read.append(query)
-    refuse_if_all_bad(problems, len(read))
+    raise_if_all_invalid(problems, len(read))
     return ReadQueries(tuple(read), problems)
 
 
-def refuse_if_all_bad(problems: Mapping[int, str], num_queries: int) -> None:
+def raise_if_all_invalid(problems: Mapping[int, str], num_queries: int) -> None:
     """Raise InvalidInput when every query has a problem."""
     if problems and len(problems) == num_queries:
         listed = [

@@ -18,7 +18,7 @@ from services.segmenter.answer.prompting import (
     prompts_of,
 )
 from services.segmenter.answer.rendering import Found, WireBank
-from services.segmenter.answer.selection import beaten_by_negatives, select
+from services.segmenter.answer.selection import select, suppressed_by_negatives
 from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.stages import Detected, Plan
 from unspoken.model.mask_bank import MaskBankConfig
@@ -191,7 +191,7 @@ class _Boxes:
         mine = np.array(self._by_phrase.get(query.text or "", []), dtype=np.int64)
         negatives = [n for text in query.negative for n in self._by_phrase.get(text, [])]
         theirs = np.array(negatives, dtype=np.int64)
-        beaten = beaten_by_negatives(
+        beaten = suppressed_by_negatives(
             self._boxes_xyxy[mine], self.scores[mine], self._boxes_xyxy[theirs], self.scores[theirs]
         )
         numbers: list[int] = mine[~beaten].tolist()

@@ -40,7 +40,7 @@ def select(
     return selected
 
 
-def beaten_by_negatives(
+def suppressed_by_negatives(
     boxes_xyxy: np.ndarray,
     scores: np.ndarray,
     negative_boxes_xyxy: np.ndarray,

@@ -24,7 +24,7 @@ LEXICON = load_lexicon()
 
 
 def texts(raw: str) -> list[str]:
-    return [c.text for c in parse_phrases(raw, template="parts", lexicon=LEXICON).candidates]
+    return [c.text for c in parse_phrases(raw, template="parts", lexicon=LEXICON).phrases]
 
 
 def test_an_empty_answer_gives_no_phrases():
@@ -94,12 +94,12 @@ def test_refusals_are_kept_with_the_raw_text():
 
 def test_places_in_the_list_are_kept():
     parsed = parse_phrases("freedom, car", template="parts", lexicon=LEXICON)
-    assert [(c.text, c.rank) for c in parsed.candidates] == [("car", 1)]
+    assert [(c.text, c.rank) for c in parsed.phrases] == [("car", 1)]
 
 
 def test_stuff_is_marked():
     parsed = parse_phrases("sky, car", template="parts", lexicon=LEXICON)
-    assert [c.stuff for c in parsed.candidates] == [True, False]
+    assert [c.stuff for c in parsed.phrases] == [True, False]
 
 
 def test_an_endless_answer_is_cut():

