@@ -32,8 +32,8 @@ from smallworld.world import Split, World
 from training.detector.data import Vocabulary
 from training.detector.quality import (
     FALSE_ANSWER_RATE,
-    Answer,
-    Ask,
+    DetectPhrases,
+    PhraseBoxes,
     SceneScores,
     Share,
     choose_threshold,
@@ -127,12 +127,12 @@ def compose(world: World, *, first_seed: int, count: int) -> Iterator[Scene]:
         yield compose_scene(world, seed=first_seed + number)
 
 
-def ask_engine(engine: DetectorEngine) -> Ask:
+def ask_engine(engine: DetectorEngine) -> DetectPhrases:
     """Adapt the served engine to the interface of `training.detector.quality`."""
 
-    def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
+    def ask(image: np.ndarray, phrases: Sequence[str]) -> PhraseBoxes:
         found = engine.detect(Picture.of_pixels(image), phrases, box_threshold=MIN_SCORE).detections
-        return Answer(
+        return PhraseBoxes(
             boxes_xyxy=np.array([each.box.to_list() for each in found]).reshape(-1, 4),
             phrases=np.array([each.phrase_index for each in found], int),
             scores=np.array([each.score for each in found]),

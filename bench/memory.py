@@ -40,7 +40,7 @@ RUN = "labels"
 MODULES = {"worker": "worker", "services.laptop": "services"}
 
 
-class Sample(NamedTuple):
+class MemoryReading(NamedTuple):
     """Memory of a process tree, and the number of pictures done at that time."""
 
     done: int
@@ -76,17 +76,17 @@ def main() -> None:
     print(json.dumps({"bench": "memory", "figures": figures}))
 
 
-def label_and_sample(shards: Path, workspace: Path) -> dict[str, list[Sample]]:
+def label_and_sample(shards: Path, workspace: Path) -> dict[str, list[MemoryReading]]:
     """Run `unspoken label`; return memory samples of the worker and of the services."""
     command = [sys.executable, "-m", "cli.main", "label", str(shards), "--out", str(workspace)]
     command += ["--name", RUN, "--chunk-size", str(CHUNK_SIZE)]
     process = subprocess.Popen(command, stdout=sys.stderr, env=child_environment(**QUICK_MODEL))
-    samples: dict[str, list[Sample]] = defaultdict(list)
+    samples: dict[str, list[MemoryReading]] = defaultdict(list)
     while process.poll() is None:
         try:
             done = read_status(workspace / "runs", RUN).done
             for name, resident in resident_sizes(process.pid).items():
-                samples[name].append(Sample(done, resident))
+                samples[name].append(MemoryReading(done, resident))
         except (NotFound, psutil.NoSuchProcess):
             pass  # no plan yet, or a child ended between listing and reading
         time.sleep(SAMPLE_S)
@@ -109,7 +109,7 @@ def resident_sizes(pid: int) -> dict[str, int]:
     return sizes
 
 
-def tenth_means(samples: Sequence[Sample], *, total: int) -> tuple[float, float]:
+def tenth_means(samples: Sequence[MemoryReading], *, total: int) -> tuple[float, float]:
     """Return mean resident bytes during the first and the last tenth of `total`.
 
     Raises InvalidInput if the run was too short for a sample of each.

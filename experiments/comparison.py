@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.collections.collection import Collection, Sample
+from experiments.collections.collection import CaptionedPicture, Collection
 from experiments.found_boxes import STORED_FROM, AskedPicture, FoundBoxes
 from experiments.judging import count_picture
 from experiments.phrase_sources import Phrases
@@ -53,7 +53,7 @@ class Comparison:
         config: LabelConfig,
         lexicon: Lexicon,
     ) -> None:
-        """Create a comparison; `phrases` and `asked` have one entry per sample, in order."""
+        """Create a comparison; `phrases` and `asked` have one entry per picture, in order."""
         self._collection = collection
         self._phrases = phrases
         self._asked = asked
@@ -79,16 +79,16 @@ class Comparison:
     def decide(self, source: Source, thresholds: Thresholds) -> Outcome:
         """Apply thresholds to a source's boxes and count the kept boxes against the truth."""
         rows, labels = [], []
-        for index, sample in enumerate(self._collection.samples):
+        for index, captioned in enumerate(self._collection.pictures):
             kept = self._kept(source, index, thresholds)
             labels += [box.label for box in kept]
             rows.append(
                 count_picture(
                     [phrase.text for phrase in self._phrases[index][source.name]],
                     kept,
-                    sample.truth,
+                    captioned.truth,
                     self._collection.matcher,
-                    meaning=_meaning(source, sample),
+                    meaning=_meaning(source, captioned),
                 )
             )
         return Outcome(np.stack(rows), tuple(labels), thresholds)
@@ -137,11 +137,11 @@ def _boxes_of(source: Source, asked: AskedPicture) -> FoundBoxes:
     return asked.vocabulary if source.name == VOCABULARY_SOURCE else asked.shared
 
 
-def _meaning(source: Source, sample: Sample) -> Callable[[str], frozenset[str]] | None:
+def _meaning(source: Source, captioned: CaptionedPicture) -> Callable[[str], frozenset[str]] | None:
     """Return the meaning of B0's query, all labels that the caption names; None for others."""
     if not source.single_box:
         return None
-    return lambda _: sample.truth.named
+    return lambda _: captioned.truth.named
 
 
 def _annotation(

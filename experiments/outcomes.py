@@ -117,7 +117,7 @@ def richness_of(
     MIN_RAREFIED boxes do not set that number and are not rarefied. B0 is left out, because it has
     one box per picture and no labels of its own.
     """
-    captions = [sample.caption for sample in collection.samples]
+    captions = [captioned.caption for captioned in collection.pictures]
     spoken: dict[str, bool] = {}
 
     def is_spoken(label: str) -> bool:

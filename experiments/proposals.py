@@ -32,9 +32,9 @@ from experiments.sources import (
     ALL_TEMPLATES,
     DEFAULT_TEMPLATES,
     SOURCES,
-    Answers,
     CountingPrompter,
     SourceName,
+    TemplateProposals,
     ask_prompter,
     list_phrases,
 )
@@ -109,20 +109,20 @@ def compare_proposals(
     vocabulary: labels of B4 and of the random controls; by default the labels of the truth. Raises
     InvalidInput for fewer than two pictures.
     """
-    lexicon, watch, total = load_lexicon(), _Stopwatch(), len(collection.samples)
+    lexicon, watch, total = load_lexicon(), _Stopwatch(), len(collection.pictures)
     if total < 2:
         raise InvalidInput("two pictures at least are needed, to give one the other's caption")
     label_config = LabelConfig(named_threshold=default_threshold(detector.box_threshold))
     fixed = fixed_thresholds(label_config)
     with watch.measure("language model"):
-        answers = ask_prompter(
+        proposals = ask_prompter(
             prompter,
-            [sample.caption for sample in collection.samples],
+            [captioned.caption for captioned in collection.pictures],
             progress=lambda done: progress("captions asked", done, total),
         )
     wanted = list_phrases(
         collection,
-        answers,
+        proposals,
         vocabulary=vocabulary or collection.vocabulary,
         lexicon=lexicon,
         seed=config.seed,
@@ -130,9 +130,9 @@ def compare_proposals(
     with watch.measure("detector"):
         asker = _Asker(detector, config, label_config, lexicon)
         asked = []
-        for sample, phrases in zip(collection.samples, wanted, strict=True):
-            picture = decode_picture(sample.read())
-            asked.append(asker.ask(picture, phrases, key=sample.key, caption=sample.caption))
+        for captioned, phrases in zip(collection.pictures, wanted, strict=True):
+            picture = decode_picture(captioned.read())
+            asked.append(asker.ask(picture, phrases, key=captioned.key, caption=captioned.caption))
             progress("pictures asked", len(asked), total)
     with watch.measure("deciding"):
         comparison = Comparison(collection, wanted, asked, config=label_config, lexicon=lexicon)
@@ -163,8 +163,8 @@ def compare_proposals(
         "differences": differences_of(outcomes, weights),
         "fdr_curves": curves,
         "richness": richness_of(outcomes, collection, lexicon),
-        "cost": _cost(answers, wanted, asked),
-        "company": asker.company(threshold=label_config.named_threshold),
+        "cost": _cost(proposals, wanted, asked),
+        "query_sharing": asker.query_sharing(threshold=label_config.named_threshold),
         "seconds": watch.seconds,
         "cpu_seconds": watch.cpu_seconds,
     }
@@ -216,7 +216,7 @@ class _Asker:
         self._num_asked += 1
         return asked
 
-    def company(self, *, threshold: float) -> dict[SourceName, dict[str, float | int]]:
+    def query_sharing(self, *, threshold: float) -> dict[SourceName, dict[str, float | int]]:
         """Return by source how the best scores change if the source is queried separately."""
         effects: dict[SourceName, dict[str, float | int]] = {}
         for name, pairs in self._pairs.items():
@@ -235,7 +235,7 @@ class _Asker:
 
 
 def _cost(
-    answers: Answers, wanted: Sequence[Wanted], asked: Sequence[AskedPicture]
+    proposals: TemplateProposals, wanted: Sequence[Wanted], asked: Sequence[AskedPicture]
 ) -> dict[str, Any]:
     """Return each source's cost per picture: tokens written, queries, and detector passes.
 
@@ -245,7 +245,7 @@ def _cost(
     total, by_source = len(wanted), {}
     for source in SOURCES:
         queries = [len(phrases[source.name]) for phrases in wanted]
-        tokens = sum(answers.tokens_written.get(t, 0) for t in TEMPLATES_OF.get(source.name, ()))
+        tokens = sum(proposals.tokens_written.get(t, 0) for t in TEMPLATES_OF.get(source.name, ()))
         by_source[source.name] = {
             "lm_tokens_per_picture": tokens / total,
             "queries_per_picture": sum(queries) / total,
@@ -253,6 +253,6 @@ def _cost(
         }
     return {
         "sources": by_source,
-        "lm_tokens_by_template": dict(answers.tokens_written),
-        "passes_of_the_shared_question": sum(each.num_chunks for each in asked) / total,
+        "lm_tokens_by_template": dict(proposals.tokens_written),
+        "passes_of_the_shared_query": sum(each.num_chunks for each in asked) / total,
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from experiments.collections.collection import Collection, Sample
+from experiments.collections.collection import CaptionedPicture, Collection
 from experiments.phrase_sources import (
     Phrases,
     exactly,
@@ -86,7 +86,7 @@ class CountingPrompter(Prompter, Protocol):
 
 
 @dataclass(frozen=True)
-class Answers:
+class TemplateProposals:
     """Proposals for every caption of a collection, by choice of templates."""
 
     by_templates: Mapping[tuple[str, ...], Sequence[Proposal]]
@@ -94,7 +94,7 @@ class Answers:
     """Template -> tokens. The parts of a noun are asked for once, for all captions."""
 
     def of(self, *templates: str) -> Sequence[Proposal]:
-        """Return the proposals made with these templates, in the samples' order."""
+        """Return the proposals made with these templates, in the pictures' order."""
         return self.by_templates[templates]
 
 
@@ -109,7 +109,7 @@ def template_choices() -> list[tuple[str, ...]]:
 
 def ask_prompter(
     prompter: CountingPrompter, captions: Sequence[str], *, progress: Callable[[int], None]
-) -> Answers:
+) -> TemplateProposals:
     """Ask the prompter with all templates for every caption, then with every other choice.
 
     The prompter must cache its answers. Then a further choice costs only parsing, and the parts of
@@ -127,11 +127,11 @@ def ask_prompter(
         if templates == ALL_TEMPLATES:
             written = Counter(prompter.tokens_written) - before
         by_templates[templates] = proposals
-    return Answers(by_templates, written)
+    return TemplateProposals(by_templates, written)
 
 
 def other_captions(num_samples: int, *, seed: int) -> list[int]:
-    """Return for each sample the index of another one: the next in a random order."""
+    """Return for each picture the index of another one: the next in a random order."""
     order = list(range(num_samples))
     random.Random(seed).shuffle(order)
     following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
@@ -140,22 +140,22 @@ def other_captions(num_samples: int, *, seed: int) -> list[int]:
 
 def list_phrases(
     collection: Collection,
-    answers: Answers,
+    proposals: TemplateProposals,
     *,
     vocabulary: Sequence[str],
     lexicon: Lexicon,
     seed: int,
 ) -> list[dict[SourceName, Phrases]]:
-    """Return the phrases of each source for every sample: source -> phrases, most likely first."""
-    others = other_captions(len(collection.samples), seed=seed)
+    """Return the phrases of each source for every picture: source -> phrases, most likely first."""
+    others = other_captions(len(collection.pictures), seed=seed)
     listed = []
-    for index, sample in enumerate(collection.samples):
+    for index, captioned in enumerate(collection.pictures):
         shuffled = list(vocabulary)
-        random.Random(f"{seed}/{sample.key}").shuffle(shuffled)
-        random_labels = from_vocabulary(shuffled, sample.caption, lexicon)
-        phrases = _sources(sample, index, others[index], answers, random_labels, lexicon)
-        phrases["B4"] = from_vocabulary(vocabulary, sample.caption, lexicon)
-        phrases |= _template_choices(index, answers)
+        random.Random(f"{seed}/{captioned.key}").shuffle(shuffled)
+        random_labels = from_vocabulary(shuffled, captioned.caption, lexicon)
+        phrases = _sources(captioned, index, others[index], proposals, random_labels, lexicon)
+        phrases["B4"] = from_vocabulary(vocabulary, captioned.caption, lexicon)
+        phrases |= _template_choices(index, proposals)
         budget = len(phrases["B5"])
         for each in EQUAL:
             whole = random_labels if each.name == "B4=" else phrases[each.name.rstrip("=")]
@@ -165,24 +165,24 @@ def list_phrases(
 
 
 def _sources(
-    sample: Sample,
+    captioned: CaptionedPicture,
     index: int,
     other: int,
-    answers: Answers,
+    proposals: TemplateProposals,
     random_labels: Phrases,
     lexicon: Lexicon,
 ) -> dict[SourceName, Phrases]:
     """Return the phrases of all sources except B4 and the variants."""
-    caption = sample.caption
+    caption = captioned.caption
     grams, nouns = ngrams(caption, lexicon), noun_chunks(caption, lexicon)
-    default = answers.of(*DEFAULT_TEMPLATES)
-    templates, everything = default[index].phrases, answers.of(*ALL_TEMPLATES)[index].phrases
+    default = proposals.of(*DEFAULT_TEMPLATES)
+    templates, everything = default[index].phrases, proposals.of(*ALL_TEMPLATES)[index].phrases
     added, added_by_all = _added(templates, nouns), _added(everything, nouns)
     return {
         "B0": whole_caption(caption, lexicon),
         "B1": grams,
         "B2": nouns,
-        "B3": of_template(answers.of("named")[index], "named"),
+        "B3": of_template(proposals.of("named")[index], "named"),
         "B5": templates,
         "B5all": everything,
         "B6": union(templates, grams),
@@ -190,7 +190,7 @@ def _sources(
         "C1n": with_random(grams, random_labels, count=added),
         "C1all": with_random(nouns, random_labels, count=added_by_all),
         "C2": of_other_caption(default[other].phrases, caption, lexicon),
-        "C3": oracle(sample.truth.shown, caption, lexicon),
+        "C3": oracle(captioned.truth.shown, caption, lexicon),
     }
 
 
@@ -199,13 +199,13 @@ def _added(phrases: Phrases, base: Phrases) -> int:
     return len({each.text for each in phrases} - {each.text for each in base})
 
 
-def _template_choices(index: int, answers: Answers) -> dict[SourceName, Phrases]:
+def _template_choices(index: int, proposals: TemplateProposals) -> dict[SourceName, Phrases]:
     without = {
-        f"B5all-{left}": answers.of(*(t for t in ALL_TEMPLATES if t != left))[index].phrases
+        f"B5all-{left}": proposals.of(*(t for t in ALL_TEMPLATES if t != left))[index].phrases
         for left in ALL_TEMPLATES
     }
     cumulative = {
-        f"B2+{number}": answers.of(*ALL_TEMPLATES[:number])[index].phrases
+        f"B2+{number}": proposals.of(*ALL_TEMPLATES[:number])[index].phrases
         for number in range(1, len(ALL_TEMPLATES) + 1)
     }
     return without | cumulative

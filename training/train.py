@@ -27,7 +27,7 @@ from training.data.mask_pictures import MaskPictures
 from training.data_parallel import ONE_PROCESS, Ranks, join_ranks
 from training.detector.data import stream
 from training.sam.kept_embeddings import KeptEmbeddings
-from training.sam.label_book import LabelBook
+from training.sam.label_vectors import LabelVectors
 from training.sam.recipe import SamRecipe, sam_recipe
 from training.sam.sample_pictures import draw_samples
 from training.sam.starting_weights import load_start
@@ -88,9 +88,9 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
     loaded = load_start(recipe.network, sam=files.sam, start=files.start, stem=files.stem)
     base = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     mask_pictures, box_pictures = _open_data(recipe, files)
-    book = None
+    label_vectors = None
     if box_pictures is not None:
-        book = LabelBook(
+        label_vectors = LabelVectors(
             box_pictures.vectors,
             box_pictures.label_counts,
             center=recipe.text_center == "mean",
@@ -101,7 +101,7 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
         torch.cuda.set_device(ranks.rank % torch.cuda.device_count())
         model = model.cuda()
     kept = KeptEmbeddings(files.out / "embeddings", model) if recipe.keep_embeddings else None
-    trainer = SamTrainer(recipe, model, book=book, ranks=ranks, embeddings=kept)
+    trainer = SamTrainer(recipe, model, label_vectors=label_vectors, ranks=ranks, embeddings=kept)
     if kept is not None and any(name.startswith("image_encoder.") for name in trainer.learned):
         raise InvalidConfig("embeddings cannot be kept while the image encoder learns")
     path = files.out / CHECKPOINT
@@ -124,7 +124,9 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
         trainer.standardise_pool(data_of(0)[0])  # all ranks use rank 0's batch
     _run(trainer, data_of(ranks.rank), files)
     if ranks.is_first:
-        _write_weights(trainer, files, base=base, info=_info(recipe, files, loaded.info, book))
+        _write_weights(
+            trainer, files, base=base, info=_info(recipe, files, loaded.info, label_vectors)
+        )
     ranks.barrier()
     return files.out / WEIGHTS
 
@@ -186,20 +188,20 @@ def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
 
 
 def _info(
-    recipe: SamRecipe, files: TrainFiles, before: SemanticInfo, book: LabelBook | None
+    recipe: SamRecipe, files: TrainFiles, before: SemanticInfo, label_vectors: LabelVectors | None
 ) -> SemanticInfo:
     """Describe the trained vectors: text encoder, templates, mean and training history."""
     history = {
         **before.history,
         recipe.name: {"steps": recipe.steps, "mix": _mix(recipe)},
     }
-    if book is None or files.data is None:
+    if label_vectors is None or files.data is None:
         return replace(before, history=history)
     return SemanticInfo(
         semantic_trained=True,
         text_encoder=read_text_encoder(files.data),
         text_templates=("{}",),  # the dataset's vectors are those of the bare labels
-        text_mean=book.mean,
+        text_mean=label_vectors.mean,
         history=history,
     )
 

@@ -45,7 +45,7 @@ from training.evaluate import WORLD_SEED
 from training.evaluation.clicks import iou
 from training.evaluation.pictures import TruePicture, scene_pictures
 from training.sam.kept_embeddings import KeptEmbeddings
-from training.sam.label_book import LabelBook
+from training.sam.label_vectors import LabelVectors
 from training.sam.recipe import readout
 from training.sam.trainer import SamTrainer
 from unspoken.compute.precision import computing_in, faster_dtype, prepare_device
@@ -385,7 +385,7 @@ def train(device: str, sizes: Sizes) -> Iterator[Figures]:
     model = SemanticSam(recipe.network).to(device)
     vectors = np.random.default_rng(0).normal(size=(len(LABELS), 768))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    book = LabelBook(
+    label_vectors = LabelVectors(
         dict(zip(LABELS, vectors.astype("f4"), strict=True)),
         dict.fromkeys(LABELS, 1),
         center=False,
@@ -394,7 +394,7 @@ def train(device: str, sizes: Sizes) -> Iterator[Figures]:
     batch = _batch(recipe.batch, side=recipe.network.sam.image_size)
     with tempfile.TemporaryDirectory() as folder:
         embeddings = KeptEmbeddings(Path(folder), model)
-        trainer = SamTrainer(recipe, model, book=book, embeddings=embeddings)
+        trainer = SamTrainer(recipe, model, label_vectors=label_vectors, embeddings=embeddings)
         for _ in range(2):
             trainer.step([batch])
         _wait(device)

@@ -57,7 +57,7 @@ HOST = "127.0.0.1"
 
 
 @dataclass
-class Sample:
+class ClientFigures:
     """Latencies and errors that the clients saw between the ramp and the end."""
 
     accepted_s: list[float] = field(default_factory=list)
@@ -105,7 +105,9 @@ def _header(head: bytes, name: bytes) -> bytes:
     return rest.partition(b"\r\n")[0] if found else b"0"
 
 
-async def ask_again_and_again(port: int, sample: Sample, *, begin_s: float, end_s: float) -> None:
+async def ask_again_and_again(
+    port: int, sample: ClientFigures, *, begin_s: float, end_s: float
+) -> None:
     """Run one client. Requests count if they are sent and answered between the two times."""
     body = json.dumps({"captions": ["a red car in front of a house"]}).encode()
     await asyncio.sleep(random.uniform(0, RAMP_S / 2))
@@ -127,7 +129,7 @@ async def ask_again_and_again(port: int, sample: Sample, *, begin_s: float, end_
         sample.num_errors += 1
 
 
-async def probe(port: int, sample: Sample, *, begin_s: float, end_s: float) -> None:
+async def probe(port: int, sample: ClientFigures, *, begin_s: float, end_s: float) -> None:
     """Request /livez periodically."""
     connection = await Connection.open(port, "GET", "/livez")
     while (sent_s := time.perf_counter()) < end_s:
@@ -138,9 +140,9 @@ async def probe(port: int, sample: Sample, *, begin_s: float, end_s: float) -> N
     connection.close()
 
 
-async def overload(port: int, *, num_clients: int, seconds: float) -> Sample:
+async def overload(port: int, *, num_clients: int, seconds: float) -> ClientFigures:
     """Run all clients and the probe against a ready service."""
-    sample = Sample()
+    sample = ClientFigures()
     begin_s = time.perf_counter() + RAMP_S
     times = {"begin_s": begin_s, "end_s": begin_s + seconds}
     clients = [ask_again_and_again(port, sample, **times) for _ in range(num_clients)]

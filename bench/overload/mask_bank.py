@@ -37,7 +37,7 @@ HOST = "127.0.0.1"
 
 
 @dataclass
-class Tally:
+class BankCounts:
     """Statuses and latencies that the clients saw between the ramp and the end."""
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -100,15 +100,15 @@ async def measure_banks(port: int, *, seconds: float, num_clients: int) -> dict[
     }
 
 
-async def _load(port: int, pictures: Pictures, *, num_clients: int, seconds: float) -> Tally:
-    tally = Tally()
+async def _load(port: int, pictures: Pictures, *, num_clients: int, seconds: float) -> BankCounts:
+    counts = BankCounts()
     begin_s = time.perf_counter() + RAMP_S
     end_s = begin_s + seconds
     clients = [
         _client(
             port,
             pictures,
-            tally,
+            counts,
             begin_s=begin_s,
             end_s=end_s,
             is_patient=number % 4 != 3 or num_clients <= FEW_CLIENTS,
@@ -116,13 +116,13 @@ async def _load(port: int, pictures: Pictures, *, num_clients: int, seconds: flo
         for number in range(num_clients)
     ]
     await asyncio.gather(*clients)
-    return tally
+    return counts
 
 
 async def _client(
     port: int,
     pictures: Pictures,
-    tally: Tally,
+    counts: BankCounts,
     *,
     begin_s: float,
     end_s: float,
@@ -135,8 +135,8 @@ async def _client(
         status, retry_after_s = await _ask(port, pictures.body(), patience_s=patience_s)
         answered_s = time.perf_counter()
         if begin_s <= answered_s <= end_s:
-            tally.statuses[status] += 1
-            tally.accepted_s += [answered_s - sent_s] if status == "200" else []
+            counts.statuses[status] += 1
+            counts.accepted_s += [answered_s - sent_s] if status == "200" else []
         await asyncio.sleep(min(retry_after_s * random.uniform(1, 1.5), max(0, end_s - answered_s)))
 
 

@@ -92,26 +92,26 @@ def main(
 
 def _ask(scenes: int, data: Path | None, what: What, weights: Path) -> Figures:
     """Run one job of the bench in a worker process."""
-    bench, loaded = _bench(scenes, data), load_any(weights)
+    measurements, loaded = _measurements(scenes, data), load_any(weights)
     match what:
         case "clicks":
-            return bench.known(loaded, clicks=True)
+            return measurements.known(loaded, clicks=True)
         case "known":
-            return bench.known(loaded)
+            return measurements.known(loaded)
         case "fresh":
-            return bench.known(fresh_tokens(loaded))
+            return measurements.known(fresh_tokens(loaded))
         case "grid":
-            return {"grid_miou": bench.grid(loaded)}
+            return {"grid_miou": measurements.grid(loaded)}
         case "held_out":
-            return bench.held_out(loaded)
+            return measurements.held_out(loaded)
 
 
 @cache
-def _bench(scenes: int, data: Path | None) -> "_Bench":
-    return _Bench(scenes=scenes, data=data)
+def _measurements(scenes: int, data: Path | None) -> "_Measurements":
+    return _Measurements(scenes=scenes, data=data)
 
 
-class _Bench:
+class _Measurements:
     """Scenes and vocabulary on which all networks are measured."""
 
     def __init__(self, *, scenes: int, data: Path | None) -> None:

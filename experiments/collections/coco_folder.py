@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from experiments.collections.collection import Collection, Sample
+from experiments.collections.collection import CaptionedPicture, Collection
 from experiments.collections.truth import LabelMatcher, PictureTruth
 from smallworld.truth import TruthObject
 from unspoken.errors import InvalidInput
@@ -111,16 +111,16 @@ def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
     for annotation in instances.annotations:
         by_image[annotation.image_id].append(annotation)
     lexicon = load_lexicon()
-    samples = []
+    pictures = []
     for image in chosen:
         caption = captions[image.id]
         truth = _truth(image, by_image[image.id], names, synonyms, caption, lexicon)
         path = files[image.base_name]
-        samples.append(Sample(str(image.id), caption, path.read_bytes, truth))
+        pictures.append(CaptionedPicture(str(image.id), caption, path.read_bytes, truth))
     vocabulary = tuple(sorted(set(names.values())))
     return Collection(
         name=file.name,
-        samples=tuple(samples),
+        pictures=tuple(pictures),
         vocabulary=vocabulary,
         matcher=LabelMatcher(vocabulary, synonyms=synonyms, lexicon=lexicon),
     )

@@ -17,7 +17,7 @@ SCENES_SEED = 404_404
 
 
 @dataclass(frozen=True)
-class Sample:
+class CaptionedPicture:
     """A picture, its caption and its truth; `read` returns the bytes of the picture's file."""
 
     key: str
@@ -28,27 +28,27 @@ class Sample:
 
 @dataclass(frozen=True)
 class Collection:
-    """Samples in a fixed order, and the vocabulary of their truth."""
+    """Pictures in a fixed order, and the vocabulary of their truth."""
 
     name: str
-    samples: tuple[Sample, ...]
+    pictures: tuple[CaptionedPicture, ...]
     vocabulary: tuple[str, ...]
     matcher: LabelMatcher
 
 
 def small_world(world: World, *, num_scenes: int, seed: int = SCENES_SEED) -> Collection:
     """Compose `num_scenes` scenes whose captions pass the default filters."""
-    samples: list[Sample] = []
+    pictures: list[CaptionedPicture] = []
     index = 0
-    while len(samples) < num_scenes:
+    while len(pictures) < num_scenes:
         composed = compose_sample(world, index, seed=seed)
         if _is_asked(composed):
-            samples.append(_sample(composed))
+            pictures.append(_picture(composed))
         index += 1
     synonyms = {each.noun: each.synonyms for each in world.classes}
     return Collection(
         name="small world",
-        samples=tuple(samples),
+        pictures=tuple(pictures),
         vocabulary=world.labels,
         matcher=LabelMatcher(world.labels, synonyms=synonyms, lexicon=load_lexicon()),
     )
@@ -59,7 +59,7 @@ def _is_asked(composed: CaptionedScene) -> bool:
     return not composed.caption.is_droppable and count_words(composed.caption.text) >= few
 
 
-def _sample(composed: CaptionedScene) -> Sample:
+def _picture(composed: CaptionedScene) -> CaptionedPicture:
     scene, caption, jpeg = composed.scene, composed.caption, composed.jpeg
     objects = tuple(
         TruthObject(each.label, tuple(map(float, each.box_xyxy)), each.is_part)  # type: ignore[arg-type]
@@ -70,4 +70,4 @@ def _sample(composed: CaptionedScene) -> Sample:
         named=frozenset(caption.named),
         open_labels=unknown_part_labels(scene),
     )
-    return Sample(scene.key, caption.text, lambda: jpeg, truth)
+    return CaptionedPicture(scene.key, caption.text, lambda: jpeg, truth)

@@ -84,7 +84,7 @@ def render_page(result: Result, plots: Iterable[str]) -> str:
         "All templates but one, and one after another": _templates(result),
         "Labels of the boxes, at the rate": _richness(result),
         "Cost a picture": _cost(result),
-        "Company": _company(result),
+        "Effect of the shared query": _query_sharing(result),
     }
     texts = [f"## {title}\n\n{text}" for title, text in sections.items()]
     pictures = "\n\n".join(f"![{name}]({name})" for name in plots)
@@ -229,7 +229,7 @@ def _cost(result: Result) -> str:
     return f"{table(('source', *_COST), lines)}\nSeconds: {seconds}. CPU seconds: {worked}.\n"
 
 
-def _company(result: Result) -> str:
+def _query_sharing(result: Result) -> str:
     header = ("source", "phrases", "mean difference", "mean absolute", "across the threshold")
     lines = [
         (
@@ -239,11 +239,11 @@ def _company(result: Result) -> str:
             _number(row["mean_absolute_difference"], 3),
             _number(row["share_across_threshold"], 3),
         )
-        for name, row in result["company"].items()
+        for name, row in result["query_sharing"].items()
     ]
     about = (
-        "All sources but B4 share one question a picture. How much the best score of a phrase "
-        "differs where its source is asked by itself, on the first pictures:\n"
+        "All sources but B4 share one query per picture. Differences of the best scores if a "
+        "source is queried by itself, on the first pictures:\n"
     )
     return f"{about}\n{table(header, lines)}"
 

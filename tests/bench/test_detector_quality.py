@@ -9,7 +9,7 @@ from smallworld.scenes import compose_scene
 from smallworld.world import World
 from training.detector.data import Vocabulary
 from training.detector.quality import (
-    Answer,
+    PhraseBoxes,
     SceneScores,
     choose_threshold,
     score_scene,
@@ -25,7 +25,7 @@ def world() -> World:
 def test_a_detector_that_knows_the_truth_scores_all_that_is_shown(world: World) -> None:
     scene = compose_scene(world, seed=5)
 
-    def oracle(image: np.ndarray, phrases: Sequence[str]) -> Answer:
+    def oracle(image: np.ndarray, phrases: Sequence[str]) -> PhraseBoxes:
         assert image is scene.image
         found = [
             (thing.box_xyxy, phrases.index(thing.label))
@@ -33,7 +33,7 @@ def test_a_detector_that_knows_the_truth_scores_all_that_is_shown(world: World) 
             if thing.label in phrases
         ]
         boxes, indices = zip(*found, strict=True)
-        return Answer(np.array(boxes, float), np.array(indices), np.full(len(found), 0.9))
+        return PhraseBoxes(np.array(boxes, float), np.array(indices), np.full(len(found), 0.9))
 
     scores = score_scene(
         scene, oracle, vocabulary=Vocabulary.of(world), rng=np.random.default_rng(0)
@@ -47,9 +47,9 @@ def test_a_detector_that_knows_the_truth_scores_all_that_is_shown(world: World) 
 def test_a_box_in_the_wrong_place_answers_nothing_that_is_shown(world: World) -> None:
     scene = compose_scene(world, seed=5)
 
-    def corner(image: np.ndarray, phrases: Sequence[str]) -> Answer:
+    def corner(image: np.ndarray, phrases: Sequence[str]) -> PhraseBoxes:
         boxes = np.tile([0.0, 0.0, 3.0, 3.0], (len(phrases), 1))
-        return Answer(boxes, np.arange(len(phrases)), np.full(len(phrases), 0.9))
+        return PhraseBoxes(boxes, np.arange(len(phrases)), np.full(len(phrases), 0.9))
 
     scores = score_scene(
         scene, corner, vocabulary=Vocabulary.of(world), rng=np.random.default_rng(0)

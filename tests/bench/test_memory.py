@@ -5,12 +5,18 @@ import sys
 import psutil
 import pytest
 
-from bench.memory import Sample, resident_sizes, tenth_means
+from bench.memory import MemoryReading, resident_sizes, tenth_means
 from unspoken.errors import InvalidInput
 
 
 def test_growth_compares_the_first_and_the_last_tenth_of_the_pictures():
-    samples = [Sample(0, 900), Sample(5, 100), Sample(10, 120), Sample(50, 500), Sample(95, 130)]
+    samples = [
+        MemoryReading(0, 900),
+        MemoryReading(5, 100),
+        MemoryReading(10, 120),
+        MemoryReading(50, 500),
+        MemoryReading(95, 130),
+    ]
     assert tenth_means(samples, total=100) == (110.0, 130.0)
     with pytest.raises(InvalidInput, match="too few"):
         tenth_means(samples[3:], total=100)

@@ -67,7 +67,7 @@ class Findings:
 
 
 @dataclass
-class _Fought:
+class _Injected:
     """Record of the faults during the disturbed run."""
 
     started_s: float
@@ -85,20 +85,20 @@ def run_campaign(folder: Path, scale: Scale, *, seed: int) -> Findings:
         captions = write_source(rig.data_dir / "in", scale.rows, rows_a_poison=scale.rows_a_poison)
         calm, calm_s = _label(rig, "calm"), time.monotonic() - started_s
         calm_work = _executions(rig, since_s=0)
-        fought = _Fought(started_s=time.time())
-        blows = _Blows(
+        injected = _Injected(started_s=time.time())
+        schedule = _FaultSchedule(
             rig,
             faults.draw_schedule(rng, scale.rounds),
             rng,
-            fought,
+            injected,
             num_chunks=scale.chunks,
             hold_s=scale.hold_s,
         )
-        chaos = _label(rig, "chaos", blows=blows, fought=fought)
-        fought.back_s += rig.redis_back_s
-        work = _executions(rig, since_s=fought.started_s)
+        chaos = _label(rig, "chaos", schedule=schedule, injected=injected)
+        injected.back_s += rig.redis_back_s
+        work = _executions(rig, since_s=injected.started_s)
         findings = _judge(captions, calm, chaos, scale=scale)
-        _judge_work(findings, calm_work, work, fought)
+        _judge_work(findings, calm_work, work, injected)
         logs = [path.read_text() for path in folder.glob("worker-*.log")]
         hung = sum(log.count(HUNG) for log in logs)
         restarts = scale.rounds * len(faults.LEFT_TO_LAUNCHER)
@@ -131,12 +131,12 @@ def run_small_models(folder: Path, *, seed: int) -> Findings:
     with Rig(folder, small_models=True, concurrency=1) as rig:
         write_shards(rig.data_dir / "in", World.load(), num_scenes=NUM_SCENES, seed=seed)
         calm = _label(rig, "calm", chunk_size=SMALL_CHUNK)
-        fought = _Fought(started_s=time.time())
+        injected = _Injected(started_s=time.time())
         due = rng.sample(("kill_worker", "kill_redis", "kill_service"), 3)
-        blows = _Blows(
-            rig, due, rng, fought, num_chunks=NUM_SCENES // SMALL_CHUNK, hold_s=(1.0, 2.0)
+        schedule = _FaultSchedule(
+            rig, due, rng, injected, num_chunks=NUM_SCENES // SMALL_CHUNK, hold_s=(1.0, 2.0)
         )
-        chaos = _label(rig, "chaos", blows=blows, fought=fought, chunk_size=SMALL_CHUNK)
+        chaos = _label(rig, "chaos", schedule=schedule, injected=injected, chunk_size=SMALL_CHUNK)
     findings = Findings(
         {
             "small_models_rows": len(chaos.inputs),
@@ -148,7 +148,7 @@ def run_small_models(folder: Path, *, seed: int) -> Findings:
     findings.want(dict(chaos.inputs) == wanted, f"small models: rows {chaos.inputs}")
     findings.want(calm.statuses == chaos.statuses, f"small models: {_differing(calm, chaos)}")
     findings.want(not chaos.problems, f"small models: {chaos.problems}")
-    findings.want(not fought.torn["faults"], f"small models: torn {fought.torn['faults']}")
+    findings.want(not injected.torn["faults"], f"small models: torn {injected.torn['faults']}")
     return findings
 
 
@@ -173,7 +173,7 @@ def write_source(folder: Path, num_rows: int, *, rows_a_poison: int) -> list[str
     return captions
 
 
-class _Blows:
+class _FaultSchedule:
     """Applies the scheduled faults, spread over the run's progress."""
 
     def __init__(
@@ -181,16 +181,16 @@ class _Blows:
         rig: Rig,
         due: Sequence[str],
         rng: random.Random,
-        fought: _Fought,
+        injected: _Injected,
         *,
         num_chunks: int,
         hold_s: tuple[float, float],
     ) -> None:
-        self._rig, self._rng, self._fought = rig, rng, fought
+        self._rig, self._rng, self._injected = rig, rng, injected
         self._due, self._total = list(due), len(due)
         self._num_chunks, self._hold_s = num_chunks, hold_s
 
-    def deal(self, chunks_done: int) -> None:
+    def inject_due(self, chunks_done: int) -> None:
         """Apply the next fault if the run has progressed far enough."""
         if self._rig.redis_is_away:  # faults need a live Redis; its restart is measured alone
             return
@@ -199,11 +199,11 @@ class _Blows:
         if not self._due or chunks_done < 0.9 * self._num_chunks * (number + 0.5) / self._total:
             return
         name = self._due.pop(0)
-        blow = faults.Blow(self._rig, self._rng, self._rng.uniform(*self._hold_s))
-        _say(f"{chunks_done} chunks done: {name} for {blow.hold_s:.1f} s")
-        self._fought.slots_hit += faults.KINDS[name](blow)
+        context = faults.FaultContext(self._rig, self._rng, self._rng.uniform(*self._hold_s))
+        _say(f"{chunks_done} chunks done: {name} for {context.hold_s:.1f} s")
+        self._injected.slots_hit += faults.KINDS[name](context)
         if name in faults.AWAY:
-            self._fought.back_s.append(time.time())
+            self._injected.back_s.append(time.time())
 
     @property
     def left(self) -> int:
@@ -214,8 +214,8 @@ def _label(
     rig: Rig,
     run_id: str,
     *,
-    blows: _Blows | None = None,
-    fought: _Fought | None = None,
+    schedule: _FaultSchedule | None = None,
+    injected: _Injected | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> EndState:
     request = RunRequest(source="in", run_id=run_id, chunk_size=chunk_size)
@@ -225,16 +225,16 @@ def _label(
     command = [sys.executable, "-m", "tests.chaos.watcher", str(dataset), str(report)]
     watcher = subprocess.Popen(command)
     try:
-        _follow(rig, run_id, blows)
+        _follow(rig, run_id, schedule)
     finally:
         watcher.send_signal(signal.SIGTERM)
         watcher.wait(timeout=60)
-    if fought is not None:
-        fought.torn = json.loads(report.read_text())
+    if injected is not None:
+        injected.torn = json.loads(report.read_text())
     return read_end_state(dataset)
 
 
-def _follow(rig: Rig, run_id: str, blows: _Blows | None) -> None:
+def _follow(rig: Rig, run_id: str, schedule: _FaultSchedule | None) -> None:
     run_dir = rig.runs_dir / run_id
     done, moved_s = -1, time.monotonic()
     while (state := _state(run_dir)) != "done":
@@ -244,11 +244,11 @@ def _follow(rig: Rig, run_id: str, blows: _Blows | None) -> None:
         if state in ("failed", "cancelled") or time.monotonic() - moved_s > STALLED_S:
             status = (run_dir / "status.json").read_text()
             raise TimeoutError(f"{run_id} stands still with {done} chunks done: {status}")
-        if blows is not None:
-            blows.deal(done)
+        if schedule is not None:
+            schedule.inject_due(done)
         rig.revive()
         time.sleep(0.05)
-    assert blows is None or not blows.left, "every fault has come"
+    assert schedule is None or not schedule.left, "every fault was injected"
 
 
 def _state(run_dir: Path) -> str:
@@ -306,7 +306,7 @@ def _differing(calm: EndState, chaos: EndState) -> list[str]:
 
 
 def _judge_work(
-    findings: Findings, calm_work: list[dict], work: list[dict], fought: _Fought
+    findings: Findings, calm_work: list[dict], work: list[dict], injected: _Injected
 ) -> None:
     """Check the number of executions, torn files, and the time until work resumed."""
     times = defaultdict(Counter)
@@ -316,22 +316,22 @@ def _judge_work(
     chunk_s = CHUNK_SIZE * (CAPTION_S + PICTURE_S)
     wasted_s = _cost_s(work) - _cost_s(calm_work)
     # A poison item kills its worker each time, which loses the work on one chunk.
-    bound_s = (fought.slots_hit + sum(times[POISON].values())) * chunk_s
+    bound_s = (injected.slots_hit + sum(times[POISON].values())) * chunk_s
     starts = sorted(each["at_s"] for each in work if each["kind"] != "detect")
     waits = [
         next((at_s for at_s in starts if at_s > back_s), back_s) - back_s
-        for back_s in fought.back_s
+        for back_s in injected.back_s
     ]
     findings.figures |= {
-        "torn": len(fought.torn["faults"]),
-        "files_watched": fought.torn["seen"],
+        "torn": len(injected.torn["faults"]),
+        "files_watched": injected.torn["seen"],
         "poison_executions": poison,
         "wasted_s": round(wasted_s, 2),
         "wasted_bound_s": round(bound_s, 2),
         "wasted_share": round(wasted_s / _cost_s(calm_work), 3),
         "redis_back_s": round(max(waits, default=0.0), 1),
     }
-    findings.want(not fought.torn["faults"], f"torn: {fought.torn['faults'][:5]}")
+    findings.want(not injected.torn["faults"], f"torn: {injected.torn['faults'][:5]}")
     findings.want(poison <= MAX_POISON_EXECUTIONS, f"a poison item was executed {poison} times")
     findings.want(wasted_s <= bound_s, f"{wasted_s:.1f} s of work wasted, over {bound_s:.1f} s")
     slowest = max(waits, default=0.0)

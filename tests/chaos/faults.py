@@ -17,7 +17,7 @@ Services = ("llm", "detector")
 
 
 @dataclass(frozen=True)
-class Blow:
+class FaultContext:
     """Arguments of one fault: the rig, the duration, and a random generator."""
 
     rig: Rig
@@ -31,129 +31,129 @@ class Blow:
         return self.rng.choice(Services)
 
 
-Fault = Callable[[Blow], int]
+Fault = Callable[[FaultContext], int]
 """Function that injects a fault and returns the number of slots it may have interrupted."""
 
 
-def kill_worker(blow: Blow) -> int:
-    index = blow.rng.randrange(len(blow.rig.workers))
-    blow.rig.workers[index].kill()
-    blow.rig.start_worker(index)
-    return blow.rig.concurrency
+def kill_worker(context: FaultContext) -> int:
+    index = context.rng.randrange(len(context.rig.workers))
+    context.rig.workers[index].kill()
+    context.rig.start_worker(index)
+    return context.rig.concurrency
 
 
-def kill_dispatcher(blow: Blow) -> int:
-    dispatcher = blow.rng.choice(blow.rig.dispatchers)
+def kill_dispatcher(context: FaultContext) -> int:
+    dispatcher = context.rng.choice(context.rig.dispatchers)
     dispatcher.kill()
-    blow.hold()
+    context.hold()
     dispatcher.start()
     return 0
 
 
-def kill_redis(blow: Blow) -> int:
-    blow.rig.kill_redis()
-    blow.hold()
-    blow.rig.start_redis()
-    return blow.rig.slots
+def kill_redis(context: FaultContext) -> int:
+    context.rig.kill_redis()
+    context.hold()
+    context.rig.start_redis()
+    return context.rig.slots
 
 
-def lose_redis(blow: Blow) -> int:
+def lose_redis(context: FaultContext) -> int:
     """Kill Redis; the launcher has to restart it."""
-    blow.rig.kill_redis()
-    return blow.rig.slots
+    context.rig.kill_redis()
+    return context.rig.slots
 
 
-def damage_aof(blow: Blow) -> int:
+def damage_aof(context: FaultContext) -> int:
     """Kill Redis and damage its append-only file, as a power cut may; the launcher restarts it."""
-    blow.rig.kill_redis()
-    path = blow.rig.aof
+    context.rig.kill_redis()
+    path = context.rig.aof
     content = path.read_bytes()
-    match blow.rng.choice(("zeros", "cut", "noise")):
+    match context.rng.choice(("zeros", "cut", "noise")):
         case "zeros":
-            path.write_bytes(content + bytes(blow.rng.randrange(1, 8192)))
+            path.write_bytes(content + bytes(context.rng.randrange(1, 8192)))
         case "cut":
-            path.write_bytes(content[: blow.rng.randrange(len(content) + 1)])
+            path.write_bytes(content[: context.rng.randrange(len(content) + 1)])
         case "noise":
-            start = blow.rng.randrange(len(content) + 1)
-            path.write_bytes(content[:start] + blow.rng.randbytes(64) + content[start + 64 :])
-    return blow.rig.slots
+            start = context.rng.randrange(len(content) + 1)
+            path.write_bytes(content[:start] + context.rng.randbytes(64) + content[start + 64 :])
+    return context.rig.slots
 
 
-def flush_redis(blow: Blow) -> int:
-    with blow.rig.redis() as client:
+def flush_redis(context: FaultContext) -> int:
+    with context.rig.redis() as client:
         client.flushall()
     return 0
 
 
-def pause_redis(blow: Blow) -> int:
+def pause_redis(context: FaultContext) -> int:
     """Pause Redis by its own command, or stop its process, as a swapping machine would."""
-    if blow.rng.random() < 0.5:
-        with blow.rig.redis() as client:
-            client.client_pause(int(1000 * blow.hold_s))
-        blow.hold()
+    if context.rng.random() < 0.5:
+        with context.rig.redis() as client:
+            client.client_pause(int(1000 * context.hold_s))
+        context.hold()
     else:
-        os.kill(blow.rig.redis_pid, signal.SIGSTOP)
-        blow.hold()
-        os.kill(blow.rig.redis_pid, signal.SIGCONT)
-    return blow.rig.slots
+        os.kill(context.rig.redis_pid, signal.SIGSTOP)
+        context.hold()
+        os.kill(context.rig.redis_pid, signal.SIGCONT)
+    return context.rig.slots
 
 
-def reset_redis(blow: Blow) -> int:
-    blow.rig.proxies["redis"].reset()
-    return blow.rig.slots
+def reset_redis(context: FaultContext) -> int:
+    context.rig.proxies["redis"].reset()
+    return context.rig.slots
 
 
-def cut_redis(blow: Blow) -> int:
-    return _cut(blow, "redis")
+def cut_redis(context: FaultContext) -> int:
+    return _cut(context, "redis")
 
 
-def delay_redis(blow: Blow) -> int:
-    return _delay(blow, "redis")
+def delay_redis(context: FaultContext) -> int:
+    return _delay(context, "redis")
 
 
-def service_answers_429(blow: Blow) -> int:
-    return _mood(blow, "busy")
+def service_answers_429(context: FaultContext) -> int:
+    return _answer_with(context, "busy")
 
 
-def service_answers_503(blow: Blow) -> int:
-    return _mood(blow, "away")
+def service_answers_503(context: FaultContext) -> int:
+    return _answer_with(context, "away")
 
 
-def service_hangs(blow: Blow) -> int:
-    service = blow.rig.services[blow.service()]
+def service_hangs(context: FaultContext) -> int:
+    service = context.rig.services[context.service()]
     service.signal(signal.SIGSTOP)
-    blow.hold()
+    context.hold()
     service.signal(signal.SIGCONT)
-    return blow.rig.slots
+    return context.rig.slots
 
 
-def kill_service(blow: Blow) -> int:
-    kind = blow.service()
-    blow.rig.services[kind].kill()
-    blow.hold()
-    blow.rig.start_service(kind)
-    blow.rig.wait_ready([kind])
-    return blow.rig.slots
+def kill_service(context: FaultContext) -> int:
+    kind = context.service()
+    context.rig.services[kind].kill()
+    context.hold()
+    context.rig.start_service(kind)
+    context.rig.wait_ready([kind])
+    return context.rig.slots
 
 
-def reset_service(blow: Blow) -> int:
-    blow.rig.proxies[blow.service()].reset()
-    return blow.rig.slots
+def reset_service(context: FaultContext) -> int:
+    context.rig.proxies[context.service()].reset()
+    return context.rig.slots
 
 
-def cut_service(blow: Blow) -> int:
-    return _cut(blow, blow.service())
+def cut_service(context: FaultContext) -> int:
+    return _cut(context, context.service())
 
 
-def delay_service(blow: Blow) -> int:
-    return _delay(blow, blow.service())
+def delay_service(context: FaultContext) -> int:
+    return _delay(context, context.service())
 
 
-def fill_disk(blow: Blow) -> int:
-    blow.rig.disk.fill(blow.rig.writers())
-    blow.hold()
-    blow.rig.disk.free(blow.rig.writers())
-    return blow.rig.slots
+def fill_disk(context: FaultContext) -> int:
+    context.rig.disk.fill(context.rig.writers())
+    context.hold()
+    context.rig.disk.free(context.rig.writers())
+    return context.rig.slots
 
 
 KINDS: dict[str, Fault] = {
@@ -189,25 +189,25 @@ def draw_schedule(rng: random.Random, rounds: int) -> list[str]:
     return schedule
 
 
-def _cut(blow: Blow, name: str) -> int:
-    proxy = blow.rig.proxies[name]
-    proxy.cut(after_bytes=blow.rng.randrange(1, 600))
-    blow.hold()
+def _cut(context: FaultContext, name: str) -> int:
+    proxy = context.rig.proxies[name]
+    proxy.cut(after_bytes=context.rng.randrange(1, 600))
+    context.hold()
     proxy.heal()
-    return blow.rig.slots
+    return context.rig.slots
 
 
-def _delay(blow: Blow, name: str) -> int:
-    proxy = blow.rig.proxies[name]
-    proxy.delay(blow.rng.uniform(0.02, 0.3))
-    blow.hold()
+def _delay(context: FaultContext, name: str) -> int:
+    proxy = context.rig.proxies[name]
+    proxy.delay(context.rng.uniform(0.02, 0.3))
+    context.hold()
     proxy.heal()
     return 0
 
 
-def _mood(blow: Blow, mood: str) -> int:
-    path = blow.rig.notes_dir / f"{blow.service()}.mood"
-    path.write_text(mood)
-    blow.hold()
+def _answer_with(context: FaultContext, fault: str) -> int:
+    path = context.rig.notes_dir / f"{context.service()}.fault"
+    path.write_text(fault)
+    context.hold()
     path.unlink()
-    return blow.rig.slots
+    return context.rig.slots

@@ -1,6 +1,6 @@
 """`python -m tests.chaos.service KIND PORT FOLDER`: a service's real app over its fake engine.
 
-FOLDER/KIND.mood selects a fault: with `busy` the service answers 429, with `away` 503, both with
+FOLDER/KIND.fault selects a fault: with `busy` the service answers 429, with `away` 503, both with
 Retry-After. Each item that the engine processes adds a line to FOLDER/executions.jsonl, from which
 the cost of work is counted.
 """
@@ -42,22 +42,22 @@ def note_execution(folder: Path, kind: str, key: str) -> None:
 def create_app(kind: str, folder: Path) -> FastAPI:
     """Create the app of a service, with a fake engine that can inject faults."""
 
-    def feel() -> None:
-        mood = folder / f"{kind}.mood"
-        match mood.read_text() if mood.exists() else "":
+    def raise_fault() -> None:
+        fault = folder / f"{kind}.fault"
+        match fault.read_text() if fault.exists() else "":
             case "busy":
                 raise Overloaded("busy", retry_after_s=1)
             case "away":
                 raise NotReady("away")
 
     def propose(captions: Sequence[str]) -> None:
-        feel()
+        raise_fault()
         for caption in captions:
             note_execution(folder, "propose", caption)
         time.sleep(CAPTION_S * len(captions))
 
     def detect(picture: Picture, _phrases: Sequence[str]) -> None:
-        feel()
+        raise_fault()
         note_execution(folder, "detect", picture.sha256)
         time.sleep(PICTURE_S)
 

@@ -40,7 +40,7 @@ def coco():
 
 
 def by_key(collection):
-    return {sample.key: sample for sample in collection.samples}
+    return {captioned.key: captioned for captioned in collection.pictures}
 
 
 def test_coco_is_closed_over_its_labels_and_crowds_are_not_judged(tmp_path):
@@ -89,8 +89,8 @@ def test_lvis_judges_what_was_verified_in_that_picture(tmp_path):
 
 def test_the_seed_draws_the_pictures(tmp_path):
     write(tmp_path, coco())
-    drawn = {coco_folder(tmp_path, num_pictures=1, seed=seed).samples[0].key for seed in range(8)}
-    again = [coco_folder(tmp_path, num_pictures=1, seed=3).samples[0].key for _ in range(2)]
+    drawn = {coco_folder(tmp_path, num_pictures=1, seed=seed).pictures[0].key for seed in range(8)}
+    again = [coco_folder(tmp_path, num_pictures=1, seed=3).pictures[0].key for _ in range(2)]
     assert drawn == {"10", "11"}
     assert again[0] == again[1]
 

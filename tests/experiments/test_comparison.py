@@ -26,21 +26,21 @@ def asked():
     """Return collection, phrases of each source, and detections."""
     collection = small_world(tiny_world(), num_scenes=6, seed=3)
     phrases, answers = [], []
-    for sample in collection.samples:
+    for captioned in collection.pictures:
         listed = {
-            "B2": noun_chunks(sample.caption, LEXICON),
-            "B4": from_vocabulary(collection.vocabulary, sample.caption, LEXICON),
+            "B2": noun_chunks(captioned.caption, LEXICON),
+            "B4": from_vocabulary(collection.vocabulary, captioned.caption, LEXICON),
         }
         phrases.append(listed)
         answers.append(
             ask_picture(
                 FakeDetector(),
-                decode_picture(sample.read()),
+                decode_picture(captioned.read()),
                 listed,
                 vocabulary_source="B4",
-                caption=sample.caption,
+                caption=captioned.caption,
                 num_decoys=5,
-                seed=sample.key,
+                seed=captioned.key,
                 config=CONFIG,
                 lexicon=LEXICON,
             )
@@ -57,8 +57,8 @@ def compared(asked):
 def test_the_boxes_that_count_are_those_of_the_workers_merge(asked, source):
     collection, phrases, answers = asked
     labels = []
-    for sample, listed, answer in zip(collection.samples, phrases, answers, strict=True):
-        picture, proposed = decode_picture(sample.read()), listed[source.name]
+    for captioned, listed, answer in zip(collection.pictures, phrases, answers, strict=True):
+        picture, proposed = decode_picture(captioned.read()), listed[source.name]
         texts = [*(phrase.text for phrase in proposed), *answer.decoys]
         candidates = list_candidates(
             Proposal(phrases=proposed), answer.decoys, max_phrases=len(proposed)

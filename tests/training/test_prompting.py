@@ -26,8 +26,8 @@ def units() -> MaskUnits:
     )
 
 
-def talk(simulation: str, *, starts_with_box: bool, said: torch.Tensor) -> list:
-    conversation = PromptSimulation(
+def simulate(simulation: str, *, starts_with_box: bool, predicted: torch.Tensor) -> list:
+    prompting = PromptSimulation(
         units(),
         sam=SAM,
         simulation=simulation,
@@ -36,11 +36,11 @@ def talk(simulation: str, *, starts_with_box: bool, said: torch.Tensor) -> list:
         generator=torch.Generator().manual_seed(0),
     )
     turns = []
-    for turn in conversation.turns():
+    for turn in prompting.turns():
         turns.append(turn)
         num = 3 if turn.multimask_output else 1
-        logits = said[:, None].expand(-1, num, -1, -1)
-        conversation.hear(
+        logits = predicted[:, None].expand(-1, num, -1, -1)
+        prompting.update(
             DecoderOutput(logits, torch.rand(2, num), torch.zeros(2, num, 4), logits[..., 0, 0])
         )
     return turns
@@ -49,20 +49,20 @@ def talk(simulation: str, *, starts_with_box: bool, said: torch.Tensor) -> list:
 NOTHING = torch.full((2, SIDE, SIDE), -5.0)
 
 
-@pytest.mark.parametrize(("simulation", "answers"), [("first", 1), ("fast", 5), ("full", 11)])
-def test_a_conversation_has_as_many_answers_as_its_name_says(simulation, answers):
-    assert len(talk(simulation, starts_with_box=False, said=NOTHING)) == answers
+@pytest.mark.parametrize(("simulation", "num_turns"), [("first", 1), ("fast", 5), ("full", 11)])
+def test_a_simulation_has_as_many_turns_as_its_name_says(simulation, num_turns):
+    assert len(simulate(simulation, starts_with_box=False, predicted=NOTHING)) == num_turns
 
 
 def test_only_a_lone_point_asks_for_three_masks():
-    turns = talk("fast", starts_with_box=False, said=NOTHING)
+    turns = simulate("fast", starts_with_box=False, predicted=NOTHING)
     assert [turn.multimask_output for turn in turns] == [True, False, False, False, False]
-    turns = talk("fast", starts_with_box=True, said=NOTHING)
+    turns = simulate("fast", starts_with_box=True, predicted=NOTHING)
     assert not any(turn.multimask_output for turn in turns)
 
 
 def test_clicks_fall_on_what_is_missing_as_positive_points():
-    turns = talk("fast", starts_with_box=True, said=NOTHING)
+    turns = simulate("fast", starts_with_box=True, predicted=NOTHING)
     last = turns[-1].prompts
     assert last.boxes is not None
     assert last.points.shape == (2, 3, 2)
@@ -74,18 +74,18 @@ def test_clicks_fall_on_what_is_missing_as_positive_points():
 
 def test_clicks_on_what_is_too_much_are_negative():
     everything = torch.full((2, SIDE, SIDE), 5.0)
-    turns = talk("fast", starts_with_box=True, said=everything)
+    turns = simulate("fast", starts_with_box=True, predicted=everything)
     assert (turns[-1].prompts.point_labels == 0).all()
 
 
 def test_a_right_answer_is_still_clicked_inside_the_mask():
     right = units().masks * 10 - 5
-    turns = talk("fast", starts_with_box=True, said=right)
+    turns = simulate("fast", starts_with_box=True, predicted=right)
     assert (turns[-1].prompts.point_labels == 1).all()
 
 
 def test_the_turn_without_a_new_prompt_gets_the_last_answer():
-    turns = talk("fast", starts_with_box=False, said=NOTHING)
+    turns = simulate("fast", starts_with_box=False, predicted=NOTHING)
     assert turns[0].prompts.mask_logits is None
     assert turns[-1].prompts.points.shape == turns[-2].prompts.points.shape
     assert torch.equal(turns[-1].prompts.mask_logits[:, 0], NOTHING)

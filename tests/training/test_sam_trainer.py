@@ -15,7 +15,7 @@ from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
 from training.data_parallel import ONE_PROCESS, Ranks, run_ranks
 from training.sam.kept_embeddings import KeptEmbeddings
-from training.sam.label_book import LabelBook
+from training.sam.label_vectors import LabelVectors
 from training.sam.optimizer import learning_rate, set_rates
 from training.sam.recipe import SamRecipe, sam_recipe, smoke
 from training.sam.trainer import SamTrainer, extent_iou, pick_points
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_data(
     folder: Path, recipe: SamRecipe, ranks: Ranks = ONE_PROCESS
-) -> tuple[TrainData, LabelBook]:
+) -> tuple[TrainData, LabelVectors]:
     boxes = BoxPictures(folder / "dataset", pictures=folder / "pictures", boxes_a_picture=8, seed=5)
     data = TrainData(
         recipe.batch,
@@ -61,16 +61,20 @@ def open_data(
         rank=ranks.rank,
         num_ranks=ranks.count,
     )
-    book = LabelBook(boxes.vectors, boxes.label_counts, center=False, config=recipe.semantic_loss)
-    return data, book
+    label_vectors = LabelVectors(
+        boxes.vectors, boxes.label_counts, center=False, config=recipe.semantic_loss
+    )
+    return data, label_vectors
 
 
 def new_trainer(
     folder: Path, recipe: SamRecipe, ranks: Ranks = ONE_PROCESS
 ) -> tuple[SamTrainer, TrainData]:
     torch.manual_seed(0)
-    data, book = open_data(folder, recipe, ranks)
-    return SamTrainer(recipe, SemanticSam(recipe.network), book=book, ranks=ranks), data
+    data, label_vectors = open_data(folder, recipe, ranks)
+    return SamTrainer(
+        recipe, SemanticSam(recipe.network), label_vectors=label_vectors, ranks=ranks
+    ), data
 
 
 def masks_of(model: SemanticSam) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,9 +128,9 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(folder: Path) -> None:
 def test_hard_negatives_are_heard_where_the_recipe_says_so(folder: Path) -> None:
     trainer, data = new_trainer(folder, EXACT)
     batch = data[0]
-    assert trainer.book is not None
+    assert trainer.label_vectors is not None
     carried = {name for names in batch.boxes.labels for name in names}
-    strange = tuple(name for name in trainer.book.vectors if name not in carried)
+    strange = tuple(name for name in trainer.label_vectors.vectors if name not in carried)
     assert strange
     negatives = (strange,) + ((),) * (len(batch.boxes.labels) - 1)
     told = batch._replace(boxes=batch.boxes._replace(negatives=negatives))

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.sam.label_book import LabelBook
+from training.sam.label_vectors import LabelVectors
 from training.sam.semantic_losses import (
     SemanticLossConfig,
     batch_contrast,
@@ -118,7 +118,9 @@ def test_no_boxes_give_terms_of_zero_that_can_be_differentiated():
 
 def test_the_centre_is_that_of_the_labels_that_boxes_carry():
     vectors = {"cat": np.eye(3)[0], "dog": np.eye(3)[1], "absent": np.eye(3)[2]}
-    book = LabelBook(vectors, {"cat": 5, "dog": 1}, center=True, config=SemanticLossConfig())
-    assert book.mean is not None
-    assert book.mean.tolist() == [0.5, 0.5, 0.0]
-    assert set(book.vectors) == set(vectors)
+    label_vectors = LabelVectors(
+        vectors, {"cat": 5, "dog": 1}, center=True, config=SemanticLossConfig()
+    )
+    assert label_vectors.mean is not None
+    assert label_vectors.mean.tolist() == [0.5, 0.5, 0.0]
+    assert set(label_vectors.vectors) == set(vectors)

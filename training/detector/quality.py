@@ -22,7 +22,7 @@ HIT_IOU = 0.5
 FALSE_ANSWER_RATE = 0.10
 
 
-class Answer(NamedTuple):
+class PhraseBoxes(NamedTuple):
     """Boxes of one picture, each with the index of its phrase."""
 
     boxes_xyxy: np.ndarray  # (N, 4) pixels of the picture
@@ -30,7 +30,9 @@ class Answer(NamedTuple):
     scores: np.ndarray  # (N,) in [0, 1]
 
 
-Ask = Callable[[np.ndarray, Sequence[str]], Answer]  # picture (H, W, 3) uint8, phrases
+DetectPhrases = Callable[
+    [np.ndarray, Sequence[str]], PhraseBoxes
+]  # picture (H, W, 3) uint8, phrases
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Share(NamedTuple):
 
 
 def score_scenes(
-    scenes: Iterable[Scene], ask: Ask, *, vocabulary: Vocabulary, seed: int
+    scenes: Iterable[Scene], ask: DetectPhrases, *, vocabulary: Vocabulary, seed: int
 ) -> list[SceneScores]:
     """Ask the detector for each scene's present labels and for as many absent ones."""
     return [
@@ -61,7 +63,7 @@ def score_scenes(
 
 
 def score_scene(
-    scene: Scene, ask: Ask, *, vocabulary: Vocabulary, rng: np.random.Generator
+    scene: Scene, ask: DetectPhrases, *, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> SceneScores:
     """Return one scene's scores. Parts with incomplete ground truth are left out."""
     wholes = {each.label for each in scene.objects if not each.is_part}

@@ -18,7 +18,7 @@ from smallworld.world import World
 from training.data_parallel import Ranks
 from training.detector.data import DetectionBatch, Vocabulary
 from training.detector.losses import Words, detection_loss, run_detector, share_right, total
-from training.detector.quality import Answer, SceneScores, choose_threshold, score_scenes
+from training.detector.quality import PhraseBoxes, SceneScores, choose_threshold, score_scenes
 from training.detector.recipe import DetectorRecipe
 from training.trainer import Trainer, cosine, scale_rates
 from unspoken.model.detector.grounding_dino import (
@@ -123,7 +123,7 @@ def validate(
     """Return the recall of wholes and parts at the threshold that 10 % of absent labels reach."""
     with trainer.averaged() as model:
 
-        def ask(image: np.ndarray, phrases: Sequence[str]) -> Answer:
+        def ask(image: np.ndarray, phrases: Sequence[str]) -> PhraseBoxes:
             return answer(model, image, phrases, config=config, tokenizer=tokenizer)
 
         scores = score_scenes(scenes, ask, vocabulary=vocabulary, seed=VALIDATION_SEED)
@@ -153,7 +153,7 @@ def answer(
     *,
     config: SmallDetectorConfig,
     tokenizer: PreTrainedTokenizerBase,
-) -> Answer:
+) -> PhraseBoxes:
     """Detect phrases in one picture (H, W, 3) uint8. Each query may give a box for each phrase."""
     prompt = build_prompt([phrases], tokenizer=tokenizer)
     output = model(
@@ -163,7 +163,7 @@ def answer(
     )
     scores = score_phrases(output.logits, prompt.phrase_maps)[0]  # (Q, P)
     queries, asked = (scores >= MIN_SCORE).nonzero(as_tuple=True)
-    return Answer(
+    return PhraseBoxes(
         boxes_xyxy=_to_pixels(output.pred_boxes[0], image)[queries.numpy()],
         phrases=asked.numpy(),
         scores=scores[queries, asked].numpy(),

@@ -30,11 +30,11 @@ class TextAnswer(NamedTuple):
     score: float
 
 
-Answers = Callable[[TruePicture], Sequence[TextAnswer]]
+AnswerQueries = Callable[[TruePicture], Sequence[TextAnswer]]
 
 
 def average_precision(
-    pictures: Iterable[TruePicture], answers: Answers, *, vocabulary: Sequence[str]
+    pictures: Iterable[TruePicture], answers: AnswerQueries, *, vocabulary: Sequence[str]
 ) -> dict[str, float]:
     """Return mask AP over IoU .5 to .95, and AP at .5, averaged over the words that occur."""
     category = {label: number for number, label in enumerate(vocabulary, start=1)}

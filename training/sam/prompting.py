@@ -33,7 +33,7 @@ class Turn:
     multimask_output: bool
 
 
-class _Asked(NamedTuple):
+class _AllPrompts(NamedTuple):
     """The accumulated prompts of all units."""
 
     points: Tensor | None  # (N, K, 2)
@@ -53,9 +53,9 @@ def jitter_boxes(boxes: Tensor, noise: Tensor, *, share: float, side: int) -> Te
 class PromptSimulation:
     """Simulated interactive prompts for a batch of masks.
 
-    Each turn prompts the decoder; `hear` stores its output; the next turn adds a click in the error
-    region. All units of a batch start with a box, or all with a point, because SAM pads a missing
-    box with a token that changes the output.
+    Each turn prompts the decoder; `update` stores its output; the next turn adds a click in the
+    error region. All units of a batch start with a box, or all with a point, because SAM pads a
+    missing box with a token that changes the output.
     """
 
     def __init__(
@@ -76,43 +76,43 @@ class PromptSimulation:
         self._plain = _plain_turns(simulation, self._num_corrections, generator)
         if starts_with_box:
             boxes = jitter_boxes(units.boxes, units.noise, share=box_noise, side=sam.image_size)
-            self._asked = _Asked(None, None, boxes)
+            self._prompts = _AllPrompts(None, None, boxes)
         else:
             ones = torch.ones(len(units.points), 1, device=units.points.device)
-            self._asked = _Asked(units.points[:, None], ones, None)
+            self._prompts = _AllPrompts(units.points[:, None], ones, None)
         self._mask_logits: Tensor | None = None
 
     def turns(self) -> Iterator[Turn]:
-        """Yield the decoder calls in order. Call `hear` with each output before the next one."""
+        """Yield the decoder calls in order. Call `update` with each output before the next one."""
         # A box is not ambiguous, so it asks for a single mask, as in serving.
-        yield self._turn(multimask_output=self._asked.boxes is None)
+        yield self._turn(multimask_output=self._prompts.boxes is None)
         for number in range(self._num_corrections + len(self._plain)):
             if number not in self._plain:
                 self._click()
             yield self._turn(multimask_output=False)
 
-    def hear(self, output: DecoderOutput) -> None:
+    def update(self, output: DecoderOutput) -> None:
         """Keep the logits of the mask with the highest predicted IoU, to prompt the next turn."""
         best = output.iou_predictions.argmax(1)
         rows = torch.arange(len(best), device=best.device)
         self._mask_logits = output.mask_logits[rows, best].detach()[:, None]  # (N, 1, s, s)
 
     def _turn(self, *, multimask_output: bool) -> Turn:
-        asked = self._asked
+        so_far = self._prompts
         prompts = Prompts(
             image_index=self._units.image_index,
-            points=asked.points,
-            point_labels=asked.point_labels,
-            boxes=asked.boxes,
+            points=so_far.points,
+            point_labels=so_far.point_labels,
+            boxes=so_far.boxes,
             mask_logits=self._mask_logits,
         )
         return Turn(prompts, multimask_output)
 
     def _click(self) -> None:
         """Add one random point of the error region to each unit's prompts."""
-        assert self._mask_logits is not None, "an answer was heard"
-        said = self._mask_logits[:, 0] > 0
-        wrong = (said != self._masks) & self._units.known
+        assert self._mask_logits is not None, "`update` was called"
+        predicted = self._mask_logits[:, 0] > 0
+        wrong = (predicted != self._masks) & self._units.known
         # Without an error, draw any cell of the mask.
         nothing = ~wrong.flatten(1).any(1)
         wrong[nothing] = (
@@ -127,13 +127,13 @@ class PromptSimulation:
         places = torch.stack([chosen % side, chosen // side], dim=1).float()
         points = (places + 0.5) * cell - 0.5  # the prompt encoder adds the half again
         labels = self._masks.flatten(1).gather(1, chosen[:, None]).float()
-        old = self._asked
+        old = self._prompts
         if old.points is not None and old.point_labels is not None:
             points_so_far = torch.cat([old.points, points[:, None]], dim=1)
             labels = torch.cat([old.point_labels, labels], dim=1)
         else:
             points_so_far = points[:, None]
-        self._asked = _Asked(points_so_far, labels, old.boxes)
+        self._prompts = _AllPrompts(points_so_far, labels, old.boxes)
 
 
 def _plain_turns(

@@ -19,7 +19,7 @@ from torchvision.ops import box_iou, masks_to_boxes
 from training.data.batches import BoxUnits, MaskUnits, TrainBatch
 from training.data_parallel import ONE_PROCESS, Ranks
 from training.sam.kept_embeddings import KeptEmbeddings
-from training.sam.label_book import LabelBook
+from training.sam.label_vectors import LabelVectors
 from training.sam.mask_losses import mask_loss
 from training.sam.optimizer import build_optimizer, clip_gradients, set_rates
 from training.sam.prompting import PromptSimulation, jitter_boxes
@@ -33,7 +33,7 @@ from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 MIN_POINT_IOU = 0.5
 
 
-class _Spoken(NamedTuple):
+class _BoxOutput(NamedTuple):
     """The network's output for labelled boxes that were prompted."""
 
     mask_embedding: Tensor  # (N, D)
@@ -49,13 +49,13 @@ class SamTrainer(Trainer):
         recipe: SamRecipe,
         model: SemanticSam,
         *,
-        book: LabelBook | None,
+        label_vectors: LabelVectors | None,
         ranks: Ranks = ONE_PROCESS,
         embeddings: KeptEmbeddings | None = None,
     ) -> None:
         self.recipe = recipe
         self.model = model.train()
-        self.book = book
+        self.label_vectors = label_vectors
         self.ranks = ranks
         self._embeddings = embeddings
         model.choose_trained()
@@ -122,7 +122,7 @@ class SamTrainer(Trainer):
         """Return the mask terms, averaged over the turns of the prompt simulation."""
         recipe = self.recipe
         is_whole = number % recipe.simulate_every == recipe.simulate_every - 1
-        talk = PromptSimulation(
+        simulation = PromptSimulation(
             units,
             sam=self.model.config.sam,
             simulation=recipe.simulation if is_whole else "first",
@@ -130,8 +130,8 @@ class SamTrainer(Trainer):
             box_noise=recipe.box_noise,
             generator=_generator(recipe.seed, number, self.ranks.rank),
         )
-        answers: list[dict[str, Tensor]] = []
-        for turn in talk.turns():
+        turn_terms: list[dict[str, Tensor]] = []
+        for turn in simulation.turns():
             with self._autocast():
                 output = self.model.decode(
                     image_embeddings, turn.prompts, multimask_output=turn.multimask_output
@@ -140,36 +140,45 @@ class SamTrainer(Trainer):
                 mask_logits=output.mask_logits.float(),
                 iou_predictions=output.iou_predictions.float(),
             )
-            talk.hear(output)
+            simulation.update(output)
             loss = mask_loss(output, units.masks, units.known, config=recipe.mask_loss)
-            answers.append(loss.terms)
-        return {name: torch.stack([a[name] for a in answers]).mean() for name in answers[0]}
+            turn_terms.append(loss.terms)
+        return {
+            name: torch.stack([terms[name] for terms in turn_terms]).mean()
+            for name in turn_terms[0]
+        }
 
     def _box_terms(
         self, image_embeddings: Tensor, units: BoxUnits, *, number: int
     ) -> dict[str, Tensor]:
         """Return the semantic terms over the boxes of all ranks."""
-        assert self.book is not None, "boxes come with their labels' vectors"
+        assert self.label_vectors is not None, "boxes come with their labels' vectors"
         by_point = units.draws[:, 0] < self.recipe.point_share
-        spoken = [
-            self._ask_boxes(image_embeddings, units, (~by_point).nonzero()[:, 0]),
-            self._ask_points(image_embeddings, units, by_point.nonzero()[:, 0]),
+        outputs = [
+            self._prompt_by_boxes(image_embeddings, units, (~by_point).nonzero()[:, 0]),
+            self._prompt_by_points(image_embeddings, units, by_point.nonzero()[:, 0]),
         ]
-        samples = torch.cat([said.samples for said in spoken]).tolist()
+        samples = torch.cat([each.samples for each in outputs]).tolist()
         labels = self._of_all_ranks([units.labels[i] for i in samples])
         negatives = None
         if self.recipe.hard_negatives:
             negatives = self._of_all_ranks([units.negatives[i] for i in samples])
-        extra = self.book.draw(self.recipe.extra_negatives, seed=(self.recipe.seed, number))
+        extra = self.label_vectors.draw(
+            self.recipe.extra_negatives, seed=(self.recipe.seed, number)
+        )
         return semantic_loss(
-            self.ranks.gather(torch.cat([said.mask_embedding for said in spoken])),
-            self.ranks.gather(torch.cat([said.similarity for said in spoken])),
-            self.book.collect(labels, extra=extra, negatives=negatives).to(self.model.device),
+            self.ranks.gather(torch.cat([each.mask_embedding for each in outputs])),
+            self.ranks.gather(torch.cat([each.similarity for each in outputs])),
+            self.label_vectors.collect(labels, extra=extra, negatives=negatives).to(
+                self.model.device
+            ),
             scale=self.model.mask_decoder.scale(),
             config=self.recipe.semantic_loss,
         )
 
-    def _ask_boxes(self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor) -> _Spoken:
+    def _prompt_by_boxes(
+        self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor
+    ) -> _BoxOutput:
         """Prompt by boxes for a single mask; its token is trained on the label (science.md O3)."""
         boxes = jitter_boxes(
             units.boxes[chosen],
@@ -183,9 +192,11 @@ class SamTrainer(Trainer):
                 Prompts(units.image_index[chosen], boxes=boxes),
                 multimask_output=False,
             )
-        return _Spoken(output.mask_embedding[:, 0], output.similarity[:, 0].float(), chosen)
+        return _BoxOutput(output.mask_embedding[:, 0], output.similarity[:, 0].float(), chosen)
 
-    def _ask_points(self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor) -> _Spoken:
+    def _prompt_by_points(
+        self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor
+    ) -> _BoxOutput:
         """Prompt by points for three masks; train the one whose extent best matches the box.
 
         A random point of the box may lie on another object, so the point is drawn from the
@@ -213,7 +224,7 @@ class SamTrainer(Trainer):
         best = overlap.argmax(1) if len(overlap) else overlap.new_zeros(0, dtype=torch.long)
         rows = torch.arange(len(best), device=best.device)
         usable = (has_mask & (overlap[rows, best] >= MIN_POINT_IOU)).nonzero()[:, 0]
-        return _Spoken(
+        return _BoxOutput(
             output.mask_embedding[usable, best[usable]],
             output.similarity[usable, best[usable]].float(),
             chosen[usable],

@@ -11,7 +11,7 @@ from training.sam.semantic_losses import Labels, SemanticLossConfig, centred, co
 from unspoken.text.lexicon import load_lexicon
 
 
-class LabelBook:
+class LabelVectors:
     """Frozen text vectors by label, centred if the recipe says so.
 
     vectors: label -> (D,) unit length; counts: label -> number of boxes with this label. The centre
