@@ -1,22 +1,21 @@
 """Download the weights of a profile from a hub. No other module downloads weights.
 
-Each file is downloaded into a temporary file beside its final path, and renamed when it is complete
-and its sha256 is correct. So an interrupted download leaves no file that looks like weights. A
-second call downloads nothing. Files without a hash in models.yaml are trusted the first time: their
-hash is written into a lock file beside them, and other content is refused later.
+`huggingface_hub` transfers the files: it resumes a connection that was cut, and sends the token of
+HF_TOKEN. Each file arrives in a temporary folder beside its final path, and is moved there when its
+sha256 is correct. So nothing that looks like weights is left by an interrupted download. A second
+call downloads nothing. Files without a hash in models.yaml are trusted the first time: their hash
+is written into a lock file beside them, and other content is refused later.
 """
 
-import contextlib
-import hashlib
 import logging
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import quote
+from typing import Annotated, Any, cast
 
-import httpx
 from pydantic import AliasChoices, Field
 
 from unspoken.config.profiles import (
@@ -24,6 +23,7 @@ from unspoken.config.profiles import (
     Profile,
     WeightSource,
     checked_sha256,
+    file_sha256,
     hub_folder,
     read_lock,
     resolve_files,
@@ -31,22 +31,21 @@ from unspoken.config.profiles import (
 )
 from unspoken.config.proxies import uses_proxies
 from unspoken.config.settings import ProcessSettings, service_url
-from unspoken.errors import InvalidConfig, MissingWeights, ServiceUnavailable
+from unspoken.errors import InvalidConfig, MissingWeights, ServiceUnavailable, UnspokenError
 from unspoken.safe_text import reason_of, redact
 
 logger = logging.getLogger(__name__)
 
 HUB_URL = "https://huggingface.co"
-_PIECE_BYTES = 1 << 20
 
 
 class WeightsSettings(ProcessSettings):
     """Settings of weight downloads."""
 
     hub_url: Annotated[str, service_url("UNSPOKEN_HUB_URL")] = Field(
-        HUB_URL, validation_alias=AliasChoices("UNSPOKEN_HUB_URL", "hub_url")
+        HUB_URL, validation_alias=AliasChoices("UNSPOKEN_HUB_URL", "HF_ENDPOINT", "hub_url")
     )
-    """Address of a hub that serves {hub_url}/{org/name}/resolve/{revision}/{file}."""
+    """Address of the Hugging Face hub or a mirror of it; the variable HF_ENDPOINT is read, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,51 +71,37 @@ def fetch_profile(
     *,
     cache_dir: Path,
     hub_url: str = HUB_URL,
-    timeout_s: float = 60.0,
-    on_progress: Callable[[FetchProgress], None] | None = None,
+    on_progress: Callable[[FetchProgress], None] = lambda _now: None,
 ) -> FetchReport:
     """Download all missing hub files of a profile into the cache folder, then check all its files.
 
-    `timeout_s` limits the silence of the hub. `on_progress` is called for every piece received.
+    `on_progress` is called for every piece received.
 
     Raises:
         MissingWeights: a file is not on the hub, has other content, or cannot be written.
         ServiceUnavailable: the hub does not answer, or the connection was cut; retry.
-        InvalidConfig: the hub's URL is invalid.
+        InvalidConfig: the hub's URL or a repository's name is invalid.
     """
     if not hub_url.startswith(("https://", "http://")):
         raise InvalidConfig(f"UNSPOKEN_HUB_URL must be an http(s) URL, got {redact(hub_url)!r}")
     fetched: list[str] = []
     present: list[str] = []
     received_bytes = 0
-    with httpx.Client(
-        timeout=timeout_s,
-        follow_redirects=True,
-        trust_env=uses_proxies(hub_url),
-        verify=httpx.create_ssl_context(),  # a mirror may use a private CA
-    ) as http:
-        for source in profile.sources:
-            if not source.source.startswith("hub:"):
+    for source in profile.sources:
+        if not source.source.startswith("hub:"):
+            continue
+        folder = hub_folder(source, cache_dir=cache_dir)
+        for name, named_sha256 in source.files.items():
+            expected = named_sha256 or read_lock(folder).get(name)
+            wanted = _HubFile(source, name, folder / name, expected)
+            if expected and _is_there(wanted.path, expected, cache_dir=cache_dir):
+                present.append(wanted.label)
                 continue
-            folder = hub_folder(source, cache_dir=cache_dir)
-            for name, named_sha256 in source.files.items():
-                expected = named_sha256 or read_lock(folder).get(name)
-                label = f"{source.source.removeprefix('hub:')}/{name}"
-                if expected and _is_there(folder / name, expected, cache_dir=cache_dir):
-                    present.append(label)
-                    continue
-                wanted = _HubFile(
-                    url=_file_url(source, name, hub_url=hub_url),
-                    path=folder / name,
-                    label=label,
-                    expected_sha256=expected,
-                )
-                size, digest = _download(http, wanted, on_progress=on_progress)
-                _lock(folder, name, digest)
-                checked_sha256(folder / name, cache_dir=cache_dir)
-                logger.info("fetched file=%s bytes=%d sha256=%s", label, size, digest)
-                fetched.append(label)
-                received_bytes += size
+            size, digest = _download(wanted, hub_url=hub_url.rstrip("/"), on_progress=on_progress)
+            _lock(folder, name, digest)
+            logger.info("fetched file=%s bytes=%d sha256=%s", wanted.label, size, digest)
+            fetched.append(wanted.label)
+            received_bytes += size
     for source in profile.sources:
         resolve_files(source, cache_dir=cache_dir)
     return FetchReport(
@@ -124,17 +109,24 @@ def fetch_profile(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _HubFile:
-    url: str
+    """A file of a source: its name on the hub, and its final path."""
+
+    source: WeightSource
+    name: str
     path: Path
-    label: str
     expected_sha256: str | None
 
+    @property
+    def repository(self) -> str:
+        """Name of the repository: org/name."""
+        return self.source.source.removeprefix("hub:")
 
-def _file_url(source: WeightSource, name: str, *, hub_url: str) -> str:
-    repository = source.source.removeprefix("hub:")
-    return f"{hub_url.rstrip('/')}/{quote(repository)}/resolve/{source.revision}/{quote(name)}"
+    @property
+    def label(self) -> str:
+        """Name in messages: org/name/file."""
+        return f"{self.repository}/{self.name}"
 
 
 def _is_there(path: Path, expected_sha256: str, *, cache_dir: Path) -> bool:
@@ -142,91 +134,162 @@ def _is_there(path: Path, expected_sha256: str, *, cache_dir: Path) -> bool:
 
 
 def _download(
-    http: httpx.Client,
     wanted: _HubFile,
     *,
-    on_progress: Callable[[FetchProgress], None] | None,
+    hub_url: str,
+    on_progress: Callable[[FetchProgress], None],
 ) -> tuple[int, str]:
     """Download a file to its final path and return its size and sha256."""
     draft = wanted.path.with_name(f".{wanted.path.name}.{secrets.token_hex(4)}.part")
     try:
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        size, digest = _receive(http, wanted, draft, on_progress=on_progress)
+        draft.mkdir(parents=True)
+        received = _receive(wanted, draft, hub_url=hub_url, progress=_Progress(wanted, on_progress))
+        size, digest = received.stat().st_size, file_sha256(received)
         if wanted.expected_sha256 not in (None, digest):
             raise MissingWeights(
-                f"{redact(wanted.url)} has sha256 {digest}, expected {wanted.expected_sha256}: "
-                "nothing was kept. If the new content is wanted, change models.yaml, or remove "
-                f"{wanted.path.parent / LOCK_FILE}"
+                f"{wanted.label} of {redact(hub_url)} has sha256 {digest}, expected "
+                f"{wanted.expected_sha256}: nothing was kept. If the new content is wanted, change "
+                f"models.yaml, or remove {wanted.path.parent / LOCK_FILE}"
             )
-        draft.replace(wanted.path)
+        received.replace(wanted.path)
     except OSError as error:
         raise MissingWeights(f"cannot write {wanted.path}: {error.strerror}") from error
     finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+        shutil.rmtree(draft, ignore_errors=True)
     return size, digest
 
 
-def _receive(
-    http: httpx.Client,
-    wanted: _HubFile,
-    draft: Path,
-    *,
-    on_progress: Callable[[FetchProgress], None] | None,
-) -> tuple[int, str]:
-    digest = hashlib.sha256()
-    received = 0
+def _receive(wanted: _HubFile, draft: Path, *, hub_url: str, progress: "_Progress") -> Path:
+    """Download a file into the draft folder and return its path there."""
+    # Imported here, because only downloads need it and it takes half a second.
+    import httpx2
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
     try:
-        # identity, because the hash is of the file itself, not of a compressed transfer.
-        headers = {"Accept-Encoding": "identity"}
-        with http.stream("GET", wanted.url, headers=headers) as response:
-            _check_answer(response, wanted)
-            announced = response.headers.get("Content-Length", "")
-            num_bytes = int(announced) if announced.isdecimal() else None
-            with draft.open("wb") as file:
-                for piece in response.iter_bytes(_PIECE_BYTES):
-                    file.write(piece)
-                    digest.update(piece)
-                    received += len(piece)
-                    if on_progress is not None:
-                        on_progress(
-                            FetchProgress(
-                                file=wanted.label, received_bytes=received, num_bytes=num_bytes
-                            )
-                        )
-    except httpx.InvalidURL as error:
-        raise InvalidConfig(f"{redact(wanted.url)} is not a URL: {reason_of(error)}") from error
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        with _proxy_rule(hub_url):
+            url = hf_hub_url(
+                wanted.repository, wanted.name, revision=wanted.source.revision, endpoint=hub_url
+            )
+            # Asked first, because hf_hub_download would retry for half a minute and hide the cause.
+            if get_hf_file_metadata(url).commit_hash is None:
+                raise MissingWeights(
+                    f"{redact(url)} was not sent by a Hugging Face hub or a full mirror of it: "
+                    "there is no X-Repo-Commit header; see UNSPOKEN_HUB_URL"
+                )
+            path = hf_hub_download(
+                wanted.repository,
+                wanted.name,
+                revision=wanted.source.revision,
+                endpoint=hub_url,
+                local_dir=draft,
+                tqdm_class=cast(Any, progress),
+            )
+            return Path(path)
+    except HFValidationError as error:
+        raise InvalidConfig(f"models.yaml: {wanted.source.source}: {reason_of(error)}") from error
+    except OfflineModeIsEnabled as error:
         raise ServiceUnavailable(
-            f"the hub does not answer at {redact(wanted.url)} ({reason_of(error)}): connect this "
-            "machine to it, or name another hub or a mirror by UNSPOKEN_HUB_URL, and fetch again; "
-            "the files that are complete are kept"
+            f"{wanted.label} is not here, and HF_HUB_OFFLINE forbids downloads: unset it"
         ) from error
-    except httpx.HTTPError as error:
-        raise ServiceUnavailable(
-            f"{redact(wanted.url)} was cut after {received} bytes ({reason_of(error)}): "
-            "fetch again; the files that are complete are kept"
-        ) from error
-    return received, digest.hexdigest()
+    except HfHubHTTPError as error:
+        raise _refusal(error.response.status_code, wanted, hub_url) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise _no_answer(error, wanted, hub_url, progress.n) from error
+    except OSError as error:
+        if error.errno is not None:  # of the disk
+            raise
+        raise _no_answer(error, wanted, hub_url, progress.n) from error
 
 
-def _check_answer(response: httpx.Response, wanted: _HubFile) -> None:
-    match response.status_code:
-        case 200:
-            return
+@contextmanager
+def _proxy_rule(hub_url: str) -> Iterator[None]:
+    """Let huggingface_hub use proxies by the rule of `uses_proxies`."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
+
+    def client() -> httpx2.Client:
+        return httpx2.Client(
+            event_hooks={"request": [_http.hf_request_event_hook]},
+            follow_redirects=True,
+            timeout=None,
+            trust_env=uses_proxies(hub_url),
+            verify=httpx2.create_ssl_context(),  # a mirror may use a private CA
+        )
+
+    set_client_factory(client)
+    try:
+        yield
+    finally:
+        set_client_factory(_http.default_client_factory)
+
+
+class _Progress:
+    """Reports the progress of a file; has the methods that huggingface_hub calls on a tqdm bar."""
+
+    def __init__(self, wanted: _HubFile, report: Callable[[FetchProgress], None]) -> None:
+        self._label, self._report = wanted.label, report
+        self.n = 0
+        self.total: int | None = None
+
+    def __call__(self, *, total: int | None = None, initial: int = 0, **_: Any) -> "_Progress":
+        """Begin, as tqdm's constructor does."""
+        self.n, self.total = initial, total
+        return self
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, num_bytes: int) -> None:
+        """Report received bytes; a negative number if the transfer starts again."""
+        self.n += int(num_bytes)
+        self._report(FetchProgress(file=self._label, received_bytes=self.n, num_bytes=self.total))
+
+    def update_transfer(self, _num_bytes: int) -> None:
+        """Ignore the bytes on the wire, which `update` reports when they are in the file."""
+
+    def _ignore(self, *_: object, **__: object) -> None:
+        pass
+
+    set_postfix_str = set_transfer_postfix_str = refresh = close = _ignore
+
+
+def _refusal(status: int, wanted: _HubFile, hub_url: str) -> UnspokenError:
+    what = f"{wanted.label} at {redact(hub_url)}"
+    match status:
         case 401 | 403:
-            raise MissingWeights(
-                f"{redact(wanted.url)} is not open to everyone ({response.status_code})"
+            return MissingWeights(
+                f"{what} is not open to everyone ({status}): set HF_TOKEN to a token of an account "
+                "that may read it"
             )
         case 404:
-            raise MissingWeights(
-                f"the hub has no {wanted.label} (404): {redact(wanted.url)}; "
-                "models.yaml names its source, revision and files"
+            return MissingWeights(
+                f"the hub has no {wanted.label} (404) at {redact(hub_url)}; models.yaml names its "
+                "source, revision and files"
             )
-        case status if status == 429 or status >= 500:
-            raise ServiceUnavailable(f"{redact(wanted.url)} answered {status}: fetch again later")
-        case status:
-            raise MissingWeights(f"{redact(wanted.url)} answered {status}")
+        case _ if status in (408, 429) or status >= 500:
+            return ServiceUnavailable(f"{what}: the hub answered {status}: fetch again later")
+        case _:
+            return MissingWeights(f"{what}: the hub answered {status}")
+
+
+def _no_answer(
+    error: Exception, wanted: _HubFile, hub_url: str, received_bytes: int
+) -> UnspokenError:
+    if received_bytes:
+        return ServiceUnavailable(
+            f"{wanted.label} was cut after {received_bytes} bytes ({reason_of(error)}): fetch "
+            "again; the files that are complete are kept"
+        )
+    return ServiceUnavailable(
+        f"the hub does not answer at {redact(hub_url)} for {wanted.label} ({reason_of(error)}): "
+        "connect this machine to it, or name another hub or a mirror by UNSPOKEN_HUB_URL, and "
+        "fetch again; the files that are complete are kept"
+    )
 
 
 def _lock(folder: Path, name: str, digest: str) -> None:

@@ -44,7 +44,11 @@ def httpx_calls() -> Iterator[tuple[str, ast.Call]]:
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             owner = node.func.value
-            if isinstance(owner, ast.Name) and owner.id == "httpx" and node.func.attr in CALLS:
+            if (
+                isinstance(owner, ast.Name)
+                and owner.id in ("httpx", "httpx2")
+                and node.func.attr in CALLS
+            ):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
 

@@ -1,6 +1,9 @@
 """Fetching weights from a fake hub on the loopback interface."""
 
 import hashlib
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,49 +18,82 @@ from unspoken.errors import InvalidConfig, MissingWeights, ServiceUnavailable
 CONFIG = b'{"layers": 2}'
 WEIGHTS = b"\x00\x01" * 700_000
 PREFIX = "/org/name/resolve/r1/"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """A hub with files by path; it counts requests and can cut off an answer."""
+    """A hub that redirects to a file store on another port, as the real one does.
+
+    It records requests as (method, path, Authorization), and can refuse, or cut off answers.
+    """
 
     def __init__(self) -> None:
         self.files = {PREFIX + "config.json": CONFIG, PREFIX + "sub/weights.bin": WEIGHTS}
-        self.asked: list[str] = []
-        self.cut = False
+        self.asked: list[tuple[str, str, str | None]] = []
+        self.ranges: list[str] = []
+        self.cuts = 0
+        """Number of answers of the file store to cut off in the middle."""
         self.status = 200
-        hub = self
+        self.is_hub = True
+        self._store = _served(self, self.send_file)
+        self._front = _served(self, self.send_address)
+        self.url = f"http://127.0.0.1:{self._front.server_port}"
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub.asked.append(self.path)
-                content = hub.files.get(self.path)
-                if content is None or hub.status != 200:
-                    self.send_error(404 if content is None else hub.status)
-                    return
-                if self.path.startswith("/org/name/"):
-                    # Redirect like the real hub, because the file itself is stored elsewhere.
-                    hub.files["/cdn" + self.path] = content
-                    self.send_response(302)
-                    self.send_header("Location", "/cdn" + self.path)
-                    self.end_headers()
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content[: len(content) // 2] if hub.cut else content)
+    @property
+    def downloads(self) -> list[tuple[str, str, str | None]]:
+        """Requests for contents."""
+        return [each for each in self.asked if each[0] == "GET"]
 
-            def log_message(self, *_arguments: object) -> None:
-                pass
+    def send_address(self, handler: BaseHTTPRequestHandler) -> None:
+        content = self.files.get(handler.path)
+        if content is None or self.status != 200:
+            handler.send_error(404 if content is None else self.status)
+            return
+        handler.send_response(302)
+        store = f"http://127.0.0.1:{self._store.server_port}"
+        handler.send_header("Location", store + handler.path)
+        if self.is_hub:
+            handler.send_header("X-Repo-Commit", COMMIT)
+        handler.send_header("X-Linked-ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        handler.send_header("X-Linked-Size", str(len(content)))
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+    def send_file(self, handler: BaseHTTPRequestHandler) -> None:
+        content = self.files[handler.path]
+        start = 0
+        if asked := handler.headers["Range"]:
+            self.ranges.append(asked)
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+        handler.send_response(206 if asked else 200)
+        if asked:
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        handler.send_header("Content-Length", str(len(content) - start))
+        handler.end_headers()
+        is_cut, self.cuts = self.cuts > 0, max(self.cuts - 1, 0)
+        if handler.command == "GET":
+            handler.wfile.write(content[start : len(content) // 2 if is_cut else None])
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        for server in (self._front, self._store):
+            server.shutdown()
+            server.server_close()
+
+
+def _served(hub: Hub, answer) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hub.asked.append((self.command, self.path, self.headers["Authorization"]))
+            answer(self)
+
+        do_HEAD = do_GET  # noqa: N815 - the name of the base class
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    return server
 
 
 @pytest.fixture
@@ -90,7 +126,7 @@ def sha256(content: bytes) -> str:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name.endswith(".part")]
+    return [path for path in folder.rglob("*") if path.name.endswith((".part", ".incomplete"))]
 
 
 def test_a_fetch_brings_every_file_once_and_records_what_came(hub, tmp_path):
@@ -158,14 +194,54 @@ def test_a_file_that_the_hub_does_not_have_is_named(hub, tmp_path):
         fetch_profile(profile(), cache_dir=tmp_path, hub_url=hub.url)
 
 
-def test_a_cut_connection_keeps_nothing_of_the_file_and_says_to_fetch_again(hub, tmp_path):
-    hub.cut = True
-    with pytest.raises(ServiceUnavailable, match="fetch again"):
-        fetch_profile(profile(), cache_dir=tmp_path, hub_url=hub.url)
-    assert not leftovers(tmp_path)
-    assert not (hub_folder(profile().llm, cache_dir=tmp_path) / "config.json").exists()
-    hub.cut = False
+def test_a_connection_that_is_cut_is_resumed_where_it_ended(hub, tmp_path):
+    large = bytes(24 << 20)
+    hub.files[PREFIX + "config.json"] = large
+    hub.cuts = 1
+    wanted = profile(config=sha256(large), weights=sha256(WEIGHTS))
+    assert len(fetch_profile(wanted, cache_dir=tmp_path, hub_url=hub.url).fetched) == 2
+    assert hub.ranges == [f"bytes={10 << 20}-"]  # huggingface_hub writes pieces of 10 MiB
+
+
+def test_a_fetch_that_is_killed_leaves_nothing_that_looks_like_weights(hub, tmp_path):
+    received = threading.Event()
+
+    def stop(_now: FetchProgress) -> None:
+        received.set()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch_profile(profile(), cache_dir=tmp_path, hub_url=hub.url, on_progress=stop)
+    assert received.is_set()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(fetch_profile(profile(), cache_dir=tmp_path, hub_url=hub.url).fetched) == 2
+
+
+def test_the_token_goes_to_the_hub_and_never_to_the_file_store(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    fetch_profile(profile(), cache_dir=tmp_path, hub_url=hub.url)
+    assert {auth for method, _, auth in hub.asked if method == "HEAD"} == {"Bearer hf_secret"}
+    assert {auth for _, _, auth in hub.downloads} == {None}
+
+
+def test_a_server_that_is_no_full_mirror_is_told_so(hub, tmp_path):
+    hub.is_hub = False
+    with pytest.raises(MissingWeights, match="X-Repo-Commit"):
+        fetch_profile(profile(), cache_dir=tmp_path, hub_url=hub.url)
+
+
+def test_the_offline_switch_of_the_hub_is_respected(hub, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ServiceUnavailable, match="HF_HUB_OFFLINE"):
+        fetch_profile(profile(), cache_dir=tmp_path, hub_url=hub.url)
+    assert hub.asked == []
+
+
+def test_no_process_imports_the_hub_before_it_downloads():
+    program = "import sys, cli.main; assert 'huggingface_hub' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -195,6 +271,8 @@ def test_a_cache_folder_that_cannot_be_written_is_a_clear_error(hub, tmp_path):
         fetch_profile(profile(), cache_dir=not_a_folder, hub_url=hub.url)
 
 
-def test_the_hubs_url_is_a_setting(monkeypatch):
+def test_the_hubs_url_is_a_setting_and_otherwise_that_of_huggingface_hub(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://other.example")
+    assert WeightsSettings().hub_url == "http://other.example"
     monkeypatch.setenv("UNSPOKEN_HUB_URL", "http://mirror.example")
     assert WeightsSettings().hub_url == "http://mirror.example"
