@@ -170,7 +170,7 @@ class Beat:
         return noted
 
 
-async def serve_services(ports: list[int], folder: Path) -> None:
+async def serve_services(port_numbers: list[int], folder: Path) -> None:
     """Serve all four services in one process, as `unspoken up` does.
 
     The gateway gets the additional path `/longest-block`.
@@ -178,10 +178,10 @@ async def serve_services(ports: list[int], folder: Path) -> None:
     beat = Beat()
     settings = GatewaySettings(
         host=HOST,
-        port=ports[0],
+        port=port_numbers[0],
         data_dir=folder / "data",
         runs_dir=folder / "runs",
-        segmenter_url=f"http://{HOST}:{ports[1]}",
+        segmenter_url=f"http://{HOST}:{port_numbers[1]}",
         log_level="ERROR",
     )
     gateway = create_gateway(settings)
@@ -201,7 +201,7 @@ async def serve_services(ports: list[int], folder: Path) -> None:
         [
             *(
                 (app, kind(host=HOST, port=port, log_level="ERROR"))
-                for (app, kind), port in zip(engines, ports[1:], strict=True)
+                for (app, kind), port in zip(engines, port_numbers[1:], strict=True)
             ),
             (gateway, settings),
         ]
@@ -225,20 +225,22 @@ def send(port: int, method: str, path: str, body: bytes, headers: dict[str, str]
 def served() -> Iterator[dict[str, int]]:
     """Run the services in a process; yield the port of each when all are ready."""
     with tempfile.TemporaryDirectory() as folder:
-        ports = _free_ports(4)
-        command = [sys.executable, "-m", "bench.event_loop", "--serve", folder, *map(str, ports)]
+        port_numbers = _free_port_numbers(4)
+        arguments = ["--serve", folder, *map(str, port_numbers)]
+        command = [sys.executable, "-m", "bench.event_loop", *arguments]
         with subprocess.Popen(command) as process:
             try:
-                for port in ports:
+                for port in port_numbers:
                     _wait_ready(port)
-                yield dict(zip(("gateway", "segmenter", "detector", "llm"), ports, strict=True))
+                names = ("gateway", "segmenter", "detector", "llm")
+                yield dict(zip(names, port_numbers, strict=True))
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(timeout=60) == 0, "the services drain"
             finally:
                 process.kill()
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_port_numbers(count: int) -> list[int]:
     with ExitStack() as stack:
         probed = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
         return [int(each.getsockname()[1]) for each in probed]
@@ -261,14 +263,16 @@ def measure(names: list[str], *, tries: int = TRIES) -> dict[str, Any]:
     """Send every body and measure the block that it causes."""
     blocks_ms: dict[str, float] = {}
     wall_ms = 0.0
-    with served() as ports:
+    with served() as port_by_service:
+        gateway = port_by_service["gateway"]
         for name in names:
             body = BODIES[name]
             made, noted = body.make(), []
             for _ in range(tries):
-                send(ports["gateway"], "GET", "/longest-block", b"", {})
-                send(ports[body.service], "POST", body.path, made, body.headers)
-                noted.append(json.loads(send(ports["gateway"], "GET", "/longest-block", b"", {})))
+                send(gateway, "GET", "/longest-block", b"", {})
+                send(port_by_service[body.service], "POST", body.path, made, body.headers)
+                told = send(gateway, "GET", "/longest-block", b"", {})
+                noted.append(json.loads(told))
             blocks_ms[name] = round(min(each["block_ms"] for each in noted), 1)
             wall_ms = max(wall_ms, min(each["wall_ms"] for each in noted))
     worst = max(blocks_ms, key=lambda name: blocks_ms[name])
@@ -287,8 +291,8 @@ def main() -> None:
     parser.add_argument("--serve", nargs=5, help="be the services that are measured")
     arguments = parser.parse_args()
     if arguments.serve:
-        folder, *ports = arguments.serve
-        asyncio.run(serve_services([int(port) for port in ports], Path(folder)))
+        folder, *port_numbers = arguments.serve
+        asyncio.run(serve_services([int(number) for number in port_numbers], Path(folder)))
         return
     print(json.dumps({"bench": "event_loop", "figures": measure(arguments.bodies)}))
 

@@ -1,4 +1,4 @@
-"""A real gateway and a fake segmenter on real ports, and a fake worker for runs."""
+"""A real gateway and a fake segmenter over real HTTP, and a fake worker for runs."""
 
 import threading
 import time

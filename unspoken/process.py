@@ -1,4 +1,4 @@
-"""Operating system services: cores, child processes, listening ports, free memory."""
+"""Operating system services: cores, child processes, who listens on a port, free memory."""
 
 import ctypes
 import os

@@ -280,5 +280,5 @@ def _check_port(port: int, *, name: str) -> None:
             )
             raise InvalidInput(
                 f"port {port} for {name} {why}: stop the other program, or choose "
-                "other ports (`unspoken up --port`)"
+                "another port (`unspoken up --port`)"
             ) from error

@@ -102,7 +102,7 @@ def main() -> None:
     check_locks(stack)
     for service in PORT_BY_SERVICE:
         check(request(stack.url(service) + "/readyz")["status"] == "ready", f"{service} is ready")
-    say("locked up: uid, read-only root, capabilities, ports, no torch in gateway and worker")
+    say("locked up: uid, read-only root, capabilities, addresses, no torch in gateway and worker")
     check_door(stack)
     items = read_scenes(Path(__file__).with_name("scenes.tar"))
     status = label(stack, items)

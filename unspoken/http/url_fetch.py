@@ -28,7 +28,7 @@ MAX_ADDRESSES = 4
 """Maximum number of a host's addresses that are tried."""
 FETCHES_AT_ONCE = 8
 _REDIRECTS = (301, 302, 303, 307, 308)
-_PORTS = {"https": 443, "http": 80}
+_PORT_BY_SCHEME = {"https": 443, "http": 80}
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 # Stricter than RFC 3986: no user, only characters that a URL may have, no odd number as host.
 _URL = re.compile(
@@ -64,7 +64,7 @@ class FetchConfig:
 
     schemes: tuple[str, ...] = ("https",)
     hosts: tuple[str, ...] = ()
-    ports: tuple[int, ...] = (443, 80)
+    port_numbers: tuple[int, ...] = (443, 80)
     max_bytes: int = MAX_BYTES
     max_redirects: int = 3
     timeout_s: float = 15.0
@@ -129,8 +129,8 @@ class Fetcher:
         scheme, host = found["scheme"].lower(), found["host"].lower().strip("[]")
         if scheme not in self._config.schemes:
             raise NotFetchable(f"image.url must be {' or '.join(self._config.schemes)}")
-        port = int(found["port"] or _PORTS[scheme])
-        if port not in self._config.ports:
+        port = int(found["port"] or _PORT_BY_SCHEME[scheme])
+        if port not in self._config.port_numbers:
             raise NotFetchable("image.url must use the default port of its scheme")
         if not self._is_allowed(host):
             raise NotFetchable("the host of image.url is not allowed (UNSPOKEN_URL_HOSTS)")

@@ -1,6 +1,6 @@
 """`python -m tests.cli.local.fake_services`: the real gateway, and all services over the fakes.
 
-It replaces services.laptop; the launcher passes the ports in the environment.
+It replaces services.laptop; the launcher passes each port in the environment.
 """
 
 import threading

@@ -59,14 +59,14 @@ def wait_until(is_so, *, log, within_s=120.0):
         time.sleep(0.1)
 
 
-def five_free_ports():
-    """Return the first of five ports below those that the system hands out by itself."""
+def first_of_five_free():
+    """Return the first of five free port numbers below those that the system assigns."""
     for first in range(20_000 + os.getpid() % 1000, 32_000, 5):
         with ExitStack() as probes, suppress(OSError):
             for port in range(first, first + 5):
                 probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return first
-    raise AssertionError("no free ports")
+    raise AssertionError("no free port")
 
 
 def write_captioned(folder, indices):
@@ -94,7 +94,7 @@ def test_a_killed_label_goes_on_by_up_without_being_told_the_source_again(tmp_pa
     code, told = run("label", tmp_path / "B", "--out", workspace)
     assert code == 1 and f"it labels {tmp_path}/A, not {tmp_path}/B" in told
 
-    with started("up", "--dir", workspace, "--port", five_free_ports(), log=log):
+    with started("up", "--dir", workspace, "--port", first_of_five_free(), log=log):
         wait_until(lambda: read_status(runs, "labels").state == "done", log=log)
     status = read_status(runs, "labels")
     assert (status.total, status.failed) == (8, {})

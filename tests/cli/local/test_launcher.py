@@ -1,4 +1,4 @@
-"""Parts of the launcher: the embedded Redis, restart of children, ports."""
+"""Parts of the launcher: the embedded Redis, restart of children, and the check of each port."""
 
 import os
 import signal

@@ -37,16 +37,16 @@ WAIT_S = 20.0
 def judge() -> dict[str, Any]:
     problems = []
     num_cut = 0
-    with served() as ports:
+    with served() as port_by_service:
         for service, paths in ROUTES.items():
             num_here = 0
             for path in paths:
                 for kind, head in HEADS.items():
                     for start in STARTS[kind]:
                         for resets in (False, True):
-                            cut(ports[service], path, head, start, resets=resets)
+                            cut(port_by_service[service], path, head, start, resets=resets)
                             num_here += 1
-            problems += judge_metrics(service, ports[service], num_here)
+            problems += judge_metrics(service, port_by_service[service], num_here)
             num_cut += num_here
     return {"cut": num_cut, "problems": problems}
 

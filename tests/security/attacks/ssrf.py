@@ -164,9 +164,13 @@ class Range:
         await self._stack.aclose()
 
     def fetcher(self, resolve: Any, **config: Any) -> Fetcher:
-        """Return a fetcher on the test network that may use ports 80, 443 and the canary's."""
-        ports = (443, 80, self.canary_port)
-        settings = {"schemes": ("https", "http"), "ports": ports, "timeout_s": 5.0, **config}
+        """Return a fetcher on the test network that may use port 80, 443 and the canary's."""
+        settings = {
+            "schemes": ("https", "http"),
+            "port_numbers": (443, 80, self.canary_port),
+            "timeout_s": 5.0,
+            **config,
+        }
         return Fetcher(FetchConfig(**settings), resolve=resolve, network=self.network)
 
     async def _be_canary(self, _reader: Any, writer: asyncio.StreamWriter) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from services.detector import app as detector_app
 from tests.fakes import FakeDetector
 from tests.serving import ready_client
-from unspoken.client import port_clients as ports
+from unspoken.client import port_clients
 from unspoken.client.port_clients import DetectorClient, PrompterClient, SegmenterClient
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.imaging.file_formats import FILE_FORMATS
@@ -101,7 +101,7 @@ def test_a_model_that_is_replaced_is_seen_in_the_next_reply_without_being_asked_
 
 def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise(monkeypatch):
     asked, status, now_s = [], [200], [100.0]
-    monkeypatch.setattr(ports.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(port_clients.time, "monotonic", lambda: now_s[0])
 
     def answer(request):
         asked.append(request.url.path)
