@@ -221,8 +221,8 @@ def thesis() -> SamRecipe:
             semantic=SemanticConfig(token_attention="joint", train="decoder"),
         ),
         batch=BatchConfig(masks_a_step=32, boxes_a_step=128, masks_a_picture=8, seed=4),
-        # A quarter of the contrast, because it starts ten times above the mask losses
-        # (science.md 2.2).
+        # A quarter of the contrast, because it starts at 4 to 6 (the logarithm of the number of
+        # labels), and the mask losses at about 1.
         semantic_loss=SemanticLossConfig(contrast_weight=0.25),
         steps=20_000,
         keep_embeddings=False,

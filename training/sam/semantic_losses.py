@@ -1,9 +1,12 @@
 """Losses of the semantic tokens: contrast of the label's vector with the step's other labels.
 
+The contrast is that of CLIP (arXiv:2103.00020) in both directions. Masks of one label share its
+text as their positive, as in UniCL (arXiv:2204.03610).
+
 The text vectors are frozen, so a label shared by many boxes is only one candidate
 (`batch_contrast`). Therefore the loss can reach zero, and a duplicate is never its own negative.
-Synonyms of a mask's label are ignored: they count neither as right nor as wrong. science.md 2.2
-gives the reasons and toy measurements.
+Synonyms of a mask's label are ignored: they count neither as right nor as wrong, because their
+texts differ although they name the same thing.
 
 Legend: N masks (over all ranks), U distinct labels of the step, D width of the text space.
 """

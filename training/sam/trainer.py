@@ -179,7 +179,10 @@ class SamTrainer(Trainer):
     def _prompt_by_boxes(
         self, image_embeddings: Tensor, units: BoxUnits, chosen: Tensor
     ) -> _BoxOutput:
-        """Prompt by boxes for a single mask; its token is trained on the label (science.md O3)."""
+        """Prompt by boxes for a single mask, and train its token on the label.
+
+        A box is not ambiguous (SAM, arXiv:2304.02643, section 3, 'Resolving ambiguity').
+        """
         boxes = jitter_boxes(
             units.boxes[chosen],
             units.noise[chosen],

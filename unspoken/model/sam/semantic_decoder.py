@@ -4,8 +4,8 @@ SAM's part is that of `segment_anything.modeling.mask_decoder` (Apache-2.0) with
 names. The new tokens are added to its IoU token and its four mask tokens. There are four
 `semantic_tokens`, one for each mask; their heads give unit vectors that are aligned with CLIP's
 text embeddings. The head of the `similarity_token` predicts, for each mask, the cosine between that
-vector and the right label's embedding, as a measure of confidence (science.md 1.2; HQ-SAM,
-arXiv:2306.01567, adds its token in the same way).
+vector and the right label's embedding, as a measure of confidence. HQ-SAM (arXiv:2306.01567) adds
+its token in the same way. SAM 2 (arXiv:2408.00714) also predicts a score from a token of its own.
 
 Legend: N prompts, M masks a prompt (1 or 3), C decoder width, D text width, h x w embedding cells.
 """
