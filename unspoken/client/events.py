@@ -1,5 +1,6 @@
 """Parse server-sent events from a stream, and follow a run across broken connections."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from unspoken.wire.runs import RunStatus
 # Streams send something every 15 s. After four times that in silence, the connection is dead.
 SILENCE_S = 60.0
 _STATUS = TypeAdapter(RunStatus)
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class Event(NamedTuple):
@@ -29,33 +31,45 @@ class Event(NamedTuple):
 
 
 class EventParser:
-    """Parses events from pieces of a body. Ignores comments and a truncated last event.
+    """Parses events from pieces of a body by the HTML standard, 9.2.6.
 
-    Follows the HTML standard, 9.2.6, but without lone CRs, which our gateway never writes.
+    Comments, events without data, `retry` and a truncated last event are ignored. Why this is not
+    httpx-sse: docs/decisions/0017.
     """
 
     def __init__(self) -> None:
         self._rest = b""
+        self._encoding = "utf-8-sig"  # the stream may begin with a byte order mark
+        self._ended_by_cr = False
         self._id: str | None = None
-        self._name, self._data = "message", list[str]()
+        self._name, self._data = "", list[str]()
 
     def feed(self, piece: bytes) -> Iterator[Event]:
         """Yield the events that end in this piece."""
+        if self._ended_by_cr and piece.startswith(b"\n"):  # CRLF in two pieces
+            piece = piece[1:]
+        self._ended_by_cr = piece.endswith(b"\r")
         # Not httpx's iter_lines, which splits at every Unicode line break.
-        *whole, self._rest = (self._rest + piece).split(b"\n")
-        for raw in whole:
-            line = raw.removesuffix(b"\r").decode()
-            field, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if not line:
-                if self._data:
-                    yield Event(self._name, "\n".join(self._data), self._id)
-                self._name, self._data = "message", []
-            elif field == "event":
+        *lines, self._rest = _LINE_END.split(self._rest + piece)
+        for raw in lines:
+            line = raw.decode(self._encoding, errors="replace")
+            self._encoding = "utf-8"
+            if line:
+                self._take(line)
+                continue
+            if self._data:
+                yield Event(self._name or "message", "\n".join(self._data), self._id)
+            self._name, self._data = "", []
+
+    def _take(self, line: str) -> None:
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        match field:
+            case "event":
                 self._name = value
-            elif field == "data":
+            case "data":
                 self._data.append(value)
-            elif field == "id":
+            case "id" if "\0" not in value:
                 self._id = value
 
 

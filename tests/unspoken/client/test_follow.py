@@ -9,7 +9,6 @@ from cli.local.launcher import free_port
 from tests.chaos.fault_proxy import FaultProxy
 from tests.unspoken.client.scripted import Answer, scripted
 from unspoken.client import RetryPolicy, RunRequest
-from unspoken.client.events import EventParser
 from unspoken.errors import NotFound, ServiceUnavailable, Unreachable
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
@@ -97,11 +96,3 @@ def test_what_is_no_stream_of_events_is_not_listened_to(client_class):
         pytest.raises(ServiceUnavailable, match="not answer with an event stream"),
     ):
         next(client.runs.follow("r"))
-
-
-def test_a_line_may_hold_what_unicode_calls_the_end_of_one():
-    body = 'id: 7\r\nevent: status\r\ndata: "a\u2028b\x85c"\r\n\r\n: note\r\n\r\ndata: x\n'.encode()
-    parser = EventParser()
-    pieces = [body[start : start + 5] for start in range(0, len(body), 5)]
-    (event,) = [event for piece in pieces for event in parser.feed(piece)]  # the last never ended
-    assert event == ("status", '"a\u2028b\x85c"', "7")
