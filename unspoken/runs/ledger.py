@@ -156,7 +156,7 @@ class Ledger:
     def read_record(self, chunk_id: int) -> CommitRecord | None:
         """Return the chunk's commit record; None if there is none. Raises ValidationError."""
         content = storage.read(self.shards_dir / record_name(chunk_id))
-        return None if content is None else CommitRecord.read(content)
+        return None if content is None else CommitRecord.model_validate_json(content)
 
     def committed_chunks(self) -> frozenset[int]:
         """Return the chunks with a commit record; lists the folder."""

@@ -20,7 +20,7 @@ from unspoken.errors import Conflict, InvalidInput, NotFound, PlanDamaged
 from unspoken.runs import storage
 from unspoken.runs.chunks import Chunk, ChunkLines, dump_chunk, dump_chunks, open_chunks
 from unspoken.runs.files import file_sha256, json_sha256, unreadable, write_json
-from unspoken.wire.base import FileModel, ModelInfo
+from unspoken.wire.base import FileModel, ModelInfo, RequestModel
 from unspoken.wire.label_options import LabelOptions
 
 DATASET_MARGIN = 0.06
@@ -38,7 +38,7 @@ class ListedRow(NamedTuple):
     """True if its picture occurs earlier in the run."""
 
 
-class LabelConfig(FileModel):
+class LabelConfig(RequestModel):
     """All that decides a run's output, apart from data and models: its options and constants."""
 
     options: LabelOptions = LabelOptions()
@@ -217,7 +217,7 @@ def chunks_by_file(plan: Plan) -> dict[str, list[int]]:
 
 def read_plan_file(run_dir: Path) -> PlanFile:
     """Read plan.json, without the chunks. Raises OSError, pydantic.ValidationError."""
-    return PlanFile.read((run_dir / PLAN_FILE).read_bytes())
+    return PlanFile.model_validate_json((run_dir / PLAN_FILE).read_bytes())
 
 
 @lru_cache(maxsize=8)

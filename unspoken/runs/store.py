@@ -116,7 +116,7 @@ def read_run(runs_dir: Path, run_id: str) -> Run:
     """Read run.json of a run. Raises NotFound."""
     path = runs_dir / _check_name(run_id) / "run.json"
     try:
-        return Run.read(path.read_bytes())
+        return Run.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound(f"there is no run {run_id!r}") from error
     except ValidationError as error:

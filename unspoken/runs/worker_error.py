@@ -39,6 +39,6 @@ def read_worker_error(run_dir: Path) -> WorkerErrorRecord | None:
     """Return the last record; None if there is none or it cannot be parsed."""
     content = storage.read(run_dir / _FILE)
     try:
-        return None if content is None else WorkerErrorRecord.read(content)
+        return None if content is None else WorkerErrorRecord.model_validate_json(content)
     except ValidationError:
         return None

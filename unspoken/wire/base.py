@@ -6,7 +6,7 @@ files ignore them, so that clients and programs of one version read those of a l
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import ClassVar, Self, get_args
+from typing import ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -48,15 +48,10 @@ class ReplyModel(BaseModel):
 
 
 class FileModel(ReplyModel):
-    """The content of a file that this project writes. Unknown fields are ignored as in replies."""
+    """A file that this project writes, or a part of one. Unknown fields are ignored as in replies.
 
-    @classmethod
-    def read(cls, content: bytes) -> Self:
-        """Parse JSON; unknown fields are ignored in all parts, also in those of a request.
-
-        Raises pydantic.ValidationError.
-        """
-        return cls.model_validate_json(content, extra="ignore")
+    Options in it are RequestModels: a program that ignored one would compute something else.
+    """
 
 
 class ErrorBody(ReplyModel):

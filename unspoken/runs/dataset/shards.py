@@ -196,7 +196,7 @@ def read_shard(path: Path) -> list[Row]:
 
 def read_record(path: Path) -> CommitRecord:
     """Read a commit record. Raises OSError, pydantic.ValidationError."""
-    return CommitRecord.read(path.read_bytes())
+    return CommitRecord.model_validate_json(path.read_bytes())
 
 
 def committed_records(dataset_dir: Path) -> list[tuple[Path, CommitRecord]]:
