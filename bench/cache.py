@@ -222,16 +222,19 @@ def free_port() -> int:
 
 def growth_figures(num_pictures: int, *, bound_mib: int = BOUND_MIB) -> dict[str, float]:
     """Measure the growth of resident memory over many pictures."""
+    from services.segmenter.local_segmenter import LocalSegmenter
+
     engine = engine_of_wide_embeddings(bound_mib)
     process = psutil.Process()
-    for number in range(20):  # warm-up: one-time allocations do not count as growth
-        engine.add_image(numbered_picture(-1 - number))
-    gc.collect()
-    before = process.memory_info().rss
-    for number in range(num_pictures):
-        engine.add_image(numbered_picture(number))
-    gc.collect()
-    growth = process.memory_info().rss - before
+    with LocalSegmenter(engine) as segmenter:
+        for number in range(20):  # warm-up: one-time allocations do not count as growth
+            segmenter.add_image(numbered_picture(-1 - number))
+        gc.collect()
+        before = process.memory_info().rss
+        for number in range(num_pictures):
+            segmenter.add_image(numbered_picture(number))
+        gc.collect()
+        growth = process.memory_info().rss - before
     bound = bound_mib * 1024 * 1024
     return {
         "growth_over_bound": round(growth / bound, 3),
@@ -258,22 +261,25 @@ def picture_file(pixels: bytes) -> bytes:
 
 def precision_figures(num_scenes: int) -> dict[str, float]:
     """Compare masks from cached embeddings with masks from exact ones."""
-    kept, exact = small_engines()
+    from services.segmenter.local_segmenter import LocalSegmenter
+
     world = World.load(("twemoji",), "train")
     ious: list[float] = []
-    for number in range(num_scenes):
-        scene = compose_scene(world, seed=FIRST_SEED + number)
-        picture = decode_picture(png(scene.image))
-        question = boxes_question([each.box_xyxy for each in scene.objects], scene.image)
-        pair = [engine.segment(picture, question) for engine in (kept, exact)]
-        for one, other in zip(pair[0].results, pair[1].results, strict=True):
-            masks = [each.instances[0].mask for each in (one, other)]
-            drawn = [
-                decode_rle([mask.counts.encode()], mask.size)[0]
-                for mask in masks
-                if isinstance(mask, RleMask)
-            ]
-            ious.append(iou(drawn[0], drawn[1]))
+    kept, exact = small_engines()
+    with LocalSegmenter(kept) as served, LocalSegmenter(exact) as reference:
+        for number in range(num_scenes):
+            scene = compose_scene(world, seed=FIRST_SEED + number)
+            picture = decode_picture(png(scene.image))
+            question = boxes_question([each.box_xyxy for each in scene.objects], scene.image)
+            pair = [segmenter.segment(picture, question) for segmenter in (served, reference)]
+            for one, other in zip(pair[0].results, pair[1].results, strict=True):
+                masks = [each.instances[0].mask for each in (one, other)]
+                drawn = [
+                    decode_rle([mask.counts.encode()], mask.size)[0]
+                    for mask in masks
+                    if isinstance(mask, RleMask)
+                ]
+                ious.append(iou(drawn[0], drawn[1]))
     return {
         "fp16_miou": round(float(np.mean(ious)), 5),
         "fp16_min_iou": round(min(ious), 4),

@@ -66,15 +66,15 @@ def main() -> None:
     engine = build_segmenter(settings, text_encoder)
     assert engine is not None, "the profile has a segmenter"
     picture, texts = scene()
-    held = with_bank(engine, picture)
-    figures = http_figures(engine, text_encoder, held, texts, num_rounds=arguments.rounds)
+    image = with_bank(engine, picture)
+    figures = http_figures(engine, text_encoder, image, texts, num_rounds=arguments.rounds)
     print(json.dumps({"bench": "http", "figures": figures}))
 
 
 def http_figures(
     engine: SegmentEngine,
     text_encoder: TextEncoder,
-    held: CachedImage,
+    image: CachedImage,
     texts: Sequence[str],
     *,
     num_rounds: int,
@@ -88,7 +88,7 @@ def http_figures(
     question = SegmentQuestion.model_validate(
         {"queries": [{"text": text} for text in texts], "method": "bank"}
     )
-    by_id = json.dumps({**question.model_dump(mode="json"), "image": {"id": held.id}}).encode()
+    by_id = json.dumps({**question.model_dump(mode="json"), "image": {"id": image.id}}).encode()
     with ExitStack() as stack:
         url = stack.enter_context(serving(app))
         gateway_url = stack.enter_context(gateway_before(url))
@@ -96,11 +96,13 @@ def http_figures(
         gateway = stack.enter_context(httpx.Client(base_url=gateway_url, trust_env=False))
         client = stack.enter_context(Client(url))
         ways: dict[str, Ask] = {
-            "engine": lambda: engine.answer(engine.plan(engine.find(held.id), question), None),
+            "engine": lambda: engine.queries.answer(
+                image, engine.planner.plan(question, size_hw=image.size_hw), None
+            ),
             "http": lambda: posted(http, by_id),
-            "sent": lambda: posted_form(http, held.encoded, question),
+            "sent": lambda: posted_form(http, image.encoded, question),
             "gateway": lambda: posted(gateway, by_id),
-            "client": lambda: client.segment(held.encoded, *texts, method="bank"),
+            "client": lambda: client.segment(image.encoded, *texts, method="bank"),
         }
         took_ms = in_turn(ways, num_rounds=num_rounds)
         replies = [posted(http, by_id) for _ in range(32)]
@@ -129,11 +131,11 @@ def scene() -> tuple[Picture, list[str]]:
 
 def with_bank(engine: SegmentEngine, picture: Picture) -> CachedImage:
     """Embed the picture, build its bank and return the cached image."""
-    held = engine.embed(picture)
-    steps = engine.bank_steps(held)
-    while not steps.step():
+    image = engine.embed(picture)
+    for _ in engine.bank_steps(image):
         pass
-    return held
+    engine.cache.put(image)
+    return image
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def real_size_figures(texts: TextEncoder) -> dict[str, float]:
     clicks = len(points)
     parts_s = encoder_s + clicks * statistics.median(lone[-NUM_LONE_CLICKS:])
     cold_s = cpu_s(lambda: build_bank(engine, picture))
-    bank = held_bank(engine, picture)
+    bank = cached_bank(engine, picture)
     asked = TEXTS[:NUM_LOOP_TEXTS]
     loop_s = usual_loop_s(network, picture, asked)
     with serve(engine, texts) as served:
@@ -135,17 +135,17 @@ def real_size_figures(texts: TextEncoder) -> dict[str, float]:
 
 def build_bank(engine: SegmentEngine, picture: Picture) -> None:
     """Embed the picture and build its bank."""
-    held = engine.embed(picture)
-    steps = engine.bank_steps(held)
-    while not steps.step():
+    image = engine.embed(picture)
+    for _ in engine.bank_steps(image):
         pass
+    engine.cache.put(image)
 
 
-def held_bank(engine: SegmentEngine, picture: Picture) -> MaskBank:
+def cached_bank(engine: SegmentEngine, picture: Picture) -> MaskBank:
     """Return the picture's bank."""
-    wire = engine.find(engine.image_id(picture.sha256)).bank
-    assert wire is not None, "it was built"
-    return wire.bank
+    image = engine.cache.get(engine.image_id(picture.sha256))
+    assert image is not None and image.bank is not None, "it was built"
+    return image.bank.bank
 
 
 def click(network: SemanticSam, embedding: Tensor, point: Tensor) -> None:

@@ -29,7 +29,8 @@ from pycocotools import mask as coco_mask
 from services.detector.engine import DetectorEngine
 from services.detector.engine import build_engine as build_detector
 from services.detector.settings import DetectorSettings
-from services.segmenter.answer.prompting import Prompt, cut_box, decode_prompts
+from services.segmenter.answer.prompt_decoding import decode_prompts
+from services.segmenter.answer.prompts import MaskPrompt, clip_box
 from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.loading import build_segmenter
 from services.segmenter.segment_engine import SegmentEngine
@@ -142,8 +143,8 @@ def detector_answers(
     prompts = []
     for number, each in enumerate(detections):
         x0, y0, x1, y1 = each.box.to_list()
-        if (box := cut_box((x0, y0, x1, y1), size_hw)) is not None:
-            prompts.append(Prompt(number, box=box))
+        if (box := clip_box((x0, y0, x1, y1), size_hw)) is not None:
+            prompts.append(MaskPrompt(number, box=box))
     network = segmenter.network
     upscaler = MaskUpscaler.of(picture.pixels, network.config.sam)
     prompted = decode_prompts(

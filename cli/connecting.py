@@ -44,13 +44,17 @@ def gateway_client(url: str, *, max_attempts: int | None = None) -> Client:
 def reached_segmenter(url: str | None) -> Iterator[Segmenter]:
     """Provide the segmenter behind a URL (its own or a gateway's), or one in this process."""
     if url is None:
-        yield local_segmenter(SegmenterSettings())
+        with local_segmenter(SegmenterSettings()) as segmenter:
+            yield segmenter
         return
     with connect(url, key=client_key()) as http:
         yield SegmenterClient(http)
 
 
-def local_segmenter(settings: SegmenterSettings, *, with_detector: bool = True) -> Segmenter:
+@contextmanager
+def local_segmenter(
+    settings: SegmenterSettings, *, with_detector: bool = True
+) -> Iterator[Segmenter]:
     """Load the profile's models into this process. Raises Conflict if it has no segmenter.
 
     with_detector: also load the detector, unless the settings name a detector service.
@@ -60,6 +64,7 @@ def local_segmenter(settings: SegmenterSettings, *, with_detector: bool = True) 
     from services.detector.settings import DetectorSettings
     from services.segmenter.engine import build_engine as build_text_encoder
     from services.segmenter.loading import build_segmenter
+    from services.segmenter.local_segmenter import LocalSegmenter
 
     if settings.read_profile().segmenter is None and settings.weights is None:
         raise Conflict(
@@ -69,6 +74,7 @@ def local_segmenter(settings: SegmenterSettings, *, with_detector: bool = True) 
     detector = None
     if with_detector and settings.detector_url is None:
         detector = build_detector(DetectorSettings())
-    segmenter = build_segmenter(settings, build_text_encoder(settings), detector=detector)
-    assert segmenter is not None, "the profile or the settings name weights"
-    return segmenter
+    engine = build_segmenter(settings, build_text_encoder(settings), detector=detector)
+    assert engine is not None, "the profile or the settings name weights"
+    with LocalSegmenter(engine) as segmenter:
+        yield segmenter

@@ -115,4 +115,5 @@ def _filled_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter
         settings = settings.model_copy(update={"disk_cache_dir": cache})
     if settings.disk_cache_dir is None:
         raise InvalidInput("no disk cache: give --cache, SEGMENTER_DISK_CACHE_DIR or --url")
-    yield local_segmenter(settings, with_detector=False)
+    with local_segmenter(settings, with_detector=False) as segmenter:
+        yield segmenter

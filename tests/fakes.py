@@ -2,19 +2,20 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from services.segmenter.answer.planning import Detected, QueryPlan, QueryPlanner
 from services.segmenter.cache.disk_tier import DiskTier, Stored
 from services.segmenter.cache.embedding_cache import EmbeddingCache, public_id
-from services.segmenter.stages import MISS, BankSteps, Detected, Plan, StagedSegmenter, Way
+from services.segmenter.cache.image_tiers import MISS
 from unspoken.errors import InvalidInput
 from unspoken.imaging.images import Picture
 from unspoken.imaging.masks import encode_rle
 from unspoken.timings import Timings
-from unspoken.wire.base import ModelInfo
+from unspoken.wire.base import ErrorBody, ModelInfo
 from unspoken.wire.crops import Crop
 from unspoken.wire.detections import Detection, DetectionResult
 from unspoken.wire.pictures import Box
@@ -26,7 +27,6 @@ from unspoken.wire.segment import (
     RleMask,
     SegmentedImage,
     SegmentQuery,
-    SegmentQuestion,
     SegmentReply,
 )
 from unspoken.wire.texts import EMBEDDING_DIM
@@ -122,100 +122,105 @@ class FakeDetector:
 
 
 @dataclass(eq=False)
-class FakeHeld:
+class FakeImage:
     """A cached image of the fake segmenter."""
 
     id: str
     sha256: str
     size_hw: tuple[int, int]
-    bank_ready: bool = False
+    encoded: bytes = b""
+    bank: object | None = None
     num_bytes: int = 1000
 
 
-class FakeSegmenter(StagedSegmenter[FakeHeld]):
-    """Returns one instance per query, with place and score from the hash of picture and text."""
+@dataclass
+class FakeContent:
+    """A reply of the fake segmenter, without the cache's state and times."""
+
+    reply: SegmentReply
+
+    def to_json(self, *, cache: CacheState, timings: Timings) -> bytes:
+        changes = {"cache": cache, "timings_ms": timings.as_ms()}
+        return self.reply.model_copy(update=changes).model_dump_json().encode()
+
+
+class FakeSegmenter:
+    """An engine that returns one instance per query, from the hash of picture and text."""
 
     model = ModelInfo(name="fake-segmenter", kind="segmenter", revision="0")
 
     def __init__(
         self, *, before: Callable[[Picture], None] | None = None, disk: DiskTier | None = None
     ) -> None:
-        super().__init__(EmbeddingCache[FakeHeld](capacity_mib=1), disk)
+        self.cache = EmbeddingCache[FakeImage](capacity_mib=1)
+        self.disk = disk
+        self.planner = QueryPlanner(
+            model_name=self.model.name, is_trained=True, detector=FakeDetector(), auto_method="bank"
+        )
+        self.queries = self
         self.num_embedded = 0
         self._before = before
 
     def image_id(self, content_sha256: str) -> str:
         return public_id(content_sha256, weights_sha256="0", preprocessing="0", dtype="0")
 
-    def embed(self, picture: Picture) -> FakeHeld:
+    def embed(self, picture: Picture) -> FakeImage:
         if self._before is not None:
             self._before(picture)
         _ = picture.pixels  # as an engine would, which fails for a damaged picture
         self.num_embedded += 1
-        held = FakeHeld(self.image_id(picture.sha256), picture.sha256, picture.size_hw)
-        self.cache.put(held)
-        return held
+        image_id = self.image_id(picture.sha256)
+        return FakeImage(image_id, picture.sha256, picture.size_hw, picture.encoded)
 
-    def pack(self, held: FakeHeld) -> dict[str, np.ndarray]:
-        return {"image_embedding": np.zeros(4, dtype=np.float16)}
+    def pack(self, entry: FakeImage) -> dict[str, np.ndarray]:
+        return {"encoded": np.frombuffer(entry.encoded, dtype=np.uint8)}
 
-    def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> FakeHeld:
-        return FakeHeld(stored.id, sha256, size_hw)
-
-    def method_of(self, question: SegmentQuestion) -> Way:
-        if question.queries and all(query.is_prompted for query in question.queries):
-            return "prompts"
-        return "bank" if question.method == "auto" else question.method
-
-    def plan(self, held: FakeHeld, question: SegmentQuestion) -> Plan[FakeHeld]:
-        height, width = held.size_hw
-        for query in question.queries:
-            if any(box.x0 >= width or box.y0 >= height for box in query.boxes):
-                raise InvalidInput("the box is outside of the picture")
-        way = self.method_of(question)
-        needs_bank = way == "bank" and not held.bank_ready
-        return Plan(held=held, question=question, way=way, needs_bank=needs_bank)
+    def unpack(self, stored: Stored, *, sha256: str, size_hw: tuple[int, int]) -> FakeImage:
+        return FakeImage(stored.id, sha256, size_hw, stored.arrays["encoded"].tobytes())
 
     def text_targets(self, texts: Sequence[str]) -> np.ndarray:
         return FakeTextEncoder().encode_texts([f"target of {text}" for text in texts])
 
-    def bank_steps(self, held: FakeHeld) -> BankSteps:
-        return FakeSteps(held)
+    def bank_steps(self, entry: FakeImage) -> Iterator[None]:
+        entry.bank = "built"
+        yield from ()
 
-    def detect(self, plan: Plan[FakeHeld]) -> Detected:
-        return Detected(DetectionResult(detections=(), num_chunks=0), 0.3)
-
-    def answer(self, plan: Plan[FakeHeld], detected: Detected | None) -> SegmentReply:
-        height, width = plan.held.size_hw
-        results = [
-            QueryResult(
-                query_index=index,
-                text=query.text,
-                method="prompts" if query.is_prompted else plan.way,
-                threshold=query.threshold or 0,
-                instances=self._instances(query, plan.held, plan.question.output.mask),
+    def answer(self, entry: FakeImage, plan: QueryPlan, detected: Detected | None) -> FakeContent:
+        height, width = entry.size_hw
+        results = []
+        for index, query in enumerate(plan.question.queries):
+            if index in plan.problems:
+                error = ErrorBody(error=InvalidInput.code, message=plan.problems[index])
+                results.append(
+                    QueryResult(query_index=index, text=query.text, error=error, instances=[])
+                )
+                continue
+            results.append(
+                QueryResult(
+                    query_index=index,
+                    text=query.text,
+                    method="prompts" if query.is_prompted else plan.method,
+                    threshold=query.threshold or 0,
+                    instances=self._instances(query, entry, plan.question.output.mask),
+                )
             )
-            for index, query in enumerate(plan.question.queries)
-        ]
-        return SegmentReply(
-            image=SegmentedImage(id=plan.held.id, width=width, height=height),
-            model=self.model,
-            method=plan.way,
-            cache=MISS,
-            results=results,
-            timings_ms={},
+        return FakeContent(
+            SegmentReply(
+                image=SegmentedImage(id=entry.id, width=width, height=height),
+                model=self.model,
+                method=plan.method,
+                cache=MISS,
+                results=results,
+                timings_ms={},
+            )
         )
-
-    def render(self, answer: SegmentReply, *, cache: CacheState, timings: Timings) -> bytes:
-        changes = {"cache": cache, "timings_ms": timings.as_ms()}
-        return answer.model_copy(update=changes).model_dump_json().encode()
 
     def warm_up(self) -> None:
         pass
 
-    def _instances(self, query: SegmentQuery, held: FakeHeld, form: str) -> list[Instance]:
-        height, width = held.size_hw
-        digest = hashlib.sha256(held.sha256.encode() + (query.text or "").encode()).digest()
+    def _instances(self, query: SegmentQuery, entry: FakeImage, form: str) -> list[Instance]:
+        height, width = entry.size_hw
+        digest = hashlib.sha256(entry.sha256.encode() + (query.text or "").encode()).digest()
         x0, y0 = digest[0] * width // 512, digest[1] * height // 512
         score = digest[2] / 255
         if score < (query.threshold or 0):
@@ -232,20 +237,9 @@ class FakeSegmenter(StagedSegmenter[FakeHeld]):
                 predicted_iou=0.9,
                 similarity=0.5,
                 area=int(mask.sum()),
-                mask=RleMask(size=held.size_hw, counts=counts.decode()) if form == "rle" else None,
+                mask=RleMask(size=entry.size_hw, counts=counts.decode()) if form == "rle" else None,
             )
         ]
-
-
-class FakeSteps:
-    """A bank build that finishes immediately."""
-
-    def __init__(self, held: FakeHeld) -> None:
-        self._held = held
-
-    def step(self) -> bool:
-        self._held.bank_ready = True
-        return True
 
 
 class StepwiseSegmenter(FakeSegmenter):
@@ -255,30 +249,19 @@ class StepwiseSegmenter(FakeSegmenter):
         self,
         *,
         num_steps: int,
-        before_step: Callable[[FakeHeld], None],
+        before_step: Callable[[FakeImage], None],
         before: Callable[[Picture], None] | None = None,
     ) -> None:
         super().__init__(before=before)
         self._num_steps = num_steps
         self._before_step = before_step
 
-    def bank_steps(self, held: FakeHeld) -> BankSteps:
-        return _CountedSteps(held, self._num_steps, self._before_step)
-
-
-class _CountedSteps:
-    """A bank build that finishes after the given number of steps."""
-
-    def __init__(self, held: FakeHeld, left: int, before: Callable[[FakeHeld], None]) -> None:
-        self._held = held
-        self._left = left
-        self._before = before
-
-    def step(self) -> bool:
-        self._before(self._held)
-        self._left -= 1
-        self._held.bank_ready = self._left <= 0
-        return self._held.bank_ready
+    def bank_steps(self, entry: FakeImage) -> Iterator[None]:
+        for _ in range(self._num_steps - 1):
+            self._before_step(entry)
+            yield
+        self._before_step(entry)
+        entry.bank = "built"
 
 
 class FakeCropRanker:

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from services.detector.app import create_app as detector_app
 from services.llm.app import create_app as llm_app
 from services.segmenter.app import create_app as segmenter_app
+from services.segmenter.local_segmenter import LocalSegmenter
 from tests.contracts import (
     check_crop_ranker,
     check_detector,
@@ -79,7 +80,8 @@ def test_text_encoders_hold_the_contract(over_http):
 def test_segmenters_hold_the_contract(over_http):
     fake = FakeSegmenter()
     if not over_http:
-        check_segmenter(fake)
+        with LocalSegmenter(fake) as segmenter:
+            check_segmenter(segmenter)
         return
     with served(segmenter_app(FakeTextEncoder(), segmenter=fake)) as http:
         check_segmenter(SegmenterClient(http))

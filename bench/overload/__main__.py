@@ -202,7 +202,7 @@ def measure(*, num_clients: int, seconds: float) -> dict[str, float]:
     }
 
 
-def measure_bank_line(*, num_clients: int, seconds: float) -> dict[str, float]:
+def measure_bank_queue(*, num_clients: int, seconds: float) -> dict[str, float]:
     """Start the segmenter's service, overload it with bank requests and stop it."""
     with served("banks") as (_server, port):
         return asyncio.run(
@@ -252,7 +252,9 @@ def main() -> None:
         run_service(arguments.serve)
         return
     figures = measure(num_clients=arguments.clients, seconds=arguments.seconds)
-    figures |= measure_bank_line(num_clients=arguments.bank_clients, seconds=arguments.bank_seconds)
+    figures |= measure_bank_queue(
+        num_clients=arguments.bank_clients, seconds=arguments.bank_seconds
+    )
     print(json.dumps({"bench": "overload", "figures": figures}))
 
 

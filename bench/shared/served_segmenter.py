@@ -59,9 +59,10 @@ def serve(engine: SegmentEngine, texts: TextEncoder) -> Iterator[Served]:
         serving(create_app(texts, segmenter=engine, thread=thread)) as url,
         httpx.Client(base_url=url, trust_env=False) as http,
     ):
-        held = engine.embed(street())
-        engine.keep_bank(held, drawn_bank(texts, held.size_hw))
-        yield Served(http, engine, held.id)
+        image = engine.embed(street())
+        engine.set_bank(image, drawn_bank(texts, image.size_hw))
+        engine.cache.put(image)
+        yield Served(http, engine, image.id)
 
 
 @contextlib.contextmanager

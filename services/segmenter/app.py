@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 
 from services.segmenter.cache.cache_metrics import CacheMetrics
 from services.segmenter.crop_routes import CropFlow, crop_router
-from services.segmenter.segment_routes import SegmentFlow, segment_router
-from services.segmenter.stages import StagedSegmenter
+from services.segmenter.ports import Entry, ImageEngine
+from services.segmenter.segment_flow import SegmentFlow
+from services.segmenter.segment_routes import segment_router
 from unspoken.config.settings import Limits
 from unspoken.errors import Conflict
 from unspoken.http.admission import Admission
@@ -36,7 +37,7 @@ _ROW: TypeAdapter[list[float]] = TypeAdapter(list[float])
 def create_app(
     engine: TextEncoder,
     *,
-    segmenter: StagedSegmenter[Any] | None = None,
+    segmenter: ImageEngine[Entry] | None = None,
     ranker: CropRanker | None = None,
     thread: InferenceThread | None = None,
     max_queue: int = 64,
@@ -75,7 +76,8 @@ def create_app(
     if segmenter is not None:
         flow = SegmentFlow(segmenter, thread=thread, **limits)
         batchers += flow.batchers
-        admissions |= dict.fromkeys(("/segment", "/images"), flow.admission)
+        admission = Admission(flow.encoding, flow.answering, max_bytes=max_queue_bytes)
+        admissions |= dict.fromkeys(("/segment", "/images"), admission)
     crops = None
     if ranker is not None:
         crops = CropFlow(ranker, thread=thread, **limits)
@@ -97,7 +99,7 @@ def create_app(
         warm_up=warm_up,
         admissions=admissions,
         request_timeout_s=request_timeout_s,
-        collectors=[] if flow is None else [CacheMetrics(flow.segmenter, flow.lookups, flow.banks)],
+        collectors=[] if flow is None else [CacheMetrics(flow.tiers, flow.lookups, flow.banks)],
         on_close=None if flow is None else flow.close,
     )
     app.include_router(segment_router(flow, fetcher=fetcher))

@@ -1,4 +1,4 @@
-from bench.overload.__main__ import measure, measure_bank_line, p99_ms
+from bench.overload.__main__ import measure, measure_bank_queue, p99_ms
 
 
 def test_a_service_that_is_asked_for_too_much_answers_what_it_can_and_refuses_the_rest():
@@ -14,7 +14,7 @@ def test_a_percentile_of_nothing_is_nothing():
 
 
 def test_banks_are_finished_under_many_clients_and_none_for_callers_who_have_gone():
-    figures = measure_bank_line(num_clients=24, seconds=3)
+    figures = measure_bank_queue(num_clients=24, seconds=3)
     assert figures["bank_errors"] == 0
     assert figures["bank_goodput"] > 0.5
     assert figures["abandoned_work"] <= 0.2

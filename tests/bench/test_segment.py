@@ -25,5 +25,5 @@ def test_a_warm_picture_is_asked_over_http(sent):
     with serve(engine, texts) as served:
         assert served.ask(TEXTS, mask="rle", sent=sent) > 0
         assert 0 < count_hits(served) <= NUM_MASKS
-    held = engine.find(engine.image_id(street().sha256))
-    assert held.bank is not None
+    image = engine.cache.get(engine.image_id(street().sha256))
+    assert image is not None and image.bank is not None

@@ -9,6 +9,7 @@ import pytest
 from cli.embedding import embed_files, picture_files
 from services.segmenter.app import create_app
 from services.segmenter.cache.disk_tier import DiskTier
+from services.segmenter.local_segmenter import LocalSegmenter
 from tests.contracts import picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
 from tests.worker.service import serve
@@ -32,13 +33,13 @@ def test_a_folders_pictures_are_embedded_once_and_found_by_the_next_process(fold
     paths = picture_files(folder)
     assert [path.name for path in paths] == ["b.png", "a.PNG", "c.jpg"]
     seen: list[int] = []
-    first = embed_files(
-        paths, FakeSegmenter(disk=DiskTier(tmp_path / "disk", 1)), on_each=lambda: seen.append(1)
-    )
+    with LocalSegmenter(FakeSegmenter(disk=DiskTier(tmp_path / "disk", 1))) as segmenter:
+        first = embed_files(paths, segmenter, on_each=lambda: seen.append(1))
     assert (first.num_encoded, first.num_there, len(seen)) == (2, 0, 3)
     assert [path.name for path in first.refused] == ["c.jpg"]
     again = FakeSegmenter(disk=DiskTier(tmp_path / "disk", 1))
-    second = embed_files(paths, again, on_each=lambda: None)
+    with LocalSegmenter(again) as segmenter:
+        second = embed_files(paths, segmenter, on_each=lambda: None)
     assert (second.num_encoded, second.num_there, again.num_embedded) == (0, 2, 0)
 
 

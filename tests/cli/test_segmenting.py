@@ -12,6 +12,7 @@ from PIL import Image
 from cli.connecting import local_segmenter, reached_segmenter
 from cli.segmenting import describe_reply, segment_file
 from services.segmenter.app import create_app
+from services.segmenter.local_segmenter import LocalSegmenter
 from services.segmenter.settings import SegmenterSettings
 from tests.contracts import picture_bytes
 from tests.fakes import FakeSegmenter, FakeTextEncoder
@@ -29,9 +30,10 @@ def picture(tmp_path: Path) -> Path:
 
 def test_an_overlay_and_the_reply_are_written_and_the_picture_is_left_alone(picture, tmp_path):
     before = picture.read_bytes()
-    reply = segment_file(
-        picture, ["car", "wheel"], out=tmp_path, segmenter=FakeSegmenter(), threshold=0
-    )
+    with LocalSegmenter(FakeSegmenter()) as segmenter:
+        reply = segment_file(
+            picture, ["car", "wheel"], out=tmp_path, segmenter=segmenter, threshold=0
+        )
     assert picture.read_bytes() == before
     written = json.loads((tmp_path / "street-masks.json").read_text())
     assert [result["text"] for result in written["results"]] == ["car", "wheel"]
@@ -42,7 +44,8 @@ def test_an_overlay_and_the_reply_are_written_and_the_picture_is_left_alone(pict
 
 
 def test_a_text_that_finds_nothing_is_said_so(picture, tmp_path):
-    reply = segment_file(picture, ["car"], out=tmp_path, segmenter=FakeSegmenter(), threshold=1)
+    with LocalSegmenter(FakeSegmenter()) as segmenter:
+        reply = segment_file(picture, ["car"], out=tmp_path, segmenter=segmenter, threshold=1)
     assert describe_reply(reply) == ["car: none found (by bank)"]
 
 
@@ -56,11 +59,12 @@ def test_a_service_is_asked_where_a_url_is_given(picture, tmp_path):
 
 
 def test_a_file_that_is_none_is_an_error_of_the_caller(tmp_path):
-    with pytest.raises(InvalidInput, match="cannot read"):
-        segment_file(tmp_path / "no.png", ["car"], out=tmp_path, segmenter=FakeSegmenter())
-    (tmp_path / "no.png").write_text("no picture")
-    with pytest.raises(NotAnImage):
-        segment_file(tmp_path / "no.png", ["car"], out=tmp_path, segmenter=FakeSegmenter())
+    with LocalSegmenter(FakeSegmenter()) as segmenter:
+        with pytest.raises(InvalidInput, match="cannot read"):
+            segment_file(tmp_path / "no.png", ["car"], out=tmp_path, segmenter=segmenter)
+        (tmp_path / "no.png").write_text("no picture")
+        with pytest.raises(NotAnImage):
+            segment_file(tmp_path / "no.png", ["car"], out=tmp_path, segmenter=segmenter)
 
 
 def test_the_command_reaches_a_service_and_writes_beside(picture, tmp_path):
@@ -103,5 +107,6 @@ def test_a_profile_without_a_segmenter_is_refused_with_what_to_choose(tmp_path):
     bare = dict.fromkeys(("llm", "detector", "text_encoder"), entry)
     models.write_text(json.dumps({"profiles": {"bare": bare}}))
     settings = SegmenterSettings(profile="bare", models_file=models)
-    with pytest.raises(Conflict, match=r"the profile bare has no segmenter.*UNSPOKEN_PROFILE"):
-        local_segmenter(settings)
+    message = r"the profile bare has no segmenter.*UNSPOKEN_PROFILE"
+    with pytest.raises(Conflict, match=message), local_segmenter(settings):
+        pass

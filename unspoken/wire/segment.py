@@ -22,7 +22,7 @@ ImageName = Annotated[
     str, Field(min_length=1, max_length=MAX_IMAGE_NAME_CHARS, pattern=r"^[A-Za-z0-9_.:/ -]+$")
 ]
 Method = Literal["auto", "bank", "detector"]
-Way = Literal["bank", "detector", "prompts"]
+QueryMethod = Literal["bank", "detector", "prompts"]
 MaskForm = Literal["rle", "polygon", "png", "none"]
 QueryText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 """May be blank: only this query is then answered by an error, and the others are answered."""
@@ -279,7 +279,7 @@ class QueryResult(ReplyModel):
 
     query_index: int
     text: str | None
-    method: Way | None = None
+    method: QueryMethod | None = None
     """Method that answered this query; None if it has an error."""
     threshold: float | None = None
     """Lowest score returned: the query's own threshold, or the method's default."""
@@ -303,7 +303,7 @@ class SegmentReply(ReplyModel):
 
     image: SegmentedImage
     model: ModelInfo
-    method: Way
+    method: QueryMethod
     """Method that answered the queries with only a text; `prompts` if there were none."""
     embedding_space: EmbeddingSpace | None = None
     """Space of the instances' vectors, if they were requested.

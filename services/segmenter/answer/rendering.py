@@ -19,7 +19,7 @@ from unspoken.model.mask_bank import MaskBank
 from unspoken.model.text_space import Rivals
 from unspoken.timings import Timings
 from unspoken.wire.base import ErrorBody, ModelInfo
-from unspoken.wire.segment import CacheState, MaskForm, SegmentOutput, SegmentQuery, Way
+from unspoken.wire.segment import CacheState, MaskForm, QueryMethod, SegmentOutput, SegmentQuery
 
 KEPT_FORMS = ("none", "rle")
 VECTOR_DECIMALS = 8
@@ -79,13 +79,13 @@ class WireBank:
         return {**drawn, "data": mask_png(mask)}
 
 
-class Found(NamedTuple):
+class QueryMasks(NamedTuple):
     """The masks that one query found, in the order of the reply."""
 
     masks: WireBank
     indices: list[int]
     scores: list[float]
-    method: Way
+    method: QueryMethod
     threshold: float
     prompts: Sequence[tuple[int, int]] = ()
     """Prompt index and mask index of each mask; empty for a text-only query."""
@@ -93,20 +93,44 @@ class Found(NamedTuple):
     """Number of the detector's boxes whose mask is empty."""
 
 
-class Answer(NamedTuple):
+class SegmentContent(NamedTuple):
     """The content of a reply before it is rendered."""
 
     image_id: str
     size_hw: tuple[int, int]
     model: ModelInfo
-    way: Way
+    method: QueryMethod
     queries: Sequence[SegmentQuery]
     """The queries as they were sent, not normalised."""
     output: SegmentOutput
-    found: Mapping[int, Found]
+    found: Mapping[int, QueryMasks]
     problems: Mapping[int, str]
     """Problem of each query that was not answered, by query index; all others are in `found`."""
     stages_ms: dict[str, float]
+
+    def to_json(self, *, cache: CacheState, timings: Timings) -> bytes:
+        """Return a SegmentReply in JSON. Raises TooLarge, DeadlineExceeded."""
+        timings.add(self.stages_ms)
+        with timings.measure("render"):
+            texts = _Texts(self.output)
+            results = ", ".join(
+                _refusal(index, query, self.problems[index])
+                if index in self.problems
+                else _result(index, query, self.found[index], texts)
+                for index, query in enumerate(self.queries)
+            )
+        height, width = self.size_hw
+        head = json.dumps(
+            {
+                "image": {"id": self.image_id, "width": width, "height": height},
+                "model": self.model.model_dump(),
+                "method": self.method,
+                **({"embedding_space": "mask"} if self.output.embedding else {}),
+                "cache": cache.model_dump(),
+                "timings_ms": timings.as_ms(),
+            }
+        )
+        return f'{head[:-1]}, "results": [{results}]}}'.encode()
 
 
 class _Texts:
@@ -133,32 +157,7 @@ class _Texts:
         return text
 
 
-def render(answer: Answer, *, cache: CacheState, timings: Timings) -> bytes:
-    """Return the answer as a SegmentReply in JSON. Raises TooLarge, DeadlineExceeded."""
-    timings.add(answer.stages_ms)
-    with timings.measure("render"):
-        texts = _Texts(answer.output)
-        results = ", ".join(
-            _refusal(index, query, answer.problems[index])
-            if index in answer.problems
-            else _result(index, query, answer.found[index], texts)
-            for index, query in enumerate(answer.queries)
-        )
-    height, width = answer.size_hw
-    head = json.dumps(
-        {
-            "image": {"id": answer.image_id, "width": width, "height": height},
-            "model": answer.model.model_dump(),
-            "method": answer.way,
-            **({"embedding_space": "mask"} if answer.output.embedding else {}),
-            "cache": cache.model_dump(),
-            "timings_ms": timings.as_ms(),
-        }
-    )
-    return f'{head[:-1]}, "results": [{results}]}}'.encode()
-
-
-def _result(query_index: int, query: SegmentQuery, found: Found, texts: _Texts) -> str:
+def _result(query_index: int, query: SegmentQuery, found: QueryMasks, texts: _Texts) -> str:
     head = (
         f'{{"query_index": {query_index}, "text": {json.dumps(query.text)}, '
         f'"method": "{found.method}", "threshold": {json.dumps(found.threshold)}, '

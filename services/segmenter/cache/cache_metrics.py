@@ -1,31 +1,32 @@
 """Prometheus metrics of the segmenter's cached images and their mask banks."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Generic
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.segmenter.cache.bank_line import BankLine
-from services.segmenter.stages import StagedSegmenter
+from services.segmenter.cache.bank_queue import BankQueue
+from services.segmenter.cache.image_tiers import ImageTiers
+from services.segmenter.ports import Entry
 
 
-class CacheMetrics(Collector):
+class CacheMetrics(Collector, Generic[Entry]):
     """Collector that reads the cache tiers at scrape time.
 
     lookups: number of requested images that were found in each tier.
     """
 
     def __init__(
-        self, segmenter: StagedSegmenter[Any], lookups: Mapping[str, int], banks: BankLine
+        self, tiers: ImageTiers[Entry], lookups: Mapping[str, int], banks: BankQueue[Entry]
     ) -> None:
-        self._segmenter = segmenter
+        self._tiers = tiers
         self._lookups = lookups
         self._banks = banks
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
-        memory, disk = self._segmenter.cache, self._segmenter.disk
+        memory, disk = self._tiers.memory, self._tiers.disk
         lookups = CounterMetricFamily(
             "unspoken_cache_lookups",
             "Requested pictures by the tier that held them; none: newly encoded",
@@ -50,6 +51,8 @@ class CacheMetrics(Collector):
             steps.add_metric([kind], number)
         yield steps
         yield GaugeMetricFamily(
-            "unspoken_bank_line", "Pictures waiting for their mask banks", value=len(self._banks)
+            "unspoken_bank_queue_length",
+            "Pictures waiting for their mask banks",
+            value=len(self._banks),
         )
         yield GaugeMetricFamily("unspoken_cache_pictures", "Pictures in memory", value=len(memory))

@@ -15,7 +15,7 @@ OVERHEAD_BYTES = 8192
 class CachedImage:
     """A cached image: its file, its embedding and, once built, its bank.
 
-    See embedding_cache.Held.
+    See embedding_cache.CacheEntry.
     """
 
     id: str
@@ -26,11 +26,6 @@ class CachedImage:
     embedding: Tensor  # (1, C, cells, cells) float16, on the CPU
     upscaler: MaskUpscaler
     bank: WireBank | None = None
-
-    @property
-    def bank_ready(self) -> bool:
-        """True once its mask bank is built."""
-        return self.bank is not None
 
     @property
     def num_bytes(self) -> int:

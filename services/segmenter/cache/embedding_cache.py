@@ -17,8 +17,8 @@ MAX_NAMES = 16_384
 MIN_TRIM_BYTES = 8 * 1024 * 1024
 
 
-class Held(Protocol):
-    """Port of a cached image with its embedding, as the cache needs it."""
+class CacheEntry(Protocol):
+    """Port of a cached image with its embedding."""
 
     @property
     def id(self) -> str:
@@ -33,15 +33,19 @@ class Held(Protocol):
         """Height and width of the image in pixels."""
 
     @property
-    def bank_ready(self) -> bool:
-        """True once its mask bank is built."""
+    def encoded(self) -> bytes:
+        """The image file, which is sent to the detector."""
+
+    @property
+    def bank(self) -> object | None:
+        """Its mask bank; None until it is built."""
 
     @property
     def num_bytes(self) -> int:
         """Memory that it uses; may grow."""
 
 
-Entry = TypeVar("Entry", bound=Held)
+Entry = TypeVar("Entry", bound=CacheEntry)
 
 
 def public_id(content_sha256: str, *, weights_sha256: str, preprocessing: str, dtype: str) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from services.segmenter.segment_engine import SegmentEngine
 from tests.contracts import picture_bytes
-from tests.services.segmenter.tiny import question, tiny_engine
+from tests.services.segmenter.tiny import question, segment, tiny_engine
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
 from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
@@ -99,7 +99,7 @@ def mask_of(instance: Instance) -> np.ndarray:
 def test_the_first_instance_of_a_click_is_the_mask_that_sam_predicts_best(
     engine, predictor, picture
 ):
-    reply = engine.segment(picture, question(*({"points": [{"x": x, "y": y}]} for x, y in CLICKS)))
+    reply = segment(engine, picture, question(*({"points": [{"x": x, "y": y}]} for x, y in CLICKS)))
     best = []
     for (x, y), result in zip(CLICKS, reply.results, strict=True):
         masks, quality, _ = predictor.predict(np.array([[x, y]]), np.array([1]))
@@ -115,7 +115,7 @@ def test_the_first_instance_of_a_click_is_the_mask_that_sam_predicts_best(
 def test_boxes_are_answered_in_the_order_asked_by_the_masks_of_sam(engine, predictor, picture):
     boxes = [(5, 5, 40, 30), (50, 10, 90, 60), (20, 20, 70, 55)]
     written = [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes]
-    (result,) = engine.segment(picture, question({"boxes": written})).results
+    (result,) = segment(engine, picture, question({"boxes": written})).results
     assert [each.prompt_index for each in result.instances] == [0, 1, 2]
     for box, instance in zip(boxes, result.instances, strict=True):
         masks, _, _ = predictor.predict(box=np.array(box), multimask_output=False)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from services.segmenter.loading import build_segmenter
+from services.segmenter.local_segmenter import LocalSegmenter
 from services.segmenter.settings import SegmenterSettings
 from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeDetector, FakeTextEncoder
-from tests.services.segmenter.tiny import question, tiny_sam
+from tests.services.segmenter.tiny import question, segment, tiny_sam
 from unspoken.config.profiles import load_profile
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.imaging.images import decode_picture
@@ -74,7 +75,8 @@ def test_a_profiles_own_segmenter_holds_the_contract(tmp_path):
     file = models_file(tmp_path, written)
     engine = build_segmenter(settings(tmp_path, profile="tiny", models_file=file), ENCODER)
     assert engine is not None and engine.model.revision == "r1"
-    check_segmenter(engine)
+    with LocalSegmenter(engine) as segmenter:
+        check_segmenter(segmenter)
 
 
 def test_weights_of_ones_own_stand_in_for_the_profiles(tmp_path):
@@ -110,8 +112,10 @@ def test_a_delta_is_served_on_top_of_the_profiles_sam(tmp_path):
         settings(tmp_path, profile="tiny", models_file=file, weights=head), ENCODER
     )
     assert engine is not None
-    reply = engine.segment(
-        decode_picture(picture_bytes()), question({"text": "car", "threshold": 0}, method="bank")
+    reply = segment(
+        engine,
+        decode_picture(picture_bytes()),
+        question({"text": "car", "threshold": 0}, method="bank"),
     )
     assert reply.method == "bank"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from services.segmenter.answer import rendering
-from services.segmenter.answer.rendering import Answer, Found, WireBank, render
+from services.segmenter.answer.rendering import QueryMasks, SegmentContent, WireBank
 from unspoken.errors import DeadlineExceeded, TooLarge
 from unspoken.http.deadline import ends_within, time_left_s
 from unspoken.imaging.masks import encode_rle, rle_areas, rle_boxes
@@ -37,14 +37,14 @@ def bank(number: int) -> WireBank:
     )
 
 
-def answer(num_masks: int, *, num_queries: int = 1, form: str = "polygon") -> Answer:
+def answer(num_masks: int, *, num_queries: int = 1, form: str = "polygon") -> SegmentContent:
     masks = bank(num_masks)
-    found = Found(masks, list(range(num_masks)), [0.5] * num_masks, "bank", 0.5)
-    return Answer(
+    found = QueryMasks(masks, list(range(num_masks)), [0.5] * num_masks, "bank", 0.5)
+    return SegmentContent(
         image_id="a",
         size_hw=SIZE,
         model=ModelInfo(name="m", kind="segmenter", revision="0"),
-        way="bank",
+        method="bank",
         queries=[SegmentQuery(text="car")] * num_queries,
         output=SegmentOutput(mask=form),
         found=dict.fromkeys(range(num_queries), found),
@@ -54,7 +54,7 @@ def answer(num_masks: int, *, num_queries: int = 1, form: str = "polygon") -> An
 
 
 def test_a_reply_has_every_instance():
-    reply = json.loads(render(answer(3), cache=HIT, timings=Timings()))
+    reply = json.loads(answer(3).to_json(cache=HIT, timings=Timings()))
     assert [each["mask"]["format"] for each in reply["results"][0]["instances"]] == ["polygon"] * 3
 
 
@@ -70,13 +70,13 @@ def test_no_further_mask_is_written_once_the_deadline_has_passed(monkeypatch):
     monkeypatch.setattr(rendering, "mask_polygons", slowly)
     asked = answer(3)
     with ends_within(0.2), pytest.raises(DeadlineExceeded):
-        render(asked, cache=HIT, timings=Timings())
+        asked.to_json(cache=HIT, timings=Timings())
     assert len(written) == 1
 
 
 def test_a_reply_that_would_be_too_large_is_refused_before_it_is_written(monkeypatch):
-    size = len(render(answer(3, num_queries=1, form="rle"), cache=HIT, timings=Timings()))
+    size = len(answer(3, num_queries=1, form="rle").to_json(cache=HIT, timings=Timings()))
     monkeypatch.setattr(rendering, "MAX_REPLY_CHARS", 2 * size)
-    assert render(answer(3, form="rle"), cache=HIT, timings=Timings())
+    assert answer(3, form="rle").to_json(cache=HIT, timings=Timings())
     with pytest.raises(TooLarge, match=r"output\.top_k"):
-        render(answer(3, num_queries=20, form="rle"), cache=HIT, timings=Timings())
+        answer(3, num_queries=20, form="rle").to_json(cache=HIT, timings=Timings())

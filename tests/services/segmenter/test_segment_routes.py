@@ -177,7 +177,7 @@ def test_a_picture_is_decoded_once_however_many_ask_at_once(monkeypatch):
         gate.wait(10)
         return decode_picture(encoded)
 
-    monkeypatch.setattr("services.segmenter.segment_routes.decode_picture", decode_slowly)
+    monkeypatch.setattr("services.segmenter.segment_flow.decode_picture", decode_slowly)
     fake = FakeSegmenter()
     with served(fake) as client, ThreadPoolExecutor(8) as pool:
         body = {"image": IMAGE, "queries": QUERIES}
@@ -196,7 +196,7 @@ def test_a_damaged_picture_is_refused_again_without_being_decoded_again(monkeypa
         num_decoded += 1
         return decode_picture(encoded)
 
-    monkeypatch.setattr("services.segmenter.segment_routes.decode_picture", decode)
+    monkeypatch.setattr("services.segmenter.segment_flow.decode_picture", decode)
     with served(FakeSegmenter()) as client:
         for _ in range(3):
             assert client.post("/images", files={"image": b"no picture"}).status_code == 415

@@ -9,6 +9,7 @@ from services.segmenter.answer.query_methods import SegmentConfig
 from services.segmenter.cache.cached_image import CachedImage
 from services.segmenter.cache.disk_tier import DiskTier
 from services.segmenter.cache.embedding_cache import EmbeddingCache
+from services.segmenter.local_segmenter import LocalSegmenter
 from services.segmenter.segment_engine import SegmentEngine
 from tests.fakes import FakeTextEncoder
 from unspoken.imaging.images import Picture
@@ -20,7 +21,7 @@ from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
 from unspoken.ports import Detector
 from unspoken.wire.base import ModelInfo
-from unspoken.wire.segment import SegmentQuestion
+from unspoken.wire.segment import SegmentQuestion, SegmentReply
 
 # Random weights predict meaningless IoUs, so the filters are off; only duplicates are removed.
 BANK = MaskBankConfig(points_per_side=4, predicted_iou_threshold=-100, stability_threshold=0)
@@ -72,7 +73,7 @@ class CountingEngine(SegmentEngine):
     num_embedded = 0
 
     def embed(self, picture: Picture) -> CachedImage:
-        self.num_embedded += 1
+        self.num_embedded += bool(picture.encoded)  # the warm-up's picture has no file
         return super().embed(picture)
 
 
@@ -101,6 +102,20 @@ def tiny_engine(
         detector=detector,
         config=replace(SegmentConfig(bank=BANK), **changes),
     )
+
+
+def segment(engine: SegmentEngine, image: Picture | str, asked: SegmentQuestion) -> SegmentReply:
+    """Answer a question without HTTP; the engine keeps its cached images."""
+    with LocalSegmenter(engine) as segmenter:
+        return segmenter.segment(image, asked)
+
+
+def add_image(engine: SegmentEngine, picture: Picture) -> CachedImage:
+    """Encode and cache an image, and return it."""
+    with LocalSegmenter(engine) as segmenter:
+        image = engine.cache.get(segmenter.add_image(picture).id)
+    assert image is not None
+    return image
 
 
 def question(*queries: dict[str, object], **rest: object) -> SegmentQuestion:

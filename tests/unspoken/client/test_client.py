@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.segmenter.cache.embedding_cache import EmbeddingCache
+from services.segmenter.local_segmenter import LocalSegmenter
 from tests.contracts import picture_bytes
 from tests.fakes import FakeTextEncoder
 from tests.served_stack import worked_off
@@ -47,9 +47,9 @@ def test_no_queries_give_no_results(client):
 
 def test_masks_boxes_and_scores_are_arrays_of_what_the_service_says(client, stack):
     answer = client.segment(PNG, "car", Query("wheel", threshold=1.0), Query(boxes=[BOX]))
-    direct = stack.segmenter.segment(
-        decode_picture(PNG), SegmentQuestion.model_validate({"queries": [{"text": "car"}]})
-    )
+    question = SegmentQuestion.model_validate({"queries": [{"text": "car"}]})
+    with LocalSegmenter(stack.segmenter) as segmenter:
+        direct = segmenter.segment(decode_picture(PNG), question)
     (expected,) = direct.results[0].instances
     car, wheel, boxed = answer.results
     assert (car.text, wheel.text, boxed.text) == ("car", "wheel", None)
@@ -187,16 +187,15 @@ def test_a_picture_is_sent_once_and_asked_about_by_its_id(client_class, stack):
 
 @pytest.mark.parametrize("held", [False, True], ids=["bytes", "held"])
 def test_a_picture_that_the_gateway_let_go_is_sent_again(client_class, stack, held):
-    stack.segmenter.cache = EmbeddingCache(capacity_mib=0.001)  # room for one
     sent = []
     with client_class(stack.url, transport=recorded(client_class, sent)) as client:
         picture = client.add_image(PNG) if held else PNG
         first = client.segment(picture, "car")
-        client.segment(picture_bytes(size=(80, 60)), "car")
+        stack.segmenter.cache.remove(first.image_id)
         del sent[:]
         again = client.segment(picture, "car")
     assert sent == ["application/json", "multipart/form-data"]
-    assert stack.segmenter.num_embedded == 3 and not again.was_cached
+    assert stack.segmenter.num_embedded == 2 and not again.was_cached
     assert (again.results[0].masks == first.results[0].masks).all()
 
 
@@ -215,7 +214,7 @@ def test_a_bank_is_built_ahead(client):
 
 def test_an_id_alone_that_is_not_held_is_told(client, stack):
     found = client.find_image(client.add_image(PNG).id)
-    stack.segmenter.cache = EmbeddingCache(capacity_mib=1)
+    stack.segmenter.cache.remove(found.id)
     with pytest.raises(NotFound, match="send it again"):
         client.segment(found, "car")
     with pytest.raises(NotFound):

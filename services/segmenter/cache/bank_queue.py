@@ -9,13 +9,14 @@ answered before its deadline is refused at once, with the time after which to re
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Any
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from typing import Generic
 
 from cachetools import LRUCache
 
+from services.segmenter.cache.image_tiers import Lookup
 from services.segmenter.cache.single_flight import SingleFlight
-from services.segmenter.stages import BankSteps, StagedSegmenter
+from services.segmenter.ports import Entry, ImageEngine
 from unspoken.errors import DeadlineExceeded, Overloaded
 from unspoken.http.batching import InferenceThread, MicroBatcher
 from unspoken.http.deadline import time_left_s
@@ -27,18 +28,19 @@ MAX_UNTIMED = 8
 _AT_ONCE = 2
 """Number of requests in progress: one bank is built while the next image is encoded."""
 _MARGIN = 0.9
+_BUILT = object()
 
 
-class _Job:
+class _Job(Generic[Entry]):
     """A bank that is being built. is_wanted: False once its last caller has left."""
 
-    def __init__(self, held: Any) -> None:
-        self.held = held
-        self.steps: BankSteps | None = None
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.steps: Iterator[None] | None = None
         self.is_wanted = True
 
 
-class BankLine:
+class BankQueue(Generic[Entry]):
     """Queue of the banks that callers wait for. Use it on the event loop only.
 
     max_queue: largest number of images in the queue.
@@ -46,7 +48,7 @@ class BankLine:
 
     def __init__(
         self,
-        segmenter: StagedSegmenter[Any],
+        engine: ImageEngine[Entry],
         *,
         thread: InferenceThread,
         max_queue: int,
@@ -54,20 +56,20 @@ class BankLine:
     ) -> None:
         self.steps = Counter({"wanted": 0, "abandoned": 0})
         """Number of steps done while a caller waited, and after all callers had left."""
-        self.batcher: MicroBatcher[_Job, bool] = MicroBatcher(
+        self.batcher: MicroBatcher[_Job[Entry], bool] = MicroBatcher(
             lambda jobs: [self._step(job) for job in jobs],
             name="bank",
             thread=thread,
             max_batch=1,
             max_queue=max_queue,
         )
-        self._segmenter = segmenter
+        self._engine = engine
         self._max_queue = max_queue
         self._timeout_s = timeout_s
-        self._flights: SingleFlight[Any] = SingleFlight()
+        self._flights: SingleFlight[Lookup[Entry]] = SingleFlight()
         self._near = asyncio.Semaphore(_AT_ONCE)
         self._building = asyncio.Lock()
-        self._unfinished: LRUCache[str, _Job] = LRUCache(MAX_KEPT)
+        self._unfinished: LRUCache[str, _Job[Entry]] = LRUCache(MAX_KEPT)
         self._pace_s: float | None = None
         """Moving average of the time from one finished bank to the next."""
         self._last_s = time.monotonic()
@@ -75,15 +77,17 @@ class BankLine:
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def run(self, key: Hashable, bring: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the result of `bring` after the bank of its `held` image is built.
+    async def run(
+        self, key: Hashable, find: Callable[[], Awaitable[Lookup[Entry]]]
+    ) -> Lookup[Entry]:
+        """Return the image that `find` returns, after its bank is built.
 
-        bring: called shortly before the image's turn. All callers of one key share one place in the
+        find: called shortly before the image's turn. All callers of one key share one place in the
         queue. Raises Overloaded for a bank that cannot be finished in time.
         """
         if key not in self._flights:
             self._check_time(len(self._flights))
-        return await self._flights.run(key, lambda: self._serve(bring))
+        return await self._flights.run(key, lambda: self._serve(find))
 
     def forget(self, image_id: str) -> None:
         """Drop the unfinished bank of an image that is deleted."""
@@ -111,38 +115,42 @@ class BankLine:
                 retry_after_s=max(1.0, needed_s - left_s),
             )
 
-    async def _serve(self, bring: Callable[[], Awaitable[Any]]) -> Any:
+    async def _serve(self, find: Callable[[], Awaitable[Lookup[Entry]]]) -> Lookup[Entry]:
         asked_s = time.monotonic()
         # The semaphore and the lock are both first in, first out.
         async with self._near:
-            brought = await bring()
+            found = await find()
             async with self._building:
-                await self._build(brought.held)
+                await self._build(found.entry)
         now_s = time.monotonic()
         took_s = now_s - max(asked_s, self._last_s)
         self._pace_s = took_s if self._pace_s is None else 0.7 * self._pace_s + 0.3 * took_s
         self._last_s = now_s
-        return brought
+        return found
 
-    async def _build(self, held: Any) -> None:
-        job = self._unfinished.pop(held.id, None)
-        if job is None or job.held is not held:
-            job = _Job(held)
+    async def _build(self, entry: Entry) -> None:
+        job = self._unfinished.pop(entry.id, None)
+        if job is None or job.entry is not entry:
+            job = _Job(entry)
         job.is_wanted = True
         try:
             while not await self.batcher.submit(job, timeout_s=self._timeout_s):
                 pass
         except (asyncio.CancelledError, DeadlineExceeded):
             job.is_wanted = False
-            self._unfinished[held.id] = job
+            self._unfinished[entry.id] = job
             raise
 
-    def _step(self, job: _Job) -> bool:
+    def _step(self, job: _Job[Entry]) -> bool:
         """Do one step on the inference thread; return True if the bank is built."""
-        if job.held.bank_ready:  # a step that was running when its caller left has finished it
+        if job.entry.bank is not None:  # built by a step that ran while its last caller left
             return True
-        if job.steps is None:
-            job.steps = self._segmenter.bank_steps(job.held)
-        is_done = job.steps.step()
+        steps = job.steps or self._engine.bank_steps(job.entry)
+        job.steps = None  # a step that fails ends the iterator, so the next one starts anew
+        is_built = next(steps, _BUILT) is _BUILT
+        if is_built:
+            self._engine.cache.weigh_again(job.entry)
+        else:
+            job.steps = steps
         self.steps["wanted" if job.is_wanted else "abandoned"] += 1
-        return is_done
+        return is_built

@@ -1,5 +1,6 @@
 """Scheduling of mask banks: oldest first, none for disconnected callers or missed deadlines."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from services.segmenter.app import create_app
 from tests.contracts import picture_bytes
-from tests.fakes import FakeHeld, FakeTextEncoder, StepwiseSegmenter
+from tests.fakes import FakeImage, FakeTextEncoder, StepwiseSegmenter
 from tests.worker.service import serve
 
 NUM_STEPS = 5
@@ -26,8 +27,8 @@ class Gate:
         self.steps: list[str] = []
         self._step_s = step_s
 
-    def __call__(self, held: FakeHeld) -> None:
-        self.steps.append(held.id)
+    def __call__(self, image: FakeImage) -> None:
+        self.steps.append(image.id)
         self.open.wait(20)
         time.sleep(self._step_s)
 
@@ -49,7 +50,7 @@ class Service:
         self._http = http
 
     def id_of(self, number: int) -> str:
-        return self.segmenter.id_of(PICTURES[number])
+        return self.segmenter.image_id(hashlib.sha256(PICTURES[number]).hexdigest())
 
     def ask(self, number: int, *, deadline_ms: int = 30_000, patience_s: float = 30) -> Future:
         def send() -> httpx.Response:
@@ -65,7 +66,7 @@ class Service:
 
     def in_line(self, count: int) -> None:
         """Wait until the given number of pictures is queued."""
-        self._wait_for(f"unspoken_bank_line {count}.0")
+        self._wait_for(f"unspoken_bank_queue_length {count}.0")
 
     def metrics(self) -> str:
         return self._http.get("/metrics").text

@@ -1,4 +1,4 @@
-"""Convert boxes and points of queries to decoder prompts, and decode them in batches.
+"""Decode the masks of prompts in batches.
 
 Prompts of one kind are decoded together. A single click is ambiguous and gives three masks; every
 other prompt gives one.
@@ -12,40 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.errors import InvalidInput
+from services.segmenter.answer.prompts import MaskPrompt
 from unspoken.model.mask_bank import MaskBank, MaskBankConfig, bank_of_output, empty_bank
 from unspoken.model.sam.input_frame import InputFrame
 from unspoken.model.sam.mask_upscaling import MaskUpscaler
 from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
-from unspoken.wire.segment import SegmentQuery
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One prompt in pixels of the image.
-
-    owner: index of the query, or another number that the caller chooses. index: position of the
-    prompt among the owner's prompts.
-    """
-
-    owner: int
-    index: int = 0
-    box: tuple[float, float, float, float] | None = None
-    points: tuple[tuple[float, float, int], ...] = ()
-
-    @property
-    def kind(self) -> tuple[bool, int]:
-        """Key that is equal for prompts that can share one call of the decoder."""
-        return self.box is not None, len(self.points)
-
-    @property
-    def is_ambiguous(self) -> bool:
-        """True for a single click, which can mean an object or a part of it."""
-        return self.box is None and len(self.points) == 1
-
-
-@dataclass(frozen=True)
-class Prompted:
+class PromptMasks:
     """Masks of prompts, unsorted; an empty mask has area 0.
 
     Row i is mask `mask_indices[i]` of the prompt `prompt_indices[i]` of `owners[i]`.
@@ -57,49 +32,15 @@ class Prompted:
     mask_indices: np.ndarray
 
 
-def prompts_of(query: SegmentQuery, *, owner: int, size_hw: tuple[int, int]) -> list[Prompt]:
-    """Return the prompts of a query. Raises InvalidInput if one lies outside the image."""
-    height, width = size_hw
-    for point in query.points:
-        if not (0 <= point.x <= width and 0 <= point.y <= height):
-            raise InvalidInput(
-                f"queries.{owner}: the point ({point.x}, {point.y}) is outside of the picture of "
-                f"{width} x {height}"
-            )
-    points = tuple((point.x, point.y, point.label) for point in query.points)
-    if not query.boxes:
-        return [Prompt(owner, points=points)] if points else []
-    prompts = []
-    for index, box in enumerate(query.boxes):
-        inside = cut_box((box.x0, box.y0, box.x1, box.y1), size_hw)
-        if inside is None:
-            raise InvalidInput(
-                f"queries.{owner}: the box {(box.x0, box.y0, box.x1, box.y1)} is outside of the "
-                f"picture of {width} x {height}"
-            )
-        prompts.append(Prompt(owner, index, box=inside, points=points))
-    return prompts
-
-
-def cut_box(
-    box: tuple[float, float, float, float], size_hw: tuple[int, int]
-) -> tuple[float, float, float, float] | None:
-    """Return the part of a box that is inside the image; None if it is empty."""
-    height, width = size_hw
-    x0, y0 = max(0.0, box[0]), max(0.0, box[1])
-    x1, y1 = min(float(width), box[2]), min(float(height), box[3])
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
 @torch.inference_mode()
 def decode_prompts(
     model: SemanticSam,
     image_embedding: Tensor,
     upscaler: MaskUpscaler,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[MaskPrompt],
     *,
     config: MaskBankConfig,
-) -> Prompted:
+) -> PromptMasks:
     """Decode the masks of all prompts: three for a single click, one for any other prompt.
 
     image_embedding: (1, C, cells, cells).
@@ -126,10 +67,10 @@ def decode_prompts(
             ]
     columns = np.asarray(rows, dtype=np.int64).reshape(-1, 3).T
     if not banks:
-        return Prompted(
+        return PromptMasks(
             empty_bank(frame.original_size_hw, model.config.semantic.text_dim), *columns
         )
-    return Prompted(join_banks(banks), *columns)
+    return PromptMasks(join_banks(banks), *columns)
 
 
 def join_banks(banks: Sequence[MaskBank]) -> MaskBank:
@@ -150,7 +91,7 @@ def join_banks(banks: Sequence[MaskBank]) -> MaskBank:
     )
 
 
-def _tensors(prompts: Sequence[Prompt], frame: InputFrame, device: torch.device) -> Prompts:
+def _tensors(prompts: Sequence[MaskPrompt], frame: InputFrame, device: torch.device) -> Prompts:
     """Return prompts of one kind as tensors in pixels of the network's input."""
     points = labels = boxes = None
     if prompts[0].points:
