@@ -86,7 +86,7 @@ class SegmentEngine:
             id=self.image_id(picture.sha256),
             sha256=picture.sha256,
             size_hw=picture.size_hw,
-            encoded=picture.encoded,
+            encoded=picture.sendable,
             embedding=embedding.to(device="cpu", dtype=self.embedding_dtype),
             upscaler=upscaler,
         )

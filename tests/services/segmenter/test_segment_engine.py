@@ -14,6 +14,7 @@ from tests.contracts import check_segmenter, picture_bytes
 from tests.fakes import FakeDetector, FakeTextEncoder
 from tests.services.segmenter.tiny import DiscSam, add_image, question, segment, tiny_engine
 from unspoken.errors import Conflict, InvalidInput
+from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
 from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
@@ -382,6 +383,15 @@ def test_boxes_of_the_detector_that_leave_the_picture_are_cut_or_dropped(picture
     )
     assert [len(result.instances) for result in reply.results] == [1, 0]
     assert reply.results[0].instances[0].box.x1 <= 96
+
+
+def test_a_local_file_that_services_refuse_is_sent_to_the_detector_as_a_png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (96, 64), "white").save(buffer, "TIFF")
+    tiff = decode_picture(buffer.getvalue(), formats=FILE_FORMATS)
+    engine = tiny_engine(detector=StubDetector(car=((10, 10, 50, 40), 0.8)))
+    (car,) = segment(engine, tiff, question({"text": "car"}, method="detector")).results
+    assert len(car.instances) == 1
 
 
 def test_a_bank_grows_the_memory_that_a_picture_is_counted_with(picture):
