@@ -127,7 +127,7 @@ def read_status(runs_dir: Path, run_id: str) -> RunStatus:
     """Return a run's status, as its dispatcher last saw it. Raises NotFound."""
     run = read_run(runs_dir, run_id)
     folder = runs_dir / run_id
-    status = _last_seen(folder, run)
+    status = last_status(folder, run)
     if status.state not in ("done", "failed") and is_cancelled(folder):
         changes = {**_STANDS_STILL, "state": "cancelled", "message": ""}
         status = status.model_copy(update=changes)
@@ -139,9 +139,10 @@ def read_status(runs_dir: Path, run_id: str) -> RunStatus:
     return status.model_copy(update={"output": str(folder / "dataset")})
 
 
-def _last_seen(folder: Path, run: Run) -> RunStatus:
+def last_status(run_dir: Path, run: Run) -> RunStatus:
+    """Return a run's status as its dispatcher last wrote it. Raises OSError."""
     try:
-        return RunStatus.model_validate_json((folder / "status.json").read_bytes())
+        return RunStatus.model_validate_json((run_dir / "status.json").read_bytes())
     except (FileNotFoundError, ValidationError):
         return _no_status(run.run_id, state="planned", message="waiting for a dispatcher")
 

@@ -16,12 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from unspoken.errors import ModelsChanged, NotFound, UnspokenError
+from unspoken.errors import ModelsChanged, UnspokenError
 from unspoken.logs import log_ids
 from unspoken.runs.lease import leased
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.liveness import DISPATCHER_LEASE
-from unspoken.runs.store import Run, created_runs, read_status, write_status
+from unspoken.runs.store import Run, created_runs, last_status, write_status
 from unspoken.safe_text import reason_of
 from unspoken.wire.runs import ENDED, RunStatus
 from worker.dispatch.background_call import BackgroundCalls, Start, start_thread
@@ -149,8 +149,8 @@ class Dispatcher:
     def _has_ended(self, run: Run) -> bool:
         """Return True if the run is done or failed; False if its status.json cannot be read."""
         try:
-            return read_status(self._runs_dir, run.run_id).state in ("done", "failed")
-        except (OSError, NotFound) as error:
+            return last_status(self._runs_dir / run.run_id, run).state in ("done", "failed")
+        except OSError as error:
             logger.warning("run %s: its status cannot be read: %s", run.run_id, error)
             return False
 

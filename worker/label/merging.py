@@ -46,7 +46,7 @@ def merge_detections(
     `detections[i].phrase_index` is the id of its candidate.
     """
     boxes = _clip_all(detections, candidates, size_hw)
-    return _settle(
+    return _apply_thresholds(
         boxes, size_hw, config=config, lexicon=lexicon, thresholds=fixed_thresholds(config)
     )
 
@@ -108,10 +108,10 @@ def decide_annotations(
         _Box(candidates[each.candidate_id], each.score, np.asarray(each.box), each.clip_rank)
         for each in undecided
     ]
-    return _settle(boxes, size_hw, config=config, lexicon=lexicon, thresholds=thresholds)
+    return _apply_thresholds(boxes, size_hw, config=config, lexicon=lexicon, thresholds=thresholds)
 
 
-def _settle(
+def _apply_thresholds(
     boxes: list[_Box],
     size_hw: tuple[int, int],
     *,
@@ -121,7 +121,7 @@ def _settle(
 ) -> tuple[Annotation, ...]:
     """Apply thresholds and merge duplicates. Expects boxes sorted by score, descending."""
     for box in boxes:
-        box.drop_reason = _hygiene(box, size_hw, config=config, thresholds=thresholds)
+        box.drop_reason = _drop_reason(box, size_hw, config=config, thresholds=thresholds)
     _suppress_repeats([box for box in boxes if box.drop_reason is None], config)
     _keep_parts_inside([box for box in boxes if box.drop_reason is None], config)
     _merge_labels([box for box in boxes if box.drop_reason is None], config, lexicon)
@@ -146,7 +146,7 @@ def _clip(detection: Detection, candidates: Sequence[Candidate], size_hw: tuple[
     return _Box(candidates[detection.phrase_index], float(detection.score), xyxy)
 
 
-def _hygiene(
+def _drop_reason(
     box: _Box, size_hw: tuple[int, int], *, config: LabelConfig, thresholds: Thresholds
 ) -> str | None:
     if box.candidate.decoy:

@@ -167,7 +167,7 @@ def _propose(
     if not captions:
         return []
     try:
-        return list(_patiently(lambda: prompter.propose(captions, templates=templates)))
+        return list(_with_retries(lambda: prompter.propose(captions, templates=templates)))
     except PASSING:
         raise
     except UnspokenError as error:
@@ -226,7 +226,7 @@ def _detect(
     candidates = list_candidates(proposal, decoys, max_phrases=config.max_phrases)
     asked = [*phrases, *decoys]
     with timings.asking("detect"):
-        result = _patiently(
+        result = _with_retries(
             lambda: ports.detector.detect(item.picture, asked, box_threshold=stored_from(config))
         )
     size_hw = item.picture.size_hw
@@ -269,7 +269,7 @@ def _check_crops(
 
     In an `auto` run no box is kept yet: its boxes are dropped later, when thresholds are chosen.
     """
-    ranked = _patiently(
+    ranked = _with_retries(
         lambda: rank_annotations(
             annotations,
             candidates,
@@ -317,6 +317,6 @@ def _row(
     )
 
 
-def _patiently(ask: Callable[[], Answer]) -> Answer:
+def _with_retries(ask: Callable[[], Answer]) -> Answer:
     """Call `ask`; retry AWAY errors while PATIENCE lasts, and record the time spent waiting."""
     return PATIENCE.call(ask, on=AWAY, waited=lambda seconds: note_wait(1000 * seconds))

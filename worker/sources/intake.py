@@ -61,12 +61,12 @@ def list_source(
         name = file.relative_to(root).as_posix()
         refusal = _refusal(file, name, root)
         if refusal is not None:
-            rows = iter([bad_shard(_writable(name), row=0, size=0, detail=refusal)])
+            rows = iter([bad_shard(_in_utf8(name), row=0, size=0, detail=refusal)])
         else:
             if file.suffix.lower() in TABLE_ENDINGS and file.is_file():
                 check_table(file)
             rows = _read_rows(file, name=name, root=root, pictures=pictures, span=span)
-        yield _writable(name), (_listed(row, is_duplicate) for row in check.note(rows))
+        yield _in_utf8(name), (_listed(row, is_duplicate) for row in check.note(rows))
     if check.first_bad is not None and not check.any_good:
         raise InvalidInput(check.first_bad)
 
@@ -74,9 +74,9 @@ def list_source(
 def _refusal(file: Path, name: str, root: Path) -> str | None:
     """Return the reason for not opening a file of the source; None if it may be opened."""
     if not file.resolve().is_relative_to(root.resolve()):
-        return f"{_writable(file.name)} leads out of the data folder"
-    if _writable(name) != name:
-        return f"the name {_writable(name)!r} is not UTF-8: a dataset cannot say it"
+        return f"{_in_utf8(file.name)} leads out of the data folder"
+    if _in_utf8(name) != name:
+        return f"the name {_in_utf8(name)!r} is not UTF-8: a dataset cannot say it"
     return None
 
 
@@ -179,7 +179,7 @@ def _read_rows(
     next_row = span.first_row
     try:
         for row in _reader(file, name=name, root=root, pictures=pictures, span=span):
-            yield _sayable(row)
+            yield _row_in_utf8(row)
             next_row = row.row + 1
     except Exception as error:
         if not _is_of_the_file(error):
@@ -189,7 +189,7 @@ def _read_rows(
         if not isinstance(error, InvalidInput):
             detail = f"{name} cannot be read: {error or type(error).__name__}"
         size = file.stat().st_size if file.is_file() else 0
-        yield bad_shard(name, row=next_row, size=size, detail=_writable(detail))
+        yield bad_shard(name, row=next_row, size=size, detail=_in_utf8(detail))
 
 
 def _is_of_the_file(error: Exception) -> bool:
@@ -221,29 +221,29 @@ def _reader(
     raise InvalidInput(f"{file.name!r} is not a source; give a folder, or one of {endings}")
 
 
-def _sayable(row: SourceRow) -> SourceRow:
+def _row_in_utf8(row: SourceRow) -> SourceRow:
     """Return the row with all text valid in UTF-8: lone surrogates become question marks.
 
     They come from JSON escapes or from file names. A picture with such a name becomes a bad row,
     because a dataset could not say which picture it is.
     """
     columns = {
-        name: _writable(value) if isinstance(value, str) else value
+        name: _in_utf8(value) if isinstance(value, str) else value
         for name, value in row.columns.items()
     }
-    member = _writable(row.member)
+    member = _in_utf8(row.member)
     problem = row.problem if member == row.member else "bad_row"
     return replace(
         row,
-        key=_writable(row.key),
+        key=_in_utf8(row.key),
         member=member,
-        caption=_writable(row.caption),
-        captions=tuple(map(_writable, row.captions)),
+        caption=_in_utf8(row.caption),
+        captions=tuple(map(_in_utf8, row.captions)),
         columns=columns,
         problem=problem,
-        detail=None if row.detail is None else _writable(row.detail),
+        detail=None if row.detail is None else _in_utf8(row.detail),
     )
 
 
-def _writable(text: str) -> str:
+def _in_utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
