@@ -125,9 +125,11 @@ def load_profile(
     return Profile(
         name=name,
         llm=entry("llm", chosen.llm),
-        detector=entry("detector", chosen.detector),
-        text_encoder=entry("text_encoder", chosen.text_encoder),
-        segmenter=None if chosen.segmenter is None else entry("segmenter", chosen.segmenter),
+        detector=entry("detector", chosen.detector, chosen.detector.options),
+        text_encoder=entry("text_encoder", chosen.text_encoder, chosen.text_encoder.options),
+        segmenter=None
+        if chosen.segmenter is None
+        else entry("segmenter", chosen.segmenter, chosen.segmenter.options),
     )
 
 
@@ -279,15 +281,43 @@ class _WrittenEntry(_WrittenSource):
     name: str
     device: str = "cpu"
     dtype: Dtype = "float32"
-    options: dict[str, Any] = Field(default_factory=dict)
     parts: dict[str, _WrittenSource] = Field(default_factory=dict)
+
+
+class _NetworkOptions(_Written):
+    backend: str | None = None
+    architecture: str | None = None
+    weights: str | None = None
+
+
+class _DetectorOptions(_NetworkOptions):
+    short_side_px: int | None = None
+
+
+class _SegmenterOptions(_Written):
+    weights: str | None = None
+    bank: dict[str, Any] | None = None
+    score: str | None = None
+    score_threshold: float | None = None
+
+
+class _Detector(_WrittenEntry):
+    options: _DetectorOptions = _DetectorOptions()
+
+
+class _TextEncoder(_WrittenEntry):
+    options: _NetworkOptions = _NetworkOptions()
+
+
+class _Segmenter(_WrittenEntry):
+    options: _SegmenterOptions = _SegmenterOptions()
 
 
 class _WrittenProfile(_Written):
     llm: _WrittenEntry
-    detector: _WrittenEntry
-    text_encoder: _WrittenEntry
-    segmenter: _WrittenEntry | None = None
+    detector: _Detector
+    text_encoder: _TextEncoder
+    segmenter: _Segmenter | None = None
 
 
 class _ModelsFile(_Written):
@@ -303,7 +333,12 @@ class _ModelsFile(_Written):
 
 
 def _entry(
-    kind: ModelKind, written: _WrittenEntry, *, profile: str, device: str | None
+    kind: ModelKind,
+    written: _WrittenEntry,
+    options: _Written | None = None,
+    *,
+    profile: str,
+    device: str | None,
 ) -> ModelEntry:
     return ModelEntry(
         kind=kind,
@@ -314,7 +349,7 @@ def _entry(
         files=written.files,
         device=device or written.device,
         dtype=written.dtype,
-        options=written.options,
+        options={} if options is None else options.model_dump(exclude_none=True),
         parts={role: _source(part, profile=profile) for role, part in written.parts.items()},
     )
 

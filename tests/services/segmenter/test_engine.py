@@ -100,13 +100,11 @@ def test_a_profile_whose_weights_are_not_fetched_stops_with_the_file_and_the_com
 
 def models_file(folder: Path, *, file: str, digest: str, options: str) -> Path:
     """Write a models.yaml whose profile `tiny` has one custom file."""
-    entry = (
-        f"{{name: tiny, source: 'file:{folder}', revision: r1, files: {{{file}: {digest}}}, "
-        f"options: {options}}}"
-    )
+    entry = f"{{name: tiny, source: 'file:{folder}', revision: r1, files: {{{file}: {digest}}}"
     path = folder / "models.yaml"
     path.write_text(
-        f"profiles: {{tiny: {{llm: {entry}, detector: {entry}, text_encoder: {entry}}}}}"
+        f"profiles: {{tiny: {{llm: {entry}}}, detector: {entry}}}, "
+        f"text_encoder: {entry}, options: {options}}}}}}}"
     )
     return path
 

@@ -158,7 +158,7 @@ def test_a_delta_without_its_sam_is_refused(tmp_path):
         ("{score: 3}", "must be a text"),
         ("{score_threshold: 2}", r"in \[0, 1\]"),
         ("{bank: {points: 3}}", "points_per_side"),
-        ("{bank: 3}", "points_per_side"),
+        ("{bank: 3}", "bank: must be an object"),
         ("{weights: other.safetensors}", "no Semantic-SAM weights"),
     ],
 )

@@ -110,6 +110,11 @@ def test_null_disables_a_filter_but_is_absent_where_a_field_cannot_be_null():
             "profiles: {llm: {llm: {parts: {a: {file: {}}}}}}",
             "unknown field 'file' of profiles.llm.llm.parts.a; did you mean 'files'?",
         ),
+        (
+            "profiles: {a: {detector: {options: {short_side: 640}}}}",
+            "unknown field 'short_side' of profiles.a.detector.options; did you mean "
+            "'short_side_px'?",
+        ),
     ],
 )
 def test_a_models_file_rejects_an_unknown_key_and_names_the_right_one(tmp_path, models, message):
