@@ -24,8 +24,10 @@ from unspoken import __version__
 from unspoken.config.api_keys import KeyRing
 from unspoken.config.browser_rules import BrowserRules
 from unspoken.errors import (
+    InvalidInput,
     NotReady,
     ServiceUnavailable,
+    TooLarge,
     Unauthorized,
     UnspokenError,
 )
@@ -302,7 +304,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
-        code, message = "invalid_input", str(error.detail)
+        code, message = InvalidInput.code, str(error.detail)
         if error.status_code == 404:
             code, message = (
                 "unknown_route",
@@ -311,7 +313,7 @@ def _add_errors(app: FastAPI) -> None:
         elif error.status_code == 405:
             code = "method_not_allowed"
         elif error.status_code == 413:
-            code = "too_large"
+            code = TooLarge.code
         return json_error(code, message, status=error.status_code, headers=error.headers)
 
     @app.exception_handler(Exception)

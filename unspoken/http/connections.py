@@ -7,7 +7,6 @@ replies have deadlines.
 """
 
 import asyncio
-import json
 import resource
 import time
 from dataclasses import dataclass
@@ -15,6 +14,9 @@ from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from unspoken.errors import DeadlineExceeded, NotReady, UnspokenError
+from unspoken.http.error_replies import error_response
 
 MAX_CONNECTIONS = 4096
 _OTHER_FILES = 96
@@ -106,7 +108,7 @@ class BoundedProtocol(H11Protocol):
         """See asyncio.Protocol."""
         super().connection_made(transport)
         if not self.all_connections.add(self):
-            self._refuse(503, "not_ready", "too many open connections: retry later")
+            self._refuse(NotReady("too many open connections: retry later", retry_after_s=1.0))
             return
         self._enter_phase()
 
@@ -171,18 +173,16 @@ class BoundedProtocol(H11Protocol):
 
     def _no_header(self) -> None:
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:  # a partial header
-            self._refuse(408, "deadline_exceeded", "the request was not complete in time")
+            self._refuse(DeadlineExceeded("the request was not complete in time"), status=408)
         else:
             self.transport.abort()
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def _refuse(self, error: UnspokenError, *, status: int | None = None) -> None:
         """Send an error reply without having read a request, and close the connection."""
-        body = json.dumps({"error": code, "message": message, "details": {}}).encode()
-        head = (
-            f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        reply = error_response(error, status=status)
+        head = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
+        start = f"HTTP/1.1 {reply.status_code} \r\n{head}connection: close\r\n\r\n"
+        self.transport.write(start.encode() + bytes(reply.body))
         self.transport.close()
 
     def _cancel_timers(self) -> None:

@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 _FILE = "worker-error.json"
 
+DISK = "disk"
+"""The `code` of an error of the disk, which is not in the error tree."""
+
 
 class WorkerErrorRecord(FileModel):
     """The content of worker-error.json."""

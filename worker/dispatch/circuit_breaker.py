@@ -13,14 +13,15 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+from unspoken.errors import ModelsChanged, SourceAway
 from unspoken.retries import RetryPolicy
-from unspoken.runs.worker_error import WorkerErrorRecord
+from unspoken.runs.worker_error import DISK, WorkerErrorRecord
 
 WINDOW, MIN_ERRORS = 50, 3
 PAUSES = RetryPolicy(first_pause_s=2.0, max_pause_s=60.0, jitter=1.0)
 # A probe without an outcome after this time counts as lost, and another is sent.
 PROBE_S = 30.0
-AT_ONCE = ("disk", "models_changed", "source_away")
+AT_ONCE = (DISK, ModelsChanged.code, SourceAway.code)
 
 
 class CircuitBreaker:

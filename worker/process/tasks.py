@@ -18,7 +18,7 @@ from unspoken.errors import DeadlineExceeded, ModelsChanged, PlanDamaged, Unspok
 from unspoken.logs import log_ids
 from unspoken.retries import retry_after_s
 from unspoken.runs.plan import LabelConfig
-from unspoken.runs.worker_error import WorkerErrorRecord, write_worker_error
+from unspoken.runs.worker_error import DISK, WorkerErrorRecord, write_worker_error
 from unspoken.safe_text import reason_of
 from worker.label.classifiers import build_classifiers
 from worker.label.pipeline import PASSING, Ports
@@ -117,7 +117,7 @@ def _label_or_record(run_id: str, chunk_id: int, context: WorkerContext) -> bool
 def _record_of(error: Exception) -> WorkerErrorRecord:
     return WorkerErrorRecord(
         token=secrets.token_hex(8),
-        code=error.code if isinstance(error, UnspokenError) else "disk",
+        code=error.code if isinstance(error, UnspokenError) else DISK,
         message=reason_of(error),
         retry_after_s=retry_after_s(error),
     )

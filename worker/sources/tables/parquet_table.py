@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unspoken.errors import InvalidInput
+from unspoken.errors import InvalidInput, TooLarge
 from unspoken.imaging.parquet_pictures import (
     BUFFER_BYTES,
     PictureColumn,
@@ -87,7 +87,7 @@ def _with_picture(
     try:
         content = pictures.read(number).encoded
     except InvalidInput as error:
-        problem = "picture_too_large" if error.code == "too_large" else "bad_row"
+        problem = "picture_too_large" if isinstance(error, TooLarge) else "bad_row"
         return Record(values, detail=error.message, picture=PictureFile(member, problem=problem))
     missing = "no_picture" if content is None else None
     return Record(values, picture=PictureFile(member, content=content, problem=missing))
