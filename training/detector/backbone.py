@@ -1,4 +1,4 @@
-"""First stage: pretrain the detector's backbone to classify points of a scene.
+"""First phase: pretrain the detector's backbone to classify points of a scene.
 
 A detector trained from random weights learns boxes but no labels. Therefore the backbone and the
 detector's input projections are first trained alone. At each stride, the mean feature of a few
@@ -52,7 +52,7 @@ def crops_config() -> DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """Settings of a recipe's first stage."""
+    """Settings of a recipe's first phase."""
 
     data: DataConfig = field(default_factory=crops_config)
     sizes_px: tuple[int, ...] = (64, 64, 80)

@@ -1,4 +1,4 @@
-"""Losses of the small detector: both stages, whole phrases, and presence of a phrase.
+"""Losses of the small detector: encoder and decoder, whole phrases, and presence of a phrase.
 
 The library's own loss is not used. It offsets label maps by the wrong count, so a batch of several
 pictures learns wrong labels. It also never trains the first stage, because it detaches its boxes.
@@ -32,7 +32,7 @@ class LossConfig:
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     alignment_weight: float = 1.0  # classify a location among the picture's phrases
-    class_weight: float = 1.0  # the backbone stage's classification, on whole scenes
+    class_weight: float = 1.0  # the first phase's classification, on whole scenes
     presence_weight: float = 1.0  # classify a phrase as present or absent
     focal_alpha: float = 0.35
     focal_gamma: float = 2.0

@@ -28,12 +28,12 @@ class DetectorRecipe:
     backbone_share: float = 0.25  # of the run's minutes
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    # (share of the second stage from which the size applies, pixels). Small pictures come first,
+    # (share of the second phase from which the size applies, pixels). Small pictures come first,
     # because they are cheap.
     sizes_px: tuple[tuple[float, int], ...] = ((0.0, 128), (0.65, 160))
     lr: float = 8e-4
     backbone_lr: float = 6e-4
-    text_lr: float = 1e-4  # low, because the first stage already sets the text projection
+    text_lr: float = 1e-4  # low, because the first phase already sets the text projection
     weight_decay: float = 1e-4
     warmup_steps: int = 60
     clip_norm: float = 1.0
@@ -88,5 +88,5 @@ def recipe_named(name: str) -> DetectorRecipe:
 
 
 def size_at(recipe: DetectorRecipe, progress: float) -> int:
-    """Return the side of the pictures at this share of the second stage."""
+    """Return the side of the pictures at this share of the second phase."""
     return [size for since, size in recipe.sizes_px if progress >= since][-1]

@@ -2,7 +2,7 @@
 
     python -m training.detector.train --recipe small-detector --out DIR --minutes 90
 
-Two stages share the time: `training.detector.backbone` pretrains the backbone to classify objects,
+Two phases share the time: `training.detector.backbone` pretrains the backbone to classify objects,
 then the whole detector is trained. Both can resume (`--resume`): a killed run continues from its
 last checkpoint, with the optimizer state, the step and therefore exactly the next batch.
 """
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 BACKBONE, CHECKPOINT = "backbone.pt", "detector.pt"
 
-Stage = Callable[..., None]
+Phase = Callable[..., None]
 
 
 def find_text_encoder() -> Path:
@@ -61,9 +61,9 @@ def find_text_encoder() -> Path:
 def train_detector(
     recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool, start: Path | None = None
 ) -> None:
-    """Run both stages within `minutes`. Write checkpoints, `log.jsonl` and `weights/` into `out`.
+    """Run both phases within `minutes`. Write checkpoints, `log.jsonl` and `weights/` into `out`.
 
-    start: a folder of trained weights. With it, the first stage is skipped and the second stage
+    start: a folder of trained weights. With it, the first phase is skipped and the second phase
     starts from these weights.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -74,14 +74,14 @@ def train_detector(
         backbone_minutes = minutes * recipe.backbone_share
         rest -= backbone_minutes
         if not (resume and (out / CHECKPOINT).exists()):
-            _run_stage(
-                train_backbone_stage, recipe, out=out, minutes=backbone_minutes, resume=resume
+            _run_phase(
+                train_backbone_phase, recipe, out=out, minutes=backbone_minutes, resume=resume
             )
-    _run_stage(train_detector_stage, recipe, out=out, minutes=rest, resume=resume)
+    _run_phase(train_detector_phase, recipe, out=out, minutes=rest, resume=resume)
 
 
 def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path, resume: bool) -> None:
-    """Write the weights as the second stage's starting checkpoint. Raises MissingWeights."""
+    """Write the weights as the second phase's starting checkpoint. Raises MissingWeights."""
     if resume and (out / CHECKPOINT).exists():
         return
     loaded = load_small_detector(start, text_encoder_dir=find_text_encoder())
@@ -93,16 +93,16 @@ def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path, resum
     save_checkpoint({"detector": kept}, out / BACKBONE)
 
 
-def _run_stage(
-    stage: Stage, recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool
+def _run_phase(
+    phase: Phase, recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool
 ) -> None:
-    """Run a stage in this process or, if the recipe has several, in child processes."""
-    run_ranks(_run_in_rank, stage, recipe, out, minutes, resume, count=recipe.num_processes)
+    """Run a phase in this process or, if the recipe has several, in child processes."""
+    run_ranks(_run_in_rank, phase, recipe, out, minutes, resume, count=recipe.num_processes)
 
 
 def _run_in_rank(
     ranks: Ranks,
-    stage: Stage,
+    phase: Phase,
     recipe: DetectorRecipe,
     out: Path,
     minutes: float,
@@ -111,7 +111,7 @@ def _run_in_rank(
     if ranks.count > 1:
         configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
     _prepare_process(recipe)
-    stage(recipe, ranks, out=out, minutes=minutes, resume=resume)
+    phase(recipe, ranks, out=out, minutes=minutes, resume=resume)
 
 
 def _prepare_process(recipe: DetectorRecipe) -> None:
@@ -120,10 +120,10 @@ def _prepare_process(recipe: DetectorRecipe) -> None:
     torch.manual_seed(recipe.seed)
 
 
-def train_backbone_stage(
+def train_backbone_phase(
     recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float, resume: bool
 ) -> None:
-    """Run a recipe's first stage in one of the processes."""
+    """Run a recipe's first phase in one of the processes."""
     train_backbone(
         _classifier(recipe),
         recipe.backbone,
@@ -146,10 +146,10 @@ def _classifier(recipe: DetectorRecipe) -> PointClassifier:
     )
 
 
-def train_detector_stage(
+def train_detector_phase(
     recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float, resume: bool
 ) -> None:
-    """Run a recipe's second stage in one of the processes. Rank 0 writes files and validates."""
+    """Run a recipe's second phase in one of the processes. Rank 0 writes files and validates."""
     text_encoder_dir = find_text_encoder()
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
     model = build_small_detector(recipe.detector, text_encoder_dir=text_encoder_dir)
@@ -177,15 +177,15 @@ def train_detector_stage(
         spent_s = checkpoint["spent_s"]
         logger.info("detector: resuming at step %d after %.0f s", trainer.num_steps, spent_s)
     else:
-        first_stage = torch.load(out / BACKBONE, weights_only=True)
-        if "detector" in first_stage:
-            _, strangers = model.load_state_dict(first_stage["detector"], strict=False)
+        first_phase = torch.load(out / BACKBONE, weights_only=True)
+        if "detector" in first_phase:
+            _, strangers = model.load_state_dict(first_phase["detector"], strict=False)
             assert not strangers, "the weights were held to the recipe's sizes when they were read"
         else:
             classifier = build_classifier(
                 recipe.detector, vocabulary, memory=memory, tokenizer=tokenizer
             )
-            classifier.load_state_dict(first_stage["model"])
+            classifier.load_state_dict(first_phase["model"])
             start_detector_from(model, classifier)
         trainer = new_trainer()
     budget_s = minutes * 60
@@ -240,9 +240,9 @@ def main(
     recipe: Annotated[str, typer.Option(help="Recipe of training/detector/recipe.py.")] = (
         "small-detector"
     ),
-    minutes: Annotated[float, typer.Option(help="Time limit of both stages together.")] = 90.0,
+    minutes: Annotated[float, typer.Option(help="Time limit of both phases together.")] = 90.0,
     start: Annotated[
-        Path | None, typer.Option(help="Trained weights to start from, without the first stage.")
+        Path | None, typer.Option(help="Trained weights to start from, without the first phase.")
     ] = None,
     *,
     resume: Annotated[bool, typer.Option(help="Resume from the checkpoint in --out.")] = False,

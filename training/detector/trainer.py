@@ -1,4 +1,4 @@
-"""Trainer of the detector's second stage: model, moving average of its weights, optimizer.
+"""Trainer of the detector's second phase: model, moving average of its weights, optimizer.
 
 `validate` measures the averaged weights on scenes that are not used for training.
 """
@@ -34,7 +34,7 @@ MIN_SCORE = 0.02  # lower scores are dropped
 
 
 class DetectorTrainer(Trainer):
-    """Model, moving average and optimizer of the second stage; one `step` a batch."""
+    """Model, moving average and optimizer of the second phase; one `step` a batch."""
 
     def __init__(
         self,

@@ -10,12 +10,12 @@ import numpy as np
 from unspoken.client.calls import (
     DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_S,
+    Effect,
+    Effects,
     Exchange,
     Pause,
     Result,
     Send,
-    Step,
-    Steps,
     Work,
     auth_headers,
     checked_url,
@@ -111,18 +111,18 @@ class AsyncClient:
     def _begin(self) -> Exchange:
         return Exchange(self._base_url, retries=self._retries, timeout_s=self._timeout_s)
 
-    async def _do(self, steps: Steps[Result]) -> Result:
+    async def _do(self, effects: Effects[Result]) -> Result:
         came: Any = None
         while True:
             try:
-                step = steps.send(came)
+                effect = effects.send(came)
             except StopIteration as done:
                 result: Result = done.value
                 return result
-            came = await self._do_step(step)
+            came = await self._perform(effect)
 
-    async def _do_step(self, step: Step) -> object:
-        match step:
+    async def _perform(self, effect: Effect) -> object:
+        match effect:
             case Send(request):
                 try:
                     return await self._http.request(**request)

@@ -1,8 +1,8 @@
-"""A client call as a generator of steps: send a request, pause, run blocking work.
+"""A client call as a generator of effects: send a request, pause, run blocking work.
 
-The generator sends nothing itself. It yields steps, receives their results, and returns the result
-of the call. `Client` and `AsyncClient` each have one small loop that runs the steps; they share all
-other code.
+The generator sends nothing itself. It yields effects, receives their results, and returns the
+result of the call. `Client` and `AsyncClient` each have one small loop that performs the effects;
+they share all other code.
 """
 
 import time
@@ -67,8 +67,8 @@ class Work:
     function: Callable[[], Any]
 
 
-Step: TypeAlias = Send | Pause | Work
-Steps: TypeAlias = Generator[Step, Any, Result]
+Effect: TypeAlias = Send | Pause | Work
+Effects: TypeAlias = Generator[Effect, Any, Result]
 
 
 class Exchange:
@@ -80,7 +80,7 @@ class Exchange:
         self._ends_s = time.monotonic() + timeout_s
         self._headers = outgoing_headers()
 
-    def send(self, call: Call) -> Steps[httpx.Response]:
+    def send(self, call: Call) -> Effects[httpx.Response]:
         """Return a success response. Raises the gateway's error if a retry does not help."""
         backoff = Backoff(self._retries.within(self._left_s()))
         while True:

@@ -10,12 +10,12 @@ import numpy as np
 from unspoken.client.calls import (
     DEFAULT_RETRIES,
     DEFAULT_TIMEOUT_S,
+    Effect,
+    Effects,
     Exchange,
     Pause,
     Result,
     Send,
-    Step,
-    Steps,
     Work,
     auth_headers,
     checked_url,
@@ -141,18 +141,18 @@ class Client:
     def _begin(self) -> Exchange:
         return Exchange(self._base_url, retries=self._retries, timeout_s=self._timeout_s)
 
-    def _do(self, steps: Steps[Result]) -> Result:
+    def _do(self, effects: Effects[Result]) -> Result:
         came: Any = None
         while True:
             try:
-                step = steps.send(came)
+                effect = effects.send(came)
             except StopIteration as done:
                 result: Result = done.value
                 return result
-            came = self._do_step(step)
+            came = self._perform(effect)
 
-    def _do_step(self, step: Step) -> object:
-        match step:
+    def _perform(self, effect: Effect) -> object:
+        match effect:
             case Send(request):
                 try:
                     return self._http.request(**request)

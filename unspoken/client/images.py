@@ -1,4 +1,4 @@
-"""Calls about pictures and masks, as generators of steps; see `unspoken.client.calls`.
+"""Calls about pictures and masks, as generators of effects; see `unspoken.client.calls`.
 
 A picture is sent once; later requests use its id. If the gateway has removed the picture since, it
 replies 404, and the picture is sent again within the same call.
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic import TypeAdapter
 
-from unspoken.client.calls import Call, Exchange, Steps, Work, checked, checked_path, parsed
+from unspoken.client.calls import Call, Effects, Exchange, Work, checked, checked_path, parsed
 from unspoken.client.pictures import File, ImageRef, ImageSource, KnownIds, read_file
 from unspoken.client.replies import Segmentation
 from unspoken.errors import InvalidInput, NotFound
@@ -126,7 +126,7 @@ class ImageCalls:
         self._begin = begin
         self._known = KnownIds()
 
-    def segment(self, image: ImageSource, question: SegmentQuestion) -> Steps[Segmentation]:
+    def segment(self, image: ImageSource, question: SegmentQuestion) -> Effects[Segmentation]:
         """Ask by id if it is known, and with the picture itself if the id is unknown or outdated.
 
         Raises NotFound for an id without a file that is not cached.
@@ -146,7 +146,7 @@ class ImageCalls:
         self._known.put(file.sha256, answer.image_id)
         return answer
 
-    def add_image(self, image: ImageSource, *, name: str | None, bank: bool) -> Steps[ImageRef]:
+    def add_image(self, image: ImageSource, *, name: str | None, bank: bool) -> Effects[ImageRef]:
         """Send a picture in advance; with `bank`, also have its mask bank built."""
         exchange = self._begin()
         file = yield Work(partial(read_file, image))
@@ -160,18 +160,18 @@ class ImageCalls:
             reply = reply.model_copy(update={"bank_ready": True})
         return ImageRef.of(reply, file)
 
-    def find_image(self, id_or_name: str) -> Steps[ImageRef]:
+    def find_image(self, id_or_name: str) -> Effects[ImageRef]:
         """Return a cached image. Raises NotFound."""
         call = Call(method="GET", path=checked_path("images", id_or_name))
         return ImageRef.of(parsed(_IMAGE, (yield from self._begin().send(call))), None)
 
-    def delete_image(self, image: ImageRef | str) -> Steps[None]:
+    def delete_image(self, image: ImageRef | str) -> Effects[None]:
         """Remove a picture from memory and disk. Raises NotFound."""
         image_id = image.id if isinstance(image, ImageRef) else image
         call = Call(method="DELETE", path=checked_path("images", image_id))
         yield from self._begin().send(call)
 
-    def embed_texts(self, texts: Sequence[str], *, space: EmbeddingSpace) -> Steps[np.ndarray]:
+    def embed_texts(self, texts: Sequence[str], *, space: EmbeddingSpace) -> Effects[np.ndarray]:
         """Return (N, 768) float32 unit vectors in the space."""
         exchange = self._begin()
         rows: list[list[float]] = []
@@ -181,7 +181,7 @@ class ImageCalls:
             rows += parsed(_VECTORS, (yield from exchange.send(call))).embeddings
         return np.asarray(rows, dtype=np.float32).reshape(len(texts), EMBEDDING_DIM)
 
-    def _look_up(self, image: ImageSource) -> Steps[tuple[File | None, str | None]]:
+    def _look_up(self, image: ImageSource) -> Effects[tuple[File | None, str | None]]:
         """Return the picture's file and its id; at least one of them is not None."""
         if isinstance(image, ImageRef):
             known = None if image.file is None else self._known.get(image.file.sha256)

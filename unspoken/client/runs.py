@@ -1,4 +1,4 @@
-"""Calls about labelling runs, as generators of steps; see `unspoken.client.calls`."""
+"""Calls about labelling runs, as generators of effects; see `unspoken.client.calls`."""
 
 import secrets
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pydantic import TypeAdapter
 
-from unspoken.client.calls import Call, Exchange, Steps, checked_path, parsed
+from unspoken.client.calls import Call, Effects, Exchange, checked_path, parsed
 from unspoken.wire.runs import RunRequest, RunStatus
 
 _STATUS = TypeAdapter(RunStatus)
@@ -19,7 +19,7 @@ class RunCalls:
     def __init__(self, begin: Callable[[], Exchange]) -> None:
         self._begin = begin
 
-    def create(self, request: RunRequest) -> Steps[RunStatus]:
+    def create(self, request: RunRequest) -> Effects[RunStatus]:
         """Queue a run.
 
         A request without an id gets one here, so that a repeated request returns the same run.
@@ -30,30 +30,30 @@ class RunCalls:
         body = {"json": request.model_dump(mode="json", exclude_defaults=True)}
         return (yield from self._ask(Call(method="POST", path="/runs", body=body)))
 
-    def read(self, run_id: str) -> Steps[RunStatus]:
+    def read(self, run_id: str) -> Effects[RunStatus]:
         """Return the status of a run."""
         return (yield from self._ask(Call(method="GET", path=_path(run_id))))
 
-    def list(self) -> Steps[list[RunStatus]]:
+    def list(self) -> Effects[list[RunStatus]]:
         """Return all runs, newest first."""
         response = yield from self._begin().send(Call(method="GET", path="/runs"))
         return parsed(_STATUSES, response)
 
-    def retry_failed(self, run_id: str) -> Steps[RunStatus]:
+    def retry_failed(self, run_id: str) -> Effects[RunStatus]:
         """Queue a new run of only the failed items. Not idempotent: a repeat makes another run."""
         path = f"{_path(run_id)}/retry-failed"
         return (yield from self._ask(Call(method="POST", path=path, is_repeatable=False)))
 
-    def fork(self, run_id: str) -> Steps[RunStatus]:
+    def fork(self, run_id: str) -> Effects[RunStatus]:
         """Queue a new run with the same request. Not idempotent: a repeat makes another run."""
         path = f"{_path(run_id)}/fork"
         return (yield from self._ask(Call(method="POST", path=path, is_repeatable=False)))
 
-    def cancel(self, run_id: str) -> Steps[RunStatus]:
+    def cancel(self, run_id: str) -> Effects[RunStatus]:
         """Stop starting chunks of a run."""
         return (yield from self._ask(Call(method="DELETE", path=_path(run_id))))
 
-    def _ask(self, call: Call) -> Steps[RunStatus]:
+    def _ask(self, call: Call) -> Effects[RunStatus]:
         return parsed(_STATUS, (yield from self._begin().send(call)))
 
 

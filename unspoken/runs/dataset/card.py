@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unspoken.runs import storage
 from unspoken.runs.dataset.bias_page import BIAS_FILE, render_bias_page
-from unspoken.runs.dataset.false_discovery import SOURCES, STEPS, ChosenThresholds, Decision
+from unspoken.runs.dataset.false_discovery import SCORE_GRID, SOURCES, ChosenThresholds, Decision
 from unspoken.runs.dataset.manifest import DatasetCounts
 from unspoken.runs.dataset.markdown import percent, plain, table
 from unspoken.runs.dataset.plots import Curve, bar_plot, rate_plot, zipf_plot
@@ -174,7 +174,9 @@ def _fdr_plot(decision: Decision) -> str:
     curves = []
     for source in SOURCES:
         rates = decision.tally.rates(source)
-        points = [(at, float(rate)) for at, rate in zip(STEPS, rates, strict=True) if rate == rate]
+        points = [
+            (at, float(rate)) for at, rate in zip(SCORE_GRID, rates, strict=True) if rate == rate
+        ]
         stored = [point for point in points if point[0] >= decision.chosen.stored_from - 1e-3]
         curves.append(Curve(source, stored, chosen=thresholds[source]))
     return rate_plot(

@@ -8,8 +8,8 @@ because not all A are absent. Adding one to D makes the estimate safe when there
 are no better evidence of a part than one. The estimate does not cover loose boxes, second boxes,
 or objects similar to a proposed phrase, which mislead the detector more often than a decoy does.
 
-Scores are counted in steps of 0.001, so that a run of any size takes the same memory.
-Legend: S steps of the score, 0 to 1.
+Scores are counted on a grid of 0.001, so that a run of any size takes the same memory.
+Legend: S scores of the grid, 0 to 1.
 """
 
 from bisect import bisect_right
@@ -27,7 +27,7 @@ SOURCES: tuple[Source, ...] = ("named", "implied", "part")
 UNDECIDED = "undecided"
 """`drop_reason` of a stored box until the thresholds of its run are chosen."""
 
-STEPS = tuple(step / 1000 for step in range(1001))
+SCORE_GRID = tuple(thousandths / 1000 for thousandths in range(1001))
 """Scores at which phrases are counted; every threshold is one of these."""
 
 Thresholds = Mapping[Source, float | None]
@@ -66,10 +66,10 @@ def annotation_source(annotation: Annotation, row: Row) -> Source:
 def false_discovery_rates(
     found: np.ndarray, decoys_found: np.ndarray, *, num_phrases: int, num_decoys: int
 ) -> np.ndarray:
-    """Estimate the share of false phrases at each threshold step, at most 1: (S,), (S,) -> (S,).
+    """Estimate the share of false phrases at each threshold, at most 1: (S,), (S,) -> (S,).
 
-    found, decoys_found: number of phrases and decoys whose best score is at that step. The rate is
-    NaN if no phrase is found at or above the step, or no decoy was asked.
+    found, decoys_found: number of phrases and decoys whose best score is at that threshold. The
+    rate is NaN if no phrase is found at or above it, or no decoy was asked.
     """
     left = np.cumsum(found[::-1])[::-1]
     decoys_left = np.cumsum(decoys_found[::-1])[::-1]
@@ -81,13 +81,13 @@ def false_discovery_rates(
 
 
 def lowest_threshold(rates: np.ndarray, *, wanted: float) -> float | None:
-    """Return the first step whose rate is at most `wanted`; None if there is none."""
+    """Return the lowest threshold whose rate is at most `wanted`; None if there is none."""
     good = np.flatnonzero(rates <= wanted)  # comparisons with NaN are False
-    return STEPS[int(good[0])] if good.size else None
+    return SCORE_GRID[int(good[0])] if good.size else None
 
 
 def _nothing() -> np.ndarray:
-    return np.zeros(len(STEPS), dtype=np.int64)
+    return np.zeros(len(SCORE_GRID), dtype=np.int64)
 
 
 @dataclass
@@ -121,10 +121,10 @@ class ScoreTally:
             self.num_phrases[source_of(candidate)] += 1
             found = self.found[source_of(candidate)]
         if score is not None:
-            found[bisect_right(STEPS, score) - 1] += 1
+            found[bisect_right(SCORE_GRID, score) - 1] += 1
 
     def rates(self, source: Source) -> np.ndarray:
-        """Return the false-discovery rates of one source at every step, (S,)."""
+        """Return the false-discovery rates of one source at every threshold, (S,)."""
         return false_discovery_rates(
             self.found[source],
             self.decoys_found,
@@ -182,21 +182,21 @@ def choose_thresholds(
     tally: ScoreTally, *, false_discovery_rate: float, stored_from: float, run_id: str
 ) -> ChosenThresholds:
     """Choose for each source the lowest threshold whose rate is at most `false_discovery_rate`."""
-    first = bisect_right(STEPS, stored_from) - 1
+    first = bisect_right(SCORE_GRID, stored_from) - 1
     chosen = []
     for source in SOURCES:
         rates = tally.rates(source)
         rates[:first] = np.nan
         threshold = lowest_threshold(rates, wanted=false_discovery_rate)
-        step = len(STEPS) if threshold is None else STEPS.index(threshold)
+        place = len(SCORE_GRID) if threshold is None else SCORE_GRID.index(threshold)
         chosen.append(
             SourceThreshold(
                 source=source,
                 threshold=threshold,
                 phrases=tally.num_phrases[source],
-                found=int(tally.found[source][step:].sum()),
-                decoys_found=int(tally.decoys_found[step:].sum()),
-                false_discovery_rate=None if threshold is None else float(rates[step]),
+                found=int(tally.found[source][place:].sum()),
+                decoys_found=int(tally.decoys_found[place:].sum()),
+                false_discovery_rate=None if threshold is None else float(rates[place]),
             )
         )
     return ChosenThresholds(

@@ -5,7 +5,7 @@ import pytest
 
 from tests.unspoken.runs.rows import annotation, candidate, labelled_row
 from unspoken.runs.dataset.false_discovery import (
-    STEPS,
+    SCORE_GRID,
     UNDECIDED,
     ScoreTally,
     choose_thresholds,
@@ -18,7 +18,7 @@ from unspoken.wire.proposals import PhraseSource
 
 def counted(*scores):
     """Convert scores in thousandths to counts by step."""
-    return np.bincount(scores, minlength=len(STEPS))
+    return np.bincount(scores, minlength=len(SCORE_GRID))
 
 
 def row_of(*found, asked=(), decoys=0):
@@ -168,6 +168,6 @@ def test_no_threshold_is_below_what_was_stored():
 
 @pytest.mark.parametrize("thousandths", [1, 290, 570, 579, 999])
 def test_a_box_on_the_threshold_is_counted_as_it_is_kept(thousandths):
-    score = STEPS[thousandths]
+    score = SCORE_GRID[thousandths]
     tally = tally_of(row_of(("named", score)))
     assert tally.found["named"][thousandths] == 1
