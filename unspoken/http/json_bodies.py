@@ -20,7 +20,8 @@ negatives.
 MAX_STRINGS = 4 * MAX_ELEMENTS
 MAX_TEXT_BYTES = 8 * 1024 * 1024
 """Maximum size of a body without its pictures: a thousand captions of 2000 characters fit."""
-_SMALL_BYTES = 16 * 1024
+SMALL_BODY_BYTES = 16 * 1024
+"""A body of at most this size is parsed without these checks, because that takes no time."""
 _PICTURE_BYTES = 4 * 1024
 _COUNTED_AT_ONCE = 1024 * 1024
 _COPIED_AT_ONCE = 256 * 1024
@@ -41,8 +42,6 @@ def slim_body(body: bytes | bytearray) -> Slim:
     Only the value of a key `base64` is treated as a picture. A body that is not JSON is returned
     unchanged, and the parser then rejects it.
     """
-    if len(body) <= _SMALL_BYTES:
-        return Slim(bytes(body), {})
     _check_strings(body)
     token = secrets.token_hex(16)
     pieces: list[bytes | bytearray] = []

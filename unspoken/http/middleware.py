@@ -93,7 +93,6 @@ class BodyLimit:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        error = self._too_large()
         received = 0
 
         async def count() -> Message:
@@ -102,7 +101,7 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise error
+                raise self._too_large()
             return message
 
         async def forward(message: Message) -> None:
@@ -116,7 +115,7 @@ class BodyLimit:
                 raise
         # Send 413 regardless of how the route handled the exception.
         if received > self._max_bytes:
-            await error_response(error)(scope, receive, send)
+            await error_response(self._too_large())(scope, receive, send)
 
     def _refusal(self, headers: Headers) -> Response | None:
         """Return the refusal for invalid headers; None if they are acceptable."""

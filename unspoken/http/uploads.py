@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from unspoken.errors import InvalidInput
 from unspoken.http.app import in_decode_pool
 from unspoken.http.error_replies import invalid_request
-from unspoken.http.json_bodies import slim_body
+from unspoken.http.json_bodies import SMALL_BODY_BYTES, slim_body
 from unspoken.http.url_fetch import Fetcher, fetch_url
 from unspoken.imaging.images import Picture, decode_base64, decode_picture
 from unspoken.problem_words import plain_problems, unknown_names
@@ -135,6 +135,8 @@ def validated(model: type[Model], written: bytes | bytearray | dict[str, object]
     """
     try:
         if isinstance(written, bytes | bytearray):
+            if len(written) <= SMALL_BODY_BYTES:
+                return model.model_validate_json(written)
             slim = slim_body(written)
             return model.model_validate_json(slim.body, context=slim.pictures)
         return model.model_validate(written)
