@@ -24,7 +24,7 @@ from tests.services.segmenter.test_engine import models_file
 from tests.serving import ready_client
 from unspoken.client.port_clients import CropRankerClient
 from unspoken.config.profiles import file_sha256
-from unspoken.errors import Conflict, EngineFailure
+from unspoken.errors import Conflict, MissingWeights
 from unspoken.imaging.crops import crop_windows
 from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.model.image_tower import open_clip_image_tower
@@ -136,7 +136,7 @@ def test_a_file_of_the_text_tower_alone_is_an_error_that_names_what_is_missing(t
     crop = Crop.model_validate({"box": BOX, "label_index": 0})
     with (
         served(crop_engine(tmp_path)) as http,
-        pytest.raises(EngineFailure, match=r"class_embedding"),
+        pytest.raises(MissingWeights, match=r"class_embedding"),
     ):
         CropRankerClient(http).rank_crops(decode_picture(PNG), [crop], LABELS)
 
