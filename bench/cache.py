@@ -46,7 +46,7 @@ from smallworld.world import World
 from unspoken.config.settings import child_environment
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
-from unspoken.wire.segment import RleMask, SegmentQuestion
+from unspoken.wire.segment import PromptBox, RleMask, SegmentQuery, SegmentQuestion
 
 if TYPE_CHECKING:
     from services.segmenter.segment_engine import SegmentEngine
@@ -296,11 +296,8 @@ def boxes_question(boxes: Sequence[Sequence[float]], pixels: np.ndarray) -> Segm
         for x in (0, 1)
     ]
     chosen = [*boxes, *quarters, (width / 4, height / 4, 3 * width / 4, 3 * height / 4)]
-    queries = [
-        {"boxes": [dict(zip(("x0", "y0", "x1", "y1"), map(float, box), strict=True))]}
-        for box in chosen[:NUM_BOXES]
-    ]
-    return SegmentQuestion.model_validate({"queries": queries})
+    prompts = [PromptBox(x0=x0, y0=y0, x1=x1, y1=y1) for x0, y0, x1, y1 in chosen[:NUM_BOXES]]
+    return SegmentQuestion(queries=tuple(SegmentQuery(boxes=(box,)) for box in prompts))
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:

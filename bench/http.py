@@ -45,7 +45,7 @@ from unspoken.client import Client
 from unspoken.http.batching import InferenceThread
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.ports import TextEncoder
-from unspoken.wire.segment import SegmentQuestion
+from unspoken.wire.segment import SegmentQuery, SegmentQuestion
 
 NUM_TEXTS = 10
 NUM_ROUNDS = 300
@@ -85,9 +85,8 @@ def http_figures(
         segmenter=engine,
         thread=InferenceThread(name="bench", initializer=lambda: torch.set_num_threads(1)),
     )
-    question = SegmentQuestion.model_validate(
-        {"queries": [{"text": text} for text in texts], "method": "bank"}
-    )
+    queries = tuple(SegmentQuery(text=text) for text in texts)
+    question = SegmentQuestion(queries=queries, method="bank")
     by_id = json.dumps({**question.model_dump(mode="json"), "image": {"id": image.id}}).encode()
     with ExitStack() as stack:
         url = stack.enter_context(serving(app))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from pydantic import ValidationError
 
 from unspoken.errors import InvalidInput
 from unspoken.imaging.drawing import SERIES, LabelledMask, draw_masks, scale_to_width
@@ -12,7 +13,15 @@ from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.imaging.masks import decode_rle
 from unspoken.ports import Segmenter
-from unspoken.wire.segment import Method, RleMask, SegmentQuestion, SegmentReply
+from unspoken.problem_words import first_problem
+from unspoken.wire.segment import (
+    Method,
+    RleMask,
+    SegmentOutput,
+    SegmentQuery,
+    SegmentQuestion,
+    SegmentReply,
+)
 
 
 def segment_file(
@@ -30,13 +39,15 @@ def segment_file(
         picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    queries = [{"text": text, "threshold": threshold} for text in texts]
-    reply = segmenter.segment(
-        picture,
-        SegmentQuestion.model_validate(
-            {"queries": queries, "method": method, "output": {"mask": "rle", "top_k": top_k}}
-        ),
-    )
+    try:
+        question = SegmentQuestion(
+            queries=tuple(SegmentQuery(text=text, threshold=threshold) for text in texts),
+            method=method,
+            output=SegmentOutput(top_k=top_k),
+        )
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error)) from error
+    reply = segmenter.segment(picture, question)
     out.mkdir(parents=True, exist_ok=True)
     drawn = out / f"{path.stem}-masks.png"
     written = json.dumps(reply.model_dump(mode="json", exclude_none=True), indent=1)

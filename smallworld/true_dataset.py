@@ -66,21 +66,28 @@ def _row(record: dict[str, object], *, tar: str, place: int, with_parts: bool) -
     candidates, annotations = [], []
     for number, each in enumerate(objects):
         label = str(each["label"])
-        fields = {"named": label in named, "stuff": False, "decoy": False}
+        box: tuple[float, float, float, float] = each["box_xyxy"]  # type: ignore[assignment]
         candidates.append(
-            Candidate.model_validate({"id": number, "phrase": label, "sources": (), **fields})
+            Candidate(
+                id=number,
+                phrase=label,
+                named=label in named,
+                stuff=False,
+                decoy=False,
+                sources=(),
+            )
         )
         annotations.append(
-            Annotation.model_validate(
-                {
-                    "id": number,
-                    "box": each["box_xyxy"],
-                    "label": label,
-                    "score": 1.0,
-                    "candidate_id": number,
-                    "kept": True,
-                    **fields,
-                }
+            Annotation(
+                id=number,
+                box=box,
+                label=label,
+                score=1.0,
+                candidate_id=number,
+                named=label in named,
+                stuff=False,
+                decoy=False,
+                kept=True,
             )
         )
     size_hw: list[int] = record["size_hw"]  # type: ignore[assignment]

@@ -25,7 +25,7 @@ from unspoken.model.sam.mask_upscaling import MaskUpscaler
 from unspoken.model.text_space import TextQuery, TextSpace
 from unspoken.ports import Detector
 from unspoken.wire.base import ModelInfo
-from unspoken.wire.segment import SegmentQuery, SegmentQuestion
+from unspoken.wire.segment import PromptBox, SegmentQuery, SegmentQuestion
 from unspoken.wire.texts import normalise_phrase
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class SegmentEngine:
         """See ImageEngine."""
         pixels = np.full((64, 64, 3), 255, dtype=np.uint8)
         entry = self.embed(Picture.of_pixels(pixels))
-        box = SegmentQuery.model_validate({"boxes": [{"x0": 8, "y0": 8, "x1": 48, "y1": 48}]})
+        box = SegmentQuery(boxes=(PromptBox(x0=8, y0=8, x1=48, y1=48),))
         plan = self.planner.plan(SegmentQuestion(queries=(box,)), size_hw=entry.size_hw)
         self.queries.answer(entry, plan, None)
         next(self.bank_steps(entry), None)  # runs the largest batch of clicks

@@ -110,3 +110,12 @@ def test_a_profile_without_a_segmenter_is_refused_with_what_to_choose(tmp_path):
     message = r"the profile bare has no segmenter.*UNSPOKEN_PROFILE"
     with pytest.raises(Conflict, match=message), local_segmenter(settings):
         pass
+
+
+@pytest.mark.parametrize(("text", "threshold"), [("x" * 300, None), ("car", 2)])
+def test_a_query_that_cannot_be_is_an_error_of_the_caller(picture, tmp_path, text, threshold):
+    with (
+        LocalSegmenter(FakeSegmenter()) as segmenter,
+        pytest.raises(InvalidInput, match=r"text: must have|threshold: must be"),
+    ):
+        segment_file(picture, [text], out=tmp_path, segmenter=segmenter, threshold=threshold)

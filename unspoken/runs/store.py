@@ -33,7 +33,7 @@ from unspoken.runs.files import json_sha256, unreadable, write_json
 from unspoken.runs.liveness import stalled_since
 from unspoken.wire.base import FileModel
 from unspoken.wire.label_options import LabelOptions
-from unspoken.wire.runs import ENDED, InlineItem, RunRequest, RunStatus
+from unspoken.wire.runs import ENDED, InlineItem, RunPhase, RunRequest, RunStatus
 
 _FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 INLINE_SHARD = "00000.tar"
@@ -147,23 +147,21 @@ def last_status(run_dir: Path, run: Run) -> RunStatus:
         return _no_status(run.run_id, state="planned", message="waiting for a dispatcher")
 
 
-def _no_status(run_id: str, *, state: str, message: str) -> RunStatus:
+def _no_status(run_id: str, *, state: RunPhase, message: str) -> RunStatus:
     """Return the status of a run without any counts."""
-    return RunStatus.model_validate(
-        {
-            "run_id": run_id,
-            "state": state,
-            "total": 0,
-            "done": 0,
-            "labelled": 0,
-            "dropped": {},
-            "failed": {},
-            "chunks_total": 0,
-            "chunks_done": 0,
-            "attempts": 0,
-            "message": message,
-            "output": "",
-        }
+    return RunStatus(
+        run_id=run_id,
+        state=state,
+        total=0,
+        done=0,
+        labelled=0,
+        dropped={},
+        failed={},
+        chunks_total=0,
+        chunks_done=0,
+        attempts=0,
+        message=message,
+        output="",
     )
 
 

@@ -48,11 +48,14 @@ ENDED = ("done", "cancelled", "failed")
 """Final states of a run."""
 
 
+RunPhase = Literal["planned", "running", "finishing", "done", "cancelled", "failed"]
+
+
 class RunStatus(ReplyModel):
     """Progress of a run. `state` becomes 'done' when labels, manifest and card are written."""
 
     run_id: str
-    state: Literal["planned", "running", "finishing", "done", "cancelled", "failed"]
+    state: RunPhase
     total: int
     done: int
     labelled: int

@@ -23,7 +23,7 @@ from unspoken.runs.ledger import Ledger
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import Run, created_runs, last_status, write_status
 from unspoken.safe_text import reason_of
-from unspoken.wire.runs import ENDED, RunStatus
+from unspoken.wire.runs import ENDED, RunPhase, RunStatus
 from worker.dispatch.background_call import BackgroundCalls, Start, start_thread
 from worker.dispatch.planning import Services
 from worker.dispatch.run_driver import RunDriver
@@ -208,7 +208,7 @@ def _describe(error: Exception) -> str:
     )
 
 
-def _open_state(run_state: RunState) -> str:
+def _open_state(run_state: RunState) -> RunPhase:
     if run_state.plan is None:
         return "planned"
     return "running" if run_state.num_open else "finishing"

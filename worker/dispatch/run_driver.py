@@ -11,7 +11,7 @@ from unspoken.runs.location import locate_source
 from unspoken.runs.plan import Plan, forget_plans
 from unspoken.runs.store import is_cancelled
 from unspoken.safe_text import reason_of
-from unspoken.wire.runs import RunStatus
+from unspoken.wire.runs import RunPhase, RunStatus
 from worker.dispatch.background_call import BackgroundCalls
 from worker.dispatch.finishing import finish_run
 from worker.dispatch.planning import Services, read_or_make_plan
@@ -149,6 +149,6 @@ class RunDriver:
         run_state.forget()
         return self.status(run_state, "running")
 
-    def status(self, run_state: RunState, state: str) -> RunStatus:
+    def status(self, run_state: RunState, state: RunPhase) -> RunStatus:
         """Return the status of a run in a given state."""
         return run_state.status(state, idle_s=self._republish_s)

@@ -17,7 +17,7 @@ from unspoken.runs.notice import HINTS, describe_loss, main_loss
 from unspoken.runs.plan import Plan
 from unspoken.runs.store import Run
 from unspoken.runs.worker_error import WorkerErrorRecord, read_worker_error
-from unspoken.wire.runs import RunStatus
+from unspoken.wire.runs import RunPhase, RunStatus
 from worker.dispatch.background_call import BackgroundCall
 from worker.dispatch.circuit_breaker import CircuitBreaker
 from worker.dispatch.progress import NO_WORKERS, Rate, Tally
@@ -225,32 +225,30 @@ class RunState:
         reason = main_loss(self.tally.labelled, self.tally.dropped, self.tally.failed)
         return reason == "caption_empty" and bool(self.notice)
 
-    def status(self, state: str, *, idle_s: float) -> RunStatus:
+    def status(self, state: RunPhase, *, idle_s: float) -> RunStatus:
         """Return the status of the run. idle_s: time without a lease after which workers lack."""
         tally = self.tally
         rate_per_s, is_running = self.rate.rows_per_s(), state == "running"
-        return RunStatus.model_validate(
-            {
-                "run_id": self.run.run_id,
-                "state": state,
-                "total": self._num_rows,
-                "done": tally.rows,
-                "labelled": tally.labelled,
-                "dropped": dict(tally.dropped),
-                "failed": dict(tally.failed),
-                "chunks_total": len(self.plan.chunks) if self.plan else 0,
-                "chunks_done": tally.chunks,
-                "chunks_leased": len(self.leased) if is_running else 0,
-                "attempts": self.attempts,
-                "rate_per_s": rate_per_s,
-                "seconds_left": (self._num_rows - tally.rows) / rate_per_s if rate_per_s else None,
-                "timings_ms": {stage: round(ms) for stage, ms in tally.timings_ms.items()},
-                "bottleneck": self._bottleneck(idle_s=idle_s) if is_running else None,
-                "notice": self.notice,
-                "message": self.message,
-                "updated_s": time.time(),
-                "output": "dataset",
-            }
+        return RunStatus(
+            run_id=self.run.run_id,
+            state=state,
+            total=self._num_rows,
+            done=tally.rows,
+            labelled=tally.labelled,
+            dropped=dict(tally.dropped),
+            failed=dict(tally.failed),
+            chunks_total=len(self.plan.chunks) if self.plan else 0,
+            chunks_done=tally.chunks,
+            chunks_leased=len(self.leased) if is_running else 0,
+            attempts=self.attempts,
+            rate_per_s=rate_per_s,
+            seconds_left=(self._num_rows - tally.rows) / rate_per_s if rate_per_s else None,
+            timings_ms={stage: round(ms) for stage, ms in tally.timings_ms.items()},
+            bottleneck=self._bottleneck(idle_s=idle_s) if is_running else None,
+            notice=self.notice,
+            message=self.message,
+            updated_s=time.time(),
+            output="dataset",
         )
 
     @property

@@ -11,7 +11,7 @@ from unspoken.runs.dataset.rows import Candidate
 from unspoken.text.captions import is_named
 from unspoken.text.lexicon import Lexicon
 from unspoken.wire.detections import Detection
-from unspoken.wire.proposals import Phrase, Proposal
+from unspoken.wire.proposals import Phrase, PhraseSource, Proposal
 
 
 def join_proposals(proposals: Sequence[Proposal], *, caption: str, lexicon: Lexicon) -> Proposal:
@@ -50,22 +50,36 @@ def list_candidates(
     """
     candidates: list[Candidate] = []
 
-    def add(phrase: str, **what: object) -> None:
-        fields = {"named": False, "stuff": False, "decoy": False, "sources": (), **what}
+    def add(
+        phrase: str,
+        sources: tuple[PhraseSource, ...] = (),
+        *,
+        named: bool = False,
+        stuff: bool = False,
+        decoy: bool = False,
+        rejected: str | None = None,
+    ) -> None:
         candidates.append(
-            Candidate.model_validate({"id": len(candidates), "phrase": phrase, **fields})
+            Candidate(
+                id=len(candidates),
+                phrase=phrase,
+                named=named,
+                stuff=stuff,
+                decoy=decoy,
+                sources=sources,
+                rejected=rejected,
+            )
         )
 
-    asked = proposal.phrases[:max_phrases]
-    for phrase in asked:
-        add(phrase.text, named=phrase.named, stuff=phrase.stuff, sources=phrase.sources)
+    for phrase in proposal.phrases[:max_phrases]:
+        add(phrase.text, phrase.sources, named=phrase.named, stuff=phrase.stuff)
     for decoy in decoys:
         add(decoy, decoy=True)
     for phrase in proposal.phrases[max_phrases:]:
-        add(phrase.text, named=phrase.named, sources=phrase.sources, rejected="over_limit")
-    for rejected in proposal.rejected:
-        source = rejected.model_dump(include={"template", "example_set", "rank"})
-        add(rejected.raw, sources=(source,), rejected=rejected.reason)
+        add(phrase.text, phrase.sources, named=phrase.named, rejected="over_limit")
+    for each in proposal.rejected:
+        source = PhraseSource(template=each.template, example_set=each.example_set, rank=each.rank)
+        add(each.raw, (source,), rejected=each.reason)
     return tuple(candidates)
 
 

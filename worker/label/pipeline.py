@@ -29,7 +29,7 @@ from unspoken.imaging.images import Picture
 from unspoken.logs import carried
 from unspoken.ports import CropRanker, Detector, Prompter
 from unspoken.retries import RetryPolicy
-from unspoken.runs.dataset.rows import Annotation, Candidate, RawText, Row
+from unspoken.runs.dataset.rows import Annotation, Candidate, RawText, Row, Status
 from unspoken.runs.plan import LabelConfig, stored_from
 from unspoken.safe_text import without_userinfo
 from unspoken.text.lexicon import load_lexicon
@@ -104,7 +104,7 @@ def label_chunk(
                 row, classifiers=ports.classifiers, config=config.options.filters
             )
         if filtered.reason is not None or filtered.picture is None:
-            status = "failed" if filtered.reason in FAULTS else "dropped"
+            status: Status = "failed" if filtered.reason in FAULTS else "dropped"
             finished[index] = _row(row, filtered, status=status, reason=filtered.reason)
         else:
             admitted.append((index, _Admitted(row, filtered, filtered.picture)))
@@ -287,33 +287,31 @@ def _row(
     row: SourceRow,
     filtered: FilterResult,
     *,
-    status: str,
+    status: Status,
     reason: str | None = None,
     detail: str | None = None,
     candidates: tuple[Candidate, ...] = (),
 ) -> Row:
     picture = filtered.picture
     url = row.columns.get("url")
-    return Row.model_validate(
-        {
-            "key": row.key,
-            "source_shard": row.shard,
-            "source_member": row.member,
-            "source_row": row.row,
-            "source_offset": row.picture_offset,
-            "source_size": None if row.picture_offset is None else row.size,
-            "url": without_userinfo(url) if isinstance(url, str) else None,
-            "caption": filtered.caption,
-            "captions": filtered.captions if len(filtered.captions) > 1 else (),
-            "image_sha256": picture.sha256 if picture else None,
-            "image_width": picture.size_hw[1] if picture else None,
-            "image_height": picture.size_hw[0] if picture else None,
-            "status": status,
-            "reason": reason,
-            "detail": detail or filtered.detail,
-            "filters": filtered.filters,
-            "candidates": candidates,
-        }
+    return Row(
+        key=row.key,
+        source_shard=row.shard,
+        source_member=row.member,
+        source_row=row.row,
+        source_offset=row.picture_offset,
+        source_size=None if row.picture_offset is None else row.size,
+        url=without_userinfo(url) if isinstance(url, str) else None,
+        caption=filtered.caption,
+        captions=filtered.captions if len(filtered.captions) > 1 else (),
+        image_sha256=picture.sha256 if picture else None,
+        image_width=picture.size_hw[1] if picture else None,
+        image_height=picture.size_hw[0] if picture else None,
+        status=status,
+        reason=reason,
+        detail=detail or filtered.detail,
+        filters=filtered.filters,
+        candidates=candidates,
     )
 
 
