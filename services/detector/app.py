@@ -4,33 +4,23 @@ This module does not import torch.
 """
 
 import base64
-import json
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
-from pydantic import TypeAdapter, ValidationError
 
 from services.detector.packing import MAX_PHRASES
-from unspoken.errors import InvalidInput
 from unspoken.http.admission import Admission
-from unspoken.http.app import create_service, in_decode_pool
+from unspoken.http.app import create_service
 from unspoken.http.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
-from unspoken.http.json_bodies import check_elements
-from unspoken.http.uploads import Upload, picture_of, read_upload, validated
+from unspoken.http.picture_requests import picture_request_body, read_picture_request
 from unspoken.http.url_fetch import Fetcher
-from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture, decode_picture
+from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture
 from unspoken.ports import Detector
 from unspoken.timings import Timings
 from unspoken.wire.detections import DetectionResult, DetectReply, DetectRequest
 from unspoken.wire.pictures import ImageInfo
-from unspoken.wire.segment_bodies import inlined_schema
-from unspoken.wire.texts import MAX_TEXTS
-
-_EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
-_PHRASES: TypeAdapter[list[str]] = TypeAdapter(list[str])
 
 
 @dataclass(frozen=True)
@@ -129,85 +119,20 @@ def create_app(
 
 
 async def _read_question(request: Request, fetcher: Fetcher | None) -> _Question:
-    upload = await read_upload(request, max_fields=MAX_TEXTS + 8)
-    if upload.body is None:
-        return await in_decode_pool(_question_of_form, upload)
-    asked = await in_decode_pool(validated, DetectRequest, upload.body)
-    return _Question(
-        picture=await picture_of(asked.image, fetcher),
-        phrases=asked.phrases,
-        box_threshold=asked.box_threshold,
-        independent=asked.independent,
-    )
-
-
-def _question_of_form(upload: Upload) -> _Question:
-    """Return the request of a form, validated by the same model as JSON.
-
-    The image field is an empty placeholder during validation, because the file is sent separately.
-    """
-    if upload.file is None:
-        raise InvalidInput("the form has no file named image")
-    upload.refuse_unknown(("phrases", "box_threshold", "independent"))
-    written: dict[str, object] = {
-        "image": {"base64": ""},
-        "phrases": _listed_phrases(upload.fields.get("phrases", [])),
-    }
-    for name in ("box_threshold", "independent"):
-        if (value := upload.last(name)) is not None:
-            written[name] = value
-    asked = validated(DetectRequest, written)
-    return _Question(
-        picture=decode_picture(upload.file),
-        phrases=asked.phrases,
-        box_threshold=asked.box_threshold,
-        independent=asked.independent,
-    )
-
-
-def _listed_phrases(values: list[str]) -> list[str]:
-    """Return the phrases of a repeated field, or of one field that holds a JSON list."""
-    if len(values) != 1 or not values[0].lstrip().startswith("["):
-        return values
-    check_elements(values[0])
-    try:
-        return _PHRASES.validate_json(values[0])
-    except ValidationError as error:
-        raise InvalidInput("phrases must be a JSON list of texts, or a repeated field") from error
+    """Return what the engine needs of a request, without its base64 text."""
+    picture, asked = await read_picture_request(request, DetectRequest, fetcher)
+    return _Question(picture, asked.phrases, asked.box_threshold, asked.independent)
 
 
 def _blank_picture(height: int, width: int) -> Picture:
     return Picture.of_pixels(np.full((height, width, 3), 255, dtype=np.uint8))
 
 
-_EXAMPLE: dict[str, Any] = {
-    "image": {"base64": _EXAMPLE_PNG},
-    "phrases": ["car", "wheel"],
-    "box_threshold": 0.3,
-}
-_REQUEST_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": inlined_schema(DetectRequest),
-            "example": _EXAMPLE,
-        },
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image", "phrases"],
-                "properties": {
-                    "image": {"type": "string", "format": "binary"},
-                    "phrases": {
-                        "type": "array",
-                        "items": {"type": "string"},
-                        "description": "repeated, or once as a JSON list",
-                    },
-                    "box_threshold": {"type": "number", "minimum": 0, "maximum": 1},
-                    "independent": {"type": "boolean", "default": False},
-                },
-            },
-            "example": {"phrases": json.dumps(["car", "wheel"]), "box_threshold": 0.3},
-        },
+_REQUEST_BODY = picture_request_body(
+    DetectRequest,
+    example={
+        "image": {"base64": base64.b64encode(ONE_WHITE_PIXEL).decode()},
+        "phrases": ["car", "wheel"],
+        "box_threshold": 0.3,
     },
-}
+)

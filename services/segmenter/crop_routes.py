@@ -1,5 +1,6 @@
 """`POST /rank-crops`: rank the label of each crop among all labels by an image-text model."""
 
+import base64
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request
@@ -7,9 +8,9 @@ from fastapi import APIRouter, Request
 from unspoken.errors import Conflict
 from unspoken.http.batching import InferenceThread, MicroBatcher
 from unspoken.http.error_replies import error_replies
-from unspoken.http.uploads import json_request_body, picture_of, read_json
+from unspoken.http.picture_requests import picture_request_body, read_picture_request
 from unspoken.http.url_fetch import Fetcher
-from unspoken.imaging.images import Picture
+from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture
 from unspoken.ports import CropRanker
 from unspoken.timings import Spent, Timings
 from unspoken.wire.crops import Crop, RankCropsReply, RankCropsRequest
@@ -67,7 +68,7 @@ def crop_router(
     """
     router = APIRouter(tags=["text encoder"], responses=error_replies(409))
 
-    @router.post("/rank-crops", openapi_extra={"requestBody": json_request_body(RankCropsRequest)})
+    @router.post("/rank-crops", openapi_extra={"requestBody": _REQUEST_BODY})
     async def rank_crops(request: Request) -> RankCropsReply:
         """Return for each crop the rank of its label among all labels; 1 is the best."""
         if flow is None:
@@ -77,9 +78,7 @@ def crop_router(
             )
         timings = Timings()
         with timings.measure("decode"):
-            asked = await read_json(request, RankCropsRequest)
-            picture = await picture_of(asked.image, fetcher)
-            question = _Question(picture, asked.crops, asked.labels)
+            question = await _read_question(request, fetcher)
         with timings.computing("rank") as own:
             ranks = await flow.rank(question, own)
         height, width = question.picture.size_hw
@@ -91,3 +90,20 @@ def crop_router(
         )
 
     return router
+
+
+async def _read_question(request: Request, fetcher: Fetcher | None) -> _Question:
+    """Return what the ranker needs of a request, without its base64 text."""
+    picture, asked = await read_picture_request(request, RankCropsRequest, fetcher)
+    return _Question(picture, asked.crops, asked.labels)
+
+
+_REQUEST_BODY = picture_request_body(
+    RankCropsRequest,
+    example={
+        "image": {"base64": base64.b64encode(ONE_WHITE_PIXEL).decode()},
+        "crops": [{"box": {"x0": 0, "y0": 0, "x1": 1, "y1": 1}, "label_index": 0}],
+        "labels": ["car", "wheel", "teapot"],
+    },
+    json_fields=("crops",),
+)

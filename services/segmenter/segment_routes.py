@@ -13,7 +13,6 @@ from services.segmenter.segment_flow import RequestImage, SegmentFlow
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.http.app import in_decode_pool
 from unspoken.http.error_replies import error_replies
-from unspoken.http.json_bodies import check_elements
 from unspoken.http.uploads import Upload, read_upload, validated
 from unspoken.http.url_fetch import Fetcher, fetch_url
 from unspoken.imaging.images import decode_base64
@@ -138,7 +137,7 @@ def _question(upload: Upload) -> tuple[RequestImage, str | None, SegmentQuestion
         ("image_id", "name", "method", *_JSON_FIELDS), hints=SegmentQuestion.field_hints
     )
     written: dict[str, object] = {
-        name: _json_field(name, value) for name in _JSON_FIELDS if (value := upload.last(name))
+        name: upload.as_json(name) for name in _JSON_FIELDS if upload.last(name)
     }
     if (method := upload.last("method")) is not None:
         written["method"] = method
@@ -175,11 +174,3 @@ def _form_image(upload: Upload) -> RequestImage:
 def _json_image(image: SegmentImage) -> RequestImage:
     content = None if image.base64 is None else decode_base64(image.base64)
     return RequestImage(content, image.id or "", image.name)
-
-
-def _json_field(name: str, text: str) -> object:
-    check_elements(text)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"the field {name} must be JSON") from error

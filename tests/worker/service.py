@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 
 from tests.fakes import FakeDetector, FakePrompter, FakeTextEncoder
 from tests.serving import wait_until_ready
 from unspoken.errors import UnspokenError
 from unspoken.http.error_replies import error_response
-from unspoken.imaging.images import decode_base64, decode_picture
+from unspoken.http.picture_requests import read_picture_request
 from unspoken.wire.detections import DetectRequest
 from unspoken.wire.proposals import ProposeRequest
 from unspoken.wire.texts import TextEmbeddingsRequest
@@ -42,9 +43,11 @@ def create_app(prompter: FakePrompter, detector: FakeDetector) -> FastAPI:
         return {"proposals": proposals, "model": prompter.model, "timings_ms": {}}
 
     @app.post("/detect")
-    def detect(request: DetectRequest):
-        picture = decode_picture(decode_base64(request.image.base64))
-        result = detector.detect(picture, request.phrases, box_threshold=request.box_threshold)
+    async def detect(request: Request):
+        picture, asked = await read_picture_request(request, DetectRequest, None)
+        result = await run_in_threadpool(
+            detector.detect, picture, asked.phrases, box_threshold=asked.box_threshold
+        )
         height, width = picture.size_hw
         return {
             "image": {"sha256": picture.sha256, "width": width, "height": height},

@@ -4,11 +4,10 @@ A picture is sent once; later requests use its id. If the gateway has removed th
 replies 404, and the picture is sent again within the same call.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -16,6 +15,7 @@ from pydantic import TypeAdapter
 from unspoken.client.calls import Call, Effects, Exchange, Work, checked, checked_path, parsed
 from unspoken.client.pictures import File, ImageRef, ImageSource, KnownIds, read_file
 from unspoken.client.replies import Segmentation
+from unspoken.client.request_bodies import image_form, segment_body
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.wire.segment import ImageReply, Method, SegmentQuestion, SegmentReply
 from unspoken.wire.texts import EMBEDDING_DIM, MAX_TEXTS, EmbeddingSpace, TextEmbeddingsReply
@@ -113,12 +113,6 @@ def _query_of(query: object) -> Query:
     return query
 
 
-def question_body(question: SegmentQuestion) -> dict[str, Any]:
-    """Return the question as JSON, without its picture and without defaults."""
-    body = question.model_dump(mode="json", exclude_defaults=True, exclude={"image"})
-    return {"queries": [], **body}
-
-
 class ImageCalls:
     """The calls about pictures, shared by all calls and threads of a client."""
 
@@ -150,8 +144,7 @@ class ImageCalls:
         """Send a picture in advance; with `bank`, also have its mask bank built."""
         exchange = self._begin()
         file = yield Work(partial(read_file, image))
-        form = {"files": _as_form(file), "data": {} if name is None else {"name": name}}
-        call = Call(method="POST", path="/images", body=form)
+        call = Call(method="POST", path="/images", body=image_form(file.encoded, name=name))
         reply = parsed(_IMAGE, (yield from exchange.send(call)))
         self._known.put(file.sha256, reply.id)
         if bank and not reply.bank_ready:
@@ -191,18 +184,5 @@ class ImageCalls:
 
 
 def _segment_call(question: SegmentQuestion, image: File | str) -> Call:
-    """Return the request: JSON for an id, a form for a file, which sends its bytes unencoded."""
-    asked = question_body(question)
-    if isinstance(image, str):
-        body: dict[str, Any] = {"json": {**asked, "image": {"id": image}}}
-    else:
-        fields = {
-            name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in asked.items()
-        }
-        body = {"files": _as_form(image), "data": fields}
-    return Call(method="POST", path="/segment", body=body)
-
-
-def _as_form(file: File) -> dict[str, tuple[str, bytes]]:
-    return {"image": ("image", file.encoded)}
+    sent = image if isinstance(image, str) else image.encoded
+    return Call(method="POST", path="/segment", body=segment_body(sent, question))

@@ -5,7 +5,6 @@ error of `unspoken.errors` that the service raised. A service that does not answ
 ServiceUnavailable.
 """
 
-import base64
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from unspoken.client.calls import auth_headers, checked_path, checked_url
 from unspoken.client.http_error import error_of
+from unspoken.client.request_bodies import image_form, picture_form, segment_body
 from unspoken.errors import DeadlineExceeded, NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.http.deadline import timeout_headers
 from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture
@@ -214,12 +214,8 @@ class DetectorClient(_ServiceClient):
     def _detect(
         self, encoded: bytes, phrases: Sequence[str], more: Mapping[str, object]
     ) -> DetectReply:
-        body: dict[str, object] = {
-            "image": {"base64": base64.b64encode(encoded).decode("ascii")},
-            "phrases": list(phrases),
-            **more,
-        }
-        return self._post("/detect", DetectReply, json=body)
+        form = picture_form(encoded, {"phrases": list(phrases), **more})
+        return self._post("/detect", DetectReply, **form)
 
 
 class TextEncoderClient(_ServiceClient):
@@ -253,12 +249,9 @@ class CropRankerClient(_ServiceClient):
         ranks: list[int] = []
         for start in range(0, len(crops), MAX_CROPS):
             some = crops[start : start + MAX_CROPS]
-            body = {
-                "image": {"base64": _base64(picture)},
-                "crops": [crop.model_dump() for crop in some],
-                "labels": list(labels),
-            }
-            reply = self._post("/rank-crops", RankCropsReply, json=body)
+            fields = {"crops": [crop.model_dump() for crop in some], "labels": list(labels)}
+            form = picture_form(picture.sendable, fields)
+            reply = self._post("/rank-crops", RankCropsReply, **form)
             if len(reply.ranks) != len(some):
                 raise ServiceUnavailable(
                     f"/rank-crops gave {len(reply.ranks)} ranks for {len(some)} crops"
@@ -275,8 +268,7 @@ class SegmenterClient(_ServiceClient):
 
     def add_image(self, picture: Picture, *, name: str | None = None) -> ImageReply:
         """See unspoken.ports.Segmenter."""
-        image = {"base64": _base64(picture)} | ({} if name is None else {"name": name})
-        return self._post("/images", ImageReply, json={"image": image})
+        return self._post("/images", ImageReply, **image_form(picture.sendable, name=name))
 
     def read_image(self, image_id: str) -> ImageReply:
         """See unspoken.ports.Segmenter."""
@@ -285,9 +277,8 @@ class SegmenterClient(_ServiceClient):
 
     def segment(self, image: Picture | str, question: SegmentQuestion) -> SegmentReply:
         """See unspoken.ports.Segmenter."""
-        sent = {"id": image} if isinstance(image, str) else {"base64": _base64(image)}
-        asked = {"queries": [], **question.model_dump(mode="json", exclude_defaults=True)}
-        return self._post("/segment", SegmentReply, json={**asked, "image": sent})
+        sent = image if isinstance(image, str) else image.sendable
+        return self._post("/segment", SegmentReply, **segment_body(sent, question))
 
     def delete_image(self, image_id: str) -> None:
         """See unspoken.ports.Segmenter."""
@@ -296,7 +287,3 @@ class SegmenterClient(_ServiceClient):
 
 def _address(http: httpx.Client) -> str:
     return redact(str(http.base_url).rstrip("/"))
-
-
-def _base64(picture: Picture) -> str:
-    return base64.b64encode(picture.sendable).decode("ascii")

@@ -1,5 +1,6 @@
 """Read requests with a picture, as JSON or as a multipart form, for every service."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,11 +15,8 @@ from starlette.exceptions import HTTPException
 from unspoken.errors import InvalidInput
 from unspoken.http.app import in_decode_pool
 from unspoken.http.error_replies import invalid_request
-from unspoken.http.json_bodies import SMALL_BODY_BYTES, slim_body
-from unspoken.http.url_fetch import Fetcher, fetch_url
-from unspoken.imaging.images import Picture, decode_base64, decode_picture
+from unspoken.http.json_bodies import SMALL_BODY_BYTES, check_elements, slim_body
 from unspoken.problem_words import plain_problems, unknown_names
-from unspoken.wire.pictures import LinkedImage
 from unspoken.wire.segment_bodies import inlined_schema
 
 MAX_FIELD_BYTES = 4 * 1024 * 1024
@@ -40,6 +38,23 @@ class Upload:
         """Return a field's last value; None if it is absent or empty."""
         values = self.fields.get(name) or [""]
         return values[-1] or None
+
+    def as_json(self, name: str) -> object:
+        """Return the value that a field's JSON stands for; None if it is absent or empty."""
+        text = self.last(name)
+        if text is None:
+            return None
+        check_elements(text)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput(f"the field {name} must be JSON") from error
+
+    def as_list(self, name: str) -> object:
+        """Return the values of a repeated field, or the JSON list that a single value holds."""
+        values = self.fields.get(name)
+        is_json = values is not None and len(values) == 1 and values[0].lstrip().startswith("[")
+        return self.as_json(name) if is_json else values
 
     def refuse_unknown(
         self, known: Iterable[str], *, hints: Mapping[str, str] = MappingProxyType({})
@@ -118,14 +133,6 @@ def check_charset(request: Request) -> None:
     charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
     if charset not in ("utf-8", "utf8", "us-ascii"):
         raise InvalidInput(f"the form's charset must be utf-8, got {charset[:40]!r}")
-
-
-async def picture_of(image: LinkedImage, fetcher: Fetcher | None) -> Picture:
-    """Decode an inline picture, or fetch and decode it. Raises InvalidInput or a subclass."""
-    if image.url is not None:
-        return await in_decode_pool(decode_picture, await fetch_url(fetcher, image.url))
-    written = image.base64 or ""
-    return await in_decode_pool(lambda: decode_picture(decode_base64(written)))
 
 
 def validated(model: type[Model], written: bytes | bytearray | dict[str, object]) -> Model:

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from unspoken.wire.base import ModelInfo, ReplyModel, RequestModel
-from unspoken.wire.pictures import ImageInfo, LinkedImage
+from unspoken.wire.pictures import ImageInfo, PictureRequest
 from unspoken.wire.segment import PromptBox
 from unspoken.wire.texts import MAX_TEXTS, Text
 
@@ -24,24 +24,11 @@ class Crop(RequestModel):
     label_index: Annotated[int, Field(ge=0)]
 
 
-class RankCropsRequest(RequestModel):
+class RankCropsRequest(PictureRequest):
     """A picture, its boxes, and all labels that each crop is compared with. Labels are unique."""
 
-    image: LinkedImage
     crops: Annotated[list[Crop], Field(max_length=MAX_CROPS)]
     labels: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "image": {"base64": "iVBORw0KGgo..."},
-                    "crops": [{"box": {"x0": 8, "y0": 8, "x1": 60, "y1": 50}, "label_index": 0}],
-                    "labels": ["car", "wheel", "teapot"],
-                }
-            ]
-        }
-    )
 
     @model_validator(mode="after")
     def _knows_its_labels(self) -> "RankCropsRequest":

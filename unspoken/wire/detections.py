@@ -5,18 +5,17 @@ from typing import Annotated
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from unspoken.wire.base import ModelInfo, ReplyModel, RequestModel
-from unspoken.wire.pictures import Box, ImageInfo, LinkedImage
+from unspoken.wire.base import ModelInfo, ReplyModel
+from unspoken.wire.pictures import Box, ImageInfo, PictureRequest
 from unspoken.wire.texts import MAX_TEXTS, Text
 
 MAX_INDEPENDENT_TEXTS = 100
 """Limit of a request with `independent`: each text is a pass of the detector's decoder."""
 
 
-class DetectRequest(RequestModel):
+class DetectRequest(PictureRequest):
     """A picture and the phrases to look for. The default threshold is the model's own."""
 
-    image: LinkedImage
     phrases: Annotated[list[Text], Field(max_length=MAX_TEXTS)]
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     independent: bool = False

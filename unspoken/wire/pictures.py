@@ -60,6 +60,12 @@ class LinkedImage(RequestModel):
         return self
 
 
+class PictureRequest(RequestModel):
+    """Base of requests about one picture."""
+
+    image: LinkedImage
+
+
 class ImageInfo(ReplyModel):
     """The picture of a reply: its content hash, and its size after EXIF orientation."""
 

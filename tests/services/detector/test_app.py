@@ -20,7 +20,7 @@ from tests.fakes import FakeDetector
 from tests.services.detector.conftest import tiny_detector_engine
 from tests.serving import ready_client
 from unspoken.client.port_clients import DetectorClient
-from unspoken.imaging.images import decode_picture
+from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
 
 # Two threads sum in another order; a score of the same network once differed by 7e-10.
 PIXEL_NOISE, SCORE_NOISE = 1e-4, 1e-7
@@ -205,6 +205,7 @@ def test_a_form_of_another_form_is_422(client):
     for reply in (
         client.post("/detect", data={"phrases": "car"}),
         client.post("/detect", files={"other": ("a", b"x")}, data={"phrases": "car"}),
+        client.post("/detect", files=picture),
         client.post("/detect", files=picture, data={"phrases": "[1, 2]"}),
         client.post("/detect", files=picture, data={"phrases": "[car"}),
         client.post("/detect", files=picture, data={"phrases": "car", "box_threshold": "high"}),
@@ -223,6 +224,11 @@ def test_openapi_shows_both_forms_with_examples(client):
     assert set(content["content"]) == {"application/json", "multipart/form-data"}
     example = content["content"]["application/json"]["example"]
     assert client.post("/detect", json=example).status_code == 200
+    form = content["content"]["multipart/form-data"]
+    assert set(form["schema"]["required"]) == {"image", "phrases"}
+    files = {"image": ("a.png", ONE_WHITE_PIXEL)}
+    reply = client.post("/detect", files=files, data=form["example"])
+    assert reply.status_code == 200 and reply.json()["box_threshold"] == 0.3
 
 
 def test_the_model_is_named(real):

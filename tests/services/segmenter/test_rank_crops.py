@@ -190,6 +190,36 @@ def test_bad_questions_are_422_that_name_the_trouble(change, says):
     assert says in json.dumps(response.json())
 
 
+def test_json_and_both_forms_are_answered_alike():
+    crops = [{"box": BOX, "label_index": 1}]
+    form = {"files": {"image": ("a.png", PNG)}}
+    sent = [
+        {"json": {"image": IMAGE, "crops": crops, "labels": LABELS}},
+        form | {"data": {"crops": json.dumps(crops), "labels": json.dumps(LABELS)}},
+        form | {"data": {"crops": json.dumps(crops), "labels": LABELS}},
+    ]
+    with served(FakeCropRanker()) as client:
+        replies = [client.post("/rank-crops", **body).raise_for_status().json() for body in sent]
+    assert replies[0]["ranks"] == replies[1]["ranks"] == replies[2]["ranks"]
+    assert {reply["image"]["sha256"] for reply in replies} == {replies[0]["image"]["sha256"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"crops": "[{", "labels": LABELS}, "JSON"),
+        ({"crops": "[1]", "labels": LABELS}, "crops"),
+        ({"labels": LABELS}, "crops"),
+        ({"crops": "[]", "labels": LABELS, "label": "car"}, "labels"),
+    ],
+    ids=["no-json", "no-crops", "missing", "unknown-field"],
+)
+def test_a_bad_form_is_422_that_names_the_trouble(fields, says):
+    with served(FakeCropRanker()) as client:
+        reply = client.post("/rank-crops", files={"image": ("a.png", PNG)}, data=fields)
+    assert reply.status_code == 422 and says in json.dumps(reply.json())
+
+
 def test_a_body_that_is_no_json_is_422_and_bytes_that_are_no_picture_415():
     not_a_picture = {"base64": base64.b64encode(b"no picture").decode()}
     with served(FakeCropRanker()) as client:

@@ -14,11 +14,18 @@ from services.detector import app as detector_app
 from tests.fakes import FakeDetector
 from tests.serving import ready_client
 from unspoken.client import port_clients
-from unspoken.client.port_clients import DetectorClient, PrompterClient, SegmenterClient
+from unspoken.client.port_clients import (
+    CropRankerClient,
+    DetectorClient,
+    PrompterClient,
+    SegmenterClient,
+)
 from unspoken.errors import NotReady, Overloaded, ServiceUnavailable, Unreachable
 from unspoken.imaging.file_formats import FILE_FORMATS
 from unspoken.imaging.images import ONE_WHITE_PIXEL, decode_picture
 from unspoken.wire.base import ModelInfo
+from unspoken.wire.crops import Crop
+from unspoken.wire.segment import SegmentQuestion
 from worker.process.attempt import REST_S
 
 IN_100_S = object()
@@ -127,6 +134,29 @@ def test_a_service_that_answered_a_moment_ago_is_ready_until_it_says_otherwise(m
 def test_a_worker_needs_none_of_what_decodes_masks():
     script = "import sys; sys.modules['pycocotools'] = None; import unspoken.client.port_clients"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_every_picture_is_sent_as_the_file_of_a_form():
+    sent = []
+
+    def refuse(request):
+        sent.append((request.url.path, request.headers["content-type"], request.read()))
+        return httpx.Response(503, json={})
+
+    http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(refuse))
+    picture, segmenter = decode_picture(ONE_WHITE_PIXEL), SegmenterClient(http)
+    crop = Crop.model_validate({"box": {"x0": 0, "y0": 0, "x1": 1, "y1": 1}, "label_index": 0})
+    for ask in (
+        lambda: DetectorClient(http).detect(picture, ["car"], independent=True),
+        lambda: CropRankerClient(http).rank_crops(picture, [crop], ["car"]),
+        lambda: segmenter.add_image(picture, name="mine"),
+        lambda: segmenter.segment(picture, SegmentQuestion(queries=())),
+    ):
+        with pytest.raises(NotReady):
+            ask()
+    assert [path for path, _, _ in sent] == ["/detect", "/rank-crops", "/images", "/segment"]
+    assert {kind.partition(";")[0] for _, kind, _ in sent} == {"multipart/form-data"}
+    assert all(ONE_WHITE_PIXEL in body for _, _, body in sent)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
