@@ -1,15 +1,21 @@
 """Runs with slow planning or finishing do not delay other runs."""
 
 import threading
+from concurrent.futures import Future
 
 import pytest
 
 from tests.fakes import FakePrompter, FakeTextEncoder
 from tests.worker.stage import Stage
-from unspoken.errors import InvalidInput
+from unspoken.errors import InvalidInput, UnspokenError
 from unspoken.runs.store import cancel_run, create_run, read_status
 from unspoken.wire.runs import RunRequest
-from worker.dispatch.background_call import start_thread
+from worker.dispatch.background_call import (
+    MAX_CRASHES,
+    BackgroundCalls,
+    count_crashes,
+    start_thread,
+)
 
 SOON_S = 0.05
 
@@ -103,3 +109,69 @@ def test_an_error_of_a_background_call_is_raised_by_its_result():
 
     with pytest.raises(InvalidInput, match="no such thing"):
         start_thread(fail).result(timeout=30)
+
+
+class Starter:
+    """Starts calls without a thread: they end when the test sets their futures' results."""
+
+    def __init__(self):
+        self.futures = []
+
+    def __call__(self, work):
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+@pytest.fixture
+def run_dirs(tmp_path):
+    folders = [tmp_path / name for name in ("one", "other", "third")]
+    for folder in folders:
+        folder.mkdir()
+    return folders
+
+
+def crash(run_dir, times):
+    """Leave the trace of a dispatcher that crashed during a call for the run."""
+    for _ in range(times):
+        BackgroundCalls(Starter()).begin(run_dir, "planning", dict)
+
+
+def test_a_run_whose_call_crashed_the_dispatcher_is_worked_on_alone(run_dirs):
+    one, crashed, third = run_dirs
+    crash(crashed, 1)
+    calls = BackgroundCalls(Starter())
+    call = calls.begin(one, "planning", dict)
+    assert calls.begin(crashed, "planning", dict) is None
+    calls.end(one)
+    assert call is not None and calls.begin(crashed, "planning", dict) is not None
+    assert count_crashes(crashed) == 2
+    assert calls.begin(third, "planning", dict) is None
+
+
+def test_a_call_that_ends_is_no_crash_whatever_its_result(run_dirs):
+    starter = Starter()
+    calls = BackgroundCalls(starter)
+    good, bad, slow = (calls.begin(run_dir, "finishing", dict) for run_dir in run_dirs)
+    starter.futures[0].set_result(True)
+    starter.futures[1].set_exception(InvalidInput("no rows"))
+    assert [call.is_done(timeout_s=0) for call in (good, bad, slow)] == [True, True, False]
+    assert good.result() is True
+    with pytest.raises(InvalidInput, match="no rows"):
+        bad.result()
+    assert [count_crashes(run_dir) for run_dir in run_dirs] == [0, 0, 1]
+
+
+def test_calls_under_way_when_the_dispatcher_stops_are_no_crashes(run_dirs):
+    calls = BackgroundCalls(Starter())
+    for run_dir in run_dirs:
+        calls.begin(run_dir, "planning", dict)
+    calls.end_all()
+    assert [count_crashes(run_dir) for run_dir in run_dirs] == [0, 0, 0]
+
+
+def test_after_too_many_crashes_the_run_is_refused_once_and_its_count_starts_again(run_dirs):
+    crash(run_dirs[0], MAX_CRASHES)
+    calls = BackgroundCalls(Starter())
+    with pytest.raises(UnspokenError, match=f"ended the dispatcher {MAX_CRASHES} times"):
+        calls.begin(run_dirs[0], "planning", dict)
+    assert count_crashes(run_dirs[0]) == 0
