@@ -2,47 +2,20 @@
 
 import base64
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import FrameType
 
 import pytest
 
-import unspoken
 from services.segmenter.app import create_app
 from services.segmenter.engine import build_engine
 from services.segmenter.loading import build_segmenter
 from services.segmenter.settings import SegmenterSettings
 from tests.contracts import picture_bytes
+from tests.entered_files import EnteredFiles
 from tests.serving import ready_client
 from unspoken.http import app as http_app
 
-ROOT = Path(unspoken.__file__).parent.parent
 MAX_FILES = 11
-
-
-class EnteredFiles:
-    """Profile function for threads: records the project's files whose functions run."""
-
-    def __init__(self) -> None:
-        self._entered: set[str] | None = None
-
-    def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
-        path = frame.f_code.co_filename
-        if event == "call" and self._entered is not None and path.startswith(str(ROOT)):
-            name = path.removeprefix(f"{ROOT}/")
-            if name.startswith(("services/", "unspoken/")):
-                self._entered.add(name)
-
-    def during(self, call: Callable[[], object]) -> set[str]:
-        """Return the files that are entered while the call runs."""
-        entered = self._entered = set()
-        try:
-            call()
-        finally:
-            self._entered = None
-        return entered
 
 
 @pytest.fixture
