@@ -43,6 +43,7 @@ from unspoken.runs.store import check_has_failures, list_runs
 from unspoken.safe_text import redact
 from unspoken.wire.label_options import DEFAULT_FALSE_DISCOVERY_RATE
 from unspoken.wire.runs import ENDED, RunStatus
+from unspoken.wire.segment import Method
 from worker.process.broker_url import check_broker_url
 
 app = typer.Typer(
@@ -68,14 +69,6 @@ Pictures = Annotated[
         help="Folder that a table's picture paths are relative to (default: the table's folder)."
     ),
 ]
-
-
-class Way(StrEnum):
-    """Query methods: mask bank, detector, or automatic choice."""
-
-    auto = "auto"
-    bank = "bank"
-    detector = "detector"
 
 
 class Style(StrEnum):
@@ -289,8 +282,8 @@ def segment(
     url: SegmenterUrl = None,
     out: Annotated[Path, typer.Option(help="Folder for the overlay and the JSON.")] = Path(),
     method: Annotated[
-        Way, typer.Option(help="Query method; auto uses the detector if there is one.")
-    ] = Way.auto,
+        Method, typer.Option(help="Query method; auto uses the detector if there is one.")
+    ] = "auto",
     threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     top_k: Annotated[
         int, typer.Option(min=1, max=1000, help="Maximum number of masks per text.")
@@ -303,7 +296,7 @@ def segment(
             texts,
             out=out,
             segmenter=segmenter,
-            method=method.value,
+            method=method,
             threshold=threshold,
             top_k=top_k,
         )

@@ -121,24 +121,10 @@ class ImageCalls:
         self._known = KnownIds()
 
     def segment(self, image: ImageSource, question: SegmentQuestion) -> Effects[Segmentation]:
-        """Ask by id if it is known, and with the picture itself if the id is unknown or outdated.
-
-        Raises NotFound for an id without a file that is not cached.
-        """
+        """Return masks. Raises NotFound for an id without a file that is not cached."""
         exchange = self._begin()
         file, image_id = yield from self._look_up(image)
-        if image_id is not None:
-            try:
-                response = yield from exchange.send(_segment_call(question, image_id))
-                return Segmentation.of(parsed(_SEGMENT, response))
-            except NotFound:
-                if file is None:
-                    raise
-        assert file is not None, "what has no id has a file"
-        response = yield from exchange.send(_segment_call(question, file))
-        answer = Segmentation.of(parsed(_SEGMENT, response))
-        self._known.put(file.sha256, answer.image_id)
-        return answer
+        return (yield from self._segment(exchange, question, file, image_id))
 
     def add_image(self, image: ImageSource, *, name: str | None, bank: bool) -> Effects[ImageRef]:
         """Send a picture in advance; with `bank`, also have its mask bank built."""
@@ -149,7 +135,7 @@ class ImageCalls:
         self._known.put(file.sha256, reply.id)
         if bank and not reply.bank_ready:
             question = SegmentQuestion(queries=(), method="bank")
-            yield from exchange.send(_segment_call(question, file))
+            yield from self._segment(exchange, question, file, reply.id)
             reply = reply.model_copy(update={"bank_ready": True})
         return ImageRef.of(reply, file)
 
@@ -173,6 +159,23 @@ class ImageCalls:
             call = Call(method="POST", path="/text-embeddings", body={"json": body})
             rows += parsed(_VECTORS, (yield from exchange.send(call))).embeddings
         return np.asarray(rows, dtype=np.float32).reshape(len(texts), EMBEDDING_DIM)
+
+    def _segment(
+        self, exchange: Exchange, question: SegmentQuestion, file: File | None, image_id: str | None
+    ) -> Effects[Segmentation]:
+        """Ask by id if it is known, and with the picture itself if the id is unknown or outdated."""
+        if image_id is not None:
+            try:
+                response = yield from exchange.send(_segment_call(question, image_id))
+                return Segmentation.of(parsed(_SEGMENT, response))
+            except NotFound:
+                if file is None:
+                    raise
+        assert file is not None, "what has no id has a file"
+        response = yield from exchange.send(_segment_call(question, file))
+        answer = Segmentation.of(parsed(_SEGMENT, response))
+        self._known.put(file.sha256, answer.image_id)
+        return answer
 
     def _look_up(self, image: ImageSource) -> Effects[tuple[File | None, str | None]]:
         """Return the picture's file and its id; at least one of them is not None."""

@@ -207,6 +207,13 @@ def test_a_picture_sent_ahead_is_found_by_name(client, stack):
     assert client.segment(found, "car").was_cached and stack.segmenter.num_embedded == 1
 
 
+def test_a_picture_is_sent_once_to_build_its_bank_ahead(client_class, stack):
+    sent = []
+    with client_class(stack.url, transport=recorded(client_class, sent)) as client:
+        assert client.add_image(picture_bytes(size=(70, 50)), bank=True).bank_ready
+    assert sent == ["multipart/form-data", "application/json"]
+
+
 def test_a_bank_is_built_ahead(client):
     assert client.add_image(PNG, bank=True).bank_ready
     assert client.find_image(client.add_image(PNG).id).bank_ready
