@@ -163,7 +163,7 @@ class ImageCalls:
     def _segment(
         self, exchange: Exchange, question: SegmentQuestion, file: File | None, image_id: str | None
     ) -> Effects[Segmentation]:
-        """Ask by id if it is known, and with the picture itself if the id is unknown or outdated."""
+        """Ask by id; send the picture itself if its id is unknown or outdated."""
         if image_id is not None:
             try:
                 response = yield from exchange.send(_segment_call(question, image_id))

@@ -88,9 +88,9 @@ IMAGES_BODY: dict[str, Any] = {
     },
 }
 ADDED_IMAGE: dict[int | str, dict[str, Any]] = {
-    200: {"model": ImageReply, "description": "The picture was held already"},
+    200: {"model": ImageReply, "description": "The picture was cached already"},
     201: {"model": ImageReply, "description": "The picture was embedded now"},
 }
 KNOWN_IMAGE: dict[int | str, dict[str, Any]] = {
-    304: {"description": "If-None-Match names the picture's ETag, and it is held"},
+    304: {"description": "If-None-Match names the picture's ETag, and it is cached"},
 }

@@ -29,7 +29,7 @@ class CacheMetrics(Collector, Generic[Entry]):
         memory, disk = self._tiers.memory, self._tiers.disk
         lookups = CounterMetricFamily(
             "unspoken_cache_lookups",
-            "Requested pictures by the tier that held them; none: newly encoded",
+            "Requested pictures by the tier that had them; none: newly encoded",
             labels=["tier"],
         )
         for tier, number in self._lookups.items():
