@@ -1,4 +1,7 @@
-"""The cached image of the segment engine."""
+"""The cached image of the segment engine.
+
+A module of its own because the engine imports the query methods, and both use it.
+"""
 
 from dataclasses import dataclass
 
