@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,13 +19,6 @@ from unspoken.imaging.images import MAX_BYTES
 BUFFER_BYTES = 1024 * 1024
 """Bytes of a column per read. Without a buffer, pyarrow reads the whole column of a row group."""
 _NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "bytes", "imagebytes")
-
-
-class EmbeddedPicture(NamedTuple):
-    """A cell of a picture column: its bytes, and the file name stored with them, if any."""
-
-    encoded: bytes | None
-    path: str | None = None
 
 
 @contextmanager
@@ -75,8 +67,11 @@ class PictureColumn:
         self._batch: pa.Array = pa.array([])
         self._stop = 0  # end row of the row group
 
-    def read(self, row: int) -> EmbeddedPicture:
-        """Return a row's cell. Raises NotFound, InvalidInput, and TooLarge for a large picture."""
+    def read(self, row: int) -> bytes | None:
+        """Return a row's encoded picture; None for an empty cell.
+
+        Raises NotFound, InvalidInput, and TooLarge for a large picture.
+        """
         with told_damage(f"{self._file_name}, row {row}"):
             with self._lock:
                 cell = self._cell(row)
@@ -84,7 +79,8 @@ class PictureColumn:
             size = 0 if encoded.as_buffer() is None else encoded.as_buffer().size
             if size > MAX_BYTES:
                 raise TooLarge(f"the file has {size} bytes, at most {MAX_BYTES} are read")
-            return EmbeddedPicture(encoded.as_py(), _path(cell))
+            content: bytes | None = encoded.as_py()
+            return content
 
     def close(self) -> None:
         """Close the file."""
@@ -124,11 +120,6 @@ class PictureColumn:
         )
         self._start, self._stop = start, start + self._counts[group]
         self._batch = pa.array([])
-
-
-def _path(cell: pa.Scalar) -> str | None:
-    path = cell["path"].as_py() if isinstance(cell, pa.StructScalar) and "path" in cell else None
-    return path if isinstance(path, str) else None
 
 
 def _is_struct(kind: pa.DataType) -> bool:

@@ -129,7 +129,7 @@ class PictureFiles:
             if len(self._columns) == OPEN_TABLES:
                 self._columns.pop(next(iter(self._columns))).close()
             self._columns[key] = PictureColumn(self._inside(place.shard), column)
-        encoded = self._columns[key].read(int(row)).encoded if row.isdecimal() else None
+        encoded = self._columns[key].read(int(row)) if row.isdecimal() else None
         if encoded is None:
             raise NotFound(f"{place.shard} has no picture {place.member!r}")
         return encoded

@@ -85,7 +85,7 @@ def _with_picture(
     if not read:
         return Record(values, picture=PictureFile(member))
     try:
-        content = pictures.read(number).encoded
+        content = pictures.read(number)
     except InvalidInput as error:
         problem = "picture_too_large" if isinstance(error, TooLarge) else "bad_row"
         return Record(values, detail=error.message, picture=PictureFile(member, problem=problem))
