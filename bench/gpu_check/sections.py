@@ -21,14 +21,19 @@ from transformers import (
     GroundingDinoConfig,
     LlamaConfig,
     PretrainedConfig,
-    SwinConfig,
 )
 
 from bench.detect import PHRASES
 from bench.llm import CAPTIONS
 from bench.segment import build_bank
 from bench.segmenter_quality.arms import STYLE, WEIGHTS
-from bench.shared.random_models import bert_tokenizer, build_engine, random_detector, street
+from bench.shared.random_models import (
+    bert_tokenizer,
+    build_engine,
+    random_detector,
+    street,
+    tiny_grounding_dino_config,
+)
 from bench.shared.served_segmenter import serve
 from services.detector.engine import DetectorEngine
 from services.detector.engine import build_engine as build_detector
@@ -105,22 +110,7 @@ PUBLISHED = Sizes(
 )
 TINY = Sizes(
     sams=("tiny",),
-    detector=GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], out_indices=[2, 3, 4]
-        ).to_dict(),
-        text_config=BertConfig(
-            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-        ).to_dict(),
-        d_model=32,
-        num_queries=20,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-    ),
+    detector=tiny_grounding_dino_config(),
     short_side_px=96,
     llms={
         "tiny_llama": LlamaConfig(

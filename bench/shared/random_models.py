@@ -1,4 +1,4 @@
-"""Networks with random weights at published sizes, and inputs for them.
+"""Networks with random weights, at published sizes and tiny, and inputs for them.
 
 Masks of random networks are noise, which the filters of the mask bank would drop. Therefore
 `DrawingSam` runs the whole decoder and then draws discs for clicks.
@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, GroundingDinoConfig, GroundingDinoForObjectDetection
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    SwinConfig,
+)
 from transformers import GroundingDinoImageProcessor as ImageProcessor
 
 from services.detector.engine import DetectorEngine
@@ -108,6 +114,26 @@ def random_detector(
     )
     return DetectorEngine(
         backend, model=ModelInfo(name="random Swin-T", kind="detector", revision="0")
+    )
+
+
+def tiny_grounding_dino_config() -> GroundingDinoConfig:
+    """Return a toy Grounding-DINO: one layer of each part, 32 dimensions, 20 boxes."""
+    return GroundingDinoConfig(
+        backbone_config=SwinConfig(
+            embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], out_indices=[2, 3, 4]
+        ).to_dict(),
+        text_config=BertConfig(
+            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        ).to_dict(),
+        d_model=32,
+        num_queries=20,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
     )
 
 

@@ -8,13 +8,11 @@ import pytest
 import torch
 from transformers import (
     AutoTokenizer,
-    BertConfig,
-    GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
-    SwinConfig,
 )
 
+from bench.shared.random_models import tiny_grounding_dino_config
 from services.detector.engine import DetectorEngine
 from services.detector.transformers_backend import load_hub_detector, load_project_detector
 from unspoken.model.detector.grounding_dino import (
@@ -59,23 +57,7 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a toy Grounding-DINO in the hub's format."""
     torch.manual_seed(0)
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], out_indices=[2, 3, 4]
-        ).to_dict(),
-        text_config=BertConfig(
-            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-        ).to_dict(),
-        d_model=32,
-        num_queries=20,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-    )
-    model = GroundingDinoForObjectDetection(config)
+    model = GroundingDinoForObjectDetection(tiny_grounding_dino_config())
     shake(model, scale=0.05)
     folder = tmp_path_factory.mktemp("hub-detector")
     model.save_pretrained(folder)
