@@ -38,7 +38,6 @@ class Outcome:
     counts: np.ndarray  # (P, C) of judging.COLUMNS
     labels: tuple[str, ...]
     """Labels of all kept boxes."""
-    thresholds: Thresholds
 
 
 class Comparison:
@@ -91,7 +90,7 @@ class Comparison:
                     meaning=_meaning(source, captioned),
                 )
             )
-        return Outcome(np.stack(rows), tuple(labels), thresholds)
+        return Outcome(np.stack(rows), tuple(labels))
 
     def _listed(self, source: Source) -> list[tuple[Candidate, ...]]:
         if source.name not in self._candidates:

@@ -36,7 +36,6 @@ class SceneTruth:
     objects: tuple[TruthObject, ...]
     named: frozenset[str]
     unjudged_parts: frozenset[str]
-    droppable: bool
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,6 @@ def read_truth_files(folder: Path) -> dict[str, SceneTruth]:
                 ),
                 named=frozenset(record["named"]),
                 unjudged_parts=frozenset(record["unjudged_parts"]),
-                droppable=record["droppable"],
             )
     return truths
 

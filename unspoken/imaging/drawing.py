@@ -17,7 +17,7 @@ from unspoken.imaging.boxes import box_area
 from unspoken.imaging.label_layout import place_labels
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-ORANGE, SKY_BLUE, YELLOW, BLACK, GREY = "#e69f00", "#56b4e9", "#f0e442", "#000000", "#6b6b6b"
+ORANGE, SKY_BLUE, BLACK, GREY = "#e69f00", "#56b4e9", "#000000", "#6b6b6b"
 
 COLORS: Final = MappingProxyType(
     {"named": BLUE, "implied": VERMILLION, "part": GREEN, "rejected": GREY}

@@ -25,7 +25,6 @@ progress in this many attempts whose worker ended."""
 class Attempt:
     """One attempt at a chunk."""
 
-    chunk_id: int
     number: int
     path: Path
     journal: storage.Journal
@@ -95,7 +94,7 @@ def begin_attempt(folder: Path, chunk_id: int, *, after: int) -> Attempt:
         path = _path(folder, chunk_id, after)
         journal = storage.create_journal(path)
         if journal is not None:
-            return Attempt(chunk_id=chunk_id, number=after, path=path, journal=journal)
+            return Attempt(number=after, path=path, journal=journal)
 
 
 def _path(folder: Path, chunk_id: int, number: int) -> Path:

@@ -4,7 +4,7 @@ The schema's metadata describes each field. `describe_schema` prints it as the t
 docs/dataset-format.md, so that the page stays in step with the files.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,36 +211,6 @@ def iter_rows(dataset_dir: Path) -> Iterator[Row]:
     """Yield the rows of all committed shards, in the plan's order."""
     for path, _ in committed_records(dataset_dir):
         yield from read_shard(path)
-
-
-def describe_schema() -> str:
-    """Return a markdown table of every field with its type, unit and meaning."""
-    lines = ["| field | type | unit | meaning |", "|---|---|---|---|"]
-    lines += [_table_line(path, field) for path, field in _walk("", SCHEMA)]
-    return "\n".join(lines) + "\n"
-
-
-def _walk(prefix: str, fields: Any) -> Iterator[tuple[str, pa.Field]]:
-    for field in fields:
-        yield prefix + field.name, field
-        item = field.type.value_type if pa.types.is_list(field.type) else field.type
-        if pa.types.is_struct(item):
-            mark = "[]." if pa.types.is_list(field.type) else "."
-            yield from _walk(prefix + field.name + mark, item)
-
-
-def _table_line(path: str, field: pa.Field) -> str:
-    about: Mapping[bytes, bytes] = field.metadata
-    meaning, unit = about[b"about"].decode(), about[b"unit"].decode()
-    return f"| `{path}` | {_type_name(field.type)} | {unit} | {meaning} |"
-
-
-def _type_name(kind: pa.DataType) -> str:
-    if pa.types.is_fixed_size_list(kind):
-        return f"{kind.value_type}[{kind.list_size}]"
-    if pa.types.is_list(kind):
-        return f"list of {_type_name(kind.value_type)}"
-    return "struct" if pa.types.is_struct(kind) else str(kind)
 
 
 def count_rows(rows: Sequence[Row]) -> dict[str, Any]:

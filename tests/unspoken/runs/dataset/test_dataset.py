@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from unspoken.runs.dataset.manifest import (
     write_manifest,
 )
 from unspoken.runs.dataset.row_picture import SHEET_FILE, draw_contact_sheet
-from unspoken.runs.dataset.shards import SCHEMA, describe_schema, iter_rows, read_shard, write_shard
+from unspoken.runs.dataset.shards import SCHEMA, iter_rows, read_shard, write_shard
 from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.plan import (
@@ -87,11 +86,6 @@ def test_a_shard_is_plain_parquet_that_names_its_fields(tmp_path):
     table = pq.read_table(tmp_path / "s.parquet")
     assert table.schema.names == SCHEMA.names
     assert table.schema.metadata[b"unspoken.format_version"] == b"1"
-
-
-def test_the_page_on_the_format_holds_every_field_as_the_schema_has_it():
-    page = Path(__file__).parents[4] / "docs/dataset-format.md"
-    assert describe_schema() in page.read_text(encoding="utf-8")
 
 
 def config_of_chunks(chunk_size):
