@@ -14,7 +14,7 @@ from smallworld.scenes import Scene
 EXACT_SCORE = 1.0
 
 
-def write_sa1b(out: Path, scenes: Iterable[Scene], *, seed: int, first_id: int = 1) -> Path:
+def write_sa1b(out: Path, scenes: Iterable[Scene], *, seed: int) -> Path:
     """Write `out/sa_000000/sa_N.jpg` and `sa_N.json`, one pair per scene -> the folder.
 
     Boxes are XYWH in pixels. Masks are compressed COCO RLE, each with one prompt point inside.
@@ -22,7 +22,7 @@ def write_sa1b(out: Path, scenes: Iterable[Scene], *, seed: int, first_id: int =
     folder = out / "sa_000000"
     folder.mkdir(parents=True, exist_ok=True)
     annotation_id = 1
-    for image_id, scene in enumerate(scenes, start=first_id):
+    for image_id, scene in enumerate(scenes, start=1):
         rng = np.random.default_rng((seed, image_id))
         height, width = scene.image.shape[:2]
         annotations = []

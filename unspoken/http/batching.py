@@ -1,6 +1,6 @@
 """One inference thread per device, and a bounded micro-batcher in front of it.
 
-- An idle device starts a batch at once, after at most `max_wait_ms`.
+- An idle device starts a batch at once.
 - While a batch runs, the next one fills. A full batch is handed to the thread in advance, so that
   the device does not wait for the event loop. At most one batch is handed over in advance, because
   later items may still be cancelled or added.
@@ -20,7 +20,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -133,7 +134,6 @@ class _Waiting(Generic[Item, Result]):
     num_bytes: int
     context: Context
     own: Spent
-    arrived: float = field(default_factory=time.monotonic)
 
     def is_wanted(self) -> bool:
         """Return True while a caller still waits for the result."""
@@ -143,7 +143,6 @@ class _Waiting(Generic[Item, Result]):
 @dataclass(eq=False)
 class _Batch(Generic[Item, Result]):
     waiting: list[_Waiting[Item, Result]]
-    is_full: bool = False
     has_begun: bool = False
 
 
@@ -154,8 +153,6 @@ class MicroBatcher(Generic[Item, Result]):
         run_batch: Called on the inference thread; returns one result per item, in order.
         bucket: Returns the bucket of an item, such as its shape. Items of one bucket share a batch.
         weigh: Returns the size of an item in bytes.
-        max_batch_bytes: Maximum bytes of a batch, in addition to `max_batch`. A larger item runs
-            alone.
         max_queue, max_queue_bytes: Maximum number and bytes of waiting items; more raises
             Overloaded.
     """
@@ -167,10 +164,8 @@ class MicroBatcher(Generic[Item, Result]):
         name: str,
         thread: InferenceThread,
         max_batch: int,
-        max_wait_ms: float = 0.0,
         max_queue: int = 64,
         max_queue_bytes: int = MAX_QUEUE_BYTES,
-        max_batch_bytes: int | None = None,
         bucket: Callable[[Item], Hashable] | None = None,
         weigh: Callable[[Item], int] | None = None,
     ) -> None:
@@ -182,8 +177,6 @@ class MicroBatcher(Generic[Item, Result]):
         self.num_items = 0
         self._run_batch = run_batch
         self._thread = thread
-        self._max_wait_s = max_wait_ms / 1000
-        self._max_batch_bytes = max_batch_bytes
         self._bucket = bucket or _one_bucket
         self._weigh = weigh or _weightless
         self._queue: deque[_Waiting[Item, Result]] = deque()
@@ -289,55 +282,26 @@ class MicroBatcher(Generic[Item, Result]):
             if batch is None:
                 if self._closing and not self._queue and not self._running:
                     return
-                await self._sleep()
+                await self._wake.wait()
                 continue
             task = asyncio.create_task(self._run(batch), name=f"batch-{self.name}")
             self._running[task] = batch
             task.add_done_callback(self._landed)
 
-    async def _sleep(self) -> None:
-        """Wait for an event, or until the oldest item of an idle device waited `max_wait_ms`."""
-        timeout_s = None
-        if self._queue and not self._running:
-            timeout_s = max(0.0, self._queue[0].arrived + self._max_wait_s - time.monotonic())
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-
     def _take(self) -> _Batch[Item, Result] | None:
-        """Return the next batch, or None if no batch should start now."""
+        """Return the oldest item with others of its bucket; None if no batch should start now."""
         if len(self._running) >= _BATCHES_AT_ONCE:
             return None
         self._queue = deque(each for each in self._queue if each.is_wanted())
         if not self._queue:
             return None
-        batch = self._next()
-        if not batch.is_full:
-            due = batch.waiting[0].arrived + self._max_wait_s
-            if self._running or (time.monotonic() < due and not self._closing):
-                return None
+        bucket = self._queue[0].bucket
+        same = (each for each in self._queue if each.bucket == bucket)
+        batch = _Batch(list(islice(same, self.max_batch)))
+        if self._running and len(batch.waiting) < self.max_batch:
+            return None
         chosen = {id(each) for each in batch.waiting}
         self._queue = deque(each for each in self._queue if id(each) not in chosen)
-        return batch
-
-    def _next(self) -> _Batch[Item, Result]:
-        """Return a batch of the oldest item and others of its bucket, in order, within limits."""
-        batch: _Batch[Item, Result] = _Batch([])
-        num_bytes = 0
-        for each in self._queue:
-            if each.bucket != self._queue[0].bucket:
-                continue
-            num_bytes += each.num_bytes
-            is_heavy = self._max_batch_bytes is not None and num_bytes > self._max_batch_bytes
-            if is_heavy and batch.waiting:
-                batch.is_full = True
-                break
-            batch.waiting.append(each)
-            if is_heavy or len(batch.waiting) >= self.max_batch:
-                batch.is_full = True
-                break
         return batch
 
     def _ahead(self) -> list[_Batch[Item, Result]]:

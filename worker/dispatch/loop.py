@@ -48,7 +48,7 @@ class Observer(Protocol):
 
 
 class Dispatcher:
-    """Drives all runs of a folder, or only those named."""
+    """Drives all runs of a folder."""
 
     def __init__(
         self,
@@ -61,7 +61,6 @@ class Dispatcher:
         republish_s: float = 10.0,
         message_s: float = 90.0,
         patience_s: float | None = None,
-        only: frozenset[str] | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         start: Start = start_thread,
@@ -72,7 +71,6 @@ class Dispatcher:
         """
         self._runs_dir = runs_dir
         self._lease_s = lease_s
-        self._only = only
         self._observer = observer
         self._clock = clock
         self._calls = BackgroundCalls(start)
@@ -135,8 +133,6 @@ class Dispatcher:
 
     def _open_runs(self) -> list[RunState]:
         for run in created_runs(self._runs_dir, but=self._run_states.keys() | self._ended):
-            if self._only is not None and run.run_id not in self._only:
-                continue
             if self._has_ended(run):
                 self._ended.add(run.run_id)
                 continue
