@@ -30,7 +30,7 @@ from services.detector.engine import build_engine as build_detector
 from services.detector.settings import DetectorSettings
 from services.llm.engine import PrompterEngine, load_generator
 from services.llm.generator import Generator
-from services.llm.parsing import Answer
+from services.llm.parsing import Completion
 from services.llm.prompts import ExampleSet
 from services.llm.settings import LlmSettings
 from services.llm.template_file import load_templates
@@ -66,14 +66,14 @@ class LoneCompleter:
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
 
-    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
         """See services.llm.engine.Completer."""
         answers = []
         for question in questions:
             (made,) = self._generator.generate(
                 [question], prefix=examples.prefix, keep_prefix=False
             )
-            answers.append(Answer(made.text, mean_logprob=made.mean_logprob))
+            answers.append(Completion(made.text, mean_logprob=made.mean_logprob))
         return answers
 
 

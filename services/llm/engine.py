@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from services.llm.chat import ChatFrame, chat_frame, check_chat_format
 from services.llm.generator import Generator
 from services.llm.openai_backend import OpenAICompleter
-from services.llm.parsing import Answer, TemplateAnswer, build_proposal
+from services.llm.parsing import Completion, TemplateCompletion, build_proposal
 from services.llm.prompts import ExampleSet, Template, choose_templates, prompt_sha256
 from services.llm.settings import LlmSettings, PromptStyle
 from services.llm.smollm2 import converted_smollm2
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 class Completer(Protocol):
     """Port of a language model that answers questions in one line, after worked examples."""
 
-    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
         """Return one answer per question, in order."""
 
 
@@ -63,7 +63,7 @@ class TransformersCompleter:
         self._generator = generator
         self._prompt_style = prompt_style
 
-    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
         """See Completer."""
         match self._prompt_style:
             case "completion":
@@ -73,7 +73,7 @@ class TransformersCompleter:
         suffixes = [question + frame.after for question in questions]
         generations = self._generator.generate(suffixes, prefix=frame.before)
         return [
-            Answer(g.text, mean_logprob=round(g.mean_logprob, 4), num_tokens=len(g.tokens))
+            Completion(g.text, mean_logprob=round(g.mean_logprob, 4), num_tokens=len(g.tokens))
             for g in generations
         ]
 
@@ -108,53 +108,56 @@ class PrompterEngine:
             ]
             for template in templates.values()
         }
-        self._answers: LRUCache[tuple[str, str], Answer] = LRUCache(cache_entries)
+        self._completions: LRUCache[tuple[str, str], Completion] = LRUCache(cache_entries)
 
     def propose(
         self, captions: Sequence[str], *, templates: Sequence[str] | None = None
     ) -> list[Proposal]:
         """See unspoken.ports.Prompter."""
         chosen = choose_templates(templates, known=self._templates, default=self._default_templates)
-        answers: dict[str, list[TemplateAnswer]] = {caption: [] for caption in captions}
+        completions: dict[str, list[TemplateCompletion]] = {caption: [] for caption in captions}
         for template in sorted(chosen, key=lambda template: template.asks_about_nouns):
             subjects = {
-                caption: self._nouns(caption, answers[caption])
+                caption: self._nouns(caption, completions[caption])
                 if template.asks_about_nouns
                 else [caption]
-                for caption in answers
+                for caption in completions
             }
             answered = self._ask(template, (s for group in subjects.values() for s in group))
             for caption, group in subjects.items():
-                answers[caption] += [
-                    self._template_answer(template, subject, answered[subject]) for subject in group
+                completions[caption] += [
+                    self._template_completion(template, subject, answered[subject])
+                    for subject in group
                 ]
         asked = {"prompt_sha256": prompt_sha256(chosen, style=self._prompt_style)}
         proposals = {
             caption: build_proposal(
                 caption, given, model=self.model.name, lexicon=self._lexicon
             ).model_copy(update=asked)
-            for caption, given in answers.items()
+            for caption, given in completions.items()
         }
         return [proposals[caption] for caption in captions]
 
-    def _template_answer(self, template: Template, subject: str, answer: Answer) -> TemplateAnswer:
+    def _template_completion(
+        self, template: Template, subject: str, completion: Completion
+    ) -> TemplateCompletion:
         example_set = template.example_set_of(subject)
-        return TemplateAnswer(
+        return TemplateCompletion(
             template.name,
-            answer,
+            completion,
             noun=subject if template.asks_about_nouns else None,
             example_set=example_set,
             copyable=self._copyable[template.name][example_set],
         )
 
-    def _nouns(self, caption: str, answers: Sequence[TemplateAnswer]) -> list[str]:
+    def _nouns(self, caption: str, completions: Sequence[TemplateCompletion]) -> list[str]:
         """Return the nouns to ask parts of: those of the caption, and the first of each answer.
 
         An answer's first phrase adds the common noun for a proper name: "car" for "Mustang".
         """
         nouns = [noun for noun in caption_nouns(caption, self._lexicon) if noun not in STUFF]
-        for answered in answers:
-            parsed = parse_phrases(answered.answer.text, template="", lexicon=self._lexicon)
+        for answered in completions:
+            parsed = parse_phrases(answered.completion.text, template="", lexicon=self._lexicon)
             nouns += [
                 phrase.text
                 for phrase in parsed.phrases[:1]
@@ -164,13 +167,13 @@ class PrompterEngine:
         compounds = {noun.split(" ")[-1] for noun in nouns if " " in noun}
         return [noun for noun in dict.fromkeys(nouns) if noun not in compounds][:MAX_NOUNS]
 
-    def _ask(self, template: Template, subjects: Iterable[str]) -> dict[str, Answer]:
+    def _ask(self, template: Template, subjects: Iterable[str]) -> dict[str, Completion]:
         """Return the answer for each subject; ask the model only for answers not in the cache."""
         questions = {subject: template.question(subject) for subject in subjects}
         known = {
-            question: self._answers[template.name, question]
+            question: self._completions[template.name, question]
             for question in dict.fromkeys(questions.values())
-            if (template.name, question) in self._answers
+            if (template.name, question) in self._completions
         }
         # Question -> example set. Subjects with the same question have the same example set.
         new = {
@@ -184,8 +187,8 @@ class PrompterEngine:
                 completed = self._completer.complete(asked, examples=examples)
                 known.update(zip(asked, completed, strict=True))
                 self.tokens_written[template.name] += sum(a.num_tokens for a in completed)
-        if self._answers.maxsize:
-            self._answers.update(((template.name, text), known[text]) for text in new)
+        if self._completions.maxsize:
+            self._completions.update(((template.name, text), known[text]) for text in new)
         return {subject: known[question] for subject, question in questions.items()}
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from services.llm.parsing import cut_answer
+from services.llm.parsing import cut_completion
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Generator:
             row.finished = True
             return
         text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
-        row.text, row.finished = cut_answer(text)
+        row.text, row.finished = cut_completion(text)
 
     def _forward(self, ids: Tensor, *, mask: Tensor, cache: DynamicCache) -> Tensor:
         """Return the logits of the last position, (B, S) -> (B, V); `cache` grows by S."""

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from services.llm.chat import chat_messages
-from services.llm.parsing import Answer, cut_answer
+from services.llm.parsing import Completion, cut_completion
 from services.llm.prompts import ExampleSet
 from services.llm.settings import PromptStyle
 from unspoken.client.http_error import parse_retry_after
@@ -51,7 +51,7 @@ class OpenAICompleter:
         )
         self._pool = ThreadPoolExecutor(max_parallel, thread_name_prefix="openai")
 
-    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
         """See services.llm.engine.Completer. Raises ServiceUnavailable, Overloaded."""
         return list(self._pool.map(lambda question: self._complete(question, examples), questions))
 
@@ -60,7 +60,7 @@ class OpenAICompleter:
         self._pool.shutdown()
         self._http.close()
 
-    def _complete(self, question: str, examples: ExampleSet) -> Answer:
+    def _complete(self, question: str, examples: ExampleSet) -> Completion:
         match self._prompt_style:
             case "completion":
                 prompt = examples.prefix + question
@@ -111,11 +111,11 @@ def _replied(choice: dict[str, Any]) -> tuple[str, list[float | None]]:
 
 def _answer_of(
     response: httpx.Response, read: Callable[[dict[str, Any]], tuple[str, list[float | None]]]
-) -> Answer:
+) -> Completion:
     try:
         text, logprobs = read(response.json()["choices"][0])
-        answer, _ = cut_answer(text)
+        answer, _ = cut_completion(text)
         values = [float(value) for value in logprobs if value is not None]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ServiceUnavailable("the language model returned an invalid reply") from error
-    return Answer(answer, mean_logprob=sum(values) / len(values) if values else None)
+    return Completion(answer, mean_logprob=sum(values) / len(values) if values else None)

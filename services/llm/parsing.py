@@ -1,6 +1,6 @@
-"""Build a caption's proposal from the model's answers: merge phrases over templates, rank them.
+"""Build a caption's proposal from the model's completions: merge phrases over templates, rank them.
 
-`cut_answer` ends an answer while the model still writes.
+`cut_completion` ends a completion while the model still writes.
 """
 
 import re
@@ -17,8 +17,8 @@ _ITEM = re.compile(r"([^,;]+)([,;]?)")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The model's answer to one prompt."""
+class Completion:
+    """The text that the model wrote after one prompt."""
 
     text: str
     mean_logprob: float | None = None
@@ -27,14 +27,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class TemplateAnswer:
-    """An answer with its template and, for a noun template, its noun.
+class TemplateCompletion:
+    """A completion with its template and, for a noun template, its noun.
 
     copyable: phrases of the worked examples, which the model may have copied.
     """
 
     template: str
-    answer: Answer
+    completion: Completion
     noun: str | None = None
     example_set: int = 0
     copyable: frozenset[str] = frozenset()
@@ -42,9 +42,9 @@ class TemplateAnswer:
 
 @dataclass(frozen=True)
 class _Given:
-    """A phrase from one answer."""
+    """A phrase from one completion."""
 
-    answered: TemplateAnswer
+    answered: TemplateCompletion
     phrase: ParsedPhrase
 
     @property
@@ -57,7 +57,7 @@ class _Given:
             example_set=self.answered.example_set,
             model=model,
             rank=self.phrase.rank,
-            mean_logprob=self.answered.answer.mean_logprob,
+            mean_logprob=self.answered.completion.mean_logprob,
             part_of=self.answered.noun,
         )
 
@@ -75,7 +75,7 @@ class _Given:
 class _Merged:
     """A phrase with all its sources.
 
-    caption_rank: its rank among the caption's own nouns, if it is one. given: its answers.
+    caption_rank: its rank among the caption's own nouns, if it is one. given: its completions.
     """
 
     text: str
@@ -108,9 +108,9 @@ class _Merged:
 
 
 def build_proposal(
-    caption: str, answers: Sequence[TemplateAnswer], *, model: str, lexicon: Lexicon
+    caption: str, completions: Sequence[TemplateCompletion], *, model: str, lexicon: Lexicon
 ) -> Proposal:
-    """Return the caption's own nouns and the answers' phrases, at most MAX_PHRASES.
+    """Return the caption's own nouns and the completions' phrases, at most MAX_PHRASES.
 
     Order: named first, then by the number of templates that agree, then by mean log-probability,
     then by rank. Rejected phrases are kept with their reasons.
@@ -121,8 +121,10 @@ def build_proposal(
         named = is_named(noun, caption, lexicon)
         merged[joined(noun)] = _Merged(noun, is_stuff(noun, lexicon), named, caption_rank=rank)
     absent = negated_nouns(caption, lexicon)
-    for answered in answers:
-        parsed = parse_phrases(answered.answer.text, template=answered.template, lexicon=lexicon)
+    for answered in completions:
+        parsed = parse_phrases(
+            answered.completion.text, template=answered.template, lexicon=lexicon
+        )
         rejected += [
             refused.model_copy(update={"example_set": answered.example_set})
             for refused in parsed.rejected
@@ -143,7 +145,7 @@ def build_proposal(
     return Proposal(
         phrases=tuple(phrase for phrase, _ in ranked[:MAX_PHRASES]),
         rejected=tuple(rejected),
-        raw_texts=_raw(answers),
+        raw_texts=_raw(completions),
     )
 
 
@@ -157,17 +159,17 @@ def _order(phrase: Phrase) -> tuple[bool, int, float, int]:
     )
 
 
-def _raw(answers: Sequence[TemplateAnswer]) -> dict[str, str]:
+def _raw(completions: Sequence[TemplateCompletion]) -> dict[str, str]:
     """Return each template's raw text; a noun template has one line `noun: answer` per noun."""
     lines: dict[str, list[str]] = {}
-    for answered in answers:
+    for answered in completions:
         label = f"{answered.noun}: " if answered.noun is not None else ""
-        lines.setdefault(answered.template, []).append(label + answered.answer.text)
+        lines.setdefault(answered.template, []).append(label + answered.completion.text)
     return {template: "\n".join(texts) for template, texts in lines.items()}
 
 
-def cut_answer(text: str) -> tuple[str, bool]:
-    """Return the answer in the text written so far, and True if the answer has ended.
+def cut_completion(text: str) -> tuple[str, bool]:
+    """Return the completion in the text written so far, and True if it has ended.
 
     A small model that repeats an item keeps repeating itself from there on. The last item is
     compared only if a separator or the end of the line follows it, because it may still grow.

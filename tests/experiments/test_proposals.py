@@ -13,7 +13,7 @@ from experiments.sources import ALL_SOURCES, SOURCES, other_captions
 from services.detector.engine import build_engine
 from services.detector.settings import DetectorSettings
 from services.llm.engine import PrompterEngine
-from services.llm.parsing import Answer
+from services.llm.parsing import Completion
 from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.smallworld.tiny_world import tiny_world
@@ -28,8 +28,8 @@ CONFIG = ProposalsConfig(seed=5, num_draws=50, num_checked=1, curve_fdrs=(0.1, 0
 class Completer:
     """Answers 'wheel, window' to every question."""
 
-    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
-        return [Answer("wheel, window", mean_logprob=-1.0, num_tokens=4) for _ in questions]
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
+        return [Completion("wheel, window", mean_logprob=-1.0, num_tokens=4) for _ in questions]
 
 
 def prompter():

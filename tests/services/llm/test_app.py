@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 from services.llm.app import create_app
 from services.llm.engine import PrompterEngine
-from services.llm.parsing import Answer
+from services.llm.parsing import Completion
 from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.fakes import FakePrompter
@@ -33,8 +33,8 @@ def test_each_caption_gets_its_proposal_in_order(client):
 
 def test_a_request_chooses_its_templates_and_every_phrase_says_which_gave_it():
     class Scripted:
-        def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
-            return [Answer("Ducati = car, freedom", mean_logprob=-0.5) for _ in questions]
+        def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
+            return [Completion("Ducati = car, freedom", mean_logprob=-0.5) for _ in questions]
 
     engine = PrompterEngine(
         Scripted(),

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from services.llm.engine import PrompterEngine
-from services.llm.parsing import Answer
+from services.llm.parsing import Completion
 from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.contracts import check_prompter
@@ -20,10 +20,10 @@ class FakeCompleter:
         self.asked: list[str] = []
         self.prefixes: list[str] = []
 
-    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
         self.asked += questions
         self.prefixes.append(examples.prefix)
-        return [Answer(self.text, mean_logprob=-1.0) for _ in questions]
+        return [Completion(self.text, mean_logprob=-1.0) for _ in questions]
 
 
 def build(completer: FakeCompleter, *, templates=("parts", "noun_parts"), **options):
@@ -82,8 +82,8 @@ def test_one_prefix_serves_all_captions_of_an_example_set():
 
 def test_a_model_that_copies_its_examples_proposes_nothing():
     class Copier(FakeCompleter):
-        def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
-            return [Answer(examples.examples[-1].answer) for _ in questions]
+        def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
+            return [Completion(examples.examples[-1].answer) for _ in questions]
 
     six = ("named", "implied", "main_parts", "place", "worn", "kind")
     for name in six:

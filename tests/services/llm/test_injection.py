@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from services.llm.engine import PrompterEngine
-from services.llm.parsing import Answer
+from services.llm.parsing import Completion
 from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.services.llm.attacks import ABSENT, Attack, check_phrases, make_attacks
@@ -25,16 +25,16 @@ class Puppet:
         self.wanted = ""
         self.asked: list[str] = []
 
-    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
         self.asked += questions
-        return [Answer(self.wanted) for _ in questions]
+        return [Completion(self.wanted) for _ in questions]
 
 
 class Parrot(Puppet):
     """A language model that repeats its prompt."""
 
-    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Answer]:
-        return [Answer(suffix.replace("\n", ", ")) for suffix in questions]
+    def complete(self, questions: Sequence[str], *, examples: ExampleSet) -> list[Completion]:
+        return [Completion(suffix.replace("\n", ", ")) for suffix in questions]
 
 
 def propose(completer: Puppet, attack: Attack) -> Proposal:

@@ -1,6 +1,6 @@
 import pytest
 
-from services.llm.parsing import Answer, TemplateAnswer, build_proposal, cut_answer
+from services.llm.parsing import Completion, TemplateCompletion, build_proposal, cut_completion
 from services.llm.prompts import MAX_CAPTION_CHARS, choose_templates, quoted
 from services.llm.template_file import load_templates
 from unspoken.errors import InvalidInput
@@ -94,13 +94,15 @@ def test_an_unknown_template_is_named():
     ],
 )
 def test_an_answer_ends_at_its_line_or_before_a_repetition(written, answer, ended):
-    assert cut_answer(written) == (answer, ended)
+    assert cut_completion(written) == (answer, ended)
 
 
 def test_a_proposal_joins_the_captions_nouns_with_all_answers():
     answers = [
-        TemplateAnswer("parts", Answer("bike, wheel, freedom, people", mean_logprob=-1.0)),
-        TemplateAnswer("noun_parts", Answer("wheels, saddle", mean_logprob=-0.5), noun="bicycle"),
+        TemplateCompletion("parts", Completion("bike, wheel, freedom, people", mean_logprob=-1.0)),
+        TemplateCompletion(
+            "noun_parts", Completion("wheels, saddle", mean_logprob=-0.5), noun="bicycle"
+        ),
     ]
     proposal = build_proposal("Old bicycle, no people", answers, model="tiny", lexicon=LEXICON)
     phrases = {phrase.text: phrase for phrase in proposal.phrases}
@@ -115,30 +117,30 @@ def test_a_proposal_joins_the_captions_nouns_with_all_answers():
     assert proposal.raw_texts["noun_parts"] == "bicycle: wheels, saddle"
 
 
-def copied_or_not(caption: str, *answers: TemplateAnswer) -> tuple[list[str], list[tuple]]:
+def copied_or_not(caption: str, *answers: TemplateCompletion) -> tuple[list[str], list[tuple]]:
     proposal = build_proposal(caption, answers, model="tiny", lexicon=LEXICON)
     refused = [(r.raw, r.reason, r.template, r.example_set, r.rank) for r in proposal.rejected]
     return [phrase.text for phrase in proposal.phrases], refused
 
 
 def test_a_phrase_that_only_the_examples_explain_is_refused_as_copied():
-    named = TemplateAnswer(
-        "named", Answer("boat, Kettles"), example_set=2, copyable=frozenset({"kettle"})
+    named = TemplateCompletion(
+        "named", Completion("boat, Kettles"), example_set=2, copyable=frozenset({"kettle"})
     )
     assert copied_or_not("A boat", named) == (["boat"], [("Kettles", "copied", "named", 2, 1)])
 
 
 def test_a_phrase_of_the_examples_stays_where_the_caption_or_another_template_has_it():
-    named = TemplateAnswer("named", Answer("kettle"), copyable=frozenset({"kettle"}))
-    implied = TemplateAnswer("implied", Answer("kettle"))
+    named = TemplateCompletion("named", Completion("kettle"), copyable=frozenset({"kettle"}))
+    implied = TemplateCompletion("implied", Completion("kettle"))
     assert copied_or_not("Kettle, 2 l", named) == (["kettle"], [])
     assert copied_or_not("Gaggia", named, implied) == (["kettle"], [])
     assert copied_or_not("Gaggia", named)[0] == []
 
 
 def test_spellings_with_and_without_a_hyphen_are_one_phrase_of_two_templates():
-    named = TemplateAnswer("named", Answer("teddy bear"))
-    implied = TemplateAnswer("implied", Answer("teddy-bear"))
+    named = TemplateCompletion("named", Completion("teddy bear"))
+    implied = TemplateCompletion("implied", Completion("teddy-bear"))
     proposal = build_proposal("Gift", [named, implied], model="tiny", lexicon=LEXICON)
     assert [source.template for source in proposal.phrases[-1].sources] == ["named", "implied"]
 
@@ -146,8 +148,8 @@ def test_spellings_with_and_without_a_hyphen_are_one_phrase_of_two_templates():
 def test_what_is_over_the_cap_is_refused_with_its_template():
     names = sorted(word for word in LEXICON.synonyms if " " not in word and len(word) < 10)
     answers = [
-        TemplateAnswer("named", Answer(", ".join(names[:40]))),
-        TemplateAnswer("implied", Answer(", ".join(names[100:110]))),
+        TemplateCompletion("named", Completion(", ".join(names[:40]))),
+        TemplateCompletion("implied", Completion(", ".join(names[100:110]))),
     ]
     kept, refused = copied_or_not("Nothing", *answers)
     assert len(kept) == 40
