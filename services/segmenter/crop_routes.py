@@ -1,6 +1,5 @@
 """`POST /rank-crops`: rank the label of each crop among all labels by an image-text model."""
 
-import base64
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request
@@ -10,7 +9,7 @@ from unspoken.http.batching import InferenceThread, MicroBatcher
 from unspoken.http.error_replies import error_replies
 from unspoken.http.picture_requests import picture_request_body, read_picture_request
 from unspoken.http.url_fetch import Fetcher
-from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture
+from unspoken.imaging.images import Picture
 from unspoken.ports import CropRanker
 from unspoken.timings import Spent, Timings
 from unspoken.wire.crops import Crop, RankCropsReply, RankCropsRequest
@@ -101,7 +100,6 @@ async def _read_question(request: Request, fetcher: Fetcher | None) -> _Question
 _REQUEST_BODY = picture_request_body(
     RankCropsRequest,
     example={
-        "image": {"base64": base64.b64encode(ONE_WHITE_PIXEL).decode()},
         "crops": [{"box": {"x0": 0, "y0": 0, "x1": 1, "y1": 1}, "label_index": 0}],
         "labels": ["car", "wheel", "teapot"],
     },

@@ -17,7 +17,7 @@ from unspoken.http.uploads import Upload, read_upload, validated
 from unspoken.http.url_fetch import Fetcher, fetch_url
 from unspoken.imaging.images import Picture, decode_base64, decode_picture
 from unspoken.wire.pictures import LinkedImage, PictureRequest
-from unspoken.wire.segment_bodies import inlined_schema
+from unspoken.wire.segment_bodies import EXAMPLE_PNG, inlined_schema
 from unspoken.wire.texts import MAX_TEXTS
 
 MAX_FIELDS = MAX_TEXTS + 8
@@ -45,22 +45,31 @@ def picture_request_body(
 ) -> dict[str, Any]:
     """Return the OpenAPI description of a body for `read_picture_request`.
 
+    example: the fields beside the picture.
     json_fields: lists that a form has as JSON only, because their elements are not texts.
     """
     schema = inlined_schema(model)
-    as_json = {name: {"type": "string", "description": "a JSON list"} for name in json_fields}
-    file = {"image": {"type": "string", "format": "binary"}}
-    form = {**schema, "properties": {**schema["properties"], **as_json, **file}}
-    fields = {
+    properties: dict[str, Any] = {**schema["properties"]}
+    for name, field in schema["properties"].items():
+        if field.get("type") == "array":
+            properties[name] = {**field, "description": "repeated, or once as a JSON list"}
+    properties |= {name: {"type": "string", "description": "a JSON list"} for name in json_fields}
+    properties["image"] = {"type": "string", "format": "binary"}
+    form_example = {
         name: json.dumps(value) if isinstance(value, list) else value
         for name, value in example.items()
-        if name != "image"
     }
     return {
         "required": True,
         "content": {
-            "application/json": {"schema": schema, "example": example},
-            "multipart/form-data": {"schema": form, "example": fields},
+            "application/json": {
+                "schema": schema,
+                "example": {"image": {"base64": EXAMPLE_PNG}, **example},
+            },
+            "multipart/form-data": {
+                "schema": {**schema, "properties": properties},
+                "example": form_example,
+            },
         },
     }
 

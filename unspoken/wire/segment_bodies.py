@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from unspoken.imaging.images import ONE_WHITE_PIXEL
 from unspoken.wire.segment import ImageReply, ImageRequest, SegmentRequest
 
-_EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
+EXAMPLE_PNG = base64.b64encode(ONE_WHITE_PIXEL).decode()
 
 
 def inlined_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ SEGMENT_BODY: dict[str, Any] = {
         "application/json": {
             "schema": inlined_schema(SegmentRequest),
             "example": {
-                "image": {"base64": _EXAMPLE_PNG},
+                "image": {"base64": EXAMPLE_PNG},
                 "queries": _QUERIES[:1],
                 "method": "auto",
                 "output": {"mask": "rle", "embedding": False, "top_k": 20},
@@ -73,7 +73,7 @@ IMAGES_BODY: dict[str, Any] = {
     "content": {
         "application/json": {
             "schema": inlined_schema(ImageRequest),
-            "example": {"image": {"base64": _EXAMPLE_PNG, "name": "street"}},
+            "example": {"image": {"base64": EXAMPLE_PNG, "name": "street"}},
         },
         "multipart/form-data": {
             "schema": {
