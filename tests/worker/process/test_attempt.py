@@ -23,7 +23,7 @@ from unspoken.wire.base import ModelInfo
 from worker.process.attempt import ChunkAttempt, label_one_chunk, poison_items, retry_batches
 
 
-class Chunk:
+class PlannedChunk:
     """Chunk 0 of a planned run whose detector calls `before` for every picture."""
 
     def __init__(self, folder, before=lambda picture, phrases: None):
@@ -42,20 +42,20 @@ class Chunk:
 
 
 def test_a_committed_chunk_is_not_labelled_again(tmp_path):
-    chunk = Chunk(tmp_path)
+    chunk = PlannedChunk(tmp_path)
     assert [chunk.label(), chunk.label()] == [True, False]
     assert chunk.past.number == 1
 
 
 def test_a_chunk_that_another_worker_has_leased_is_left_to_it(tmp_path):
-    chunk = Chunk(tmp_path)
+    chunk = PlannedChunk(tmp_path)
     with chunk.ledger.lease(0):
         assert not chunk.label()
     assert chunk.past.number == 0 and not chunk.ledger.committed(0)
 
 
 def test_a_chunk_of_a_cancelled_run_and_one_that_is_not_planned_are_not_started(tmp_path):
-    chunk = Chunk(tmp_path)
+    chunk = PlannedChunk(tmp_path)
     assert not label_one_chunk("r", 3, chunk.context)
     assert not label_one_chunk("nobody", 0, chunk.context)
     cancel_run(chunk.stage.runs_dir, "r")
@@ -72,7 +72,7 @@ def test_an_attempt_does_not_count_when_its_service_or_disk_was_unavailable(
     def fail(*_):
         raise error("unavailable")
 
-    chunk = Chunk(tmp_path, fail)
+    chunk = PlannedChunk(tmp_path, fail)
     with pytest.raises(error):
         chunk.label()
     assert chunk.past.number == 0
@@ -84,7 +84,7 @@ def test_an_attempt_counts_with_its_items_when_a_service_failed_on_them(tmp_path
     def fail(*_):
         raise error("the connection was lost")
 
-    chunk = Chunk(tmp_path, fail)
+    chunk = PlannedChunk(tmp_path, fail)
     with pytest.raises(error):
         chunk.label()
     assert chunk.past.number == 1 and set(chunk.past.ended_with) <= {0, 1, 2, 3}
@@ -95,7 +95,7 @@ def test_a_model_that_changes_during_an_attempt_discards_it(tmp_path):
     def change(*_):
         chunk.stage.ports.detector.model = ModelInfo(name="other", kind="detector", revision="2")
 
-    chunk = Chunk(tmp_path, change)
+    chunk = PlannedChunk(tmp_path, change)
     with pytest.raises(ModelsChanged, match="the detector is now other@2"):
         chunk.label()
     assert chunk.past.number == 0 and not chunk.ledger.committed(0)
@@ -106,14 +106,14 @@ def test_of_two_shards_of_a_chunk_the_first_is_kept(tmp_path):
         if not chunk.ledger.committed(0):
             chunk.ledger.publish(0, [], attempt=7, models={})
 
-    chunk = Chunk(tmp_path, publish_before)
+    chunk = PlannedChunk(tmp_path, publish_before)
     assert not chunk.label()
     assert chunk.ledger.read_record(0).attempt == 7
 
 
 def test_a_shard_without_its_record_is_adopted_and_no_service_is_asked(tmp_path):
     asked = []
-    chunk = Chunk(tmp_path, lambda *call: asked.append(call))
+    chunk = PlannedChunk(tmp_path, lambda *call: asked.append(call))
     assert chunk.label()
     (chunk.ledger.shards_dir / record_name(0)).unlink()
     assert (chunk.ledger.shards_dir / shard_name(0)).is_file()
@@ -133,7 +133,7 @@ def test_after_the_grace_period_a_chunk_is_released_and_the_attempt_does_not_cou
         counted.append(chunk.past.number)
 
     counted = []
-    chunk = Chunk(tmp_path, end_grace)
+    chunk = PlannedChunk(tmp_path, end_grace)
     opened = chunk.context.open_run("r")
     attempt = ChunkAttempt(opened.plan.chunks[0], opened, chunk.context)
     with chunk.ledger.lease(0) as lease:
