@@ -12,7 +12,7 @@ from unspoken.client.async_client import AsyncClient
 from unspoken.client.client import Client
 from unspoken.client.images import Query
 from unspoken.client.pictures import ImageRef, run_item
-from unspoken.client.replies import Found, Segmentation
+from unspoken.client.replies import FoundInstances, Segmentation
 from unspoken.retries import RetryPolicy
 from unspoken.wire.runs import RunRequest, RunStatus
 
@@ -22,7 +22,7 @@ __all__ = [
     "RetryPolicy",
     "Query",
     "Segmentation",
-    "Found",
+    "FoundInstances",
     "ImageRef",
     "RunRequest",
     "RunStatus",

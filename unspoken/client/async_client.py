@@ -15,8 +15,8 @@ from unspoken.client.calls import (
     Exchange,
     Pause,
     Result,
+    RunBlocking,
     Send,
-    Work,
     auth_headers,
     checked_url,
 )
@@ -131,7 +131,7 @@ class AsyncClient:
             case Pause(seconds):
                 await asyncio.sleep(seconds)
                 return None
-            case Work(function):
+            case RunBlocking(function):
                 return await asyncio.to_thread(function)
 
 

@@ -61,13 +61,13 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class Work:
+class RunBlocking:
     """Run a blocking function; the result is its return value."""
 
     function: Callable[[], Any]
 
 
-Effect: TypeAlias = Send | Pause | Work
+Effect: TypeAlias = Send | Pause | RunBlocking
 Effects: TypeAlias = Generator[Effect, Any, Result]
 
 

@@ -15,8 +15,8 @@ from unspoken.client.calls import (
     Exchange,
     Pause,
     Result,
+    RunBlocking,
     Send,
-    Work,
     auth_headers,
     checked_url,
 )
@@ -161,7 +161,7 @@ class Client:
             case Pause(seconds):
                 time.sleep(seconds)
                 return None
-            case Work(function):
+            case RunBlocking(function):
                 return function()
 
 

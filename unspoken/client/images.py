@@ -12,7 +12,15 @@ from typing import TypeAlias
 import numpy as np
 from pydantic import TypeAdapter
 
-from unspoken.client.calls import Call, Effects, Exchange, Work, checked, checked_path, parsed
+from unspoken.client.calls import (
+    Call,
+    Effects,
+    Exchange,
+    RunBlocking,
+    checked,
+    checked_path,
+    parsed,
+)
 from unspoken.client.pictures import File, ImageRef, ImageSource, KnownIds, read_file
 from unspoken.client.replies import Segmentation
 from unspoken.client.request_bodies import image_form, segment_body
@@ -129,7 +137,7 @@ class ImageCalls:
     def add_image(self, image: ImageSource, *, name: str | None, bank: bool) -> Effects[ImageRef]:
         """Send a picture in advance; with `bank`, also have its mask bank built."""
         exchange = self._begin()
-        file = yield Work(partial(read_file, image))
+        file = yield RunBlocking(partial(read_file, image))
         call = Call(method="POST", path="/images", body=image_form(file.encoded, name=name))
         reply = parsed(_IMAGE, (yield from exchange.send(call)))
         self._known.put(file.sha256, reply.id)
@@ -182,7 +190,7 @@ class ImageCalls:
         if isinstance(image, ImageRef):
             known = None if image.file is None else self._known.get(image.file.sha256)
             return image.file, known or image.id
-        file: File = yield Work(partial(read_file, image))
+        file: File = yield RunBlocking(partial(read_file, image))
         return file, self._known.get(file.sha256)
 
 

@@ -11,7 +11,7 @@ from unspoken.wire.segment import Instance, QueryResult, RleMask, SegmentReply
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundInstances:
     """The N instances that one query found; N is 0 if nothing was found.
 
     Instances of a text are sorted by score, descending. Instances of boxes and points are in the
@@ -32,7 +32,7 @@ class Found:
     """Number of the detector's boxes that were dropped because their mask is empty."""
 
     @classmethod
-    def of(cls, result: QueryResult, size_hw: tuple[int, int]) -> "Found":
+    def of(cls, result: QueryResult, size_hw: tuple[int, int]) -> "FoundInstances":
         """Convert one result of a reply."""
         return cls(
             text=result.text,
@@ -103,7 +103,7 @@ class Segmentation:
 
     image_id: str
     size_hw: tuple[int, int]
-    results: tuple[Found, ...]
+    results: tuple[FoundInstances, ...]
     method: str
     """Method that answered the texts: 'bank' or 'detector'; 'prompts' if there were none."""
     model: ModelInfo
@@ -118,7 +118,7 @@ class Segmentation:
         return cls(
             image_id=reply.image.id,
             size_hw=size_hw,
-            results=tuple(Found.of(result, size_hw) for result in reply.results),
+            results=tuple(FoundInstances.of(result, size_hw) for result in reply.results),
             method=reply.method,
             model=reply.model,
             was_cached=reply.cache.hit,
