@@ -2,6 +2,8 @@
 
 A picture is sent as the file of a multipart form, whose bytes need no base64. A request about a
 cached image is JSON.
+
+A module of its own because the two clients share it and do not import each other.
 """
 
 import json

@@ -49,5 +49,5 @@ def test_without_it_models_yaml_says_where_each_runs(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu; rm"])
 def test_what_is_no_device_is_no_setting(name):
-    with pytest.raises(InvalidConfig, match="device"):
+    with pytest.raises(InvalidConfig, match="UNSPOKEN_DEVICE"):
         DetectorSettings(device=name)
