@@ -45,7 +45,7 @@ from smallworld.scenes import compose_scene
 from smallworld.world import World
 from unspoken.config.settings import child_environment
 from unspoken.imaging.images import Picture, decode_picture
-from unspoken.imaging.masks import decode_rle
+from unspoken.imaging.masks import decode_rle, mask_iou
 from unspoken.wire.segment import PromptBox, RleMask, SegmentQuery, SegmentQuestion
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def precision_figures(num_scenes: int) -> dict[str, float]:
                     for mask in masks
                     if isinstance(mask, RleMask)
                 ]
-                ious.append(iou(drawn[0], drawn[1]))
+                ious.append(float(mask_iou(*drawn, if_empty=1.0)))
     return {
         "fp16_miou": round(float(np.mean(ious)), 5),
         "fp16_min_iou": round(min(ious), 4),
@@ -298,12 +298,6 @@ def boxes_question(boxes: Sequence[Sequence[float]], pixels: np.ndarray) -> Segm
     chosen = [*boxes, *quarters, (width / 4, height / 4, 3 * width / 4, 3 * height / 4)]
     prompts = [PromptBox(x0=x0, y0=y0, x1=x1, y1=y1) for x0, y0, x1, y1 in chosen[:NUM_BOXES]]
     return SegmentQuestion(queries=tuple(SegmentQuery(boxes=(box,)) for box in prompts))
-
-
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the IoU of two masks; 1 if both are empty."""
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 1.0
 
 
 def png(pixels: np.ndarray) -> bytes:

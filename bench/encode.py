@@ -33,9 +33,9 @@ from services.segmenter.segment_engine import SegmentEngine
 from services.segmenter.settings import SegmenterSettings
 from tests.peak_memory import peak_kib
 from training.evaluate import WORLD_SEED
-from training.evaluation.clicks import iou
 from training.evaluation.pictures import scene_pictures
 from unspoken.compute.precision import computing_in, faster_dtype
+from unspoken.imaging.masks import mask_iou
 from unspoken.model.sam.checkpoint import load_weights
 from unspoken.model.sam.config import sam_config
 from unspoken.model.sam.mask_upscaling import MaskUpscaler
@@ -117,7 +117,7 @@ def small_masks(dtype: torch.dtype) -> dict[str, float]:
         boxes = np.array([each.box_xyxy for each in picture.objects])
         exact = masks_of_boxes(network, picture.pixels, boxes, torch.float32)
         rough = masks_of_boxes(network, picture.pixels, boxes, dtype)
-        found += iou(rough, exact).tolist()
+        found += mask_iou(rough, exact).tolist()
     return {
         "small_miou": round(statistics.mean(found), 4),
         "small_least": round(min(found), 4),

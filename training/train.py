@@ -25,14 +25,13 @@ from training.data.batches import TrainBatch, TrainData
 from training.data.box_pictures import BoxPictures
 from training.data.mask_pictures import MaskPictures
 from training.data_parallel import ONE_PROCESS, Ranks, join_ranks
-from training.detector.data import stream
 from training.sam.kept_embeddings import KeptEmbeddings
 from training.sam.label_vectors import LabelVectors
 from training.sam.recipe import SamRecipe, sam_recipe
 from training.sam.sample_pictures import draw_samples
 from training.sam.starting_weights import load_start
 from training.sam.trainer import SamTrainer
-from training.trainer import save_checkpoint
+from training.trainer import save_checkpoint, stream
 from unspoken.errors import InvalidConfig
 from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.sam.checkpoint import (

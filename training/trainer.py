@@ -1,13 +1,16 @@
-"""Parts that every trainer shares: averaged weights, learning rates, and the checkpoint."""
+"""Parts that every trainer shares: batches, averaged weights, learning rates, checkpoints."""
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+Batch = TypeVar("Batch")
 
 
 class MovingAverage:
@@ -105,3 +108,23 @@ def save_checkpoint(content: dict[str, object], path: Path) -> None:
     beside = path.with_suffix(".part")
     torch.save(content, beside)
     beside.replace(path)
+
+
+def stream(
+    dataset: Dataset[Batch], *, first: int, num_workers: int, every: int = 1
+) -> Iterator[Batch]:
+    """Yield batches `first`, `first` + `every`, ... in order, prefetched by worker processes."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=range(first, 10**9, every),
+        num_workers=num_workers,
+        prefetch_factor=6 if num_workers else None,
+        multiprocessing_context="fork" if num_workers else None,
+        worker_init_fn=_one_thread,
+    )
+    return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)  # because the training step needs the two cores more

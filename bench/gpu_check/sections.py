@@ -47,7 +47,6 @@ from services.segmenter.engine import build_engine as build_text_encoder
 from services.segmenter.settings import SegmenterSettings
 from training.data.batches import BatchConfig, BoxUnits, MaskUnits, TrainBatch
 from training.evaluate import WORLD_SEED
-from training.evaluation.clicks import iou
 from training.evaluation.pictures import TruePicture, scene_pictures
 from training.sam.kept_embeddings import KeptEmbeddings
 from training.sam.label_vectors import LabelVectors
@@ -56,6 +55,7 @@ from training.sam.trainer import SamTrainer
 from unspoken.compute.precision import computing_in, faster_dtype, prepare_device
 from unspoken.config.settings import default_cache_dir
 from unspoken.imaging.images import Picture, decode_picture
+from unspoken.imaging.masks import mask_iou
 from unspoken.model.sam.checkpoint import load_weights
 from unspoken.model.sam.config import sam_config
 from unspoken.model.sam.mask_upscaling import MaskUpscaler
@@ -155,7 +155,7 @@ def _mask_parity(device: str, pictures: Sequence[TruePicture]) -> Figures:
     for dtype in DTYPES:
         overlaps = np.concatenate(
             [
-                iou(_masks_of_boxes(network, picture, dtype), masks)
+                mask_iou(_masks_of_boxes(network, picture, dtype), masks)
                 for picture, masks in zip(pictures, exact, strict=True)
             ]
         )

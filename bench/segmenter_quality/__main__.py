@@ -39,6 +39,7 @@ from training.evaluate import WORLD_SEED, dataset_groups, load_any, retention, t
 from training.evaluation.measure import EvaluationConfig, Figures, measure
 from training.evaluation.pictures import scene_pictures
 from unspoken.config.settings import ProcessSettings
+from unspoken.imaging.masks import mask_iou
 from unspoken.model.sam.checkpoint import LoadedSam
 from unspoken.model.sam.input_frame import InputFrame
 
@@ -141,7 +142,7 @@ class _Measurements:
             for each in picture.objects:
                 share = low_resolution(torch.from_numpy(each.mask), frame, sam)
                 drawn = frame.logits_to_original(share[None, None] - 0.5)[0, 0].numpy() > 0
-                found.append((drawn & each.mask).sum() / (drawn | each.mask).sum())
+                found.append(mask_iou(drawn, each.mask))
         return round(float(np.mean(found)), 4)
 
     def held_out(self, loaded: LoadedSam) -> Figures:

@@ -30,9 +30,8 @@ from training.detector.data import (
     PointBatch,
     PointDataset,
     Vocabulary,
-    stream,
 )
-from training.trainer import cosine, save_checkpoint
+from training.trainer import cosine, save_checkpoint, stream
 from unspoken.model.detector.grounding_dino import PhraseMemory, SmallDetectorConfig
 
 logger = logging.getLogger(__name__)

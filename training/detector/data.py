@@ -9,12 +9,12 @@ Legend: B pictures, P phrases and N objects of a picture, G objects of a batch w
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from smallworld.scenes import (
@@ -36,8 +36,6 @@ from unspoken.model.detector.grounding_dino import (
 REFERENCE_PX = 192  # the size for which SceneConfig's pixel limits are written
 WORLD_STYLES = ("twemoji", "fluent")  # noto is held out: never trained on
 UNKNOWN = -100  # not an index; cross_entropy ignores this target by default
-
-Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,26 +326,6 @@ class PointDataset(Dataset[PointBatch]):
                 yield picture, places(each.mask), self._wholes[each.label], UNKNOWN
             elif each.label in self._parts:
                 yield picture, places(each.mask), UNKNOWN, self._parts[each.label]
-
-
-def stream(
-    dataset: Dataset[Batch], *, first: int, num_workers: int, every: int = 1
-) -> Iterator[Batch]:
-    """Yield batches `first`, `first` + `every`, ... in order, prefetched by worker processes."""
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=range(first, 10**9, every),
-        num_workers=num_workers,
-        prefetch_factor=6 if num_workers else None,
-        multiprocessing_context="fork" if num_workers else None,
-        worker_init_fn=_one_thread,
-    )
-    return iter(loader)
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)  # because the training step needs the two cores more
 
 
 def _fewer_classes(world: World, *, num_classes: int) -> World:

@@ -29,10 +29,10 @@ from training.detector.backbone import (
     thaw_batch_norm,
     train_backbone,
 )
-from training.detector.data import DetectionBatch, DetectionDataset, SceneSource, stream
+from training.detector.data import DetectionBatch, DetectionDataset, SceneSource
 from training.detector.recipe import DetectorRecipe, recipe_named, size_at
 from training.detector.trainer import DetectorTrainer, validate, validation_scenes
-from training.trainer import save_checkpoint
+from training.trainer import save_checkpoint, stream
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.detector.grounding_dino import (

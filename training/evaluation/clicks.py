@@ -15,6 +15,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from training.evaluation.pictures import TruePicture
+from unspoken.imaging.masks import mask_iou
 from unspoken.model.sam.mask_upscaling import MaskUpscaler
 from unspoken.model.sam.semantic_decoder import DecoderOutput
 from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
@@ -46,7 +47,7 @@ def score_masks(
     truth = np.stack([each.mask for each in picture.objects])
     by_box = upscaler.masks(box_output.mask_logits[:, 0]).numpy()
     scores = MaskScores(
-        box_iou=iou(by_box, truth),
+        box_iou=mask_iou(by_box, truth),
         box_boundary_iou=np.array([boundary_iou(a, b) for a, b in zip(by_box, truth, strict=True)]),
         click_iou={},
         oracle_iou=np.zeros(len(truth)),
@@ -87,19 +88,11 @@ def _click(
         mask_logits = output.mask_logits[rows, best][:, None]
         if number == 1:
             each_of_3 = [upscaler.masks(output.mask_logits[:, k]).numpy() for k in range(3)]
-            oracle = np.max([iou(masks, truth) for masks in each_of_3], axis=0)
+            oracle = np.max([mask_iou(masks, truth) for masks in each_of_3], axis=0)
         said = upscaler.masks(mask_logits[:, 0]).numpy()
         if number in CLICKS:
-            by_clicks[number] = iou(said, truth)
+            by_clicks[number] = mask_iou(said, truth)
     return scores._replace(click_iou=by_clicks, oracle_iou=oracle)
-
-
-def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the IoU of pairs of masks: (N, H, W) twice -> (N,)."""
-    overlap = (first & second).sum((-2, -1))
-    union = (first | second).sum((-2, -1))
-    shares: np.ndarray = overlap / np.maximum(union, 1)
-    return shares
 
 
 def boundary_iou(first: np.ndarray, second: np.ndarray) -> float:

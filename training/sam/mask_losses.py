@@ -47,7 +47,7 @@ def mask_loss(
     inside = known[:, None]
     focal = focal_loss(output.mask_logits, wanted, inside, config=config)  # (N, M)
     dice = dice_loss(output.mask_logits, wanted, inside)
-    iou = mask_iou(output.mask_logits > 0, masks[:, None] > 0.5, inside)
+    iou = iou_inside(output.mask_logits > 0, masks[:, None] > 0.5, inside)
     quality = (output.iou_predictions - iou) ** 2
     best = (config.focal_weight * focal + config.dice_weight * dice).argmin(dim=1)
 
@@ -88,7 +88,7 @@ def dice_loss(mask_logits: Tensor, wanted: Tensor, inside: Tensor) -> Tensor:
     return 1 - (2 * overlap + 1) / (total + 1)
 
 
-def mask_iou(first: Tensor, second: Tensor, inside: Tensor) -> Tensor:
+def iou_inside(first: Tensor, second: Tensor, inside: Tensor) -> Tensor:
     """Return the IoU of bool masks over the picture's cells: (N, M, s, s) -> (N, M) float."""
     overlap = (first & second & inside).sum((-2, -1))
     union = ((first | second) & inside).sum((-2, -1))

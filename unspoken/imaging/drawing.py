@@ -146,7 +146,11 @@ def add_caption(
 
 
 def tile(pictures: Sequence[Image.Image], *, columns: int, gap_px: int = 4) -> Image.Image:
-    """Return the pictures in a grid on white, each cell as large as the largest picture."""
+    """Return the pictures in a grid on white, each cell as large as the largest picture.
+
+    columns: at most so many; fewer if there are fewer pictures.
+    """
+    columns = max(1, min(columns, len(pictures)))
     cell_w = max((each.width for each in pictures), default=1) + gap_px
     cell_h = max((each.height for each in pictures), default=1) + gap_px
     rows = max(1, -(-len(pictures) // columns))

@@ -1,4 +1,4 @@
-"""Encode masks as bytes: COCO's compressed RLE with boxes and areas, and PNG.
+"""Masks: their IoU, and their encoding as bytes in COCO's compressed RLE or PNG.
 
 A mask is (H, W) bool in pixels of the original picture. RLE is in the column-major format of
 pycocotools, which other tools can load; masks are stored in it everywhere.
@@ -49,3 +49,13 @@ def mask_png(mask: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def mask_iou(first: np.ndarray, second: np.ndarray, *, if_empty: float = 0.0) -> np.ndarray:
+    """Return the IoU of pairs of masks: (N, H, W) bool twice -> (N,).
+
+    if_empty: the IoU of two empty masks.
+    """
+    overlap = (first & second).sum((-2, -1))
+    union = (first | second).sum((-2, -1))
+    return np.where(union > 0, overlap / np.maximum(union, 1), if_empty)

@@ -13,13 +13,13 @@ from smallworld.scenes import compose_scene
 from tests.fakes import FakeTextEncoder
 from tests.smallworld.tiny_world import tiny_world
 from tests.training.true_dataset import SCENES
-from training.evaluation.clicks import boundary_iou, iou
+from training.evaluation.clicks import boundary_iou
 from training.evaluation.measure import EvaluationConfig, measure
 from training.evaluation.picture_grid import write_grid
 from training.evaluation.pictures import TrueObject, TruePicture, coco_pictures, of_scene
 from training.evaluation.text_queries import TextAnswer, average_precision
 from unspoken.errors import NotFound
-from unspoken.imaging.masks import encode_rle
+from unspoken.imaging.masks import encode_rle, mask_iou
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.sam.config import SemanticSamConfig, sam_config
@@ -75,9 +75,9 @@ def test_a_confident_false_answer_costs_precision():
 
 def test_overlaps_of_masks_and_of_their_edges():
     a, b = square(10, 30), square(10, 20)
-    assert iou(np.stack([a, a]), np.stack([a, b])).tolist() == [1.0, 0.25]
+    assert mask_iou(np.stack([a, a]), np.stack([a, b])).tolist() == [1.0, 0.25]
     assert boundary_iou(a, a) == 1
-    assert boundary_iou(a, square(12, 32)) < iou(a[None], square(12, 32)[None])[0]
+    assert boundary_iou(a, square(12, 32)) < mask_iou(a[None], square(12, 32)[None])[0]
 
 
 @pytest.fixture(scope="module")
@@ -155,4 +155,4 @@ def test_a_grid_of_pictures_is_drawn(loaded: LoadedSam, tmp_path: Path):
         path=tmp_path / "grid.png",
     )
     with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.width > 4 * 400 and grid.height > 400
+        assert grid.width > 400 and grid.height > 400

@@ -116,6 +116,7 @@ def test_the_caption_is_below_the_picture_with_the_legends_colours():
 
 def test_tiles_have_the_size_of_the_largest_picture():
     assert tile([CANVAS, Image.new("RGB", (50, 90))] * 2, columns=2, gap_px=0).size == (200, 180)
+    assert tile([CANVAS], columns=4, gap_px=0).size == CANVAS.size
     assert tile([], columns=4).size > (0, 0)
 
 
