@@ -1,6 +1,6 @@
 import numpy as np
 
-from bench.cache import boxes_question, growth_figures, iou, is_whole, kill_figures, written
+from bench.cache import boxes_question, growth_figures, is_whole, kill_figures, written
 
 
 def test_killed_writers_leave_nothing_torn_that_is_read(tmp_path):
@@ -25,9 +25,3 @@ def test_five_boxes_are_asked_whatever_a_scene_shows():
     pixels = np.zeros((64, 96, 3), dtype=np.uint8)
     for boxes in ([], [(1, 1, 9, 9)] * 9):
         assert len(boxes_question(boxes, pixels).queries) == 5
-
-
-def test_the_overlap_of_masks():
-    empty, full = np.zeros((2, 2), bool), np.ones((2, 2), bool)
-    half = np.array([[True, True], [False, False]])
-    assert (iou(empty, empty), iou(full, half), iou(empty, full)) == (1, 0.5, 0)

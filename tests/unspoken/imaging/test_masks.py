@@ -11,7 +11,14 @@ from pycocotools import mask as coco
 
 from unspoken.errors import InvalidInput
 from unspoken.imaging.mask_polygons import Polygon, mask_polygons
-from unspoken.imaging.masks import decode_rle, encode_rle, mask_png, rle_areas, rle_boxes
+from unspoken.imaging.masks import (
+    decode_rle,
+    encode_rle,
+    mask_iou,
+    mask_png,
+    rle_areas,
+    rle_boxes,
+)
 
 
 def ring_fill(ring: list[int], size_hw: tuple[int, int]) -> np.ndarray:
@@ -122,3 +129,11 @@ def test_there_may_be_more_than_255_masks():
 def test_a_png_has_one_bit_a_pixel():
     image = Image.open(io.BytesIO(base64.b64decode(mask_png(target_mask()))))
     assert image.mode == "1" and np.array_equal(np.asarray(image), target_mask())
+
+
+def test_the_iou_of_masks_is_given_by_pairs_and_empty_ones_are_a_choice():
+    empty, full = np.zeros((2, 2), bool), np.ones((2, 2), bool)
+    half = np.array([[True, True], [False, False]])
+    pairs = np.stack([full, empty, empty]), np.stack([half, full, empty])
+    assert mask_iou(*pairs).tolist() == [0.5, 0, 0]
+    assert mask_iou(*pairs, if_empty=1.0).tolist() == [0.5, 0, 1]
