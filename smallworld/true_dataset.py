@@ -4,9 +4,9 @@ It is used to measure the upper limit of training on true labels. The truth is r
 files beside a small world's shards.
 """
 
-import json
 from pathlib import Path
 
+from smallworld.truth import SceneTruth, read_truth_file
 from unspoken.ports import TextEncoder
 from unspoken.runs.dataset.manifest import write_labels
 from unspoken.runs.dataset.rows import Annotation, Candidate, Row
@@ -52,53 +52,43 @@ def write_true_dataset(
 
 def _read(path: Path, *, with_parts: bool) -> list[Row]:
     tar = path.name.removesuffix(".truth.jsonl") + ".tar"
-    lines = path.read_text(encoding="utf-8").splitlines()
     return [
-        _row(json.loads(line), tar=tar, place=place, with_parts=with_parts)
-        for place, line in enumerate(lines)
+        _row(truth, tar=tar, place=place, with_parts=with_parts)
+        for place, truth in enumerate(read_truth_file(path))
     ]
 
 
-def _row(record: dict[str, object], *, tar: str, place: int, with_parts: bool) -> Row:
-    everything: list[dict[str, object]] = record["objects"]  # type: ignore[assignment]
-    objects = [each for each in everything if with_parts or not each["is_part"]]
-    named = set(record["named"])  # type: ignore[call-overload]
+def _row(truth: SceneTruth, *, tar: str, place: int, with_parts: bool) -> Row:
+    objects = [each for each in truth.objects if with_parts or not each.is_part]
     candidates, annotations = [], []
     for number, each in enumerate(objects):
-        label = str(each["label"])
-        box: tuple[float, float, float, float] = each["box_xyxy"]  # type: ignore[assignment]
+        named = each.label in truth.named
         candidates.append(
             Candidate(
-                id=number,
-                phrase=label,
-                named=label in named,
-                stuff=False,
-                decoy=False,
-                sources=(),
+                id=number, phrase=each.label, sources=(), named=named, stuff=False, decoy=False
             )
         )
         annotations.append(
             Annotation(
                 id=number,
-                box=box,
-                label=label,
+                box=each.box_xyxy,
+                label=each.label,
                 score=1.0,
                 candidate_id=number,
-                named=label in named,
+                kept=True,
+                named=named,
                 stuff=False,
                 decoy=False,
-                kept=True,
             )
         )
-    size_hw: list[int] = record["size_hw"]  # type: ignore[assignment]
     return Row(
-        key=str(record["key"]),
+        key=truth.key,
         source_shard=tar,
-        source_member=f"{record['key']}.jpg",
+        source_member=f"{truth.key}.jpg",
         source_row=place,
         caption="",
-        image_width=size_hw[1],
-        image_height=size_hw[0],
+        image_width=truth.size_hw[1],
+        image_height=truth.size_hw[0],
         status="labelled",
         candidates=tuple(candidates),
         annotations=tuple(annotations),

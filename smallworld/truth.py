@@ -30,12 +30,13 @@ class TruthObject:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """Ground truth of one picture: its objects, the labels its caption names, unjudged parts."""
+    """Ground truth of one picture: objects, labels that its caption names, unjudged parts, size."""
 
     key: str
     objects: tuple[TruthObject, ...]
     named: frozenset[str]
     unjudged_parts: frozenset[str]
+    size_hw: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -98,20 +99,26 @@ class Score:
 
 def read_truth_files(folder: Path) -> dict[str, SceneTruth]:
     """Read every `*.truth.jsonl` in a folder of shards: key -> truth."""
-    truths = {}
-    for path in sorted(folder.glob("*.truth.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            truths[record["key"]] = SceneTruth(
-                key=record["key"],
-                objects=tuple(
-                    TruthObject(each["label"], tuple(each["box_xyxy"]), each["is_part"])
-                    for each in record["objects"]
-                ),
-                named=frozenset(record["named"]),
-                unjudged_parts=frozenset(record["unjudged_parts"]),
-            )
-    return truths
+    paths = sorted(folder.glob("*.truth.jsonl"))
+    return {truth.key: truth for path in paths for truth in read_truth_file(path)}
+
+
+def read_truth_file(path: Path) -> list[SceneTruth]:
+    """Read the truth of one shard, in the order of its samples."""
+    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [
+        SceneTruth(
+            key=record["key"],
+            objects=tuple(
+                TruthObject(each["label"], tuple(each["box_xyxy"]), each["is_part"])
+                for each in record["objects"]
+            ),
+            named=frozenset(record["named"]),
+            unjudged_parts=frozenset(record["unjudged_parts"]),
+            size_hw=tuple(record["size_hw"]),
+        )
+        for record in records
+    ]
 
 
 def load_synonyms() -> dict[str, str]:

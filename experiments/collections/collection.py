@@ -61,10 +61,7 @@ def _is_asked(composed: CaptionedScene) -> bool:
 
 def _picture(composed: CaptionedScene) -> CaptionedPicture:
     scene, caption, jpeg = composed.scene, composed.caption, composed.jpeg
-    objects = tuple(
-        TruthObject(each.label, tuple(map(float, each.box_xyxy)), each.is_part)  # type: ignore[arg-type]
-        for each in scene.objects
-    )
+    objects = tuple(TruthObject(each.label, each.box_xyxy, each.is_part) for each in scene.objects)
     truth = PictureTruth(
         objects=objects,
         named=frozenset(caption.named),

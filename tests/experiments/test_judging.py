@@ -99,7 +99,7 @@ def test_nothing_proposed_and_nothing_there_is_no_figure():
 
 
 def test_the_counts_at_half_overlap_are_those_of_the_small_worlds_judge():
-    scene = SceneTruth("k", TRUTH.objects, TRUTH.named, TRUTH.open_labels)
+    scene = SceneTruth("k", TRUTH.objects, TRUTH.named, TRUTH.open_labels, (64, 96))
     score = judge(judged_boxes(BOXES), scene, synonyms=SYNONYMS)
     row = dict(zip(COLUMNS, count_picture([], BOXES, TRUTH, MATCHER), strict=True))
     assert row["named_50"] == score.named.found

@@ -16,7 +16,7 @@ from unspoken.runs.dataset.shards import iter_rows
 
 CAR = TruthObject("car", (0, 0, 100, 50), is_part=False)
 WHEEL = TruthObject("wheel", (10, 30, 30, 50), is_part=True)
-TRUTH = SceneTruth("k", (CAR, WHEEL), frozenset({"car"}), frozenset({"window"}))
+TRUTH = SceneTruth("k", (CAR, WHEEL), frozenset({"car"}), frozenset({"window"}), (64, 96))
 SYNONYMS = {"car": "car", "automobile": "car"}
 
 

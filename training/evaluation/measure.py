@@ -13,7 +13,7 @@ import torch
 from training.evaluation.clicks import CLICKS, MaskScores, score_masks
 from training.evaluation.naming import Group, Named
 from training.evaluation.pictures import TruePicture
-from training.evaluation.text_queries import average_precision, bank_answers
+from training.evaluation.text_queries import TextAnswer, average_precision, bank_answers
 from unspoken.model.mask_bank import MaskBankConfig, build_mask_bank
 from unspoken.model.sam.checkpoint import LoadedSam
 from unspoken.model.sam.mask_upscaling import MaskUpscaler
@@ -105,7 +105,7 @@ def measure(
     figures |= {f"click_{name}": value for name, value in by_click.figures(groups).items()}
     if asked:
 
-        def answers(picture: TruePicture):  # type: ignore[no-untyped-def]
+        def answers(picture: TruePicture) -> list[TextAnswer]:
             upscaler = MaskUpscaler.of(picture.pixels, model.config.sam)
             embedding = model.embed_images([upscaler.frame.to_input(picture.pixels)])
             bank = build_mask_bank(model, embedding, upscaler, config.bank)

@@ -8,6 +8,7 @@ scrapes. Only runs under way have series of their own, at most MAX_RUNS of them.
 import threading
 import time
 from collections import Counter as Sums
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +43,7 @@ class DispatcherMetrics:
         self._open: dict[str, RunStatus] = {}
         self._commits = self._attempts = 0
         self._rows, self._dropped, self._failed = Sums[str](), Sums[str](), Sums[str]()
-        self._stage_ms: Sums[str] = Sums()
+        self._stage_ms: defaultdict[str, float] = defaultdict(float)
 
     def note_tick(self) -> None:
         """Record that the dispatcher has just looked at all runs."""
@@ -96,7 +97,7 @@ class DispatcherMetrics:
         self._rows["dropped"] += dropped.total()
         self._rows["failed"] += failed.total()
         for stage, ms in now.timings_ms.items():
-            self._stage_ms[stage] += max(0.0, ms - before.timings_ms.get(stage, 0.0))  # type: ignore[assignment]
+            self._stage_ms[stage] += max(0.0, ms - before.timings_ms.get(stage, 0.0))
 
     def _counters(self) -> Iterator[Metric]:
         yield _counter("unspoken_commits", "Chunks committed", self._commits)
