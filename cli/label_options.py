@@ -32,8 +32,8 @@ def flag_of(field: str) -> str:
     return _FLAGS.get(field, f"--{field.replace('_', '-')}")
 
 
-def with_flags(text: str) -> str:
-    """Return a message with the flags of options instead of their names."""
+def _with_flags(text: str) -> str:
+    """Return a message of LabelOptions with flags instead of the names of fields."""
     names = "|".join(LabelOptions.model_fields)
     return re.sub(rf"\b({names})\b", lambda found: flag_of(found[0]), text)
 
@@ -54,7 +54,7 @@ def run_request(parameters: Mapping[str, Any], **place: object) -> RunRequest:
     except ValidationError as error:
         first = plain_problems(error, RunRequest)[0]
         where = f"{flag_of(re.split(r'[.[]', first.where)[0])}: " if first.where else ""
-        raise InvalidInput(where + with_flags(first.problem)) from error
+        raise InvalidInput(where + _with_flags(first.problem)) from error
 
 
 def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> FilterConfig:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli.label_options import with_flags
+from cli.label_options import flag_of
 from cli.labelling import LocalSource, describe
 from unspoken.errors import Conflict
 from unspoken.runs.location import locate_source
@@ -24,7 +24,10 @@ def earlier_run(workspace: Path, there: LocalSource, request: RunRequest) -> Run
         if not isinstance(differences, dict):
             raise
         status = read_status(workspace / "runs", request.run_id or "")
-        told = with_flags("; ".join(differences.values()))
+        told = "; ".join(
+            words.replace(f"its {field} ", f"its {flag_of(field)} ", 1)
+            for field, words in differences.items()
+        )
         raise Conflict(
             f"{workspace} contains the run {status.run_id!r} ({status.state}, {status.done} of "
             f"{status.total} pictures): {told}. Choose another folder with --out, or another name "

@@ -53,13 +53,13 @@ def label(tmp_path, source, *options):
 
 
 def test_another_folder_is_refused_and_the_workspace_says_what_it_holds(tmp_path, stage, no_stack):
-    write_captioned(tmp_path / "B", ["x"])
-    result = label(tmp_path, tmp_path / "B")
+    write_captioned(tmp_path / "templates", ["x"])  # a folder with the name of an option
+    result = label(tmp_path, tmp_path / "templates")
     assert isinstance(result.exception, Conflict)
     message = result.exception.message
     for told in (
         "'labels' (done, 3 of 3 pictures)",
-        f"it labels {tmp_path}/A, not {tmp_path}/B",
+        f"it labels {tmp_path}/A, not {tmp_path}/templates",
         "--out",
         "--name",
     ):
