@@ -1,1 +1,1 @@
-"""From queries to masks: prompts, query methods, selection, rendering."""
+"""From queries to masks: planning, prompts, query methods, rendering."""
