@@ -109,8 +109,13 @@ def unknown_names(
 
 
 def place(where: Location) -> str:
-    """Return a location as a path: ("queries", 0, "text") -> queries[0].text."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
+    """Return a location as a path: ("queries", 0, "text") -> queries[0].text.
+
+    Only the start of a long name is shown.
+    """
+    parts = (
+        f"[{part}]" if isinstance(part, int) else f".{part[:MAX_NAME_CHARS]}" for part in where
+    )
     return "".join(parts).removeprefix(".")
 
 
