@@ -11,7 +11,7 @@ from unspoken.errors import InvalidInput, MissingWeights
     ("words", "expected"),
     [
         (["train", "--help"], "Recipe of training/sam/recipe.py"),
-        (["train", "detector", "--help"], "Time limit of both stages"),
+        (["train", "detector", "--help"], "Time limit of both phases"),
         (["evaluate", "--help"], "Number of scenes of the small world"),
     ],
 )
