@@ -39,6 +39,7 @@ class Heartbeat:
         self._slots = slots
         self._beat_s = beat_s
         self._ended = threading.Event()
+        self._beating = threading.Lock()
 
     def start(self) -> None:
         """Renew the file from a thread until `end`, or until the process exits."""
@@ -47,13 +48,17 @@ class Heartbeat:
     def end(self) -> None:
         """Remove the file, so that a worker that has shut down is not reported as silent."""
         self._ended.set()
-        storage.remove(self._path)
+        with self._beating:  # else a beat under way would create the file again
+            storage.remove(self._path)
 
     def _run(self) -> None:
         beat = self._first_beat
         while True:
             try:
-                beat()
+                with self._beating:
+                    if self._ended.is_set():
+                        return
+                    beat()
                 beat = self._beat
             except OSError as error:  # the worker's own work reports disk errors in detail
                 logger.debug("the heartbeat could not be written: %s", error)
