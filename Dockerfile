@@ -70,14 +70,16 @@ CMD ["services.llm"]
 FROM dependencies AS detector
 COPY --chmod=755 services/__init__.py services/
 COPY --chmod=755 services/detector services/detector
-COPY --chmod=755 weights/small/detector weights/small/detector
+COPY --chmod=755 smallworld/__init__.py smallworld/
+COPY --chmod=755 smallworld/weights/detector smallworld/weights/detector
 ENV READYZ=http://127.0.0.1:8002/readyz
 CMD ["services.detector"]
 
 FROM dependencies AS segmenter
 COPY --chmod=755 services/__init__.py services/
 COPY --chmod=755 services/segmenter services/segmenter
-COPY --chmod=755 weights/small/segmenter weights/small/segmenter
+COPY --chmod=755 smallworld/__init__.py smallworld/
+COPY --chmod=755 smallworld/weights/segmenter smallworld/weights/segmenter
 ENV READYZ=http://127.0.0.1:8003/readyz
 CMD ["services.segmenter"]
 
@@ -99,7 +101,6 @@ ENTRYPOINT ["python", "-m", "training.train"]
 CMD ["--help"]
 
 FROM ${ROOM}
-COPY --chmod=755 models.yaml ./
 COPY --chmod=755 unspoken unspoken
 # The root may be read-only: what a process writes is in its volumes and in /tmp.
 ENV UNSPOKEN_CACHE_DIR=/srv/unspoken/cache \

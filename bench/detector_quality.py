@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import typer
 
+import smallworld
 from services.detector.engine import DetectorEngine
 from services.detector.transformers_backend import load_project_detector
 from smallworld.scenes import Scene, compose_scene
@@ -53,7 +54,7 @@ from unspoken.wire.base import ModelInfo
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "small" / "detector"
+WEIGHTS = Path(smallworld.__path__[0], "weights", "detector")
 # First scene of each group, far from the other groups, from training and from its validation.
 CALIBRATION_SEED = 610_000_000
 GROUP_SEEDS = {"known": 620_000_000, "other_style": 630_000_000, "held_out": 640_000_000}

@@ -91,7 +91,7 @@ def test_make_help_tells_every_target(target):
 
 
 def test_weights_stay_small():
-    weights = ROOT / "weights"
+    weights = ROOT / "smallworld" / "weights"
     total = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file())
     assert total <= 60 * 1024 * 1024
 

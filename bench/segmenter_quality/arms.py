@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+import smallworld
 from unspoken.model.sam.checkpoint import LoadedSam, SemanticInfo
 from unspoken.model.sam.semantic_sam import is_new
 
-WEIGHTS = Path(__file__).parents[2] / "weights" / "small" / "segmenter" / "model.safetensors"
+WEIGHTS = Path(smallworld.__path__[0], "weights", "segmenter", "model.safetensors")
 STYLE = "twemoji"
 SAM = "sam.safetensors"
 ARMS = ("own", "true_labels", "named_only", "unmixed")

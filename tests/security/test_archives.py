@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tests.security.attacks.archives import VECTORS, judge, link, member, tar
 from tests.security.attacks.pickles import is_executed
-from unspoken.config.profiles import load_profile
+from unspoken.config.profiles import MODELS_FILE, load_profile
 from unspoken.errors import InvalidConfig, InvalidInput, NotFound
 from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.store import create_run, read_status
@@ -72,7 +72,7 @@ def test_a_run_is_named_by_letters_digits_and_dashes(tmp_path, run_id):
     ids=range(8),
 )
 def test_a_profile_names_no_file_outside_of_its_folder(tmp_path, change):
-    written = yaml.safe_load((ROOT / "models.yaml").read_text())
+    written = yaml.safe_load(MODELS_FILE.read_text())
     profile = written["profiles"]["small"]
     profile["detector"] = {**profile["detector"], **change}
     path = tmp_path / "models.yaml"

@@ -18,7 +18,7 @@ from unspoken.model.sam.checkpoint import SemanticInfo, load_weights, save_weigh
 from unspoken.model.sam.config import SemanticConfig
 from unspoken.model.sam.semantic_sam import SemanticSam
 
-DETECTOR = Path("weights/small/detector")
+DETECTOR = Path("smallworld/weights/detector")
 
 
 def stemmed(*, steps: int = 3, pools_masks: bool = True) -> SamRecipe:

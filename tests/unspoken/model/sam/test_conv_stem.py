@@ -17,7 +17,7 @@ from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 PLAIN = sam_config("tiny")
 STEMMED = replace(PLAIN, stem="resnet10t")
-DETECTOR = Path("weights/small/detector")
+DETECTOR = Path("smallworld/weights/detector")
 
 
 def network(sam, *, train="decoder+encoder"):
