@@ -44,6 +44,4 @@ def _hand_on(command: Callable[..., None], arguments: Sequence[str], *, name: st
 def _check_installed() -> None:
     missing = [name for name in ("scipy", "segment_anything", "torch") if find_spec(name) is None]
     if missing:
-        raise InvalidConfig(
-            f"training needs {', '.join(missing)}: pip install 'unspoken[training]'"
-        )
+        raise InvalidConfig(f"training needs {', '.join(missing)}: pip install unspoken-stack")

@@ -150,7 +150,7 @@ def build_network(
         except ModuleNotFoundError as error:
             raise InvalidConfig(
                 f"the groundingdino backend needs groundingdino-py 0.4.0 ({error}): "
-                "pip install --no-deps --no-build-isolation -r requirements-groundingdino.txt"
+                "pip install --no-deps --no-build-isolation groundingdino-py==0.4.0"
             ) from error
         values = {name: value for name, value in vars(config).items() if not name.startswith("_")}
         # Activation checkpointing is only useful in training.

