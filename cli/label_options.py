@@ -1,6 +1,6 @@
 """Options of `unspoken label`: their flags, and the request that they are parsed to.
 
-Each field of LabelOptions is a parameter of the command, and has the same name there.
+Each field of LabelOptions is a parameter of the command `label`, and has the same name there.
 """
 
 import re

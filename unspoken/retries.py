@@ -1,7 +1,7 @@
 """The retry policy: the number of attempts at a call, and the pauses between them.
 
 All code that retries or restarts uses it: the client, the worker, the dispatcher's circuit breaker,
-and the launcher.
+and the launcher. The pause between two attempts at a chunk is set in `worker/process/attempt.py`.
 """
 
 import random

@@ -14,6 +14,8 @@ DEFAULT_FALSE_DISCOVERY_RATE = 0.1
 class LabelOptions(RequestModel):
     """The options of a labelling run. This is their only declaration.
 
+    A new field also needs a parameter of the command `label`, so that it gets a flag.
+
     A request has them as its own fields; a run, its plan and its dataset's manifest embed them.
     """
 

@@ -1,1 +1,4 @@
-"""Readers: one file a kind of source, each giving the same rows."""
+"""Readers of sources: one module for each kind of source, and every kind gives the same rows.
+
+`intake` chooses the reader by the kind of file; `tables.tables` chooses the format of a table.
+"""

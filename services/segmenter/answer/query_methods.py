@@ -1,7 +1,8 @@
 """The query methods `bank`, `detector` and `prompts`, and the selection of a query's masks.
 
-Each method returns the masks that its queries found, by the query's index in the request. A query's
-masks are those above its threshold, best first, without duplicates, and at most top_k.
+`planning` chooses between the methods. Each method returns the masks that its queries found, by the
+query's index in the request. A query's masks are those above its threshold, best first, without
+duplicates, and at most top_k.
 """
 
 from collections.abc import Sequence
