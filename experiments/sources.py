@@ -29,7 +29,7 @@ SIX_TEMPLATES = ("named", "implied", "main_parts", "place", "worn", "kind")
 DEFAULT_TEMPLATES = ("parts", "noun_parts")
 """The product's default templates."""
 ALL_TEMPLATES = (*SIX_TEMPLATES, *DEFAULT_TEMPLATES)
-CAPTIONS_A_CALL = 48
+CAPTIONS_PER_CALL = 48
 
 SourceName = str
 Group = Literal["source", "without", "cumulative", "equal"]
@@ -119,8 +119,8 @@ def ask_prompter(
     before, written = Counter(prompter.tokens_written), Counter[str]()
     for templates in template_choices():
         proposals: list[Proposal] = []
-        for start in range(0, len(captions), CAPTIONS_A_CALL):
-            batch = captions[start : start + CAPTIONS_A_CALL]
+        for start in range(0, len(captions), CAPTIONS_PER_CALL):
+            batch = captions[start : start + CAPTIONS_PER_CALL]
             proposals += prompter.propose(batch, templates=templates)
             if templates == ALL_TEMPLATES:
                 progress(start + len(batch))

@@ -25,7 +25,7 @@ def write_true_dataset(
     shards: Path,
     encoder: TextEncoder,
     *,
-    rows_a_shard: int = 256,
+    rows_per_shard: int = 256,
     with_parts: bool = True,
 ) -> None:
     """Write a dataset folder like a run's to `out`; its pictures stay in `shards`."""
@@ -35,8 +35,8 @@ def write_true_dataset(
         for path in sorted(shards.glob("*.truth.jsonl"))
         for row in _read(path, with_parts=with_parts)
     ]
-    for chunk, start in enumerate(range(0, len(rows), rows_a_shard)):
-        part = rows[start : start + rows_a_shard]
+    for chunk, start in enumerate(range(0, len(rows), rows_per_shard)):
+        part = rows[start : start + rows_per_shard]
         path = out / shard_name(chunk)
         write_shard(path, part)
         record = CommitRecord(

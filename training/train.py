@@ -135,13 +135,13 @@ def _open_data(
 ) -> tuple[MaskPictures | None, BoxPictures | None]:
     batch = recipe.batch
     mask_pictures = box_pictures = None
-    if batch.masks_a_step:
+    if batch.masks_per_step:
         if files.sa1b is None:
             raise InvalidConfig(f"{recipe.name} learns from masks: give an SA-1B folder (--sa1b)")
         mask_pictures = MaskPictures(
-            files.sa1b, masks_a_picture=batch.masks_a_picture, seed=batch.seed
+            files.sa1b, masks_per_picture=batch.masks_per_picture, seed=batch.seed
         )
-    if batch.boxes_a_step:
+    if batch.boxes_per_step:
         if files.data is None:
             raise InvalidConfig(
                 f"{recipe.name} learns from a generated dataset: give its folder (--data)"
@@ -149,7 +149,7 @@ def _open_data(
         box_pictures = BoxPictures(
             files.data,
             pictures=files.pictures or picture_root(files.data),
-            boxes_a_picture=batch.boxes_a_picture,
+            boxes_per_picture=batch.boxes_per_picture,
             seed=batch.seed,
             named_only=files.named_only,
         )
@@ -206,7 +206,7 @@ def _info(
 
 
 def _mix(recipe: SamRecipe) -> str:
-    return f"{recipe.batch.masks_a_step}:{recipe.batch.boxes_a_step}"
+    return f"{recipe.batch.masks_per_step}:{recipe.batch.boxes_per_step}"
 
 
 def _write_weights(

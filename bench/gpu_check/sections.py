@@ -399,8 +399,8 @@ def train(device: str, sizes: Sizes) -> Iterator[Figures]:
 def _batch(config: BatchConfig, *, side: int) -> TrainBatch:
     """Return random boxes on as many pictures as a step of this recipe has."""
     generator = torch.Generator().manual_seed(0)
-    num_boxes = config.boxes_a_step
-    num_pictures = -(-num_boxes // config.boxes_a_picture)
+    num_boxes = config.boxes_per_step
+    num_pictures = -(-num_boxes // config.boxes_per_picture)
     corners = torch.rand(num_boxes, 2, generator=generator) * side * 0.6
     sizes_px = side * (0.1 + 0.3 * torch.rand(num_boxes, 2, generator=generator))
     images = torch.randint(0, 255, (num_pictures, 3, side, side), generator=generator)

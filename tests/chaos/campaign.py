@@ -26,7 +26,7 @@ from unspoken.runs.store import create_run
 from unspoken.wire.runs import RunRequest
 
 CHUNK_SIZE = 4
-ROWS_A_FILE = 100
+ROWS_PER_FILE = 100
 FIRST_POISON = 10
 COLOURS = ("red", "blue", "green", "white", "black", "yellow", "brown", "grey")
 VESSELS = ("bottle", "cup", "glass", "bowl", "jar", "jug", "bucket", "barrel")
@@ -47,7 +47,7 @@ class Scale:
     """Number of times that each kind of fault occurs."""
     hold_s: tuple[float, float]
     """Shortest and longest duration of a fault."""
-    rows_a_poison: int = 200
+    rows_per_poison: int = 200
 
     @property
     def rows(self) -> int:
@@ -82,7 +82,9 @@ def run_campaign(folder: Path, scale: Scale, *, seed: int) -> Findings:
     rng = random.Random(seed)
     started_s = time.monotonic()
     with Rig(folder) as rig:
-        captions = write_source(rig.data_dir / "in", scale.rows, rows_a_poison=scale.rows_a_poison)
+        captions = write_source(
+            rig.data_dir / "in", scale.rows, rows_per_poison=scale.rows_per_poison
+        )
         calm, calm_s = _label(rig, "calm"), time.monotonic() - started_s
         calm_work = _executions(rig, since_s=0)
         injected = _Injected(started_s=time.time())
@@ -152,20 +154,20 @@ def run_small_models(folder: Path, *, seed: int) -> Findings:
     return findings
 
 
-def write_source(folder: Path, num_rows: int, *, rows_a_poison: int) -> list[str]:
+def write_source(folder: Path, num_rows: int, *, rows_per_poison: int) -> list[str]:
     """Write tar shards of distinct captioned pictures; return the captions in order."""
     captions = [f"Picture {i:05d}: {CAPTIONS[i % len(CAPTIONS)].lower()}" for i in range(num_rows)]
     columns: list[dict[str, object]] = [{"LANGUAGE": "en", "punsafe": 0.01} for _ in captions]
-    for number, index in enumerate(range(FIRST_POISON, num_rows, rows_a_poison)):
+    for number, index in enumerate(range(FIRST_POISON, num_rows, rows_per_poison)):
         # Use different words each time: executions are counted in the language classifier, which
         # gets captions without numbers.
         colour, vessel = COLOURS[number % len(COLOURS)], VESSELS[number // len(COLOURS)]
         captions[index] = f"Picture {index:05d}: a {colour} {vessel} of {POISON} on the table"
         columns[index] = {"punsafe": 0.01}  # without a language the classifier must read it
-    for start in range(0, num_rows, ROWS_A_FILE):
-        part = slice(start, start + ROWS_A_FILE)
+    for start in range(0, num_rows, ROWS_PER_FILE):
+        part = slice(start, start + ROWS_PER_FILE)
         write_shard(
-            folder / f"{start // ROWS_A_FILE:05d}.tar",
+            folder / f"{start // ROWS_PER_FILE:05d}.tar",
             captions[part],
             first_seed=start,
             columns=columns[part],
@@ -267,7 +269,8 @@ def _executions(rig: Rig, *, since_s: float) -> list[dict]:
 def _judge(captions: list[str], calm: EndState, chaos: EndState, *, scale: Scale) -> Findings:
     """Check that each row exists once and equals the row of the undisturbed run."""
     wanted = {
-        (f"in/{index // ROWS_A_FILE:05d}.tar", index % ROWS_A_FILE) for index in range(scale.rows)
+        (f"in/{index // ROWS_PER_FILE:05d}.tar", index % ROWS_PER_FILE)
+        for index in range(scale.rows)
     }
     missing = len(wanted - set(chaos.inputs))
     twice = sum(times > 1 for times in chaos.inputs.values())

@@ -24,7 +24,7 @@ from unspoken.model.sam.config import SemanticConfig, SemanticSamConfig, sam_con
 from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 RECIPE = replace(
-    smoke(), batch=BatchConfig(masks_a_step=4, boxes_a_step=12, masks_a_picture=2, seed=5)
+    smoke(), batch=BatchConfig(masks_per_step=4, boxes_per_step=12, masks_per_picture=2, seed=5)
 )
 JOINT = replace(
     RECIPE,
@@ -52,11 +52,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_data(
     folder: Path, recipe: SamRecipe, ranks: Ranks = ONE_PROCESS
 ) -> tuple[TrainData, LabelVectors]:
-    boxes = BoxPictures(folder / "dataset", pictures=folder / "pictures", boxes_a_picture=8, seed=5)
+    boxes = BoxPictures(
+        folder / "dataset", pictures=folder / "pictures", boxes_per_picture=8, seed=5
+    )
     data = TrainData(
         recipe.batch,
         sam=recipe.network.sam,
-        mask_pictures=MaskPictures(folder / "sa1b", masks_a_picture=2, seed=5),
+        mask_pictures=MaskPictures(folder / "sa1b", masks_per_picture=2, seed=5),
         box_pictures=boxes,
         rank=ranks.rank,
         num_ranks=ranks.count,

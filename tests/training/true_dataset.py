@@ -8,7 +8,7 @@ from smallworld.true_dataset import write_true_dataset as write_dataset
 from smallworld.world import World
 from tests.fakes import FakeTextEncoder
 
-ROWS_A_SHARD = 4
+ROWS_PER_SHARD = 4
 SCENES = SceneConfig(size_px=96)
 
 
@@ -22,7 +22,7 @@ def write_true_dataset(
         folder / "dataset",
         pictures,
         FakeTextEncoder(),
-        rows_a_shard=ROWS_A_SHARD,
+        rows_per_shard=ROWS_PER_SHARD,
         with_parts=with_parts,
     )
     return folder

@@ -1,8 +1,8 @@
 """Training batches by number: prompted masks and labelled boxes in the network's input frame.
 
-A step has exactly `masks_a_step` masks and `boxes_a_step` boxes, summed over all ranks. A unit and
-its noise depend only on the seed and on the unit's place in the endless order. Therefore two ranks
-together see the same data as one process. Masks and boxes share one encoder call.
+A step has exactly `masks_per_step` masks and `boxes_per_step` boxes, summed over all ranks. A unit
+and its noise depend only on the seed and on the unit's place in the endless order. Therefore two
+ranks together see the same data as one process. Masks and boxes share one encoder call.
 
 Legend: B pictures, N units, S side of the network's input, s = 4h side of its mask logits.
 """
@@ -28,10 +28,10 @@ from unspoken.model.sam.input_frame import InputFrame
 class BatchConfig:
     """Number of units of each kind in a step, summed over all ranks; 0 leaves a kind out."""
 
-    masks_a_step: int = 32
-    boxes_a_step: int = 128
-    masks_a_picture: int = 8
-    boxes_a_picture: int = 8
+    masks_per_step: int = 32
+    boxes_per_step: int = 128
+    masks_per_picture: int = 8
+    boxes_per_picture: int = 8
     seed: int = 0
 
     def mixed(self, ratio: str) -> "BatchConfig":
@@ -43,11 +43,11 @@ class BatchConfig:
         if len(parts) != 2 or not all(each.isdecimal() for each in parts) or not int(parts[1]):
             raise InvalidConfig(f"a mix is MASKS:BOXES, as 1:4 or 0:1, got {ratio!r}")
         masks, boxes = (int(each) for each in parts)
-        samples = self.masks_a_step + self.boxes_a_step
+        samples = self.masks_per_step + self.boxes_per_step
         if samples % (masks + boxes):
             raise InvalidConfig(f"{samples} samples a step cannot be shared out as {ratio}")
         share = samples // (masks + boxes)
-        return replace(self, masks_a_step=masks * share, boxes_a_step=boxes * share)
+        return replace(self, masks_per_step=masks * share, boxes_per_step=boxes * share)
 
 
 class MaskUnits(NamedTuple):
@@ -108,8 +108,8 @@ class TrainData(Dataset[TrainBatch]):
         num_ranks: int = 1,
     ) -> None:
         for name, count, source in (
-            ("masks_a_step", config.masks_a_step, mask_pictures),
-            ("boxes_a_step", config.boxes_a_step, box_pictures),
+            ("masks_per_step", config.masks_per_step, mask_pictures),
+            ("boxes_per_step", config.boxes_per_step, box_pictures),
         ):
             if count % num_ranks:
                 raise InvalidConfig(f"{name} must be a multiple of {num_ranks} ranks, got {count}")
@@ -137,8 +137,8 @@ class TrainData(Dataset[TrainBatch]):
     def _masks(self, number: int, images: list[Tensor], keys: list[str]) -> MaskUnits:
         index: list[int] = []
         rows: list[_MaskRow] = []
-        if self._mask_pictures is not None and self.config.masks_a_step:
-            start, stop = self._stretch(number, self.config.masks_a_step)
+        if self._mask_pictures is not None and self.config.masks_per_step:
+            start, stop = self._stretch(number, self.config.masks_per_step)
             for asked in self._mask_pictures.order.take(start, stop):
                 found = self._mask_pictures.load(asked)
                 frame = InputFrame.of(found.pixels.shape[:2], self._sam)
@@ -164,8 +164,8 @@ class TrainData(Dataset[TrainBatch]):
         labels: list[tuple[str, ...]] = []
         negatives: list[tuple[str, ...]] = []
         random: list[Tensor] = []
-        if self._box_pictures is not None and self.config.boxes_a_step:
-            start, stop = self._stretch(number, self.config.boxes_a_step)
+        if self._box_pictures is not None and self.config.boxes_per_step:
+            start, stop = self._stretch(number, self.config.boxes_per_step)
             for asked in self._box_pictures.order.take(start, stop):
                 found = self._box_pictures.load(asked)
                 frame = InputFrame.of(found.pixels.shape[:2], self._sam)

@@ -53,7 +53,7 @@ class BoxPictures:
         dataset_dir: Path,
         *,
         pictures: Path,
-        boxes_a_picture: int,
+        boxes_per_picture: int,
         seed: int,
         named_only: bool = False,
     ) -> None:
@@ -63,7 +63,7 @@ class BoxPictures:
             raise NotFound(f"no labelled picture with a box in {dataset_dir}")
         self.vectors = read_labels(dataset_dir)
         self.label_counts = Counter(names[0] for row in self._rows for names in row.labels)
-        counts = np.array([min(boxes_a_picture, len(row.labels)) for row in self._rows])
+        counts = np.array([min(boxes_per_picture, len(row.labels)) for row in self._rows])
         self.order = UnitOrder(counts, seed=seed, files=np.array(shards))
 
     def __len__(self) -> int:

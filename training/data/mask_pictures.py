@@ -29,13 +29,13 @@ class MaskedPicture(NamedTuple):
 class MaskPictures:
     """All pairs of picture and annotation file below a folder."""
 
-    def __init__(self, folder: Path, *, masks_a_picture: int, seed: int) -> None:
+    def __init__(self, folder: Path, *, masks_per_picture: int, seed: int) -> None:
         self._files = sorted(path for path in folder.rglob("sa_*.json"))
         if not self._files:
             raise NotFound(f"no sa_*.json below {folder}: give an SA-1B folder")
         folders = {name: n for n, name in enumerate(sorted({p.parent for p in self._files}))}
         self.order = UnitOrder(
-            np.full(len(self._files), masks_a_picture),
+            np.full(len(self._files), masks_per_picture),
             seed=seed,
             files=np.array([folders[path.parent] for path in self._files]),
         )

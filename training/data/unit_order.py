@@ -35,8 +35,8 @@ class UnitOrder:
         self._files = np.zeros(len(counts), np.int64) if files is None else np.asarray(files)
         self._seed = seed
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self.units_an_epoch = int(self._counts.sum())
-        if not self.units_an_epoch:
+        self.units_per_epoch = int(self._counts.sum())
+        if not self.units_per_epoch:
             raise InvalidInput("there is nothing to train on: no picture has a mask or a box")
 
     def take(self, start: int, stop: int) -> list[Units]:
@@ -45,7 +45,7 @@ class UnitOrder:
 
     def _walk(self, start: int, stop: int) -> Iterator[Units]:
         while start < stop:
-            epoch, place = divmod(start, self.units_an_epoch)
+            epoch, place = divmod(start, self.units_per_epoch)
             order, ends = self._epoch(epoch)
             position = int(np.searchsorted(ends, place, side="right"))
             picture = int(order[position])

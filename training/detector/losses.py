@@ -41,7 +41,9 @@ class LossConfig:
     # second, so that a score predicts box quality. Matched queries get at least `min_quality`.
     quality_iou: tuple[float, float] = (0.2, 0.7)
     min_quality: float = 0.1
-    cells_a_side: float = 2.2  # a box is assigned to the level where it spans about this many cells
+    cells_per_side: float = (
+        2.2  # a box is assigned to the level where it spans about this many cells
+    )
     core: float = 0.2  # a location this close to the centre, in box sides, is a positive
     halo: float = 0.35  # locations up to this distance are ignored
 
@@ -166,7 +168,7 @@ def first_stage_loss(
             continue
         distance = ((cells[:, None, :2] - boxes[:, :2]) / boxes[:, 2:]).abs().amax(-1)  # (A, N)
         side = boxes[:, 2:].prod(-1).sqrt()
-        octave = torch.log2(side[None] / (config.cells_a_side * cells[:, 2:]))  # (A, N)
+        octave = torch.log2(side[None] / (config.cells_per_side * cells[:, 2:]))  # (A, N)
         fits = octave.abs() < 1
         # A box smaller (larger) than every level's range belongs to the finest (coarsest) level.
         fits |= (octave < 0) & (cells[:, 2:] == cells[:, 2].min())

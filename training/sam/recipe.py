@@ -129,7 +129,7 @@ def small_sam() -> SamRecipe:
             sam=replace(sam_config("small"), image_size=192, stem_size=None),
             semantic=SemanticConfig(train="all"),
         ),
-        batch=BatchConfig(masks_a_step=128, boxes_a_step=0, masks_a_picture=8, seed=1),
+        batch=BatchConfig(masks_per_step=128, boxes_per_step=0, masks_per_picture=8, seed=1),
         steps=2500,
         simulate_every=10,
         box_noise=0.05,
@@ -156,7 +156,7 @@ def small_sam_fine() -> SamRecipe:
         before,
         name="small-sam-fine",
         network=replace(before.network, sam=sam_config("small")),
-        batch=BatchConfig(masks_a_step=96, boxes_a_step=0, masks_a_picture=12, seed=91),
+        batch=BatchConfig(masks_per_step=96, boxes_per_step=0, masks_per_picture=12, seed=91),
         steps=300,
         compile_decoder=False,
         lr_mix=3e-4,
@@ -182,7 +182,7 @@ def small_semantic() -> SamRecipe:
             ),
         ),
         text_center="mean",
-        batch=BatchConfig(masks_a_step=32, boxes_a_step=128, seed=2),
+        batch=BatchConfig(masks_per_step=32, boxes_per_step=128, seed=2),
         # About a third of the contrast, because at full weight the masks lost a tenth of their IoU.
         semantic_loss=SemanticLossConfig(contrast_weight=0.3),
         extra_negatives=128,
@@ -206,7 +206,7 @@ def readout() -> SamRecipe:
     return SamRecipe(
         name="readout",
         network=SemanticSamConfig(sam=sam_config("vit_b")),
-        batch=BatchConfig(masks_a_step=0, boxes_a_step=128, boxes_a_picture=6, seed=3),
+        batch=BatchConfig(masks_per_step=0, boxes_per_step=128, boxes_per_picture=6, seed=3),
         steps=10_000,
         keep_embeddings=True,
     )
@@ -220,7 +220,7 @@ def thesis() -> SamRecipe:
             sam=sam_config("vit_h"),
             semantic=SemanticConfig(token_attention="joint", train="decoder"),
         ),
-        batch=BatchConfig(masks_a_step=32, boxes_a_step=128, masks_a_picture=8, seed=4),
+        batch=BatchConfig(masks_per_step=32, boxes_per_step=128, masks_per_picture=8, seed=4),
         # A quarter of the contrast, because it starts at 4 to 6 (the logarithm of the number of
         # labels), and the mask losses at about 1.
         semantic_loss=SemanticLossConfig(contrast_weight=0.25),
@@ -236,7 +236,7 @@ def smoke() -> SamRecipe:
         base,
         name="smoke",
         network=SemanticSamConfig(sam=sam_config("tiny")),
-        batch=BatchConfig(masks_a_step=8, boxes_a_step=32, masks_a_picture=4, seed=5),
+        batch=BatchConfig(masks_per_step=8, boxes_per_step=32, masks_per_picture=4, seed=5),
         steps=80,
         lr_new=8e-3,
         warmup_steps=4,

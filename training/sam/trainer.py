@@ -82,7 +82,7 @@ class SamTrainer(Trainer):
 
     def loss(self, batch: TrainBatch, *, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one batch, and its terms by name (means over their own samples)."""
-        num_masks, num_boxes = self.recipe.batch.masks_a_step, self.recipe.batch.boxes_a_step
+        num_masks, num_boxes = self.recipe.batch.masks_per_step, self.recipe.batch.boxes_per_step
         batch = batch.to(self.model.device)
         with self._autocast():
             image_embeddings = self._embed(batch)

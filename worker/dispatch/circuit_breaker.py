@@ -72,7 +72,7 @@ class CircuitBreaker:
     def num_messages(self) -> int | None:
         """Return the number of messages that may be published now; None for no limit.
 
-        While the breaker is open, a message names one chunk (`RunState.chunks_a_message`).
+        While the breaker is open, a message names one chunk (`RunState.chunks_per_message`).
         """
         if self._try_s is None:
             return None

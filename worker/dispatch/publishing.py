@@ -8,7 +8,7 @@ because the message may still be in it.
 from unspoken.runs.plan import Plan
 from unspoken.runs.store import Run
 from worker.dispatch.run_state import RunState
-from worker.process.message import BULK, INTERACTIVE, MAX_CHUNKS_A_MESSAGE, Publisher
+from worker.process.message import BULK, INTERACTIVE, MAX_CHUNKS_PER_MESSAGE, Publisher
 
 # Limits of the queue's length, chosen so that workers never wait for the dispatcher.
 MIN_QUEUED, QUEUED_PER_SLOT = 4, 2
@@ -37,7 +37,9 @@ def publish_open_chunks(
     room, allowed = most - queued, run_state.breaker.num_messages()
     unanswered_s = republish_s * (REPUBLISH_FACTOR_WITH_QUEUE if queued else 1)
     for _ in range(room if allowed is None else min(room, allowed)):
-        size = run_state.chunks_a_message(message_s, num_messages=most, most=MAX_CHUNKS_A_MESSAGE)
+        size = run_state.chunks_per_message(
+            message_s, num_messages=most, most=MAX_CHUNKS_PER_MESSAGE
+        )
         chunk_ids = run_state.take_due(size, unanswered_s=unanswered_s)
         if not chunk_ids:
             return

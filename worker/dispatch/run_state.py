@@ -22,7 +22,7 @@ from worker.dispatch.background_call import BackgroundCall
 from worker.dispatch.circuit_breaker import CircuitBreaker
 from worker.dispatch.progress import NO_WORKERS, Rate, Tally
 
-READS_A_TICK = 2000
+READS_PER_TICK = 2000
 """Largest number of published chunks that are checked in one tick, oldest message first."""
 MIN_COMMITS, WINDOW_COMMITS = 4, 64
 SHORTEST_CHUNK_S = 0.05
@@ -106,7 +106,7 @@ class RunState:
         if self._done is None:
             self._read_all(self.plan)
         else:
-            published = list(islice(self._published_s, READS_A_TICK))
+            published = list(islice(self._published_s, READS_PER_TICK))
             for chunk_id in dict.fromkeys((*self.leased, *published)):
                 self._read_chunk(chunk_id, self.plan)
         commits = 0 if first else self.tally.chunks - before
@@ -191,7 +191,7 @@ class RunState:
         self._published_s |= dict.fromkeys(found, now_s)
         return found
 
-    def chunks_a_message(self, message_s: float, *, num_messages: int, most: int) -> int:
+    def chunks_per_message(self, message_s: float, *, num_messages: int, most: int) -> int:
         """Return the number of chunks for one message: as many as take `message_s`, at most `most`.
 
         Fewer at the end of a run, so that `num_messages` messages share the open chunks.

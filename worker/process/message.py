@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 INTERACTIVE, BULK = "interactive", "bulk"
 QUEUES = (INTERACTIVE, BULK)
 """The queues, in the order in which a worker empties them."""
-MAX_CHUNKS_A_MESSAGE = 1024
+MAX_CHUNKS_PER_MESSAGE = 1024
 
 
 class Message(BaseModel):
@@ -21,7 +21,7 @@ class Message(BaseModel):
 
     run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     chunk_ids: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_CHUNKS_A_MESSAGE)
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_CHUNKS_PER_MESSAGE)
     ]
 
 

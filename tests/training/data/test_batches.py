@@ -23,7 +23,7 @@ from unspoken.model.sam.config import sam_config
 from unspoken.runs.dataset.shards import committed_records, read_shard, write_shard
 
 SAM = sam_config("tiny")
-CONFIG = BatchConfig(masks_a_step=6, boxes_a_step=8, masks_a_picture=3, seed=4)
+CONFIG = BatchConfig(masks_per_step=6, boxes_per_step=8, masks_per_picture=3, seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def data(folder: Path, *, config: BatchConfig = CONFIG, rank: int = 0, num_ranks
     return TrainData(
         config,
         sam=SAM,
-        mask_pictures=MaskPictures(folder / "sa1b", masks_a_picture=3, seed=4),
+        mask_pictures=MaskPictures(folder / "sa1b", masks_per_picture=3, seed=4),
         box_pictures=BoxPictures(
-            folder / "dataset", pictures=folder / "pictures", boxes_a_picture=8, seed=4
+            folder / "dataset", pictures=folder / "pictures", boxes_per_picture=8, seed=4
         ),
         rank=rank,
         num_ranks=num_ranks,
@@ -85,8 +85,8 @@ def test_every_box_knows_what_its_own_picture_does_not_show(folder: Path, tmp_pa
             row.model_copy(update={"negatives": (f"no {row.key}",)}) for row in read_shard(path)
         ]
         write_shard(path, rows)
-    pictures = BoxPictures(dataset, pictures=folder / "pictures", boxes_a_picture=8, seed=4)
-    config = replace(CONFIG, masks_a_step=0)
+    pictures = BoxPictures(dataset, pictures=folder / "pictures", boxes_per_picture=8, seed=4)
+    config = replace(CONFIG, masks_per_step=0)
     batch = TrainData(config, sam=SAM, mask_pictures=None, box_pictures=pictures)[1]
     keys = [batch.keys[index] for index in batch.boxes.image_index.tolist()]
     assert len(set(keys)) > 1
@@ -113,8 +113,8 @@ def test_a_wide_picture_is_padded_below_and_the_padding_is_unknown(tmp_path: Pat
     mask = np.zeros((40, 80), bool)
     mask[10:30, 20:60] = True
     write_one_sa1b(tmp_path, mask)
-    masks = MaskPictures(tmp_path, masks_a_picture=1, seed=0)
-    config = BatchConfig(masks_a_step=1, boxes_a_step=0)
+    masks = MaskPictures(tmp_path, masks_per_picture=1, seed=0)
+    config = BatchConfig(masks_per_step=1, boxes_per_step=0)
     batch = TrainData(config, sam=SAM, mask_pictures=masks, box_pictures=None)[0]
     half = SAM.mask_side // 2
     assert batch.masks.known[0, :half].all()
@@ -126,31 +126,33 @@ def test_a_cell_on_the_edge_says_how_much_of_it_is_covered(tmp_path: Path):
     mask = np.zeros((64, 64), bool)
     mask[8:20, 8:21] = True  # 12 rows, 13 columns: half a cell of 2 pixels sticks out
     write_one_sa1b(tmp_path, mask)
-    masks = MaskPictures(tmp_path, masks_a_picture=1, seed=0)
-    config = BatchConfig(masks_a_step=1, boxes_a_step=0)
+    masks = MaskPictures(tmp_path, masks_per_picture=1, seed=0)
+    config = BatchConfig(masks_per_step=1, boxes_per_step=0)
     found = TrainData(config, sam=SAM, mask_pictures=masks, box_pictures=None)[0].masks.masks[0]
     assert found.sum() == 12 * 13 / 4
     assert (found[4:10, 10] == 0.5).all()
 
 
 def test_ranks_must_divide_the_step(folder: Path):
-    with pytest.raises(InvalidConfig, match="masks_a_step must be a multiple of 4"):
+    with pytest.raises(InvalidConfig, match="masks_per_step must be a multiple of 4"):
         data(folder, num_ranks=4)
 
 
 def test_a_kind_without_a_source_is_an_error():
-    with pytest.raises(InvalidConfig, match="masks_a_step is 6, but no source"):
+    with pytest.raises(InvalidConfig, match="masks_per_step is 6, but no source"):
         TrainData(CONFIG, sam=SAM, mask_pictures=None, box_pictures=None)
 
 
 def test_a_folder_without_masks_is_named(tmp_path: Path):
     with pytest.raises(NotFound, match="give an SA-1B folder"):
-        MaskPictures(tmp_path, masks_a_picture=1, seed=0)
+        MaskPictures(tmp_path, masks_per_picture=1, seed=0)
 
 
 @pytest.mark.parametrize("changed", ["size_hw", "sha256"])
 def test_a_picture_that_changed_since_it_was_labelled_is_refused(folder: Path, changed: str):
-    boxes = BoxPictures(folder / "dataset", pictures=folder / "pictures", boxes_a_picture=8, seed=4)
+    boxes = BoxPictures(
+        folder / "dataset", pictures=folder / "pictures", boxes_per_picture=8, seed=4
+    )
     boxes.load(Units(0, (0,)))
     row = boxes._rows[0]
     if changed == "size_hw":
@@ -162,7 +164,7 @@ def test_a_picture_that_changed_since_it_was_labelled_is_refused(folder: Path, c
 
 
 def test_pictures_are_not_read_outside_their_root(folder: Path, tmp_path: Path):
-    boxes = BoxPictures(folder / "dataset", pictures=tmp_path, boxes_a_picture=8, seed=4)
+    boxes = BoxPictures(folder / "dataset", pictures=tmp_path, boxes_per_picture=8, seed=4)
     with pytest.raises(NotFound, match="are these the dataset's pictures"):
         boxes.load(Units(0, (0,)))
 
@@ -170,7 +172,7 @@ def test_pictures_are_not_read_outside_their_root(folder: Path, tmp_path: Path):
 def test_masks_that_fill_the_picture_are_left_out(tmp_path: Path):
     write_one_sa1b(tmp_path, np.ones((40, 80), bool))
     with pytest.raises(InvalidInput, match="no mask to train on"):
-        MaskPictures(tmp_path, masks_a_picture=1, seed=0).load(Units(0, (0,)))
+        MaskPictures(tmp_path, masks_per_picture=1, seed=0).load(Units(0, (0,)))
 
 
 def write_one_sa1b(folder: Path, mask: np.ndarray) -> None:
@@ -190,11 +192,11 @@ def write_one_sa1b(folder: Path, mask: np.ndarray) -> None:
     ("ratio", "shares"), [("1:4", (32, 128)), ("0:1", (0, 160)), ("1:1", (80, 80))]
 )
 def test_a_mix_shares_the_same_samples_out(ratio: str, shares: tuple[int, int]):
-    config = BatchConfig(masks_a_step=32, boxes_a_step=128).mixed(ratio)
-    assert (config.masks_a_step, config.boxes_a_step) == shares
+    config = BatchConfig(masks_per_step=32, boxes_per_step=128).mixed(ratio)
+    assert (config.masks_per_step, config.boxes_per_step) == shares
 
 
 @pytest.mark.parametrize("ratio", ["4", "1:0", "a:b", "1:6"])
 def test_a_mix_that_is_none_is_refused(ratio: str):
     with pytest.raises(InvalidConfig, match=r"a mix is|cannot be shared"):
-        BatchConfig(masks_a_step=32, boxes_a_step=128).mixed(ratio)
+        BatchConfig(masks_per_step=32, boxes_per_step=128).mixed(ratio)

@@ -20,7 +20,7 @@ def test_nothing_to_train_on_is_an_error():
 
 def test_an_epoch_has_every_unit_once():
     order = UnitOrder(COUNTS, seed=1)
-    every = flat(order, 0, order.units_an_epoch)
+    every = flat(order, 0, order.units_per_epoch)
     assert sorted(every) == [(p, u) for p, count in enumerate(COUNTS) for u in range(count)]
 
 

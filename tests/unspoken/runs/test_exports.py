@@ -53,7 +53,7 @@ def test_webdataset_loads_every_picture_with_its_annotations(run_dir, tmp_path):
     import webdataset
 
     out = tmp_path / "wds"
-    counts = export_webdataset(run_dir, out, samples_a_shard=4)
+    counts = export_webdataset(run_dir, out, samples_per_shard=4)
     assert counts == {"shards": 2, "samples": 6, "annotations": 6}
     shards = [str(out / name) for name in ("00000.tar", "00001.tar")]
     dataset = webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8")
@@ -158,7 +158,7 @@ def test_datasets_loads_pictures_and_boxes_with_their_class_names(run_dir, tmp_p
     import datasets
 
     out = tmp_path / "hf"
-    counts = export_hugging_face(run_dir, out, rows_a_file=4)
+    counts = export_hugging_face(run_dir, out, rows_per_file=4)
     assert counts == {"files": 2, "images": 6, "categories": 3}
     loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
     assert [each["image"].size for each in loaded] == [(100, 80)] * 6

@@ -21,9 +21,9 @@ from unspoken.runs.dataset.rows import Annotation, Row
 from unspoken.runs.exports.source import LabelledPictures, find_dataset, labelled_rows
 from unspoken.runs.files import whole_folder
 
-ROWS_A_FILE = 1000
+ROWS_PER_FILE = 1000
 # Rows that a reader must hold in memory at once. It is small because each row has its picture.
-ROWS_A_GROUP = 100
+ROWS_PER_GROUP = 100
 
 _FRONT_MATTER = """---
 task_categories:
@@ -64,7 +64,7 @@ _SCHEMA = pa.schema(
 
 
 def export_hugging_face(
-    run_dir: Path, out: Path, *, pictures: Path | None = None, rows_a_file: int = ROWS_A_FILE
+    run_dir: Path, out: Path, *, pictures: Path | None = None, rows_per_file: int = ROWS_PER_FILE
 ) -> dict[str, int]:
     """Write out/data/train-*.parquet, the card and the labels' vectors; return the counts.
 
@@ -80,15 +80,15 @@ def export_hugging_face(
         raise NotFound(f"{run_dir} has no labelled picture, and an empty split cannot be loaded")
     category_ids = {label: number for number, label in enumerate(sorted(labels))}
     schema = _SCHEMA.with_metadata({"huggingface": _features(list(category_ids))})
-    num_files = -(-num_rows // rows_a_file)
+    num_files = -(-num_rows // rows_per_file)
     records = _records(labelled_rows(dataset_dir), files, category_ids)
     with whole_folder(out) as folder:
         (folder / "data").mkdir()
         for number in range(num_files):
             name = f"train-{number:05d}-of-{num_files:05d}.parquet"
             with pq.ParquetWriter(folder / "data" / name, schema, compression="zstd") as writer:
-                of_file = islice(records, rows_a_file)
-                while group := list(islice(of_file, ROWS_A_GROUP)):
+                of_file = islice(records, rows_per_file)
+                while group := list(islice(of_file, ROWS_PER_GROUP)):
                     writer.write_table(pa.Table.from_pylist(group, schema=schema))
         _write_card(dataset_dir, folder)
     return {"files": num_files, "images": num_rows, "categories": len(labels)}

@@ -20,7 +20,7 @@ from unspoken.runs.exports.source import (
 )
 from unspoken.runs.files import whole_folder
 
-SAMPLES_A_SHARD = 1000
+SAMPLES_PER_SHARD = 1000
 
 
 def export_webdataset(
@@ -28,7 +28,7 @@ def export_webdataset(
     out: Path,
     *,
     pictures: Path | None = None,
-    samples_a_shard: int = SAMPLES_A_SHARD,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
 ) -> dict[str, int]:
     """Write out/00000.tar, ... and the labels' vectors; return shard, sample, annotation counts.
 
@@ -38,7 +38,7 @@ def export_webdataset(
     files = LabelledPictures(run_dir, root=pictures)
     written = {"shards": 0, "samples": 0, "annotations": 0}
     with whole_folder(out) as folder:
-        for rows in in_batches(labelled_rows(dataset_dir), samples_a_shard):
+        for rows in in_batches(labelled_rows(dataset_dir), samples_per_shard):
             with tarfile.open(folder / f"{written['shards']:05d}.tar", "w") as tar:
                 for row in rows:
                     written["samples"] += 1

@@ -36,9 +36,9 @@ EXPANSION = 100
 """Limits of a row group in memory: GROUP_BYTES for its values, LIST_BYTES for those of its lists,
 each plus EXPANSION times the size in its metadata."""
 ROWS_OF_ANY_FILE = 100_000
-ROWS_A_BYTE = 4
-"""Limit of a file's rows: ROWS_OF_ANY_FILE, and ROWS_A_BYTE more per byte of the file. Real tables
-have far fewer."""
+ROWS_PER_BYTE = 4
+"""Limit of a file's rows: ROWS_OF_ANY_FILE, and ROWS_PER_BYTE more for each byte of the file. Real
+tables have far fewer."""
 
 
 class ParquetRow(NamedTuple):
@@ -120,7 +120,7 @@ class _Table:
         return names
 
     def _check_size(self, size: int) -> None:
-        most = ROWS_OF_ANY_FILE + ROWS_A_BYTE * size
+        most = ROWS_OF_ANY_FILE + ROWS_PER_BYTE * size
         num_rows = sum(group.num_rows for group in self._groups)
         if num_rows > most or any(group.num_rows < 0 for group in self._groups):
             raise InvalidInput(f"{self._file.name} announces {num_rows} rows in {size} bytes")
