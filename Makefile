@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Package index for torch, CPU-only or CUDA, e.g. TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH_INDEX_URL ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
-STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml stack/pyproject.toml stack/setup.py requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check format openapi test security-test audit demo up chaos chaos-long compose-test bench gpu-check clean
@@ -23,7 +23,7 @@ $(STAMP):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -c requirements.lock setuptools wheel
 	$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.14.1 torchvision==0.29.1
-	$(PIP) -c requirements.lock -e '.[dev]'
+	$(PIP) -c requirements.lock -e '.[dev]' -e ./stack
 	$(PIP) --no-deps -r requirements-no-deps.txt
 	$(PIP) --no-deps --no-build-isolation -r requirements-groundingdino.txt
 	touch $@

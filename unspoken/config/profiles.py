@@ -7,7 +7,7 @@ A source is one of
   file:/path                 a user's own folder
 
 A package is located, never imported. Nothing is downloaded here. A missing file, or one with
-another sha256, raises MissingWeights with the file's name. Hub files without a sha256 in that file
+another sha256, raises MissingWeights with the file's name. Hub files with no sha256 in models.yaml
 are checked against the lock file that the download wrote beside them (trust on first use).
 """
 
