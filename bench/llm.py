@@ -76,7 +76,7 @@ def main() -> None:
         "speedup": round(alone_s / batched_s, 2),
         "same_text": round(1 - len(pairs) / len(fast), 4),
         "different": len(pairs),
-        "near_ties": sum(part_at_near_tie(a, b) for a, b in pairs),
+        "near_ties": sum(differ_at_near_tie(a, b) for a, b in pairs),
         "batched_s": round(batched_s / len(fast), 3),
         "alone_s": round(alone_s / len(fast), 3),
         "captions": len(fast),
@@ -96,7 +96,7 @@ def timed(run: Callable[[], list[Generation]]) -> tuple[float, list[Generation]]
     return time.process_time() - started, answers
 
 
-def part_at_near_tie(a: Generation, b: Generation) -> bool:
+def differ_at_near_tie(a: Generation, b: Generation) -> bool:
     """Return True if two answers first differ at a token whose best logits were nearly equal."""
     for token_a, token_b, gap in zip(a.tokens, b.tokens, a.gaps, strict=False):
         if token_a != token_b:

@@ -41,7 +41,7 @@ def gateway_client(url: str, *, max_attempts: int | None = None) -> Client:
 
 
 @contextmanager
-def reached_segmenter(url: str | None) -> Iterator[Segmenter]:
+def open_segmenter(url: str | None) -> Iterator[Segmenter]:
     """Provide the segmenter behind a URL (its own or a gateway's), or one in this process."""
     if url is None:
         with local_segmenter(SegmenterSettings()) as segmenter:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cli.connecting import SegmenterUrl, local_segmenter, reached_segmenter
+from cli.connecting import SegmenterUrl, local_segmenter, open_segmenter
 from cli.console import PlainConsole
 from services.segmenter.settings import SegmenterSettings
 from unspoken.errors import InvalidInput, NotReady, Overloaded
@@ -20,7 +20,7 @@ from unspoken.ports import Segmenter
 from unspoken.retries import RetryPolicy
 
 SUFFIXES = {f".{ending}" for ending in FILE_ENDINGS}
-PATIENCE = RetryPolicy(attempts=None, max_pause_s=5.0, total_s=300.0)
+RETRIES = RetryPolicy(attempts=None, max_pause_s=5.0, total_s=300.0)
 MAX_NAMED = 5
 
 console = PlainConsole(stderr=True)
@@ -87,7 +87,7 @@ def embed_files(
     for path in paths:
         try:
             picture = read_picture(path.read_bytes(), formats=FILE_FORMATS)
-            reply = PATIENCE.call(partial(segmenter.add_image, picture), on=(Overloaded, NotReady))
+            reply = RETRIES.call(partial(segmenter.add_image, picture), on=(Overloaded, NotReady))
         except InvalidInput as error:
             report.refused[path] = error.message
         except OSError as error:
@@ -107,7 +107,7 @@ def _filled_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter
             raise InvalidInput(
                 "--cache cannot be used with --url, because a service has its own cache: omit one"
             )
-        with reached_segmenter(url) as segmenter:
+        with open_segmenter(url) as segmenter:
             yield segmenter
         return
     settings = SegmenterSettings()

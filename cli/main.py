@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
-from cli.connecting import Folder, GatewayUrl, SegmenterUrl, gateway_client, reached_segmenter
+from cli.connecting import Folder, GatewayUrl, SegmenterUrl, gateway_client, open_segmenter
 from cli.console import PlainConsole, print_error, say
 from cli.demo.demo import run_demo
 from cli.embedding import embed
@@ -290,7 +290,7 @@ def segment(
     ] = 20,
 ) -> None:
     """Segment what texts name in a picture; write an overlay of the masks and a JSON reply."""
-    with reached_segmenter(url) as segmenter:
+    with open_segmenter(url) as segmenter:
         reply = segment_file(
             image,
             texts,

@@ -47,9 +47,9 @@ def verify(
         typer.echo(
             f"{verdict.run_id}: {verdict.state}, {verdict.chunks_committed} of "
             f"{verdict.chunks_total} chunks committed with {verdict.rows} rows; {files}, records "
-            + ("and shards are valid" if verdict.is_right else "or shards are damaged, see above")
+            + ("and shards are valid" if verdict.is_valid else "or shards are damaged, see above")
         )
-    if not verdict.is_right:
+    if not verdict.is_valid:
         raise typer.Exit(1)
 
 

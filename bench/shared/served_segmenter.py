@@ -60,7 +60,7 @@ def serve(engine: SegmentEngine, texts: TextEncoder) -> Iterator[Served]:
         httpx.Client(base_url=url, trust_env=False) as http,
     ):
         image = engine.embed(street())
-        engine.set_bank(image, drawn_bank(texts, image.size_hw))
+        engine.set_bank(image, artificial_bank(texts, image.size_hw))
         engine.cache.put(image)
         yield Served(http, engine, image.id)
 
@@ -83,7 +83,7 @@ def serving(app: FastAPI) -> Iterator[str]:
         running.join()
 
 
-def drawn_bank(texts: TextEncoder, size_hw: tuple[int, int]) -> MaskBank:
+def artificial_bank(texts: TextEncoder, size_hw: tuple[int, int]) -> MaskBank:
     """Return a bank of discs on a grid; one in four has a vector near that of some text."""
     height, width = size_hw
     side = round(NUM_MASKS**0.5)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.connecting import reached_segmenter
+from cli.connecting import open_segmenter
 from cli.segmenting import describe_reply, segment_file
 from unspoken.config.settings import ProcessSettings
 from unspoken.runs.dataset.picture_files import PictureFiles, Place
@@ -35,7 +35,7 @@ def ask_for_words(
     picture = out / f"{Path(row.key).name}.jpg"
     picture.write_bytes(_read(row, shards))
     words = [*words_of(row)[:MAX_WORDS], ABSENT]
-    with reached_segmenter(url) as segmenter:
+    with open_segmenter(url) as segmenter:
         reply = segment_file(picture, words, out=out, segmenter=segmenter)
     console.print(f"text queries over HTTP for {picture.name} ('{row.caption}'):")
     for line in describe_reply(reply):

@@ -42,7 +42,7 @@ def small_world(world: World, *, num_scenes: int, seed: int = SCENES_SEED) -> Co
     index = 0
     while len(pictures) < num_scenes:
         composed = compose_sample(world, index, seed=seed)
-        if _is_asked(composed):
+        if _passes_default_filters(composed):
             pictures.append(_picture(composed))
         index += 1
     synonyms = {each.noun: each.synonyms for each in world.classes}
@@ -54,9 +54,9 @@ def small_world(world: World, *, num_scenes: int, seed: int = SCENES_SEED) -> Co
     )
 
 
-def _is_asked(composed: CaptionedScene) -> bool:
-    few = FilterConfig().min_caption_words or 0
-    return not composed.caption.is_droppable and count_words(composed.caption.text) >= few
+def _passes_default_filters(composed: CaptionedScene) -> bool:
+    min_words = FilterConfig().min_caption_words or 0
+    return not composed.caption.is_droppable and count_words(composed.caption.text) >= min_words
 
 
 def _picture(composed: CaptionedScene) -> CaptionedPicture:

@@ -70,7 +70,7 @@ def create_app(
         max_batch=1,
         max_queue=max_queue,
         max_queue_bytes=max_queue_bytes,
-        weigh=lambda asked: asked.picture.num_bytes,
+        size_of=lambda asked: asked.picture.num_bytes,
     )
 
     def warm_up() -> None:

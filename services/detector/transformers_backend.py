@@ -22,8 +22,8 @@ from unspoken.compute.precision import compute_dtype, computing_in
 from unspoken.config.model_folders import check_model_type, read_model_config
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.http.deadline import check_wanted
-from unspoken.model.detector.deformable import use_bags
-from unspoken.model.detector.grounding_dino import PhraseMemory, load_small_detector, prepare_pixels
+from unspoken.model.detector.deformable import use_bagged_attention
+from unspoken.model.detector.grounding_dino import PhraseCache, load_small_detector, prepare_pixels
 
 HUB_TYPES = ("grounding-dino", "mm-grounding-dino")
 """`model_type` of the supported networks. The outputs of other transformers detectors for text
@@ -32,7 +32,7 @@ LONG_TO_SHORT = 1333 / 800
 """Published limit of the long side, relative to the short side: 1333 for a short side of 800."""
 UNUSED_WEIGHTS = ".swin.layernorm."
 """The final norm of a Swin: missing in the published files, and never called by a detector."""
-MAX_REMEMBERED = 20_000
+MAX_CACHED_BLOCKS = 20_000
 """Number of phrases whose text features are cached: about 5 kB each, 100 MB in total."""
 _SPARE_TOKENS = 6  # difference of the network's limit of 256 and MAX_WORD_PIECES
 
@@ -55,7 +55,7 @@ class TransformersBackend:
     ) -> None:
         """Move the model to the device; `dtype` is that of matrix products, not of the weights."""
         if device == "cpu":
-            use_bags(model)
+            use_bagged_attention(model)
         self._model = model.to(device).eval().requires_grad_(requires_grad=False)
         self._tokenizer = tokenizer
         self._prepare = prepare
@@ -99,15 +99,15 @@ class TransformersBackend:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
 
-class BoundedPhraseMemory(PhraseMemory):
-    """A `PhraseMemory` for arbitrary requests: its size is bounded, and new phrases are batched.
+class BoundedPhraseCache(PhraseCache):
+    """A `PhraseCache` for arbitrary requests: its size is bounded, and new phrases are batched.
 
     One call per phrase took about 16 ms of CPU in a profiler, 17 s for 1 000 new phrases.
     """
 
     def forward(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """See PhraseMemory."""
-        self._learn({block for row in input_ids.tolist() for block in self._blocks(row)})
+        """See PhraseCache."""
+        self._encode_new({block for row in input_ids.tolist() for block in self._blocks(row)})
         return super().forward(input_ids, *args, **kwargs)
 
     def _blocks(self, row: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -117,15 +117,15 @@ class BoundedPhraseMemory(PhraseMemory):
                 yield tuple(row[start:end])
                 start = end
 
-    def _learn(self, blocks: set[tuple[int, ...]]) -> None:
-        if len(self._answers) + len(blocks) > MAX_REMEMBERED:
-            self._answers.clear()
+    def _encode_new(self, blocks: set[tuple[int, ...]]) -> None:
+        if len(self._hidden_states) + len(blocks) > MAX_CACHED_BLOCKS:
+            self._hidden_states.clear()
         by_length: dict[int, list[tuple[int, ...]]] = {}
-        for block in sorted(blocks - self._answers.keys()):
+        for block in sorted(blocks - self._hidden_states.keys()):
             by_length.setdefault(len(block), []).append(block)
-        for alike in by_length.values():  # one length per batch, so that nothing needs padding
-            hidden = self._text_encoder[0](torch.tensor(alike)).last_hidden_state
-            self._answers.update(zip(alike, hidden, strict=True))
+        for same_length in by_length.values():  # so that no batch needs padding
+            hidden = self._text_encoder[0](torch.tensor(same_length)).last_hidden_state
+            self._hidden_states.update(zip(same_length, hidden, strict=True))
 
 
 def load_hub_detector(
@@ -170,7 +170,7 @@ def load_project_detector(
     loaded = load_small_detector(folder, text_encoder_dir=text_encoder_dir)
     if device == "cpu":
         network = loaded.model.model
-        network.text_backbone = BoundedPhraseMemory(
+        network.text_backbone = BoundedPhraseCache(
             network.text_backbone, separators=network.special_tokens.tolist()
         )
     return TransformersBackend(

@@ -54,7 +54,7 @@ def create_app(
         max_queue=max_queue,
         max_queue_bytes=max_queue_bytes,
         bucket=lambda item: item.templates,
-        weigh=lambda item: len(item.caption),
+        size_of=lambda item: len(item.caption),
     )
 
     def warm_up() -> None:

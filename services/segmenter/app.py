@@ -65,7 +65,7 @@ def create_app(
         max_batch=MAX_REQUESTS_A_BATCH,
         max_queue=max_queue,
         max_queue_bytes=max_queue_bytes,
-        weigh=lambda texts: sum(map(len, texts)),
+        size_of=lambda texts: sum(map(len, texts)),
     )
     batchers: list[MicroBatcher[Any, Any]] = [batcher]
     limits = Limits(

@@ -48,7 +48,7 @@ class CropFlow:
             max_batch=1,
             max_queue=max_queue,
             max_queue_bytes=max_queue_bytes,
-            weigh=lambda asked: asked.picture.num_bytes,
+            size_of=lambda asked: asked.picture.num_bytes,
         )
         self._timeout_s = request_timeout_s
 

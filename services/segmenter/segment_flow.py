@@ -71,7 +71,7 @@ class SegmentFlow(Generic[Entry]):
         request_timeout_s: float,
     ) -> None:
         def batcher(
-            name: str, run: Callable[[Item], Result], weigh: Callable[[Item], int] | None = None
+            name: str, run: Callable[[Item], Result], size_of: Callable[[Item], int] | None = None
         ) -> MicroBatcher[Item, Result]:
             # One image at a time, because encoder and decoder gain nothing from batches on a CPU.
             return MicroBatcher(
@@ -81,7 +81,7 @@ class SegmentFlow(Generic[Entry]):
                 max_batch=1,
                 max_queue=max_queue,
                 max_queue_bytes=max_queue_bytes,
-                weigh=weigh,
+                size_of=size_of,
             )
 
         def answer(work: tuple[Entry, QueryPlan, Detected | None]) -> ReplyContent:

@@ -2,7 +2,7 @@
 
 from bench.http import NUM_TEXTS, http_figures, in_turn, over, scene
 from bench.shared.random_models import TEXTS, build_engine, street
-from bench.shared.served_segmenter import drawn_bank
+from bench.shared.served_segmenter import artificial_bank
 from tests.fakes import FakeTextEncoder
 
 
@@ -25,7 +25,7 @@ def test_ten_texts_are_asked_of_a_scene():
 def test_every_way_over_http_answers_about_a_warm_picture():
     engine, texts = build_engine("tiny", FakeTextEncoder()), FakeTextEncoder()
     image = engine.embed(street())
-    engine.set_bank(image, drawn_bank(texts, image.size_hw))
+    engine.set_bank(image, artificial_bank(texts, image.size_hw))
     engine.cache.put(image)
     figures = http_figures(engine, texts, image, TEXTS[:3], num_rounds=3)
     assert figures["engine_p50_ms"] > 0 and figures["reply_bytes"] > 100

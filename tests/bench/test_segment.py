@@ -6,12 +6,12 @@ import torch
 
 from bench.segment import count_hits
 from bench.shared.random_models import TEXTS, build_engine, street
-from bench.shared.served_segmenter import NUM_MASKS, drawn_bank, serve
+from bench.shared.served_segmenter import NUM_MASKS, artificial_bank, serve
 from tests.fakes import FakeTextEncoder
 
 
 def test_a_bank_is_drawn_that_one_text_in_some_finds():
-    bank = drawn_bank(FakeTextEncoder(), (48, 64))
+    bank = artificial_bank(FakeTextEncoder(), (48, 64))
     assert len(bank) == NUM_MASKS and (bank.areas > 0).all()
     assert np.allclose(np.linalg.norm(bank.mask_embedding, axis=1), 1, atol=1e-5)
     cosines = bank.mask_embedding @ FakeTextEncoder().encode_texts(TEXTS).T

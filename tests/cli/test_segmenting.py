@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli.connecting import local_segmenter, reached_segmenter
+from cli.connecting import local_segmenter, open_segmenter
 from cli.segmenting import describe_reply, segment_file
 from services.segmenter.app import create_app
 from services.segmenter.local_segmenter import LocalSegmenter
@@ -51,7 +51,7 @@ def test_a_text_that_finds_nothing_is_said_so(picture, tmp_path):
 
 def test_a_service_is_asked_where_a_url_is_given(picture, tmp_path):
     app = create_app(FakeTextEncoder(), segmenter=FakeSegmenter())
-    with serve(app) as url, reached_segmenter(url) as segmenter:
+    with serve(app) as url, open_segmenter(url) as segmenter:
         reply = segment_file(
             picture, ["car"], out=tmp_path, segmenter=segmenter, method="bank", threshold=0
         )
@@ -84,13 +84,13 @@ def test_the_command_reaches_a_service_and_writes_beside(picture, tmp_path):
 @pytest.mark.parametrize("address", ["localhost:9", "localhost", "ftp://localhost"])
 def test_an_address_of_another_form_is_told_before_anything_is_sent(picture, tmp_path, address):
     message = r"an address must be like http://127\.0\.0\.1:8000"
-    with pytest.raises(InvalidInput, match=message), reached_segmenter(address):
+    with pytest.raises(InvalidInput, match=message), open_segmenter(address):
         pass
 
 
 def test_a_service_that_is_not_there_is_named(picture, tmp_path):
     with (
-        reached_segmenter("http://user:secret@127.0.0.1:9") as segmenter,
+        open_segmenter("http://user:secret@127.0.0.1:9") as segmenter,
         pytest.raises(Unreachable, match=r"could not be reached at http://\*\*\*@127\.0\.0\.1:9"),
     ):
         segment_file(picture, ["car"], out=tmp_path, segmenter=segmenter)

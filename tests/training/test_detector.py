@@ -24,8 +24,8 @@ from training.detector.trainer import DetectorTrainer
 from unspoken.errors import InvalidInput
 from unspoken.model.detector.grounding_dino import (
     build_small_detector,
+    cache_phrases,
     load_small_detector,
-    remember_phrases,
 )
 
 SMOKE = recipe_named("smoke")
@@ -40,14 +40,14 @@ def dataset() -> DetectionDataset:
 def new_trainer(dataset: DetectionDataset) -> DetectorTrainer:
     torch.manual_seed(0)
     model = build_small_detector(SMOKE.detector, text_encoder_dir=find_text_encoder())
-    memory = remember_phrases(model)
+    cache = cache_phrases(model)
     thaw_batch_norm(model)
     vocabulary = dataset.source.vocabulary
     words = [*vocabulary.wholes, *vocabulary.parts]
     return DetectorTrainer(
         SMOKE,
         model,
-        word_vectors=phrase_vectors(words, memory=memory, tokenizer=dataset.tokenizer),
+        word_vectors=phrase_vectors(words, cache=cache, tokenizer=dataset.tokenizer),
         num_wholes=len(vocabulary.wholes),
     )
 

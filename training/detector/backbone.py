@@ -32,7 +32,7 @@ from training.detector.data import (
     Vocabulary,
 )
 from training.trainer import cosine, save_checkpoint, stream
-from unspoken.model.detector.grounding_dino import PhraseMemory, SmallDetectorConfig
+from unspoken.model.detector.grounding_dino import PhraseCache, SmallDetectorConfig
 
 logger = logging.getLogger(__name__)
 
@@ -140,25 +140,25 @@ def _sample(features: Tensor, batch: PointBatch) -> Tensor:
 
 
 def phrase_vectors(
-    phrases: Sequence[str], *, memory: PhraseMemory, tokenizer: PreTrainedTokenizerBase
+    phrases: Sequence[str], *, cache: PhraseCache, tokenizer: PreTrainedTokenizerBase
 ) -> Tensor:
     """Return the mean token state of each phrase, encoded as in the detector: (P, C)."""
     stop = tokenizer.convert_tokens_to_ids(".")
     rows = [(*tokenizer.encode(phrase, add_special_tokens=False), stop) for phrase in phrases]
-    return torch.stack([memory.answer(row)[:-1].mean(0) for row in rows])
+    return torch.stack([cache.encode_block(row)[:-1].mean(0) for row in rows])
 
 
 def build_classifier(
     config: SmallDetectorConfig,
     vocabulary: Vocabulary,
     *,
-    memory: PhraseMemory,
+    cache: PhraseCache,
     tokenizer: PreTrainedTokenizerBase,
 ) -> PointClassifier:
     """Build a classifier with random weights over the vocabulary's wholes and parts."""
 
     def embed(phrases: Sequence[str]) -> Tensor:
-        return phrase_vectors(phrases, memory=memory, tokenizer=tokenizer)
+        return phrase_vectors(phrases, cache=cache, tokenizer=tokenizer)
 
     synonyms = [each for words in vocabulary.synonyms.values() for each in words]
     everything = embed([*vocabulary.wholes, *vocabulary.parts, *synonyms])

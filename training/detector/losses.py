@@ -382,7 +382,7 @@ def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-def share_right(output: DetectorOutput, batch: DetectionBatch) -> float:
+def phrase_accuracy(output: DetectorOutput, batch: DetectionBatch) -> float:
     """Return the share of objects whose best last-layer query ranks the right phrase first."""
     maps = batch.prompt.phrase_maps.float()
     labels = PhraseLabels(maps, maps / maps.sum(-1, keepdim=True).clamp(min=1), batch.judged)

@@ -38,8 +38,8 @@ from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.detector.grounding_dino import (
     TEXT_PREFIX,
     build_small_detector,
+    cache_phrases,
     load_small_detector,
-    remember_phrases,
     save_small_detector,
 )
 
@@ -138,7 +138,7 @@ def _classifier(recipe: DetectorRecipe) -> PointClassifier:
     return build_classifier(
         recipe.detector,
         SceneSource(recipe.data).vocabulary,
-        memory=remember_phrases(model),
+        cache=cache_phrases(model),
         tokenizer=AutoTokenizer.from_pretrained(text_encoder_dir),
     )
 
@@ -150,7 +150,7 @@ def train_detector_phase(
     text_encoder_dir = find_text_encoder()
     tokenizer = AutoTokenizer.from_pretrained(text_encoder_dir)
     model = build_small_detector(recipe.detector, text_encoder_dir=text_encoder_dir)
-    memory = remember_phrases(model)
+    cache = cache_phrases(model)
     dataset = DetectionDataset(recipe.data, detector=recipe.detector, tokenizer=tokenizer)
     vocabulary = dataset.source.vocabulary
     thaw_batch_norm(model)
@@ -163,7 +163,7 @@ def train_detector_phase(
         return DetectorTrainer(
             recipe,
             model,
-            word_vectors=phrase_vectors(words, memory=memory, tokenizer=tokenizer),
+            word_vectors=phrase_vectors(words, cache=cache, tokenizer=tokenizer),
             num_wholes=len(vocabulary.wholes),
         )
 
@@ -180,7 +180,7 @@ def train_detector_phase(
             assert not strangers, "the weights were held to the recipe's sizes when they were read"
         else:
             classifier = build_classifier(
-                recipe.detector, vocabulary, memory=memory, tokenizer=tokenizer
+                recipe.detector, vocabulary, cache=cache, tokenizer=tokenizer
             )
             classifier.load_state_dict(first_phase["model"])
             start_detector_from(model, classifier)

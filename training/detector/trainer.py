@@ -17,7 +17,7 @@ from smallworld.scenes import Scene, compose_scene
 from smallworld.world import World
 from training.data_parallel import Ranks
 from training.detector.data import DetectionBatch, Vocabulary
-from training.detector.losses import Words, detection_loss, run_detector, share_right, total
+from training.detector.losses import Words, detection_loss, phrase_accuracy, run_detector, total
 from training.detector.quality import PhraseBoxes, SceneScores, choose_threshold, score_scenes
 from training.detector.recipe import DetectorRecipe
 from training.trainer import Trainer, cosine, scale_rates
@@ -72,7 +72,7 @@ class DetectorTrainer(Trainer):
         nn.utils.clip_grad_norm_(self.learned.values(), recipe.clip_norm)
         self.finish_step()
         figures = {name: value.item() for name, value in terms.items()}
-        return figures | {"loss": loss.item(), "right": share_right(output, batch)}
+        return figures | {"loss": loss.item(), "right": phrase_accuracy(output, batch)}
 
     @contextmanager
     def averaged(self) -> Iterator[MMGroundingDinoForObjectDetection]:

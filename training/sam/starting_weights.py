@@ -57,8 +57,8 @@ def load_start(
 
 def _fill(model: SemanticSam, state: Mapping[str, Tensor], *, source: Path) -> None:
     """Load `state`; only new tensors and a stem's mix weights may be missing."""
-    missing, surprises = model.load_state_dict(state, strict=False)
-    wrong = surprises + [n for n in missing if not (is_new(n) or n.startswith(MIX_PREFIX))]
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    wrong = unexpected + [n for n in missing if not (is_new(n) or n.startswith(MIX_PREFIX))]
     if wrong:
         raise InvalidConfig(f"{source} does not fit the recipe: {sorted(wrong)[:8]}")
 

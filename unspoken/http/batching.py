@@ -152,7 +152,7 @@ class MicroBatcher(Generic[Item, Result]):
     Args:
         run_batch: Called on the inference thread; returns one result per item, in order.
         bucket: Returns the bucket of an item, such as its shape. Items of one bucket share a batch.
-        weigh: Returns the size of an item in bytes.
+        size_of: Returns the size of an item in bytes.
         max_queue, max_queue_bytes: Maximum number and bytes of waiting items; more raises
             Overloaded.
     """
@@ -167,7 +167,7 @@ class MicroBatcher(Generic[Item, Result]):
         max_queue: int = 64,
         max_queue_bytes: int = MAX_QUEUE_BYTES,
         bucket: Callable[[Item], Hashable] | None = None,
-        weigh: Callable[[Item], int] | None = None,
+        size_of: Callable[[Item], int] | None = None,
     ) -> None:
         self.name = name
         self.max_batch = max_batch
@@ -178,7 +178,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._run_batch = run_batch
         self._thread = thread
         self._bucket = bucket or _one_bucket
-        self._weigh = weigh or _weightless
+        self._size_of = size_of or _no_size
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._running: dict[asyncio.Task[None], _Batch[Item, Result]] = {}
         self._wake = asyncio.Event()
@@ -228,14 +228,14 @@ class MicroBatcher(Generic[Item, Result]):
 
         `own` receives the item's share of the time that its batch ran on the inference thread.
         """
-        self.check_room(1, self._weigh(item))
+        self.check_room(1, self._size_of(item))
         return await self._enqueue(item, timeout_s=timeout_s, own=own or Spent())
 
     async def submit_all(
         self, items: list[Item], *, timeout_s: float, own: Spent | None = None
     ) -> list[Result]:
         """Submit all items of one request, or none: admission is decided once for the list."""
-        self.check_room(len(items), sum(map(self._weigh, items)))
+        self.check_room(len(items), sum(map(self._size_of, items)))
         own = own or Spent()
         tasks = [
             asyncio.ensure_future(self._enqueue(each, timeout_s=timeout_s, own=own))
@@ -264,7 +264,7 @@ class MicroBatcher(Generic[Item, Result]):
             asyncio.get_running_loop().create_future(),
             time.monotonic() + timeout_s,
             self._bucket(item),
-            self._weigh(item),
+            self._size_of(item),
             copy_context(),
             own,
         )
@@ -399,7 +399,7 @@ def _one_bucket(_item: object) -> Hashable:
     return None
 
 
-def _weightless(_item: object) -> int:
+def _no_size(_item: object) -> int:
     return 0
 
 

@@ -166,7 +166,7 @@ def _read(
     formats: Sequence[str],
     check_size: Callable[[tuple[int, int]], None],
 ) -> Picture:
-    with _told_damage(formats):
+    with _translate_pillow_errors(formats):
         image = _open(stripped)
         check_size((image.height, image.width))
         _check_header(image)
@@ -181,7 +181,7 @@ def _read(
 
 
 def _decode(stripped: EncodedPicture, formats: Sequence[str]) -> np.ndarray:
-    with _told_damage(formats):
+    with _translate_pillow_errors(formats):
         image = _open(stripped)
         if stripped.format == "JPEG" and not stripped.content.endswith(JPEG_END):
             image = _complete(image, stripped.content)
@@ -224,7 +224,7 @@ def _complete(image: Image.Image, content: bytes) -> Image.Image:
 
 
 @contextmanager
-def _told_damage(formats: Sequence[str]) -> Iterator[None]:
+def _translate_pillow_errors(formats: Sequence[str]) -> Iterator[None]:
     """Translate Pillow's exceptions into NotAnImage and TooLarge."""
     try:
         yield

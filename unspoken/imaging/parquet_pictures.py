@@ -22,7 +22,7 @@ _NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "byt
 
 
 @contextmanager
-def told_damage(about: str) -> Iterator[None]:
+def translate_parquet_errors(about: str) -> Iterator[None]:
     """Convert pyarrow's exceptions for a damaged file into InvalidInput.
 
     OSErrors of pyarrow have no errno and are converted. Those of the operating system have one and
@@ -53,7 +53,7 @@ class PictureColumn:
         """Open the file. Raises InvalidInput if it has no such column of pictures."""
         self.name = column
         self._file_name = file.name
-        with told_damage(file.name):
+        with translate_parquet_errors(file.name):
             self._parquet = pq.ParquetFile(file, buffer_size=BUFFER_BYTES)
             schema, metadata = self._parquet.schema_arrow, self._parquet.metadata
             index = schema.get_field_index(column)
@@ -72,7 +72,7 @@ class PictureColumn:
 
         Raises NotFound, InvalidInput, and TooLarge for a large picture.
         """
-        with told_damage(f"{self._file_name}, row {row}"):
+        with translate_parquet_errors(f"{self._file_name}, row {row}"):
             with self._lock:
                 cell = self._cell(row)
             encoded = cell["bytes"] if isinstance(cell, pa.StructScalar) else cell

@@ -28,7 +28,7 @@ class ImageTower(Protocol):
         """Encode (N, S, S, 3) uint8 RGB -> (N, D) float32, unit length along D."""
 
 
-def knows_pictures(entry: ModelEntry) -> bool:
+def has_image_tower(entry: ModelEntry) -> bool:
     """Return True if a profile's text encoder belongs to an image-text model."""
     return entry.options.get("backend") == "open_clip"
 

@@ -185,19 +185,19 @@ def list_runs(runs_dir: Path) -> list[RunStatus]:
     return found + [_unreadable(run_id, error) for run_id, error in sorted(bad.items())]
 
 
-def created_runs(runs_dir: Path, *, but: Container[str] = ()) -> list[Run]:
-    """Read run.json of every readable run, the oldest first. `but`: ids to leave out."""
-    return _readable_runs(runs_dir, but=but)[0]
+def created_runs(runs_dir: Path, *, skip: Container[str] = ()) -> list[Run]:
+    """Read run.json of every readable run, the oldest first. `skip`: ids to leave out."""
+    return _readable_runs(runs_dir, skip=skip)[0]
 
 
 def _readable_runs(
-    runs_dir: Path, *, but: Container[str] = ()
+    runs_dir: Path, *, skip: Container[str] = ()
 ) -> tuple[list[Run], dict[str, Exception]]:
     """Return the readable runs, the oldest first, and the errors of the others by id."""
     runs: list[Run] = []
     bad: dict[str, Exception] = {}
     for run_id in list(storage.names(runs_dir)) if runs_dir.is_dir() else ():
-        if run_id in but or not _FOLDER_NAME.match(run_id):
+        if run_id in skip or not _FOLDER_NAME.match(run_id):
             continue
         if not os.path.lexists(runs_dir / run_id / "run.json"):
             continue

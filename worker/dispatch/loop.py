@@ -28,7 +28,7 @@ from worker.dispatch.background_call import BackgroundCalls, Start, start_thread
 from worker.dispatch.planning import Services
 from worker.dispatch.run_driver import RunDriver
 from worker.dispatch.run_state import RunState
-from worker.label.pipeline import PASSING
+from worker.label.pipeline import SERVICE_ERRORS
 from worker.process.message import Publisher
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Dispatcher:
             self._calls.end_all()
 
     def _open_runs(self) -> list[RunState]:
-        for run in created_runs(self._runs_dir, but=self._run_states.keys() | self._ended):
+        for run in created_runs(self._runs_dir, skip=self._run_states.keys() | self._ended):
             if self._has_ended(run):
                 self._ended.add(run.run_id)
                 continue
@@ -193,7 +193,7 @@ def _is_transient(error: Exception) -> bool:
     """
     if isinstance(error, OSError):
         return error.errno is not None or isinstance(error, ConnectionError)
-    return isinstance(error, (ModelsChanged, *PASSING))
+    return isinstance(error, (ModelsChanged, *SERVICE_ERRORS))
 
 
 def _describe(error: Exception) -> str:

@@ -45,11 +45,11 @@ from worker.sources.row import FAULTS, SourceRow
 
 logger = logging.getLogger(__name__)
 
-PASSING = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded, Unauthorized)
-"""Errors of a service, not of an item."""
-AWAY = (Overloaded, NotReady, Unreachable, Unauthorized)
-"""Errors of PASSING for which the service did not start on the request, so no item caused them."""
-PATIENCE = RetryPolicy(attempts=None, jitter=1.0, max_pause_s=15.0, total_s=60.0)
+SERVICE_ERRORS = (Overloaded, NotReady, ServiceUnavailable, DeadlineExceeded, Unauthorized)
+"""Errors of a service, after which the whole chunk is retried later."""
+NOT_STARTED_ERRORS = (Overloaded, NotReady, Unreachable, Unauthorized)
+"""SERVICE_ERRORS raised before the service started on the request, so no item caused them."""
+SERVICE_RETRIES = RetryPolicy(attempts=None, jitter=1.0, max_pause_s=15.0, total_s=60.0)
 
 Answer = TypeVar("Answer")
 Answers = Sequence[Proposal | UnspokenError]
@@ -89,7 +89,7 @@ def label_chunk(
     under_way: Marking = _unmarked,
     timings: Timings | None = None,
 ) -> list[Row]:
-    """Label a chunk; return one Row per input row, in order. Raises only the PASSING errors.
+    """Label a chunk; return one Row per input row, in order. Raises only the SERVICE_ERRORS errors.
 
     timings: receives the time of each stage: filter, prompt, detect, merge, and rank with
     crop_check. Time spent waiting for a busy service is separate: prompt_wait, detect_wait,
@@ -168,7 +168,7 @@ def _propose(
         return []
     try:
         return list(_with_retries(lambda: prompter.propose(captions, templates=templates)))
-    except PASSING:
+    except SERVICE_ERRORS:
         raise
     except UnspokenError as error:
         if len(captions) == 1:
@@ -194,7 +194,7 @@ def _label(
             detail = f"{len(errors)} of {len(answers)} captions were not asked: {errors[0].message}"
             return row.model_copy(update={"detail": detail})
         return row
-    except PASSING:
+    except SERVICE_ERRORS:
         raise
     except UnspokenError as error:
         damaged = drop_damaged(item.row, item.filtered) if isinstance(error, NotAnImage) else None
@@ -316,5 +316,7 @@ def _row(
 
 
 def _with_retries(ask: Callable[[], Answer]) -> Answer:
-    """Call `ask`; retry AWAY errors while PATIENCE lasts, and record the time spent waiting."""
-    return PATIENCE.call(ask, on=AWAY, waited=lambda seconds: note_wait(1000 * seconds))
+    """Call `ask`; retry NOT_STARTED_ERRORS by SERVICE_RETRIES and record the waiting time."""
+    return SERVICE_RETRIES.call(
+        ask, on=NOT_STARTED_ERRORS, waited=lambda seconds: note_wait(1000 * seconds)
+    )

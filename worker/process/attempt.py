@@ -32,7 +32,7 @@ from unspoken.runs.plan import LabelConfig, Plan, forget_plans, read_plan
 from unspoken.runs.store import is_cancelled, read_run
 from unspoken.timings import Timings
 from unspoken.wire.base import ModelInfo
-from worker.label.pipeline import AWAY, PASSING, Ports, failed_row, label_chunk
+from worker.label.pipeline import NOT_STARTED_ERRORS, SERVICE_ERRORS, Ports, failed_row, label_chunk
 from worker.process.graceful_shutdown import GracefulShutdown
 from worker.sources.intake import read_chunk
 from worker.sources.row import SOURCE_CHANGED, SourceRow
@@ -92,7 +92,7 @@ class WorkerContext:
 def label_one_chunk(run_id: str, chunk_id: int, context: WorkerContext) -> bool:
     """Label and publish one chunk; return False if there was nothing to do.
 
-    Raises PASSING errors, ModelsChanged, PlanDamaged, and OSError if the disk fails.
+    Raises SERVICE_ERRORS errors, ModelsChanged, PlanDamaged, and OSError if the disk fails.
     """
     try:
         opened = context.open_run(run_id)
@@ -166,12 +166,12 @@ class ChunkAttempt:
             about = fields(attempt=attempt.number, rows=len(rows), won=won, took_ms=took_ms)
             logger.info("committed" if won else "already committed by another worker", extra=about)
             return won
-        except (*AWAY, ModelsChanged, OSError) as error:
+        except (*NOT_STARTED_ERRORS, ModelsChanged, OSError) as error:
             lease.delay_release(max(REST_S, retry_after_s(error)))
             if self._attempt is not None:
                 self._attempt.discard()
             raise
-        except PASSING:
+        except SERVICE_ERRORS:
             lease.delay_release(REST_S)
             raise
         finally:

@@ -21,7 +21,7 @@ from unspoken.runs.plan import LabelConfig
 from unspoken.runs.worker_error import DISK, WorkerErrorRecord, write_worker_error
 from unspoken.safe_text import reason_of
 from worker.label.classifiers import build_classifiers
-from worker.label.pipeline import PASSING, Ports
+from worker.label.pipeline import SERVICE_ERRORS, Ports
 from worker.process.attempt import WorkerContext, label_one_chunk
 from worker.process.celery_app import LABEL_TASK, SOFT_TIME_LIMIT_S
 from worker.process.graceful_shutdown import GracefulShutdown
@@ -105,7 +105,7 @@ def _label_or_record(run_id: str, chunk_id: int, context: WorkerContext) -> bool
         logger.error("time limit exceeded: %s", late)
         write_worker_error(context.runs_dir / run_id, _record_of(DeadlineExceeded(late)))
         return False
-    except (*PASSING, ModelsChanged, PlanDamaged, OSError) as error:
+    except (*SERVICE_ERRORS, ModelsChanged, PlanDamaged, OSError) as error:
         logger.warning("attempt stopped, will be retried: %s", error)
         write_worker_error(context.runs_dir / run_id, _record_of(error))
         return False

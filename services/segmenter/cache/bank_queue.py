@@ -149,7 +149,7 @@ class BankQueue(Generic[Entry]):
         job.steps = None  # a step that fails ends the iterator, so the next one starts anew
         is_built = next(steps, _BUILT) is _BUILT
         if is_built:
-            self._engine.cache.weigh_again(job.entry)
+            self._engine.cache.update_size(job.entry)
         else:
             job.steps = steps
         self.steps["wanted" if job.is_wanted else "abandoned"] += 1

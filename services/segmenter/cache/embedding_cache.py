@@ -98,7 +98,7 @@ class EmbeddingCache(Generic[Entry]):
         with self._lock:
             self._entries[entry.id] = entry
             self._entries.move_to_end(entry.id)
-            self._weigh(entry)
+            self._measure(entry)
             self._put_bytes += entry.num_bytes
             is_time = self._put_bytes > max(self._capacity_bytes / 16, MIN_TRIM_BYTES)
             if is_time:
@@ -120,11 +120,11 @@ class EmbeddingCache(Generic[Entry]):
                 del self._names[name]
             return entry is not None
 
-    def weigh_again(self, entry: Entry) -> None:
+    def update_size(self, entry: Entry) -> None:
         """Update the size of an entry that has grown; do nothing if it was evicted."""
         with self._lock:
             if self._entries.get(entry.id) is entry:
-                self._weigh(entry)
+                self._measure(entry)
 
     def give_name(self, name: str, entry: Entry) -> None:
         """Set a client's own name as an alias of this image; it replaces an older alias."""
@@ -134,7 +134,7 @@ class EmbeddingCache(Generic[Entry]):
             while len(self._names) > MAX_NAMES:
                 self._names.popitem(last=False)
 
-    def _weigh(self, entry: Entry) -> None:
+    def _measure(self, entry: Entry) -> None:
         self._total_bytes += entry.num_bytes - self._bytes.get(entry.id, 0)
         self._bytes[entry.id] = entry.num_bytes
         while self._total_bytes > self._capacity_bytes and len(self._entries) > 1:

@@ -95,15 +95,15 @@ def test_remembered_text_features_are_those_of_the_encoder_and_bounded(small_fol
     remembering = tiny_detector_engine(small_folder)
     network = remembering._backend._model.model
     answers = remembering.detect(PICTURE, phrases, box_threshold=0.0)
-    memory = network.text_backbone
-    network.text_backbone = memory._text_encoder[0]
+    cache = network.text_backbone
+    network.text_backbone = cache._text_encoder[0]
     plain = remembering.detect(PICTURE, phrases, box_threshold=0.0)
     scores, others = ([d.score for d in r.detections] for r in (answers, plain))
     assert scores == pytest.approx(others, abs=1e-5)
-    network.text_backbone = memory
-    monkeypatch.setattr(transformers_backend, "MAX_REMEMBERED", 50)
+    network.text_backbone = cache
+    monkeypatch.setattr(transformers_backend, "MAX_CACHED_BLOCKS", 50)
     remembering.detect(PICTURE, [f"thing {i}" for i in range(200)])
-    assert len(memory._answers) <= 50
+    assert len(cache._hidden_states) <= 50
 
 
 def test_a_failure_between_chunks_leaves_no_picture_behind():

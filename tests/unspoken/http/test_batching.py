@@ -245,7 +245,7 @@ def test_the_queue_is_bounded_in_bytes_too():
 
     async def scenario() -> None:
         options = {"max_batch": 8, "max_queue_bytes": 30}
-        async with batcher_of(blocked, weigh=lambda item: item, **options) as batcher:
+        async with batcher_of(blocked, size_of=lambda item: item, **options) as batcher:
             waiting = []
             for item in (40, 6, 5, 9):  # 40 is over the bound, but nothing waits
                 waiting.append(asyncio.ensure_future(batcher.submit(item, timeout_s=5)))

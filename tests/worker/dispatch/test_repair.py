@@ -17,11 +17,11 @@ def test_an_ended_run_whose_status_is_removed_is_checked_and_mended(tmp_path):
     assert stage.tick(3).state == "done"
     manifest = (tmp_path / "runs/r/dataset/manifest.json").read_bytes()
     (tmp_path / "runs/r/dataset/shard-000001.parquet").write_bytes(b"spoilt")
-    assert not verify_run(stage.runs_dir, "r").is_right
+    assert not verify_run(stage.runs_dir, "r").is_valid
     (tmp_path / "runs/r/status.json").unlink()
     stage.dispatcher = stage.new_dispatcher()
     assert stage.tick(4).state == "done"
-    assert verify_run(stage.runs_dir, "r").is_right
+    assert verify_run(stage.runs_dir, "r").is_valid
     assert (tmp_path / "runs/r/dataset/manifest.json").read_bytes() == manifest
 
 
@@ -81,7 +81,7 @@ def test_chunks_that_were_cut_short_are_planned_again_and_no_row_is_lost(tmp_pat
     stage.dispatcher = stage.new_dispatcher()
     status = stage.tick(4)
     assert (status.state, status.total, status.labelled) == ("done", 12, 12)
-    assert verify_run(stage.runs_dir, "r").is_right
+    assert verify_run(stage.runs_dir, "r").is_valid
 
 
 def test_chunks_that_were_cut_short_of_a_source_that_changed_fail_the_run_and_say_why(tmp_path):
@@ -105,7 +105,7 @@ def test_a_shard_that_is_not_in_the_plan_is_set_aside_before_the_end(tmp_path):
         content = (dataset / f"shard-000001.{ending}").read_bytes()
         (dataset / f"shard-000009.{ending}").write_bytes(content)
     assert stage.tick(3).state == "done"
-    assert len(stage.rows()) == 12 and verify_run(stage.runs_dir, "r").is_right
+    assert len(stage.rows()) == 12 and verify_run(stage.runs_dir, "r").is_valid
 
 
 def test_a_shard_that_is_not_in_the_plan_is_set_aside_where_thresholds_are_chosen(tmp_path):
@@ -115,4 +115,4 @@ def test_a_shard_that_is_not_in_the_plan_is_set_aside_where_thresholds_are_chose
     for folder in ("dataset", "undecided"):
         (tmp_path / "runs/r" / folder / "shard-000009.parquet").write_bytes(b"stray")
     assert stage.tick(3).state == "done"
-    assert verify_run(stage.runs_dir, "r").is_right
+    assert verify_run(stage.runs_dir, "r").is_valid

@@ -50,7 +50,7 @@ def test_a_run_whose_service_is_away_pauses_and_a_probe_ends_the_pause(tmp_path)
 
 
 def test_an_outage_in_the_middle_of_chunks_burns_no_attempts(tmp_path, monkeypatch):
-    monkeypatch.setattr("worker.label.pipeline.PATIENCE", RetryPolicy(total_s=0.0))
+    monkeypatch.setattr("worker.label.pipeline.SERVICE_RETRIES", RetryPolicy(total_s=0.0))
     gone = threading.Event()
 
     def refuse(picture, phrases):

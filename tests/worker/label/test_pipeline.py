@@ -214,7 +214,7 @@ def test_a_busy_service_is_asked_again_after_its_own_time():
 
 
 def test_a_service_that_is_not_ready_fails_no_item(monkeypatch):
-    monkeypatch.setattr("worker.label.pipeline.PATIENCE", RetryPolicy(total_s=0.0))
+    monkeypatch.setattr("worker.label.pipeline.SERVICE_RETRIES", RetryPolicy(total_s=0.0))
 
     def loading(captions):
         raise NotReady("loading")

@@ -67,7 +67,7 @@ def test_a_chunk_of_a_cancelled_run_and_one_that_is_not_planned_are_not_started(
 def test_an_attempt_does_not_count_when_its_service_or_disk_was_unavailable(
     tmp_path, monkeypatch, error
 ):
-    monkeypatch.setattr("worker.label.pipeline.PATIENCE", RetryPolicy(attempts=1))
+    monkeypatch.setattr("worker.label.pipeline.SERVICE_RETRIES", RetryPolicy(attempts=1))
 
     def fail(*_):
         raise error("unavailable")

@@ -70,7 +70,7 @@ class BaggedDeformableAttention(nn.Module):
         return summed.view(batch, queries, heads * width).to(value.dtype)
 
 
-def use_bags(model: nn.Module) -> None:
+def use_bagged_attention(model: nn.Module) -> None:
     """Replace every deformable attention module in transformers' Grounding-DINO."""
     for module in model.modules():
         for name, child in module.named_children():

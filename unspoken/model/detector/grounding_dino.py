@@ -5,7 +5,7 @@ the weights folder holds everything else (`config.json`, `model.safetensors` in 
 
 In Grounding-DINO's sub-sentence mask, a phrase attends only to itself, and its positions start at
 zero. So the frozen encoder's output for a phrase does not depend on the other phrases of a prompt.
-`PhraseMemory` caches it, so training runs the encoder only once for each phrase.
+`PhraseCache` caches it, so training runs the encoder only once for each phrase.
 
 Legend: B pictures, T tokens of a prompt, P phrases, Q queries, C width of the text encoder.
 """
@@ -114,14 +114,14 @@ def save_small_detector(
     state = model.state_dict()
     weights = {name: state[name].half().contiguous() for name in stored_names(model)}
     write_tensors(folder / WEIGHTS_FILE, weights)
-    written = _without_places(model.config.to_dict()) | {"unspoken": asdict(config)}
+    written = _without_local_paths(model.config.to_dict()) | {"unspoken": asdict(config)}
     (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
-def _without_places(written: dict[str, Any]) -> dict[str, Any]:
+def _without_local_paths(written: dict[str, Any]) -> dict[str, Any]:
     """Remove the config's source folders, which transformers records: they are local paths."""
     return {
-        name: _without_places(value) if isinstance(value, dict) else value
+        name: _without_local_paths(value) if isinstance(value, dict) else value
         for name, value in written.items()
         if name != "_name_or_path"
     }
@@ -167,9 +167,9 @@ def load_trained_weights(
     model: MMGroundingDinoForObjectDetection, weights: Mapping[str, Tensor], *, source: str
 ) -> None:
     """Copy stored weights into the model. Raises InvalidConfig unless the names fit exactly."""
-    surprises = set(weights) ^ set(stored_names(model))
-    if surprises:
-        raise InvalidConfig(f"{source} does not fit the small detector: {sorted(surprises)[:8]}")
+    mismatched = set(weights) ^ set(stored_names(model))
+    if mismatched:
+        raise InvalidConfig(f"{source} does not fit the small detector: {sorted(mismatched)[:8]}")
     try:
         model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
     except RuntimeError as error:  # torch raises this for differing shapes
@@ -247,7 +247,7 @@ def score_phrases(logits: Tensor, phrase_maps: Tensor) -> Tensor:
     return torch.einsum("bqt,bpt->bqp", scores, weights)
 
 
-class PhraseMemory(nn.Module):
+class PhraseCache(nn.Module):
     """Replaces the frozen text encoder and caches its output for each phrase.
 
     The result is exact, because a block (a phrase with its full stop; [CLS] or [SEP] alone) attends
@@ -259,7 +259,7 @@ class PhraseMemory(nn.Module):
         # A tuple keeps the encoder's weights out of this module's state dict.
         self._text_encoder = (text_encoder,)
         self._separators = frozenset(separators)
-        self._answers: dict[tuple[int, ...], Tensor] = {}
+        self._hidden_states: dict[tuple[int, ...], Tensor] = {}
         self.config: BertConfig = text_encoder.config
 
     def forward(
@@ -276,24 +276,24 @@ class PhraseMemory(nn.Module):
             start = 0
             for end, token in enumerate(row, start=1):
                 if token in self._separators:
-                    hidden[b, start:end] = self.answer(tuple(row[start:end]))
+                    hidden[b, start:end] = self.encode_block(tuple(row[start:end]))
                     start = end
         return BaseModelOutput(last_hidden_state=hidden)
 
     @torch.no_grad()
-    def answer(self, block: tuple[int, ...]) -> Tensor:
+    def encode_block(self, block: tuple[int, ...]) -> Tensor:
         """Return the hidden states of one block, (T, C)."""
-        if block not in self._answers:
+        if block not in self._hidden_states:
             ids = torch.tensor([block])
-            self._answers[block] = self._text_encoder[0](ids).last_hidden_state[0]
-        return self._answers[block]
+            self._hidden_states[block] = self._text_encoder[0](ids).last_hidden_state[0]
+        return self._hidden_states[block]
 
 
-def remember_phrases(model: MMGroundingDinoForObjectDetection) -> PhraseMemory:
-    """Replace the model's frozen text encoder by a `PhraseMemory`, and return that."""
-    memory = PhraseMemory(model.model.text_backbone, separators=model.model.special_tokens.tolist())
-    model.model.text_backbone = memory
-    return memory
+def cache_phrases(model: MMGroundingDinoForObjectDetection) -> PhraseCache:
+    """Replace the model's frozen text encoder by a `PhraseCache`, and return that."""
+    cache = PhraseCache(model.model.text_backbone, separators=model.model.special_tokens.tolist())
+    model.model.text_backbone = cache
+    return cache
 
 
 def _architecture(config: SmallDetectorConfig, text_config: BertConfig) -> MMGroundingDinoConfig:

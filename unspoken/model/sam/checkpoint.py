@@ -196,12 +196,12 @@ def _load(
     missing = {name for name in wanted if name not in state}
     if may_lack_new and missing == {name for name in wanted if is_new(name)}:
         missing = set()
-    surprises = sorted(missing | (set(state) - set(wanted)))
+    mismatched = sorted(missing | (set(state) - set(wanted)))
     misshapen = [n for n in wanted if n in state and state[n].shape != wanted[n].shape]
-    if surprises or misshapen:
+    if mismatched or misshapen:
         raise InvalidConfig(
             f"{source} does not fit {model.config.sam.name}: "
-            f"missing or unknown {surprises[:8]}, of other shape {misshapen[:8]}"
+            f"missing or unknown {mismatched[:8]}, of other shape {misshapen[:8]}"
         )
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
 

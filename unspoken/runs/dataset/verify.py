@@ -48,7 +48,7 @@ class Verdict(ReplyModel):
     problems: list[str]
 
     @property
-    def is_right(self) -> bool:
+    def is_valid(self) -> bool:
         """True if there are no problems."""
         return not self.problems
 
@@ -70,25 +70,25 @@ def verify_run(runs_dir: Path, run_id: str, *, check_source: CheckSource | None 
     problems += _plan_problems(run_dir, plan)
     if check_source is not None:
         problems += _source_problems(plan, check_source)
-    walk = _Walk(run_dir / run.shards_folder, plan)
-    problems += walk.problems()
+    shards = _ShardFolder(run_dir / run.shards_folder, plan)
+    problems += shards.problems()
     if state == "done":
         problems += [
-            f"{shard_name(chunk)}: missing, although the run is done" for chunk in walk.open
+            f"{shard_name(chunk)}: missing, although the run is done" for chunk in shards.open
         ]
-        decided = walk
+        dataset = shards
         if run.shards_folder != "dataset":
-            decided = _Walk(run_dir / "dataset", plan)
-            problems += decided.problems()
-            problems += [f"dataset/{shard_name(chunk)}: missing" for chunk in decided.open]
-        problems += _manifest_problems(run_dir, decided.recorded)
+            dataset = _ShardFolder(run_dir / "dataset", plan)
+            problems += dataset.problems()
+            problems += [f"dataset/{shard_name(chunk)}: missing" for chunk in dataset.open]
+        problems += _manifest_problems(run_dir, dataset.recorded)
     return Verdict(
         run_id=run_id,
         state=state,
         chunks_total=len(plan.chunks),
-        chunks_committed=walk.committed,
-        chunks_open=len(walk.open),
-        rows=walk.rows,
+        chunks_committed=shards.committed,
+        chunks_open=len(shards.open),
+        rows=shards.rows,
         source_checked=check_source is not None,
         problems=problems,
     )
@@ -136,7 +136,7 @@ def _source_problems(plan: Plan, check_source: CheckSource) -> Iterator[str]:
             yield f"chunk {chunk.id}: {error}"
 
 
-class _Walk:
+class _ShardFolder:
     """Verifies one folder of shards. Its counts are complete once `problems` is exhausted."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:

@@ -21,7 +21,7 @@ from unspoken.imaging.parquet_pictures import (
     BUFFER_BYTES,
     PictureColumn,
     find_picture_column,
-    told_damage,
+    translate_parquet_errors,
 )
 from worker.sources.row import Span
 from worker.sources.source_file import PictureFile
@@ -100,7 +100,7 @@ class _Table:
         self._file = file
         self._parquet = self._open()
         try:
-            with told_damage(file.name):
+            with translate_parquet_errors(file.name):
                 self.schema: pa.Schema = self._parquet.schema_arrow
                 self.pictures = find_picture_column(self.schema)
                 self._names = self._known_names()
@@ -145,7 +145,7 @@ class _Table:
             next_row = max(start, first_row)
             problem = f"row group {number} ends too early"
             try:
-                with told_damage(f"row group {number}"):
+                with translate_parquet_errors(f"row group {number}"):
                     for row in self._group_rows(number, range(next_row - start, stop - start)):
                         yield row
                         next_row += 1
@@ -210,7 +210,7 @@ class _Table:
         return max((_longest(column) for column in columns), default=0)
 
     def _open(self, read_dictionary: list[str] | None = None) -> pq.ParquetFile:
-        with told_damage(self._file.name):
+        with translate_parquet_errors(self._file.name):
             return pq.ParquetFile(
                 self._file, read_dictionary=read_dictionary, buffer_size=BUFFER_BYTES
             )

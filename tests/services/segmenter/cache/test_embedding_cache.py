@@ -43,10 +43,10 @@ def test_an_entry_that_grows_is_counted_again_and_pushes_others_out():
     grown = cache.get("c")
     assert grown is not None
     grown.num_bytes = 2 * MIB
-    cache.weigh_again(grown)
+    cache.update_size(grown)
     assert cache.get("a") is None and cache.total_bytes == 3 * MIB
     gone = Entry("z", num_bytes=9 * MIB)
-    cache.weigh_again(gone)
+    cache.update_size(gone)
     assert cache.total_bytes == 3 * MIB
 
 

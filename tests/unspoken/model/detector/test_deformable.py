@@ -6,7 +6,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
     MultiScaleDeformableAttention,
 )
 
-from unspoken.model.detector.deformable import BaggedDeformableAttention, use_bags
+from unspoken.model.detector.deformable import BaggedDeformableAttention, use_bagged_attention
 
 SHAPES = [(9, 12), (5, 6), (1, 3)]
 
@@ -47,5 +47,5 @@ def test_half_precision_stays_what_it_is(asked):
 
 def test_every_such_module_of_a_network_is_replaced():
     network = torch.nn.Sequential(torch.nn.Sequential(MultiScaleDeformableAttention()))
-    use_bags(network)
+    use_bagged_attention(network)
     assert isinstance(network[0][0], BaggedDeformableAttention)

@@ -1,4 +1,4 @@
-"""The small Grounding-DINO: prompts, scores, phrase memory, and its weights folder."""
+"""The small Grounding-DINO: prompts, scores, phrase cache, and its weights folder."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,9 @@ from unspoken.model.detector.grounding_dino import (
     SmallDetectorConfig,
     build_prompt,
     build_small_detector,
+    cache_phrases,
     load_small_detector,
     prepare_pixels,
-    remember_phrases,
     save_small_detector,
     score_phrases,
     stored_names,
@@ -82,7 +82,7 @@ def test_remembered_phrases_answer_as_the_text_encoder_does(
     model: MMGroundingDinoForObjectDetection, prompt: Prompt
 ) -> None:
     asked = logits_of(model, prompt)
-    remember_phrases(model)
+    cache_phrases(model)
     remembered = logits_of(model, prompt)
     torch.testing.assert_close(remembered, asked, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(logits_of(model, prompt), remembered)

@@ -27,7 +27,7 @@ def runs_dir(finished, tmp_path):
 
 def test_a_finished_run_is_right_also_against_its_source(finished, runs_dir):
     verdict = verify_run(runs_dir, "r")
-    assert verdict.is_right, verdict.problems
+    assert verdict.is_valid, verdict.problems
     assert (verdict.chunks_committed, verdict.chunks_open, verdict.rows) == (3, 0, 12)
     arguments = ["verify", "r", "--dir", str(runs_dir.parent), "--data", str(finished.data_dir)]
     result = CliRunner().invoke(app, [*arguments, "--json"])
@@ -91,7 +91,7 @@ def test_a_run_under_way_has_open_chunks_and_no_problem(tmp_path):
     stage.publisher.messages.pop()
     stage.work()
     verdict = verify_run(stage.runs_dir, "r")
-    assert verdict.is_right and (verdict.chunks_committed, verdict.chunks_open) == (2, 1)
+    assert verdict.is_valid and (verdict.chunks_committed, verdict.chunks_open) == (2, 1)
 
 
 def test_rows_of_the_source_that_changed_are_found(finished, runs_dir, tmp_path):
