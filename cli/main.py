@@ -123,9 +123,7 @@ def up(
     )
     resume = "runs resume at the next `unspoken up`; press Ctrl-C again to stop at once"
     with running_stack(config, console, resume=resume) as stack:
-        for name, url in stack.urls.items():
-            console.print(f"{name:10} {url}   docs: {url}/docs")
-        console.print(f"dispatcher http://127.0.0.1:{config.metrics_port}/metrics")
+        console.print(f"open {stack.urls[GATEWAY.name]}/ to see the services, their API and runs")
         console.print(f"data folder {config.data_dir}; runs in {config.runs_dir}; Ctrl-C to stop")
         for each in list_runs(config.runs_dir):
             if each.state not in ENDED:

@@ -18,6 +18,7 @@ from unspoken.config.settings import (
     settings_class,
     start_logging,
 )
+from unspoken.http.app import use_ports
 from unspoken.http.batching import InferenceThread
 from unspoken.http.serve import run_apps
 
@@ -46,10 +47,14 @@ def build_apps(settings: dict[str, ServiceSettings]) -> list[tuple[FastAPI, Serv
         initializer=lambda: torch.set_num_threads(num_threads),
         hang_s=max(each.hang_s for each in engines),
     )
-    return [
+    apps = [
         (_build_app(service, settings[service.name], thread), settings[service.name])
         for service in SERVICES
     ]
+    ports = {name: each.port for name, each in settings.items()}
+    for app, _ in apps:
+        use_ports(app, ports)
+    return apps
 
 
 def _build_app(service: Service, settings: ServiceSettings, thread: InferenceThread) -> FastAPI:

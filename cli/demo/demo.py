@@ -29,7 +29,7 @@ from smallworld.truth import (
     total_score,
 )
 from smallworld.world import World
-from unspoken.config.services import port_by_service
+from unspoken.config.services import GATEWAY, port_by_service
 from unspoken.errors import Conflict
 from unspoken.imaging.drawing import add_caption, scale_to_width
 from unspoken.runs import storage
@@ -78,9 +78,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
             rows, data_dir / "shards", out / "queries", url=stack.urls["gateway"], console=console
         )
         if stay:
-            console.print("the stack is still running; Ctrl-C to stop:")
-            for name, url in stack.urls.items():
-                console.print(f"  {name:10} {url}/docs")
+            console.print(f"the stack is running at {stack.urls[GATEWAY.name]}/; Ctrl-C to stop")
             stack.watch()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import FastAPI, Request
 
 from services.detector.packing import MAX_PHRASES
+from unspoken.config.services import DETECTOR
 from unspoken.http.admission import Admission
 from unspoken.http.app import create_service
 from unspoken.http.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
@@ -80,7 +81,7 @@ def create_app(
 
     app = create_service(
         "detector",
-        description="Boxes for phrases: an open-vocabulary detector. Up to 1 000 phrases at once.",
+        description=DETECTOR.summary,
         models=lambda: [engine.model],
         batchers=[batcher],
         thread=thread,

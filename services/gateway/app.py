@@ -15,11 +15,13 @@ from sse_starlette import EventSourceResponse
 from services.gateway.events import end_streams, event_response
 from services.gateway.proxy import Proxy, passing_router
 from services.gateway.settings import GatewaySettings
+from unspoken.config.services import GATEWAY, SERVICES, Service
 from unspoken.errors import InvalidConfig, NotReady
 from unspoken.http.admission import Admission
 from unspoken.http.app import create_service, in_decode_pool
 from unspoken.http.batching import InferenceThread
 from unspoken.http.error_replies import error_response
+from unspoken.http.pages import Link, Section
 from unspoken.http.uploads import json_request_body, read_json
 from unspoken.logs import fields
 from unspoken.runs.store import (
@@ -75,7 +77,7 @@ def create_app(settings: GatewaySettings, *, passing: Proxy | None = None) -> Fa
 
     app = create_service(
         "gateway",
-        description="Captioned pictures in, datasets of boxes out; pictures in, masks out.",
+        description=GATEWAY.summary,
         models=passing.list_models,
         batchers=[],
         thread=InferenceThread(name="gateway"),
@@ -85,6 +87,7 @@ def create_app(settings: GatewaySettings, *, passing: Proxy | None = None) -> Fa
         max_body_bytes=settings.max_body_mib * 1024 * 1024,
         on_stop=end_streams,
         on_close=passing.close,
+        sections=lambda request: _sections(request, runs_dir),
     )
     app.include_router(passing_router(passing))
 
@@ -137,6 +140,31 @@ def create_app(settings: GatewaySettings, *, passing: Proxy | None = None) -> Fa
     _add_verbs(app, runs_dir)
     app.add_exception_handler(OSError, _on_disk_error)
     return app
+
+
+def _sections(request: Request, runs_dir: pathlib.Path) -> list[Section]:
+    """Return the gateway's part of its page: the runs, and the other services.
+
+    The runs folder is shown only without API keys, because the page is open to everyone.
+    """
+    app = request.app
+    folder = "" if app.state.keys is not None else f"; their files are in {runs_dir.resolve()}"
+    runs = Link(text="Runs", href="runs", remark=f"all runs, newest first, as JSON{folder}")
+    others = [each for each in SERVICES if each.name != GATEWAY.name]
+    return [
+        Section(title="Runs", links=[runs]),
+        Section(title="Other services", links=[_service_link(request, each) for each in others]),
+    ]
+
+
+def _service_link(request: Request, service: Service) -> Link:
+    """Return a link to a service of this process; without a link to one that runs elsewhere."""
+    port = request.app.state.ports.get(service.name)
+    if port is None:
+        where = f" It runs in another process, by default at port {service.port}."
+        return Link(text=service.name, remark=service.summary + where)
+    address = request.url.replace(port=port, path="/", query="")
+    return Link(text=service.name, href=str(address), remark=service.summary)
 
 
 def _on_disk_error(request: Request, error: Exception) -> Response:

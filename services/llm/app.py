@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
 
+from unspoken.config.services import LLM
 from unspoken.http.admission import Admission
 from unspoken.http.app import create_service
 from unspoken.http.batching import MAX_QUEUE_BYTES, InferenceThread, MicroBatcher
@@ -64,7 +65,7 @@ def create_app(
 
     app = create_service(
         "llm",
-        description="Asks a language model what a caption names and what it leaves unspoken.",
+        description=LLM.summary,
         models=lambda: [engine.model],
         batchers=[batcher],
         thread=thread,

@@ -15,6 +15,7 @@ from services.segmenter.crop_routes import CropFlow, crop_router
 from services.segmenter.ports import Entry, ImageEngine
 from services.segmenter.segment_flow import SegmentFlow
 from services.segmenter.segment_routes import segment_router
+from unspoken.config.services import SEGMENTER
 from unspoken.config.settings import Limits
 from unspoken.errors import Conflict
 from unspoken.http.admission import Admission
@@ -92,7 +93,7 @@ def create_app(
 
     app = create_service(
         "segmenter",
-        description="Masks for texts, boxes and points; phrases as vectors of CLIP's text space.",
+        description=SEGMENTER.summary,
         models=lambda: [engine.model, *([] if segmenter is None else [segmenter.model])],
         batchers=batchers,
         thread=thread,

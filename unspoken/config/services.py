@@ -16,6 +16,7 @@ class Service:
 
     Attributes:
         name: Its folder below `services`; in capitals, the prefix of its settings.
+        summary: One sentence on what it does, for OpenAPI and its page.
         port: Its port by default, and in its container.
         settings: Import path of its settings class.
         build_app: Import path of the function that builds its app from its settings and, if it has
@@ -26,6 +27,7 @@ class Service:
     """
 
     name: str
+    summary: str
     port: int
     settings: str
     build_app: str
@@ -41,6 +43,7 @@ class Service:
 
 LLM = Service(
     name="llm",
+    summary="Asks a language model what a caption names and what it leaves unspoken.",
     port=8001,
     settings="services.llm.settings:LlmSettings",
     build_app="services.llm.__main__:build_app",
@@ -49,6 +52,7 @@ LLM = Service(
 )
 DETECTOR = Service(
     name="detector",
+    summary="Boxes for phrases: an open-vocabulary detector. Up to 1 000 phrases at once.",
     port=8002,
     settings="services.detector.settings:DetectorSettings",
     build_app="services.detector.__main__:build_app",
@@ -57,6 +61,7 @@ DETECTOR = Service(
 )
 SEGMENTER = Service(
     name="segmenter",
+    summary="Masks for texts, boxes and points; phrases as vectors of CLIP's text space.",
     port=8003,
     settings="services.segmenter.settings:SegmenterSettings",
     build_app="services.segmenter.__main__:build_app",
@@ -66,6 +71,7 @@ SEGMENTER = Service(
 )
 GATEWAY = Service(
     name="gateway",
+    summary="Captioned pictures in, datasets of boxes out; pictures in, masks out.",
     port=8000,
     settings="services.gateway.settings:GatewaySettings",
     build_app="services.gateway.app:create_app",

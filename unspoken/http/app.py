@@ -41,6 +41,7 @@ from unspoken.http.error_replies import (
 )
 from unspoken.http.middleware import BodyLimit, BrowserGuard, KeyGate, SafeHeaders, add_safe_headers
 from unspoken.http.openapi import describe_middleware
+from unspoken.http.pages import Section, Sections, add_pages
 from unspoken.http.request_metrics import RequestMetrics
 from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
 from unspoken.problem_words import MAX_PROBLEMS, plain_problem, unknown_names
@@ -86,6 +87,14 @@ class Health:
         if not self.warm:
             raise NotReady("loading")
 
+    def state(self) -> str:
+        """Return "ready", or the reason why the service should receive no new requests."""
+        try:
+            self.check_ready()
+        except NotReady as error:
+            return error.message
+        return "ready"
+
     def check_alive(self) -> None:
         """Raise NotReady if the inference thread hangs or has failed."""
         if (failure := self.failure()) is not None:
@@ -103,6 +112,11 @@ class Health:
 
 def _nothing() -> None:
     """The default of `on_stop`."""
+
+
+def _no_sections(_request: Request) -> Sequence[Section]:
+    """The default of `sections`."""
+    return ()
 
 
 class _Queues(Collector):
@@ -151,6 +165,7 @@ def create_service(
     collectors: Sequence[Collector] = (),
     on_stop: Callable[[], None] | None = None,
     on_close: Callable[[], Awaitable[None]] | None = None,
+    sections: Sections = _no_sections,
 ) -> FastAPI:
     """Return a FastAPI app with the common routes; the caller adds its own.
 
@@ -158,7 +173,7 @@ def create_service(
 
     Args:
         name: The service's name.
-        description: The text in OpenAPI.
+        description: The text in OpenAPI and on the page at `/`.
         models: Returns the models that the service runs.
         batchers: Started and closed with the app.
         thread: The inference thread.
@@ -170,6 +185,7 @@ def create_service(
         collectors: Additional collectors for `/metrics`.
         on_stop: Called when the process is told to stop, before open requests are drained.
         on_close: Awaited after the last request, before the batchers close.
+        sections: Returns further sections of the page at `/`.
     """
     health = Health(thread)
     admissions = admissions or {}
@@ -204,6 +220,8 @@ def create_service(
         lifespan=lifespan,
         dependencies=[Depends(_refuse_unknown_parameters)],
         responses=ERROR_REPLIES,
+        docs_url=None,  # FastAPI's own pages load scripts from a CDN
+        redoc_url=None,
     )
     app.state.health = health
     app.state.on_stop = on_stop or _nothing
@@ -211,6 +229,7 @@ def create_service(
     for collector in (_Queues(batchers), *collectors):
         registry.register(collector)
     _add_probes(app, health=health, models=models, registry=registry)
+    add_pages(app, state=health.state, sections=sections)
     _add_errors(app)
     describe_middleware(app)
     # From the innermost to the outermost, so that refused requests are counted and logged, too.
@@ -223,6 +242,7 @@ def create_service(
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     use_keys(app, None)
     use_browser_rules(app, None)
+    use_ports(app, {})
     app.add_middleware(KeyGate)
     app.add_middleware(BrowserGuard)
     app.add_middleware(RequestMetrics, service=name, registry=registry, paths=frozenset(admissions))
@@ -238,6 +258,11 @@ def use_keys(app: FastAPI, keys: KeyRing | None) -> None:
 def use_browser_rules(app: FastAPI, rules: BrowserRules | None) -> None:
     """Accept only these Host and Origin headers; None disables the check."""
     app.state.browser_rules = rules
+
+
+def use_ports(app: FastAPI, ports: Mapping[str, int]) -> None:
+    """Tell an app the ports of the services that run in its process, for the links of its page."""
+    app.state.ports = ports
 
 
 def _add_probes(
@@ -273,10 +298,10 @@ def _add_probes(
 async def _refuse_unknown_parameters(request: Request) -> None:
     """Raise InvalidInput for a query parameter that the route does not have.
 
-    Probes accept any parameter, because monitoring tools add their own.
+    Probes and pages accept any parameter, because monitoring tools and links add their own.
     """
     route = request.scope["route"]
-    if not request.query_params or "probes" in route.tags:
+    if not request.query_params or not {"probes", "pages"}.isdisjoint(route.tags):
         return
     known = [each.alias for each in route.dependant.query_params]
     owner = f"{request.method} {route.path}"

@@ -8,10 +8,10 @@ from unspoken.config.api_keys import KeyRing
 from unspoken.config.browser_rules import BrowserRules
 from unspoken.errors import Forbidden, InvalidInput, RateLimited, TooLarge, Unauthorized
 from unspoken.http.error_replies import error_response
+from unspoken.http.pages import PAGE_POLICY, STATIC_PREFIX, is_open_page
 
 OPEN_ROUTES = ("/livez", "/readyz")
 """Routes that need no key, because orchestrators and load balancers call them."""
-_DOCS = ("/docs", "/redoc")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -20,7 +20,6 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 NOTHING_LOADS = "default-src 'none'; frame-ancestors 'none'"
-NO_FRAMES = "frame-ancestors 'none'"
 
 
 class KeyGate:
@@ -35,7 +34,7 @@ class KeyGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         keys: KeyRing | None = scope["app"].state.keys if scope["type"] == "http" else None
-        if keys is not None and scope["path"] not in OPEN_ROUTES:
+        if keys is not None and not _is_open(scope["path"]):
             try:
                 name = keys.admit(Headers(scope=scope).get("authorization"))
             except (Unauthorized, RateLimited) as error:
@@ -43,6 +42,10 @@ class KeyGate:
                 return
             scope.setdefault("state", {})["api_key"] = name
         await self._app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_ROUTES or is_open_page(path)
 
 
 class BrowserGuard:
@@ -158,7 +161,9 @@ class SafeHeaders:
 
 
 def add_safe_headers(headers: MutableHeaders, *, path: str) -> None:
-    """Set security headers that are not set yet. Pages of /docs may load scripts from elsewhere."""
-    policy = NO_FRAMES if path.startswith(_DOCS) else NOTHING_LOADS
+    """Set security headers that are not set yet. Pages may load this service's static files."""
+    policy = PAGE_POLICY if is_open_page(path) else NOTHING_LOADS
+    if path.startswith(STATIC_PREFIX):
+        headers.setdefault("Cache-Control", "no-cache")  # the browser may keep it and ask by ETag
     for name, value in {**SECURITY_HEADERS, "Content-Security-Policy": policy}.items():
         headers.setdefault(name, value)

@@ -1,6 +1,7 @@
 """`unspoken label` after a kill, and its workspace. Only the models are fakes."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -94,8 +95,10 @@ def test_a_killed_label_goes_on_by_up_without_being_told_the_source_again(tmp_pa
     code, told = run("label", tmp_path / "B", "--out", workspace)
     assert code == 1 and f"it labels {tmp_path}/A, not {tmp_path}/B" in told
 
-    with started("up", "--dir", workspace, "--port", first_of_five_free(), log=log):
-        wait_until(lambda: read_status(runs, "labels").state == "done", log=log)
+    port, up_log = first_of_five_free(), tmp_path / "up.log"
+    with started("up", "--dir", workspace, "--port", port, log=up_log):
+        wait_until(lambda: read_status(runs, "labels").state == "done", log=up_log)
+    assert re.findall(r"http://\S+", up_log.read_text()) == [f"http://127.0.0.1:{port}/"]
     status = read_status(runs, "labels")
     assert (status.total, status.failed) == (8, {})
     members = [row.source_member for row in iter_rows(runs / "labels/dataset")]
