@@ -98,8 +98,9 @@ CMD ["worker"]
 FROM dependencies AS training
 COPY --chmod=755 smallworld smallworld
 COPY --chmod=755 training training
+COPY --chmod=755 cli cli
 # Arguments of `docker compose run training` are those of `unspoken train`.
-ENTRYPOINT ["python", "-m", "training.train"]
+ENTRYPOINT ["python", "-m", "cli.main", "train"]
 CMD ["--help"]
 
 FROM ${ROOM}

@@ -1,17 +1,12 @@
-"""`unspoken embed FOLDER`: embeds pictures ahead of time, so that the first query is fast."""
+"""Embeds pictures of a folder ahead of time, so that the first query is fast."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
-import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from cli.connecting import SegmenterUrl, local_segmenter, open_segmenter
-from cli.console import PlainConsole
+from cli.segmenter import local_segmenter, open_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.errors import InvalidInput, NotReady, Overloaded
 from unspoken.imaging.file_formats import FILE_ENDINGS, FILE_FORMATS
@@ -21,9 +16,6 @@ from unspoken.retries import RetryPolicy
 
 SUFFIXES = {f".{ending}" for ending in FILE_ENDINGS}
 RETRIES = RetryPolicy(attempts=None, max_pause_s=5.0, total_s=300.0)
-MAX_NAMED = 5
-
-console = PlainConsole(stderr=True)
 
 
 @dataclass
@@ -34,39 +26,6 @@ class EmbedReport:
     num_there: int = 0
     refused: dict[Path, str] = field(default_factory=dict)
     """Files that could not be read as pictures, with the reason."""
-
-
-def embed(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of JPEG, PNG or WEBP files; also searches subfolders.")
-    ],
-    *,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the disk cache (default: SEGMENTER_DISK_CACHE_DIR)."),
-    ] = None,
-    url: SegmenterUrl = None,
-) -> None:
-    """Embed a folder's pictures ahead of time, into a disk cache or a running service."""
-    paths = picture_files(folder)
-    with (
-        _filled_segmenter(url, cache) as segmenter,
-        Progress(
-            TextColumn("embedding"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        ) as progress,
-    ):
-        bar = progress.add_task("embedding", total=len(paths))
-        report = embed_files(paths, segmenter, on_each=lambda: progress.advance(bar))
-    for path, problem in list(report.refused.items())[:MAX_NAMED]:
-        console.print(f"skipped: {path}: {problem}", soft_wrap=True)
-    typer.echo(
-        f"{len(paths)} pictures: {report.num_encoded} encoded, {report.num_there} already cached, "
-        f"{len(report.refused)} skipped"
-    )
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -100,7 +59,7 @@ def embed_files(
 
 
 @contextmanager
-def _filled_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter]:
+def filled_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter]:
     """Provide the segmenter whose cache is filled. Raises InvalidInput if there is no cache."""
     if url is not None:
         if cache is not None:

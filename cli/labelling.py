@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,8 +23,16 @@ from rich.progress import (
 )
 
 from cli.local.launcher import Stack, StackConfig
-from unspoken.errors import DeadlineExceeded, InvalidInput, NotReady, ServiceUnavailable
-from unspoken.safe_text import escape_controls
+from cli.status_view import describe
+from unspoken.client import Client
+from unspoken.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    ServiceUnavailable,
+)
+from unspoken.safe_text import escape_controls, redact
 from unspoken.wire.runs import ENDED, RunStatus
 
 POLL_S = 0.5
@@ -119,19 +128,33 @@ def follow(
             time.sleep(POLL_S)
 
 
-def describe(status: RunStatus) -> str:
-    """Return a line that describes a run."""
-    counts = f"{status.done} of {status.total} pictures, {status.labelled} labelled"
-    for word, reasons in (("dropped", status.dropped), ("failed", status.failed)):
-        if reasons:
-            told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-            counts += f", {sum(reasons.values())} {word} ({told})"
-    notice = f"{status.notice} " if status.notice else ""
-    tail = f"; {status.message}" if status.message else ""
-    if status.stalled_since_s is not None:
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.stalled_since_s))
-        tail += f"; no dispatcher has worked on it since {since}"
-    return escape_controls(f"{status.run_id}: {status.state}, {notice}{counts}{tail}")
+def describe_start(status: RunStatus) -> str:
+    """Return a line about a run that is resumed."""
+    return f"continuing {describe(status)}"
+
+
+def follow_at_gateway(client: Client, run_id: str, url: str, console: Console) -> RunStatus:
+    """Follow a run at a gateway, where it also continues without this command."""
+    try:
+        return follow(lambda: client.runs.read(run_id), console)
+    except KeyboardInterrupt:
+        console.print(
+            "the run continues at the gateway; to follow it, run "
+            f"`unspoken status {run_id} --url {redact(url)} --watch`",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
+
+
+def finish(ended: RunStatus, *, advice: str | None = None) -> None:
+    """Print a run's result. Raises Conflict with advice unless the run is done."""
+    typer.echo(describe(ended))
+    typer.echo(f"dataset: {ended.output}")
+    if ended.state != "done":
+        why = ended.message or ("see the dispatcher log" if ended.state == "failed" else "")
+        told = f"the run is {ended.state}" + (f": {why}" if why else "")
+        raise Conflict(f"{told}; {advice}" if advice else told)
 
 
 class LocalSource(NamedTuple):

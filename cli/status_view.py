@@ -14,9 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.connecting import gateway_client
 from cli.console import PlainConsole
-from cli.labelling import describe
 from unspoken.errors import NotReady
 from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.safe_text import escape_controls, escape_json
@@ -83,6 +81,9 @@ def opened_runs(url: str | None, runs_dir: Path) -> Iterator[RunControl]:
     if url is None:
         yield RunFolder(runs_dir)
         return
+    # Imported here, because only a gateway needs httpx.
+    from cli.gateway import gateway_client
+
     # A single attempt, because a user at a terminal wants to see the error at once.
     with gateway_client(url, max_attempts=1) as client:
         yield client.runs
@@ -157,6 +158,21 @@ def _show_live(statuses: Iterator[RunStatus], console: Console, *, resume: str) 
     ):
         for status in statuses:
             shown = status
+
+
+def describe(status: RunStatus) -> str:
+    """Return a line that describes a run."""
+    counts = f"{status.done} of {status.total} pictures, {status.labelled} labelled"
+    for word, reasons in (("dropped", status.dropped), ("failed", status.failed)):
+        if reasons:
+            told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+            counts += f", {sum(reasons.values())} {word} ({told})"
+    notice = f"{status.notice} " if status.notice else ""
+    tail = f"; {status.message}" if status.message else ""
+    if status.stalled_since_s is not None:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.stalled_since_s))
+        tail += f"; no dispatcher has worked on it since {since}"
+    return escape_controls(f"{status.run_id}: {status.state}, {notice}{counts}{tail}")
 
 
 def render(status: RunStatus, *, resume: str = RESUME) -> RenderableType:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cli.label_options import flag_of
-from cli.labelling import LocalSource, describe
+from cli.labelling import LocalSource
 from unspoken.errors import Conflict
 from unspoken.runs.location import locate_source
 from unspoken.runs.store import find_run, read_run, read_status
@@ -59,11 +59,6 @@ def describe_changes(workspace: Path, run_id: str, *, source: str) -> Iterator[s
         "The dataset does not contain these changes. To label the source as it is now: "
         f"`unspoken label {source} --out {workspace} --name {name}`"
     )
-
-
-def describe_start(status: RunStatus) -> str:
-    """Return a line about a run that is resumed."""
-    return f"continuing {describe(status)}"
 
 
 def _counts(changes: SourceChanges) -> str:

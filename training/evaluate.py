@@ -11,8 +11,8 @@ another checkpoint are measured on the same prompts; `lost_...` is its IoU minus
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from unspoken.errors import InvalidInput
 from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.sam.checkpoint import LoadedSam, load_official_sam, load_weights
 from unspoken.model.text_encoder import load_text_tower
-from unspoken.model.text_space import TextSpaceConfig
+from unspoken.model.text_space import Score, TextSpaceConfig
 from unspoken.runs.dataset.shards import iter_rows
 
 WORLD_SEED = 710_000_000
@@ -112,48 +112,50 @@ def evaluate(
     return figures
 
 
-def main(
-    weights: Annotated[Path, typer.Argument(help="Weights of this project, or an official .pth.")],
-    world: Annotated[
-        int | None, typer.Option(min=1, help="Number of scenes of the small world.")
-    ] = None,
-    coco: Annotated[Path | None, typer.Option(help="COCO or LVIS instances JSON file.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --coco.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of pictures of --coco.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Training dataset, to group classes by its captions.")
-    ] = None,
-    base: Annotated[Path | None, typer.Option(help="Checkpoint to compare with.")] = None,
-    text_queries: Annotated[
-        int, typer.Option(min=0, help="Number of pictures for text queries by mask bank.")
-    ] = 50,
-    points_per_side: Annotated[
-        int | None, typer.Option(min=1, help="Points per side of the mask bank's grid.")
-    ] = None,
-    score: Annotated[
-        str, typer.Option(help="Score of text queries: softmax or cosine.")
-    ] = "softmax",
-    out: Annotated[Path | None, typer.Option(help="Folder for JSON and pictures.")] = None,
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPictures:
+    """Pictures with known truth: scenes of the small world, or those of a COCO-style file.
+
+    world: number of scenes. coco, images: an instances file and the folder of its pictures. limit:
+    maximum number of the file's pictures.
+    """
+
+    world: int | None = None
+    coco: Path | None = None
+    images: Path | None = None
+    limit: int | None = None
+
+
+def evaluate_and_print(
+    weights: Path,
+    where: EvaluationPictures,
+    *,
+    dataset: Path | None,
+    base: Path | None,
+    text_queries: int,
+    points_per_side: int | None,
+    score: Score,
+    out: Path | None,
 ) -> None:
-    """Measure a Semantic-SAM's names, masks, retention and text queries; print a table."""
-    if (world is None) == (coco is None):
-        raise InvalidInput("give either --world N, or --coco FILE with --images DIR")
-    if score not in ("softmax", "cosine"):
-        raise InvalidInput(f"--score must be softmax or cosine, got {score!r}")
-    pictures, vocabulary = _source(world=world, coco=coco, images=images, limit=limit)
+    """Print all figures of a checkpoint; with `out`, also write them and a grid of pictures.
+
+    dataset: training dataset, whose captions group the classes. base: checkpoint to compare with.
+    text_queries: number of pictures for queries by mask bank, whose grid has points_per_side points
+    a side.
+    """
+    torch.set_num_threads(2)
+    pictures, vocabulary = _source(where)
     settings = ProcessSettings()
     figures = evaluate(
         weights,
         pictures,
         vocabulary=vocabulary,
-        groups=dataset_groups(data),
+        groups=dataset_groups(dataset),
         base=base,
         config=EvaluationConfig(
             text_queries=text_queries,
             bank=MaskBankConfig(points_per_side=points_per_side),
-            text_space=TextSpaceConfig(score="cosine" if score == "cosine" else "softmax"),
+            text_space=TextSpaceConfig(score=score),
         ),
         settings=settings,
     )
@@ -173,9 +175,10 @@ def main(
 
 
 def _source(
-    *, world: int | None, coco: Path | None, images: Path | None, limit: int | None
+    where: EvaluationPictures,
 ) -> tuple[Callable[[], Iterator[TruePicture]], list[str]]:
     """Return a function that iterates over the pictures, and the labels of their truth."""
+    world, coco, images = where.world, where.coco, where.images
     if world is not None:
         loaded = World.load(styles=("twemoji",), split="train")
         words = sorted({*loaded.cutouts["twemoji"], *loaded.part_labels})
@@ -184,7 +187,7 @@ def _source(
         raise InvalidInput("--coco needs the folder of its pictures: --images DIR")
     categories = json.loads(coco.read_bytes())["categories"]
     names = sorted({each["name"].replace("_", " ") for each in categories})
-    return lambda: coco_pictures(coco, images, limit=limit), names
+    return lambda: coco_pictures(coco, images, limit=where.limit), names
 
 
 def _print(figures: Figures) -> None:
@@ -192,8 +195,3 @@ def _print(figures: Figures) -> None:
     for name, value in figures.items():
         table.add_row(name, "" if value is None else str(value))
     Console(markup=False, emoji=False).print(table)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(2)
-    typer.run(main)

@@ -1,7 +1,7 @@
 """Train Semantic-SAM by a recipe: writes checkpoints, metrics, sample pictures and weights.
 
-    python -m training.train small-sam --sa1b DIR --out DIR
-    torchrun --nproc-per-node 2 -m -- training.train small-semantic --start W --data DIR ...
+    unspoken train small-sam --start W --stem DETECTOR --sa1b DIR --out DIR
+    torchrun --nproc-per-node 2 -m -- cli.main train small-semantic --start W --data DIR ...
 
 `OUT/checkpoint.pt` is replaced atomically every few minutes. The same command resumes from it with
 exactly the next batch. `OUT/metrics.jsonl` gets a line every few steps, `OUT/samples/` pictures.
@@ -15,10 +15,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from torch import Tensor
 
 from training.data.batches import TrainBatch, TrainData
@@ -27,13 +25,12 @@ from training.data.mask_pictures import MaskPictures
 from training.data_parallel import ONE_PROCESS, Ranks, join_ranks
 from training.sam.kept_embeddings import KeptEmbeddings
 from training.sam.label_vectors import LabelVectors
-from training.sam.recipe import SamRecipe, sam_recipe
+from training.sam.recipe import SamRecipe
 from training.sam.sample_pictures import draw_samples
 from training.sam.starting_weights import load_start
 from training.sam.trainer import SamTrainer
 from training.trainer import save_checkpoint, stream
 from unspoken.errors import InvalidConfig
-from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.sam.checkpoint import (
     SemanticInfo,
     read_header,
@@ -239,64 +236,9 @@ def _log(
     logger.info("step %d of %d, %.0f s left: %s", step, steps, left_s, shown)
 
 
-def main(
-    recipe: Annotated[str, typer.Argument(help="Recipe of training/sam/recipe.py.")],
-    out: Annotated[Path, typer.Option(help="Output folder for checkpoint, metrics and weights.")],
-    data: Annotated[Path | None, typer.Option(help="Dataset folder of a run.")] = None,
-    pictures: Annotated[
-        Path | None,
-        typer.Option(help="Folder that now contains the dataset's pictures, if they were moved."),
-    ] = None,
-    sa1b: Annotated[Path | None, typer.Option(help="SA-1B folder.")] = None,
-    sam: Annotated[Path | None, typer.Option(help="Official sam_vit_*.pth to start from.")] = None,
-    start: Annotated[
-        Path | None, typer.Option(help="Weights of this project to start from.")
-    ] = None,
-    stem: Annotated[
-        Path | None, typer.Option(help="Folder of the small detector, for a network with a stem.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of steps (default: the recipe's).")
-    ] = None,
-    mix: Annotated[
-        str | None,
-        typer.Option(help="Ratio of masks to boxes, such as 1:4; the batch size stays the same."),
-    ] = None,
-    *,
-    named_only: Annotated[
-        bool, typer.Option("--named-only", help="Train only on boxes of named labels.")
-    ] = False,
-    hard_negatives: Annotated[
-        bool,
-        typer.Option(
-            "--hard-negatives", help="Also train on negatives: labels proposed but never found."
-        ),
-    ] = False,
-) -> None:
-    """Train Semantic-SAM. Running the same command again resumes a killed run."""
-    configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
-    chosen = sam_recipe(recipe)
-    if steps is not None:
-        chosen = replace(chosen, steps=steps)
-    if mix is not None:
-        chosen = replace(chosen, batch=chosen.batch.mixed(mix))
-    if hard_negatives:
-        chosen = replace(chosen, hard_negatives=True)
-    files = TrainFiles(
-        out=out,
-        data=data,
-        pictures=pictures,
-        sa1b=sa1b,
-        sam=sam,
-        start=start,
-        stem=stem,
-        named_only=named_only,
-    )
+def train_on_all_ranks(recipe: SamRecipe, files: TrainFiles) -> None:
+    """Train in this process, or as one of the processes that torchrun started."""
     ranks = join_ranks()
     if ranks.count > 1 and not torch.cuda.is_available():
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks.count))
-    train(chosen, files, ranks=ranks)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    train(recipe, files, ranks=ranks)

@@ -80,7 +80,7 @@ def share_embeddings(out: Path, arm: str) -> None:
 def train(arguments: list[object]) -> None:
     """Run the training command as a user would, on all cores. Raises CalledProcessError."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "-m"]
-    torchrun += ["--nproc-per-node", str(torch.get_num_threads()), "--", "training.train"]
+    torchrun += ["--nproc-per-node", str(torch.get_num_threads()), "--", "cli.main", "train"]
     subprocess.run(
         [sys.executable, *torchrun, *map(str, arguments)],
         check=True,

@@ -14,11 +14,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from cli.connecting import gateway_client
 from cli.demo.queries import ask_for_words
 from cli.demo.tables import label_table, phrase_table, source_table
-from cli.labelling import describe, follow, running_stack
+from cli.gateway import gateway_client
+from cli.labelling import follow, running_stack
 from cli.local.launcher import StackConfig
+from cli.status_view import describe
 from smallworld.shards import write_shards
 from smallworld.truth import (
     judge_each,

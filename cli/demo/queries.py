@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.connecting import open_segmenter
+from cli.segmenter import open_segmenter
 from cli.segmenting import describe_reply, segment_file
 from unspoken.config.settings import ProcessSettings
 from unspoken.runs.dataset.picture_files import PictureFiles, Place

@@ -8,8 +8,7 @@ import pytest
 from rich.table import Table
 
 from cli.console import PlainConsole, print_error
-from cli.labelling import describe
-from cli.status_view import render
+from cli.status_view import describe, render
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.wire.runs import RunStatus
 

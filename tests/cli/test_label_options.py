@@ -90,7 +90,7 @@ def test_a_threshold_that_cannot_be_says_why(asked, why):
 
 
 def test_every_labelling_option_has_one_flag_with_the_models_default():
-    command = get_command(app).commands["label"]
+    command = get_command(app).commands["label"].load()
     flags = {parameter.name: parameter for parameter in command.params}
     assert set(LabelOptions.model_fields) <= set(flags)
     for name, field in LabelOptions.model_fields.items():

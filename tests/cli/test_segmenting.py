@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli.connecting import local_segmenter, open_segmenter
+from cli.segmenter import local_segmenter, open_segmenter
 from cli.segmenting import describe_reply, segment_file
 from services.segmenter.app import create_app
 from services.segmenter.local_segmenter import LocalSegmenter

@@ -41,7 +41,7 @@ def no_stack(monkeypatch):
     def refuse(*_arguments):
         raise AssertionError("no stack is needed")
 
-    monkeypatch.setattr("cli.main.running_stack", refuse)
+    monkeypatch.setattr("cli.verbs.label.running_stack", refuse)
 
 
 def run_cli(*arguments):

@@ -138,20 +138,20 @@ def test_the_loss_falls_and_a_killed_run_goes_on_as_if_it_had_not_been(
 
 def test_a_recipe_writes_weights_that_load(tmp_path: Path) -> None:
     recipe = replace(SMOKE, log_every=1)
-    train_detector(recipe, out=tmp_path, minutes=0.05, resume=False)
+    train_detector(recipe, out=tmp_path, minutes=0.05)
     assert (tmp_path / CHECKPOINT).is_file()
     assert (tmp_path / "log.jsonl").read_text().count("val_wholes") == 1
     loaded = load_small_detector(tmp_path / "weights", text_encoder_dir=find_text_encoder())
     assert loaded.config.image_size == SMOKE.detector.image_size
-    train_detector(recipe, out=tmp_path, minutes=0.05, resume=True)  # its time is over already
+    train_detector(recipe, out=tmp_path, minutes=0.05)  # its time is over already
 
 
 def test_a_recipe_with_two_processes_trains_in_both_stages(tmp_path: Path) -> None:
     recipe = replace(SMOKE, num_processes=2)
-    train_detector(recipe, out=tmp_path, minutes=0.05, resume=False)
+    train_detector(recipe, out=tmp_path, minutes=0.05)
     assert (tmp_path / "weights").is_dir()
 
 
 def test_an_unknown_recipe_is_refused() -> None:
     with pytest.raises(InvalidInput, match="small-detector"):
-        recipe_named("large-detector")
+        recipe_named("smal-detector")

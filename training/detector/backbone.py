@@ -177,7 +177,6 @@ def train_backbone(
     detector: SmallDetectorConfig,
     path: Path,
     minutes: float,
-    resume: bool,
     ranks: Ranks,
 ) -> None:
     """Train for `minutes` and keep a checkpoint in `path`, from which a killed run resumes."""
@@ -187,7 +186,7 @@ def train_backbone(
         classifier.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
     step, spent_s, first_step = 0, 0.0, 0
-    if resume and path.exists():
+    if path.exists():
         checkpoint = torch.load(path, weights_only=True)
         classifier.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])

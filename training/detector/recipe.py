@@ -1,7 +1,7 @@
 """Named recipes of the small detector: all settings of a run except its time and folder.
 
-    python -m training.detector.train --recipe small-detector --out DIR --minutes 90
-    python -m training.detector.train --recipe refine-detector --start DIR/weights --out DIR2
+    unspoken train small-detector --out DIR --minutes 90
+    unspoken train refine-detector --start DIR/weights --out DIR2
 
 Hardware: 2 CPU cores (AVX2), no accelerator; two processes with one thread each. Expected figures
 of `bench.detector_quality` after both recipes: known_recall .92, part_recall .57,
@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from training.detector.backbone import BackboneConfig
 from training.detector.data import DataConfig
 from training.detector.losses import LossConfig
+from training.recipes import DETECTOR_RECIPES
 from unspoken.errors import InvalidInput
 from unspoken.model.detector.grounding_dino import SmallDetectorConfig
+from unspoken.problem_words import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +86,7 @@ def recipe_named(name: str) -> DetectorRecipe:
                 num_validation=4,
             )  # fmt: skip
         case _:
-            known = "small-detector, refine-detector or smoke"
-            raise InvalidInput(f"recipe must be {known}, got {name!r}")
+            raise InvalidInput(unknown_name(name, DETECTOR_RECIPES, what="recipe"))
 
 
 def size_at(recipe: DetectorRecipe, progress: float) -> int:

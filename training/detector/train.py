@@ -1,10 +1,10 @@
 """Train the small Grounding-DINO of the embedded default on the small world.
 
-    python -m training.detector.train --recipe small-detector --out DIR --minutes 90
+    unspoken train small-detector --out DIR --minutes 90
 
 Two phases share the time: `training.detector.backbone` pretrains the backbone to classify objects,
-then the whole detector is trained. Both can resume (`--resume`): a killed run continues from its
-last checkpoint, with the optimizer state, the step and therefore exactly the next batch.
+then the whole detector is trained. The same command resumes a killed run from its last checkpoint,
+with the optimizer state, the step and therefore exactly the next batch.
 """
 
 import json
@@ -13,10 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from transformers import AutoTokenizer
 
 from training.data_parallel import Ranks, run_ranks
@@ -29,7 +27,7 @@ from training.detector.backbone import (
     train_backbone,
 )
 from training.detector.data import DetectionBatch, DetectionDataset, SceneSource
-from training.detector.recipe import DetectorRecipe, recipe_named, size_at
+from training.detector.recipe import DetectorRecipe, size_at
 from training.detector.trainer import DetectorTrainer, validate, validation_scenes
 from training.trainer import save_checkpoint, stream
 from unspoken.config.model_wheels import wheel_folder
@@ -56,7 +54,7 @@ def find_text_encoder() -> Path:
 
 
 def train_detector(
-    recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool, start: Path | None = None
+    recipe: DetectorRecipe, *, out: Path, minutes: float, start: Path | None = None
 ) -> None:
     """Run both phases within `minutes`. Write checkpoints, `log.jsonl` and `weights/` into `out`.
 
@@ -66,20 +64,18 @@ def train_detector(
     out.mkdir(parents=True, exist_ok=True)
     rest = minutes
     if start is not None:
-        _start_from_weights(recipe, start, out=out, resume=resume)
+        _start_from_weights(recipe, start, out=out)
     else:
         backbone_minutes = minutes * recipe.backbone_share
         rest -= backbone_minutes
-        if not (resume and (out / CHECKPOINT).exists()):
-            _run_phase(
-                train_backbone_phase, recipe, out=out, minutes=backbone_minutes, resume=resume
-            )
-    _run_phase(train_detector_phase, recipe, out=out, minutes=rest, resume=resume)
+        if not (out / CHECKPOINT).exists():
+            _run_phase(train_backbone_phase, recipe, out=out, minutes=backbone_minutes)
+    _run_phase(train_detector_phase, recipe, out=out, minutes=rest)
 
 
-def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path, resume: bool) -> None:
+def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path) -> None:
     """Write the weights as the second phase's starting checkpoint. Raises MissingWeights."""
-    if resume and (out / CHECKPOINT).exists():
+    if (out / CHECKPOINT).exists():
         return
     loaded = load_small_detector(start, text_encoder_dir=find_text_encoder())
     wanted = replace(loaded.config, image_size=recipe.detector.image_size)
@@ -90,11 +86,9 @@ def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path, resum
     save_checkpoint({"detector": kept}, out / BACKBONE)
 
 
-def _run_phase(
-    phase: Phase, recipe: DetectorRecipe, *, out: Path, minutes: float, resume: bool
-) -> None:
+def _run_phase(phase: Phase, recipe: DetectorRecipe, *, out: Path, minutes: float) -> None:
     """Run a phase in this process or, if the recipe has several, in child processes."""
-    run_ranks(_run_in_rank, phase, recipe, out, minutes, resume, count=recipe.num_processes)
+    run_ranks(_run_in_rank, phase, recipe, out, minutes, count=recipe.num_processes)
 
 
 def _run_in_rank(
@@ -103,12 +97,11 @@ def _run_in_rank(
     recipe: DetectorRecipe,
     out: Path,
     minutes: float,
-    resume: bool,  # noqa: FBT001 - child processes get positional arguments
 ) -> None:
     if ranks.count > 1:
         configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
     _prepare_process(recipe)
-    phase(recipe, ranks, out=out, minutes=minutes, resume=resume)
+    phase(recipe, ranks, out=out, minutes=minutes)
 
 
 def _prepare_process(recipe: DetectorRecipe) -> None:
@@ -118,7 +111,7 @@ def _prepare_process(recipe: DetectorRecipe) -> None:
 
 
 def train_backbone_phase(
-    recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float, resume: bool
+    recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float
 ) -> None:
     """Run a recipe's first phase in one of the processes."""
     train_backbone(
@@ -127,7 +120,6 @@ def train_backbone_phase(
         detector=recipe.detector,
         path=out / BACKBONE,
         minutes=minutes,
-        resume=resume,
         ranks=ranks,
     )
 
@@ -144,7 +136,7 @@ def _classifier(recipe: DetectorRecipe) -> PointClassifier:
 
 
 def train_detector_phase(
-    recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float, resume: bool
+    recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float
 ) -> None:
     """Run a recipe's second phase in one of the processes. Rank 0 writes files and validates."""
     text_encoder_dir = find_text_encoder()
@@ -167,7 +159,7 @@ def train_detector_phase(
             num_wholes=len(vocabulary.wholes),
         )
 
-    if resume and path.exists():
+    if path.exists():
         trainer = new_trainer()
         checkpoint = torch.load(path, weights_only=True)
         trainer.load_state(checkpoint)
@@ -230,24 +222,3 @@ def _log(out: Path, **figures: float) -> None:
         file.write(json.dumps(row) + "\n")
     shown = {n: v for n, v in row.items() if "_" not in n or n.startswith("val")}
     logger.info("detector: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
-
-
-def main(
-    out: Annotated[Path, typer.Option(help="Output folder for checkpoints, log and weights.")],
-    recipe: Annotated[str, typer.Option(help="Recipe of training/detector/recipe.py.")] = (
-        "small-detector"
-    ),
-    minutes: Annotated[float, typer.Option(help="Time limit of both phases together.")] = 90.0,
-    start: Annotated[
-        Path | None, typer.Option(help="Trained weights to start from, without the first phase.")
-    ] = None,
-    *,
-    resume: Annotated[bool, typer.Option(help="Resume from the checkpoint in --out.")] = False,
-) -> None:
-    """Train the small Grounding-DINO on the small world."""
-    configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
-    train_detector(recipe_named(recipe), out=out, minutes=minutes, resume=resume, start=start)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from training.data.batches import BatchConfig
+from training.recipes import SAM_RECIPES
 from training.sam.mask_losses import MaskLossConfig
 from training.sam.prompting import Simulation
 from training.sam.semantic_losses import SemanticLossConfig
 from unspoken.errors import InvalidInput
 from unspoken.model.sam.config import SemanticConfig, SemanticSamConfig, sam_config
+from unspoken.problem_words import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,7 @@ def sam_recipe(name: str) -> SamRecipe:
         case "smoke":
             return smoke()
         case _:
-            small = "small-sam-coarse, small-sam, small-sam-fine, small-semantic"
-            raise InvalidInput(f"recipe must be {small}, readout, thesis or smoke, got {name!r}")
+            raise InvalidInput(unknown_name(name, SAM_RECIPES, what="recipe"))
 
 
 def small_sam_coarse() -> SamRecipe:

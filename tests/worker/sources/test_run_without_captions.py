@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from cli.labelling import describe
-from cli.status_view import render
+from cli.status_view import describe, render
 from tests.cli.test_status_view import printed
 from tests.worker.source_files import picture
 from tests.worker.stage import Stage

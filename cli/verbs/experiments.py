@@ -1,7 +1,8 @@
-"""`unspoken reproduce`: measures the thesis's claims again, with the models of the profile."""
+"""`unspoken world` and `reproduce`: the small world, and the thesis's claims measured again."""
 
 import logging
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,40 @@ import typer
 from cli.console import PlainConsole
 from unspoken.errors import InvalidInput
 
-reproduce_app = typer.Typer(help="Repeat the experiments of the thesis.", no_args_is_help=True)
+reproduce_app = typer.Typer(no_args_is_help=True)
 
 DEFAULT_SCENES, QUICK_SCENES = 150, 20
 PROGRESS_EVERY_S = 5.0
 
 console = PlainConsole(stderr=True)
+
+
+class Style(StrEnum):
+    """Art styles of the small world."""
+
+    twemoji = "twemoji"
+    fluent = "fluent"
+    noto = "noto"
+
+
+def world(
+    *,
+    out: Annotated[Path, typer.Option(help="New or empty folder.")],
+    scenes: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: Annotated[int, typer.Option()] = 0,
+    unlabelled: Annotated[
+        int | None, typer.Option(min=0, help="Pictures of the SA-1B folder (default: scenes / 4).")
+    ] = None,
+    styles: Annotated[list[Style] | None, typer.Option("--style", help="May be repeated.")] = None,
+) -> None:
+    """Write a small world: img2dataset shards, an SA-1B folder, and a contact sheet."""
+    # Imported here, because only this command needs the art packages.
+    from smallworld.shards import write_world
+
+    chosen = tuple(str(style) for style in styles or (Style.twemoji, Style.fluent))
+    with console.status(f"composing {scenes} scenes"):
+        tars = write_world(out, num_scenes=scenes, seed=seed, num_sa1b=unlabelled, styles=chosen)
+    typer.echo(f"wrote {len(tars)} shards to {out / 'shards'} and {out / 'contact-sheet.jpg'}")
 
 
 @reproduce_app.callback()

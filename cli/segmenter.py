@@ -1,43 +1,13 @@
-"""Connect a command to the services: `--dir` and `--url`, clients, and a local segmenter."""
+"""The segmenter of a command: behind a URL, or in this process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated
 
-import typer
-from pydantic import SecretStr
-
+from cli.gateway import client_key
 from services.segmenter.settings import SegmenterSettings
-from unspoken.client import Client, RetryPolicy
 from unspoken.client.port_clients import SegmenterClient, connect
-from unspoken.config.settings import ProcessSettings
 from unspoken.errors import Conflict
 from unspoken.ports import Segmenter
-
-Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
-GatewayUrl = Annotated[
-    str | None, typer.Option("--url", help="URL of the gateway of a running stack.")
-]
-SegmenterUrl = Annotated[
-    str | None, typer.Option("--url", help="URL of a gateway or segmenter (default: run here).")
-]
-
-
-def client_key() -> SecretStr:
-    """Return the API key that commands send, UNSPOKEN_CLIENT_KEY; empty if none is set."""
-    return ProcessSettings().client_key
-
-
-def gateway_client(url: str, *, max_attempts: int | None = None) -> Client:
-    """Return a client of a gateway that sends the API key of the environment.
-
-    max_attempts: number of attempts at a request; None for the client's default.
-    """
-    key = client_key().get_secret_value()
-    if max_attempts is None:
-        return Client(url, api_key=key)
-    return Client(url, api_key=key, retries=RetryPolicy(attempts=max_attempts))
 
 
 @contextmanager

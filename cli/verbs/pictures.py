@@ -1,0 +1,81 @@
+"""`unspoken segment` and `unspoken embed`: use a segmenter on picture files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cli.console import PlainConsole, say
+from cli.embedding import embed_files, filled_segmenter, picture_files
+from cli.options import SegmenterUrl
+from cli.segmenter import open_segmenter
+from cli.segmenting import describe_reply, segment_file
+from unspoken.wire.segment import Method
+
+MAX_NAMED = 5
+
+console = PlainConsole(stderr=True)
+
+
+def segment(
+    image: Annotated[Path, typer.Argument(help="Picture file: JPEG, PNG or WEBP.")],
+    texts: Annotated[list[str], typer.Argument(help="Texts to search for.")],
+    *,
+    url: SegmenterUrl = None,
+    out: Annotated[Path, typer.Option(help="Folder for the overlay and the JSON.")] = Path(),
+    method: Annotated[
+        Method, typer.Option(help="Query method; auto uses the detector if there is one.")
+    ] = "auto",
+    threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    top_k: Annotated[
+        int, typer.Option(min=1, max=1000, help="Maximum number of masks per text.")
+    ] = 20,
+) -> None:
+    """Segment what texts name in a picture; write an overlay of the masks and a JSON reply."""
+    with open_segmenter(url) as segmenter:
+        reply = segment_file(
+            image,
+            texts,
+            out=out,
+            segmenter=segmenter,
+            method=method,
+            threshold=threshold,
+            top_k=top_k,
+        )
+    for line in describe_reply(reply):
+        say(line)
+    typer.echo(f"wrote {out / image.stem}-masks.png and {out / image.stem}-masks.json")
+
+
+def embed(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of JPEG, PNG or WEBP files; also searches subfolders.")
+    ],
+    *,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the disk cache (default: SEGMENTER_DISK_CACHE_DIR)."),
+    ] = None,
+    url: SegmenterUrl = None,
+) -> None:
+    """Embed a folder's pictures ahead of time, into a disk cache or a running service."""
+    paths = picture_files(folder)
+    with (
+        filled_segmenter(url, cache) as segmenter,
+        Progress(
+            TextColumn("embedding"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        ) as progress,
+    ):
+        bar = progress.add_task("embedding", total=len(paths))
+        report = embed_files(paths, segmenter, on_each=lambda: progress.advance(bar))
+    for path, problem in list(report.refused.items())[:MAX_NAMED]:
+        console.print(f"skipped: {path}: {problem}", soft_wrap=True)
+    typer.echo(
+        f"{len(paths)} pictures: {report.num_encoded} encoded, {report.num_there} already cached, "
+        f"{len(report.refused)} skipped"
+    )

@@ -1,0 +1,71 @@
+"""`unspoken weights`, `key` and `settings`: what services need before they start."""
+
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+
+from cli.console import PlainConsole
+from cli.settings_table import settings_table
+from unspoken.config.api_keys import key_sha256, new_key, parse_keys
+from unspoken.config.profiles import load_profile
+from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
+
+weights_app = typer.Typer(no_args_is_help=True)
+console = PlainConsole(stderr=True)
+
+
+@weights_app.callback()
+def weights() -> None:
+    """Download the weights of the profiles in models.yaml."""
+
+
+@weights_app.command("fetch")
+def fetch_weights(
+    profile: Annotated[str, typer.Argument(help="Profile of models.yaml: small, base or thesis.")],
+) -> None:
+    """Download a profile's model files and check their hashes; services never download files."""
+    settings = WeightsSettings()
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        console=console,
+    ) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def show(now: FetchProgress) -> None:
+            if now.file not in bars:
+                bars[now.file] = progress.add_task(now.file, total=now.num_bytes)
+            progress.update(bars[now.file], completed=now.received_bytes)
+
+        report = fetch_profile(
+            load_profile(profile, models_file=settings.models_file),
+            cache_dir=settings.cache_dir,
+            hub_url=settings.hub_url,
+            on_progress=show,
+        )
+    typer.echo(
+        f"profile {profile}: {len(report.fetched)} files fetched, "
+        f"{len(report.present)} already present; all hashes match"
+    )
+
+
+def key(
+    name: Annotated[str, typer.Argument(help="Name of the key's owner, for the logs.")],
+    *,
+    per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Requests per minute; 0 for no limit.")
+    ] = None,
+) -> None:
+    """Create an API key. It is shown only once, because services store only its digest."""
+    made = new_key()
+    entry = f"{name}:{key_sha256(made)}" + ("" if per_minute is None else f":{per_minute}")
+    parse_keys(entry, requests_per_minute=0)
+    typer.echo(f"UNSPOKEN_CLIENT_KEY={made}      # for clients")
+    typer.echo(f"UNSPOKEN_API_KEYS={entry}      # for services; separate several keys by spaces")
+
+
+def settings() -> None:
+    """Print all settings of all processes with their defaults."""
+    typer.echo(settings_table(), nl=False)

@@ -1,0 +1,151 @@
+"""`unspoken train` and `unspoken evaluate`. Torch is imported once the options are valid."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from training.recipes import DETECTOR_RECIPES, FROM_OFFICIAL_SAM, SAM_RECIPES
+from unspoken.errors import InvalidConfig, InvalidInput
+from unspoken.logs import PROGRESS_LAYOUT, configure_logging
+from unspoken.problem_words import unknown_name
+
+RECIPES = {**SAM_RECIPES, **DETECTOR_RECIPES}
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="\b\n" + "\n".join(f"{name}: {about}" for name, about in RECIPES.items())
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Output folder for checkpoint, metrics and weights.")],
+    data: Annotated[Path | None, typer.Option(help="Dataset folder of a run.")] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder that now contains the dataset's pictures, if they were moved."),
+    ] = None,
+    sa1b: Annotated[Path | None, typer.Option(help="SA-1B folder.")] = None,
+    sam: Annotated[Path | None, typer.Option(help="Official sam_vit_*.pth to start from.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights of this project to start from.")
+    ] = None,
+    stem: Annotated[
+        Path | None, typer.Option(help="Folder of the small detector, for a network with a stem.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps (default: the recipe's).")
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(help="Ratio of masks to boxes, such as 1:4; the batch size stays the same."),
+    ] = None,
+    named_only: Annotated[
+        bool, typer.Option("--named-only", help="Train only on boxes of named labels.")
+    ] = False,
+    hard_negatives: Annotated[
+        bool,
+        typer.Option(
+            "--hard-negatives", help="Also train on negatives: labels proposed but never found."
+        ),
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Time limit of a recipe of the detector.")
+    ] = 90.0,
+) -> None:
+    """Train Semantic-SAM or the small detector by a recipe.
+
+    Run the same command again to resume an interrupted training.
+    """
+    if recipe not in RECIPES:
+        raise InvalidInput(unknown_name(recipe, RECIPES, what="recipe"))
+    if recipe in FROM_OFFICIAL_SAM and sam is None and start is None:
+        raise InvalidInput(
+            f"{recipe} starts from trained weights: give an official checkpoint with --sam, or "
+            "weights of this project with --start"
+        )
+    _check_installed()
+    configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
+    if recipe in DETECTOR_RECIPES:
+        from training.detector.recipe import recipe_named
+        from training.detector.train import train_detector
+
+        train_detector(recipe_named(recipe), out=out, minutes=minutes, start=start)
+        return
+    from training.sam.recipe import sam_recipe
+    from training.train import TrainFiles, train_on_all_ranks
+
+    chosen = sam_recipe(recipe)
+    if steps is not None:
+        chosen = replace(chosen, steps=steps)
+    if mix is not None:
+        chosen = replace(chosen, batch=chosen.batch.mixed(mix))
+    if hard_negatives:
+        chosen = replace(chosen, hard_negatives=True)
+    files = TrainFiles(
+        out=out,
+        data=data,
+        pictures=pictures,
+        sa1b=sa1b,
+        sam=sam,
+        start=start,
+        stem=stem,
+        named_only=named_only,
+    )
+    train_on_all_ranks(chosen, files)
+
+
+def evaluate(
+    weights: Annotated[Path, typer.Argument(help="Weights of this project, or an official .pth.")],
+    *,
+    world: Annotated[
+        int | None, typer.Option(min=1, help="Number of scenes of the small world.")
+    ] = None,
+    coco: Annotated[Path | None, typer.Option(help="COCO or LVIS instances JSON file.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures of --coco.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of pictures of --coco.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Training dataset, to group classes by its captions.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="Checkpoint to compare with.")] = None,
+    text_queries: Annotated[
+        int, typer.Option(min=0, help="Number of pictures for text queries by mask bank.")
+    ] = 50,
+    points_per_side: Annotated[
+        int | None, typer.Option(min=1, help="Points per side of the mask bank's grid.")
+    ] = None,
+    score: Annotated[
+        Literal["softmax", "cosine"], typer.Option(help="Score of text queries.")
+    ] = "softmax",
+    out: Annotated[Path | None, typer.Option(help="Folder for JSON and pictures.")] = None,
+) -> None:
+    """Measure a Semantic-SAM's names, masks, retention and text queries; print a table."""
+    if (world is None) == (coco is None):
+        raise InvalidInput("give either --world N, or --coco FILE with --images DIR")
+    if coco is not None and images is None:
+        raise InvalidInput("--coco needs the folder of its pictures: --images DIR")
+    _check_installed()
+    from training.evaluate import EvaluationPictures, evaluate_and_print
+
+    evaluate_and_print(
+        weights,
+        EvaluationPictures(world=world, coco=coco, images=images, limit=limit),
+        dataset=data,
+        base=base,
+        text_queries=text_queries,
+        points_per_side=points_per_side,
+        score=score,
+        out=out,
+    )
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("scipy", "segment_anything", "torch") if find_spec(name) is None]
+    if missing:
+        raise InvalidConfig(f"training needs {', '.join(missing)}: pip install unspoken-stack")
