@@ -1,7 +1,8 @@
-"""Speed of the default language model: batch 8 with cached few-shot prefix against batch 1 without.
+"""Speed of the default language model in batches with a cached prefix, compared with one by one.
 
+The fast way answers in batches of 8 and caches the few-shot prefix; the plain way does neither.
 Prints one JSON line. Time is this process's CPU time, because cores may be shared. In fp32 both
-write the same text, or differ first at a token where the two best logits are within NEAR_TIE_GAP.
+give the same text, or first differ at a token where the two best logits are within NEAR_TIE_GAP.
 """
 
 import json
@@ -54,7 +55,7 @@ Farm tractor ploughing a field
 
 
 def main() -> None:
-    """Run both and print one line."""
+    """Time both ways; print the figures as one JSON line."""
     torch.set_num_threads(1)
     entry = load_profile("small").llm
     generator = load_generator(entry, cache_dir=default_cache_dir())
@@ -90,7 +91,7 @@ def answer_alone(generator: Generator, suffix: str, *, prefix: str) -> Generatio
 
 
 def timed(run: Callable[[], list[Generation]]) -> tuple[float, list[Generation]]:
-    """Return CPU seconds and the answers."""
+    """Run a function; return its CPU seconds and its answers."""
     started = time.process_time()
     answers = run()
     return time.process_time() - started, answers

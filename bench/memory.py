@@ -1,10 +1,9 @@
 """`python -m bench.memory`: memory growth during a long labelling run.
 
-Composes pictures and labels them with `unspoken label`, as a user would. Every two seconds it reads
-the number of labelled pictures and the memory of the stack's processes. `worker_growth` (bar .10)
-is the worker's mean resident size, including its pool, during the last tenth of the pictures,
-divided by that of the first tenth, minus one. `services_growth` is the same for the process with
-all models.
+Composes pictures and labels them with `unspoken label`. Every two seconds it reads the number of
+labelled pictures and the memory of the stack's processes. `worker_growth` (at most .10 is allowed)
+compares the worker's mean resident size, including its pool, in the last and the first tenth of the
+pictures: last / first - 1. `services_growth` is the same for the process that runs all models.
 
 To finish sooner, the language model writes at most 12 tokens per answer, a quarter of its default,
 and 32 answers at a time. The worker does the same work, with fewer phrases per picture.
@@ -48,11 +47,11 @@ class MemoryReading(NamedTuple):
 
 
 def main() -> None:
-    """Label and print one line."""
+    """Label the pictures; print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=NUM_IMAGES)
     parser.add_argument("--seed", type=int, default=55_000_000)
-    parser.add_argument("--out", type=Path, help="kept where given")
+    parser.add_argument("--out", type=Path, help="keep pictures and dataset in this folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="unspoken-bench-") as folder:
         out = arguments.out or Path(folder)

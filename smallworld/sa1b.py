@@ -1,4 +1,4 @@
-"""Writing scenes as SA-1B folders: masks without labels, in SA-1B's layout and fields."""
+"""Write scenes as SA-1B folders: masks without labels, in SA-1B's layout and fields."""
 
 import json
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ EXACT_SCORE = 1.0
 
 
 def write_sa1b(out: Path, scenes: Iterable[Scene], *, seed: int) -> Path:
-    """Write `out/sa_000000/sa_N.jpg` and `sa_N.json`, one pair per scene -> the folder.
+    """Write `out/sa_000000/sa_N.jpg` and `sa_N.json`, one pair per scene; return the folder.
 
     Boxes are XYWH in pixels. Masks are compressed COCO RLE, each with one prompt point inside.
     """

@@ -1,4 +1,4 @@
-"""Writing a small world to disk: captioned scenes in the format of img2dataset's LAION shards.
+"""Write a small world to disk: captioned scenes in the format of img2dataset's LAION shards.
 
     shards/00000.tar            key.jpg, key.txt, key.json
     shards/00000.parquet        LAION's columns and img2dataset's
@@ -82,10 +82,11 @@ def write_world(
     scene_config: SceneConfig = DEFAULT_SCENES,
     caption_config: CaptionConfig = DEFAULT_CAPTIONS,
 ) -> tuple[Path, ...]:
-    """Write a small world: `out/shards/`, `out/sa1b/` and `out/contact-sheet.jpg` -> the tar files.
+    """Write a small world: `out/shards/`, `out/sa1b/` and `out/contact-sheet.jpg`.
 
-    `num_sa1b` pictures (by default a quarter of `num_scenes`) show other scenes of the same world.
-    Raises Conflict if `out` is not empty, because shards of two worlds must not mix.
+    Returns the tar files. `num_sa1b` pictures (by default a quarter of `num_scenes`) show other
+    scenes of the same world. Raises Conflict if `out` is not empty, because shards of two worlds
+    must not mix.
     """
     if num_scenes < 1:
         raise InvalidInput(f"num_scenes must be at least 1, got {num_scenes}")
@@ -134,7 +135,7 @@ def write_shards(
     scene_config: SceneConfig = DEFAULT_SCENES,
     caption_config: CaptionConfig = DEFAULT_CAPTIONS,
 ) -> tuple[Path, ...]:
-    """Write captioned scenes as img2dataset shards -> the tar files, in order."""
+    """Write captioned scenes as img2dataset shards; return the tar files in order."""
     if scenes_per_shard < 1:
         raise InvalidInput(f"scenes_per_shard must be at least 1, got {scenes_per_shard}")
     out.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def create_app(
 
 
 async def _read_question(request: Request, fetcher: Fetcher | None) -> _Question:
-    """Return what the engine needs of a request, without its base64 text."""
+    """Parse a request and decode its picture; the base64 text is not kept."""
     picture, asked = await read_picture_request(request, DetectRequest, fetcher)
     return _Question(picture, asked.phrases, asked.box_threshold, asked.independent)
 

@@ -1,11 +1,11 @@
 """The few-shot prompts as a conversation, for instruction-tuned models.
 
 Each worked example is a user turn with a question and an assistant turn with its answer. The
-instruction precedes the first question. SmolLM2 copies the examples if they are one long message;
-as separate turns they make it answer.
+instruction precedes the first question. If the examples are one long message, SmolLM2 copies them
+instead of answering.
 
 The chat format belongs to the model and comes with its tokenizer. Everything before the question is
-one text, so its keys and values can be cached as those of a completion prompt are.
+one text, so its keys and values can be cached, as for a completion prompt.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def check_chat_format(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise InvalidConfig if a tokenizer has no chat format, or one that drops the question."""
     if not tokenizer.chat_template:
         raise InvalidConfig(
-            f"{tokenizer.name_or_path} has no chat format; ask it with LLM_PROMPT_STYLE=completion"
+            f"{tokenizer.name_or_path} has no chat format; set LLM_PROMPT_STYLE=completion"
         )
     chat_frame(tokenizer, examples=ExampleSet((), separator=""))
 

@@ -1,4 +1,4 @@
-"""The CropRanker port: rank labels for crops of an image by an image-text model."""
+"""The CropRanker port: rank labels for crops of an image with an image-text model."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ PROMPT = "a photo of a {}"
 
 
 class CropEngine:
-    """CropRanker that encodes crops by the image tower and labels by the text tower.
+    """CropRanker that encodes crops with the image tower and labels with the text tower.
 
     Not thread-safe: call it on the inference thread only.
     load: loads the image tower. It is called at the first request, because most services never get

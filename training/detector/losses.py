@@ -4,7 +4,8 @@ The library's own loss is not used. It offsets label maps by the wrong count, so
 pictures learns wrong labels. It also never trains the first stage, because it detaches its boxes.
 Here every encoder location is trained on boxes of its own size (`first_stage_loss`), and every
 decoder layer on its matched boxes (`decoder_loss`). Several queries may find the same box. The
-service removes duplicates per label, so forbidding them here would only cost training time.
+service removes duplicates per label, so forbidding such duplicates here would only cost training
+time.
 
 Legend: B pictures, Q queries, T tokens of a prompt, P phrases, N objects, A locations (all levels).
 """
@@ -84,7 +85,7 @@ def run_detector(model: MMGroundingDinoForObjectDetection, batch: DetectionBatch
     """Run both stages and return every decoder layer; the library returns only the last one."""
     prompt = batch.prompt
     maps: list[Tensor] = []
-    listeners = [
+    hooks = [
         projection[0].register_forward_hook(lambda _, __, features: maps.append(features))
         for projection in model.model.input_proj_vision[:3]
     ]
@@ -93,8 +94,8 @@ def run_detector(model: MMGroundingDinoForObjectDetection, batch: DetectionBatch
         input_ids=prompt.input_ids,
         attention_mask=prompt.attention_mask,
     )
-    for listener in listeners:
-        listener.remove()
+    for hook in hooks:
+        hook.remove()
     num_tokens = prompt.input_ids.shape[1]
     layers = []
     for index in range(output.intermediate_hidden_states.shape[1]):
@@ -211,7 +212,7 @@ def first_stage_loss(
 def class_loss(maps: Sequence[Tensor], batch: DetectionBatch, *, words: Words) -> Tensor:
     """Classify the middle of each box among all nouns (or parts), at each stride.
 
-    A prompt has about twenty phrases; this loss contrasts the whole vocabulary.
+    A prompt has only about twenty phrases; this loss distinguishes all words of the vocabulary.
     """
     boxes = torch.cat(batch.boxes)  # (G, 4)
     classes = torch.cat(batch.classes)  # (G,)
@@ -244,9 +245,9 @@ def decoder_loss(
 ) -> dict[str, Tensor]:
     """Return the losses of one decoder layer, with Hungarian matching.
 
-    Unmatched queries that overlap a box by `duplicate_iou` count as right too. A label's target is
-    the quality of the query's box (quality focal loss, arXiv:2006.04388), so that scores rank
-    detections by IoU.
+    Unmatched queries whose IoU with a box is at least `duplicate_iou` count as right, too. A
+    label's target is the quality of the query's box (quality focal loss, arXiv:2006.04388), so that
+    scores rank detections by IoU.
     """
     targets = torch.zeros(*stage.logits.shape[:2], labels.maps.shape[1])  # (B, Q, P)
     counted = labels.judged[:, None].expand_as(targets).clone()
@@ -296,9 +297,9 @@ def box_quality(overlap: Tensor, *, config: LossConfig) -> Tensor:
 
 
 def presence_loss(stage: StageOutput, batch: DetectionBatch, *, labels: PhraseLabels) -> Tensor:
-    """Return the cross entropy of each phrase's best query.
+    """Return the mean cross entropy of each phrase's presence, by the logit of its best query.
 
-    The service's threshold decides presence by the same score.
+    The service's threshold decides presence by the best score, too.
     """
     scores = _mean_logits(stage.logits, batch, labels)  # (B, Q, P)
     best = scores.amax(1)
@@ -378,7 +379,7 @@ def _focal_cost(scores: Tensor) -> Tensor:
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
-    """Sum of the terms."""
+    """Return the sum of the terms."""
     return torch.stack(list(terms.values())).sum()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.data.batches import MaskUnits, TrainBatch
+from training.data.batches import TrainBatch
 from unspoken.imaging.drawing import (
     SERIES,
     LabelledBox,
@@ -23,11 +23,12 @@ MAX_PICTURES = 8
 @torch.no_grad()
 def draw_samples(model: SemanticSam, batch: TrainBatch, path: Path) -> None:
     """Write a PNG with a row of the batch's pictures and the predicted masks of true boxes."""
-    chosen = sorted(set(batch.masks.image_index.tolist()))[:MAX_PICTURES]
+    image_index = batch.masks.image_index.tolist()
+    chosen = sorted(set(image_index))[:MAX_PICTURES]
     if not chosen:
         return
     images = [batch.images[i] for i in chosen]
-    index = torch.tensor([chosen.index(i) if i in chosen else -1 for i in _rows(batch.masks)])
+    index = torch.tensor([chosen.index(i) if i in chosen else -1 for i in image_index])
     kept = index >= 0
     output = model.decode(
         model.embed_images(images),
@@ -56,7 +57,3 @@ def draw_samples(model: SemanticSam, batch: TrainBatch, path: Path) -> None:
         tiles.append(draw_boxes(draw_masks(Image.fromarray(canvas), masks), boxes))
     path.parent.mkdir(parents=True, exist_ok=True)
     tile(tiles, columns=len(tiles)).save(path)
-
-
-def _rows(units: MaskUnits) -> list[int]:
-    return [int(i) for i in units.image_index]

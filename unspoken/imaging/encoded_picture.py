@@ -33,8 +33,8 @@ JPEG_END = b"\xff\xd9"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-# Excluded are zeros after 0xff and restarts (d0 to d7), which are part of a scan's data, and all
-# fill bytes but the last.
+# Zeros after 0xff and restarts (d0 to d7) do not match, because they are part of a scan's data. Of
+# several fill bytes (ff), only the last one is part of a match.
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _TEM, _SOI, _EOI, _SOS, _COM = 0x01, 0xD8, 0xD9, 0xDA, 0xFE
 _APP0, _APP1, _APP14, _APP15 = 0xE0, 0xE1, 0xEE, 0xEF
@@ -45,9 +45,9 @@ _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 class EncodedPicture(NamedTuple):
-    """A stripped picture: `content` is what its pixels need, `orientation` is 1 to 8.
+    """A picture without metadata: `content` has only the parts that a decoder of its pixels needs.
 
-    The orientation is that of EXIF, or else that of XMP.
+    `orientation` is 1 to 8, from EXIF, or from XMP if EXIF has none.
     """
 
     format: str
@@ -57,7 +57,7 @@ class EncodedPicture(NamedTuple):
 
 @dataclass
 class _Orientation:
-    """The first orientation found in a file: that of EXIF, or else that of XMP."""
+    """Collects the first EXIF and the first XMP orientation of a file; EXIF takes precedence."""
 
     exif: int | None = None
     xmp: int | None = None
@@ -66,11 +66,11 @@ class _Orientation:
     def value(self) -> int:
         return self.exif or self.xmp or 1
 
-    def see_exif(self, exif: bytes) -> None:
+    def add_exif(self, exif: bytes) -> None:
         if self.exif is None:
             self.exif = read_orientation(exif)
 
-    def see_xmp(self, xmp: bytes) -> None:
+    def add_xmp(self, xmp: bytes) -> None:
         found = _XMP_ORIENTATION.search(xmp) if self.xmp is None else None
         if found is not None:
             self.xmp = int(found[1])
@@ -122,7 +122,7 @@ def _strip_jpeg(encoded: bytes) -> EncodedPicture:
         start, at = at, at + max(2, int.from_bytes(encoded[at : at + 2], "big"))
         segment = encoded[start:at]
         if code == _APP1:
-            _see_app1(segment[2:], orientation)
+            _read_app1(segment[2:], orientation)
         if code == _COM or (_APP0 < code <= _APP15 and code != _APP14):
             continue
         kept += (bytes((0xFF, code)), segment)
@@ -133,11 +133,11 @@ def _strip_jpeg(encoded: bytes) -> EncodedPicture:
     raise TooLarge(f"the picture has over {MAX_SEGMENTS} segments")
 
 
-def _see_app1(content: bytes, orientation: _Orientation) -> None:
+def _read_app1(content: bytes, orientation: _Orientation) -> None:
     if content.startswith(b"Exif\0\0"):
-        orientation.see_exif(content)
+        orientation.add_exif(content)
     elif content.startswith(_XMP_HEAD):
-        orientation.see_xmp(content)
+        orientation.add_xmp(content)
 
 
 def _strip_png(encoded: bytes) -> EncodedPicture:
@@ -145,9 +145,9 @@ def _strip_png(encoded: bytes) -> EncodedPicture:
     kept, orientation = [_PNG_SIGNATURE], _Orientation()
     for kind, start, end in _chunks(encoded, at=8, byte_order="big", tail=4):
         if kind == b"eXIf":
-            orientation.see_exif(encoded[start + 8 : end - 4])
+            orientation.add_exif(encoded[start + 8 : end - 4])
         elif kind in _PNG_TEXTS and end - start < MAX_TEXT_BYTES:
-            _see_text(kind, encoded[start + 8 : end - 4], orientation)
+            _read_text(kind, encoded[start + 8 : end - 4], orientation)
         if kind in _PNG_PIXELS:
             kept.append(encoded[start:end])
         if kind == b"IEND":
@@ -155,7 +155,7 @@ def _strip_png(encoded: bytes) -> EncodedPicture:
     return EncodedPicture("PNG", b"".join(kept), orientation.value)
 
 
-def _see_text(kind: bytes, content: bytes, orientation: _Orientation) -> None:
+def _read_text(kind: bytes, content: bytes, orientation: _Orientation) -> None:
     """Read XMP, or the EXIF that ImageMagick and ExifTool write as hexadecimal text."""
     keyword, _, text = content.partition(b"\0")
     if keyword not in (b"Raw profile type exif", b"XML:com.adobe.xmp"):
@@ -166,10 +166,10 @@ def _see_text(kind: bytes, content: bytes, orientation: _Orientation) -> None:
         packed, rest = text[:1] == b"\1", text[2:].split(b"\0", 2)
         text = _unpack(rest[-1]) if packed else rest[-1]
     if keyword == b"XML:com.adobe.xmp":
-        orientation.see_xmp(text)
+        orientation.add_xmp(text)
         return
     with suppress(ValueError):  # the text is not hexadecimal
-        orientation.see_exif(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")))
+        orientation.add_exif(bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii")))
 
 
 def _unpack(content: bytes) -> bytes:
@@ -183,9 +183,9 @@ def _read_webp(encoded: bytes) -> EncodedPicture:
     orientation = _Orientation()
     for kind, start, end in _chunks(encoded, at=12, byte_order="little", tail=0):
         if kind == b"EXIF":
-            orientation.see_exif(encoded[start + 8 : end])
+            orientation.add_exif(encoded[start + 8 : end])
         elif kind == b"XMP ":
-            orientation.see_xmp(encoded[start + 8 : end])
+            orientation.add_xmp(encoded[start + 8 : end])
     return EncodedPicture("WEBP", encoded, orientation.value)
 
 

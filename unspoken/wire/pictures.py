@@ -15,13 +15,13 @@ MAX_BASE64_CHARS = 64 * 1024 * 1024
 MAX_URL_CHARS = 4096
 
 
-def _put_back(text: str, info: ValidationInfo) -> str:
-    """Return the picture's base64 text for a placeholder; see json_bodies.slim_body."""
+def _restore_base64(text: str, info: ValidationInfo) -> str:
+    """Replace the placeholder that json_bodies.slim_body inserted by the picture's base64 text."""
     pictures: dict[str, str] = info.context or {}
     return pictures.get(text, text)
 
 
-Base64Text = Annotated[str, Field(max_length=MAX_BASE64_CHARS), AfterValidator(_put_back)]
+Base64Text = Annotated[str, Field(max_length=MAX_BASE64_CHARS), AfterValidator(_restore_base64)]
 
 
 class Box(ReplyModel):

@@ -1,11 +1,11 @@
-"""The dispatcher's loop: at each tick, every run is planned, published or finished as is due.
+"""The dispatcher's loop: at each tick it advances every run by planning, publishing or finishing.
 
-At every tick it compares the plan with the commit records. It publishes messages for chunks that
+At every tick it compares the plan with the commit records, and publishes messages for chunks that
 have no lease and no record. So a lost message, an emptied Redis or a dead worker costs only time.
 All its state is on disk: it may be killed and started at any time.
 
-Of several dispatchers, the one that holds the lease works and the others stand by. If two worked at
-once, messages would be published twice and nothing else would happen.
+If there are several dispatchers, the one with the lease works and the others stand by. If two
+worked at once, messages would be published twice, which does no harm.
 """
 
 import logging
@@ -65,7 +65,9 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         start: Start = start_thread,
     ) -> None:
-        """data_dir: see unspoken.runs.location.locate_source. patience_s: longest time for which
+        """Create a dispatcher of the runs in `runs_dir`.
+
+        data_dir: see unspoken.runs.location.locate_source. patience_s: longest time for which
         planning or finishing one run delays a tick; None for no limit. start: starts a call in the
         background.
         """
@@ -101,7 +103,7 @@ class Dispatcher:
         return under_way
 
     def run(self, *, tick_s: float, stop: threading.Event) -> None:
-        """Tick until told to stop; while another dispatcher works, stand by."""
+        """Tick until `stop` is set; stand by while another dispatcher works."""
         stood_by = False
         while not stop.is_set():
             try:
@@ -119,7 +121,7 @@ class Dispatcher:
             stop.wait(tick_s)
 
     def _work(self, is_ours: Callable[[], bool], *, tick_s: float, stop: threading.Event) -> None:
-        # Another dispatcher may have changed the runs since the last look.
+        # Another dispatcher may have changed the runs since this one was active.
         self._run_states.clear()
         logger.info("this dispatcher is active")
         try:

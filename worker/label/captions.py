@@ -1,8 +1,9 @@
 """The words and the language of a caption, in scripts with and without spaces between words.
 
 Chinese, Japanese, Thai, Lao, Khmer and Burmese are written without spaces between words. Their
-words are counted by an average length, because a word segmenter is not needed to tell three words
-from one. A caption is rejected for its language only if the classifier is sure.
+number of words is estimated from an average length. No word segmenter is needed, because the only
+question is whether a caption has one word or three. A caption is rejected for its language only if
+the classifier is sure.
 """
 
 import re
@@ -78,8 +79,8 @@ def language_words(caption: str) -> str:
         for token in tokens
         if any(character.isalpha() for character in token) and not _NO_WORD.search(token)
     ]
-    is_shouted = all(word.upper() == word for word in words)
-    kept = [word for word in words if is_shouted or not word.isupper()]
+    is_all_capitals = all(word.upper() == word for word in words)
+    kept = [word for word in words if is_all_capitals or not word.isupper()]
     return " ".join(kept)
 
 
@@ -125,6 +126,6 @@ def judge_language(
 
 
 def _relatives(code: str, *, wanted: str) -> frozenset[str]:
-    """Return the code with its close relatives; alone if the wanted language is one of them."""
+    """Return the code and its close relatives; only the code if the wanted language is related."""
     group = next((each for each in RELATIVES if code in each and wanted not in each), None)
     return group or frozenset((code,))

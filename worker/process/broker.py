@@ -1,4 +1,4 @@
-"""Access to the broker: publishes messages, and reads the length of queues and the memory."""
+"""Access to the broker: publish messages; read queue lengths and memory use."""
 
 import time
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class CeleryPublisher:
             self.app.send_task(LABEL_TASK, args=[run_id, list(chunk_ids)], queue=queue, retry=False)
         except _UNREACHABLE as error:
             raise ConnectionError(
-                f"the broker did not take a message: {reason_of(error)}"
+                f"the broker did not accept a message: {reason_of(error)}"
             ) from error
 
     def num_queued(self, queue: str) -> int:
@@ -55,8 +55,8 @@ class BrokerState(NamedTuple):
     unacked: int
     """Number of messages that a worker has taken and not acknowledged."""
     oldest_s: float
-    """Age of the oldest unacknowledged message; 0 if there is none. The worker's clock gives its
-    start, this host's clock gives the current time."""
+    """Age of the oldest unacknowledged message; 0 if there is none. It is this host's time minus
+    the worker's time stamp, so it is wrong by the difference of their clocks."""
     memory: int
     memory_limit: int
     """Redis's `maxmemory`; 0 means no limit."""
@@ -64,9 +64,9 @@ class BrokerState(NamedTuple):
 
 def read_broker(app: Celery) -> BrokerState:
     """Read the state once. Raises ConnectionError if Redis does not answer in a few seconds."""
-    patience = {"socket_timeout": ANSWER_S, "retry_on_timeout": False}
+    timeouts = {"socket_timeout": ANSWER_S, "retry_on_timeout": False}
     try:
-        with app.connection_for_write(transport_options=patience) as connection:
+        with app.connection_for_write(transport_options=timeouts) as connection:
             connection.ensure_connection(max_retries=1, timeout=ANSWER_S)
             channel = connection.default_channel
             client = channel.client

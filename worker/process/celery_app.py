@@ -1,9 +1,8 @@
 """The Celery app, and the workarounds that it needs when the broker is lost.
 
-Its messages name a run and chunks, and a lost message loses no work. Redis with late
-acknowledgement delivers neither at least once nor at most once (celery#4354, kombu#1836). So the
-commit record beside each shard decides what is done, and the dispatcher publishes missing messages
-again.
+With late acknowledgement, Redis may lose a message and may deliver it twice (celery#4354,
+kombu#1836). Therefore a message only names a run and chunks. The commit record beside each shard
+decides what is done, and the dispatcher publishes missing messages again.
 """
 
 import logging
@@ -38,8 +37,8 @@ logger = logging.getLogger(__name__)
 class _ForgettingUnacked(QoS):  # type: ignore[misc]
     """Forgets a message whose acknowledgement failed because the broker was lost.
 
-    kombu 5.7 keeps such a message as delivered. A worker with too many of them asks for no further
-    message. It then never notices that the broker was lost, and waits forever.
+    kombu 5.7 counts such a message as still being processed. A worker with too many of them
+    requests no further message. It then never notices that the broker was lost, and waits forever.
     """
 
     def ack(self, delivery_tag: str) -> None:
@@ -59,7 +58,7 @@ class _ForgettingUnacked(QoS):  # type: ignore[misc]
 
 
 class _Channel(Channel):  # type: ignore[misc]
-    """Drops messages that cannot be read. With kombu 5.7 such a message would end the worker.
+    """Drops messages that cannot be parsed. With kombu 5.7 such a message would end the worker.
 
     Redis may hold such messages after damage to its append-only file. The dispatcher publishes the
     missing chunks again.
@@ -68,13 +67,13 @@ class _Channel(Channel):  # type: ignore[misc]
     QoS = _ForgettingUnacked
 
     def _brpop_read(self, **options: Any) -> Any:
-        in_hand = set(self.qos._delivered)
+        delivered_before = set(self.qos._delivered)
         try:
             return super()._brpop_read(**options)
         except _UNREADABLE:
             logger.exception("dropped a message that cannot be read")
             # Otherwise the message stays unacknowledged, and is delivered again after shutdown.
-            for tag in set(self.qos._delivered) - in_hand:
+            for tag in set(self.qos._delivered) - delivered_before:
                 self.qos.ack(tag)
             raise Empty from None
 
@@ -84,7 +83,7 @@ class _Transport(Transport):  # type: ignore[misc]
 
 
 class _QuickConnection(Connection):  # type: ignore[misc]
-    """Tries to reconnect at least every five seconds; the default is pauses of up to thirty.
+    """Pauses at most five seconds between attempts to reconnect; kombu pauses up to thirty.
 
     It also survives the loss of the broker. kombu 5.7 then returns messages to a broker whose
     address it has already dropped, and the resulting AttributeError would end the worker.
@@ -130,7 +129,7 @@ def create_celery(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_send_task_events=False,
-        # Remote control is not used. Off, so that nobody with access to the broker can use it.
+        # Remote control is off, so that nobody with access to the broker can use it.
         worker_enable_remote_control=False,
         # A running chunk does not need the broker, so it is finished and committed.
         worker_cancel_long_running_tasks_on_connection_loss=False,
@@ -149,8 +148,8 @@ def create_celery(broker_url: str) -> Celery:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "socket_timeout": 30,
-            # A retry would wait for the reply to a command that the new connection never sent, so
-            # the worker's main process would wait forever after a reset. Celery itself reconnects.
+            # After a reset, a retry would wait forever for the reply to a command that the new
+            # connection never sent, and block the main process. Celery itself reconnects.
             "retry_on_timeout": False,
             "global_keyprefix": "unspoken:",
             "queue_order_strategy": "priority",

@@ -213,7 +213,7 @@ def picture_folders(top: Path, *, root: Path) -> Iterator[Path]:
     """Yield those of `top` and the folders below it that contain pictures or blocked folders.
 
     Links to folders are followed if they lead to another place below `root`; each place is visited
-    once. Raises InvalidInput if `top` may not be read.
+    once. Raises InvalidInput if there is no permission to read `top`.
     """
     waiting, seen = [top], set[Path]()
     while waiting:
@@ -225,7 +225,9 @@ def picture_folders(top: Path, *, root: Path) -> Iterator[Path]:
         try:
             listing = _list(folder, top=top, root=root)
         except PermissionError as error:
-            raise InvalidInput(f"the folder {folder.name!r} may not be read") from error
+            raise InvalidInput(
+                f"the folder {folder.name!r} cannot be read: permission denied"
+            ) from error
         if listing.has_rows or listing.blocked:
             yield folder
         waiting += reversed(listing.folders)
@@ -268,6 +270,6 @@ def _access_problem(path: Path) -> BlockedFolder | None:
     try:
         os.scandir(path).close()
     except PermissionError:
-        detail = f"the folder {path.name} may not be read"
+        detail = f"the folder {path.name} cannot be read: permission denied"
         return BlockedFolder(path.name, "unreadable", detail)
     return None

@@ -1,4 +1,4 @@
-"""Rows of a source, which every reader yields, and the span of rows that a reader is asked for."""
+"""`SourceRow`, which every reader yields, and `Span`, the rows that a reader is asked for."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ PROBLEMS: Mapping[str, str] = {
     "bad_row": "the source's row cannot be read",
     "bad_shard": "the source's file cannot be read",
     "torn_shard": "the tar ends within this row",
-    "unreadable": "the file may not be read",
+    "unreadable": "the file cannot be read",
     "not_regular": "the tar's member is a link, a device or a sparse file",
-    "repeated_member": "the same name came earlier in this sample",
-    "second_picture": "the sample has a picture with a caption already",
-    "second_caption": "the sample has a caption already",
-    "no_picture": "there is no picture where the source says",
+    "repeated_member": "the sample has this file name twice",
+    "second_picture": "the sample already has a picture with a caption",
+    "second_caption": "the sample already has a caption",
+    "no_picture": "the picture file that the source names does not exist",
     "outside_data_folder": "the file is outside the data folder",
     "not_downloaded": (
         "the source has only a URL: download the pictures, for example with img2dataset, and label "
@@ -33,17 +33,17 @@ PROBLEMS: Mapping[str, str] = {
     ),
     "picture_too_large": "the picture's file is too large",
     "caption_too_long": "the caption's file is too large",
-    SOURCE_CHANGED: "picture or caption changed, or is gone, since the run was planned",
-    "duplicate": "the same picture came earlier in this run",
+    SOURCE_CHANGED: "the picture or caption was changed or removed after the run was planned",
+    "duplicate": "an earlier row of this run has the same picture",
 }
-"""Reason -> message to the user that says why a row has no picture or no caption."""
+"""Reason why a row cannot be labelled -> message to the user."""
 FAULTS = frozenset(
     (
         *("bad_row", "bad_shard", "torn_shard", "unreadable", "not_regular", "repeated_member"),
         SOURCE_CHANGED,
     )
 )
-"""Reasons that a repair of the source removes. Rows with these reasons fail and can be retried."""
+"""Reasons that a repair of the source can remove. Rows with them fail and can be retried."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class SourceRow:
     def digest(self) -> str:
         """Digest by which a plan identifies the row, independent of its position in the file.
 
-        The first part is a digest of the picture's name. The rest is a digest of name, size and
-        captions; the picture's bytes are not included.
+        The first part is a digest of the picture's name, the rest one of name, size and captions.
+        The picture's bytes are not included.
         """
         captions = self.captions if len(self.captions) > 1 else ()
         content = json.dumps([self.member, self.size, self.caption, *captions])

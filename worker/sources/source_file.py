@@ -94,7 +94,9 @@ def read_side_file(path: Path, root: Path) -> SideFile:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, RuntimeError):
         return SideFile()
     except PermissionError:
-        return SideFile(problem="unreadable", detail=f"{path.name} may not be read")
+        return SideFile(
+            problem="unreadable", detail=f"{path.name} cannot be read: permission denied"
+        )
     if content is None:
         return SideFile(problem="unreadable", detail=f"{path.name} is not a regular file")
     if len(content) > MAX_SIDE_FILE_BYTES:

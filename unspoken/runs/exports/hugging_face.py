@@ -1,7 +1,8 @@
 """Export to a Hugging Face dataset: parquet files with encoded pictures, for `load_dataset`.
 
 `objects` has the fields that the detection examples of `transformers` read: `bbox` as x, y, width,
-height in pixels, `area`, and `category` as a class label. It also has fields that those lack.
+height in pixels, `area`, and `category` as a class label. `alt_labels`, `score`, `named`, `stuff`
+and `templates` are additional fields, which those examples ignore.
 """
 
 import json
@@ -22,7 +23,7 @@ from unspoken.runs.exports.source import LabelledPictures, find_dataset, labelle
 from unspoken.runs.files import whole_folder
 
 ROWS_PER_FILE = 1000
-# Rows that a reader must hold in memory at once. It is small because each row has its picture.
+# A reader holds a whole row group in memory. It is small, because each row has its picture.
 ROWS_PER_GROUP = 100
 
 _FRONT_MATTER = """---
@@ -87,8 +88,8 @@ def export_hugging_face(
         for number in range(num_files):
             name = f"train-{number:05d}-of-{num_files:05d}.parquet"
             with pq.ParquetWriter(folder / "data" / name, schema, compression="zstd") as writer:
-                of_file = islice(records, rows_per_file)
-                while group := list(islice(of_file, ROWS_PER_GROUP)):
+                file_records = islice(records, rows_per_file)
+                while group := list(islice(file_records, ROWS_PER_GROUP)):
                     writer.write_table(pa.Table.from_pylist(group, schema=schema))
         _write_card(dataset_dir, folder)
     return {"files": num_files, "images": num_rows, "categories": len(labels)}
