@@ -64,7 +64,7 @@ FIRST_SEED = 660_000_000
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure; print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=NUM_KILLS)
     parser.add_argument("--pictures", type=int, default=NUM_PICTURES)

@@ -285,7 +285,7 @@ def measure(names: list[str], *, tries: int = TRIES) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure; print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bodies", nargs="*", choices=list(BODIES), default=list(BODIES))
     parser.add_argument("--serve", nargs=5, help="be the services that are measured")

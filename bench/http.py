@@ -56,7 +56,7 @@ Ask = Callable[[], object]
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure; print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=NUM_ROUNDS, help="questions of each way")
     arguments = parser.parse_args()

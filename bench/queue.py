@@ -71,7 +71,7 @@ TICK_S = 0.2
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure; print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=NUM_CHUNKS)
     parser.add_argument("--pictures", type=int, default=480)

@@ -56,7 +56,7 @@ NUM_LONE_CLICKS = 8
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure; print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only-warm", action="store_true", help="no network at its real size")
     arguments = parser.parse_args()

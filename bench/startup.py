@@ -14,7 +14,7 @@ NUM_CALLS = 3
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure; print the figures as one JSON line."""
     with tempfile.TemporaryDirectory(prefix="unspoken-bench-") as folder:
         figures = {
             "help_cpu_s": best_cpu_s("--help"),

@@ -12,7 +12,7 @@ from unspoken.ports import Segmenter
 
 @contextmanager
 def open_segmenter(url: str | None) -> Iterator[Segmenter]:
-    """Provide the segmenter behind a URL (its own or a gateway's), or one in this process."""
+    """Provide the segmenter at a URL (its own or a gateway's); without a URL, load one here."""
     if url is None:
         with local_segmenter(SegmenterSettings()) as segmenter:
             yield segmenter
@@ -25,7 +25,7 @@ def open_segmenter(url: str | None) -> Iterator[Segmenter]:
 def local_segmenter(
     settings: SegmenterSettings, *, with_detector: bool = True
 ) -> Iterator[Segmenter]:
-    """Load the profile's models into this process. Raises Conflict if it has no segmenter.
+    """Load the profile's models into this process. Raises Conflict if the profile has none.
 
     with_detector: also load the detector, unless the settings name a detector service.
     """

@@ -1,8 +1,8 @@
-"""Counts for one picture and one source: proposed phrases and kept boxes against the truth.
+"""Count how a source's phrases and boxes for one picture agree with the truth.
 
 An object is found at an IoU if a box overlaps it by that much and the box's label, or one of its
-alternates, means the object's label. In label-agnostic figures any box counts. A box is right if it
-finds an object at IoU .5. Labels that the truth cannot judge are ignored. The rules are those of
+alternatives, means the object's label. Label-agnostic figures ignore the labels. A box is right if
+it finds an object at IoU .5. Labels that the truth cannot judge are ignored. The rules are those of
 `smallworld.truth`, extended to more IoUs and to incomplete truths.
 
 Counts are summed over pictures and then divided, so every figure is a ratio of two columns, and the
@@ -87,10 +87,10 @@ def count_picture(
 
 
 def ratios(totals: np.ndarray) -> dict[str, np.ndarray]:
-    """Divide summed counts: (..., C) -> figure -> (...), NaN where nothing was counted."""
+    """Divide summed counts: (..., C) -> figure -> (...); NaN if the denominator is 0."""
     figures = {}
-    for name, (above, below) in RATIOS.items():
-        top, bottom = totals[..., _PLACES[above]], totals[..., _PLACES[below]]
+    for name, (numerator, denominator) in RATIOS.items():
+        top, bottom = totals[..., _PLACES[numerator]], totals[..., _PLACES[denominator]]
         out = np.full(np.shape(top), np.nan)
         figures[name] = np.divide(top, bottom, out=out, where=bottom > 0)
     return figures

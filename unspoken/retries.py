@@ -102,7 +102,7 @@ class Backoff:
         self._num_failed, self._began_s = 0, self._clock()
 
     def pause_s(self, error: Exception | None = None) -> float | None:
-        """Record a failure; return the seconds before the next attempt, or None if none is left."""
+        """Record a failure; return the seconds before the next attempt, None if it was the last."""
         self._num_failed += 1
         policy = self._policy
         pause_s = policy.pause_s(self._num_failed, retry_after_s(error))
@@ -113,7 +113,7 @@ class Backoff:
 
 
 def retry_after_s(error: Exception | None) -> float:
-    """Return the seconds that an error asks its caller to wait; 0 if it names none."""
+    """Return the seconds that an error asks its caller to wait; 0 if it has no such time."""
     return error.retry_after_s if isinstance(error, Overloaded | NotReady) else 0.0
 
 

@@ -238,7 +238,7 @@ def run_service(kind: str) -> None:
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure; print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=NUM_CLIENTS)
     parser.add_argument("--seconds", type=float, default=SECONDS)

@@ -34,7 +34,10 @@ class Served(NamedTuple):
     image_id: str
 
     def ask(self, texts: Sequence[str], *, mask: str = "none", sent: bool = False) -> float:
-        """Return the seconds of one request for these texts, without building its body."""
+        """Return the seconds of one request for these texts, without the time to build its body.
+
+        sent: send the picture with the request, instead of its id.
+        """
         picture = base64.b64encode(street().encoded).decode()
         body = {
             "image": {"base64": picture} if sent else {"id": self.image_id},
@@ -84,7 +87,7 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 
 def artificial_bank(texts: TextEncoder, size_hw: tuple[int, int]) -> MaskBank:
-    """Return a bank of discs on a grid; one in four has a vector near that of some text."""
+    """Return a bank of discs on a grid. Every fourth vector is near that of a random text."""
     height, width = size_hw
     side = round(NUM_MASKS**0.5)
     y, x = np.mgrid[:height, :width]
@@ -97,14 +100,14 @@ def artificial_bank(texts: TextEncoder, size_hw: tuple[int, int]) -> MaskBank:
     vectors = texts.encode_texts(TEXTS)[words]
     vectors[generator.permutation(NUM_MASKS)[NUM_MASKS // 4 :]] = 0
     vectors = vectors + generator.normal(scale=0.02, size=vectors.shape)
-    ones = np.full(NUM_MASKS, 0.9, dtype=np.float32)
+    scores = np.full(NUM_MASKS, 0.9, dtype=np.float32)
     return MaskBank(
         size_hw=size_hw,
         rle=tuple(rle),
         boxes_xyxy=rle_boxes(rle, size_hw),
         areas=rle_areas(rle, size_hw),
-        predicted_iou=ones,
-        stability_score=ones,
-        similarity=ones,
+        predicted_iou=scores,
+        stability_score=scores,
+        similarity=scores,
         mask_embedding=(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("f4"),
     )

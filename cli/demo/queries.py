@@ -19,7 +19,7 @@ MAX_WORDS = 5
 def ask_for_words(
     rows: Sequence[Row], shards: Path, out: Path, *, url: str, console: Console
 ) -> None:
-    """Query the picture with most labels; write OUT/KEY-masks.png and .json.
+    """Query the picture with the most labels; write OUT/KEY-masks.png and .json.
 
     The words are named and implied labels of the picture, and one absent word. Does nothing if the
     profile has no segmenter.

@@ -1,4 +1,4 @@
-"""Collections of captioned pictures with truth, for experiments; one is the small world."""
+"""Collections of captioned pictures with ground truth; `small_world` creates one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class CaptionedPicture:
 
 @dataclass(frozen=True)
 class Collection:
-    """Pictures in a fixed order, and the vocabulary of their truth."""
+    """Pictures in a fixed order, and all labels of their truth."""
 
     name: str
     pictures: tuple[CaptionedPicture, ...]

@@ -1,4 +1,4 @@
-"""First phase: pretrain the detector's backbone to classify points of a scene.
+"""First training phase: the detector's backbone learns to classify points of a scene.
 
 A detector trained from random weights learns boxes but no labels. Therefore the backbone and the
 detector's input projections are first trained alone. At each stride, the mean feature of a few
@@ -88,7 +88,7 @@ class TextSide(nn.Module):
 
 
 class PointClassifier(nn.Module):
-    """Backbone and input projections. The score of a word at a point is their scaled cosine."""
+    """Backbone and input projections. A word's score at a point is the scaled cosine of the two."""
 
     whole_words: Tensor  # (W, D) unit length
     part_words: Tensor  # (P, D) unit length
@@ -255,8 +255,8 @@ def start_detector_from(
 def thaw_batch_norm(model: MMGroundingDinoForObjectDetection) -> None:
     """Replace the library's frozen batch norms in the backbone by trainable ones.
 
-    The new layers have the same tensors under the same names. A backbone that is still far from
-    trained needs them. In eval mode they give the same output as the frozen layers.
+    The new layers have the same tensors under the same names, and give the same output in eval
+    mode. The backbone needs them, because it is trained from random weights.
     """
     backbone = model.model.backbone.conv_encoder.model
     for parent in list(backbone.modules()):

@@ -1,9 +1,9 @@
 """Detector quality on scenes with ground truth: recall at a given false answer rate.
 
 For each scene the detector is asked for all present labels and for as many absent ones, half of
-them from the scene's theme. The score of a present label is that of its best box with IoU .5. The
-score of an absent label is that of its best box anywhere. The threshold is chosen on other scenes,
-so that a given share of absent labels gets a box.
+them from the scene's theme. The score of a present label is the best score of its boxes with an IoU
+of at least .5 with one of its objects. The score of an absent label is the best score of its boxes.
+The threshold is chosen on other scenes, so that at most a given share of absent labels gets a box.
 
 Legend: N boxes, P phrases of a query.
 """
@@ -45,7 +45,7 @@ class SceneScores:
 
 
 class Share(NamedTuple):
-    """A share with its 95 % bootstrap interval over scenes."""
+    """A fraction with its 95 % bootstrap interval over scenes."""
 
     value: float
     low: float

@@ -1,8 +1,9 @@
-"""Mask quality from boxes and clicks, as in SAM: mean IoU for boxes and after 1, 3 and 5 clicks.
+"""Mask quality with box and click prompts, as in SAM: mean IoU per box and after 1, 3, 5 clicks.
 
-The first click is the point of the mask farthest from its boundary. Each further click is the same
-point of the error region (Segment Anything, arXiv:2304.02643, appendix D.1). Boundary IoU follows
-Cheng et al. (arXiv:2103.16562), with a band of 2 % of the picture's diagonal.
+The first click is the pixel of the true mask that is farthest from its boundary. Each further click
+is the pixel of the error region that is farthest from the region's boundary (Segment Anything,
+arXiv:2304.02643, appendix D.1). Boundary IoU follows Cheng et al. (arXiv:2103.16562), with a band
+of 2 % of the picture's diagonal.
 
 Legend: N objects of one picture, H x W its size.
 """
@@ -22,6 +23,7 @@ from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 CLICKS = (1, 3, 5)
 BAND = 0.02
+"""Width of the band of boundary IoU, as a fraction of the picture's diagonal."""
 
 
 class MaskScores(NamedTuple):
@@ -52,10 +54,10 @@ def score_masks(
         click_iou={},
         oracle_iou=np.zeros(len(truth)),
     )
-    return _click(model, image_embedding, upscaler, truth, scores) if clicks else scores
+    return _score_clicks(model, image_embedding, upscaler, truth, scores) if clicks else scores
 
 
-def _click(
+def _score_clicks(
     model: SemanticSam,
     image_embedding: Tensor,
     upscaler: MaskUpscaler,
@@ -64,15 +66,17 @@ def _click(
 ) -> MaskScores:
     points = np.zeros((len(truth), 0, 2))
     labels = np.zeros((len(truth), 0))
-    said = np.zeros_like(truth)
+    predicted = np.zeros_like(truth)
     mask_logits: Tensor | None = None
     by_clicks: dict[int, np.ndarray] = {}
     oracle = scores.oracle_iou
     for number in range(1, max(CLICKS) + 1):
-        places = [_farthest(a ^ b) for a, b in zip(truth, said, strict=True)]
-        on = [float(mask[int(y), int(x)]) for mask, (x, y) in zip(truth, places, strict=True)]
+        places = [_farthest(a ^ b) for a, b in zip(truth, predicted, strict=True)]
+        is_inside = [
+            float(mask[int(y), int(x)]) for mask, (x, y) in zip(truth, places, strict=True)
+        ]
         points = np.concatenate([points, np.array(places)[:, None]], axis=1)
-        labels = np.concatenate([labels, np.array(on)[:, None]], axis=1)
+        labels = np.concatenate([labels, np.array(is_inside)[:, None]], axis=1)
         output = model.decode(
             image_embedding,
             Prompts(
@@ -89,9 +93,9 @@ def _click(
         if number == 1:
             each_of_3 = [upscaler.masks(output.mask_logits[:, k]).numpy() for k in range(3)]
             oracle = np.max([mask_iou(masks, truth) for masks in each_of_3], axis=0)
-        said = upscaler.masks(mask_logits[:, 0]).numpy()
+        predicted = upscaler.masks(mask_logits[:, 0]).numpy()
         if number in CLICKS:
-            by_clicks[number] = mask_iou(said, truth)
+            by_clicks[number] = mask_iou(predicted, truth)
     return scores._replace(click_iou=by_clicks, oracle_iou=oracle)
 
 

@@ -1,4 +1,4 @@
-"""Text queries measured by COCO's mask average precision over pictures and words.
+"""Quality of text queries: COCO's mask average precision over pictures and words.
 
 Every picture is queried for every word of the vocabulary, present or not. An answer is a mask with
 a score. pycocotools computes the figures, so they are comparable with published ones.
@@ -69,10 +69,10 @@ def average_precision(
         ]
     if not truth or not found:
         return {"ap": 0.0, "ap50": 0.0}
-    return _count(images, truth, found, vocabulary=vocabulary)
+    return _evaluate(images, truth, found, vocabulary=vocabulary)
 
 
-def _count(
+def _evaluate(
     images: list[dict[str, object]],
     truth: list[dict[str, object]],
     found: list[dict[str, object]],
@@ -89,11 +89,14 @@ def _count(
             ],
         }
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(found), iouType="segm")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return {"ap": round(float(judge.stats[0]), 4), "ap50": round(float(judge.stats[1]), 4)}
+        evaluation = COCOeval(coco, coco.loadRes(found), iouType="segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {
+        "ap": round(float(evaluation.stats[0]), 4),
+        "ap50": round(float(evaluation.stats[1]), 4),
+    }
 
 
 def bank_answers(

@@ -94,7 +94,8 @@ class AdmissionMiddleware:
     Args:
         check_open: Raises NotReady while the service loads or drains.
         admissions: Path -> admission control.
-        timeout_s: Deadline of a request that names none, and the longest that one may name.
+        timeout_s: Deadline of a request that sets no deadline, and the longest deadline that one
+        may set.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Build the HTTP service that all services share: probes, metrics, errors, request ids.
+"""Build an HTTP service with what all services share: probes, metrics, errors, request ids.
 
 A service builds its engine, calls `create_service` and adds its routes. Handlers are `async def`,
 decode pictures in the decode pool and await a batcher, so that nothing blocks the event loop.
@@ -68,7 +68,7 @@ class Health:
         self.thread = thread
         self.warm = False
         self.leaving = False
-        """True when the process still answers, but load balancers should send no new requests."""
+        """True while the process still answers, but load balancers should send no new requests."""
         self.draining = False
         self.warm_up_failure: str | None = None
 
@@ -111,7 +111,7 @@ class Health:
 
 
 def _nothing() -> None:
-    """The default of `on_stop`."""
+    """Do nothing: the default of `on_stop`."""
 
 
 def _no_sections(_request: Request) -> Sequence[Section]:
@@ -180,7 +180,7 @@ def create_service(
         warm_up: Runs once on the inference thread. Until it has finished, `/readyz` and all POST
             routes reply 503.
         admissions: Path -> admission control of that route.
-        request_timeout_s: Deadline of a request that names none.
+        request_timeout_s: Deadline of a request that sets no deadline.
         max_body_bytes: Maximum size of a body.
         collectors: Additional collectors for `/metrics`.
         on_stop: Called when the process is told to stop, before open requests are drained.
@@ -313,7 +313,7 @@ async def _refuse_unknown_parameters(request: Request) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UnspokenError)
     async def on_unspoken(_request: Request, error: UnspokenError) -> JSONResponse:
-        # KeyGate itself refuses callers without a valid key.
+        # KeyGate answers callers without a valid key. So here another service refused our own key.
         if isinstance(error, Unauthorized):
             error = ServiceUnavailable(
                 "an upstream service rejected this service's API key (UNSPOKEN_CLIENT_KEY): "

@@ -72,7 +72,7 @@ def architecture_of(entry: ModelEntry) -> str:
 def weights_file_of(entry: ModelEntry, folder: Path) -> Path:
     """Return the weights file of an entry's whole open_clip model.
 
-    Raises InvalidConfig if the entry names none.
+    Raises InvalidConfig if the entry has no weights file.
     """
     return folder / _option(entry, "weights")
 

@@ -214,7 +214,7 @@ def _phrases_of(queries: Sequence[SegmentQuery], *, independent: bool) -> tuple[
 
 
 def _refused_phrases(error: InvalidInput, phrases: Sequence[str]) -> dict[str, str]:
-    """Return the problem of each phrase that a detector refused; empty if the error names none."""
+    """Return the problem of each phrase that a detector refused; empty if the error lists none."""
     listed = error.details.get("phrases")
     if not isinstance(listed, Sequence):
         return {}

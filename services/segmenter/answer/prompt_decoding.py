@@ -21,9 +21,10 @@ from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 
 @dataclass(frozen=True)
 class PromptMasks:
-    """Masks of prompts, unsorted; an empty mask has area 0.
+    """Masks of prompts in no particular order. An empty mask has the area 0.
 
-    Row i is mask `mask_indices[i]` of the prompt `prompt_indices[i]` of `owners[i]`.
+    Mask i of the bank is number `mask_indices[i]` of the masks of prompt `prompt_indices[i]`, which
+    belongs to `owners[i]`.
     """
 
     bank: MaskBank
@@ -50,8 +51,8 @@ def decode_prompts(
     batch = config.batch_of(model.config.sam, model.device)
     banks: list[MaskBank] = []
     rows: list[tuple[int, int, int]] = []
-    in_order = sorted(range(len(prompts)), key=lambda place: (prompts[place].kind, place))
-    for _, places in groupby(in_order, key=lambda place: prompts[place].kind):
+    by_kind = sorted(range(len(prompts)), key=lambda place: (prompts[place].kind, place))
+    for _, places in groupby(by_kind, key=lambda place: prompts[place].kind):
         group = [prompts[place] for place in places]
         for start in range(0, len(group), batch):
             chunk = group[start : start + batch]

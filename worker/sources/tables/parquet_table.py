@@ -1,6 +1,6 @@
-"""Reads a parquet file with bounded memory. A bad cell spoils its row, a bad row group its rows.
+"""Read a parquet file with bounded memory. Damage only affects its row, or its row group.
 
-A file of some hundred bytes can expand to gigabytes: one value, or null, repeated a billion times.
+A file of a few hundred bytes can expand to gigabytes: one value, or null, repeated a billion times.
 So rows are read in batches, and the number of rows, the rows of a batch and the values are bounded.
 """
 
@@ -42,7 +42,7 @@ tables have far fewer."""
 
 
 class ParquetRow(NamedTuple):
-    """A row under the table's own column names, without cells that cannot be read."""
+    """A row with the table's own column names. Cells that cannot be read are left out."""
 
     values: dict[str, object]
     problem: str | None = None
@@ -79,9 +79,9 @@ def _with_picture(
 ) -> Record:
     """Return the record of a row with a stored picture. The picture's file name is the key."""
     values = {**row.values, "image_path": member}
-    beside = values.pop(pictures.name, None)
-    if isinstance(beside, dict) and isinstance(beside.get("path"), str):
-        values.setdefault("key", PurePath(beside["path"]).stem)
+    stored = values.pop(pictures.name, None)
+    if isinstance(stored, dict) and isinstance(stored.get("path"), str):
+        values.setdefault("key", PurePath(stored["path"]).stem)
     if not read:
         return Record(values, picture=PictureFile(member))
     try:
@@ -103,7 +103,7 @@ class _Table:
             with translate_parquet_errors(file.name):
                 self.schema: pa.Schema = self._parquet.schema_arrow
                 self.pictures = find_picture_column(self.schema)
-                self._names = self._known_names()
+                self._names = self._names_to_read()
             metadata = self._parquet.metadata
             groups = map(metadata.row_group, range(metadata.num_row_groups))
             self._groups = [_RowGroup(each.num_rows, each.total_byte_size) for each in groups]
@@ -112,7 +112,7 @@ class _Table:
             self.close()
             raise
 
-    def _known_names(self) -> list[str]:
+    def _names_to_read(self) -> list[str]:
         plain = (field.name for field in self.schema if _is_plain(field.type))
         names = known_spellings(name for name in plain if name != self.pictures)
         if self.pictures is not None and _has_path(self.schema.field(self.pictures).type):
@@ -120,15 +120,15 @@ class _Table:
         return names
 
     def _check_size(self, size: int) -> None:
-        most = ROWS_OF_ANY_FILE + ROWS_PER_BYTE * size
+        max_rows = ROWS_OF_ANY_FILE + ROWS_PER_BYTE * size
         num_rows = sum(group.num_rows for group in self._groups)
-        if num_rows > most or any(group.num_rows < 0 for group in self._groups):
+        if num_rows > max_rows or any(group.num_rows < 0 for group in self._groups):
             raise InvalidInput(f"{self._file.name} announces {num_rows} rows in {size} bytes")
         lists = [field.name for field in self.schema if pa.types.is_nested(field.type)]
         self._values_of_lists = 0
         if any(name in self._names for name in lists):
             num_values = _count_values(self._file, self._file.stat().st_mtime_ns, size)
-            if num_values > most:
+            if num_values > max_rows:
                 raise InvalidInput(
                     f"{self._file.name} announces {num_values} values in {size} bytes"
                 )
@@ -169,7 +169,7 @@ class _Table:
         for batch in batches:
             left -= batch.nbytes
             if left < 0:
-                raise InvalidInput("its values repeat until they fill gigabytes")
+                raise InvalidInput("its values would take gigabytes of memory")
             part = batch.slice(skip)
             skip = max(0, skip - batch.num_rows)
             columns = [_cells(column) for column in part.columns]
@@ -184,9 +184,9 @@ class _Table:
         if self._groups[group].num_bytes * ROWS_AT_ONCE <= MAX_BATCH_BYTES:
             return ROWS_AT_ONCE
         longest = max(1, self._longest_value(group))
-        most = LIST_BYTES + EXPANSION * self._groups[group].num_bytes
-        if longest * self._values_of_lists > most:  # a single row may contain all of them
-            raise InvalidInput("its lists may fill gigabytes")
+        max_bytes = LIST_BYTES + EXPANSION * self._groups[group].num_bytes
+        if longest * self._values_of_lists > max_bytes:  # a single row may contain all of them
+            raise InvalidInput("its lists may take gigabytes of memory")
         if longest > MAX_BATCH_BYTES:
             raise InvalidInput(f"a value has {longest} bytes, at most {MAX_CELL_BYTES} are read")
         return min(ROWS_AT_ONCE, MAX_BATCH_BYTES // longest)
@@ -195,7 +195,7 @@ class _Table:
         """Return the bytes of the longest value in the columns' dictionaries.
 
         The dictionaries are loaded with the first row. The column metadata also has this size, but
-        damaged metadata makes pyarrow end the process.
+        damaged metadata makes pyarrow crash the process.
         """
         leaves = [
             self._parquet.schema.column(number) for number in range(len(self._parquet.schema))
@@ -217,7 +217,7 @@ class _Table:
 
 
 class _RowGroup(NamedTuple):
-    """Size of a row group by the file's metadata."""
+    """Size of a row group, according to the file's metadata."""
 
     num_rows: int
     num_bytes: int
@@ -238,7 +238,7 @@ def _count_values(file: Path, _mtime_ns: int, _size: int) -> int:
     """Return the largest number of values of a column in a row group, by the metadata.
 
     One row may have a billion values in a list. The metadata is read in a separate process, because
-    damaged metadata makes pyarrow end the process. Raises InvalidInput in that case.
+    damaged metadata makes pyarrow crash the process. Raises InvalidInput in that case.
     """
     command = [sys.executable, "-P", "-c", _COUNT_VALUES, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
