@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml stack/pyproject.toml stack/setup.py requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format openapi test security-test audit demo up chaos chaos-long compose-test bench gpu-check clean
+.PHONY: help setup check format openapi reference pictures docs test security-test audit demo up chaos chaos-long compose-test bench gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -41,6 +41,24 @@ format: setup ## format the code and apply lint fixes with ruff
 
 openapi: setup ## regenerate docs/openapi from the services
 	$(BIN)/python -m tests.openapi
+
+reference: setup ## regenerate the pages of the command line and the settings
+	$(BIN)/python -m scripts.cli_page
+	$(BIN)/unspoken settings > docs/reference/settings.md
+
+pictures: setup ## draw the pictures of README, docs and examples; chromium makes the screenshot
+	$(BIN)/python -m scripts.make_pictures
+
+# The site's tools have their own environment, because nothing else needs them.
+DOCS := $(VENV)-docs
+$(DOCS)/.installed: docs/requirements.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check --quiet -r docs/requirements.txt
+	touch $@
+
+docs: $(DOCS)/.installed ## build the documentation into build/site, offline, and check its links
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "open build/site/index.html"
 
 test: setup ## run the whole test suite, on the CPU, offline
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""Lists all settings of all processes as tables: `unspoken settings`, and docs/settings.md."""
+"""List all settings as tables: `unspoken settings`, and docs/reference/settings.md."""
 
 from collections.abc import Iterator
 

@@ -147,12 +147,13 @@ def test_the_docs_name_a_service_and_its_port(service: Service):
     docs = ROOT / "docs"
     (row,) = [
         line
-        for line in (docs / "architecture.md").read_text().splitlines()
+        for line in (docs / "explanation" / "architecture.md").read_text().splitlines()
         if f"`python -m services.{service.name}`" in line
     ]
     assert f"| {'yes' if service.models else 'no'} |" in row
-    assert f"(port {service.port}" in (docs / "wire-api.md").read_text()
-    assert str(service.port) in (docs / "operations.md").read_text()
+    page = docs / "reference" / "wire-api" / f"{service.name}.md"
+    assert f"(port {service.port}" in page.read_text()
+    assert str(service.port) in (docs / "how-to" / "deploy.md").read_text()
     assert (OPENAPI / f"{service.name}.json").is_file() and service.name in apps()
     assert f"{service.name.upper()}_PORT={service.port}\n" in (ROOT / ".env.example").read_text()
 

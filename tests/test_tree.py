@@ -99,4 +99,4 @@ def test_weights_stay_small():
 def test_the_page_of_settings_is_what_the_code_says():
     from cli.settings_table import settings_table
 
-    assert (ROOT / "docs" / "settings.md").read_text() == settings_table()
+    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == settings_table()

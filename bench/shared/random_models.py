@@ -44,7 +44,7 @@ SIZE_WH = (640, 480)
 BANK_SIDE = (
     16  # clicks along each side: a quarter of the published clicks, in a quarter of the time
 )
-SHORT_SIDE_PX = 480  # of the detector's input, as operations.md recommends for a CPU
+SHORT_SIDE_PX = 480  # of the detector's input, as docs/how-to/deploy.md recommends for a CPU
 EVERY_MASK = MaskBankConfig(predicted_iou_threshold=-100, points_per_side=BANK_SIDE)
 TEXTS = background_words()[:100]
 

@@ -80,9 +80,9 @@ def proposals(
             help="File of labels for B4 and random labels, one per line (default: ground truth)."
         ),
     ] = None,
-    readme: Annotated[
+    page: Annotated[
         Path | None,
-        typer.Option("--write-readme", help="Also write the table between the marks of this file."),
+        typer.Option("--write-page", help="Also write the table between the marks of this file."),
     ] = None,
 ) -> None:
     """Measure whether templates find what captions omit; one detector checks all sources."""
@@ -104,8 +104,8 @@ def proposals(
     number = scenes or (QUICK_SCENES if quick else DEFAULT_SCENES)
     chosen_seed = SCENES_SEED if seed is None else seed
     words = _read_words(vocabulary) if vocabulary is not None else None
-    if readme is not None:
-        around_marks(readme)  # raises early if the marks are missing
+    if page is not None:
+        around_marks(page)  # raises early if the marks are missing
     out.mkdir(parents=True, exist_ok=True)
     console.print(f"reading {number} pictures")
     collection = (
@@ -126,8 +126,8 @@ def proposals(
     )
     result["seconds"]["whole"] = round(time.monotonic() - started, 1)
     written = write_report(result, out)
-    if readme is not None:
-        put_into(readme, result)
+    if page is not None:
+        put_into(page, result)
     typer.echo(main_table(result))
     typer.echo(answer(result))
     typer.echo(f"wrote {', '.join(str(path) for path in written)}")

@@ -48,6 +48,12 @@ def put_into(page: Path, result: Result) -> None:
     page.write_text(f"{before}{between}{after}", encoding="utf-8")
 
 
+def between_marks(page: Path) -> str:
+    """Return the table and the answer that `put_into` wrote. Raises InvalidInput."""
+    before, after = around_marks(page)
+    return page.read_text(encoding="utf-8")[len(before) : -len(after)]
+
+
 def around_marks(page: Path) -> tuple[str, str]:
     """Return a page's text before the first mark, and from the second mark on.
 

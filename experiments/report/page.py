@@ -20,7 +20,7 @@ _ABOUT = """# Which source of phrases finds what captions leave out
 An *unnamed* object is one that the truth holds and the caption does not name. *At the rate*: with
 the lowest thresholds at which the source's own decoys put its false-discovery rate at {fdr:.0%} or
 less. Intervals are 95 % bootstraps over pictures, of the difference itself where it is one.
-docs/experiments.md of the project says how to read the tables, and what they cannot show.
+docs/explanation/proposals.md of the project says how to read the tables, and what they cannot show.
 """
 _ANSWERS = (
     *("B5 - B1", "B5 - B2", "B5 - C1", "B5 - C2"),

@@ -19,7 +19,7 @@ def draw_fdr(curves: Mapping[str, Points], path: Path, *, false_discovery_rate: 
     lines = [
         Curve(name, _known(points), chosen=false_discovery_rate) for name, points in curves.items()
     ]
-    _write(
+    write_png(
         line_plot(
             lines,
             title="Unnamed objects found",
@@ -33,7 +33,7 @@ def draw_fdr(curves: Mapping[str, Points], path: Path, *, false_discovery_rate: 
 def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
     """Plot the gain of each additional template over the caption's own nouns."""
     lines = [Curve(name, _known(points)) for name, points in curves.items()]
-    _write(
+    write_png(
         line_plot(
             lines,
             title="Templates one after another",
@@ -47,15 +47,15 @@ def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
 def draw_type_token(curves: Mapping[str, Points], path: Path) -> None:
     """Plot the number of distinct labels against the number of boxes."""
     lines = [Curve(name, _known(points)) for name, points in curves.items()]
-    _write(line_plot(lines, title="Labels of boxes", across="boxes", up="distinct labels"), path)
+    write_png(line_plot(lines, title="Labels of boxes", across="boxes", up="distinct labels"), path)
 
 
 def _known(points: Points) -> Points:
     return [(across, up) for across, up in points if not math.isnan(up)]
 
 
-def _write(svg: str, path: Path) -> None:
-    """Render with Pillow's own font, so that text appears on machines without fonts too."""
+def write_png(svg: str, path: Path) -> None:
+    """Write SVG as PNG with Pillow's own font, because some machines have no fonts."""
     font = ImageFont.load_default(12)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's wheels have FreeType"
     with tempfile.TemporaryDirectory(prefix="unspoken-font-") as folder:

@@ -11,7 +11,7 @@ def test_help_tells_the_sizes_and_where_it_writes(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(app, ["reproduce", "proposals", "--help"])
     assert result.exit_code == 0, result.output
-    for option in ("--quick", "--out", "--scenes", "--seed", "--data", "--write-readme"):
+    for option in ("--quick", "--out", "--scenes", "--seed", "--data", "--write-page"):
         assert option in result.output
 
 
@@ -22,7 +22,7 @@ def test_help_tells_the_sizes_and_where_it_writes(monkeypatch):
         pytest.param(
             "--vocabulary", "empty.txt", " \n", "contains no labels", id="empty-vocabulary"
         ),
-        pytest.param("--write-readme", "page.md", "no marks", "each once", id="page-without-marks"),
+        pytest.param("--write-page", "page.md", "no marks", "each once", id="page-without-marks"),
         pytest.param("--data", "none", None, "must hold one instances", id="no-data"),
     ],
 )

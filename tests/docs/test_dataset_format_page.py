@@ -1,4 +1,4 @@
-"""docs/dataset-format.md has every field of the dataset, as the schema describes it."""
+"""docs/reference/dataset-format.md has every field of the dataset, as the schema describes it."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from unspoken.runs.dataset.shards import SCHEMA
 
-PAGE = Path(__file__).parents[2] / "docs" / "dataset-format.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "dataset-format.md"
 
 
 def table_of_fields() -> str:

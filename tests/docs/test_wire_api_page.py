@@ -1,12 +1,12 @@
-"""docs/wire-api.md has a curl for every route, and example replies with the actual fields."""
+"""docs/reference/wire-api has a curl for each route, and example replies with real fields."""
 
 import json
 import re
+import shutil
 import time
 from contextlib import ExitStack
 
 import pytest
-from PIL import Image
 
 from services.detector.app import create_app as detector_app
 from services.llm.app import create_app as llm_app
@@ -22,12 +22,17 @@ from tests.fakes import (
 )
 from tests.openapi import apps
 from tests.served_stack import served_stack, worked_off
+from tests.test_tree import ROOT
 from tests.worker.service import serve
 from unspoken.config.services import DETECTOR, GATEWAY, LLM, SEGMENTER, port_by_service
 from unspoken.runs.store import list_runs
 from unspoken.wire.runs import ENDED
 
-PAGE = blocks("wire-api.md")
+PAGE = [
+    block
+    for name in ("index", "llm", "detector", "segmenter", "gateway")
+    for block in blocks(f"docs/reference/wire-api/{name}.md")
+]
 PORT_BY_SERVICE = port_by_service()
 PROBES = ("/livez", "/readyz", "/v1/models")
 # Fields whose keys are data: stages, reasons, templates.
@@ -68,7 +73,7 @@ def test_every_route_has_a_curl(service):
 def urls(tmp_path):
     """Run services over fakes, and a gateway whose runs are processed; yield port -> service."""
     (tmp_path / "data/shards").mkdir(parents=True)
-    Image.linear_gradient("L").resize((96, 64)).save(tmp_path / "street.jpg")
+    shutil.copy(ROOT / "examples" / "street.jpg", tmp_path)
     segmenter = FakeSegmenter()
     with ExitStack() as opened:
         stack = opened.enter_context(served_stack(tmp_path, segmenter=segmenter))
@@ -98,7 +103,7 @@ def test_every_curl_of_the_page_gets_the_reply_that_is_written_below_it(urls, tm
     for block, below in zip(PAGE, [*PAGE[1:], None], strict=True):
         if block.language != "sh":
             continue
-        where = f"docs/wire-api.md:{block.line}"
+        where = block.place
         wait_for_runs(tmp_path / "runs")
         replies = [command.send(urls, folder=tmp_path) for command in commands(block.text)]
         assert replies, f"{where} asks nothing"

@@ -5,7 +5,7 @@
         answer.results[0].masks  # (N, H, W) bool
 
 `AsyncClient` has the same methods for asyncio. Errors are those of `unspoken.errors`. See
-docs/client.md.
+docs/how-to/python-client.md.
 """
 
 from unspoken.client.async_client import AsyncClient

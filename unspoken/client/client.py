@@ -1,4 +1,4 @@
-"""The synchronous client: see docs/client.md."""
+"""The synchronous client: see docs/how-to/python-client.md."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -24,7 +24,7 @@ HINTS = {
     "outside_data_folder": "--pictures FOLDER names the folder of the pictures",
     "too_small": "--filter min_image_side_px=off keeps them",
     "undecodable": "The files are damaged, or are not pictures",
-    "unsafe": "The columns punsafe and NSFW decide, else the pictures: docs/operations.md, Filters",
+    "unsafe": "The columns punsafe and NSFW decide, else the pictures: docs/reference/filters.md",
     "watermark": "--filter max_watermark=off keeps them",
 }
 """Reason of a dropped or failed row -> advice for the user."""

@@ -72,7 +72,7 @@ def test_the_titles_of_a_status_name_all_its_codes():
 
 
 def test_the_page_of_the_wire_api_gives_each_code_its_status():
-    page = (DOCS / "wire-api.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "wire-api" / "index.md").read_text(encoding="utf-8")
     told = {code: int(status) for status, code in re.findall(r"^\| (\d{3}) \| `(\w+)`", page, re.M)}
     statuses = {entry.code: entry.status for entry in ERROR_TABLE}
     shared = told.keys() & statuses.keys()

@@ -1,4 +1,4 @@
-"""The repair procedures of docs/operations.md, executed."""
+"""The repair procedures of docs/how-to/troubleshooting.md, executed."""
 
 from typer.testing import CliRunner
 

@@ -72,7 +72,7 @@ def render_card(
         "Boxes of objects that captions name, and of objects that they omit. A label is *named* if "
         "its noun or a synonym occurs in the caption, else *implied*. Labels were proposed by a "
         "language model and located by a detector; no person checked them. Fields and units: "
-        "docs/dataset-format.md of the project.\n",
+        "docs/reference/dataset-format.md of the project.\n",
         f"Models: {', '.join(models)}. Boxes are kept from a score of {_thresholds(plan, chosen)}."
         f"{_crop_check(plan)}\n",
         f"![contact sheet]({SHEET_FILE})\n",

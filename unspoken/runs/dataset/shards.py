@@ -1,7 +1,7 @@
 """Shards: one parquet file per chunk, one row per input, under an explicit schema.
 
 The schema's metadata describes each field. `describe_schema` prints it as the table of
-docs/dataset-format.md, so that the page stays in step with the files.
+docs/reference/dataset-format.md, so that the page stays in step with the files.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,0 +1,91 @@
+"""`make reference`: write docs/reference/cli.md, the help of every command, from the commands."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from cli.main import app
+
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
+_HEAD = """# Command line
+
+This page is written by `make reference` from the commands themselves. `unspoken COMMAND --help`
+prints the same.
+"""
+
+
+def cli_page() -> str:
+    """Return the page as markdown."""
+    root = typer.main.get_command(app)
+    context = root.context_class(root, info_name="unspoken")
+    sections = [_section(command, each) for command, each in commands(root, context)]
+    return "\n".join([_HEAD, *sections])
+
+
+def commands(
+    command: TyperCommand | TyperGroup, context: Any
+) -> Iterator[tuple[TyperCommand, Any]]:
+    """Yield every command that does something, with its context, in the order of the help."""
+    if not isinstance(command, TyperGroup):
+        yield command, context
+        return
+    for name in command.list_commands(context):
+        inner = command.get_command(context, name)
+        assert inner is not None, f"{name} is listed"
+        yield from commands(inner, inner.context_class(inner, info_name=name, parent=context))
+
+
+def _section(command: TyperCommand, context: Any) -> str:
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    names = [f"{_name(each)}{'...' if each.nargs == -1 else ''}" for each in arguments]
+    usage = " ".join((context.command_path, "[OPTIONS]", *names))
+    lines = [f"## `{context.command_path}`", "", _plain(command.help or ""), ""]
+    lines += ["```text", usage, "```", ""]
+    rows = [row for each in command.params if (row := _row(each)) is not None]
+    if rows:
+        lines += ["| argument or option | default | meaning |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _row(parameter: Any) -> str | None:
+    if parameter.hidden:
+        return None
+    default = "" if parameter.required else _default(parameter)
+    about = " ".join((parameter.help or "").split()).replace("|", "\\|")
+    return f"| `{_name(parameter)}` | {default} | {about} |"
+
+
+def _name(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.name).upper()
+    return ", ".join((*parameter.opts, *parameter.secondary_opts))
+
+
+def _default(parameter: Any) -> str:
+    value = parameter.default
+    if value is None or value is False or value == () or callable(value):
+        return ""
+    return f"`{value}`"
+
+
+def _plain(text: str) -> str:
+    """Return help text without click's marks; its preformatted blocks become fenced ones."""
+    blocks = []
+    for block in text.split("\n\n"):
+        if block.startswith("\b"):
+            blocks.append(f"```text\n{block[1:].strip()}\n```")
+        else:
+            blocks.append(" ".join(block.split()))
+    return "\n\n".join(blocks)
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(cli_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
