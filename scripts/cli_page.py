@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from cli.lazy import LazyCommand
 from cli.main import app
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
@@ -33,15 +35,18 @@ def commands(
         yield command, context
         return
     for name in command.list_commands(context):
-        inner = command.get_command(context, name)
-        assert inner is not None, f"{name} is listed"
+        inner = loaded(command.get_command(context, name))
         yield from commands(inner, inner.context_class(inner, info_name=name, parent=context))
+
+
+def loaded(command: Any) -> TyperCommand | TyperGroup:
+    """Return a command with its options; import its module if it was not imported yet."""
+    return command.load() if isinstance(command, LazyCommand) else command
 
 
 def _section(command: TyperCommand, context: Any) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
-    names = [f"{_name(each)}{'...' if each.nargs == -1 else ''}" for each in arguments]
-    usage = " ".join((context.command_path, "[OPTIONS]", *names))
+    usage = " ".join((context.command_path, "[OPTIONS]", *map(_metavar, arguments)))
     lines = [f"## `{context.command_path}`", "", _plain(command.help or ""), ""]
     lines += ["```text", usage, "```", ""]
     rows = [row for each in command.params if (row := _row(each)) is not None]
@@ -54,8 +59,15 @@ def _row(parameter: Any) -> str | None:
     if parameter.hidden:
         return None
     default = "" if parameter.required else _default(parameter)
-    about = " ".join((parameter.help or "").split()).replace("|", "\\|")
+    lines = (parameter.help or "").lstrip("\b").strip().splitlines()
+    joined = "<br>".join(lines) if (parameter.help or "").startswith("\b") else " ".join(lines)
+    about = " ".join(joined.split()).replace("|", "\\|")
     return f"| `{_name(parameter)}` | {default} | {about} |"
+
+
+def _metavar(argument: Any) -> str:
+    name = _name(argument) + ("..." if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
 
 
 def _name(parameter: Any) -> str:
@@ -72,11 +84,11 @@ def _default(parameter: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return help text without click's marks; its preformatted blocks become fenced ones."""
+    """Return help text as markdown; its indented and preformatted blocks become fenced ones."""
     blocks = []
     for block in text.split("\n\n"):
-        if block.startswith("\b"):
-            blocks.append(f"```text\n{block[1:].strip()}\n```")
+        if block.startswith(("\b", " ")):
+            blocks.append(f"```text\n{dedent(block.lstrip(chr(8) + chr(10))).rstrip()}\n```")
         else:
             blocks.append(" ".join(block.split()))
     return "\n\n".join(blocks)
