@@ -58,6 +58,7 @@ $(DOCS)/.installed: docs/requirements.txt
 
 docs: $(DOCS)/.installed ## build the documentation into build/site, offline, and check its links
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	! grep -rlE '<(script|link|img)[^>]*(src|href)="?https?:' build/site --include='*.html' # it must work offline
 	@echo "open build/site/index.html"
 
 test: setup ## run the whole test suite, on the CPU, offline

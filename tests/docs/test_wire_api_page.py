@@ -2,29 +2,14 @@
 
 import json
 import re
-import shutil
 import time
-from contextlib import ExitStack
 
 import pytest
 
-from services.detector.app import create_app as detector_app
-from services.llm.app import create_app as llm_app
-from services.segmenter.app import create_app as segmenter_app
 from tests.docs.curl import commands
 from tests.docs.pages import blocks
-from tests.fakes import (
-    FakeCropRanker,
-    FakeDetector,
-    FakePrompter,
-    FakeSegmenter,
-    FakeTextEncoder,
-)
 from tests.openapi import apps
-from tests.served_stack import served_stack, worked_off
-from tests.test_tree import ROOT
-from tests.worker.service import serve
-from unspoken.config.services import DETECTOR, GATEWAY, LLM, SEGMENTER, port_by_service
+from unspoken.config.services import GATEWAY, port_by_service
 from unspoken.runs.store import list_runs
 from unspoken.wire.runs import ENDED
 
@@ -67,28 +52,6 @@ def test_every_route_has_a_curl(service):
             ):
                 missing.append(f"{verb.upper()} {path}")
     assert not missing
-
-
-@pytest.fixture
-def urls(tmp_path):
-    """Run services over fakes, and a gateway whose runs are processed; yield port -> service."""
-    (tmp_path / "data/shards").mkdir(parents=True)
-    shutil.copy(ROOT / "examples" / "street.jpg", tmp_path)
-    segmenter = FakeSegmenter()
-    with ExitStack() as opened:
-        stack = opened.enter_context(served_stack(tmp_path, segmenter=segmenter))
-        opened.enter_context(worked_off(stack.runs_dir, failed={"engine_failure": 1}))
-        services = {
-            LLM.port: llm_app(FakePrompter()),
-            DETECTOR.port: detector_app(FakeDetector()),
-            SEGMENTER.port: segmenter_app(
-                FakeTextEncoder(), segmenter=segmenter, ranker=FakeCropRanker()
-            ),
-        }
-        yield {
-            GATEWAY.port: stack.url,
-            **{port: opened.enter_context(serve(app)) for port, app in services.items()},
-        }
 
 
 def wait_for_runs(runs_dir):

@@ -1,0 +1,20 @@
+"""Every curl of README, tutorials and how-to guides gets an answer from a gateway over fakes."""
+
+from tests.docs.curl import commands
+from tests.docs.pages import NOT_RUN, blocks_of
+
+WITH_REPLIES = "docs/reference/wire-api/"
+"""These pages have a test of their own, which compares the replies, too."""
+
+
+def test_every_request_is_answered(urls, tmp_path):
+    sent = 0
+    for block in blocks_of("sh"):
+        if block.page.startswith(WITH_REPLIES):
+            continue
+        lines = [line for line in block.text.splitlines() if NOT_RUN not in line]
+        for command in commands("\n".join(lines)):
+            reply = command.send(urls, folder=tmp_path)
+            assert reply.is_success, (block.place, reply.text)
+            sent += 1
+    assert sent >= 2
