@@ -1,11 +1,12 @@
 """Runs `curl` command lines with httpx; supports the few options that our pages use."""
 
-import shlex
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
+
+from tests.docs.command_lines import command_lines
 
 
 class Command(NamedTuple):
@@ -39,18 +40,12 @@ class Command(NamedTuple):
 
 
 def commands(text: str) -> list[Command]:
-    """Yield every `curl` command of a block; other lines are ignored."""
-    words = shlex.split(text.replace("\\\n", " ").replace("\ncurl ", "\n; curl "))
-    groups: list[list[str]] = [[]]
-    for word in words:
-        if word == ";":
-            groups.append([])
-        else:
-            groups[-1].append(word)
-    return [_command(group[1:]) for group in groups if group[:1] == ["curl"]]
+    """Return every `curl` command of a block; other lines are ignored."""
+    lines = (line.words for line in command_lines(text))
+    return [_command(words[1:]) for words in lines if words[0] == "curl"]
 
 
-def _command(words: list[str]) -> Command:
+def _command(words: tuple[str, ...]) -> Command:
     method, url, data = None, "", None
     headers: dict[str, str] = {}
     form: list[str] = []

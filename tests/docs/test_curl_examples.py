@@ -1,7 +1,7 @@
 """Every curl of README, tutorials and how-to guides gets an answer from a gateway over fakes."""
 
 from tests.docs.curl import commands
-from tests.docs.pages import NOT_RUN, blocks_of
+from tests.docs.pages import blocks_of
 
 WITH_REPLIES = "docs/reference/wire-api/"
 """These pages have a test of their own, which compares the replies, too."""
@@ -12,8 +12,7 @@ def test_every_request_is_answered(urls, tmp_path):
     for block in blocks_of("sh"):
         if block.page.startswith(WITH_REPLIES):
             continue
-        lines = [line for line in block.text.splitlines() if NOT_RUN not in line]
-        for command in commands("\n".join(lines)):
+        for command in commands(block.text):
             reply = command.send(urls, folder=tmp_path)
             assert reply.is_success, (block.place, reply.text)
             sent += 1
