@@ -78,7 +78,7 @@ class LoneCompleter:
 
 
 def main() -> None:
-    """Run both and print one line."""
+    """Run both; print the figures as one JSON line."""
     torch.set_num_threads(DetectorSettings().num_threads)
     with tempfile.TemporaryDirectory(prefix="unspoken-bench-") as folder:
         out = Path(folder) / "demo"
