@@ -1,7 +1,9 @@
 """`python -m bench.cache`: correctness, memory bound and crash safety of the embedding cache.
 
-`encodes_for_64` (bar 1): 64 concurrent HTTP requests for one new picture go to the small profile's
-segmenter in its own process. The figure is the number of pictures that it says it encoded.
+Each figure has its limit in brackets.
+
+`encodes_for_64` (1): 64 concurrent HTTP requests for one new picture go to the small profile's
+segmenter in its own process. The figure is the number of pictures that it reports as encoded.
 `encodes_after_restart` (0): the same for a restarted process on the same disk tier.
 
 `growth_over_bound` (1.1): growth of resident memory after 5 000 distinct pictures, divided by the

@@ -5,11 +5,11 @@
 Scenes go through the detector's engine, so the served code is measured. 500 scenes set the
 threshold, at which a tenth of absent labels gets a box. Each group is measured on 500 other scenes:
 
-known_recall        wholes of trained classes in the trained art style (twemoji); bar .70
+known_recall        wholes of trained classes in the trained art style (twemoji); target: >= .70
 other_style_recall  the same classes in an art style that was never trained on (noto)
 held_out_recall     classes that were never trained on
 part_recall         parts, in the scenes of known_recall
-false_answer_rate   share of absent labels that get a box, in the same scenes; bar .10
+false_answer_rate   share of absent labels that get a box, in the same scenes; limit: .10
 
 Each figure has a 95 % bootstrap interval over scenes. The same figures of random weights follow.
 """

@@ -2,9 +2,9 @@
 
 The server is a real process with the four services over fake engines. Each body is sent alone,
 three times. Meanwhile a task of the server measures how late it wakes up from a short sleep.
-`longest_block_ms` (bar 50) is the shortest of three measurements for the worst body, which `worst`
-names. A block is the smaller of wall time and the process's CPU time, so that other load on the
-machine does not count. `wall_ms` is the longest block by wall time alone. `blocks_ms` lists the
+`longest_block_ms` (limit: 50) is the shortest of three measurements for the worst body, which
+`worst` names. A block is the smaller of wall time and the process's CPU time, so that other load on
+the machine does not count. `wall_ms` is the longest block by wall time alone. `blocks_ms` lists the
 blocks of all bodies.
 """
 

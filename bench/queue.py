@@ -1,17 +1,18 @@
 """`python -m bench.queue`: the overhead of labelling runs with models that cost nothing.
 
-`ledger_ms_per_chunk` (bar 1): CPU of `label_one_chunk` for one chunk, in a run of 10 000 chunks of
-which half are done. It includes plan, lease, attempt, publication and record. It excludes fsync and
-the work on pictures (reading, labelling, encoding parquet).
-`resume_s` (bar 5): seconds until a new dispatcher has read the plan and 10 000 commit records and
-has published its messages. `tick_ms`: CPU of its later ticks over the same run; there is at most
-one tick per `WORKER_TICK_S`.
+`ledger_ms_per_chunk` (limit: 1): CPU of `label_one_chunk` for one chunk, in a run of 10 000 chunks,
+half of which are done. It includes plan, lease, attempt, publication and record. It excludes fsync
+and the work on pictures (reading, labelling, encoding parquet).
 
-`worker_ms_per_picture` (bar 5): CPU of a real worker's processes for a picture of 256 x 256 px,
+`resume_s` (limit: 5): seconds until a new dispatcher has read the plan and 10 000 commit records
+and has published its messages.
+`tick_ms`: CPU of its later ticks over the same run; there is at most one tick per `WORKER_TICK_S`.
+
+`worker_ms_per_picture` (limit: 5): CPU of a real worker's processes for a picture of 256 x 256 px,
 img2dataset's default: reading, decoding, HTTP, merging, writing. `..._512_px`: the same for larger
-pictures. The first 64 pictures are a warm-up and do not count. `two_workers_over_one` (bar 1.8):
-chunks per second of two workers divided by those of one. Each worker has one slot; the services
-sleep 200 ms per answer and serve any number of requests at once.
+pictures. The first 64 pictures are a warm-up and do not count. `two_workers_over_one` (at least
+1.8): chunks per second of two workers divided by those of one. Each worker has one slot; the
+services sleep 200 ms per answer and serve any number of requests at once.
 
 `plan_ms_per_picture` and `finish_ms_per_picture`: CPU of the dispatcher for listing with duplicate
 search, and for hashing every shard and counting every row. `shard_bytes_per_picture`: size of a row

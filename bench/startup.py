@@ -1,7 +1,7 @@
 """`python -m bench.startup`: CPU seconds until the command line answers.
 
-`help_cpu_s` (bar .35) is the user and system time of `unspoken --help`, `status_cpu_s` (bar .6)
-that of `unspoken status` in a workspace without runs; each is the best of three.
+`help_cpu_s` (limit: .35) is the user and system time of `unspoken --help`. `status_cpu_s`
+(limit: .6) is that of `unspoken status` in a workspace without runs. Each is the best of three.
 """
 
 import json

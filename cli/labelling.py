@@ -1,6 +1,6 @@
 """Labelling from the command line: starts a stack for a workspace and shows a run's progress.
 
-A workspace holds data/, runs/, redis/ and logs/. Runs are followed over HTTP, so that local and
+A workspace contains data/, runs/, redis/ and logs/. Runs are followed over HTTP, so that local and
 remote stacks are used in the same way.
 """
 

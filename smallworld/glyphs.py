@@ -157,7 +157,7 @@ def _fluent_pictures() -> dict[str, bytes]:
         pictures = {}
         for member in tar:
             picture = tar.extractfile(member)
-            assert picture is not None, "the tar holds plain files only"
+            assert picture is not None, "the tar contains plain files only"
             pictures[Path(member.name).stem] = picture.read()
         return pictures
 

@@ -45,7 +45,7 @@ class SceneConfig:
     flip_p: float = 0.5
     theme_p: float = 0.8  # a whole comes from the scene's theme, else from anywhere
     twin_p: float = 0.12  # a whole repeats the class before it
-    judged_p: float = 0.3  # a scene holds only wholes with a part table, where the style has them
+    judged_p: float = 0.3  # share of scenes with only wholes that have a part table
     color_gain: float = 0.18
     color_shift: float = 14.0
     min_visible_px: int = 64

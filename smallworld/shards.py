@@ -93,7 +93,7 @@ def write_world(
     if seed < 0:
         raise InvalidInput(f"seed must not be negative, got {seed}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Conflict(f"{out} already holds something; name a new or an empty folder")
+        raise Conflict(f"{out} is not an empty folder; choose a new or an empty one")
     world = World.load(styles, split)
     tars = write_shards(
         out / "shards",

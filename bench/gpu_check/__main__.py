@@ -1,22 +1,22 @@
-"""`python -m bench.gpu_check`: test and time every network on a CUDA device, against the CPU.
+"""`python -m bench.gpu_check`: time every network on a CUDA device, and compare it with the CPU.
 
-Each section runs in a forked process, so a crash or an out-of-memory error loses the figures of one
-section only. `SECTION_error` then has the exit status or the timeout; a traceback is on stderr.
+Each section runs in a forked process, so a crash or an out-of-memory error only loses the figures
+of that section. `SECTION_error` then has the exit status or the timeout; a traceback is on stderr.
 Figures are also written to stderr when a section ends. Without a CUDA device the bench prints
-`skipped`. The test suite runs the sections on the CPU at the sizes of `gpu_sections.TINY`.
+`skipped`. The test suite runs the sections on the CPU at the sizes of `sections.TINY`.
 
 encode   `encode_speedup_SAM`: seconds of the segment-anything predictor's `set_image` divided by
-         those of the engine's `embed` as served (dtype `auto`); bar 3. `encode_ms_SAM_DTYPE`
+         those of the engine's `embed` as served (dtype `auto`); target: >= 3. `encode_ms_SAM_DTYPE`
 detect   `detect_speedup`: Grounding-DINO Swin-T, seconds of groundingdino-py divided by those of
-         the engine as served; bar 2
+         the engine as served; target: >= 2
 segment  `segment_warm_p50_ms`: one text over HTTP on a picture with a mask bank, ViT-B;
          `bank_cold_ms`: all masks of a new picture
 train    `train_steps_per_s`: the `readout` recipe at ViT-B, 128 boxes per step, kept embeddings
 llm      `llm_captions_per_s_batch_N`, one template of the profile's language model;
          `llm_tokens_per_s_MODEL`: random weights at the sizes of SmolLM2-1.7B and BLOOM-7b1
-parity   `small_mask_iou_DTYPE` mean and least IoU of the small SAM's masks with those of the CPU in
-         float32; `box_px_max`, `box_missing` of the profile's detector: largest difference of a
-         coordinate in pixels, detections that only one device gives; `llm_same_text`: share of
+parity   `small_mask_iou_DTYPE` mean and minimum IoU of the small SAM's masks with those of the CPU
+         in float32; `box_px_max`, `box_missing` of the profile's detector: largest difference of a
+         coordinate in pixels, number of detections of only one device; `llm_same_text`: share of
          captions with the same answer; `vit_b_embedding_error_DTYPE`: relative rms error
 """
 

@@ -2,15 +2,15 @@
 
 The server is a real process: the language model's service with admission control and batcher
 (batches of 8, a queue of 32). Its fake engine sleeps 50 ms per batch, so the ideal is 160 captions
-per second. 200 clients request one caption at a time over real HTTP and repeat after each answer. A
-client that gets 429 waits for Retry-After, or up to 1.5 times as long. The sample of 60 s begins
-when all clients have started.
+per second. 200 clients send requests of one caption over real HTTP, the next as soon as one is
+answered. A client that gets 429 waits for Retry-After, or up to 1.5 times as long. The sample
+of 60 s begins when all clients have started.
 
-accepted_p99_ms      bar 400: time from sending to the complete reply of requests with status 200
-reject_p99_ms        bar 20: the same for requests with status 429
-livez_p99_ms         bar 50: the same for `/livez`, which is requested twenty times per second
-throughput_of_ideal  bar .90: answered captions per second divided by 160
-errors_5xx           bar 0: other statuses and broken connections
+accepted_p99_ms      limit 400: time from sending to the complete reply of requests with status 200
+reject_p99_ms        limit 20: the same for requests with status 429
+livez_p99_ms         limit 50: the same for `/livez`, which is requested twenty times per second
+throughput_of_ideal  target .90: answered captions per second divided by 160
+errors_5xx           limit 0: other statuses and broken connections
 client_cpu, service_cpu   CPU of clients and service, in cores. If `client_cpu` is near 1, the
                      clients limit the figures, not the service. If the machine is busy with other
                      work, the figures describe neither.

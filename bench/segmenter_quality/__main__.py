@@ -6,10 +6,10 @@ There are 500 scenes of trained classes and 500 of classes that were never train
 trained art style. Objects are prompted by their true box, and their mask's vector is compared with
 every known noun.
 
-box_miou            IoU of the masks with the truth, wholes and parts; bar .80
+box_miou            IoU of the masks with the truth, wholes and parts; target: >= .80
 grid_miou           the same for logits made of the truth's share of each cell: the upper limit at
                     the resolution of the network's grid
-top1                share of wholes whose vector is nearest to their own noun; bar .60
+top1                share of wholes whose vector is nearest to their own noun; target: >= .60
 held_out_top1       the same for classes never trained on, among known and held-out nouns
 untrained_top1      lower reference: the same network before training on labels
 

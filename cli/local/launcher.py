@@ -70,7 +70,7 @@ class StackConfig:
 
 
 class Stack:
-    """The running stack, as a context manager. `urls` holds each service's address."""
+    """The running stack, as a context manager. `urls` has the address of each service."""
 
     def __init__(self, config: StackConfig) -> None:
         self.config = config

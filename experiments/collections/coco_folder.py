@@ -187,7 +187,8 @@ def _one_file(folder: Path) -> Path:
     if len(chosen) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise InvalidInput(
-            f"{folder} must hold one instances*.json or lvis*.json, or one of them of val: {names}"
+            f"{folder} must contain one instances*.json or lvis*.json, or several of which one has "
+            f"'val' in its name; found {names}"
         )
     return chosen[0]
 
@@ -199,7 +200,7 @@ def _first_captions(folder: Path) -> dict[int, str]:
             if each.caption.strip():
                 first.setdefault(each.image_id, " ".join(each.caption.split()))
     if not first:
-        raise InvalidInput(f"{folder} holds no captions*.json with captions in it")
+        raise InvalidInput(f"{folder} contains no captions*.json with captions")
     return first
 
 

@@ -64,7 +64,7 @@ def around_marks(page: Path) -> tuple[str, str]:
     except OSError as error:
         raise InvalidInput(f"{page} cannot be read: {error}") from error
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InvalidInput(f"{page} must hold {BEGIN} and then {END}, each once")
+        raise InvalidInput(f"{page} must contain {BEGIN} and then {END}, each once")
     return text[: text.index(BEGIN)], text[text.index(END) :]
 
 

@@ -17,10 +17,11 @@ _ABOUT = """# Which source of phrases finds what captions leave out
 `unspoken reproduce proposals`: {pictures} pictures of {collection}, seed {seed}, with {llm} and
 {detector}.
 
-An *unnamed* object is one that the truth holds and the caption does not name. *At the rate*: with
+An *unnamed* object is in the truth, but the caption does not name it. *At the rate*: with
 the lowest thresholds at which the source's own decoys put its false-discovery rate at {fdr:.0%} or
-less. Intervals are 95 % bootstraps over pictures, of the difference itself where it is one.
-docs/explanation/proposals.md of the project says how to read the tables, and what they cannot show.
+less. Intervals are 95 % bootstraps over pictures; a difference has its own interval.
+docs/explanation/proposals.md of the project explains how to read the tables, and what they cannot
+show.
 """
 _ANSWERS = (
     *("B5 - B1", "B5 - B2", "B5 - C1", "B5 - C2"),
@@ -144,7 +145,7 @@ def _verdict(difference: Triple) -> str:
     assert low is not None and high is not None
     if low > 0:
         return "more"
-    return "fewer" if high < 0 else "not to be told from none"
+    return "fewer" if high < 0 else "not significant"
 
 
 def _differences(result: Result) -> str:
@@ -163,8 +164,8 @@ def _differences(result: Result) -> str:
         )
         lines.append((pair, *(interval_of(each, signed=True) for each in chosen)))
     about = (
-        "Names that end in `=` are held to B5's number of queries a picture: cut in their order, "
-        "or filled up with random labels.\n"
+        "Sources whose name ends in `=` have exactly B5's number of queries per picture: longer "
+        "lists are cut, shorter ones are filled up with random labels.\n"
     )
     return f"{about}\n{table(header, lines)}"
 

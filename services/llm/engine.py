@@ -211,7 +211,7 @@ def load_generator(
     """Load the Hugging Face causal model that a profile names; a GGUF is converted first.
 
     Raises MissingWeights with the name of a missing file. Raises InvalidConfig if the device is
-    not available, or if the folder holds another kind of model.
+    not available, or if the folder contains another kind of model.
     """
     prepare_device(entry.device)
     folder = resolve_files(entry, cache_dir=cache_dir)
@@ -246,7 +246,9 @@ def _load_causal_model(
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InvalidConfig(f"{folder} holds no language model of transformers: {error}") from error
+        raise InvalidConfig(
+            f"{folder} contains no language model of transformers: {error}"
+        ) from error
     if absent := sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"]))):
         raise InvalidConfig(f"the weights in {folder} do not fit its {CONFIG_FILE}: {absent[:8]}")
     return model, tokenizer

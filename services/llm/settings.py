@@ -23,7 +23,7 @@ class LlmSettings(EngineSettings):
     backend: Literal["transformers", "openai"] = "transformers"
     """transformers: the profile's model in this process. openai: an OpenAI-compatible endpoint."""
     templates: tuple[str, ...] = ("parts", "noun_parts")
-    """Templates for requests that name none; a JSON list in the environment."""
+    """Templates for requests that set none; a JSON list in the environment."""
     templates_file: Path | None = None
     """A YAML file of additional templates, in the format of services/llm/templates.yaml."""
     prompt_style: PromptStyle = "completion"

@@ -68,7 +68,7 @@ def converted_smollm2(gguf_path: Path, *, cache_dir: Path) -> Path:
 def _convert(gguf_path: Path, folder: Path) -> None:
     config = AutoConfig.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
     if config.model_type != "llama":
-        raise InvalidConfig(f"{gguf_path} holds a {config.model_type} model; wanted a Llama")
+        raise InvalidConfig(f"{gguf_path} contains a {config.model_type} model; expected a Llama")
     config.architectures = ["LlamaForCausalLM"]
     tokenizer = AutoTokenizer.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
     tensors = {}

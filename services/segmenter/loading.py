@@ -95,7 +95,7 @@ def _load(entry: ModelEntry | None, settings: SegmenterSettings) -> _Loaded:
     needs_base = read_header(path)["base_sha256"] is not None
     if needs_base and entry is None:
         raise InvalidConfig(
-            f"{path} holds only what differs from the SAM that it was trained from: choose a "
+            f"{path} contains only what differs from the SAM that it was trained from: choose a "
             f"profile with that SAM; {settings.profile} has no segmenter"
         )
     base = None

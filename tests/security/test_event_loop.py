@@ -6,7 +6,9 @@ from tests.security.attacks import cut_bodies
 
 def test_a_body_of_many_elements_does_not_hold_the_event_loop():
     figures = measure(["arrays", "arrays-of-a-run", "form-of-arrays"], tries=2)
-    assert figures["longest_block_ms"] <= 200  # 50 is the bar on a machine with nothing else to do
+    assert (
+        figures["longest_block_ms"] <= 200
+    )  # 50 is the limit on a machine with nothing else to do
     assert set(figures["blocks_ms"]) == {"arrays", "arrays-of-a-run", "form-of-arrays"}
 
 

@@ -171,7 +171,7 @@ def test_a_whole_world_is_written_once_and_never_over_another(tmp_path):
     assert len(list((out / "sa1b" / "sa_000000").glob("*.jpg"))) == 2
     with Image.open(out / "contact-sheet.jpg") as sheet:
         assert sheet.format == "JPEG"
-    with pytest.raises(Conflict, match="already holds"):
+    with pytest.raises(Conflict, match="is not an empty folder"):
         write_world(out, num_scenes=5, seed=1)
     with pytest.raises(InvalidInput, match="num_scenes"):
         write_world(tmp_path / "none", num_scenes=0, seed=1)

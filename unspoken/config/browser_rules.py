@@ -78,14 +78,15 @@ def parse_rules(*, is_loopback: bool, hosts: str, origins: str) -> BrowserRules:
     for name in names:
         if "/" in name or (":" in name and not _is_address(name.strip("[]"))):
             raise InvalidConfig(
-                f"UNSPOKEN_ALLOWED_HOSTS holds names without scheme and port, got {name!r}"
+                f"UNSPOKEN_ALLOWED_HOSTS must have host names without scheme and port, got {name!r}"
             )
     sites = origins.lower().replace(",", " ").split()
     for site in sites:
         parts = urlsplit(site)
         if parts.scheme not in ("http", "https") or site != f"{parts.scheme}://{parts.netloc}":
             raise InvalidConfig(
-                f"UNSPOKEN_ALLOWED_ORIGINS holds origins such as https://example.org, got {site!r}"
+                "UNSPOKEN_ALLOWED_ORIGINS must have origins such as https://example.org, "
+                f"got {site!r}"
             )
     own = tuple(name.strip("[]") for name in names)
     return BrowserRules(is_loopback=is_loopback, hosts=own, origins=frozenset(sites))

@@ -21,7 +21,7 @@ def read_model_config(folder: Path, *, role: str = "model") -> dict[str, Any]:
     except ValueError as error:
         raise InvalidConfig(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise InvalidConfig(f"{path} must hold a JSON object, got {type(config).__name__}")
+        raise InvalidConfig(f"{path} must contain a JSON object, got {type(config).__name__}")
     return config
 
 
@@ -36,5 +36,5 @@ def check_model_type(folder: Path, *, supported: Collection[str], role: str) -> 
     names = ", ".join(sorted(supported)[:MAX_NAMED])
     if len(supported) > MAX_NAMED:
         names += f" and {len(supported) - MAX_NAMED} more"
-    holds = "names no model_type" if found is None else f"names model_type {found!r}"
-    raise InvalidConfig(f"{folder / CONFIG_FILE} {holds}; a {role} must be one of: {names}")
+    found_type = "names no model_type" if found is None else f"names model_type {found!r}"
+    raise InvalidConfig(f"{folder / CONFIG_FILE} {found_type}; a {role} must be one of: {names}")

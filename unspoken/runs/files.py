@@ -40,7 +40,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     if not out.parent.is_dir() or (out.exists() and not out.is_dir()):
         raise InvalidInput(f"{out} must be a new folder in one that exists")
     if out.is_dir() and any(out.iterdir()):
-        raise InvalidInput(f"{out} holds something already; name a new or empty folder")
+        raise InvalidInput(f"{out} is not an empty folder; choose a new or an empty one")
     draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     draft.mkdir()
     try:

@@ -182,7 +182,7 @@ class Ledger:
             self._set_aside(final, why=str(error))
             return False
         if [(row.source_shard, row.source_row) for row in rows] != list(keys):
-            self._set_aside(final, why="it holds other rows")
+            self._set_aside(final, why="it contains other rows")
             return False
         sha256 = file_sha256(final)
         self._write_record(chunk_id, rows, sha256=sha256, attempt=0, adopted=True)

@@ -20,7 +20,7 @@ HINTS = {
     "no_picture": (
         "A table's paths are looked up from its own folder: --pictures FOLDER names another one"
     ),
-    "not_downloaded": "The table holds URLs: download the pictures first, as by img2dataset",
+    "not_downloaded": "The table contains URLs: download the pictures first, as by img2dataset",
     "outside_data_folder": "--pictures FOLDER names the folder of the pictures",
     "too_small": "--filter min_image_side_px=off keeps them",
     "undecodable": "The files are damaged, or are not pictures",

@@ -272,7 +272,7 @@ def resolve_source(data_dir: Path, source: str) -> Path:
         raise InvalidInput(f"source {source!r} is not inside the data folder")
     if not exists:
         raise NotFound(
-            f"source {source!r} is not in the data folder {root}, which holds {_listing(root)}"
+            f"source {source!r} is not in the data folder {root}, which contains {_listing(root)}"
         )
     return path
 

@@ -49,7 +49,7 @@ NUM_NEAREST = 24
 def pick_decoys(
     phrases: Sequence[str], *, caption: str, seed: str, count: int, lexicon: Lexicon
 ) -> tuple[str, ...]:
-    """Return at most `count` words unrelated to the phrases and the caption, of like frequency.
+    """Return at most `count` words unrelated to the phrases and the caption, of similar frequency.
 
     Each decoy is matched in frequency to one of the phrases, in turn and in random order. Decoys
     must be as common as the proposed phrases, because a detector finds common words more readily.

@@ -30,7 +30,7 @@ def source_hints(source: Path, *, root: Path) -> dict[str, str]:
         return {}
     where = "this folder" if table.parent == source else "the source folder"
     name = table.relative_to(source).as_posix()
-    return {"caption_empty": f"{name} in {where} holds captions: label that file"}
+    return {"caption_empty": f"{name} in {where} contains captions: label that file"}
 
 
 def _tables_below(top: Path) -> Iterator[Path]:

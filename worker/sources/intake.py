@@ -161,7 +161,7 @@ def _source_files(path: Path, root: Path) -> Iterator[Path]:
         yield file
     if empty:
         endings = ", ".join(PICTURE_ENDINGS)
-        raise InvalidInput(f"the folder {path.name!r} holds no .tar shards and no {endings}")
+        raise InvalidInput(f"the folder {path.name!r} contains no .tar shards and no {endings}")
 
 
 def _shards(top: Path) -> Iterator[Path]:

@@ -146,7 +146,7 @@ class BankQueue(Generic[Entry]):
         if job.entry.bank is not None:  # built by a step that ran while its last caller left
             return True
         steps = job.steps or self._engine.bank_steps(job.entry)
-        job.steps = None  # a step that fails ends the iterator, so the next one starts anew
+        job.steps = None  # a step that fails ends the iterator, so the next job starts a new one
         is_built = next(steps, _BUILT) is _BUILT
         if is_built:
             self._engine.cache.update_size(job.entry)

@@ -228,7 +228,7 @@ def test_label_studios_pictures_are_where_its_local_storage_looks(run_dir, tmp_p
 def test_an_export_goes_into_a_new_or_empty_folder_only(export, run_dir, tmp_path):
     (tmp_path / "out").mkdir()
     export(run_dir, tmp_path / "out")
-    with pytest.raises(InvalidInput, match="holds something already"):
+    with pytest.raises(InvalidInput, match="is not an empty folder"):
         export(run_dir, tmp_path / "out")
     with pytest.raises(InvalidInput, match="must be a new folder"):
         export(run_dir, tmp_path / "no" / "where")

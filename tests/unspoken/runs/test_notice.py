@@ -62,9 +62,9 @@ def test_a_run_without_a_single_box_says_so_once_its_thresholds_are_chosen():
 def test_the_hint_names_an_option_and_that_of_the_source_comes_first():
     said = notice(total=3, dropped={"caption_too_short": 3})
     assert said.endswith("caption_too_short. --filter min_caption_words=off keeps them.")
-    own = {**HINTS, "caption_empty": "metadata.jsonl in this folder holds captions"}
+    own = {**HINTS, "caption_empty": "metadata.jsonl in this folder contains captions"}
     said = notice(total=3, dropped={"caption_empty": 3}, hints=own)
-    assert said.endswith("caption_empty. metadata.jsonl in this folder holds captions.")
+    assert said.endswith("caption_empty. metadata.jsonl in this folder contains captions.")
 
 
 @pytest.mark.parametrize("reason", ["no_picture", "bad_row", "outside_data_folder"])

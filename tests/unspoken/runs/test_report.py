@@ -92,5 +92,5 @@ def test_the_page_tells_what_was_asked_in_vain_and_what_was_rejected(report):
 
 
 def test_a_report_goes_into_a_new_folder_only(report):
-    with pytest.raises(InvalidInput, match="holds something already"):
+    with pytest.raises(InvalidInput, match="is not an empty folder"):
         write_report(report.parent / "runs/run", report)

@@ -215,7 +215,7 @@ def test_a_source_that_is_not_there_is_answered_with_the_folder_and_what_it_hold
     with pytest.raises(NotFound) as caught:
         create_run(data_dir, runs_dir, RunRequest(source="nope"))
     message = str(caught.value)
-    assert f"{data_dir}, which holds 'in', 'table-00.csv'" in message
+    assert f"{data_dir}, which contains 'in', 'table-00.csv'" in message
     assert message.endswith("and 3 more")
 
 

@@ -57,7 +57,7 @@ def test_a_run_whose_captions_are_elsewhere_names_their_file_wherever_it_is_told
     (stage.data_dir / "in/captions.csv").write_text(TABLES["captions.csv"])
     stage.create()
     status = stage.tick(6)
-    told = "all 6 rows dropped: caption_empty. captions.csv in this folder holds captions"
+    told = "all 6 rows dropped: caption_empty. captions.csv in this folder contains captions"
     assert status.state == "done" and status.notice.startswith(told)
     assert describe(status).startswith(f"r: done, {told}")
     assert printed(status).splitlines()[1].startswith(told)
