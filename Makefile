@@ -1,32 +1,27 @@
-# Everything runs from a clean clone and needs only Python 3.11 to 3.13.
+# Everything runs from a clean clone. It needs Python 3.11 to 3.13, make, a package index, and 4 GB of
+# disk (9 GB with CUDA).
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-PYTHON ?= python3
+# An interpreter of 3.11 to 3.13; by default the first that is found.
+PYTHON ?=
+# Wheels of PyTorch, cpu or cuda; by default cuda where an NVIDIA GPU is found, otherwise cpu.
+TORCH ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Package index for torch, CPU-only or CUDA, e.g. TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-TORCH_INDEX_URL ?=
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
-STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml stack/pyproject.toml stack/setup.py requirements*.txt requirements.lock 2>/dev/null | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml stack/pyproject.toml stack/setup.py requirements*.txt requirements.lock scripts/setup 2>/dev/null | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format openapi reference pictures docs test security-test audit demo up chaos chaos-long compose-test bench gpu-check clean
+.PHONY: help ALWAYS setup check format openapi reference pictures docs test security-test audit demo up chaos chaos-long compose-test bench gpu-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## create .venv with everything that demo, test and check need
 
-$(STAMP):
-	@echo "setting up $(VENV) (some minutes, once)"
-	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is " + sys.version)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -c requirements.lock setuptools wheel
-	$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch==2.14.1 torchvision==0.29.1
-	$(PIP) -c requirements.lock -e '.[dev]' -e ./stack
-	$(PIP) --no-deps -r requirements-no-deps.txt
-	$(PIP) --no-deps --no-build-isolation -r requirements-groundingdino.txt
-	touch $@
+# TORCH=... asks for one kind of PyTorch, so it runs again.
+$(STAMP): $(if $(TORCH),ALWAYS)
+	PYTHON='$(PYTHON)' TORCH='$(TORCH)' scripts/setup $(VENV)
+	@touch $@
 
 check: setup ## check format, lint, types and import contracts, as CI does
 	$(BIN)/ruff format --check .
@@ -70,13 +65,17 @@ security-test: setup ## run all known attacks in full: picture bombs, SSRF, arch
 # The audit tools have their own environment, so that they do not change the audited one.
 AUDIT := $(VENV)-audit
 audit: setup ## check requirements.lock for known vulnerabilities, and write a CycloneDX bill of materials
-	test -x $(AUDIT)/bin/pip-audit || $(PYTHON) -m venv $(AUDIT)
+	test -x $(AUDIT)/bin/pip-audit || $(BIN)/python -m venv $(AUDIT)
 	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet pip-audit cyclonedx-bom
 	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-file sbom.cdx.json
 	$(AUDIT)/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
 
 demo: setup ## label the demo pictures on this machine; results in ./demo-out
 	$(BIN)/unspoken demo --out demo-out --exit
+	@printf '%s\n' '' 'How to go on:' \
+	  '  source $(BIN)/activate    # puts `unspoken` on your PATH' \
+	  '  unspoken label --help         # your own pictures' \
+	  '  unspoken --help               # all commands'
 
 up: setup ## run all services and a worker on this machine, until Ctrl-C
 	$(BIN)/unspoken up

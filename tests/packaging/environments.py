@@ -73,6 +73,24 @@ def requirements_of(wheels: Iterable[Path]) -> list[metadata.Distribution]:
     return [metadata.distribution(name) for name in {name for name, _ in seen} - built.keys()]
 
 
+def write_wheel(
+    index: Path, name: str, version: str, files: Mapping[str, str], needs: str = ""
+) -> None:
+    """Write a small wheel into a folder that pip can use as an index."""
+    index.mkdir(exist_ok=True)
+    package = name.replace("-", "_")
+    about = f"{package}-{version}.dist-info"
+    written = {
+        **files,
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    written[f"{about}/RECORD"] = "".join(f"{each},,\n" for each in (*written, f"{about}/RECORD"))
+    with zipfile.ZipFile(index / f"{package}-{version}-py3-none-any.whl", "w") as wheel:
+        for each, text in written.items():
+            wheel.writestr(each, text)
+
+
 def _distribution(name: str, built: Mapping[str, metadata.Distribution]) -> metadata.Distribution:
     return built.get(name) or metadata.distribution(name)
 

