@@ -47,7 +47,7 @@ pictures: setup ## draw the pictures of README, docs and examples; chromium make
 # The site's tools have their own environment, because nothing else needs them.
 DOCS := $(VENV)-docs
 $(DOCS)/.installed: docs/requirements.txt
-	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	test -x $(DOCS)/bin/python || $(or $(PYTHON),python3) -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip install --disable-pip-version-check --quiet -r docs/requirements.txt
 	touch $@
 

@@ -5,11 +5,13 @@ Exit code 2 stands for invalid input.
 
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
 from cli.console import PlainConsole, print_error
 from cli.lazy import LazyGroup
+from unspoken import __version__
 from unspoken.errors import InvalidInput, UnspokenError
 from unspoken.logs import configure_logging
 
@@ -24,8 +26,21 @@ app = typer.Typer(
 console = PlainConsole(stderr=True)
 
 
+def print_version(*, wanted: bool) -> None:
+    """Print the version and exit, if it was asked for."""
+    if wanted:
+        typer.echo(f"unspoken {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def unspoken() -> None:
+def unspoken(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=print_version, help="Print the version."),
+    ] = False,
+) -> None:
     """Build object-detection datasets from captioned pictures."""
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.packaging.environments import Environment, write_wheel
 from tests.test_tree import ROOT, tracked_files
+from unspoken import __version__
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -85,7 +86,8 @@ for name in {names}:
 
 
 @pytest.mark.parametrize(
-    ("argument", "text"), [("--help", "Usage: "), ("settings", "UNSPOKEN_PROFILE")]
+    ("argument", "text"),
+    [("--help", "Usage: "), ("--version", f"unspoken {__version__}\n"), ("settings", "PROFILE")],
 )
 def test_the_command_answers(installed, empty, argument, text):
     done = installed.run("unspoken", argument, cwd=empty)
