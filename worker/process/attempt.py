@@ -188,7 +188,7 @@ class ChunkAttempt:
             if past.number >= MAX_ATTEMPTS:
                 return self._all_failed("unreadable", str(error))
             raise ServiceUnavailable(f"{self._chunk.source} cannot be read: {error}") from error
-        detail = f"{MAX_ATTEMPTS} workers ended, or gave up, with this item"
+        detail = f"{MAX_ATTEMPTS} attempts failed at this item: worker killed, or service failed"
         rows = {
             item: failed_row(sources[item], reason="poison", detail=detail)
             for item in poison_items(past)

@@ -1,7 +1,7 @@
 """Shards: one parquet file per chunk, one row per input, under an explicit schema.
 
-The schema's metadata describes each field. `describe_schema` prints it as the table of
-docs/reference/dataset-format.md, so that the page stays in step with the files.
+The schema's metadata describes each field. A test compares these texts with the table of
+docs/reference/dataset-format.md.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,38 +25,54 @@ def _field(name: str, kind: pa.DataType, about: str, *, unit: str = "") -> pa.Fi
 _FILTER = pa.struct(
     [
         _field("name", pa.string(), "`language`, `safety`, `watermark` or `similarity`"),
-        _field("source", pa.string(), "column of the source, or the classifier that was asked"),
-        _field("value", pa.string(), "language code or rating, where there is one"),
+        _field("source", pa.string(), "column of the source, or name of the classifier"),
+        _field("value", pa.string(), "language code or rating, if there is one"),
         _field("score", pa.float32(), "the column's or the classifier's score"),
     ]
 )
 _SOURCE = pa.struct(
     [
         _field("template", pa.string(), "template that proposed it; `caption`: the caption's noun"),
-        _field("example_set", pa.int32(), "which set of worked examples preceded the caption"),
-        _field("model", pa.string(), "language model that answered"),
+        _field(
+            "example_set",
+            pa.int32(),
+            "number of the set of worked examples that preceded the caption",
+        ),
+        _field("model", pa.string(), "language model that proposed it"),
         _field("rank", pa.int32(), "place in the model's list, 0 first"),
         _field("mean_logprob", pa.float32(), "mean log-probability of its tokens", unit="nats"),
-        _field("part_of", pa.string(), "noun whose parts were asked for; else null"),
+        _field("part_of", pa.string(), "noun whose parts were asked for; null for other templates"),
     ]
 )
 _CANDIDATE = pa.struct(
     [
         _field("id", pa.int32(), "number within the row; annotations refer to it"),
-        _field("phrase", pa.string(), "normalised phrase, or the raw text where it was rejected"),
-        _field("named", pa.bool_(), "the caption says it or a synonym of it; else it is implied"),
-        _field("stuff", pa.bool_(), "a region without a shape of its own: sky, grass"),
+        _field("phrase", pa.string(), "normalised phrase; the raw text if it was rejected"),
         _field(
-            "decoy", pa.bool_(), "a decoy: not proposed, asked only to measure false detections"
+            "named",
+            pa.bool_(),
+            "true if the caption contains it or a synonym of it; otherwise it is implied",
+        ),
+        _field(
+            "stuff", pa.bool_(), "true for a region without a definite shape, such as sky or grass"
+        ),
+        _field(
+            "decoy",
+            pa.bool_(),
+            "true for a decoy: not proposed, only used to measure false detections",
         ),
         _field("sources", pa.list_(_SOURCE), "where the phrase comes from"),
-        _field("rejected", pa.string(), "why it was not asked; null where it was"),
+        _field(
+            "rejected",
+            pa.string(),
+            "reason for which the detector was not queried for it; null if it was",
+        ),
     ]
 )
 _ALT_LABEL = pa.struct(
     [
         _field("label", pa.string(), "another label of the same object"),
-        _field("candidate_id", pa.int32(), "candidate that the label is"),
+        _field("candidate_id", pa.int32(), "id of the candidate that the label comes from"),
         _field("score", pa.float32(), "detector's score of that label", unit="0 to 1"),
     ]
 )
@@ -66,18 +82,26 @@ _ANNOTATION = pa.struct(
         _field("box", pa.list_(pa.float32(), 4), "corners x0, y0, x1, y1", unit="px, after EXIF"),
         _field("label", pa.string(), "phrase of the candidate with the best score"),
         _field("score", pa.float32(), "detector's mean over the label's tokens", unit="0 to 1"),
-        _field("candidate_id", pa.int32(), "candidate that the label is"),
-        _field("named", pa.bool_(), "of the candidate"),
-        _field("stuff", pa.bool_(), "of the candidate"),
-        _field("decoy", pa.bool_(), "of the candidate: a false detection"),
-        _field("alt_labels", pa.list_(_ALT_LABEL), "labels whose boxes lie on this one"),
+        _field("candidate_id", pa.int32(), "id of the candidate that the label comes from"),
+        _field("named", pa.bool_(), "copied from the candidate"),
+        _field("stuff", pa.bool_(), "copied from the candidate"),
+        _field(
+            "decoy", pa.bool_(), "copied from the candidate; if true, this is a false detection"
+        ),
+        _field(
+            "alt_labels",
+            pa.list_(_ALT_LABEL),
+            "other labels of the same object, whose boxes were merged into this one",
+        ),
         _field("templates", pa.list_(pa.string()), "templates that proposed the label"),
         _field(
             "clip_rank",
             pa.int32(),
-            "rank of the label for its crop among other labels, 1 the best; null where not asked",
+            "rank of the label for its crop among other labels, 1 is best; null if not computed",
         ),
-        _field("kept", pa.bool_(), "whether it counts as an annotation of the dataset"),
+        _field(
+            "kept", pa.bool_(), "true if it is part of the dataset; otherwise see `drop_reason`"
+        ),
         _field(
             "drop_reason",
             pa.string(),
@@ -88,7 +112,7 @@ _ANNOTATION = pa.struct(
 )
 _RAW_TEXT = pa.struct(
     [
-        _field("template", pa.string(), "template that was asked"),
+        _field("template", pa.string(), "template of the prompt"),
         _field("text", pa.string(), "the language model's raw text"),
     ]
 )
@@ -102,21 +126,21 @@ SCHEMA = pa.schema(
             pa.string(),
             "picture: member of that tar, path from the root, or FILE.parquet/ROW/COLUMN",
         ),
-        _field("source_row", pa.int64(), "place in that file, 0 first", unit="rows"),
+        _field("source_row", pa.int64(), "number of the row in that file, from 0", unit="rows"),
         _field(
             "source_offset",
             pa.int64(),
-            "where in that tar the picture begins; names may repeat in a tar",
+            "byte at which the picture begins in that tar, because names may repeat in a tar",
             unit="bytes",
         ),
-        _field("source_size", pa.int64(), "length of the picture in that tar", unit="bytes"),
-        _field("url", pa.string(), "where the picture came from, if the source says so"),
+        _field("source_size", pa.int64(), "size of the picture in that tar", unit="bytes"),
+        _field("url", pa.string(), "URL of the picture, if the source has it"),
         _field(
             "caption",
             pa.string(),
             "caption with whitespace folded; several are joined as sentences",
         ),
-        _field("captions", pa.list_(pa.string()), "each caption, where the picture has several"),
+        _field("captions", pa.list_(pa.string()), "all captions, if the picture has several"),
         _field("image_sha256", pa.string(), "digest of the picture's file", unit="hex"),
         _field("image_width", pa.int32(), "width after EXIF orientation", unit="px"),
         _field("image_height", pa.int32(), "height after EXIF orientation", unit="px"),
@@ -124,19 +148,24 @@ SCHEMA = pa.schema(
         _field("reason", pa.string(), "why it was dropped or failed, as a code"),
         _field("detail", pa.string(), "explanation of the reason"),
         _field("filters", pa.list_(_FILTER), "values that the filters checked"),
-        _field("candidates", pa.list_(_CANDIDATE), "all phrases, asked or rejected"),
+        _field("candidates", pa.list_(_CANDIDATE), "all phrases, queried or rejected"),
         _field("annotations", pa.list_(_ANNOTATION), "boxes, kept or not"),
         _field(
             "negatives",
             pa.list_(pa.string()),
-            "implied phrases that are absent: neither they nor related phrases have a stored box",
+            "implied phrases that are absent: there is no stored box of them or of related phrases",
         ),
         _field("raw_texts", pa.list_(_RAW_TEXT), "raw answers of the language model"),
-        _field("num_detector_chunks", pa.int32(), "passes over the picture", unit="passes"),
+        _field(
+            "num_detector_chunks",
+            pa.int32(),
+            "forward passes of the detector over the picture",
+            unit="passes",
+        ),
         _field(
             "prompt_sha256",
             pa.string(),
-            "digest of the templates asked, their worked examples and the prompt style",
+            "digest of the templates, their worked examples and the prompt style",
             unit="hex",
         ),
     ],
