@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.unspoken-$(shell cat pyproject.toml stack/pyproject.toml stack/setup.py requirements*.txt requirements.lock scripts/setup 2>/dev/null | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help ALWAYS setup check format openapi reference pictures docs test security-test audit demo up chaos chaos-long compose-test bench gpu-check clean
+.PHONY: help ALWAYS setup check format openapi reference pictures docs test security-test audit demo up chaos chaos-long compose-test bench gpu-check dist clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -69,6 +69,15 @@ audit: setup ## check requirements.lock for known vulnerabilities, and write a C
 	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet pip-audit cyclonedx-bom
 	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-file sbom.cdx.json
 	$(AUDIT)/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip --progress-spinner off
+
+# twine has its own environment, because nothing else needs it.
+RELEASE := $(VENV)-release
+dist: setup ## build the wheels and source archives of a release into ./dist, and check them
+	$(BIN)/python scripts/build_distributions.py dist
+	test -x $(RELEASE)/bin/python || $(BIN)/python -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --disable-pip-version-check --quiet twine
+	$(RELEASE)/bin/python -m twine check --strict dist/*
+	$(BIN)/python -m pytest tests/packaging
 
 demo: setup ## label the demo pictures on this machine; results in ./demo-out
 	$(BIN)/unspoken demo --out demo-out --exit

@@ -82,7 +82,7 @@ def test_no_file_names_a_machines_folders():
     "target",
     [
         *("help", "setup", "check", "openapi", "test", "security-test", "audit", "demo", "up"),
-        *("chaos", "chaos-long", "compose-test", "bench"),
+        *("chaos", "chaos-long", "compose-test", "bench", "dist"),
     ],
 )
 def test_make_help_tells_every_target(target):
