@@ -27,7 +27,7 @@ console = PlainConsole(stderr=True)
 
 
 def print_version(*, wanted: bool) -> None:
-    """Print the version and exit, if it was asked for."""
+    """Print the version and exit, if `--version` was given."""
     if wanted:
         typer.echo(f"unspoken {__version__}")
         raise typer.Exit

@@ -41,7 +41,7 @@ class SceneTruth:
 
 @dataclass(frozen=True)
 class JudgedBox:
-    """An annotation to judge: its label and alternates, xyxy in pixels, named or implied."""
+    """An annotation to judge: its label and alternatives, xyxy in pixels, named or implied."""
 
     labels: tuple[str, ...]
     box_xyxy: tuple[float, float, float, float]
@@ -167,10 +167,10 @@ def judge(boxes: Sequence[JudgedBox], truth: SceneTruth, *, synonyms: Mapping[st
 
 
 def judged_boxes(annotations: Iterable[Annotation]) -> list[JudgedBox]:
-    """Convert a dataset's annotations to boxes to judge; alternate labels count as labels."""
+    """Convert a dataset's annotations to boxes to judge; alternative labels count as labels."""
     return [
         JudgedBox(
-            labels=(each.label, *(alternate.label for alternate in each.alt_labels)),
+            labels=(each.label, *(alt.label for alt in each.alt_labels)),
             box_xyxy=each.box,
             named=each.named,
         )

@@ -128,7 +128,7 @@ def _check_pieces(pieces: Sequence[int], phrase: str, *, limit: int) -> None:
     if not pieces:
         raise InvalidInput(f"has nothing that the model's tokenizer reads: {phrase!r}")
     if len(pieces) > room:
-        raise InvalidInput(f"has {len(pieces)} word pieces, at most {room} can be asked")
+        raise InvalidInput(f"has {len(pieces)} word pieces, at most {room} can be queried")
 
 
 @contextmanager

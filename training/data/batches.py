@@ -66,7 +66,7 @@ class BoxUnits(NamedTuple):
 
     image_index: Tensor  # (N,) long
     boxes: Tensor  # (N, 4) xyxy, of the network's frame
-    labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternates
+    labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternatives
     negatives: tuple[tuple[str, ...], ...]  # N of: labels that the unit's picture does not show
     noise: Tensor  # (N, 4) standard normal, for a box's corners
     draws: Tensor  # (N, 2) uniform: the first decides point or box, the second picks the point

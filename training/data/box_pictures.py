@@ -26,7 +26,7 @@ class BoxedPicture(NamedTuple):
     key: str
     pixels: np.ndarray  # (H, W, 3) uint8
     boxes_xyxy: np.ndarray  # (N, 4) pixels
-    labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternates
+    labels: tuple[tuple[str, ...], ...]  # N of: the label, then its alternatives
     negatives: tuple[str, ...]  # labels that were asked for and are not in the picture
 
 

@@ -39,7 +39,7 @@ class Labels(NamedTuple):
 
     names: tuple[str, ...]  # U, sorted
     vectors: Tensor  # (U, D) unit length
-    right: Tensor  # (N, U) bool: the label of a mask, and its alternates
+    right: Tensor  # (N, U) bool: the label of a mask, and its alternatives
     ignored: Tensor  # (N, U) bool: pairs left out of the loss
 
     def to(self, device: torch.device) -> "Labels":
@@ -59,7 +59,7 @@ def collect_labels(
 ) -> Labels:
     """Collect the labels of a step with their right and ignored pairs.
 
-    masks: N of (label, its alternates ...).
+    masks: N of (label, its alternatives ...).
     extra: negative labels for all masks, usually labels that no mask has.
     negatives: N of labels that the mask's own picture does not show. They are wrong for that mask
     and ignored for masks of other pictures, unless a mask has the label or it is in `extra`.

@@ -2,7 +2,7 @@
 
 A box is not dropped because it lies inside a box of another label: a wheel lies inside its car. A
 wheel that was proposed as a part of a car must even lie inside a car. Two labels on almost the same
-box are one object: the better one is its label, the other an alternate label.
+box are one object: the better one is its label, the other an alternative label.
 
 A run that chooses thresholds at its end stores every box undecided, and merges boxes then.
 """
@@ -212,17 +212,17 @@ def _keep_parts_inside(boxes: Sequence[_Box], config: LabelConfig) -> None:
 
 
 def _merge_labels(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> None:
-    """Merge boxes of different labels at one place into one object with alternate labels."""
+    """Merge boxes of different labels at one place into one object with alternative labels."""
     same = _may_be_one_object(boxes, config, lexicon)
     kept = non_maximum_suppression(np.arange(len(boxes)), same)
     for index in sorted(set(range(len(boxes))) - set(kept)):
         box = boxes[index]
         box.merged = True
         best = boxes[next(other for other in kept if same[other, index])]
-        alternate = AltLabel(
+        alternative = AltLabel(
             label=box.candidate.phrase, candidate_id=box.candidate.id, score=box.score
         )
-        best.alt_labels = (*best.alt_labels, alternate)
+        best.alt_labels = (*best.alt_labels, alternative)
 
 
 def _may_be_one_object(boxes: Sequence[_Box], config: LabelConfig, lexicon: Lexicon) -> np.ndarray:

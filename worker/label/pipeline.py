@@ -89,7 +89,7 @@ def label_chunk(
     under_way: Marking = _unmarked,
     timings: Timings | None = None,
 ) -> list[Row]:
-    """Label a chunk; return one Row per input row, in order. Raises only the SERVICE_ERRORS errors.
+    """Label a chunk; return one Row per input row, in order. Raises only SERVICE_ERRORS.
 
     timings: receives the time of each stage: filter, prompt, detect, merge, and rank with
     crop_check. Time spent waiting for a busy service is separate: prompt_wait, detect_wait,

@@ -92,7 +92,7 @@ class WorkerContext:
 def label_one_chunk(run_id: str, chunk_id: int, context: WorkerContext) -> bool:
     """Label and publish one chunk; return False if there was nothing to do.
 
-    Raises SERVICE_ERRORS errors, ModelsChanged, PlanDamaged, and OSError if the disk fails.
+    Raises SERVICE_ERRORS, ModelsChanged, PlanDamaged, and OSError if the disk fails.
     """
     try:
         opened = context.open_run(run_id)

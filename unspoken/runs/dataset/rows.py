@@ -105,8 +105,8 @@ class Row(FileModel):
     @property
     def found(self) -> frozenset[int]:
         """Ids of the candidates that a kept annotation has as its label or an alternative label."""
-        alternates = {alt.candidate_id for each in self.kept for alt in each.alt_labels}
-        return frozenset(alternates | {each.candidate_id for each in self.kept})
+        alternatives = {alt.candidate_id for each in self.kept for alt in each.alt_labels}
+        return frozenset(alternatives | {each.candidate_id for each in self.kept})
 
     @property
     def kept(self) -> tuple[Annotation, ...]:
