@@ -77,7 +77,15 @@ def main() -> None:
 
 def label_and_sample(shards: Path, workspace: Path) -> dict[str, list[MemoryReading]]:
     """Run `unspoken label`; return memory samples of the worker and of the services."""
-    command = [sys.executable, "-m", "cli.main", "label", str(shards), "--out", str(workspace)]
+    command = [
+        sys.executable,
+        "-m",
+        "cli.main",
+        "label",
+        str(shards),
+        "--workspace",
+        str(workspace),
+    ]
     command += ["--name", RUN, "--chunk-size", str(CHUNK_SIZE)]
     process = subprocess.Popen(command, stdout=sys.stderr, env=child_environment(**QUICK_MODEL))
     samples: dict[str, list[MemoryReading]] = defaultdict(list)

@@ -18,7 +18,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="unspoken-bench-") as folder:
         figures = {
             "help_cpu_s": best_cpu_s("--help"),
-            "status_cpu_s": best_cpu_s("status", "--dir", folder),
+            "status_cpu_s": best_cpu_s("status", "--workspace", folder),
         }
     print(json.dumps({"bench": "startup", "figures": figures}))
 

@@ -1,7 +1,6 @@
 """Labelling from the command line: starts a stack for a workspace and shows a run's progress.
 
-A workspace contains data/, runs/, redis/ and logs/. Runs are followed over HTTP, so that local and
-remote stacks are used in the same way.
+Runs are followed over HTTP, so that local and remote stacks are used in the same way.
 """
 
 import os
@@ -32,7 +31,7 @@ from unspoken.errors import (
     NotReady,
     ServiceUnavailable,
 )
-from unspoken.safe_text import escape_controls, redact
+from unspoken.safe_text import escape_controls, escape_json, redact
 from unspoken.wire.runs import ENDED, RunStatus
 
 POLL_S = 0.5
@@ -147,10 +146,13 @@ def follow_at_gateway(client: Client, run_id: str, url: str, console: Console) -
         raise
 
 
-def finish(ended: RunStatus, *, advice: str | None = None) -> None:
+def finish(ended: RunStatus, *, as_json: bool, advice: str | None = None) -> None:
     """Print a run's result. Raises Conflict with advice unless the run is done."""
-    typer.echo(describe(ended))
-    typer.echo(f"dataset: {ended.output}")
+    if as_json:
+        typer.echo(escape_json(ended.model_dump_json()))
+    else:
+        typer.echo(describe(ended))
+        typer.echo(f"dataset: {ended.output}")
     if ended.state != "done":
         why = ended.message or ("see the dispatcher log" if ended.state == "failed" else "")
         told = f"the run is {ended.state}" + (f": {why}" if why else "")

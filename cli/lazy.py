@@ -97,8 +97,6 @@ def _docstrings(module: str) -> dict[str, str]:
 
 
 def _flowing(text: str) -> str:
-    """Join the lines of each paragraph; indented paragraphs, such as examples, stay as they are."""
+    """Join the lines of each paragraph; those with indented lines, as examples have, stay."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(
-        each if each.startswith(" ") else each.replace("\n", " ") for each in paragraphs
-    )
+    return "\n\n".join(each if "\n " in each else each.replace("\n", " ") for each in paragraphs)

@@ -8,19 +8,33 @@ from typing import Annotated
 
 import typer
 
-Folder = Annotated[Path, typer.Option("--dir", help="Workspace folder: data, runs, logs.")]
+Workspace = Annotated[
+    Path,
+    typer.Option("--workspace", metavar="DIR", help="Folder with runs, their datasets and logs."),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run in the workspace.")]
 GatewayUrl = Annotated[
-    str | None, typer.Option("--url", help="URL of the gateway of a running stack.")
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="Gateway of a running stack, to use instead of a workspace."
+    ),
 ]
 SegmenterUrl = Annotated[
-    str | None, typer.Option("--url", help="URL of a gateway or segmenter (default: run here).")
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="Running gateway or segmenter (default: load the models here)."
+    ),
 ]
-MovedData = Annotated[
+MovedTo = Annotated[
     Path | None,
     typer.Option(
-        "--data",
-        help="Folder that now contains the runs' sources, if they were moved.",
+        "--moved-to",
+        metavar="DIR",
+        help="Folder that the labelled pictures are in now, if they were moved since.",
         exists=True,
         file_okay=False,
     ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")
 ]

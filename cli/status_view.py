@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.console import PlainConsole
+from cli.workspace import in_workspace
 from unspoken.errors import NotReady
 from unspoken.runs.store import cancel_run, list_runs, read_status
 from unspoken.safe_text import escape_controls, escape_json
@@ -89,11 +90,13 @@ def opened_runs(url: str | None, runs_dir: Path) -> Iterator[RunControl]:
         yield client.runs
 
 
-def how_to_resume(url: str | None, folder: Path) -> str:
+def how_to_resume(url: str | None, workspace: Path) -> str:
     """Return advice on how to resume a stalled run of a gateway or a workspace."""
     if url is not None:
         return f"start the dispatcher and a worker of {url}"
-    return f"to resume, run `unspoken up --dir {folder}`, or the same `unspoken label` again"
+    return (
+        f"to resume, run `unspoken up{in_workspace(workspace)}`, or the same `unspoken label` again"
+    )
 
 
 def show_runs(

@@ -87,7 +87,10 @@ def _plain(text: str) -> str:
     """Return help text as markdown; its indented and preformatted blocks become fenced ones."""
     blocks = []
     for block in text.split("\n\n"):
-        if block.startswith(("\b", " ")):
+        if "\n " in block:
+            title, _, examples = block.partition("\n")
+            blocks.append(f"{title}\n\n```text\n{dedent(examples).rstrip()}\n```")
+        elif block.startswith(("\b", " ")):
             blocks.append(f"```text\n{dedent(block.lstrip(chr(8) + chr(10))).rstrip()}\n```")
         else:
             blocks.append(" ".join(block.split()))

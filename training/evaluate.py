@@ -1,6 +1,6 @@
 """Evaluate a Semantic-SAM: `unspoken evaluate WEIGHTS`, on the small world or a COCO-style folder.
 
-    unspoken evaluate OUT/weights.safetensors --world 500 --data RUN/dataset
+    unspoken evaluate OUT/weights.safetensors --world 500 --run RUN
     unspoken evaluate W --coco instances.json --images DIR --base sam_vit_b_01ec64.pth
 
 Figures are printed as a table. With --out they are also written to `evaluation.json`, and

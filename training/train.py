@@ -1,7 +1,7 @@
 """Train Semantic-SAM by a recipe: writes checkpoints, metrics, sample pictures and weights.
 
     unspoken train small-sam --start W --stem DETECTOR --sa1b DIR --out DIR
-    torchrun --nproc-per-node 2 -m -- cli.main train small-semantic --start W --data DIR ...
+    torchrun --nproc-per-node 2 -m -- cli.main train small-semantic --start W --run RUN ...
 
 `OUT/checkpoint.pt` is replaced atomically every few minutes. The same command resumes from it with
 exactly the next batch. `OUT/metrics.jsonl` gets a line every few steps, `OUT/samples/` pictures.
@@ -141,7 +141,7 @@ def _open_data(
     if batch.boxes_per_step:
         if files.data is None:
             raise InvalidConfig(
-                f"{recipe.name} learns from a generated dataset: give its folder (--data)"
+                f"{recipe.name} learns from a generated dataset: name a run (--run)"
             )
         box_pictures = BoxPictures(
             files.data,

@@ -43,15 +43,15 @@ def main() -> None:
     arguments = parser.parse_args()
     labels, sa1b, out = arguments.labels, arguments.sa1b, arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    pictures, truth = labels / "world" / "shards", out / "truth"
+    pictures, truth = labels / "world" / "shards", out / "runs" / "truth" / "dataset"
     if not truth.exists():
         write_true_dataset(truth, pictures, build_engine(SegmenterSettings()))
     fresh = fresh_tokens(load_weights(WEIGHTS))
     save_weights(fresh.model, out / SAM, info=fresh.info)
     for arm in ARMS:
-        data = truth if arm == "true_labels" else labels / "labels" / "runs" / "labels" / "dataset"
+        workspace, run = (out, "truth") if arm == "true_labels" else (labels / "labels", "labels")
         command = ["small-semantic", "--start", out / SAM, "--out", out / arm]
-        command += ["--data", data, "--pictures", pictures, "--sa1b", sa1b]
+        command += ["--workspace", workspace, "--run", run, "--moved-to", pictures, "--sa1b", sa1b]
         command += ["--steps", arguments.steps, *_switches(arm)]
         share_embeddings(out, arm)
         train(command)

@@ -1,64 +1,130 @@
-"""`unspoken export`, `report` and `verify`: read the dataset of a run."""
+"""`unspoken report`, `export` and `verify`: read the dataset of a run."""
 
+import json
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.console import say
-from cli.options import Folder, MovedData
+from cli.console import PlainConsole, say
+from cli.options import AsJson, MovedTo, RunName, Workspace
+from cli.workspace import DEFAULT_WORKSPACE, run_folder, runs_dir
 from unspoken.runs.dataset.verify import CheckSource, verify_run
 from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.exports.hugging_face import export_hugging_face
 from unspoken.runs.exports.label_studio import export_label_studio
 from unspoken.runs.exports.report import PAGE_FILE, write_report
+from unspoken.runs.exports.source import missing_pictures
 from unspoken.runs.exports.webdataset import export_webdataset
 from unspoken.runs.location import locate_source
 from unspoken.runs.store import read_run
 from worker.sources.intake import check_chunk
 
 export_app = typer.Typer(no_args_is_help=True)
+console = PlainConsole(stderr=True)
 
-Run = Annotated[Path, typer.Argument(help="Run folder or its dataset folder.")]
-OutFolder = Annotated[Path, typer.Option(help="Output folder, new or empty.")]
-Pictures = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder that now contains the labelled pictures, if they were moved since the run."
-    ),
+OutFolder = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Output folder, new or empty.")
 ]
+
+
+def report(
+    run: RunName,
+    *,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Output folder, new or empty (default: WORKSPACE/reports/RUN)."
+        ),
+    ] = None,
+    moved_to: MovedTo = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page to look through the labelled pictures, with filters by label and score.
+
+    unspoken report my-pictures
+    unspoken report demo --workspace demo-out
+    """
+    run_dir = run_folder(workspace, run)
+    page_dir = out
+    if page_dir is None:
+        page_dir = workspace / "reports" / run
+        page_dir.parent.mkdir(exist_ok=True)
+        # The default folder is ours: a new report replaces the one before.
+        shutil.rmtree(page_dir, ignore_errors=True)
+    _write(
+        run_dir,
+        page_dir / PAGE_FILE,
+        lambda: write_report(run_dir, page_dir, pictures=moved_to),
+        as_json=as_json,
+    )
 
 
 @export_app.callback()
 def export() -> None:
-    """Export datasets in the formats of other tools."""
+    """Write the dataset of a run in the format of another tool.
+
+    unspoken export coco my-pictures --out my-pictures.json
+    unspoken export hugging-face my-pictures --out my-pictures-hf
+    """
 
 
 @export_app.command("coco")
-def coco(run: Run, *, out: Annotated[Path, typer.Option(help="JSON file to write.")]) -> None:
+def coco(
+    run: RunName,
+    *,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="JSON file to write.")],
+    as_json: AsJson = False,
+) -> None:
     """Write kept boxes as COCO instances JSON; pictures are not copied."""
-    _tell(out, export_coco(run, out))
+    run_dir = run_folder(workspace, run)
+    _write(run_dir, out, lambda: export_coco(run_dir, out), as_json=as_json)
 
 
 @export_app.command("webdataset")
-def webdataset(run: Run, *, out: OutFolder, pictures: Pictures = None) -> None:
+def webdataset(
+    run: RunName,
+    *,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    out: OutFolder,
+    moved_to: MovedTo = None,
+    as_json: AsJson = False,
+) -> None:
     """Write tar shards of pictures, captions and annotations for WebDataset."""
-    _tell(out, export_webdataset(run, out, pictures=pictures))
+    run_dir = run_folder(workspace, run)
+    _write(
+        run_dir, out, lambda: export_webdataset(run_dir, out, pictures=moved_to), as_json=as_json
+    )
 
 
 @export_app.command("hugging-face")
-def hugging_face(run: Run, *, out: OutFolder, pictures: Pictures = None) -> None:
+def hugging_face(
+    run: RunName,
+    *,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    out: OutFolder,
+    moved_to: MovedTo = None,
+    as_json: AsJson = False,
+) -> None:
     """Write parquet files that contain the pictures, for datasets.load_dataset."""
-    _tell(out, export_hugging_face(run, out, pictures=pictures))
+    run_dir = run_folder(workspace, run)
+    _write(
+        run_dir, out, lambda: export_hugging_face(run_dir, out, pictures=moved_to), as_json=as_json
+    )
 
 
 @export_app.command("label-studio")
 def label_studio(
-    run: Run,
+    run: RunName,
     *,
+    workspace: Workspace = DEFAULT_WORKSPACE,
     out: OutFolder,
-    pictures: Pictures = None,
+    moved_to: MovedTo = None,
     url_prefix: Annotated[
         str | None,
         typer.Option(
@@ -66,31 +132,37 @@ def label_studio(
             "folder that contains OUT as its document root."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write pictures, Label Studio tasks with boxes as predictions, and a labelling config."""
-    _tell(out, export_label_studio(run, out, pictures=pictures, url_prefix=url_prefix))
-
-
-def report(run: Run, *, out: OutFolder, pictures: Pictures = None) -> None:
-    """Write a page of the labelled pictures, with filters by label, source, score and kind."""
-    counts = write_report(run, out, pictures=pictures)
-    _tell(out / PAGE_FILE, counts)
+    run_dir = run_folder(workspace, run)
+    _write(
+        run_dir,
+        out,
+        lambda: export_label_studio(run_dir, out, pictures=moved_to, url_prefix=url_prefix),
+        as_json=as_json,
+    )
 
 
 def verify(
-    run: Annotated[str, typer.Argument(help="Name of a run in a local workspace.")],
+    run: RunName,
     *,
-    folder: Folder = Path("unspoken-data"),
+    workspace: Workspace = DEFAULT_WORKSPACE,
     source: Annotated[
         bool, typer.Option("--source", help="Also read the run's source and check its hashes.")
     ] = False,
-    data: MovedData = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    moved_to: MovedTo = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Check the hashes of a run's plan, records and shards; exit code 1 if any is wrong."""
-    runs_dir = folder / "runs"
-    check = _source_check(runs_dir, run, data) if source or data else None
-    verdict = verify_run(runs_dir, run, check_source=check)
+    """Read everything that a run wrote and check its hashes; exit code 1 if any is wrong.
+
+    unspoken verify my-pictures
+    unspoken verify my-pictures --source
+    """
+    run_folder(workspace, run)
+    folder = runs_dir(workspace)
+    check = _source_check(folder, run, moved_to) if source or moved_to else None
+    verdict = verify_run(folder, run, check_source=check)
     if as_json:
         typer.echo(verdict.model_dump_json())
     else:
@@ -106,12 +178,21 @@ def verify(
         raise typer.Exit(1)
 
 
-def _source_check(runs_dir: Path, run_id: str, data: Path | None) -> CheckSource:
-    location = locate_source(read_run(runs_dir, run_id), runs_dir=runs_dir, data_dir=data)
+def _source_check(folder: Path, run_id: str, data: Path | None) -> CheckSource:
+    location = locate_source(read_run(folder, run_id), runs_dir=folder, data_dir=data)
     location.check_present()
     return partial(check_chunk, root=location.root, pictures=location.pictures)
 
 
-def _tell(out: Path, written: dict[str, int]) -> None:
-    numbers = ", ".join(f"{number} {what}" for what, number in written.items())
-    typer.echo(f"wrote {out}: {numbers}")
+def _write(run_dir: Path, out: Path, write: Callable[[], dict[str, int]], *, as_json: bool) -> None:
+    """Write an export and print its counts; warn of pictures that the run has not labelled."""
+    missing = missing_pictures(run_dir)
+    if missing:
+        console.print(f"warning: {missing}", soft_wrap=True)
+    written = write()
+    if as_json:
+        whole = {"run": run_dir.name, "out": str(out), "complete": not missing, "counts": written}
+        typer.echo(json.dumps(whole))
+    else:
+        numbers = ", ".join(f"{number} {what}" for what, number in written.items())
+        typer.echo(f"wrote {out}: {numbers}")

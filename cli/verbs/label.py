@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.console import PlainConsole
+from cli.earlier_run import describe_changes, describe_ended, earlier_run
 from cli.gateway import gateway_client
 from cli.label_options import DEFAULTS, flag_of, run_request
 from cli.labelling import (
@@ -18,8 +19,14 @@ from cli.labelling import (
     running_stack,
 )
 from cli.local.launcher import StackConfig
-from cli.options import Folder, GatewayUrl, MovedData
-from cli.workspace import describe_changes, describe_ended, earlier_run
+from cli.options import AsJson, GatewayUrl, MovedTo, RunName, Workspace
+from cli.workspace import (
+    DEFAULT_WORKSPACE,
+    in_workspace,
+    name_of_source,
+    run_folder,
+    runs_dir,
+)
 from unspoken.runs.store import check_has_failures
 from unspoken.wire.label_options import DEFAULT_FALSE_DISCOVERY_RATE
 from unspoken.wire.runs import ENDED
@@ -40,10 +47,12 @@ def label(
         str, typer.Argument(help="Tar shards, a folder of pictures with captions, or a table.")
     ],
     *,
-    out: Annotated[Path, typer.Option(help="Workspace folder to write the run to.")],
+    workspace: Workspace = DEFAULT_WORKSPACE,
     pictures: Pictures = None,
     url: GatewayUrl = None,
-    name: Annotated[str, typer.Option(help="The run's name in the workspace.")] = "labels",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run (default: made of the source's name).")
+    ] = None,
     box_threshold: Annotated[
         str | None,
         typer.Option(
@@ -87,57 +96,85 @@ def label(
     blocklist: Annotated[
         Path | None, typer.Option(help="File of words that exclude a caption, one per line.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Label captioned pictures. Run the same command again to resume an interrupted run."""
-    there = LocalSource(out, source, pictures) if url else _local(source, pictures)
-    request = run_request(context.params, source=there.source, pictures=there.pictures, run_id=name)
+    """Label captioned pictures as a run of a workspace.
+
+    The same command again resumes an interrupted run. With --url, SOURCE is a path in the gateway's
+    data folder.
+
+    Examples:
+        unspoken label my-pictures
+        unspoken label captions.csv --pictures images --name winter
+        unspoken label my-pictures --filter language=de --decoys 8
+    """
+    if url:
+        there, named = LocalSource(workspace, source, pictures), Path(source)
+    else:
+        there = local_source(Path(source), pictures=Path(pictures) if pictures else None)
+        named = there.data_dir / there.source
+    request = run_request(
+        context.params,
+        source=there.source,
+        pictures=there.pictures,
+        run_id=name or name_of_source(named),
+    )
     if url:
         with gateway_client(url) as client:
             created = client.runs.create(request)
-            finish(follow_at_gateway(client, created.run_id, url, console))
+            finish(follow_at_gateway(client, created.run_id, url, console), as_json=as_json)
         return
-    earlier = earlier_run(out, there, request)
+    earlier = earlier_run(workspace, there, request)
     if earlier is None or earlier.state not in ENDED:
         if earlier is not None:
             console.print(describe_start(earlier), markup=False)
-        config = StackConfig(folder=out, data_dir=there.data_dir, runs_dir=out / "runs")
+        config = StackConfig(
+            folder=workspace, data_dir=there.data_dir, runs_dir=runs_dir(workspace)
+        )
         with running_stack(config, console) as stack:
             runs = gateway_client(stack.urls["gateway"]).runs
             created = runs.create(request)
             ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
     else:
         ended = earlier
-    finish(ended, advice=describe_ended(ended, out))
+    finish(ended, as_json=as_json, advice=describe_ended(ended, workspace))
+    where = in_workspace(workspace)
+    console.print(f"look at the pictures: unspoken report {ended.run_id}{where}", soft_wrap=True)
     if earlier is not None:
         with console.status(f"comparing {source} with the labelled pictures"):
-            changes = list(describe_changes(out, name, source=source))
+            changes = list(describe_changes(workspace, ended.run_id, source=source))
         for line in changes:
-            typer.echo(line)
+            console.print(line, soft_wrap=True)
 
 
 def retry(
-    run: Annotated[str, typer.Argument(help="Name of a run that has ended.")],
+    run: RunName,
     *,
-    folder: Folder = Path("unspoken-data"),
-    data: MovedData = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    moved_to: MovedTo = None,
     url: GatewayUrl = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Label the failed pictures of a run again, as a new run."""
+    """Label the failed pictures of an ended run again, as a new run.
+
+    unspoken retry my-pictures
+    """
     if url:
         with gateway_client(url) as client:
             created = client.runs.retry_failed(run)
-            finish(follow_at_gateway(client, created.run_id, url, console))
+            finish(follow_at_gateway(client, created.run_id, url, console), as_json=as_json)
         return
-    check_has_failures(folder / "runs", run)
+    run_folder(workspace, run)
+    check_has_failures(runs_dir(workspace), run)
     config = StackConfig(
-        folder=folder, data_dir=folder / "data", runs_dir=folder / "runs", moved_data_dir=data
+        folder=workspace,
+        data_dir=workspace / "data",
+        runs_dir=runs_dir(workspace),
+        moved_data_dir=moved_to,
     )
-    resume = f"run `unspoken up --dir {folder}` to resume"
+    resume = f"run `unspoken up{in_workspace(workspace)}` to resume"
     with running_stack(config, console, resume=resume) as stack:
         runs = gateway_client(stack.urls["gateway"]).runs
         created = runs.retry_failed(run)
-        finish(follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive))
-
-
-def _local(source: str, pictures: str | None) -> LocalSource:
-    return local_source(Path(source), pictures=Path(pictures) if pictures else None)
+        ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
+    finish(ended, as_json=as_json)

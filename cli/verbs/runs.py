@@ -1,42 +1,56 @@
 """`unspoken status`, `cancel` and `fork`: commands on runs that exist, which load no models."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.options import Folder, GatewayUrl
+from cli.options import AsJson, GatewayUrl, RunName, Workspace
 from cli.status_view import describe, how_to_resume, opened_runs, show_runs
+from cli.workspace import DEFAULT_WORKSPACE, run_folder, runs_dir
 from unspoken.errors import Conflict, InvalidInput
 from unspoken.runs.store import fork_run
 
 
 def status(
-    run: Annotated[str | None, typer.Argument(help="Name of a run (default: all runs).")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Name of a run (default: list all runs).")
+    ] = None,
     *,
-    folder: Folder = Path("unspoken-data"),
+    workspace: Workspace = DEFAULT_WORKSPACE,
     url: GatewayUrl = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one line of JSON per run, or with --watch per change."),
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show the progress of runs in a workspace on this machine, or of a gateway's runs."""
+    """List the runs of a workspace, or show the progress of one.
+
+    With --json, the output has a line for each run, or with --watch for each change.
+
+    Examples:
+        unspoken status
+        unspoken status my-pictures --watch
+        unspoken status --url http://127.0.0.1:8000
+    """
     if watch and run is None:
         raise InvalidInput("--watch needs the name of a run: unspoken status RUN --watch")
-    with opened_runs(url, folder / "runs") as source:
-        show_runs(source, run, watch=watch, as_json=as_json, resume=how_to_resume(url, folder))
+    if run is not None and url is None:
+        run_folder(workspace, run)
+    with opened_runs(url, runs_dir(workspace)) as source:
+        show_runs(source, run, watch=watch, as_json=as_json, resume=how_to_resume(url, workspace))
 
 
 def cancel(
-    run: Annotated[str, typer.Argument(help="Name of a run that has not ended.")],
+    run: RunName,
     *,
-    folder: Folder = Path("unspoken-data"),
+    workspace: Workspace = DEFAULT_WORKSPACE,
     url: GatewayUrl = None,
 ) -> None:
-    """Cancel a run: no further chunk is started, and committed chunks are kept."""
-    with opened_runs(url, folder / "runs") as runs:
+    """Stop a run. Pictures that are labelled already are kept.
+
+    unspoken cancel my-pictures
+    """
+    if url is None:
+        run_folder(workspace, run)
+    with opened_runs(url, runs_dir(workspace)) as runs:
         ended = runs.cancel(run)
     typer.echo(describe(ended))
     if ended.state != "cancelled":
@@ -44,15 +58,18 @@ def cancel(
 
 
 def fork(
-    run: Annotated[str, typer.Argument(help="Name of a run, ended or not.")],
+    run: RunName,
     *,
-    folder: Folder = Path("unspoken-data"),
+    workspace: Workspace = DEFAULT_WORKSPACE,
     url: GatewayUrl = None,
 ) -> None:
-    """Queue a new run with the same request, labelled by the models and prompts served now.
+    """Start a run again under a new name, with the models and prompts served now.
 
-    The first run is not changed. Run `unspoken label` or `unspoken up` on the workspace to process
-    the new run.
+    The first run is not changed. `unspoken up`, or `unspoken label` in the same workspace,
+    processes the new run.
+
+    Examples:
+        unspoken fork my-pictures
     """
     if url:
         # Imported here, because only a gateway needs httpx.
@@ -61,5 +78,6 @@ def fork(
         with gateway_client(url, max_attempts=1) as client:
             created = client.runs.fork(run)
     else:
-        created = fork_run(folder / "runs", run)
+        run_folder(workspace, run)
+        created = fork_run(runs_dir(workspace), run)
     typer.echo(f"{created.run_id} is queued")

@@ -9,7 +9,8 @@ from cli.console import PlainConsole
 from cli.demo.demo import run_demo
 from cli.labelling import describe_start, running_stack
 from cli.local.launcher import DRAIN_S, StackConfig
-from cli.options import Folder, MovedData
+from cli.options import MovedTo, Workspace
+from cli.workspace import DEFAULT_WORKSPACE, runs_dir
 from unspoken.config.services import (
     GATEWAY,
     HIGHEST_GATEWAY_PORT,
@@ -28,17 +29,24 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="Output folder: new, or of an earlier demo, which is replaced.")
     ] = Path("demo-out"),
-    images: Annotated[int, typer.Option(min=1, max=10_000)] = 48,
+    images: Annotated[int, typer.Option(min=1, max=10_000, help="Number of pictures.")] = 48,
     seed: Annotated[int, typer.Option(help="Seed of the scenes; training used others.")] = 7001,
     exit_: Annotated[bool, typer.Option("--exit", help="Exit when the dataset is done.")] = False,
 ) -> None:
-    """Compose captioned pictures, label them with the whole stack, and show the results."""
+    """Compose captioned pictures, label them, and show the results.
+
+    The output folder is a workspace: other commands read it with --workspace.
+
+    Examples:
+        unspoken demo --exit
+        unspoken status --workspace demo-out
+    """
     run_demo(out, num_images=images, seed=seed, stay=not exit_, console=console)
 
 
 def up(
     *,
-    folder: Folder = Path("unspoken-data"),
+    workspace: Workspace = DEFAULT_WORKSPACE,
     port: Annotated[
         int,
         typer.Option(
@@ -47,16 +55,23 @@ def up(
     ] = GATEWAY.port,
     workers: Annotated[int, typer.Option(min=1, help="Number of chunks processed at once.")] = 2,
     broker_url: Annotated[str | None, typer.Option(help="URL of a running Redis.")] = None,
-    data: MovedData = None,
+    moved_to: MovedTo = None,
 ) -> None:
-    """Run all services, the dispatcher and a worker on this machine until Ctrl-C."""
+    """Run all services, the dispatcher and a worker on this machine until Ctrl-C.
+
+    Runs of the workspace that have not ended are resumed.
+
+    Examples:
+        unspoken up
+        unspoken up --port 9000 --workspace work
+    """
     if broker_url is not None:
         check_broker_url(broker_url, name="--broker-url")
     config = StackConfig(
-        folder=folder,
-        data_dir=folder / "data",
-        runs_dir=folder / "runs",
-        moved_data_dir=data,
+        folder=workspace,
+        data_dir=workspace / "data",
+        runs_dir=runs_dir(workspace),
+        moved_data_dir=moved_to,
         port_by_service=port_by_service(port),
         broker_url=broker_url,
         worker_concurrency=workers,

@@ -7,12 +7,22 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli.console import PlainConsole
+from cli.options import MovedTo, Workspace
+from cli.workspace import DEFAULT_WORKSPACE, run_folder
 from training.recipes import DETECTOR_RECIPES, FROM_OFFICIAL_SAM, SAM_RECIPES
 from unspoken.errors import InvalidConfig, InvalidInput
 from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.problem_words import unknown_name
+from unspoken.runs.exports.source import find_dataset, missing_pictures
+
+console = PlainConsole(stderr=True)
 
 RECIPES = {**SAM_RECIPES, **DETECTOR_RECIPES}
+
+LabelledRun = Annotated[
+    str | None, typer.Option("--run", metavar="RUN", help="Run whose dataset is trained on.")
+]
 
 
 def train(
@@ -24,11 +34,9 @@ def train(
     ],
     *,
     out: Annotated[Path, typer.Option(help="Output folder for checkpoint, metrics and weights.")],
-    data: Annotated[Path | None, typer.Option(help="Dataset folder of a run.")] = None,
-    pictures: Annotated[
-        Path | None,
-        typer.Option(help="Folder that now contains the dataset's pictures, if they were moved."),
-    ] = None,
+    run: LabelledRun = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    moved_to: MovedTo = None,
     sa1b: Annotated[Path | None, typer.Option(help="SA-1B folder.")] = None,
     sam: Annotated[Path | None, typer.Option(help="Official sam_vit_*.pth to start from.")] = None,
     start: Annotated[
@@ -60,6 +68,10 @@ def train(
     """Train Semantic-SAM or the small detector by a recipe.
 
     Run the same command again to resume an interrupted training.
+
+    Examples:
+        unspoken train readout --sam sam_vit_b_01ec64.pth --run my-pictures --out readout
+        unspoken train small-detector --minutes 90 --out detector
     """
     if recipe not in RECIPES:
         raise InvalidInput(unknown_name(recipe, RECIPES, what="recipe"))
@@ -88,8 +100,8 @@ def train(
         chosen = replace(chosen, hard_negatives=True)
     files = TrainFiles(
         out=out,
-        data=data,
-        pictures=pictures,
+        data=_dataset(workspace, run),
+        pictures=moved_to,
         sa1b=sa1b,
         sam=sam,
         start=start,
@@ -110,9 +122,11 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of pictures of --coco.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Training dataset, to group classes by its captions.")
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Run that was trained on, to group classes by captions."),
     ] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
     base: Annotated[Path | None, typer.Option(help="Checkpoint to compare with.")] = None,
     text_queries: Annotated[
         int, typer.Option(min=0, help="Number of pictures for text queries by mask bank.")
@@ -125,24 +139,39 @@ def evaluate(
     ] = "softmax",
     out: Annotated[Path | None, typer.Option(help="Folder for JSON and pictures.")] = None,
 ) -> None:
-    """Measure a Semantic-SAM's names, masks, retention and text queries; print a table."""
+    """Measure a Semantic-SAM's names, masks, retention and text queries; print a table.
+
+    unspoken evaluate readout/weights.safetensors --world 200
+    unspoken evaluate readout/weights.safetensors --coco instances.json --images val
+    """
     if (world is None) == (coco is None):
         raise InvalidInput("give either --world N, or --coco FILE with --images DIR")
     if coco is not None and images is None:
         raise InvalidInput("--coco needs the folder of its pictures: --images DIR")
+    dataset = _dataset(workspace, run)
     _check_installed()
     from training.evaluate import EvaluationPictures, evaluate_and_print
 
     evaluate_and_print(
         weights,
         EvaluationPictures(world=world, coco=coco, images=images, limit=limit),
-        dataset=data,
+        dataset=dataset,
         base=base,
         text_queries=text_queries,
         points_per_side=points_per_side,
         score=score,
         out=out,
     )
+
+
+def _dataset(workspace: Path, run: str | None) -> Path | None:
+    """Return the dataset folder of a run, and warn of pictures that are not labelled yet."""
+    if run is None:
+        return None
+    run_dir = run_folder(workspace, run)
+    if missing := missing_pictures(run_dir):
+        console.print(f"warning: {missing}", soft_wrap=True)
+    return find_dataset(run_dir)
 
 
 def _check_installed() -> None:

@@ -37,7 +37,7 @@ def printed(*renderables, **options):
 )
 def test_a_run_of_any_name_is_told_to_be_unknown_without_a_traceback(tmp_path, verb, name):
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", verb, name, "--dir", str(tmp_path / "[bold]w")],
+        [sys.executable, "-m", "cli.main", verb, name, "--workspace", str(tmp_path / "[bold]w")],
         capture_output=True,
     )
     shown = done.stderr.decode()

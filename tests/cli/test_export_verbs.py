@@ -19,8 +19,10 @@ from tests.unspoken.runs.pictured import write_run
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
 def test_a_verb_says_where_it_wrote_how_much(verb, written, tmp_path):
-    run_dir = write_run(tmp_path, chunks=2)
-    result = CliRunner().invoke(app, [*verb, str(run_dir), "--out", str(tmp_path / "out")])
+    write_run(tmp_path, chunks=2)
+    result = CliRunner().invoke(
+        app, [*verb, "run", "--workspace", str(tmp_path), "--out", str(tmp_path / "out")]
+    )
     assert result.exit_code == 0, result.output
     assert written in result.output and "out" in result.output
     assert (tmp_path / "out").exists()

@@ -40,7 +40,7 @@ def test_the_help_of_a_command_loads_no_models(verb):
 
 
 def test_the_status_of_local_runs_needs_no_client_and_no_settings(tmp_path):
-    imported = modules_after("status", "--dir", str(tmp_path))
+    imported = modules_after("status", "--workspace", str(tmp_path))
     assert not imported & ({*HEAVY} - {"numpy"})
 
 

@@ -111,14 +111,14 @@ def stop_the_dispatcher(folder, *, killed, ago_s=600):
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "ended"])
 def test_a_run_without_a_dispatcher_says_since_when_and_how_to_resume(folder, killed):
     stop_the_dispatcher(folder, killed=killed)
-    shown = CliRunner().invoke(app, ["status", "r", "--dir", str(folder)]).output
+    shown = CliRunner().invoke(app, ["status", "r", "--workspace", str(folder)]).output
     shown = " ".join(shown.split())
     assert "no dispatcher has worked on this run for 10 min, since 20" in shown
-    assert f"unspoken up --dir {folder}" in shown
+    assert f"unspoken up --workspace {folder}" in shown
     assert "left" not in shown and "in progress" not in shown and "pictures/s" not in shown
     assert (
         "no dispatcher has worked on it"
-        in CliRunner().invoke(app, ["status", "--dir", str(folder)]).output
+        in CliRunner().invoke(app, ["status", "--workspace", str(folder)]).output
     )
 
 
@@ -129,7 +129,9 @@ def test_a_run_whose_dispatcher_lives_is_not_called_stopped(folder, age_s):
     lease.write_text("token")
     os.utime(lease, (time.time() - age_s,) * 2)
     assert RunFolder(folder / "runs").read("r").stalled_since_s is None
-    assert "nothing" not in CliRunner().invoke(app, ["status", "r", "--dir", str(folder)]).output
+    assert (
+        "nothing" not in CliRunner().invoke(app, ["status", "r", "--workspace", str(folder)]).output
+    )
 
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["folder", "gateway"])
@@ -141,7 +143,7 @@ def test_watching_a_run_without_a_dispatcher_ends_and_says_so(
     stop_the_dispatcher(folder, killed=True)
     settings = GatewaySettings(data_dir=folder / "data", runs_dir=folder / "runs")
     with serve(create_app(settings)) as url:
-        where = ["--url", url] if over_http else ["--dir", str(folder)]
+        where = ["--url", url] if over_http else ["--workspace", str(folder)]
         options = ["--json"] if as_json else []
         result = CliRunner().invoke(app, ["status", "r", "--watch", *options, *where])
     assert isinstance(result.exception, NotReady) and len(result.output.splitlines()) == 1
@@ -162,7 +164,7 @@ def test_a_watched_run_is_lines_of_json_for_programs(folder, over_http):
     settings = GatewaySettings(data_dir=folder / "data", runs_dir=folder / "runs")
     write_status(folder / "runs", status(done=4, state="done"))
     with serve(create_app(settings)) as url:
-        where = ["--url", url] if over_http else ["--dir", str(folder)]
+        where = ["--url", url] if over_http else ["--workspace", str(folder)]
         result = CliRunner().invoke(app, ["status", "r", "--watch", "--json", *where])
     (line,) = result.output.splitlines()
     assert result.exit_code == 0 and RunStatus.model_validate_json(line).done == 4
@@ -170,8 +172,8 @@ def test_a_watched_run_is_lines_of_json_for_programs(folder, over_http):
 
 def test_one_run_is_shown_in_full_and_all_runs_a_line_each(folder):
     write_status(folder / "runs", status())
-    arguments = ["status", "--dir", str(folder)]
-    one = CliRunner().invoke(app, ["status", "r", "--dir", str(folder)])
+    arguments = ["status", "--workspace", str(folder)]
+    one = CliRunner().invoke(app, ["status", "r", "--workspace", str(folder)])
     assert "limits the speed" in one.output
     listed = CliRunner().invoke(app, arguments)
     assert listed.output.startswith("r: running, 1204 of 5000 pictures")
@@ -191,5 +193,5 @@ def test_a_run_on_a_terminal_is_shown_as_it_goes(folder, monkeypatch):
 
 
 def test_watching_needs_a_run(folder):
-    result = CliRunner().invoke(app, ["status", "--watch", "--dir", str(folder)])
+    result = CliRunner().invoke(app, ["status", "--watch", "--workspace", str(folder)])
     assert isinstance(result.exception, InvalidInput)

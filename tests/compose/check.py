@@ -253,10 +253,9 @@ def check_dataset(stack: Stack, status: dict[str, Any], keys: set[str]) -> None:
 
 def train_and_serve(stack: Stack) -> None:
     """Train the smoke recipe on the run's dataset and start a segmenter with its weights."""
-    folder = f"{RUNS_DIR}/{RUN_ID}"
     stack.compose(
         *("--profile", "training", "run", "--rm", "training", "smoke", "--mix", "0:1"),
-        *("--data", f"{folder}/dataset", "--pictures", f"{folder}/source"),
+        *("--workspace", str(Path(RUNS_DIR).parent), "--run", RUN_ID),
         *("--out", TRAINED),
     )
     say("trained the smoke recipe in its container")

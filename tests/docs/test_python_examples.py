@@ -29,8 +29,7 @@ def folder(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "examples", "examples")
     shutil.copy("examples/street.jpg", "street.jpg")
     (tmp_path / "data/shards").mkdir(parents=True)
-    (tmp_path / "first-coco").mkdir()
-    (tmp_path / "first-coco/annotations.json").write_text(json.dumps(COCO))
+    (tmp_path / "first.json").write_text(json.dumps(COCO))
     return tmp_path
 
 

@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("missing", "word"), [("sa1b", "--sa1b"), ("data", "--data"), ("pictures", "--pictures")]
+    ("missing", "word"), [("sa1b", "--sa1b"), ("data", "--run"), ("pictures", "--moved-to")]
 )
 def test_what_a_recipe_needs_and_was_not_named_is_an_error(
     folder: Path, tmp_path: Path, missing: str, word: str

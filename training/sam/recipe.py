@@ -5,9 +5,9 @@
 | small-sam-coarse | nothing | all | 128 masks | `unspoken train small-sam-coarse --sa1b DIR --out DIR` |
 | small-sam | small-sam-coarse | all | 128 masks | `unspoken train small-sam --start W --stem DETECTOR --sa1b DIR --out DIR` |
 | small-sam-fine | small-sam | all | 96 masks | `unspoken train small-sam-fine --start W --sa1b DIR --out DIR` |
-| small-semantic | small-sam-fine | decoder, joint | 32 masks : 128 boxes | `unspoken train small-semantic --start W --data DIR --pictures DIR --sa1b DIR --out DIR` |
-| readout | official SAM | new tokens, isolated | 128 boxes, kept embeddings | `unspoken train readout --sam PTH --data DIR --pictures DIR --out DIR` |
-| thesis | official SAM | decoder, joint | 32 masks : 128 boxes | `unspoken train thesis --sam PTH --data DIR --pictures DIR --sa1b DIR --out DIR` |
+| small-semantic | small-sam-fine | decoder, joint | 32 masks : 128 boxes | `unspoken train small-semantic --start W --run RUN --sa1b DIR --out DIR` |
+| readout | official SAM | new tokens, isolated | 128 boxes, kept embeddings | `unspoken train readout --sam PTH --run RUN --out DIR` |
+| thesis | official SAM | decoder, joint | 32 masks : 128 boxes | `unspoken train thesis --sam PTH --run RUN --sa1b DIR --out DIR` |
 | smoke | nothing | new tokens, isolated | 8 masks : 32 boxes | the tests' |
 
 Recipes that have been run give their cost and figures; `readout` and `thesis` have not been run.

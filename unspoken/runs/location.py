@@ -28,7 +28,7 @@ class SourceLocation:
             if not path.exists() or not (may_be_empty or _holds_something(path)):
                 raise SourceAway(
                     f"the run's source {path} is missing or empty: put it back (is a disk not "
-                    "mounted?), or name the folder that it is in now with --data"
+                    "mounted?), or name the folder that it is in now with --moved-to"
                 )
 
 

@@ -82,21 +82,30 @@ def test_a_killed_label_goes_on_by_up_without_being_told_the_source_again(tmp_pa
     write_captioned(tmp_path / "A", range(8))
     write_captioned(tmp_path / "B", range(8, 10))
     runs, log = workspace / "runs", tmp_path / "log"
-    label = ("label", tmp_path / "A", "--out", workspace, "--chunk-size", 1)
+    label = (
+        "label",
+        tmp_path / "A",
+        "--name",
+        "labels",
+        "--workspace",
+        workspace,
+        "--chunk-size",
+        1,
+    )
     with started(*label, log=log, FAKE_DETECT_S="0.5") as process:
         wait_until(lambda: len(list(runs.glob("labels/dataset/shard-*.json"))) >= 2, log=log)
         process.kill()
     wait_until(lambda: not (runs / ".dispatcher").exists(), log=log)
     time.sleep(6)  # longer than a dispatcher that starts may take (liveness.GONE_S)
 
-    code, told = run("status", "labels", "--dir", workspace)
+    code, told = run("status", "labels", "--workspace", workspace)
     assert code == 0 and "no dispatcher has worked on this run" in told
-    assert f"unspoken up --dir {workspace}" in told
-    code, told = run("label", tmp_path / "B", "--out", workspace)
+    assert f"unspoken up --workspace {workspace}" in told
+    code, told = run("label", tmp_path / "B", "--name", "labels", "--workspace", workspace)
     assert code == 1 and f"it labels {tmp_path}/A, not {tmp_path}/B" in told
 
     port, up_log = first_of_five_free(), tmp_path / "up.log"
-    with started("up", "--dir", workspace, "--port", port, log=up_log):
+    with started("up", "--workspace", workspace, "--port", port, log=up_log):
         wait_until(lambda: read_status(runs, "labels").state == "done", log=up_log)
     assert re.findall(r"http://\S+", up_log.read_text()) == [f"http://127.0.0.1:{port}/"]
     status = read_status(runs, "labels")

@@ -345,7 +345,14 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_started(tmp_path, li
 
 def test_a_second_up_is_refused_with_the_port_and_what_to_do(tmp_path, listening):
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", "up", f"--dir={tmp_path / 'w'}", f"--port={listening}"],
+        [
+            sys.executable,
+            "-m",
+            "cli.main",
+            "up",
+            f"--workspace={tmp_path / 'w'}",
+            f"--port={listening}",
+        ],
         capture_output=True,
         text=True,
     )
@@ -387,10 +394,12 @@ def test_every_verb_has_a_help_text():
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        pytest.param(["label", "/nowhere", "--out", "x"], 2, "does not exist", id="no-source"),
-        pytest.param(["status", "absent", "--dir", "/nowhere"], 1, "no run", id="no-run"),
+        pytest.param(["label", "/nowhere"], 2, "does not exist", id="no-source"),
+        pytest.param(["status", "absent", "--workspace", "/nowhere"], 1, "no run", id="no-run"),
         pytest.param(["status", "--url", "http://127.0.0.1:9"], 1, "unspoken up", id="no-gateway"),
-        pytest.param(["export", "coco", "/nowhere", "--out", "x"], 1, "", id="no-dataset"),
+        pytest.param(
+            ["export", "coco", "absent", "--out", "x"], 1, "no run 'absent'", id="no-dataset"
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line_that_says_what_to_do(arguments, code, says, tmp_path):

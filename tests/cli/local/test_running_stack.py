@@ -68,7 +68,15 @@ def labelling(folder: Path) -> Iterator[Labelling]:
         columns = [{"LANGUAGE": "en", "punsafe": 0.01}] * NUM_ROWS
         write_shard(source / "00000.tar", captions, columns=columns)
         (folder / "t").mkdir()
-    command = ["label", str(source), "--out", str(folder / "out"), f"--chunk-size={CHUNK_SIZE}"]
+    command = [
+        "label",
+        str(source),
+        "--name",
+        "labels",
+        "--workspace",
+        str(folder / "out"),
+        f"--chunk-size={CHUNK_SIZE}",
+    ]
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.cli.local.fake_cli", *command],

@@ -263,7 +263,7 @@ def test_pictures_of_a_table_are_found_from_the_root(tmp_path):
 def test_pictures_elsewhere_are_asked_for(run_dir, tmp_path):
     moved = tmp_path / "elsewhere"
     (tmp_path / "data").rename(moved)
-    with pytest.raises(InvalidInput, match="--pictures"):
+    with pytest.raises(InvalidInput, match="--moved-to"):
         export_webdataset(run_dir, tmp_path / "out")
     assert export_webdataset(run_dir, tmp_path / "out", pictures=moved)["samples"] == 6
 

@@ -39,7 +39,7 @@ def test_a_run_that_was_cancelled_by_mistake_goes_on(tmp_path):
 def test_a_run_may_be_cancelled_from_the_command_line(tmp_path):
     stage = Stage(tmp_path)
     stage.create()
-    result = CliRunner().invoke(app, ["cancel", "r", "--dir", str(tmp_path)])
+    result = CliRunner().invoke(app, ["cancel", "r", "--workspace", str(tmp_path)])
     assert result.exit_code == 0 and result.output.startswith("r: cancelled")
     assert read_status(stage.runs_dir, "r").state == "cancelled"
 
@@ -48,7 +48,7 @@ def test_a_run_that_has_ended_cannot_be_cancelled_and_stays_as_it_is(tmp_path):
     stage = Stage(tmp_path)
     stage.create()
     stage.tick(3)
-    result = CliRunner().invoke(app, ["cancel", "r", "--dir", str(tmp_path)])
+    result = CliRunner().invoke(app, ["cancel", "r", "--workspace", str(tmp_path)])
     assert isinstance(result.exception, Conflict) and "nothing to cancel" in str(result.exception)
     assert read_status(stage.runs_dir, "r").state == "done"
 

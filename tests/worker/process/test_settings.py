@@ -69,7 +69,7 @@ def test_another_address_is_refused_with_the_reason_and_the_accepted_forms(url, 
 def test_up_refuses_a_brokers_address_before_anything_starts(tmp_path):
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "cli.main", "up", f"--dir={tmp_path / 'w'}"),
+            *(sys.executable, "-m", "cli.main", "up", f"--workspace={tmp_path / 'w'}"),
             "--broker-url=valkey://127.0.0.1:6379",
         ],
         capture_output=True,

@@ -24,6 +24,7 @@ from unspoken.runs.exports.source import (
     encode_jpeg,
     find_dataset,
     labelled_rows,
+    missing_pictures,
 )
 from unspoken.runs.files import whole_folder
 from unspoken.runs.notice import describe_loss
@@ -52,13 +53,13 @@ def write_report(run_dir: Path, out: Path, *, pictures: Path | None = None) -> d
             records.append(_describe(row, picture=name))
             num_boxes += len(row.kept)
         title = f"Run {run_dir.resolve().name}"
-        page = render_page(records, title=title, notice=_notice(dataset_dir))
+        page = render_page(records, title=title, notice=_notice(run_dir, dataset_dir))
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
     return {"pictures": len(records), "boxes": num_boxes}
 
 
-def _notice(dataset_dir: Path) -> str:
-    """Return a notice if the dataset lost most of its rows or has no box; else an empty text."""
+def _notice(run_dir: Path, dataset_dir: Path) -> str:
+    """Return notices: the run is not done, lost most of its rows, or has no box; else empty."""
     dropped: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     labelled = total = boxes = 0
@@ -68,9 +69,10 @@ def _notice(dataset_dir: Path) -> str:
         boxes += record.annotations
         dropped.update(record.dropped)
         failed.update(record.failed)
-    return describe_loss(
+    loss = describe_loss(
         total=total, labelled=labelled, dropped=dropped, failed=failed, boxes=boxes
     )
+    return ". ".join(notice for notice in (missing_pictures(run_dir), loss) if notice)
 
 
 def render_page(records: list[dict[str, object]], *, title: str, notice: str = "") -> str:

@@ -16,7 +16,7 @@ from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.dataset.rows import Row
 from unspoken.runs.dataset.shards import committed_records, iter_rows
 from unspoken.runs.location import locate_source
-from unspoken.runs.store import read_run
+from unspoken.runs.store import read_run, read_status
 
 ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
@@ -38,6 +38,21 @@ def find_dataset(run_dir: Path) -> Path:
     if not any(dataset_dir.glob("shard-*.json")):
         raise NotFound(f"{run_dir} has no committed shards")
     return dataset_dir
+
+
+def missing_pictures(run_dir: Path) -> str:
+    """Return a warning that says how many pictures a run has not done; empty if it is done."""
+    if not (run_dir / "run.json").is_file():
+        return ""
+    status = read_status(run_dir.parent, run_dir.name)
+    if status.state == "done":
+        return ""
+    if not status.total:
+        return f"the run is {status.state}, and none of its pictures is done"
+    return (
+        f"the run is {status.state}: only {status.done} of {status.total} pictures are done, "
+        f"{status.total - status.done} are missing"
+    )
 
 
 def labelled_rows(dataset_dir: Path) -> Iterator[Row]:
@@ -95,7 +110,7 @@ def picture_root(run_dir: Path) -> Path:
     Raises InvalidInput if it is unknown or does not exist.
     """
     folder = (run_dir if (run_dir / "run.json").is_file() else run_dir.parent).resolve()
-    hint = "name the folder that was labelled with --pictures"
+    hint = "name the folder that they are in now with --moved-to"
     try:
         run = read_run(folder.parent, folder.name)
     except (NotFound, InvalidInput) as error:

@@ -29,7 +29,14 @@ def test_a_finished_run_is_right_also_against_its_source(finished, runs_dir):
     verdict = verify_run(runs_dir, "r")
     assert verdict.is_valid, verdict.problems
     assert (verdict.chunks_committed, verdict.chunks_open, verdict.rows) == (3, 0, 12)
-    arguments = ["verify", "r", "--dir", str(runs_dir.parent), "--data", str(finished.data_dir)]
+    arguments = [
+        "verify",
+        "r",
+        "--workspace",
+        str(runs_dir.parent),
+        "--moved-to",
+        str(finished.data_dir),
+    ]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.output)["source_checked"]
@@ -69,7 +76,7 @@ DAMAGES = {
 def test_damage_is_found_and_named(runs_dir, damage):
     harm, words = DAMAGES[damage]
     harm(runs_dir / "r")
-    result = CliRunner().invoke(app, ["verify", "r", "--dir", str(runs_dir.parent)])
+    result = CliRunner().invoke(app, ["verify", "r", "--workspace", str(runs_dir.parent)])
     assert result.exit_code == 1 and words in result.output
 
 
@@ -97,6 +104,13 @@ def test_a_run_under_way_has_open_chunks_and_no_problem(tmp_path):
 def test_rows_of_the_source_that_changed_are_found(finished, runs_dir, tmp_path):
     other = Stage(tmp_path / "other")
     flip(other.data_dir / "in/00000.tar")
-    arguments = ["verify", "r", "--dir", str(runs_dir.parent), "--data", str(other.data_dir)]
+    arguments = [
+        "verify",
+        "r",
+        "--workspace",
+        str(runs_dir.parent),
+        "--moved-to",
+        str(other.data_dir),
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1 and "1 of 4 rows" in result.output
