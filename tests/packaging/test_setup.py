@@ -61,11 +61,18 @@ class Checkout:
         return found.name.removeprefix("torch-").removesuffix(".dist-info")
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    made = Environment(tmp_path_factory.mktemp("setup"))
+    made.link([metadata.distribution("pip")])
+    return made
+
+
 @pytest.fixture
-def checkout(tmp_path):
-    environment = Environment(tmp_path / "venv")
-    environment.link([metadata.distribution("pip")])
-    return Checkout(environment, tmp_path)
+def checkout(environment, tmp_path):
+    yield Checkout(environment, tmp_path)
+    for folder in environment.packages.glob("torch*"):
+        shutil.rmtree(folder)
 
 
 def test_a_machine_without_a_gpu_gets_cpu_wheels(checkout):
