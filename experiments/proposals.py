@@ -3,7 +3,7 @@
 Phrases are proposed for each caption, and each picture is queried once with the phrases of all
 sources. Then thresholds, merging and counting are applied to each source separately: at fixed
 thresholds, at one false-discovery rate, and with as many queries as B5.
-docs/explanation/proposals.md explains how to read the results.
+docs/explanation/proposals-experiment.md explains how to read the results.
 """
 
 import time

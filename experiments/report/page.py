@@ -20,8 +20,8 @@ _ABOUT = """# Which source of phrases finds what captions leave out
 An *unnamed* object is in the truth, but the caption does not name it. *At the rate*: with
 the lowest thresholds at which the source's own decoys put its false-discovery rate at {fdr:.0%} or
 less. Intervals are 95 % bootstraps over pictures; a difference has its own interval.
-docs/explanation/proposals.md of the project explains how to read the tables, and what they cannot
-show.
+docs/explanation/proposals-experiment.md of the project explains how to read the tables, and what
+they cannot show.
 """
 _ANSWERS = (
     *("B5 - B1", "B5 - B2", "B5 - C1", "B5 - C2"),
