@@ -100,7 +100,7 @@ def draw_examples() -> None:
 
 def draw_labelled(folder: Path) -> None:
     """Label the examples as a user would, and draw one picture before and after."""
-    unspoken("label", str(EXAMPLES), "--out", str(folder / "work"))
+    unspoken("label", str(EXAMPLES), "--workspace", str(folder / "work"))
     rows = iter_rows(folder / "work" / "runs" / "labels" / "dataset")
     by_name = {Path(row.key).stem: row for row in rows}
     shutil.copy(EXAMPLES / "street.jpg", PICTURES)
