@@ -39,6 +39,7 @@ Group = Literal["source", "without", "cumulative", "equal"]
 class Source:
     """A source of phrases: its name in tables and a short title.
 
+    legend: a short name for plots, which needs no table to be understood.
     group: `source` for the sources themselves, `without` and `cumulative` for choices of templates,
     `equal` for a source limited to B5's number of queries. single_box: only the best box of its
     only phrase is used.
@@ -46,36 +47,41 @@ class Source:
 
     name: SourceName
     title: str
+    legend: str = ""
     group: Group = "source"
     single_box: bool = False
 
 
 SOURCES = (
     Source("B0", "whole caption, best box", single_box=True),
-    Source("B1", "n-grams of the caption"),
-    Source("B2", "nouns of the caption"),
+    Source("B1", "n-grams of the caption", "caption's n-grams"),
+    Source("B2", "nouns of the caption", "caption's nouns"),
     Source("B3", "the model's named nouns"),
-    Source("B4", "a vocabulary, whatever the caption"),
-    Source("B5", "templates, as by default"),
-    Source("B5all", "templates, all eight"),
+    Source("B4", "a vocabulary, whatever the caption", "fixed vocabulary"),
+    Source("B5", "templates, as by default", "default templates"),
+    Source("B5all", "templates, all eight", "all eight templates"),
     Source("B6", "n-grams and templates (B1 and B5)"),
-    Source("C1", "B2 and as many random labels as B5 adds"),
+    Source("C1", "B2 and as many random labels as B5 adds", "nouns, few random labels"),
     Source("C1n", "B1 and as many random labels as B5 adds to B2"),
-    Source("C1all", "B2 and as many random labels as B5all adds"),
+    Source("C1all", "B2 and as many random labels as B5all adds", "nouns, many random labels"),
     Source("C2", "B5 of another picture's caption"),
-    Source("C3", "oracle: the true labels"),
+    Source("C3", "oracle: the true labels", "true labels (oracle)"),
 )
 EQUAL = tuple(
-    Source(f"{each.name}=", each.title, "equal", single_box=False)
+    Source(f"{each.name}=", each.title, group="equal")
     for each in SOURCES
     if each.name in ("B1", "B2", "B3", "B4", "B5", "B5all", "B6", "C2", "C3")
 )
-WITHOUT = tuple(Source(f"B5all-{name}", f"all but {name}", "without") for name in ALL_TEMPLATES)
+WITHOUT = tuple(
+    Source(f"B5all-{name}", f"all but {name}", group="without") for name in ALL_TEMPLATES
+)
 CUMULATIVE = tuple(
-    Source(f"B2+{number}", f"+ {name}", "cumulative")
+    Source(f"B2+{number}", f"+ {name}", group="cumulative")
     for number, name in enumerate(ALL_TEMPLATES, start=1)
 )
 ALL_SOURCES = (*SOURCES, *EQUAL, *WITHOUT, *CUMULATIVE)
+LEGENDS = {each.name: each.legend for each in SOURCES if each.legend}
+"""Name of a source that plots show -> its text in their legends."""
 
 
 class CountingPrompter(Prompter, Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.report.page import Result, answer, main_table, render_page
 from experiments.report.plots import draw_cumulative, draw_fdr, draw_type_token
-from experiments.sources import CUMULATIVE
+from experiments.sources import CUMULATIVE, LEGENDS
 from unspoken.errors import InvalidInput
 
 JSON_FILE, PAGE_FILE = "proposals.json", "proposals.md"
@@ -27,7 +27,9 @@ def write_report(result: Result, out: Path) -> list[Path]:
     (out / PAGE_FILE).write_text(render_page(result, PLOTS), encoding="utf-8")
     draw_fdr(
         {
-            name: [(point["false_discovery_rate"], point["unnamed_recall_50"]) for point in points]
+            LEGENDS[name]: [
+                (point["false_discovery_rate"], point["unnamed_recall_50"]) for point in points
+            ]
             for name, points in result["fdr_curves"].items()
         },
         out / FDR_PLOT,
@@ -36,7 +38,8 @@ def write_report(result: Result, out: Path) -> list[Path]:
     draw_cumulative(_cumulative(result), out / CUMULATIVE_PLOT)
     labels = result["richness"]["equal_fdr"]
     draw_type_token(
-        {name: labels[name]["type_token"] for name in result["fdr_curves"]}, out / TYPE_TOKEN_PLOT
+        {LEGENDS[name]: labels[name]["type_token"] for name in result["fdr_curves"]},
+        out / TYPE_TOKEN_PLOT,
     )
     return [out / name for name in (JSON_FILE, PAGE_FILE, *PLOTS)]
 
@@ -75,8 +78,8 @@ def _cumulative(result: Result) -> dict[str, Sequence[tuple[float, float]]]:
     return {
         title: [(float(number), figures[name][figure][0]) for number, name in enumerate(names)]
         for title, figure in (
-            ("labels asked", "unnamed_label_recall"),
-            ("objects found", "unnamed_recall_50"),
+            ("label is proposed", "unnamed_label_recall"),
+            ("object is found", "unnamed_recall_50"),
         )
     }
 

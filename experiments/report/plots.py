@@ -22,9 +22,9 @@ def draw_fdr(curves: Mapping[str, Points], path: Path, *, false_discovery_rate: 
     write_png(
         line_plot(
             lines,
-            title="Unnamed objects found",
-            across="false-discovery rate, at most (by decoys)",
-            up="unnamed objects found",
+            title="Objects found that no caption names",
+            across="upper bound of the false-discovery rate, estimated by decoys",
+            up="share of unnamed objects",
         ),
         path,
     )
@@ -36,9 +36,9 @@ def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
     write_png(
         line_plot(
             lines,
-            title="Templates one after another",
-            across="templates asked, beside the caption's nouns",
-            up="share of what the caption omits",
+            title="Gain by each further template",
+            across="templates in addition to the caption's nouns",
+            up="share of unnamed objects",
         ),
         path,
     )
@@ -47,7 +47,12 @@ def draw_cumulative(curves: Mapping[str, Points], path: Path) -> None:
 def draw_type_token(curves: Mapping[str, Points], path: Path) -> None:
     """Plot the number of distinct labels against the number of boxes."""
     lines = [Curve(name, _known(points)) for name, points in curves.items()]
-    write_png(line_plot(lines, title="Labels of boxes", across="boxes", up="distinct labels"), path)
+    write_png(
+        line_plot(
+            lines, title="Distinct labels by number of boxes", across="boxes", up="distinct labels"
+        ),
+        path,
+    )
 
 
 def _known(points: Points) -> Points:

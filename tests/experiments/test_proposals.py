@@ -1,15 +1,17 @@
 """A whole experiment: a tiny world, the real small detector, a model with one fixed answer."""
 
 import json
+import re
 import struct
 from collections.abc import Sequence
 
 import pytest
 
 from experiments.collections.collection import small_world
+from experiments.outcomes import CURVE_SOURCES
 from experiments.proposals import ProposalsConfig, compare_proposals
 from experiments.report.files import BEGIN, END, put_into, write_report
-from experiments.sources import ALL_SOURCES, SOURCES, other_captions
+from experiments.sources import ALL_SOURCES, LEGENDS, SOURCES, other_captions
 from services.detector.engine import build_engine
 from services.detector.settings import DetectorSettings
 from services.llm.engine import PrompterEngine
@@ -18,6 +20,7 @@ from services.llm.prompts import ExampleSet
 from services.llm.template_file import load_templates
 from tests.smallworld.tiny_world import tiny_world
 from unspoken.errors import InvalidInput
+from unspoken.runs.dataset.plots import HEIGHT_PX, WIDTH_PX
 from unspoken.text.lexicon import load_lexicon
 from unspoken.wire.base import ModelInfo
 
@@ -119,7 +122,14 @@ def test_the_report_is_json_a_page_and_plots(result, tmp_path):
     assert "| C3 oracle: the true labels |" in page
     png = written[2].read_bytes()
     assert png[:4] == b"\x89PNG"
-    assert struct.unpack(">II", png[16:24]) == (1120, 640)
+    width_px, height_px = struct.unpack(">II", png[16:24])
+    assert width_px > 2 * WIDTH_PX and height_px == 2 * HEIGHT_PX
+
+
+def test_plots_name_sources_in_words():
+    assert set(LEGENDS) == set(CURVE_SOURCES)
+    assert len(set(LEGENDS.values())) == len(LEGENDS)
+    assert not [text for text in LEGENDS.values() if re.search(r"\b[BC]\d", text)]
 
 
 def test_the_table_goes_between_the_marks_of_a_page_and_nowhere_else(result, tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from training.evaluation.measure import EncodeTexts
 from training.evaluation.pictures import TruePicture
-from unspoken.imaging.drawing import COLORS, LabelledMask, draw_masks, tile
+from unspoken.imaging.drawing import COLORS, LabelledMask, add_caption, draw_masks, tile
 from unspoken.model.sam.checkpoint import LoadedSam
 from unspoken.model.sam.mask_upscaling import MaskUpscaler
 from unspoken.model.sam.semantic_sam import Prompts
@@ -31,7 +31,7 @@ def write_grid(
     """Draw the mask and word of each whole's true box, coloured by whether the word is right."""
     vectors = TextSpace.of(loaded, encode_texts).vectors(vocabulary)
     tiles = [_tile(loaded, picture, vectors, vocabulary) for picture in pictures]
-    tile(tiles, columns=COLUMNS).save(path)
+    add_caption(tile(tiles, columns=COLUMNS), "", legend=("right", "wrong")).save(path)
 
 
 def _tile(

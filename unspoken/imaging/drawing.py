@@ -227,7 +227,7 @@ def _wrap(text: str, *, width_px: float) -> list[str]:
 
 def _resized(picture: Image.Image, scale: float) -> Image.Image:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def _resized_mask(mask: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:

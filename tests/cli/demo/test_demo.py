@@ -84,6 +84,15 @@ def test_every_labelled_picture_is_drawn_with_its_caption_below(shards, tmp_path
         assert picture.height > picture.width >= 576
 
 
+def test_the_first_drawn_picture_has_the_most_boxes(shards, tmp_path):
+    rows = true_rows(shards)
+    rows[0] = rows[0].model_copy(update={"annotations": ()})
+    written = draw_rows(rows, shards, tmp_path / "pictures")
+    boxes = {Path(row.key).name: len(row.kept) for row in rows if row.status == "labelled"}
+    assert [boxes[path.stem] for path in written] == sorted(boxes.values(), reverse=True)
+    assert boxes[written[0].stem] > boxes[Path(rows[0].key).name] == 0
+
+
 def test_the_page_on_bias_says_how_often_a_proposal_is_truly_there(shards):
     source = (PhraseSource(template="scene", model="fake-llm"),)
     rows = true_rows(shards)

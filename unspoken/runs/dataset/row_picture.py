@@ -39,8 +39,12 @@ def draw_row(
 
 
 def draw_contact_sheet(dataset_dir: Path, rows: Iterable[Row], load_picture: LoadPicture) -> int:
-    """Write contact-sheet.jpg of the first labelled rows; return the number of pictures shown."""
-    tiles = list(islice(_tiles(rows, load_picture), _MAX_TILES))
+    """Write contact-sheet.jpg of the first labelled rows; return the number of pictures shown.
+
+    Pictures without boxes come last.
+    """
+    shown = list(islice(_tiles(rows, load_picture), _MAX_TILES))
+    tiles = [drawn for _, drawn in sorted(shown, key=lambda each: not each[0].kept)]
     encoded = io.BytesIO()
     sheet = add_caption(tile(tiles, columns=_COLUMNS), "", legend=SOURCES)
     sheet.save(encoded, "JPEG", quality=90)
@@ -48,7 +52,7 @@ def draw_contact_sheet(dataset_dir: Path, rows: Iterable[Row], load_picture: Loa
     return len(tiles)
 
 
-def _tiles(rows: Iterable[Row], load_picture: LoadPicture) -> Iterable[Image.Image]:
+def _tiles(rows: Iterable[Row], load_picture: LoadPicture) -> Iterable[tuple[Row, Image.Image]]:
     for row in rows:
         encoded = load_picture(row) if row.status == "labelled" else None
         if encoded is None:
@@ -58,4 +62,4 @@ def _tiles(rows: Iterable[Row], load_picture: LoadPicture) -> Iterable[Image.Ima
         except InvalidInput:
             continue
         scale = _TILE_PX / max(picture.size)
-        yield draw_row(row, picture, scale=scale, max_lines=_CAPTION_LINES)
+        yield row, draw_row(row, picture, scale=scale, max_lines=_CAPTION_LINES)

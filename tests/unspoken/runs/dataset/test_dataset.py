@@ -1,5 +1,6 @@
 """Shards, plan, manifest, card, export and the page that describes them."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -237,6 +238,22 @@ def test_the_contact_sheet_draws_boxes_where_the_picture_can_be_read(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "contact-sheet.jpg")).astype(int)
     named = (abs(pixels - np.array(getrgb(COLORS["named"]))).sum(axis=2) < 60).sum()
     assert named > 300
+
+
+def test_the_contact_sheet_shows_pictures_with_boxes_first(tmp_path):
+    empty = ROWS[0].model_copy(update={"annotations": ()})
+    grey = io.BytesIO()
+    Image.new("RGB", (100, 80), "grey").save(grey, "PNG")
+    draw_contact_sheet(tmp_path, [empty, ROWS[1]], lambda _row: grey.getvalue())
+    sheet = np.asarray(Image.open(tmp_path / "contact-sheet.jpg")).astype(int)
+    first, second = np.array_split(sheet, 2, axis=1)
+    blue = np.array(getrgb(COLORS["named"]))
+    picture_rows = slice(0, 200)  # the legend below has the colour too
+
+    def count(part: np.ndarray) -> int:
+        return int((abs(part[picture_rows] - blue).sum(axis=2) < 60).sum())
+
+    assert count(first) > 300 > count(second)
 
 
 def test_an_export_of_nothing_says_so(tmp_path):

@@ -3,6 +3,7 @@
 from xml.etree import ElementTree
 
 import pytest
+from PIL import ImageFont
 
 from unspoken.runs.dataset.plots import (
     HEIGHT_PX,
@@ -83,13 +84,57 @@ def test_lines_of_any_size_fill_their_axes_and_round_numbers_stand_at_them():
     )
     root = ElementTree.fromstring(svg)
     words = [each.text for each in root.iter(f"{SVG}text")]
-    assert words[:5] == ["0", "2", "4", "6", "8"]
-    assert words[5:10] == ["0", "0.05", "0.1", "0.15", "0.2"]
+    assert words[0] == "t"
+    assert words[1:6] == ["0", "2", "4", "6", "8"]
+    assert words[6:11] == ["0", "0.05", "0.1", "0.15", "0.2"]
     assert "few" in words
     ((x, y),) = dots(svg)
-    assert (x, y) == (440, 16)
+    assert (x, y) == (WIDTH_PX - 28, 40)
 
 
 @pytest.mark.parametrize("curves", [[], [Curve("none", [])], [Curve("flat", [(0, 0), (1, 0)])]])
 def test_lines_without_anything_are_a_plot_all_the_same(curves):
     assert dots(line_plot(curves, title="t", across="x", up="y")) == []
+
+
+def texts(svg: str) -> list[str]:
+    return [each.text for each in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_every_plot_shows_its_title():
+    for svg in (
+        zipf_plot([3, 2, 1]),
+        bar_plot({1: 10}, title="a < b & c", across="a", up="u"),
+        rate_plot([], limit=0.1, title="a < b & c", across="a", up="u"),
+        line_plot([], title="a < b & c", across="a", up="u"),
+    ):
+        assert texts(svg)[0] in ("How often each label occurs", "a < b & c")
+
+
+@pytest.mark.parametrize(
+    ("most", "ticks"),
+    [
+        (1, "1 2"),
+        (7, "1 2 5 10"),
+        (21, "1 2 5 10 20 50"),
+        (50_000, "1 10 100 1,000 10,000 100,000"),
+    ],
+)
+def test_axes_of_counts_are_no_longer_than_the_counts_need(most, ticks):
+    expected = ticks.split()
+    numbers = texts(zipf_plot([most]))[1:]
+    assert numbers[2 : 2 + len(expected)] == expected
+
+
+def test_bars_have_round_whole_numbers_at_their_axis():
+    numbers = texts(bar_plot({0: 43, 1: 2}, title="t", across="a", up="u"))[1:]
+    assert numbers[:5] == ["0", "10", "20", "30", "40"]
+    assert texts(bar_plot({0: 2}, title="t", across="a", up="u"))[1:4] == ["0", "1", "2"]
+
+
+def test_names_beside_lines_are_inside_the_plot():
+    name = "nouns, many random labels"
+    svg = line_plot([Curve(name, [(0, 0), (1, 1)])], title="t", across="x", up="y")
+    (text,) = [e for e in ElementTree.fromstring(svg).iter(f"{SVG}text") if e.text == name]
+    width_px = ImageFont.load_default(12).getlength(name)
+    assert float(text.get("x")) + width_px <= float(ElementTree.fromstring(svg).get("width"))
