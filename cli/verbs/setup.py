@@ -8,8 +8,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from cli.console import PlainConsole
 from cli.settings_table import settings_table
 from unspoken.config.api_keys import key_sha256, new_key, parse_keys
-from unspoken.config.profiles import load_profile
+from unspoken.config.profiles import MODELS_FILE, load_profile, profile_names, resolve_files
 from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
+from unspoken.errors import MissingWeights
 
 weights_app = typer.Typer(no_args_is_help=True)
 console = PlainConsole(stderr=True)
@@ -17,7 +18,7 @@ console = PlainConsole(stderr=True)
 
 @weights_app.callback()
 def weights() -> None:
-    """Download the weights of the profiles in models.yaml."""
+    """List and download the weights of the profiles in models.yaml."""
 
 
 @weights_app.command("fetch")
@@ -49,6 +50,24 @@ def fetch_weights(
         f"profile {profile}: {len(report.fetched)} files fetched, "
         f"{len(report.present)} already present; all hashes match"
     )
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """List the models of all profiles, and the folder of each or how to fetch it.
+
+    The first line is the path of models.yaml: copy it to write profiles of your own, and name the
+    copy in UNSPOKEN_MODELS_FILE.
+    """
+    settings = WeightsSettings()
+    typer.echo(settings.models_file or MODELS_FILE)
+    for name in profile_names(settings.models_file):
+        for model in load_profile(name, models_file=settings.models_file).models:
+            try:
+                found = str(resolve_files(model, cache_dir=settings.cache_dir))
+            except MissingWeights as error:
+                found = f"missing: {error}"
+            typer.echo(f"{name:8} {model.kind:13} {model.name:30} {found}")
 
 
 def key(

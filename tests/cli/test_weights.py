@@ -1,4 +1,6 @@
-"""`unspoken weights fetch` checks existing files and reports errors in one line."""
+"""`unspoken weights` lists models, checks existing files and reports errors in one line."""
+
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -33,3 +35,17 @@ def test_a_fetch_that_cannot_be_done_raises_what_the_command_line_prints(
     monkeypatch.setenv("UNSPOKEN_HUB_URL", "http://127.0.0.1:9")
     result = CliRunner().invoke(app, ["weights", "fetch", profile])
     assert isinstance(result.exception, error)
+
+
+def test_the_list_names_models_yaml_and_the_folder_of_each_model_or_how_to_fetch_it(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("UNSPOKEN_CACHE_DIR", str(tmp_path))
+    result = CliRunner().invoke(app, ["weights", "list"])
+    assert result.exit_code == 0, result.output
+    models_file, *models = result.output.splitlines()
+    assert Path(models_file).name == "models.yaml" and Path(models_file).is_file()
+    folders = [line.split()[-1] for line in models if line.startswith("small ")]
+    assert len(folders) == 4 and all(Path(folder).is_dir() for folder in folders)
+    base = [line for line in models if line.startswith("base ")]
+    assert len(base) == 4 and all("unspoken weights fetch base" in line for line in base)

@@ -85,15 +85,20 @@ class Profile:
     segmenter: ModelEntry | None = None
 
     @property
+    def models(self) -> tuple[ModelEntry, ...]:
+        """The profile's models."""
+        models = (self.llm, self.detector, self.text_encoder, self.segmenter)
+        return tuple(model for model in models if model is not None)
+
+    @property
     def sources(self) -> tuple[WeightSource, ...]:
         """All folders of files that the profile reads."""
-        entries = (self.llm, self.detector, self.text_encoder, self.segmenter)
-        return tuple(
-            source
-            for entry in entries
-            if entry is not None
-            for source in (entry, *entry.parts.values())
-        )
+        return tuple(source for model in self.models for source in (model, *model.parts.values()))
+
+
+def profile_names(models_file: Path | None = None) -> tuple[str, ...]:
+    """Return the names of all profiles. Raises InvalidConfig as `load_profile` does."""
+    return tuple(_read(models_file or MODELS_FILE).profiles)
 
 
 def load_profile(
@@ -110,14 +115,7 @@ def load_profile(
     message then lists the known ones.
     """
     path = models_file or MODELS_FILE
-    try:
-        written = _ModelsFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InvalidConfig(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InvalidConfig(f"{path} is not YAML: {error}") from error
-    except ValidationError as error:
-        raise InvalidConfig(f"{path}: {first_problem(error, _ModelsFile)}") from error
+    written = _read(path)
     if name not in written.profiles:
         problem = unknown_name(name, written.profiles, what="profile", owner=path.name)
         raise InvalidConfig(problem)
@@ -319,6 +317,17 @@ class _ModelsFile(_Written):
         if not isinstance(written, dict):
             return written
         return {key: value for key, value in written.items() if not str(key).startswith("x-")}
+
+
+def _read(path: Path) -> _ModelsFile:
+    try:
+        return _ModelsFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InvalidConfig(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise InvalidConfig(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        raise InvalidConfig(f"{path}: {first_problem(error, _ModelsFile)}") from error
 
 
 def _entry(
