@@ -1,7 +1,4 @@
-"""The command line: `unspoken COMMAND`. An error prints one line with advice and exits with 1 or 2.
-
-Exit code 2 stands for invalid input.
-"""
+"""The command line: `unspoken COMMAND`. An error prints one line with advice."""
 
 import signal
 import sys
@@ -41,7 +38,11 @@ def unspoken(
         typer.Option("--version", is_eager=True, callback=print_version, help="Print the version."),
     ] = False,
 ) -> None:
-    """Build object-detection datasets from captioned pictures."""
+    """Build object-detection datasets from captioned pictures, and find masks for words.
+
+    Runs are stored in a workspace, by default ./unspoken-work. Exit codes: 0 done, 1 failed, 2 the
+    command is wrong, 130 interrupted.
+    """
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def show_runs(
         for each in (found := runs.list()):
             typer.echo(_as_json(each) if as_json else describe(each))
         if not found and not as_json:
-            typer.echo("no runs", err=True)
+            typer.echo("no runs: `unspoken label SOURCE` starts one", err=True)
         return
     statuses = watched(runs, run_id, resume=resume) if watch else iter([runs.read(run_id)])
     console = PlainConsole()

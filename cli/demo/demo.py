@@ -43,6 +43,7 @@ from unspoken.runs.dataset.rows import Row
 from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.exports.report import PAGE_FILE, write_report
 from unspoken.runs.files import write_json
+from unspoken.runs.notice import describe_limits
 from unspoken.runs.plan import read_plan
 from unspoken.wire.runs import RunRequest, RunStatus
 
@@ -133,9 +134,12 @@ def draw_rows(rows: Sequence[Row], shards: Path, out: Path) -> list[Path]:
 
 def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -> list[Row]:
     rows = list(iter_rows(out / "runs" / RUN_ID / "dataset"))
+    plan = read_plan(out / "runs" / RUN_ID)
     summary = summarise(rows, status, out / "data" / "shards", seconds=seconds)
+    if limits := describe_limits([plan.models["detector"].revision]):
+        summary["note"] = limits
     write_json(out / "summary.json", summary)
-    threshold = read_plan(out / "runs" / RUN_ID).config.named_threshold
+    threshold = plan.config.named_threshold
     bias = bias_page(rows, out / "data" / "shards", box_threshold=threshold)
     storage.replace(out / BIAS_FILE, bias.encode())
     write_report(out / "runs" / RUN_ID, out / "report", pictures=out / "data")
@@ -152,6 +156,7 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     console.print(f"summary               {out / 'summary.json'}")
     console.print(f"HTML report           {out / 'report' / PAGE_FILE}")
     console.print(f"labels never found    {out / BIAS_FILE}")
+    console.print(f"{out} is a workspace: unspoken status --workspace {out}", soft_wrap=True)
     return rows
 
 

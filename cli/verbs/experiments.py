@@ -30,14 +30,19 @@ class Style(StrEnum):
 def world(
     *,
     out: Annotated[Path, typer.Option(help="New or empty folder.")],
-    scenes: Annotated[int, typer.Option(min=1)] = 1000,
-    seed: Annotated[int, typer.Option()] = 0,
+    scenes: Annotated[int, typer.Option(min=1, help="Number of captioned pictures.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the first scene.")] = 0,
     unlabelled: Annotated[
         int | None, typer.Option(min=0, help="Pictures of the SA-1B folder (default: scenes / 4).")
     ] = None,
     styles: Annotated[list[Style] | None, typer.Option("--style", help="May be repeated.")] = None,
 ) -> None:
-    """Write a small world: img2dataset shards, an SA-1B folder, and a contact sheet."""
+    """Compose captioned pictures of emoji art with known truth, as shards and as SA-1B.
+
+    Examples:
+        unspoken world --out world --scenes 200
+        unspoken label world/shards --name world
+    """
     # Imported here, because only this command needs the art packages.
     from smallworld.shards import write_world
 
@@ -49,7 +54,11 @@ def world(
 
 @reproduce_app.callback()
 def reproduce() -> None:
-    """Repeat the experiments of the thesis."""
+    """Repeat the experiments of the thesis, with controls.
+
+    Examples:
+        unspoken reproduce proposals --quick
+    """
 
 
 @reproduce_app.command("proposals")

@@ -27,9 +27,11 @@ from cli.workspace import (
     run_folder,
     runs_dir,
 )
+from unspoken.runs.notice import describe_limits
+from unspoken.runs.plan import read_plan
 from unspoken.runs.store import check_has_failures
 from unspoken.wire.label_options import DEFAULT_FALSE_DISCOVERY_RATE
-from unspoken.wire.runs import ENDED
+from unspoken.wire.runs import ENDED, RunStatus
 
 console = PlainConsole(stderr=True)
 
@@ -137,9 +139,7 @@ def label(
             ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
     else:
         ended = earlier
-    finish(ended, as_json=as_json, advice=describe_ended(ended, workspace))
-    where = in_workspace(workspace)
-    console.print(f"look at the pictures: unspoken report {ended.run_id}{where}", soft_wrap=True)
+    _finish_here(ended, workspace, as_json=as_json)
     if earlier is not None:
         with console.status(f"comparing {source} with the labelled pictures"):
             changes = list(describe_changes(workspace, ended.run_id, source=source))
@@ -177,4 +177,14 @@ def retry(
         runs = gateway_client(stack.urls["gateway"]).runs
         created = runs.retry_failed(run)
         ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
-    finish(ended, as_json=as_json)
+    _finish_here(ended, workspace, as_json=as_json)
+
+
+def _finish_here(ended: RunStatus, workspace: Path, *, as_json: bool) -> None:
+    """Print the result of a run of this workspace, and how to look at it. Raises Conflict."""
+    finish(ended, as_json=as_json, advice=describe_ended(ended, workspace))
+    detector = read_plan(run_folder(workspace, ended.run_id)).models["detector"]
+    if limits := describe_limits([detector.revision]):
+        console.print(limits, soft_wrap=True)
+    where = in_workspace(workspace)
+    console.print(f"look at the pictures: unspoken report {ended.run_id}{where}", soft_wrap=True)

@@ -27,12 +27,19 @@ def segment(
     method: Annotated[
         Method, typer.Option(help="Query method; auto uses the detector if there is one.")
     ] = "auto",
-    threshold: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Minimum score (default: the model's).")
+    ] = None,
     top_k: Annotated[
         int, typer.Option(min=1, max=1000, help="Maximum number of masks per text.")
     ] = 20,
 ) -> None:
-    """Segment what texts name in a picture; write an overlay of the masks and a JSON reply."""
+    """Find masks for words in a picture; write them as a picture and as JSON.
+
+    Examples:
+        unspoken segment street.jpg house wheel
+        unspoken segment street.jpg "a red car" --url http://127.0.0.1:8000 --out masks
+    """
     with open_segmenter(url) as segmenter:
         reply = segment_file(
             image,
@@ -59,7 +66,12 @@ def embed(
     ] = None,
     url: SegmenterUrl = None,
 ) -> None:
-    """Embed a folder's pictures ahead of time, into a disk cache or a running service."""
+    """Embed the pictures of a folder ahead of time, so that the first query is fast.
+
+    Examples:
+        unspoken embed pictures --cache /var/cache/unspoken
+        unspoken embed pictures --url http://127.0.0.1:8000
+    """
     paths = picture_files(folder)
     with (
         filled_segmenter(url, cache) as segmenter,

@@ -6,7 +6,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from cli.console import PlainConsole
-from cli.settings_table import settings_table
+from cli.settings_table import settings_text
 from unspoken.config.api_keys import key_sha256, new_key, parse_keys
 from unspoken.config.profiles import MODELS_FILE, load_profile, profile_names, resolve_files
 from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
@@ -18,7 +18,12 @@ console = PlainConsole(stderr=True)
 
 @weights_app.callback()
 def weights() -> None:
-    """List and download the weights of the profiles in models.yaml."""
+    """List and download the models of the profiles, such as `base`.
+
+    Examples:
+        unspoken weights list
+        unspoken weights fetch base
+    """
 
 
 @weights_app.command("fetch")
@@ -77,7 +82,11 @@ def key(
         int | None, typer.Option(min=0, help="Requests per minute; 0 for no limit.")
     ] = None,
 ) -> None:
-    """Create an API key. It is shown only once, because services store only its digest."""
+    """Create an API key. It is shown only once, because services store only its digest.
+
+    Examples:
+        unspoken key mobile-app --per-minute 120
+    """
     made = new_key()
     entry = f"{name}:{key_sha256(made)}" + ("" if per_minute is None else f":{per_minute}")
     parse_keys(entry, requests_per_minute=0)
@@ -85,6 +94,16 @@ def key(
     typer.echo(f"UNSPOKEN_API_KEYS={entry}      # for services; separate several keys by spaces")
 
 
-def settings() -> None:
-    """Print all settings of all processes with their defaults."""
-    typer.echo(settings_table(), nl=False)
+def settings(
+    wanted: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Part of the name of a process or a variable.")
+    ] = "",
+) -> None:
+    """Print the settings of all processes, which they read from the environment.
+
+    Examples:
+        unspoken settings
+        unspoken settings worker
+        unspoken settings timeout
+    """
+    typer.echo(settings_text(wanted), nl=False)

@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 from cli.local.launcher import Stack, StackConfig
 from cli.main import app
 from cli.workspace import name_of_source
+from tests.fakes import FakeDetector
 from tests.worker.source_files import CAPTIONS, picture, write_pictures, write_table
 from tests.worker.stage import Stage
 from unspoken.errors import Conflict, NotFound
+from unspoken.runs.notice import EMOJI_ONLY, describe_limits
 from unspoken.runs.store import create_run, read_status
 from unspoken.wire.runs import RunRequest
 from worker.process.settings import WorkerSettings
@@ -302,3 +304,21 @@ def test_an_unfinished_run_is_exported_with_a_warning_that_counts_what_is_missin
     assert missing in (tmp_path / "reports/r/index.html").read_text()
     as_json = run_cli("export", "webdataset", "r", *where, "--out", tmp_path / "web", "--json")
     assert json.loads(as_json.stdout)["complete"] is False
+
+
+class SmallDetector(FakeDetector):
+    model = FakeDetector.model.model_copy(update={"revision": "small-world-2"})
+
+
+def test_card_report_and_summary_say_that_the_small_models_know_emoji_art_only(tmp_path, no_stack):
+    made = Stage(tmp_path, detector=SmallDetector())
+    made.create()
+    assert made.tick(3).state == "done"
+    where = ("--workspace", tmp_path)
+    assert EMOJI_ONLY in (made.runs_dir / "r/dataset/README.md").read_text()
+    assert run_cli("report", "r", *where).exit_code == 0
+    assert EMOJI_ONLY in (tmp_path / "reports/r/index.html").read_text()
+    create_run(made.data_dir / "in", made.runs_dir, RunRequest(source=".", run_id="in"))
+    assert made.tick(3, run_id="in").state == "done"
+    assert EMOJI_ONLY in label(tmp_path, made.data_dir / "in", name="in").stderr
+    assert describe_limits(["0"]) == ""

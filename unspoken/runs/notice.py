@@ -1,6 +1,6 @@
 """Notices for runs that labelled nothing, lost most rows for one reason, or kept no box."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 MIN_ROWS = 50
 """A run in progress gets a notice only once this many rows are done."""
@@ -29,6 +29,11 @@ HINTS = {
 }
 """Reason of a dropped or failed row -> advice for the user."""
 
+
+EMOJI_ONLY = (
+    "The models of the profile small know emoji art only. For photographs, use another profile: "
+    "UNSPOKEN_PROFILE=base"
+)
 
 NO_BOX = "no box was kept in {labelled} labelled pictures. A lower --box-threshold keeps more."
 
@@ -72,6 +77,15 @@ def describe_loss(
     none = "nothing was labelled: " if labelled == 0 and count < done else ""
     hint = hints.get(reason)
     return f"{none}{rows} {what}: {reason}." + (f" {hint}." if hint else "")
+
+
+def describe_limits(detector_revisions: Iterable[str]) -> str:
+    """Return what the detectors of a dataset do not know; empty if nothing is known about that.
+
+    Weights that were trained here on the small world have a revision `small-world-N`.
+    """
+    small = any(revision.startswith("small-world") for revision in detector_revisions)
+    return EMOJI_ONLY if small else ""
 
 
 def _lost(dropped: Mapping[str, int], failed: Mapping[str, int]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from unspoken.runs.dataset.manifest import DatasetCounts
 from unspoken.runs.dataset.markdown import percent, plain, table
 from unspoken.runs.dataset.plots import Curve, bar_plot, rate_plot, zipf_plot
 from unspoken.runs.dataset.row_picture import SHEET_FILE
+from unspoken.runs.notice import describe_limits
 from unspoken.runs.plan import Plan
 
 CARD_FILE = "README.md"
@@ -66,6 +67,7 @@ def render_card(
     # Use a fixed order, because the plan's order changes once it is read from its file.
     answering = [plan.models[kind] for kind in _KINDS if kind in plan.models]
     models = [f"`{model.name}` ({model.revision})" for model in answering]
+    limits = describe_limits(model.revision for model in answering if model.kind == "detector")
     sections = [
         f"# Dataset of run {plan.run_id}\n",
         f"**Notice:** {plain(notice)}\n" if notice else "",
@@ -75,6 +77,7 @@ def render_card(
         "docs/reference/dataset-format.md of the project.\n",
         f"Models: {', '.join(models)}. Boxes are kept from a score of {_thresholds(plan, chosen)}."
         f"{_crop_check(plan)}\n",
+        f"**{limits}.**\n" if limits else "",
         f"![contact sheet]({SHEET_FILE})\n",
         "## Counts\n",
         table(

@@ -13,7 +13,7 @@ from unspoken.errors import InvalidInput
 from unspoken.runs.dataset.rows import Annotation, Row
 from unspoken.runs.exports.source import (
     LabelledPictures,
-    detector_name,
+    detector_names,
     find_dataset,
     labelled_rows,
 )
@@ -37,7 +37,7 @@ def export_label_studio(
     """
     dataset_dir = find_dataset(run_dir)
     files = LabelledPictures(run_dir, root=pictures)
-    model = detector_name(dataset_dir)
+    model = ", ".join(detector_names(dataset_dir)) or "unknown"
     prefix = url_prefix or f"{LOCAL_FILES_URL}{out.resolve().name}/{PICTURES_DIR}"
     tasks: list[dict[str, object]] = []
     labels: set[str] = set()

@@ -21,13 +21,14 @@ from unspoken.runs.dataset.rows import Annotation, Candidate, Row
 from unspoken.runs.dataset.shards import committed_records
 from unspoken.runs.exports.source import (
     LabelledPictures,
+    detector_names,
     encode_jpeg,
     find_dataset,
     labelled_rows,
     missing_pictures,
 )
 from unspoken.runs.files import whole_folder
-from unspoken.runs.notice import describe_loss
+from unspoken.runs.notice import describe_limits, describe_loss
 
 PAGE_FILE = "index.html"
 PICTURES_DIR = "pictures"
@@ -59,7 +60,7 @@ def write_report(run_dir: Path, out: Path, *, pictures: Path | None = None) -> d
 
 
 def _notice(run_dir: Path, dataset_dir: Path) -> str:
-    """Return notices: the run is not done, lost most of its rows, or has no box; else empty."""
+    """Return notices: the run is not done, it lost rows, its models know emoji art only."""
     dropped: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     labelled = total = boxes = 0
@@ -72,7 +73,9 @@ def _notice(run_dir: Path, dataset_dir: Path) -> str:
     loss = describe_loss(
         total=total, labelled=labelled, dropped=dropped, failed=failed, boxes=boxes
     )
-    return ". ".join(notice for notice in (missing_pictures(run_dir), loss) if notice)
+    revisions = (name.rpartition("@")[2] for name in detector_names(dataset_dir))
+    limits = describe_limits(revisions)
+    return ". ".join(notice for notice in (missing_pictures(run_dir), loss, limits) if notice)
 
 
 def render_page(records: list[dict[str, object]], *, title: str, notice: str = "") -> str:

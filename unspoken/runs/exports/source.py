@@ -67,11 +67,10 @@ def in_batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def detector_name(dataset_dir: Path) -> str:
-    """Return name@revision of the detector; several are joined by commas."""
+def detector_names(dataset_dir: Path) -> list[str]:
+    """Return name@revision of each detector that answered, sorted."""
     records = (record for _, record in committed_records(dataset_dir))
-    names = {record.models["detector"] for record in records if "detector" in record.models}
-    return ", ".join(sorted(names)) or "unknown"
+    return sorted({record.models["detector"] for record in records if "detector" in record.models})
 
 
 class LabelledPictures:
