@@ -38,7 +38,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Output folder, new or empty (default: WORKSPACE/reports/RUN)."
+            metavar="DIR", help="Output folder, new or empty (default: the run's own, report/)."
         ),
     ] = None,
     moved_to: MovedTo = None,
@@ -50,11 +50,9 @@ def report(
     unspoken report demo --workspace demo-out
     """
     run_dir = run_folder(workspace, run)
-    page_dir = out
-    if page_dir is None:
-        page_dir = workspace / "reports" / run
-        page_dir.parent.mkdir(exist_ok=True)
-        # The default folder is ours: a new report replaces the one before.
+    page_dir = run_dir / "report" if out is None else out
+    if out is None:
+        # The folder in the run is ours: a new report replaces the one before.
         shutil.rmtree(page_dir, ignore_errors=True)
     _write(
         run_dir,
@@ -194,5 +192,12 @@ def _write(run_dir: Path, out: Path, write: Callable[[], dict[str, int]], *, as_
         whole = {"run": run_dir.name, "out": str(out), "complete": not missing, "counts": written}
         typer.echo(json.dumps(whole))
     else:
-        numbers = ", ".join(f"{number} {what}" for what, number in written.items())
+        numbers = ", ".join(_counted(number, what) for what, number in written.items())
         typer.echo(f"wrote {out}: {numbers}")
+
+
+def _counted(number: int, things: str) -> str:
+    """Return `2 shards`, or `1 shard`."""
+    if number == 1:
+        things = things.removesuffix("s") if not things.endswith("ies") else things[:-3] + "y"
+    return f"{number} {things}"

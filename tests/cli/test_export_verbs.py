@@ -26,3 +26,10 @@ def test_a_verb_says_where_it_wrote_how_much(verb, written, tmp_path):
     assert result.exit_code == 0, result.output
     assert written in result.output and "out" in result.output
     assert (tmp_path / "out").exists()
+
+
+def test_one_thing_is_counted_in_the_singular(tmp_path):
+    write_run(tmp_path)
+    where = ["--workspace", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["export", "webdataset", "run", *where])
+    assert "1 shard," in result.output and "3 samples" in result.output

@@ -301,7 +301,7 @@ def test_an_unfinished_run_is_exported_with_a_warning_that_counts_what_is_missin
     exported = run_cli("export", "coco", "r", *where, "--out", tmp_path / "coco.json")
     assert exported.exit_code == 0 and f"warning: the run is running: {missing}" in exported.stderr
     assert missing in run_cli("report", "r", *where).stderr
-    assert missing in (tmp_path / "reports/r/index.html").read_text()
+    assert missing in (tmp_path / "runs/r/report/index.html").read_text()
     as_json = run_cli("export", "webdataset", "r", *where, "--out", tmp_path / "web", "--json")
     assert json.loads(as_json.stdout)["complete"] is False
 
@@ -317,8 +317,23 @@ def test_card_report_and_summary_say_that_the_small_models_know_emoji_art_only(t
     where = ("--workspace", tmp_path)
     assert EMOJI_ONLY in (made.runs_dir / "r/dataset/README.md").read_text()
     assert run_cli("report", "r", *where).exit_code == 0
-    assert EMOJI_ONLY in (tmp_path / "reports/r/index.html").read_text()
+    assert EMOJI_ONLY in (tmp_path / "runs/r/report/index.html").read_text()
     create_run(made.data_dir / "in", made.runs_dir, RunRequest(source=".", run_id="in"))
     assert made.tick(3, run_id="in").state == "done"
     assert EMOJI_ONLY in label(tmp_path, made.data_dir / "in", name="in").stderr
     assert describe_limits(["0"]) == ""
+
+
+def test_a_report_is_replaced_and_is_no_part_of_a_source_around_the_workspace(tmp_path, no_stack):
+    made = Stage(tmp_path / "A/W")
+    shutil.rmtree(made.data_dir)
+    made.seen_data_dir = None
+    made.dispatcher = made.new_dispatcher()
+    write_captioned(tmp_path / "A", ["a", "b"])
+    create_run(tmp_path / "A", made.runs_dir, RunRequest(source=".", run_id="a"))
+    assert made.tick(3, run_id="a").total == 2
+    for _ in range(2):
+        assert run_cli("report", "a", "--workspace", tmp_path / "A/W").exit_code == 0
+    result = run_cli("label", tmp_path / "A", "--workspace", tmp_path / "A/W")
+    assert result.exit_code == 0 and "changed" not in result.output
+    assert run_cli("verify", "a", "--workspace", tmp_path / "A/W").exit_code == 0

@@ -11,6 +11,7 @@ RUNS_DIR/RUN_ID/
   attempts/, leases/   attempts at chunks and leases on them (ledger.py)
   undecided/    shards of a run whose thresholds are chosen at its end (only of such a run)
   dataset/      shards with their commit records; at the end labels, manifest and card
+  report/       the page that `unspoken report` wrote (only if it did)
 """
 
 import io
