@@ -84,17 +84,21 @@ def _default(parameter: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return help text as markdown; its indented and preformatted blocks become fenced ones."""
-    blocks = []
-    for block in text.split("\n\n"):
-        if "\n " in block:
-            title, _, examples = block.partition("\n")
-            blocks.append(f"{title}\n\n```text\n{dedent(examples).rstrip()}\n```")
-        elif block.startswith(("\b", " ")):
-            blocks.append(f"```text\n{dedent(block.lstrip(chr(8) + chr(10))).rstrip()}\n```")
+    """Return help text as markdown; examples and preformatted paragraphs become fenced ones."""
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        head, _, indented = paragraph.partition("\n ")
+        if paragraph.startswith("\b"):
+            paragraphs.append(_fenced(paragraph.lstrip("\b\n")))
+        elif indented:
+            paragraphs += [head, _fenced(dedent(f" {indented}"))]
         else:
-            blocks.append(" ".join(block.split()))
-    return "\n\n".join(blocks)
+            paragraphs.append(" ".join(paragraph.split()))
+    return "\n\n".join(paragraphs)
+
+
+def _fenced(text: str) -> str:
+    return f"```sh\n{text.strip()}\n```"
 
 
 def main() -> None:

@@ -46,8 +46,9 @@ def report(
 ) -> None:
     """Write a page to look through the labelled pictures, with filters by label and score.
 
-    unspoken report my-pictures
-    unspoken report demo --workspace demo-out
+    Examples:
+        unspoken report my-pictures
+        unspoken report demo --workspace demo-out
     """
     run_dir = run_folder(workspace, run)
     page_dir = run_dir / "report" if out is None else out
@@ -66,8 +67,9 @@ def report(
 def export() -> None:
     """Write the dataset of a run in the format of another tool.
 
-    unspoken export coco my-pictures --out my-pictures.json
-    unspoken export hugging-face my-pictures --out my-pictures-hf
+    Examples:
+        unspoken export coco my-pictures --out my-pictures.json
+        unspoken export hugging-face my-pictures --out my-pictures-hf
     """
 
 
@@ -154,8 +156,9 @@ def verify(
 ) -> None:
     """Read everything that a run wrote and check its hashes; exit code 1 if any is wrong.
 
-    unspoken verify my-pictures
-    unspoken verify my-pictures --source
+    Examples:
+        unspoken verify my-pictures
+        unspoken verify my-pictures --source
     """
     run_folder(workspace, run)
     folder = runs_dir(workspace)

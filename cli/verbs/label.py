@@ -157,7 +157,8 @@ def retry(
 ) -> None:
     """Label the failed pictures of an ended run again, as a new run.
 
-    unspoken retry my-pictures
+    Examples:
+        unspoken retry my-pictures
     """
     if url:
         with gateway_client(url) as client:

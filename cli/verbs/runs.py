@@ -46,7 +46,8 @@ def cancel(
 ) -> None:
     """Stop a run. Pictures that are labelled already are kept.
 
-    unspoken cancel my-pictures
+    Examples:
+        unspoken cancel my-pictures
     """
     if url is None:
         run_folder(workspace, run)

@@ -141,8 +141,9 @@ def evaluate(
 ) -> None:
     """Measure a Semantic-SAM's names, masks, retention and text queries; print a table.
 
-    unspoken evaluate readout/weights.safetensors --world 200
-    unspoken evaluate readout/weights.safetensors --coco instances.json --images val
+    Examples:
+        unspoken evaluate readout/weights.safetensors --world 200
+        unspoken evaluate readout/weights.safetensors --coco instances.json --images val
     """
     if (world is None) == (coco is None):
         raise InvalidInput("give either --world N, or --coco FILE with --images DIR")

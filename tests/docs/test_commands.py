@@ -72,3 +72,7 @@ def test_the_page_of_the_command_line_is_what_make_reference_writes():
 def test_a_mistake_in_a_document_is_found(words, problem):
     found = problem_of(words)
     assert found is None if problem is None else problem.lower() in found.lower()
+
+
+def test_examples_of_a_help_are_on_lines_of_their_own():
+    assert not re.findall(r"^unspoken .* unspoken ", cli_page(), flags=re.MULTILINE)
