@@ -62,7 +62,7 @@ def draw_reply(picture: Picture, reply: SegmentReply) -> Image.Image:
     for result in reply.results:
         color = SERIES[result.query_index % len(SERIES)]
         for instance in reversed(result.instances):  # best instance last, on top
-            assert isinstance(instance.mask, RleMask), "run lengths were asked for"
+            assert isinstance(instance.mask, RleMask), "the request asks for run lengths"
             mask = decode_rle([instance.mask.counts.encode()], instance.mask.size)[0]
             masks.append(LabelledMask(mask, f"{result.text} {instance.score:.2f}", color))
     image = Image.fromarray(picture.pixels)

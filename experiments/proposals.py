@@ -111,7 +111,9 @@ def compare_proposals(
     """
     lexicon, watch, total = load_lexicon(), _Stopwatch(), len(collection.pictures)
     if total < 2:
-        raise InvalidInput("two pictures at least are needed, to give one the other's caption")
+        raise InvalidInput(
+            "at least two pictures are needed: C2 uses the caption of another picture"
+        )
     label_config = LabelConfig(named_threshold=default_threshold(detector.box_threshold))
     fixed = fixed_thresholds(label_config)
     with watch.measure("language model"):

@@ -91,7 +91,7 @@ def proposals(
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option("--write-page", help="Also write the table between the marks of this file."),
+        typer.Option("--write-page", help="Also write the table between the markers of this file."),
     ] = None,
 ) -> None:
     """Measure whether templates find what captions omit; one detector checks all sources."""

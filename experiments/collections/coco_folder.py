@@ -98,7 +98,7 @@ def coco_folder(folder: Path, *, num_pictures: int, seed: int) -> Collection:
         image for image in instances.images if image.id in captions and image.base_name in files
     ]
     if not usable:
-        raise InvalidInput(f"{file.name}: no picture of it is in {folder} and has a caption")
+        raise InvalidInput(f"{folder} has no picture of {file.name} that has a caption")
     drawn = random.Random(seed).sample(usable, len(usable))
     readable = (image for image in drawn if _is_readable(files[image.base_name]))
     chosen = list(islice(readable, num_pictures))

@@ -19,7 +19,7 @@ TITLE_BY_NAME = {
     "B2": "nouns of the caption",
     "C1": "its nouns and random labels",
     "C2": "templates, of another caption",
-    "B5": "templates, as by default",
+    "B5": "default templates",
     "B5all": "templates, all eight",
     "B4": "a vocabulary of every label",
     "C3": "the true labels",

@@ -106,7 +106,7 @@ def test_the_seed_draws_the_pictures(tmp_path):
             "category 1 is not listed",
             id="unknown-category",
         ),
-        pytest.param({**coco(), "images": []}, CAPTIONS, "no picture of it", id="no-pictures"),
+        pytest.param({**coco(), "images": []}, CAPTIONS, "has no picture of", id="no-pictures"),
     ],
 )
 def test_a_folder_of_another_form_is_refused_with_what_is_wrong(

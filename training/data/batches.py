@@ -45,7 +45,7 @@ class BatchConfig:
         masks, boxes = (int(each) for each in parts)
         samples = self.masks_per_step + self.boxes_per_step
         if samples % (masks + boxes):
-            raise InvalidConfig(f"{samples} samples a step cannot be shared out as {ratio}")
+            raise InvalidConfig(f"{samples} samples per step cannot be divided as {ratio}")
         share = samples // (masks + boxes)
         return replace(self, masks_per_step=masks * share, boxes_per_step=boxes * share)
 
@@ -114,7 +114,7 @@ class TrainData(Dataset[TrainBatch]):
             if count % num_ranks:
                 raise InvalidConfig(f"{name} must be a multiple of {num_ranks} ranks, got {count}")
             if count and source is None:
-                raise InvalidConfig(f"{name} is {count}, but no source of them was named")
+                raise InvalidConfig(f"{name} is {count}, but there is no source of them")
         self.config = config
         self._sam = sam
         self._mask_pictures = mask_pictures

@@ -155,7 +155,7 @@ def checked_path(*segments: str) -> str:
     """
     for segment in segments:
         if segment in ("", ".", ".."):
-            raise InvalidInput(f"{segment!r} is not the id or name of anything")
+            raise InvalidInput(f"{segment!r} is not a valid id or name")
     try:
         return "".join(f"/{quote(segment, safe='')}" for segment in segments)
     except UnicodeEncodeError as error:

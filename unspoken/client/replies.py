@@ -93,7 +93,7 @@ class FoundInstances:
         """
         vectors = [each.embedding for each in self.instances]
         if any(vector is None for vector in vectors):
-            raise InvalidInput("no embeddings were asked for: segment(..., embeddings=True)")
+            raise InvalidInput("the reply has no embeddings: call segment(..., embeddings=True)")
         return np.asarray(vectors, dtype=np.float32).reshape(len(vectors), -1)
 
 
@@ -128,5 +128,5 @@ class Segmentation:
 
 def _counts(instance: Instance) -> bytes:
     if not isinstance(instance.mask, RleMask):
-        raise InvalidInput("no masks were asked for: segment(..., masks=True)")
+        raise InvalidInput("the reply has no masks: call segment(..., masks=True)")
     return instance.mask.counts.encode("ascii")

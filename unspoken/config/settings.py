@@ -286,9 +286,8 @@ def check_bind(host: str, *, trusted: bool, has_keys: bool = False) -> None:
     """Raise InvalidConfig unless `host` is loopback, keys are set, or the network is trusted."""
     if not trusted and not has_keys and not is_loopback_name(host):
         raise InvalidConfig(
-            f"{host} is not a loopback address; set UNSPOKEN_API_KEYS where a service is to be "
-            "reached from there, or UNSPOKEN_TRUSTED_BIND=1 only where the network around this "
-            "process is closed"
+            f"{host} is not a loopback address: to serve other machines, set UNSPOKEN_API_KEYS, "
+            "or UNSPOKEN_TRUSTED_BIND=1 if only trusted machines can reach this process"
         )
 
 

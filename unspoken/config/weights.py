@@ -209,7 +209,7 @@ def _receive(wanted: _HubFile, draft: Path, *, hub_url: str, progress: "_Progres
         raise InvalidConfig(f"models.yaml: {wanted.source.source}: {reason_of(error)}") from error
     except OfflineModeIsEnabled as error:
         raise ServiceUnavailable(
-            f"{wanted.label} is not here, and HF_HUB_OFFLINE forbids downloads: unset it"
+            f"{wanted.label} is not downloaded yet, and HF_HUB_OFFLINE forbids downloads: unset it"
         ) from error
     except HfHubHTTPError as error:
         raise _refusal(error.response.status_code, wanted, hub_url) from error
@@ -301,13 +301,13 @@ def _no_answer(
 ) -> UnspokenError:
     if received_bytes:
         return ServiceUnavailable(
-            f"{wanted.label} was cut after {received_bytes} bytes ({reason_of(error)}): fetch "
-            "again; the files that are complete are kept"
+            f"the download of {wanted.label} stopped after {received_bytes} bytes "
+            f"({reason_of(error)}): fetch again; complete files are kept"
         )
     return ServiceUnavailable(
         f"the hub does not answer at {redact(hub_url)} for {wanted.label} ({reason_of(error)}): "
-        "connect this machine to it, or name another hub or a mirror by UNSPOKEN_HUB_URL, and "
-        "fetch again; the files that are complete are kept"
+        "connect this machine to it, or set UNSPOKEN_HUB_URL to another hub or a mirror, and "
+        "fetch again; complete files are kept"
     )
 
 

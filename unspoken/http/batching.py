@@ -85,7 +85,9 @@ class InferenceThread:
     def failure(self) -> str | None:
         """Return the reason why the thread can serve no more calls; None while it is healthy."""
         if self._death is None and self.busy_s() > self.hang_s:
-            return f"a call on the inference thread {self.name} runs for {self.busy_s():.0f} s"
+            return (
+                f"inference thread {self.name}: a call has been running for {self.busy_s():.0f} s"
+            )
         return self._death
 
     def close(self, *, timeout_s: float | None = None) -> bool:
@@ -122,7 +124,7 @@ class InferenceThread:
 
     def _die(self, error: BaseException) -> None:
         with self._starting:
-            self._death = f"the engine of {self.name} is dead: {type(error).__name__}: {error}"
+            self._death = f"the engine of {self.name} has failed: {type(error).__name__}: {error}"
 
 
 @dataclass(eq=False)
@@ -213,13 +215,13 @@ class MicroBatcher(Generic[Item, Result]):
         length = self.queue_length
         if length and length + num_items > self.max_queue:
             raise Overloaded(
-                f"{length} items wait for {self.name}, at most {self.max_queue} may",
+                f"{length} items wait for {self.name}; the limit is {self.max_queue}",
                 retry_after_s=self.retry_after_s(),
             )
         if length and self.queue_bytes + num_bytes > self.max_queue_bytes:
             raise Overloaded(
-                f"what waits for {self.name} has {self.queue_bytes} bytes, at most "
-                f"{self.max_queue_bytes} may",
+                f"the items that wait for {self.name} have {self.queue_bytes} bytes; the limit is "
+                f"{self.max_queue_bytes}",
                 retry_after_s=self.retry_after_s(),
             )
 

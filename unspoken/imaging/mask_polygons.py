@@ -114,8 +114,8 @@ def _runs(lines: np.ndarray, *, max_runs: int | None = None) -> _RunLengths:
     changes = padded[:, 1:] != padded[:, :-1]
     if max_runs is not None and np.count_nonzero(changes) > 2 * max_runs:
         raise InvalidInput(
-            f"a mask has over {MAX_CORNERS} corners, more than are written as polygons: ask for "
-            "the mask as 'rle' or 'png'"
+            f"a mask has over {MAX_CORNERS} corners, the limit for polygons: request the mask "
+            "as 'rle' or 'png'"
         )
     line, column = np.nonzero(changes)
     return _RunLengths(line[::2], column[::2], column[1::2])

@@ -64,7 +64,7 @@ def iter_members(stream: BinaryIO, *, offset: int = 0) -> Iterator[Member]:
                 known = [name for name in tarfile.PAX_FIELDS if name in tar.pax_headers]
                 tar.pax_headers = {name: tar.pax_headers[name] for name in known}
                 if tar.offset <= found.offset:
-                    raise InvalidInput(f"the header at byte {found.offset} announces no valid size")
+                    raise InvalidInput(f"the header at byte {found.offset} has no valid size")
                 member = _member(found)
                 if member is not None:
                     yield member
@@ -133,7 +133,7 @@ def _check_is_plain(stream: BinaryIO, size: int) -> None:
 def _cut(found: tarfile.TarInfo, size: int) -> TornArchive:
     there = max(0, min(found.size, size - found.offset_data))
     return TornArchive(
-        f"it ends within the member {found.name[:200]!r}: {there} of {found.size} bytes are there"
+        f"it ends within the member {found.name[:200]!r}: it has {there} of {found.size} bytes"
     )
 
 
@@ -147,7 +147,7 @@ def _check_end(stream: BinaryIO, offset: int, size: int) -> None:
         raise InvalidInput(f"the header at byte {offset} of {size} is damaged")
     if any(stream.read(MAX_TAIL_BYTES)):
         raise InvalidInput(
-            f"there is more behind the end of the archive at byte {offset} of {size}: members of "
+            f"there is data after the end of the archive at byte {offset} of {size}: members of "
             "tars that were joined with `cat` are not found"
         )
 

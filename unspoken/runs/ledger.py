@@ -200,8 +200,8 @@ class Ledger:
                 return True
         except (FileNotFoundError, ValidationError):
             pass
-        self._set_aside(record_path, why="its shard is not the one it names")
-        self._set_aside(final, why="its record names another one")
+        self._set_aside(record_path, why="its shard has another hash")
+        self._set_aside(final, why="its record has another hash")
         return False
 
     def sweep(self, num_chunks: int) -> None:

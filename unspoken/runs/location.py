@@ -27,8 +27,8 @@ class SourceLocation:
         for path in (self.source, *([self.pictures] if self.pictures else [])):
             if not path.exists() or not (may_be_empty or _holds_something(path)):
                 raise SourceAway(
-                    f"the run's source {path} is missing or empty: put it back (is a disk not "
-                    "mounted?), or name the folder that it is in now with --moved-to"
+                    f"the run's source {path} is missing or empty: mount its disk or "
+                    "restore it; if it was moved, give its new folder with --moved-to"
                 )
 
 

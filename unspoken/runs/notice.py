@@ -15,16 +15,16 @@ HINTS = {
     "caption_too_long": "--filter max_caption_chars=2000 keeps captions of up to 2000 characters",
     "caption_too_short": "--filter min_caption_words=off keeps them",
     "duplicate": "--filter drop_duplicates=off keeps them",
-    "language": "--filter language=CODE wants another language, --filter language=off any",
+    "language": "--filter language=CODE accepts another language, --filter language=off any",
     "low_similarity": "--filter min_similarity=off keeps them",
     "no_picture": (
-        "A table's paths are looked up from its own folder: --pictures FOLDER names another one"
+        "Paths in a table are relative to its folder; --pictures FOLDER sets another folder"
     ),
-    "not_downloaded": "The table contains URLs: download the pictures first, as by img2dataset",
+    "not_downloaded": "The table contains URLs: download the pictures first, with img2dataset",
     "outside_data_folder": "--pictures FOLDER names the folder of the pictures",
     "too_small": "--filter min_image_side_px=off keeps them",
     "undecodable": "The files are damaged, or are not pictures",
-    "unsafe": "The columns punsafe and NSFW decide, else the pictures: docs/reference/filters.md",
+    "unsafe": "Judged by the columns punsafe, NSFW, or by the picture: docs/reference/filters.md",
     "watermark": "--filter max_watermark=off keeps them",
 }
 """Reason of a dropped or failed row -> advice for the user."""

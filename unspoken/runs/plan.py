@@ -182,9 +182,9 @@ def write_plan(run_dir: Path, plan: Plan) -> None:
         won = storage.publish_first(draft, final)
         if not won and file_sha256(draft) != file_sha256(final):
             raise Conflict(
-                f"run {plan.run_id!r} has another plan already, and its source, models or prompts "
-                f"no longer give that one: if files of the plan were damaged, bring {PLAN_FILE} "
-                f"and chunks-*.jsonl back from a backup, or `unspoken fork {plan.run_id}`"
+                f"run {plan.run_id!r} already has another plan, because its source, models or "
+                f"prompts have changed: if its files were damaged, restore {PLAN_FILE} and "
+                f"chunks-*.jsonl from a backup, or run `unspoken fork {plan.run_id}`"
             )
     finally:
         storage.remove(draft)
@@ -241,8 +241,8 @@ def _open_chunks(path: Path, content: PlanFile) -> ChunkLines:
         raise PlanDamaged(f"{path} is missing or empty") from error
     if len(chunks) != content.num_chunks or chunks.sha256() != content.chunks_sha256:
         raise PlanDamaged(
-            f"{path} does not hold the chunks that {PLAN_FILE} names: it has {len(chunks)}, "
-            f"planned {content.num_chunks}"
+            f"{path} does not match {PLAN_FILE}: it has {len(chunks)} chunks, "
+            f"{content.num_chunks} are planned"
         )
     chunks[0:1]  # raises ValidationError here and not in the middle of the run
     return chunks

@@ -354,7 +354,7 @@ def _differences(first: Run, second: Run, runs_dir: Path) -> dict[str, str]:
     if place != other_place:
         found["source"] = f"it labels {place}, not {other_place}"
     elif first.items_sha256 != second.items_sha256:
-        found["items"] = "it was asked with other items"
+        found["items"] = "it has other items"
     one, other = (run.options.model_dump(mode="json") for run in (first, second))
     for name in LabelOptions.model_fields:
         if one[name] != other[name]:

@@ -121,7 +121,7 @@ class SegmentQuery(RequestModel):
             raise PydanticCustomError("lone_negative", "negative needs a text")
         if self.points and len(self.boxes) > 1:
             raise PydanticCustomError(
-                "ambiguous_points", "points beside several boxes: ask one query for each box"
+                "ambiguous_points", "points beside several boxes: send one query for each box"
             )
         if self.points and not any(point.label for point in self.points) and not self.boxes:
             raise PydanticCustomError("no_point_on", "at least one point must have label 1")

@@ -191,7 +191,9 @@ def _label(
             raise errors[0]
         row = _detect(item, proposals, ports, config, timings)
         if errors:
-            detail = f"{len(errors)} of {len(answers)} captions were not asked: {errors[0].message}"
+            detail = (
+                f"{len(errors)} of {len(answers)} captions have no proposal: {errors[0].message}"
+            )
             return row.model_copy(update={"detail": detail})
         return row
     except SERVICE_ERRORS:

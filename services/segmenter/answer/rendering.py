@@ -151,8 +151,8 @@ class _Texts:
         self._num_chars += len(text)
         if self._num_chars > MAX_REPLY_CHARS:
             raise TooLarge(
-                f"the reply is over {MAX_REPLY_CHARS} bytes: ask fewer queries, lower "
-                "output.top_k, or ask for output.mask 'rle'"
+                f"the reply is over {MAX_REPLY_CHARS} bytes: send fewer queries, lower "
+                "output.top_k, or set output.mask to 'rle'"
             )
         return text
 

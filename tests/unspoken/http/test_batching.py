@@ -328,13 +328,13 @@ def test_an_engine_that_is_dead_says_so_and_answers_nobody_any_more(error):
 
     async def scenario() -> None:
         assert thread.failure() is None
-        with pytest.raises(NotReady, match="dead"):
+        with pytest.raises(NotReady, match="has failed"):
             await thread.run(die)
-        with pytest.raises(NotReady, match="dead"):
+        with pytest.raises(NotReady, match="has failed"):
             await thread.run(lambda: 1)
 
     asyncio.run(scenario())
-    assert "engine of doomed is dead" in (thread.failure() or "")
+    assert "engine of doomed has failed" in (thread.failure() or "")
     thread.close()
 
 
@@ -350,7 +350,7 @@ def test_a_call_that_runs_for_too_long_is_a_failure_of_its_thread():
         await working
         return failure
 
-    assert "runs for" in (asyncio.run(scenario()) or "")
+    assert "has been running for" in (asyncio.run(scenario()) or "")
     assert thread.failure() is None and thread.busy_s() == 0
     thread.close()
 

@@ -64,7 +64,7 @@ def test_a_process_that_is_told_to_end_is_not_ready_first_and_still_works_for_a_
 def test_a_process_whose_engine_is_dead_ends_so_that_another_can_be_started():
     with process() as (running, client):
         reply = client.post("/propose", json={"captions": ["die"]})
-        assert reply.status_code == 503 and "dead" in reply.json()["message"]
+        assert reply.status_code == 503 and "has failed" in reply.json()["message"]
         assert running.wait(timeout=60) == DEAD_STATUS
 
 

@@ -194,7 +194,7 @@ def test_a_caption_that_cannot_be_asked_leaves_the_others():
     prompter = FakePrompter(before=refuse)
     (row,) = label([source_row("A dog runs fast", "a poison bottle stands")], prompter=prompter)
     assert row.status == "labelled"
-    assert row.detail == "1 of 2 captions were not asked: no"
+    assert row.detail == "1 of 2 captions have no proposal: no"
 
 
 def phrase(text, *, named=False, template="t"):

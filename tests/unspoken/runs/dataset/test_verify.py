@@ -63,7 +63,7 @@ DAMAGES = {
         lambda d: (d / "dataset/shard-000009.parquet").write_bytes(b"x"),
         "not in the plan",
     ),
-    "another plan": (lambda d: flip(next(d.glob("chunks-*.jsonl"))), "the chunks that"),
+    "another plan": (lambda d: flip(next(d.glob("chunks-*.jsonl"))), "does not match plan.json"),
     "other labels": (
         lambda d: flip(d / "dataset/labels.safetensors"),
         "labels.safetensors: does not match",
