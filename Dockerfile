@@ -49,8 +49,8 @@ ARG PIP_EXTRA_INDEX_URL
 COPY pyproject.toml requirements.lock requirements-no-deps.txt /tmp/project/
 RUN --mount=type=cache,target=/var/cache/pip \
     cd /tmp/project \
-    && touch README.md LICENSE NOTICE \
     && mkdir unspoken && echo '__version__ = "0"' > unspoken/__init__.py \
+    && touch unspoken/README.md LICENSE NOTICE \
     && pip install --quiet -c requirements.lock ".[${ROOM}]" \
     && pip uninstall --quiet --yes unspoken \
     && case "${ROOM}" in \
