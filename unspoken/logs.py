@@ -6,8 +6,8 @@ An entry is one line: control characters are escaped, tracebacks are indented, s
         logger.info("committed", extra=fields(rows=8))
 
 gives `... committed rows=8 run=labels chunk=7`, or one JSON object with these keys. Ids belong to a
-thread or a task (contextvars). `carried` copies them into another thread, `outgoing_headers` sends
-them to another service, and `incoming_ids` reads them from a request.
+thread or a task (contextvars). `bind_context` copies them into another thread, `outgoing_headers`
+sends them to another service, and `incoming_ids` reads them from a request.
 """
 
 import json
@@ -58,8 +58,8 @@ def fields(**values: object) -> dict[str, object]:
     return {"fields": values}
 
 
-def carried(function: Callable[..., Result], *args: object) -> Callable[[], Result]:
-    """Return a call with this thread's ids and deadline, to be made in another thread."""
+def bind_context(function: Callable[..., Result], *args: object) -> Callable[[], Result]:
+    """Bind this thread's ids and deadline to a call, so that another thread can make it."""
     return partial(copy_context().run, function, *args)
 
 

@@ -36,7 +36,7 @@ from unspoken.errors import NotAnImage, TooLarge
 from unspoken.http.app import in_decode_pool
 from unspoken.http.batching import InferenceThread, MicroBatcher
 from unspoken.imaging.images import Picture, decode_picture
-from unspoken.logs import carried, fields
+from unspoken.logs import bind_context, fields
 from unspoken.timings import Spent, Timings
 from unspoken.wire.segment import CacheState, ImageReply, SegmentQuestion
 
@@ -137,7 +137,7 @@ class SegmentFlow(Generic[Entry]):
         detected = None
         if plan.phrases:
             loop = asyncio.get_running_loop()
-            ask = carried(self._planner.ask_detector, plan, entry.encoded)
+            ask = bind_context(self._planner.ask_detector, plan, entry.encoded)
             with timings.asking("detect"):
                 detected = await loop.run_in_executor(self._detecting, ask)
         with timings.computing() as own:  # the answer reports its own stages

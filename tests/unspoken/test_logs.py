@@ -26,7 +26,7 @@ from unspoken.imaging.images import decode_picture
 from unspoken.logs import (
     JsonFormatter,
     TextFormatter,
-    carried,
+    bind_context,
     configure_logging,
     fields,
     incoming_ids,
@@ -85,7 +85,7 @@ def test_a_line_of_json_is_one_line_whatever_is_in_it():
 def test_ids_belong_to_their_thread_and_are_carried_into_another(written):
     with ThreadPoolExecutor(1) as pool, log_ids(run="r"):
         pool.submit(logger.info, "plain").result()
-        pool.submit(carried(logger.info, "carried")).result()
+        pool.submit(bind_context(logger.info, "carried")).result()
         other = threading.Thread(target=logger.info, args=("thread",))
         other.start()
         other.join()

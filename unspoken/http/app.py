@@ -43,7 +43,7 @@ from unspoken.http.middleware import BodyLimit, BrowserGuard, KeyGate, SafeHeade
 from unspoken.http.openapi import describe_middleware
 from unspoken.http.pages import Section, Sections, add_pages
 from unspoken.http.request_metrics import RequestMetrics
-from unspoken.logs import REQUEST_HEADER, carried, fields, incoming_ids, log_ids
+from unspoken.logs import REQUEST_HEADER, bind_context, fields, incoming_ids, log_ids
 from unspoken.problem_words import MAX_PROBLEMS, plain_problem, unknown_names
 from unspoken.wire.base import ModelInfo
 
@@ -58,7 +58,7 @@ _decode_pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
 async def in_decode_pool(function: Callable[..., Result], *args: object) -> Result:
     """Run Pillow and base64 work outside the event loop, at most two calls at a time."""
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_decode_pool, carried(function, *args))
+    return await loop.run_in_executor(_decode_pool, bind_context(function, *args))
 
 
 class Health:

@@ -1,7 +1,7 @@
 """The deadline of the current request, passed on to the services that are called for it.
 
 Like the ids of `unspoken.logs`, the deadline belongs to a task or a thread (contextvars).
-`logs.carried` copies both into another thread.
+`logs.bind_context` copies both into another thread.
 """
 
 import time

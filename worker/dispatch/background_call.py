@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from unspoken.errors import UnspokenError
-from unspoken.logs import carried
+from unspoken.logs import bind_context
 from unspoken.runs import storage
 
 MAX_CRASHES = 5
@@ -59,7 +59,7 @@ def start_thread(work: Callable[[], Result]) -> Future[Result]:
         except BaseException as error:  # noqa: BLE001 - a panic of a native library, SystemExit
             future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
 
-    threading.Thread(target=carried(call), name="background", daemon=True).start()
+    threading.Thread(target=bind_context(call), name="background", daemon=True).start()
     return future
 
 

@@ -26,7 +26,7 @@ from unspoken.errors import (
     UnspokenError,
 )
 from unspoken.imaging.images import Picture
-from unspoken.logs import carried
+from unspoken.logs import bind_context
 from unspoken.ports import CropRanker, Detector, Prompter
 from unspoken.retries import RetryPolicy
 from unspoken.runs.dataset.rows import Annotation, Candidate, RawText, Row, Status
@@ -121,7 +121,7 @@ def label_chunk(
     pool = _detector_threads(config.detector_threads)
     try:
         jobs = [
-            pool.submit(carried(label, index, item, answers, own))
+            pool.submit(bind_context(label, index, item, answers, own))
             for (index, item), answers, own in zip(admitted, proposals, taken, strict=True)
         ]
         for (index, _), job in zip(admitted, jobs, strict=True):

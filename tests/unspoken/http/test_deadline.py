@@ -19,7 +19,7 @@ from unspoken.http.deadline import (
     ends_within,
     timeout_headers,
 )
-from unspoken.logs import carried
+from unspoken.logs import bind_context
 
 
 def told_ms() -> int:
@@ -45,7 +45,7 @@ def test_what_is_left_is_told_and_never_nothing():
 def test_it_goes_into_another_thread():
     told = []
     with ends_within(5):
-        thread = threading.Thread(target=carried(lambda: told.append(told_ms())))
+        thread = threading.Thread(target=bind_context(lambda: told.append(told_ms())))
         thread.start()
         thread.join()
     assert 4000 < told[0] <= 5000
@@ -61,7 +61,7 @@ def test_work_in_a_thread_stops_once_its_deadline_has_passed():
 
 def test_work_in_a_thread_stops_once_its_request_is_over():
     with ends_within(60):
-        check = carried(check_wanted)
+        check = bind_context(check_wanted)
         check()
     with pytest.raises(DeadlineExceeded):
         check()
@@ -78,7 +78,7 @@ def test_the_service_that_is_asked_in_turn_has_what_is_left():
 
         async def asking(scope, receive, send):
             loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(None, carried(client.post, "/"))
+            answer = await loop.run_in_executor(None, bind_context(client.post, "/"))
             await Response(answer.content)(scope, receive, send)
 
         door = AdmissionMiddleware(asking, check_open=lambda: None, admissions={}, timeout_s=30)
