@@ -54,6 +54,7 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.help = _flowing(self.help or "")
         for heading, modules in VERBS.items():
             for name, module in modules.items():
                 self.add_command(LazyCommand(name, module, heading=heading))

@@ -238,7 +238,7 @@ def _pace(status: RunStatus) -> Iterator[str]:
     if status.chunks_total:
         in_work = f", {status.chunks_leased} in progress" if status.chunks_leased else ""
         yield f"chunks {status.chunks_done} of {status.chunks_total}{in_work}"
-        yield f"{status.attempts} attempts"
+        yield f"{status.attempts} attempt" + ("" if status.attempts == 1 else "s")
 
 
 def _stages(status: RunStatus) -> Table:

@@ -23,7 +23,7 @@ from unspoken.runs.location import locate_source
 from unspoken.runs.store import read_run
 from worker.sources.intake import check_chunk
 
-export_app = typer.Typer(no_args_is_help=True)
+export_app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = PlainConsole(stderr=True)
 
 OutFolder = Annotated[

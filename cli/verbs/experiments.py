@@ -11,7 +11,7 @@ import typer
 from cli.console import PlainConsole
 from unspoken.errors import InvalidInput
 
-reproduce_app = typer.Typer(no_args_is_help=True)
+reproduce_app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 DEFAULT_SCENES, QUICK_SCENES = 150, 20
 PROGRESS_EVERY_S = 5.0

@@ -12,7 +12,7 @@ from unspoken.config.profiles import MODELS_FILE, load_profile, profile_names, r
 from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
 from unspoken.errors import MissingWeights
 
-weights_app = typer.Typer(no_args_is_help=True)
+weights_app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = PlainConsole(stderr=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from cli.lazy import VERBS
 from cli.main import app
+from tests.docs.command_lines import problem_of
 
 HEAVY = ("torch", "numpy", "pydantic_settings", "httpx", "fastapi", "transformers")
 
@@ -48,6 +50,15 @@ def test_help_lists_the_commands_in_the_order_of_the_work():
     shown = CliRunner().invoke(app, ["--help"], terminal_width=120).output
     listed = re.findall(r"^│ ([a-z]+)  ", shown, flags=re.MULTILINE)
     assert listed == [name for modules in VERBS.values() for name in modules]
+
+
+@pytest.mark.parametrize("verb", [name for modules in VERBS.values() for name in modules])
+def test_every_command_has_examples_that_the_command_line_accepts(verb):
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, [verb, "--help"]).output
+    _, _, examples = shown.partition("Examples:")
+    lines = re.findall(r"^ +unspoken (.+?) *$", examples, re.M)
+    assert any(line.split()[0] == verb for line in lines)
+    assert not [problem for line in lines if (problem := problem_of(tuple(shlex.split(line))))]
 
 
 @pytest.mark.parametrize("verb", [name for modules in VERBS.values() for name in modules])

@@ -4,6 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from tests.smallworld.tiny_world import tiny_world
+from tests.training.true_dataset import write_true_dataset
 from training.detector.recipe import recipe_named
 from training.recipes import DETECTOR_RECIPES, SAM_RECIPES
 from training.sam.recipe import sam_recipe
@@ -47,3 +49,14 @@ def test_errors_come_out_as_the_command_line_prints_them(tmp_path):
 def test_an_evaluation_names_the_options_that_it_needs(tmp_path):
     result = run("evaluate", tmp_path / "w", "--coco", tmp_path / "instances.json")
     assert isinstance(result.exception, InvalidInput) and "--images" in result.exception.message
+
+
+def test_a_run_is_trained_on_by_its_name(tmp_path):
+    truth = tmp_path / "runs" / "truth"
+    write_true_dataset(truth, tiny_world(), num_scenes=12)
+    result = run(
+        *("train", "smoke", "--mix", "0:1", "--steps", 1, "--run", "truth"),
+        *("--workspace", tmp_path, "--moved-to", truth / "pictures", "--out", tmp_path / "out"),
+    )
+    assert result.exit_code == 0, result.exception
+    assert (tmp_path / "out/weights.safetensors").is_file()
