@@ -1,7 +1,7 @@
 """The Python client of a gateway: masks for texts, boxes and points, and labelling runs.
 
     with Client("http://127.0.0.1:8000") as client:
-        answer = client.segment("street.jpg", "a dog", "wheel")
+        answer = client.segment("street.jpg", "car", "wheel")
         answer.results[0].masks  # (N, H, W) bool
 
 `AsyncClient` has the same methods for asyncio. Errors are those of `unspoken.errors`. See
