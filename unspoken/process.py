@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -88,6 +89,13 @@ def _deferred_signals() -> Iterator[None]:
             signal.signal(number, handler)
         for late in pending:
             signal.raise_signal(late)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def listens_on(pid: int, port: int) -> bool:

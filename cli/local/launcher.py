@@ -25,7 +25,7 @@ from cli.settings_table import processes
 from unspoken.config.services import SERVICES, urls_in_environment
 from unspoken.config.settings import child_environment, warn_of_misspelt_variables
 from unspoken.errors import InvalidConfig, InvalidInput
-from unspoken.process import listens_on, start_child
+from unspoken.process import free_port, listens_on, start_child
 from worker.process.embedded_redis import EmbeddedRedis
 
 READY_S = 300.0
@@ -256,13 +256,6 @@ class _Child:
 
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _check_port(port: int, *, name: str) -> None:

@@ -17,13 +17,12 @@ from pathlib import Path
 import httpx
 import redis
 
-from cli.local.launcher import free_port
 from cli.local.restarting import Restarter
 from tests.chaos.disk import SmallDisk
 from tests.chaos.fault_proxy import FaultProxy
 from tests.chaos.service import KINDS
 from unspoken.config.settings import child_environment
-from unspoken.process import end_with_parent
+from unspoken.process import end_with_parent, free_port
 from worker.process.embedded_redis import EmbeddedRedis
 
 # At most a tenth of the defaults, because a chunk takes at most a tenth of a second here.

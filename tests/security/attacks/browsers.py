@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cli.local.launcher import free_port
 from tests.security.attacks.raw_http import ask
 from unspoken.config.settings import child_environment
+from unspoken.process import free_port
 from unspoken.runs.store import create_run, list_runs
 from unspoken.wire.runs import RunRequest
 

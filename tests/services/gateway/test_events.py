@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from cli.local.launcher import free_port
 from services.gateway.app import create_app
 from services.gateway.events import event_id
 from services.gateway.settings import GatewaySettings
@@ -18,6 +17,7 @@ from tests.worker.service import serve
 from unspoken.client import Client, RetryPolicy
 from unspoken.client.events import EventParser
 from unspoken.config.settings import child_environment
+from unspoken.process import free_port
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
 from unspoken.wire.runs import RunRequest, RunStatus

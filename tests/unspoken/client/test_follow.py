@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from cli.local.launcher import free_port
 from tests.chaos.fault_proxy import FaultProxy
 from tests.unspoken.client.scripted import Answer, scripted
 from unspoken.client import RetryPolicy, RunRequest
 from unspoken.errors import NotFound, ServiceUnavailable, Unreachable
+from unspoken.process import free_port
 from unspoken.runs.liveness import DISPATCHER_LEASE
 from unspoken.runs.store import create_run, write_status
 from unspoken.wire.runs import RunStatus

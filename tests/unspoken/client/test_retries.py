@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from cli.local.launcher import free_port
 from tests.contracts import picture_bytes
 from tests.unspoken.client.scripted import RESET, SILENCE, Answer, scripted
 from unspoken.client import Client, RetryPolicy, RunRequest
@@ -21,6 +20,7 @@ from unspoken.errors import (
     TooLarge,
     Unreachable,
 )
+from unspoken.process import free_port
 
 QUICK = RetryPolicy(first_pause_s=0.01, max_pause_s=0.05)
 RUN = {
