@@ -12,7 +12,9 @@ sends them to another service, and `incoming_ids` reads them from a request.
 
 import json
 import logging
+import os
 import re
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +40,14 @@ _HEADERS = {
     "run": ("X-Run-Id", re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")),
     "chunk": ("X-Chunk-Id", re.compile(r"[0-9]{1,9}")),
 }
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Switches of libraries that print bars and reports past the log. They read them when imported."""
 _NO_IDS: Mapping[str, str] = {}
 _ids: ContextVar[Mapping[str, str]] = ContextVar("log ids", default=_NO_IDS)
 
@@ -119,6 +129,9 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str, log_format: LogFormat, *, layout: str = LAYOUT) -> None:
     """Write log lines to standard error, without httpx's line for every request.
 
+    Reports and progress bars of libraries are switched off, unless the environment sets their
+    switches. Python warnings are log lines at level DEBUG, unless -W or PYTHONWARNINGS is set.
+
     A second call replaces the first. If the root logger has handlers of other code, these stay, and
     no handler is added. `layout` is a logging.Formatter format for text lines.
     """
@@ -130,6 +143,12 @@ def configure_logging(level: str, log_format: LogFormat, *, layout: str = LAYOUT
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(layout))
     logging.basicConfig(level=level.upper(), handlers=[handler])  # noqa: TID251
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)  # noqa: TID251
+    if not sys.warnoptions:
+        logging.captureWarnings(True)  # noqa: FBT003
+        is_debug = root.isEnabledFor(logging.DEBUG)
+        logging.getLogger("py.warnings").setLevel(logging.DEBUG if is_debug else logging.ERROR)
 
 
 def _keys(record: logging.LogRecord) -> dict[str, object]:
