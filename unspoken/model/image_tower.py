@@ -1,22 +1,23 @@
 """Image towers of image-text models: encode pictures as unit vectors in the text tower's space.
 
+Functions import open_clip, because a profile without an image tower needs only `has_image_tower`.
+
 Legend: N pictures, S side in pixels, D = 768.
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.model import _build_vision_tower
-from open_clip.transformer import VisionTransformer
 from torch.nn import functional as F
 
 from unspoken.config.profiles import ModelEntry
 from unspoken.errors import InvalidConfig
 from unspoken.model.text_encoder import architecture_of, read_tower_weights, weights_file_of
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 
 class ImageTower(Protocol):
@@ -56,6 +57,8 @@ class OpenClipImage:
     def __init__(
         self, architecture: str, weights: Path, *, device: str = "cpu", dtype: str = "float32"
     ) -> None:
+        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
         with torch.device("meta"):
             tower = open_clip_image_tower(architecture)
         state = read_tower_weights(weights, names=tower.state_dict(), below=("visual.",))
@@ -75,12 +78,16 @@ class OpenClipImage:
             return np.asarray(F.normalize(features.float(), dim=-1).cpu().numpy())
 
 
-def open_clip_image_tower(architecture: str) -> VisionTransformer:
+def open_clip_image_tower(architecture: str) -> "VisionTransformer":
     """Build the untrained image tower of an open_clip architecture.
 
     Raises InvalidConfig if the architecture is unknown, or if its image tower is not open_clip's
     own transformer, because other towers need other preprocessing.
     """
+    import open_clip
+    from open_clip.model import _build_vision_tower
+    from open_clip.transformer import VisionTransformer
+
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise InvalidConfig(f"open_clip has no architecture {architecture!r}")

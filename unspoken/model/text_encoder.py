@@ -1,9 +1,9 @@
 """Text towers: encode phrases as unit vectors of 768 dimensions, the space of mask embeddings.
 
-`LiftedMiniLM` is all-MiniLM-L6-v2 as an open_clip tower. A fixed orthonormal map lifts its 384
-dimensions to 768 and preserves every cosine. So the weights are small and the vectors have the same
-shape as CLIP's. `OpenClipText` is the text tower of an open_clip model. It does not build or read
-the image tower (image_tower.py).
+`LiftedMiniLM` is all-MiniLM-L6-v2. A fixed orthonormal map lifts its 384 dimensions to 768 and
+preserves every cosine. So the weights are small and the vectors have the same shape as CLIP's.
+`OpenClipText` is the text tower of an open_clip model. It does not build or read the image tower
+(image_tower.py). Only its functions import open_clip, because most profiles do without.
 
 Legend: N texts, T tokens, W width of the tower, D = 768.
 """
@@ -12,24 +12,23 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.hf_model import HFTextEncoder
-from open_clip.model import _build_text_tower
-from open_clip.transformer import TextTransformer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertModel
 
 from unspoken.compute.tensor_files import read_state_dict
 from unspoken.config.model_folders import check_model_type
 from unspoken.config.profiles import ModelEntry
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.wire.texts import EMBEDDING_DIM
+
+if TYPE_CHECKING:
+    from open_clip.transformer import TextTransformer
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +89,10 @@ class LiftedMiniLM:
     def __init__(self, folder: Path, *, device: str = "cpu", dtype: str = "float32") -> None:
         """Load the model. Raises MissingWeights; InvalidConfig for another type of model."""
         check_model_type(folder, supported=("bert",), role="lifted_minilm text encoder")
-        tower = HFTextEncoder(
-            str(folder), output_dim=EMBEDDING_DIM, proj_type="linear", pooler_type="mean_pooler"
-        )
-        width = tower.proj.weight.shape[1]
-        with torch.no_grad():
-            tower.proj.weight.copy_(torch.from_numpy(orthonormal_lift(width)))
+        tower = BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
         self._tower = tower.to(device=device, dtype=getattr(torch, dtype)).eval()
+        lift = torch.from_numpy(orthonormal_lift(tower.config.hidden_size))  # (D, W)
+        self._lift = lift.to(device=device, dtype=self._tower.dtype)
         self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._device = device
 
@@ -105,8 +101,13 @@ class LiftedMiniLM:
         tokens = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
+        ids = tokens["input_ids"].to(self._device)  # (N, T)
+        # A "[PAD]" in a text is no token either, because the stored vectors were computed so.
+        mask = (ids != self._tokenizer.pad_token_id).long()
         with torch.inference_mode():
-            return _unit(self._tower(tokens["input_ids"].to(self._device)))  # (N, T) -> (N, D)
+            states = self._tower(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, T, W)
+            means = (states * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(-1, keepdim=True)  # (N, W)
+            return _unit(F.linear(means, self._lift))  # (N, D)
 
 
 class OpenClipText:
@@ -115,6 +116,8 @@ class OpenClipText:
     def __init__(
         self, architecture: str, weights: Path, *, device: str = "cpu", dtype: str = "float32"
     ) -> None:
+        import open_clip
+
         # The meta device skips random initialisation, which saves time and half of the memory.
         with torch.device("meta"):
             tower = open_clip_text_tower(architecture)
@@ -134,12 +137,15 @@ class OpenClipText:
             return _unit(self._tower(self._tokenizer(list(texts)).to(self._device)))  # (N, D)
 
 
-def open_clip_text_tower(architecture: str) -> TextTransformer:
+def open_clip_text_tower(architecture: str) -> "TextTransformer":
     """Build the untrained text tower of an open_clip architecture.
 
     Raises InvalidConfig if the architecture is unknown, its tower or tokenizer would come from the
     hub, or its text space does not have 768 dimensions.
     """
+    import open_clip
+    from open_clip.model import _build_text_tower
+
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise InvalidConfig(f"open_clip has no architecture {architecture!r}")
