@@ -6,8 +6,8 @@ lifespan, because the lifespan of a mounted sub-app would never run.
 
 from collections.abc import Callable
 from pkgutil import resolve_name
+from typing import Any
 
-import torch
 from fastapi import FastAPI
 
 from unspoken.config.services import SERVICES, Service
@@ -21,6 +21,7 @@ from unspoken.config.settings import (
 from unspoken.http.app import use_ports
 from unspoken.http.batching import InferenceThread
 from unspoken.http.serve import run_apps
+from unspoken.process import collector_paused
 
 
 def read_settings() -> dict[str, ServiceSettings]:
@@ -40,6 +41,10 @@ def read_settings() -> dict[str, ServiceSettings]:
 
 def build_apps(settings: dict[str, ServiceSettings]) -> list[tuple[FastAPI, ServiceSettings]]:
     """Load every model and create the apps, each after those that it calls."""
+    with collector_paused():
+        import torch
+
+        builders = {service.name: _import_builder(service) for service in SERVICES}
     engines = [each for each in settings.values() if isinstance(each, EngineSettings)]
     num_threads = max(each.num_threads for each in engines)
     thread = InferenceThread(
@@ -48,7 +53,7 @@ def build_apps(settings: dict[str, ServiceSettings]) -> list[tuple[FastAPI, Serv
         hang_s=max(each.hang_s for each in engines),
     )
     apps = [
-        (_build_app(service, settings[service.name], thread), settings[service.name])
+        (builders[service.name](settings[service.name], thread), settings[service.name])
         for service in SERVICES
     ]
     ports = {name: each.port for name, each in settings.items()}
@@ -57,9 +62,9 @@ def build_apps(settings: dict[str, ServiceSettings]) -> list[tuple[FastAPI, Serv
     return apps
 
 
-def _build_app(service: Service, settings: ServiceSettings, thread: InferenceThread) -> FastAPI:
+def _import_builder(service: Service) -> Callable[[Any, InferenceThread], FastAPI]:
     build: Callable[..., FastAPI] = resolve_name(service.build_app)
-    return build(settings, thread) if service.models else build(settings)
+    return build if service.models else lambda settings, _thread: build(settings)
 
 
 def _address(settings: ServiceSettings) -> str:

@@ -14,6 +14,8 @@ from unspoken.timings import Timings
 from unspoken.wire.proposals import Proposal, ProposeReply, ProposeRequest
 
 MAX_BATCH = 8
+NO_SIZES = ("cpu", "remote")
+"""Devices that prepare nothing by the size of a batch."""
 LONG_CAPTION = (
     "people with umbrellas and bicycles wait at a crossing beside a bus stop, a kiosk, two parked "
     "vans and a row of old brick houses with balconies, while a tram passes under the wires"
@@ -59,9 +61,14 @@ def create_app(
     )
 
     def warm_up() -> None:
-        """Run the smallest batch and the largest: captions as long as the longest alt texts."""
+        """Answer a short caption, which also computes the prefixes of the default templates.
+
+        A GPU also runs the largest batch, of captions as long as the longest alt texts, because its
+        kernels and its memory are prepared by size. A CPU would take seconds and gain nothing.
+        """
         engine.propose(["A red car parked in front of a house"])
-        engine.propose([f"{number} {LONG_CAPTION}" for number in range(max_batch)])
+        if engine.model.device not in NO_SIZES:
+            engine.propose([f"{number} {LONG_CAPTION}" for number in range(max_batch)])
 
     app = create_service(
         "llm",

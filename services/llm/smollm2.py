@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import gguf
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer
@@ -66,6 +65,8 @@ def converted_smollm2(gguf_path: Path, *, cache_dir: Path) -> Path:
 
 
 def _convert(gguf_path: Path, folder: Path) -> None:
+    import gguf
+
     config = AutoConfig.from_pretrained(gguf_path.parent, gguf_file=gguf_path.name)
     if config.model_type != "llama":
         raise InvalidConfig(f"{gguf_path} contains a {config.model_type} model; expected a Llama")

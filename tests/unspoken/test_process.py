@@ -1,6 +1,7 @@
-"""Number of usable cores of a process, and child processes."""
+"""Cores of a process, child processes, free ports, and the collector during imports."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -66,3 +67,20 @@ def test_where_sockets_of_a_process_cannot_be_seen_it_is_taken_for_the_owner_of_
 def test_a_signal_that_comes_while_a_child_is_started_is_not_lost():
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("interrupted 1\n", "")
+
+
+def test_a_free_port_can_be_bound():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", process.free_port()))
+
+
+def test_the_collector_runs_again_after_imports_and_does_not_visit_what_they_created():
+    program = """
+import gc
+from unspoken.process import collector_paused
+with collector_paused():
+    assert not gc.isenabled()
+    kept = [[] for _ in range(1000)]
+assert gc.isenabled() and gc.get_freeze_count() >= 1000
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

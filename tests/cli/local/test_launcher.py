@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.local.launcher import MODULES, Stack, StackConfig, _Child, free_port
+from cli.local.launcher import MODULES, Stack, StackConfig, _Child
 from cli.local.restarting import Restarter
 from unspoken.config.services import SERVICES
 from unspoken.config.settings import child_environment
 from unspoken.errors import InvalidConfig, InvalidInput
-from unspoken.process import listens_on
+from unspoken.process import free_port, listens_on
 from worker.process.broker import read_broker
 from worker.process.celery_app import create_celery
 from worker.process.embedded_redis import EmbeddedRedis, find_server
@@ -365,11 +365,6 @@ def test_only_the_process_that_listens_on_a_port_is_taken_for_its_owner(listenin
     assert listens_on(os.getpid(), listening)
     assert not listens_on(os.getppid(), listening)
     assert not listens_on(os.getpid(), free_port())
-
-
-def test_a_free_port_can_be_bound():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", free_port()))
 
 
 def test_every_verb_has_a_help_text():

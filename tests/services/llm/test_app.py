@@ -21,6 +21,15 @@ def client():
         yield client
 
 
+@pytest.mark.parametrize(("device", "num_captions"), [("cpu", 1), ("remote", 1), ("cuda", 9)])
+def test_only_a_gpu_warms_up_with_a_full_batch(device, num_captions):
+    prompter = FakePrompter()
+    prompter.model = prompter.model.model_copy(update={"device": device})
+    with TestClient(create_app(prompter, max_batch=8)) as client:
+        wait_until_ready(client)
+    assert prompter.num_captions == num_captions
+
+
 def test_each_caption_gets_its_proposal_in_order(client):
     reply = client.post("/propose", json={"captions": ["a truck", "a plant"]})
     assert reply.status_code == 200
