@@ -198,6 +198,7 @@ def _label_nothing(
     config: LabelConfig,
     *,
     under_way: Marking,
+    done: Callable[[Sequence[int]], None],
     timings: Timings,
 ) -> list[Row]:
     """Make the same progress marks as `label_chunk`, without its work."""
@@ -207,6 +208,7 @@ def _label_nothing(
     for place in range(len(rows)):
         with under_way([place]):
             pass
+        done([place])
     return ROWS
 
 

@@ -32,6 +32,7 @@ from smallworld.scenes import (
 )
 from smallworld.world import Split, World
 from unspoken.errors import Conflict, InvalidInput
+from unspoken.progress import NO_PROGRESS, Progress, counted
 
 # The two streams of scenes of one seed; they share no scene.
 SHARD_STREAM, SA1B_STREAM = 0, 1
@@ -81,6 +82,7 @@ def write_world(
     split: Split = "train",
     scene_config: SceneConfig = DEFAULT_SCENES,
     caption_config: CaptionConfig = DEFAULT_CAPTIONS,
+    progress: Progress = NO_PROGRESS,
 ) -> tuple[Path, ...]:
     """Write a small world: `out/shards/`, `out/sa1b/` and `out/contact-sheet.jpg`.
 
@@ -103,11 +105,13 @@ def write_world(
         scenes_per_shard=scenes_per_shard,
         scene_config=scene_config,
         caption_config=caption_config,
+        progress=progress,
     )
     unlabelled = -(-num_scenes // 4) if num_sa1b is None else num_sa1b
     seeds = (stream_seed(seed, SA1B_STREAM, index) for index in range(unlabelled))
     scenes = (compose_scene(world, seed=each, config=scene_config) for each in seeds)
-    write_sa1b(out / "sa1b", scenes, seed=seed)
+    with progress.stage("composing pictures without labels", total=unlabelled) as stage:
+        write_sa1b(out / "sa1b", counted(scenes, stage), seed=seed)
     sheet = [
         compose_sample(
             world,
@@ -134,26 +138,28 @@ def write_shards(
     scenes_per_shard: int = 1000,
     scene_config: SceneConfig = DEFAULT_SCENES,
     caption_config: CaptionConfig = DEFAULT_CAPTIONS,
+    progress: Progress = NO_PROGRESS,
 ) -> tuple[Path, ...]:
     """Write captioned scenes as img2dataset shards; return the tar files in order."""
     if scenes_per_shard < 1:
         raise InvalidInput(f"scenes_per_shard must be at least 1, got {scenes_per_shard}")
     out.mkdir(parents=True, exist_ok=True)
     tars = []
-    for shard, first in enumerate(range(0, num_scenes, scenes_per_shard)):
-        indices = range(first, min(first + scenes_per_shard, num_scenes))
-        samples = (
-            compose_sample(
-                world,
-                index,
-                seed=seed,
-                scenes_per_shard=scenes_per_shard,
-                scene_config=scene_config,
-                caption_config=caption_config,
+    with progress.stage("composing captioned pictures", total=num_scenes) as stage:
+        for shard, first in enumerate(range(0, num_scenes, scenes_per_shard)):
+            indices = range(first, min(first + scenes_per_shard, num_scenes))
+            samples = (
+                compose_sample(
+                    world,
+                    index,
+                    seed=seed,
+                    scenes_per_shard=scenes_per_shard,
+                    scene_config=scene_config,
+                    caption_config=caption_config,
+                )
+                for index in indices
             )
-            for index in indices
-        )
-        tars.append(_write_shard(out, f"{shard:05d}", samples, seed=seed))
+            tars.append(_write_shard(out, f"{shard:05d}", counted(samples, stage), seed=seed))
     return tuple(tars)
 
 

@@ -32,6 +32,7 @@ from unspoken.model.mask_bank import MaskBankConfig
 from unspoken.model.sam.checkpoint import LoadedSam, load_official_sam, load_weights
 from unspoken.model.text_encoder import load_text_tower
 from unspoken.model.text_space import Score, TextSpaceConfig
+from unspoken.progress import NO_PROGRESS, Progress
 from unspoken.runs.dataset.shards import iter_rows
 
 WORLD_SEED = 710_000_000
@@ -85,19 +86,24 @@ def evaluate(
     base: Path | None,
     config: EvaluationConfig,
     settings: ProcessSettings,
+    progress: Progress = NO_PROGRESS,
+    total: int | None = None,
 ) -> Figures:
     """Return all figures of a checkpoint, and its losses against `base` if that is given.
 
     Raises the errors of the functions that read these files.
     """
-    encode_texts = text_encoder(settings)
+    with progress.stage("loading models"):
+        encode_texts, loaded = text_encoder(settings), load_any(weights)
     figures = measure(
-        load_any(weights),
+        loaded,
         pictures(),
         encode_texts=encode_texts,
         vocabulary=vocabulary,
         groups=groups,
         config=config,
+        progress=progress,
+        total=total,
     )
     if base is not None:
         before = measure(
@@ -107,6 +113,8 @@ def evaluate(
             vocabulary=vocabulary,
             groups=groups,
             config=EvaluationConfig(clicks=config.clicks),
+            progress=progress,
+            total=total,
         )
         figures |= retention(figures, before)
     return figures
@@ -136,6 +144,7 @@ def evaluate_and_print(
     points_per_side: int | None,
     score: Score,
     out: Path | None,
+    progress: Progress,
 ) -> None:
     """Print all figures of a checkpoint; with `out`, also write them and a grid of pictures.
 
@@ -144,7 +153,7 @@ def evaluate_and_print(
     a side.
     """
     torch.set_num_threads(2)
-    pictures, vocabulary = _source(where)
+    pictures, vocabulary, total = _source(where)
     settings = ProcessSettings()
     figures = evaluate(
         weights,
@@ -158,6 +167,8 @@ def evaluate_and_print(
             text_space=TextSpaceConfig(score=score),
         ),
         settings=settings,
+        progress=progress,
+        total=total,
     )
     _print(figures)
     if out is not None:
@@ -176,18 +187,19 @@ def evaluate_and_print(
 
 def _source(
     where: EvaluationPictures,
-) -> tuple[Callable[[], Iterator[TruePicture]], list[str]]:
-    """Return a function that iterates over the pictures, and the labels of their truth."""
+) -> tuple[Callable[[], Iterator[TruePicture]], list[str], int]:
+    """Return a function that iterates over pictures, their labels, and their number."""
     world, coco, images = where.world, where.coco, where.images
     if world is not None:
         loaded = World.load(styles=("twemoji",), split="train")
         words = sorted({*loaded.cutouts["twemoji"], *loaded.part_labels})
-        return lambda: scene_pictures(num_scenes=world, first_seed=WORLD_SEED), words
+        return lambda: scene_pictures(num_scenes=world, first_seed=WORLD_SEED), words, world
     if coco is None or images is None:
         raise InvalidInput("--coco needs the folder of its pictures: --images DIR")
-    categories = json.loads(coco.read_bytes())["categories"]
-    names = sorted({each["name"].replace("_", " ") for each in categories})
-    return lambda: coco_pictures(coco, images, limit=where.limit), names
+    written = json.loads(coco.read_bytes())
+    names = sorted({each["name"].replace("_", " ") for each in written["categories"]})
+    number = len(written["images"][: where.limit])
+    return lambda: coco_pictures(coco, images, limit=where.limit), names, number
 
 
 def _print(figures: Figures) -> None:

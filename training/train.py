@@ -10,7 +10,6 @@ the same sizes, `OUT/delta.safetensors` contains only the tensors that differ fr
 """
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -38,10 +37,9 @@ from unspoken.model.sam.checkpoint import (
     save_weights,
 )
 from unspoken.model.sam.config import SemanticSamConfig
+from unspoken.progress import NO_PROGRESS, Progress, Stage
 from unspoken.runs.dataset.manifest import read_text_encoder
 from unspoken.runs.exports.source import picture_root
-
-logger = logging.getLogger(__name__)
 
 CHECKPOINT, METRICS, WEIGHTS, DELTA = (
     "checkpoint.pt",
@@ -74,16 +72,23 @@ class TrainFiles:
     named_only: bool = False
 
 
-def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -> Path:
+def train(
+    recipe: SamRecipe,
+    files: TrainFiles,
+    *,
+    ranks: Ranks = ONE_PROCESS,
+    progress: Progress = NO_PROGRESS,
+) -> Path:
     """Train to the recipe's last step; resume from the checkpoint in `out` if there is one.
 
     Returns the file of the final weights. Raises InvalidConfig, NotFound, MissingWeights.
     """
     files.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    loaded = load_start(recipe.network, sam=files.sam, start=files.start, stem=files.stem)
-    base = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
-    mask_pictures, box_pictures = _open_data(recipe, files)
+    with progress.stage("loading weights and data"):
+        loaded = load_start(recipe.network, sam=files.sam, start=files.start, stem=files.stem)
+        base = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+        mask_pictures, box_pictures = _open_data(recipe, files)
     label_vectors = None
     if box_pictures is not None:
         label_vectors = LabelVectors(
@@ -103,7 +108,6 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
     path = files.out / CHECKPOINT
     if path.exists():
         trainer.load_state(torch.load(path, map_location="cpu", weights_only=True))
-        logger.info("resuming at step %d", trainer.num_steps)
 
     def data_of(rank: int) -> TrainData:
         return TrainData(
@@ -118,7 +122,9 @@ def train(recipe: SamRecipe, files: TrainFiles, *, ranks: Ranks = ONE_PROCESS) -
     pools = recipe.network.semantic.pools_masks and not loaded.info.semantic_trained
     if pools and not trainer.num_steps:
         trainer.standardise_pool(data_of(0)[0])  # all ranks use rank 0's batch
-    _run(trainer, data_of(ranks.rank), files)
+    what = f"resuming {recipe.name}" if trainer.num_steps else f"training {recipe.name}"
+    with progress.stage(what, total=recipe.steps, unit="steps", done=trainer.num_steps) as stage:
+        _run(trainer, data_of(ranks.rank), files, stage)
     if ranks.is_first:
         _write_weights(
             trainer, files, base=base, info=_info(recipe, files, loaded.info, label_vectors)
@@ -153,7 +159,7 @@ def _open_data(
     return mask_pictures, box_pictures
 
 
-def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
+def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles, stage: Stage) -> None:
     """Run the remaining steps; write metrics, samples and checkpoints."""
     recipe, ranks = trainer.recipe, trainer.ranks
     batches: Iterator[TrainBatch] = stream(
@@ -166,13 +172,14 @@ def _run(trainer: SamTrainer, data: TrainData, files: TrainFiles) -> None:
         figures = trainer.step(taken)
         if not ranks.is_first:
             continue
+        stage.advance(note=f"loss {figures['loss']:.4f}")
         sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
         num_summed += 1
         step = trainer.num_steps
         if step % recipe.log_every == 0 or step == recipe.steps:
             a_step = (time.monotonic() - started) / (step - first_step)
             means = {name: value / num_summed for name, value in sums.items()}
-            _log(files.out, step=step, steps=recipe.steps, seconds_a_step=a_step, figures=means)
+            _log(files.out, step=step, seconds_a_step=a_step, figures=means)
             sums, num_summed = {}, 0
         if step % recipe.sample_every == 0:
             path = files.out / "samples" / f"step-{step:06d}.png"
@@ -224,21 +231,19 @@ def _has_base(recipe: SamRecipe, files: TrainFiles) -> bool:
     return started.sam == recipe.network.sam
 
 
-def _log(
-    out: Path, *, step: int, steps: int, seconds_a_step: float, figures: dict[str, float]
-) -> None:
+def _log(out: Path, *, step: int, seconds_a_step: float, figures: dict[str, float]) -> None:
     row = {"step": step, "seconds_a_step": round(seconds_a_step, 3)}
     row |= {name: round(value, 5) for name, value in figures.items()}
     with (out / METRICS).open("a") as file:
         file.write(json.dumps(row) + "\n")
-    left_s = (steps - step) * seconds_a_step
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-    logger.info("step %d of %d, %.0f s left: %s", step, steps, left_s, shown)
 
 
-def train_on_all_ranks(recipe: SamRecipe, files: TrainFiles) -> None:
-    """Train in this process, or as one of the processes that torchrun started."""
+def train_on_all_ranks(recipe: SamRecipe, files: TrainFiles, *, progress: Progress) -> None:
+    """Train in this process, or as one of the processes that torchrun started.
+
+    Only the first process reports progress.
+    """
     ranks = join_ranks()
     if ranks.count > 1 and not torch.cuda.is_available():
         torch.set_num_threads(max(1, torch.get_num_threads() // ranks.count))
-    train(recipe, files, ranks=ranks)
+    train(recipe, files, ranks=ranks, progress=progress if ranks.is_first else NO_PROGRESS)

@@ -9,10 +9,10 @@ import typer
 
 from cli.console import PlainConsole
 from cli.options import MovedTo, Workspace
+from cli.progress import shown_progress
 from cli.workspace import DEFAULT_WORKSPACE, run_folder
 from training.recipes import DETECTOR_RECIPES, FROM_OFFICIAL_SAM, SAM_RECIPES
 from unspoken.errors import InvalidConfig, InvalidInput
-from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.problem_words import unknown_name
 from unspoken.runs.exports.source import find_dataset, missing_pictures
 
@@ -81,12 +81,13 @@ def train(
             "weights of this project with --start"
         )
     _check_installed()
-    configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
     if recipe in DETECTOR_RECIPES:
         from training.detector.recipe import recipe_named
         from training.detector.train import train_detector
 
-        train_detector(recipe_named(recipe), out=out, minutes=minutes, start=start)
+        train_detector(
+            recipe_named(recipe), out=out, minutes=minutes, start=start, progress=shown_progress()
+        )
         return
     from training.sam.recipe import sam_recipe
     from training.train import TrainFiles, train_on_all_ranks
@@ -108,7 +109,7 @@ def train(
         stem=stem,
         named_only=named_only,
     )
-    train_on_all_ranks(chosen, files)
+    train_on_all_ranks(chosen, files, progress=shown_progress())
 
 
 def evaluate(
@@ -162,6 +163,7 @@ def evaluate(
         points_per_side=points_per_side,
         score=score,
         out=out,
+        progress=shown_progress(),
     )
 
 

@@ -10,7 +10,6 @@ detector starts.
 Legend: B pictures, G objects with K points each, D width of the detector, C of the text encoder.
 """
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -33,8 +32,7 @@ from training.detector.data import (
 )
 from training.trainer import cosine, save_checkpoint, stream
 from unspoken.model.detector.grounding_dino import PhraseCache, SmallDetectorConfig
-
-logger = logging.getLogger(__name__)
+from unspoken.progress import Progress
 
 # Loss weights of wholes and of parts at strides 8, 16, 32. Parts count more at fine strides,
 # because they are small.
@@ -60,7 +58,6 @@ class BackboneConfig:
     warmup_steps: int = 100
     num_workers: int = 1  # per process
     checkpoint_every_s: float = 120.0
-    log_every: int = 50
 
 
 class TextSide(nn.Module):
@@ -178,6 +175,7 @@ def train_backbone(
     path: Path,
     minutes: float,
     ranks: Ranks,
+    progress: Progress,
 ) -> None:
     """Train for `minutes` and keep a checkpoint in `path`, from which a killed run resumes."""
     dataset = PointDataset(config.data, sizes_px=config.sizes_px, detector=detector)
@@ -192,7 +190,6 @@ def train_backbone(
         optimizer.load_state_dict(checkpoint["optimizer"])
         step = first_step = checkpoint["step"]
         spent_s = checkpoint["spent_s"]
-        logger.info("backbone: resuming at step %d after %.0f s", step, spent_s)
     batches = stream(
         dataset,
         first=step * ranks.count + ranks.rank,
@@ -202,40 +199,41 @@ def train_backbone(
     started = saved = time.monotonic()
     before_s, accuracy = spent_s, 0.0
     budget_s = max(minutes * 60, 1e-3)
-    progress = spent_s / budget_s
-    while progress < 1:
-        loss, right = classifier(next(batches))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        ranks.average_gradients(classifier.parameters())
-        progress = ranks.of_first(spent_s / budget_s)
-        warmup = min(1.0, (step - first_step + 1) / config.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * warmup * max(0.02, cosine(progress))
-        nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        spent_s = before_s + time.monotonic() - started
-        accuracy += (right.item() - accuracy) * max(0.03, 1 / step)
-        if not ranks.is_first:
-            continue
-        if step % config.log_every == 0:
-            logger.info(
-                "backbone: step %d, %.0f s, loss %.3f, accuracy of wholes %.3f",
-                step, spent_s, loss.item(), accuracy,
-            )  # fmt: skip
-        is_over = progress >= 1
-        if is_over or time.monotonic() - saved > config.checkpoint_every_s:
-            saved = time.monotonic()
-            save_checkpoint(
-                {
-                    "model": classifier.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "spent_s": spent_s,
-                },
-                path,
-            )
+    share = spent_s / budget_s
+    with progress.stage(
+        "training the backbone", total=round(budget_s), unit="s", done=round(spent_s)
+    ) as stage:
+        while share < 1:
+            loss, right = classifier(next(batches))
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            ranks.average_gradients(classifier.parameters())
+            share = ranks.of_first(spent_s / budget_s)
+            warmup = min(1.0, (step - first_step + 1) / config.warmup_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * warmup * max(0.02, cosine(share))
+            nn.utils.clip_grad_norm_(classifier.parameters(), 5.0)
+            optimizer.step()
+            step += 1
+            now_s = before_s + time.monotonic() - started
+            accuracy += (right.item() - accuracy) * max(0.03, 1 / step)
+            note = f"step {step}, loss {loss.item():.3f}, accuracy of wholes {accuracy:.3f}"
+            stage.advance(now_s - spent_s, note=note)
+            spent_s = now_s
+            if not ranks.is_first:
+                continue
+            is_over = share >= 1
+            if is_over or time.monotonic() - saved > config.checkpoint_every_s:
+                saved = time.monotonic()
+                save_checkpoint(
+                    {
+                        "model": classifier.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "step": step,
+                        "spent_s": spent_s,
+                    },
+                    path,
+                )
 
 
 def start_detector_from(

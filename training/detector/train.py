@@ -8,7 +8,6 @@ with the optimizer state, the step and therefore exactly the next batch.
 """
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,7 +31,6 @@ from training.detector.trainer import DetectorTrainer, validate, validation_scen
 from training.trainer import save_checkpoint, stream
 from unspoken.config.model_wheels import wheel_folder
 from unspoken.errors import InvalidConfig
-from unspoken.logs import PROGRESS_LAYOUT, configure_logging
 from unspoken.model.detector.grounding_dino import (
     TEXT_PREFIX,
     build_small_detector,
@@ -40,8 +38,7 @@ from unspoken.model.detector.grounding_dino import (
     load_small_detector,
     save_small_detector,
 )
-
-logger = logging.getLogger(__name__)
+from unspoken.progress import NO_PROGRESS, Progress
 
 BACKBONE, CHECKPOINT = "backbone.pt", "detector.pt"
 
@@ -54,12 +51,18 @@ def find_text_encoder() -> Path:
 
 
 def train_detector(
-    recipe: DetectorRecipe, *, out: Path, minutes: float, start: Path | None = None
+    recipe: DetectorRecipe,
+    *,
+    out: Path,
+    minutes: float,
+    start: Path | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Run both phases within `minutes`. Write checkpoints, `log.jsonl` and `weights/` into `out`.
 
     start: a folder of trained weights. With it, the first phase is skipped and the second phase
-    starts from these weights.
+    starts from these weights. progress: sent to the first process of each phase, so it must be
+    picklable.
     """
     out.mkdir(parents=True, exist_ok=True)
     rest = minutes
@@ -69,8 +72,10 @@ def train_detector(
         backbone_minutes = minutes * recipe.backbone_share
         rest -= backbone_minutes
         if not (out / CHECKPOINT).exists():
-            _run_phase(train_backbone_phase, recipe, out=out, minutes=backbone_minutes)
-    _run_phase(train_detector_phase, recipe, out=out, minutes=rest)
+            _run_phase(
+                train_backbone_phase, recipe, out=out, minutes=backbone_minutes, progress=progress
+            )
+    _run_phase(train_detector_phase, recipe, out=out, minutes=rest, progress=progress)
 
 
 def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path) -> None:
@@ -86,9 +91,11 @@ def _start_from_weights(recipe: DetectorRecipe, start: Path, *, out: Path) -> No
     save_checkpoint({"detector": kept}, out / BACKBONE)
 
 
-def _run_phase(phase: Phase, recipe: DetectorRecipe, *, out: Path, minutes: float) -> None:
+def _run_phase(
+    phase: Phase, recipe: DetectorRecipe, *, out: Path, minutes: float, progress: Progress
+) -> None:
     """Run a phase in this process or, if the recipe has several, in child processes."""
-    run_ranks(_run_in_rank, phase, recipe, out, minutes, count=recipe.num_processes)
+    run_ranks(_run_in_rank, phase, recipe, out, minutes, progress, count=recipe.num_processes)
 
 
 def _run_in_rank(
@@ -97,11 +104,11 @@ def _run_in_rank(
     recipe: DetectorRecipe,
     out: Path,
     minutes: float,
+    progress: Progress,
 ) -> None:
-    if ranks.count > 1:
-        configure_logging("INFO", "text", layout=PROGRESS_LAYOUT)
     _prepare_process(recipe)
-    phase(recipe, ranks, out=out, minutes=minutes)
+    progress = progress if ranks.is_first else NO_PROGRESS
+    phase(recipe, ranks, out=out, minutes=minutes, progress=progress)
 
 
 def _prepare_process(recipe: DetectorRecipe) -> None:
@@ -111,7 +118,12 @@ def _prepare_process(recipe: DetectorRecipe) -> None:
 
 
 def train_backbone_phase(
-    recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float
+    recipe: DetectorRecipe,
+    ranks: Ranks,
+    *,
+    out: Path,
+    minutes: float,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Run a recipe's first phase in one of the processes."""
     train_backbone(
@@ -121,6 +133,7 @@ def train_backbone_phase(
         path=out / BACKBONE,
         minutes=minutes,
         ranks=ranks,
+        progress=progress,
     )
 
 
@@ -136,7 +149,12 @@ def _classifier(recipe: DetectorRecipe) -> PointClassifier:
 
 
 def train_detector_phase(
-    recipe: DetectorRecipe, ranks: Ranks, *, out: Path, minutes: float
+    recipe: DetectorRecipe,
+    ranks: Ranks,
+    *,
+    out: Path,
+    minutes: float,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Run a recipe's second phase in one of the processes. Rank 0 writes files and validates."""
     text_encoder_dir = find_text_encoder()
@@ -164,7 +182,6 @@ def train_detector_phase(
         checkpoint = torch.load(path, weights_only=True)
         trainer.load_state(checkpoint)
         spent_s = checkpoint["spent_s"]
-        logger.info("detector: resuming at step %d after %.0f s", trainer.num_steps, spent_s)
     else:
         first_phase = torch.load(out / BACKBONE, weights_only=True)
         if "detector" in first_phase:
@@ -185,40 +202,46 @@ def train_detector_phase(
     before_s = spent_s
     mean: dict[str, float] = {}
     trainer.progress = spent_s / budget_s
-    while trainer.progress < 1:
-        if size_at(recipe, trainer.progress) != size_px:
-            size_px = size_at(recipe, trainer.progress)
-            dataset.detector = replace(recipe.detector, image_size=size_px)
-            first = trainer.num_steps * ranks.count + ranks.rank
-            batches = stream(
-                dataset, first=first, every=ranks.count, num_workers=recipe.num_workers
-            )
-        figures = trainer.step(next(batches), progress=spent_s / budget_s, ranks=ranks)
-        spent_s = before_s + time.monotonic() - started
-        if not is_first:
-            continue
-        mean = {n: mean.get(n, v) + 0.05 * (v - mean.get(n, v)) for n, v in figures.items()}
-        if trainer.num_steps % recipe.log_every == 0:
-            _log(out, step=trainer.num_steps, seconds=spent_s, size_px=size_px, **mean)
-        is_over = trainer.progress >= 1
-        if is_over or time.monotonic() - saved > recipe.checkpoint_every_s:
-            saved = time.monotonic()
-            save_checkpoint(trainer.state() | {"spent_s": spent_s}, path)
-        if is_over or time.monotonic() - validated > recipe.validate_every_s:
-            config = replace(recipe.detector, image_size=size_px)
-            quality = validate(
-                trainer, validation, config=config, tokenizer=tokenizer, vocabulary=vocabulary
-            )
-            _log(out, step=trainer.num_steps, seconds=spent_s, **quality)
-            config = replace(config, box_threshold=round(quality["threshold"], 4))
-            with trainer.averaged() as averaged:
-                save_small_detector(averaged, out / "weights", config=config)
-            validated = time.monotonic()
+    found = ""
+    with progress.stage(
+        "training the detector", total=round(budget_s), unit="s", done=round(spent_s)
+    ) as stage:
+        while trainer.progress < 1:
+            if size_at(recipe, trainer.progress) != size_px:
+                size_px = size_at(recipe, trainer.progress)
+                dataset.detector = replace(recipe.detector, image_size=size_px)
+                first = trainer.num_steps * ranks.count + ranks.rank
+                batches = stream(
+                    dataset, first=first, every=ranks.count, num_workers=recipe.num_workers
+                )
+            figures = trainer.step(next(batches), progress=spent_s / budget_s, ranks=ranks)
+            now_s = before_s + time.monotonic() - started
+            note = f"step {trainer.num_steps}, loss {figures['loss']:.3f}{found}"
+            stage.advance(now_s - spent_s, note=note)
+            spent_s = now_s
+            if not is_first:
+                continue
+            mean = {n: mean.get(n, v) + 0.05 * (v - mean.get(n, v)) for n, v in figures.items()}
+            if trainer.num_steps % recipe.log_every == 0:
+                _log(out, step=trainer.num_steps, seconds=spent_s, size_px=size_px, **mean)
+            is_over = trainer.progress >= 1
+            if is_over or time.monotonic() - saved > recipe.checkpoint_every_s:
+                saved = time.monotonic()
+                save_checkpoint(trainer.state() | {"spent_s": spent_s}, path)
+            if is_over or time.monotonic() - validated > recipe.validate_every_s:
+                config = replace(recipe.detector, image_size=size_px)
+                quality = validate(
+                    trainer, validation, config=config, tokenizer=tokenizer, vocabulary=vocabulary
+                )
+                _log(out, step=trainer.num_steps, seconds=spent_s, **quality)
+                found = f", {quality['val_found']:.0%} of validation objects found"
+                config = replace(config, box_threshold=round(quality["threshold"], 4))
+                with trainer.averaged() as averaged:
+                    save_small_detector(averaged, out / "weights", config=config)
+                validated = time.monotonic()
 
 
 def _log(out: Path, **figures: float) -> None:
     row = {name: round(value, 4) for name, value in figures.items()}
     with (out / "log.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    shown = {n: v for n, v in row.items() if "_" not in n or n.startswith("val")}
-    logger.info("detector: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))

@@ -19,6 +19,7 @@ from unspoken.model.sam.checkpoint import LoadedSam
 from unspoken.model.sam.mask_upscaling import MaskUpscaler
 from unspoken.model.sam.semantic_sam import Prompts, SemanticSam
 from unspoken.model.text_space import TextSpace, TextSpaceConfig
+from unspoken.progress import NO_PROGRESS, Progress, counted
 
 EncodeTexts = Callable[[Sequence[str]], np.ndarray]
 
@@ -76,11 +77,14 @@ def measure(
     vocabulary: Sequence[str],
     groups: Mapping[str, Group],
     config: EvaluationConfig,
+    progress: Progress = NO_PROGRESS,
+    total: int | None = None,
 ) -> Figures:
     """Measure naming by box and by click, masks and, if configured, text queries.
 
     vocabulary: the words that mask vectors are compared with; objects of other labels count for
     mask figures only. The network may be untrained; its figures are then the lower reference.
+    total: number of pictures, for the progress; None if it is unknown.
     """
     model = loaded.model.eval()
     space = TextSpace.of(loaded, encode_texts, config.text_space)
@@ -88,18 +92,19 @@ def measure(
     place = {label: number for number, label in enumerate(vocabulary)}
     masks, by_box, by_click = _Masks(), Named(), Named()
     asked: list[TruePicture] = []
-    for picture in pictures:
-        if not picture.objects:
-            continue
-        upscaler = MaskUpscaler.of(picture.pixels, model.config.sam)
-        embedding = model.embed_images([upscaler.frame.to_input(picture.pixels)])
-        _measure_picture(
-            model, embedding, upscaler, picture,
-            masks=masks, by_box=by_box, by_click=by_click,
-            vectors=vectors, place=place, config=config,
-        )  # fmt: skip
-        if len(asked) < config.text_queries:
-            asked.append(picture)
+    with progress.stage("measuring names and masks", total=total) as stage:
+        for picture in counted(pictures, stage):
+            if not picture.objects:
+                continue
+            upscaler = MaskUpscaler.of(picture.pixels, model.config.sam)
+            embedding = model.embed_images([upscaler.frame.to_input(picture.pixels)])
+            _measure_picture(
+                model, embedding, upscaler, picture,
+                masks=masks, by_box=by_box, by_click=by_click,
+                vectors=vectors, place=place, config=config,
+            )  # fmt: skip
+            if len(asked) < config.text_queries:
+                asked.append(picture)
     figures = masks.figures()
     figures |= {f"box_{name}": value for name, value in by_box.figures(groups).items()}
     figures |= {f"click_{name}": value for name, value in by_click.figures(groups).items()}
@@ -111,7 +116,8 @@ def measure(
             bank = build_mask_bank(model, embedding, upscaler, config.bank)
             return bank_answers(bank, space, vocabulary=vocabulary)
 
-        found = average_precision(asked, answers, vocabulary=vocabulary)
+        with progress.stage("measuring text queries", total=len(asked)) as stage:
+            found = average_precision(counted(asked, stage), answers, vocabulary=vocabulary)
         figures |= {f"bank_{name}": value for name, value in found.items()}
     return figures
 

@@ -1,9 +1,10 @@
 """Attempts at each chunk, with the items that were in progress when an attempt failed.
 
 attempts/000007.2 is the second attempt at chunk 7. It is created exclusively before any work. Its
-lines record progress: `+3` when item 3 is started, `-3` when it is finished. A process that is
-killed leaves items started and not finished; nothing else is known about why it ended. The file
-is removed if the attempt had to wait for a service, because such an attempt does not count.
+lines record progress: `+3` when a stage of work on item 3 starts, `-3` when the stage has ended,
+`=3` when the whole item is done. A process that is killed leaves items started and not finished;
+nothing else is known about why it ended. The file is removed if the attempt had to wait for a
+service, because such an attempt does not count.
 
 Attempt numbers have no gaps, so that a chunk's attempts are found without listing the folder.
 """
@@ -46,13 +47,18 @@ class Attempt:
         """Return a context manager that marks items in progress; the marks stay if it raises."""
         return InProgress(self.journal, items)
 
+    def done(self, items: Sequence[int]) -> None:
+        """Record items as done, so that the progress counts them before the chunk is committed."""
+        if items:
+            self.journal.append(b"=" + _numbers(items) + b"\n")
+
 
 class InProgress:
     """A context manager that records items as started on entry and as finished on success."""
 
     def __init__(self, journal: storage.Journal, items: Sequence[int]) -> None:
         self._journal = journal
-        self._numbers = " ".join(map(str, items)).encode()
+        self._numbers = _numbers(items)
 
     def __enter__(self) -> None:
         self._journal.append(b"+" + self._numbers + b"\n")
@@ -70,6 +76,8 @@ class PastAttempts:
     """Number of attempts that count, without those that waited for a service."""
     ended_with: Counter[int]
     """Item -> number of attempts that ended while it was in progress."""
+    num_done: int = 0
+    """Number of items that the last attempt has done."""
 
 
 def past_attempts(folder: Path, chunk_id: int) -> PastAttempts:
@@ -77,11 +85,13 @@ def past_attempts(folder: Path, chunk_id: int) -> PastAttempts:
 
     Costs one file system call per attempt, and one more.
     """
-    number, ended_with = 0, Counter[int]()
+    number, ended_with, num_done = 0, Counter[int](), 0
     while (lines := storage.read(_path(folder, chunk_id, number + 1))) is not None:
         number += 1
-        ended_with.update(_left_under_way(lines.decode()))
-    return PastAttempts(number, ended_with)
+        left, done = _read_journal(lines.decode())
+        ended_with.update(left)
+        num_done = len(done)
+    return PastAttempts(number, ended_with, num_done)
 
 
 def begin_attempt(folder: Path, chunk_id: int, *, after: int) -> Attempt:
@@ -101,13 +111,19 @@ def _path(folder: Path, chunk_id: int, number: int) -> Path:
     return folder / f"{chunk_id:06d}.{number}"
 
 
-def _left_under_way(lines: str) -> set[int]:
-    """Return the items that were started and not finished.
+def _numbers(items: Sequence[int]) -> bytes:
+    return " ".join(map(str, items)).encode()
+
+
+def _read_journal(lines: str) -> tuple[set[int], set[int]]:
+    """Return the items that were started and not finished, and those that are done.
 
     A last line that was cut off is parsed as far as it goes.
     """
-    left: set[int] = set()
+    left, done = set[int](), set[int]()
     for line in lines.splitlines():
         numbers = {int(number) for number in line[1:].split() if number.isdecimal()}
         left = left | numbers if line.startswith("+") else left - numbers
-    return left
+        if line.startswith("="):
+            done |= numbers
+    return left, done

@@ -72,6 +72,7 @@ _STANDS_STILL: dict[str, object] = {
     "rate_per_s": None,
     "seconds_left": None,
     "chunks_leased": 0,
+    "done_in_open_chunks": 0,
     "bottleneck": None,
 }
 

@@ -65,6 +65,10 @@ class RunStatus(ReplyModel):
     chunks_done: int
     chunks_leased: int = 0
     """Chunks that a worker is working on."""
+    done_in_open_chunks: int = 0
+    """Rows that workers have done in chunks that are not committed yet; not part of `done`, and
+    done again if the attempt fails.
+    """
     attempts: int
     rate_per_s: float | None = None
     """Rows per second over the last five minutes, or since the dispatcher started."""

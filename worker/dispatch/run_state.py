@@ -6,11 +6,13 @@ read: those with a lease, and those for which a message was published.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from unspoken.errors import PlanDamaged
+from unspoken.progress import Rate
+from unspoken.runs.attempts import PastAttempts
 from unspoken.runs.dataset.false_discovery import Decision
 from unspoken.runs.ledger import Ledger
 from unspoken.runs.notice import HINTS, describe_loss, main_loss
@@ -20,10 +22,12 @@ from unspoken.runs.worker_error import WorkerErrorRecord, read_worker_error
 from unspoken.wire.runs import RunPhase, RunStatus
 from worker.dispatch.background_call import BackgroundCall
 from worker.dispatch.circuit_breaker import CircuitBreaker
-from worker.dispatch.progress import NO_WORKERS, Rate, Tally
+from worker.dispatch.tally import NO_WORKERS, Tally
 
 READS_PER_TICK = 2000
 """Largest number of published chunks that are checked in one tick, oldest message first."""
+# The rate covers the last five minutes, so that an hour's pause does not lower it for a day.
+RATE_WINDOW_S = 300.0
 MIN_COMMITS, WINDOW_COMMITS = 4, 64
 SHORTEST_CHUNK_S = 0.05
 
@@ -72,9 +76,11 @@ class RunState:
         self.searched_source = False
         self.verified = False
         self.attempts = 0
+        self.num_in_work = 0
+        """Number of rows that are done in chunks without a commit record."""
         self.leased: frozenset[int] = frozenset()
         self.pace = Pace()
-        self.rate = Rate(clock)
+        self.rate = Rate(clock, window_s=RATE_WINDOW_S)
         self._moved_s = clock()
         self._clock = clock
         self._worker_error: WorkerErrorRecord | None = None
@@ -102,6 +108,8 @@ class RunState:
         assert self.plan is not None, "planned before"
         now_s, before = self._clock(), self.tally.chunks
         self.leased = self.ledger.leased_chunks()
+        # Read before the commit records, so that no row of a chunk committed meanwhile is missed.
+        under_way = self._read_attempts()
         first = self._done is None
         if self._done is None:
             self._read_all(self.plan)
@@ -114,7 +122,7 @@ class RunState:
         error = self._new_worker_error(known=first)
         self.plan_is_damaged = error is not None and error.code == PlanDamaged.code
         self.breaker.record(num_commits=commits, error=error)
-        self._count_attempts()
+        self._count_attempts(under_way)
         self.rate.note(self.tally.rows)
         if first or commits or self.leased:
             self._moved_s = now_s
@@ -145,12 +153,19 @@ class RunState:
         self.tally.add(record)
         self._attempts_of_done += record.attempt or self.ledger.past_attempts(chunk_id).number
 
-    def _count_attempts(self) -> None:
-        """Sum the attempts of committed chunks and of leased chunks."""
-        under_way = (chunk for chunk in self.leased if not self._is_done(chunk))
-        self.attempts = self._attempts_of_done + sum(
-            self.ledger.past_attempts(chunk).number for chunk in under_way
-        )
+    def _read_attempts(self) -> dict[int, PastAttempts]:
+        """Return the attempts of each leased chunk that was not done at the last look."""
+        return {
+            chunk: self.ledger.past_attempts(chunk)
+            for chunk in self.leased
+            if not self._is_done(chunk)
+        }
+
+    def _count_attempts(self, under_way: Mapping[int, PastAttempts]) -> None:
+        """Sum the attempts of all chunks, and the rows done in chunks without a commit record."""
+        still = [past for chunk, past in under_way.items() if not self._is_done(chunk)]
+        self.attempts = self._attempts_of_done + sum(past.number for past in still)
+        self.num_in_work = sum(past.num_done for past in still)
 
     def _new_worker_error(self, *, known: bool) -> WorkerErrorRecord | None:
         """Return the record of a new error; None if there is none.
@@ -228,12 +243,13 @@ class RunState:
     def status(self, state: RunPhase, *, idle_s: float) -> RunStatus:
         """Return the status of the run. idle_s: time without a lease after which workers lack."""
         tally = self.tally
-        rate_per_s, is_running = self.rate.rows_per_s(), state == "running"
+        rate_per_s, is_running = self.rate.per_s(), state == "running"
         return RunStatus(
             run_id=self.run.run_id,
             state=state,
             total=self._num_rows,
             done=tally.rows,
+            done_in_open_chunks=self.num_in_work if is_running else 0,
             labelled=tally.labelled,
             dropped=dict(tally.dropped),
             failed=dict(tally.failed),

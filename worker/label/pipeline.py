@@ -58,6 +58,10 @@ Marking = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Marks rows, given by position, as in progress until the context ends."""
 
 
+def _uncounted(_rows: Sequence[int]) -> None:
+    """Ignore rows that are done."""
+
+
 def _unmarked(_rows: Sequence[int]) -> AbstractContextManager[None]:
     return nullcontext()
 
@@ -87,10 +91,12 @@ def label_chunk(
     config: LabelConfig,
     *,
     under_way: Marking = _unmarked,
+    done: Callable[[Sequence[int]], None] = _uncounted,
     timings: Timings | None = None,
 ) -> list[Row]:
     """Label a chunk; return one Row per input row, in order. Raises only SERVICE_ERRORS.
 
+    done: receives the positions of rows once they are done, from several threads.
     timings: receives the time of each stage: filter, prompt, detect, merge, and rank with
     crop_check. Time spent waiting for a busy service is separate: prompt_wait, detect_wait,
     rank_wait.
@@ -108,6 +114,7 @@ def label_chunk(
             finished[index] = _row(row, filtered, status=status, reason=filtered.reason)
         else:
             admitted.append((index, _Admitted(row, filtered, filtered.picture)))
+    done(list(finished))
     with under_way([index for index, _ in admitted]), timings.asking("prompt"):
         proposals = _propose_each(
             [item for _, item in admitted], ports.prompter, config.options.templates
@@ -115,7 +122,9 @@ def label_chunk(
 
     def label(index: int, item: _Admitted, answers: Answers, own: Timings) -> Row:
         with under_way([index]):
-            return _label(item, answers, ports, config, own)
+            row = _label(item, answers, ports, config, own)
+        done([index])
+        return row
 
     started, taken = time.perf_counter(), [Timings() for _ in admitted]
     pool = _detector_threads(config.detector_threads)

@@ -193,12 +193,14 @@ class ChunkAttempt:
             item: failed_row(sources[item], reason="poison", detail=detail)
             for item in poison_items(past)
         }
+        attempt.done(list(rows))
         for batch in retry_batches(len(sources), past):
             labelled = label_chunk(
                 [sources[item] for item in batch],
                 self._context.ports,
                 self._run.plan.config,
                 under_way=partial(_mark, attempt, batch),
+                done=partial(_count_done, attempt, batch),
                 timings=timings,
             )
             rows |= dict(zip(batch, labelled, strict=True))
@@ -244,6 +246,10 @@ def _mark(
     attempt: Attempt, batch: Sequence[int], places: Sequence[int]
 ) -> AbstractContextManager[None]:
     return attempt.under_way([batch[place] for place in places])
+
+
+def _count_done(attempt: Attempt, batch: Sequence[int], places: Sequence[int]) -> None:
+    attempt.done([batch[place] for place in places])
 
 
 def _missing(chunk: Chunk, row: int) -> SourceRow:

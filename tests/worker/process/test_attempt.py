@@ -1,6 +1,8 @@
 """The rules of one attempt at a chunk, without Celery: skipped, counted, kept or given up."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import pytest
 
@@ -18,8 +20,11 @@ from unspoken.errors import (
 from unspoken.retries import RetryPolicy
 from unspoken.runs.attempts import PastAttempts
 from unspoken.runs.dataset.shards import record_name, shard_name
-from unspoken.runs.store import cancel_run
+from unspoken.runs.plan import read_plan
+from unspoken.runs.store import cancel_run, read_run
 from unspoken.wire.base import ModelInfo
+from worker.dispatch.run_state import RunState
+from worker.label import pipeline
 from worker.process.attempt import ChunkAttempt, label_one_chunk, poison_items, retry_batches
 
 
@@ -164,3 +169,22 @@ def test_many_suspects_go_in_eighths_and_are_never_begun_a_fourth_time():
     parts = retry_batches(80, PastAttempts(1, everyone))
     assert [len(part) for part in parts] == [10] * 8
     assert poison_items(past(4, i2=3, i3=2)) == {2}
+
+
+def test_the_pictures_of_a_slow_chunk_are_counted_before_it_is_committed(tmp_path, monkeypatch):
+    seen = []
+
+    def look(picture, phrases):
+        run_state = RunState(read_run(chunk.stage.runs_dir, "r"), chunk.ledger, clock=lambda: 0.0)
+        run_state.plan = read_plan(chunk.stage.runs_dir / "r")
+        run_state.look()
+        status = run_state.status("running", idle_s=60)
+        seen.append((status.done, status.done_in_open_chunks, status.labelled))
+
+    chunk = PlannedChunk(tmp_path, look)
+    one_thread = lru_cache(lambda number: ThreadPoolExecutor(1))
+    monkeypatch.setattr(pipeline, "_detector_threads", one_thread)
+    assert chunk.label()
+    assert seen == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 3, 0)]
+    look(None, ())
+    assert seen[-1] == (4, 0, 4)

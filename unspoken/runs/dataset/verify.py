@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from unspoken.errors import Conflict, NotFound, PlanDamaged
+from unspoken.progress import NO_PROGRESS, Progress
 from unspoken.runs import storage
 from unspoken.runs.chunks import Chunk
 from unspoken.runs.dataset.manifest import LABELS_FILE, MANIFEST_FILE
@@ -53,7 +54,13 @@ class Verdict(ReplyModel):
         return not self.problems
 
 
-def verify_run(runs_dir: Path, run_id: str, *, check_source: CheckSource | None = None) -> Verdict:
+def verify_run(
+    runs_dir: Path,
+    run_id: str,
+    *,
+    check_source: CheckSource | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Verdict:
     """Verify a run and return the verdict. Raises NotFound if the run does not exist.
 
     check_source: if given, also checks the source's rows against the plan.
@@ -69,8 +76,8 @@ def verify_run(runs_dir: Path, run_id: str, *, check_source: CheckSource | None 
         return _verdict(run_id, state, problems, source_checked=False)
     problems += _plan_problems(run_dir, plan)
     if check_source is not None:
-        problems += _source_problems(plan, check_source)
-    shards = _ShardFolder(run_dir / run.shards_folder, plan)
+        problems += _source_problems(plan, check_source, progress)
+    shards = _ShardFolder(run_dir / run.shards_folder, plan, progress)
     problems += shards.problems()
     if state == "done":
         problems += [
@@ -78,7 +85,7 @@ def verify_run(runs_dir: Path, run_id: str, *, check_source: CheckSource | None 
         ]
         dataset = shards
         if run.shards_folder != "dataset":
-            dataset = _ShardFolder(run_dir / "dataset", plan)
+            dataset = _ShardFolder(run_dir / "dataset", plan, progress)
             problems += dataset.problems()
             problems += [f"dataset/{shard_name(chunk)}: missing" for chunk in dataset.open]
         problems += _manifest_problems(run_dir, dataset.recorded)
@@ -128,19 +135,21 @@ def _plan_problems(run_dir: Path, plan: Plan) -> Iterator[str]:
         yield f"{PLAN_FILE}: {rows} rows in its chunks, but num_rows is {plan.num_rows}"
 
 
-def _source_problems(plan: Plan, check_source: CheckSource) -> Iterator[str]:
-    for chunk in plan.chunks:
-        try:
-            check_source(chunk)
-        except (Conflict, OSError) as error:
-            yield f"chunk {chunk.id}: {error}"
+def _source_problems(plan: Plan, check_source: CheckSource, progress: Progress) -> Iterator[str]:
+    with progress.stage("checking the source", total=plan.num_rows) as stage:
+        for chunk in plan.chunks:
+            try:
+                check_source(chunk)
+            except (Conflict, OSError) as error:
+                yield f"chunk {chunk.id}: {error}"
+            stage.advance(chunk.num_rows)
 
 
 class _ShardFolder:
     """Verifies one folder of shards. Its counts are complete once `problems` is exhausted."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self._folder, self._plan = folder, plan
+    def __init__(self, folder: Path, plan: Plan, progress: Progress) -> None:
+        self._folder, self._plan, self._progress = folder, plan, progress
         self.committed, self.rows = 0, 0
         self.recorded: list[tuple[str, str]] = []
         """(shard, sha256) pairs from the commit records."""
@@ -148,9 +157,12 @@ class _ShardFolder:
 
     def problems(self) -> Iterator[str]:
         names = set(storage.names(self._folder))
-        for chunk in self._plan.chunks:
-            for problem in self._chunk(chunk, names):
-                yield f"{self._folder.name}/{problem}"
+        rows = self._plan.num_rows
+        with self._progress.stage(f"checking {self._folder.name}", total=rows) as stage:
+            for chunk in self._plan.chunks:
+                for problem in self._chunk(chunk, names):
+                    yield f"{self._folder.name}/{problem}"
+                stage.advance(chunk.num_rows)
         for name in sorted(names):
             if name.startswith("shard-") and not _is_planned(name, self._plan):
                 yield f"{self._folder.name}/{name}: not in the plan"

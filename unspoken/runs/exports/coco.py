@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 from unspoken.errors import InvalidInput
+from unspoken.progress import NO_PROGRESS, Progress, counted
 from unspoken.runs import storage
 from unspoken.runs.dataset.rows import Annotation, Row
-from unspoken.runs.exports.source import find_dataset, labelled_rows
+from unspoken.runs.exports.source import count_labelled, find_dataset, labelled_rows
 
 
-def export_coco(run_dir: Path, out: Path) -> dict[str, int]:
+def export_coco(run_dir: Path, out: Path, *, progress: Progress = NO_PROGRESS) -> dict[str, int]:
     """Write kept annotations as COCO JSON; return the counts of images, annotations, categories.
 
     `run_dir`: a run's folder, or its dataset folder. `file_name` is the picture's member in its
@@ -17,7 +18,9 @@ def export_coco(run_dir: Path, out: Path) -> dict[str, int]:
     """
     if out.is_dir() or not out.parent.is_dir():
         raise InvalidInput(f"{out} must be a file in a folder that exists")
-    rows = list(labelled_rows(find_dataset(run_dir)))
+    dataset_dir = find_dataset(run_dir)
+    with progress.stage("reading the dataset", total=count_labelled(dataset_dir)) as stage:
+        rows = list(counted(labelled_rows(dataset_dir), stage))
     labels = sorted({label for row in rows for each in row.kept for label in each.all_labels})
     category_ids = {label: number for number, label in enumerate(labels, start=1)}
     annotations: list[dict[str, object]] = []

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unspoken.errors import NotFound
+from unspoken.progress import NO_PROGRESS, Progress
 from unspoken.runs.dataset.card import BESIDE_CARD, CARD_FILE, FDR_FILE
 from unspoken.runs.dataset.manifest import LABELS_FILE
 from unspoken.runs.dataset.rows import Annotation, Row
@@ -65,7 +66,12 @@ _SCHEMA = pa.schema(
 
 
 def export_hugging_face(
-    run_dir: Path, out: Path, *, pictures: Path | None = None, rows_per_file: int = ROWS_PER_FILE
+    run_dir: Path,
+    out: Path,
+    *,
+    pictures: Path | None = None,
+    rows_per_file: int = ROWS_PER_FILE,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, int]:
     """Write out/data/train-*.parquet, the card and the labels' vectors; return the counts.
 
@@ -83,7 +89,10 @@ def export_hugging_face(
     schema = _SCHEMA.with_metadata({"huggingface": _features(list(category_ids))})
     num_files = -(-num_rows // rows_per_file)
     records = _records(labelled_rows(dataset_dir), files, category_ids)
-    with whole_folder(out) as folder:
+    with (
+        whole_folder(out) as folder,
+        progress.stage("writing pictures", total=num_rows) as stage,
+    ):
         (folder / "data").mkdir()
         for number in range(num_files):
             name = f"train-{number:05d}-of-{num_files:05d}.parquet"
@@ -91,6 +100,7 @@ def export_hugging_face(
                 file_records = islice(records, rows_per_file)
                 while group := list(islice(file_records, ROWS_PER_GROUP)):
                     writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                    stage.advance(len(group))
         _write_card(dataset_dir, folder)
     return {"files": num_files, "images": num_rows, "categories": len(labels)}
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from unspoken.errors import InvalidInput
+from unspoken.progress import NO_PROGRESS, Progress, counted
 from unspoken.runs.dataset.rows import Annotation, Row
 from unspoken.runs.exports.source import (
     LabelledPictures,
+    count_labelled,
     detector_names,
     find_dataset,
     labelled_rows,
@@ -28,7 +30,12 @@ _BOXES, _IMAGE = "label", "image"  # names of the control and of its object in t
 
 
 def export_label_studio(
-    run_dir: Path, out: Path, *, pictures: Path | None = None, url_prefix: str | None = None
+    run_dir: Path,
+    out: Path,
+    *,
+    pictures: Path | None = None,
+    url_prefix: str | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, int]:
     """Write out/pictures/, out/tasks.json, out/labels.xml; return counts of tasks, boxes, labels.
 
@@ -42,9 +49,12 @@ def export_label_studio(
     tasks: list[dict[str, object]] = []
     labels: set[str] = set()
     num_boxes = 0
-    with whole_folder(out) as folder:
+    with (
+        whole_folder(out) as folder,
+        progress.stage("writing pictures", total=count_labelled(dataset_dir)) as stage,
+    ):
         (folder / PICTURES_DIR).mkdir()
-        for number, row in enumerate(labelled_rows(dataset_dir), start=1):
+        for number, row in enumerate(counted(labelled_rows(dataset_dir), stage), start=1):
             picture = files.read_upright(row)
             name = f"{number:09d}.{picture.ending}"
             (folder / PICTURES_DIR / name).write_bytes(picture.encoded)

@@ -16,11 +16,13 @@ from pathlib import Path
 from PIL import Image
 
 from unspoken.imaging.drawing import css_variables
+from unspoken.progress import NO_PROGRESS, Progress, counted
 from unspoken.runs.dataset.false_discovery import annotation_source
 from unspoken.runs.dataset.rows import Annotation, Candidate, Row
 from unspoken.runs.dataset.shards import committed_records
 from unspoken.runs.exports.source import (
     LabelledPictures,
+    count_labelled,
     detector_names,
     encode_jpeg,
     find_dataset,
@@ -35,7 +37,9 @@ PICTURES_DIR = "pictures"
 MAX_SIDE_PX = 800
 
 
-def write_report(run_dir: Path, out: Path, *, pictures: Path | None = None) -> dict[str, int]:
+def write_report(
+    run_dir: Path, out: Path, *, pictures: Path | None = None, progress: Progress = NO_PROGRESS
+) -> dict[str, int]:
     """Write out/index.html and out/pictures/; return the counts of pictures and boxes.
 
     `pictures`: see LabelledPictures. Raises NotFound, InvalidInput; `out` is then unchanged.
@@ -44,9 +48,12 @@ def write_report(run_dir: Path, out: Path, *, pictures: Path | None = None) -> d
     files = LabelledPictures(run_dir, root=pictures)
     records: list[dict[str, object]] = []
     num_boxes = 0
-    with whole_folder(out) as folder:
+    with (
+        whole_folder(out) as folder,
+        progress.stage("drawing the report", total=count_labelled(dataset_dir)) as stage,
+    ):
         (folder / PICTURES_DIR).mkdir()
-        for number, row in enumerate(labelled_rows(dataset_dir), start=1):
+        for number, row in enumerate(counted(labelled_rows(dataset_dir), stage), start=1):
             name = f"{PICTURES_DIR}/{number:09d}.jpg"
             copy = Image.fromarray(files.read(row).pixels)
             copy.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))

@@ -60,6 +60,11 @@ def labelled_rows(dataset_dir: Path) -> Iterator[Row]:
     return (row for row in iter_rows(dataset_dir) if row.status == "labelled")
 
 
+def count_labelled(dataset_dir: Path) -> int:
+    """Return the number of labelled rows, from the commit records."""
+    return sum(record.labelled for _, record in committed_records(dataset_dir))
+
+
 def in_batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     """Yield rows in batches of `size`. The last batch may be smaller; no batch is empty."""
     left = iter(rows)

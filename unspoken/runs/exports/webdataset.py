@@ -10,10 +10,12 @@ import shutil
 import tarfile
 from pathlib import Path
 
+from unspoken.progress import NO_PROGRESS, Progress, counted
 from unspoken.runs.dataset.manifest import LABELS_FILE
 from unspoken.runs.dataset.rows import Annotation, Row
 from unspoken.runs.exports.source import (
     LabelledPictures,
+    count_labelled,
     find_dataset,
     in_batches,
     labelled_rows,
@@ -29,6 +31,7 @@ def export_webdataset(
     *,
     pictures: Path | None = None,
     samples_per_shard: int = SAMPLES_PER_SHARD,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, int]:
     """Write out/00000.tar, ... and the labels' vectors; return shard, sample, annotation counts.
 
@@ -37,10 +40,13 @@ def export_webdataset(
     dataset_dir = find_dataset(run_dir)
     files = LabelledPictures(run_dir, root=pictures)
     written = {"shards": 0, "samples": 0, "annotations": 0}
-    with whole_folder(out) as folder:
+    with (
+        whole_folder(out) as folder,
+        progress.stage("writing pictures", total=count_labelled(dataset_dir)) as stage,
+    ):
         for rows in in_batches(labelled_rows(dataset_dir), samples_per_shard):
             with tarfile.open(folder / f"{written['shards']:05d}.tar", "w") as tar:
-                for row in rows:
+                for row in counted(rows, stage):
                     written["samples"] += 1
                     written["annotations"] += len(row.kept)
                     _add_sample(tar, f"{written['samples']:09d}", row, files)

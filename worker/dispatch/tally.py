@@ -1,14 +1,11 @@
-"""Progress of a run from its commit records: rows done, rows per second, time by stage."""
+"""Sums of a run's commit records: rows done, boxes, losses, and time by stage."""
 
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from unspoken.runs.dataset.shards import CommitRecord
 from unspoken.timings import is_wait
 
-# The rate covers the last five minutes, so that an hour's pause does not lower it for a day.
-WINDOW_S = 300.0
 # The slowest stage is that of the last commits, because an earlier bottleneck may be gone.
 RECENT_COMMITS = 64
 NO_WORKERS = "workers"
@@ -51,32 +48,3 @@ class Tally:
             total_ms.update(timings_ms)
         own_ms = {s: ms for s, ms in total_ms.items() if s != "total" and not is_wait(s)}
         return max(own_ms, key=lambda stage: own_ms[stage], default=None)
-
-
-class Rate:
-    """Rows per second over the last minutes, by the caller's clock."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._seen: deque[tuple[float, int]] = deque()
-        self._moved = False
-
-    def note(self, done: int) -> None:
-        """Record the number of rows done now; the first call sets the start of counting."""
-        now_s = self._clock()
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()  # a damaged shard was found and is being done again
-        if not self._seen or done != self._seen[-1][1]:
-            self._moved = bool(self._seen)
-            self._seen.append((now_s, done))
-        # Keep the last entry before the window, because the window's rows are counted from it.
-        while len(self._seen) > 1 and self._seen[1][0] <= now_s - WINDOW_S:
-            self._seen.popleft()
-
-    def rows_per_s(self) -> float | None:
-        """Return the rate; None until the first rows are done, 0 if the last were long ago."""
-        if len(self._seen) < 2:
-            return 0.0 if self._moved else None
-        (first_s, before), (_, done) = self._seen[0], self._seen[-1]
-        elapsed_s = self._clock() - first_s
-        return (done - before) / elapsed_s if elapsed_s > 0 else None

@@ -9,14 +9,7 @@ from tests.worker.stage import Stage
 from unspoken.runs.dataset.shards import CommitRecord, read_record, record_name
 from unspoken.runs.store import read_status
 from unspoken.timings import Timings
-from worker.dispatch.progress import WINDOW_S, Rate, Tally
-
-
-class Clock:
-    now_s = 100.0
-
-    def __call__(self):
-        return self.now_s
+from worker.dispatch.tally import Tally
 
 
 def record(**timings_ms):
@@ -48,34 +41,6 @@ def test_the_slowest_stage_is_that_of_the_last_commits():
     assert tally(*early).slowest_stage == "prompt"
     assert tally(*early, *[record(prompt=1, detect=9, total=99)] * 64).slowest_stage == "detect"
     assert tally(record()).slowest_stage is None  # adopted
-
-
-def test_the_rate_is_that_of_the_last_minutes_and_a_restart_counts_from_what_it_found():
-    clock = Clock()
-    rate = Rate(clock)
-    rate.note(1000)
-    assert rate.rows_per_s() is None
-    clock.now_s += 10
-    rate.note(1040)
-    assert rate.rows_per_s() == 4
-    clock.now_s += 3600  # nothing for an hour, then as quick as before
-    rate.note(1040)
-    for done in range(1080, 2680, 40):
-        clock.now_s += 10
-        rate.note(done)
-    assert rate.rows_per_s() == pytest.approx(4, rel=0.05)
-    clock.now_s += 10 * WINDOW_S
-    rate.note(2640)
-    assert rate.rows_per_s() == 0
-
-
-def test_a_spoilt_shard_is_not_a_negative_rate():
-    clock = Clock()
-    rate = Rate(clock)
-    for done in (0, 80, 40):
-        rate.note(done)
-        clock.now_s += 10
-    assert rate.rows_per_s() is None
 
 
 def test_times_of_threads_that_overlapped_share_the_time_that_passed():
