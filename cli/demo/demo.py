@@ -14,11 +14,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from cli.demo.queries import ask_for_words
+from cli.demo.queries import ReadPicture, ask_for_words
 from cli.demo.tables import label_table, phrase_table, source_table
 from cli.gateway import gateway_client
 from cli.labelling import follow, running_stack
-from cli.local.launcher import StackConfig
+from cli.local.launcher import Stack, StackConfig
 from cli.status_view import describe
 from smallworld.shards import write_shards
 from smallworld.truth import (
@@ -31,17 +31,18 @@ from smallworld.truth import (
 )
 from smallworld.world import World
 from unspoken.config.services import GATEWAY, port_by_service
+from unspoken.config.settings import ProcessSettings
 from unspoken.errors import Conflict
 from unspoken.imaging.drawing import add_caption, scale_to_width
 from unspoken.runs import storage
 from unspoken.runs.dataset.bias_page import BIAS_FILE, render_bias_page
 from unspoken.runs.dataset.false_discovery import SOURCES
 from unspoken.runs.dataset.manifest import count_dataset
-from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.dataset.row_picture import draw_row
 from unspoken.runs.dataset.rows import Row
 from unspoken.runs.dataset.shards import iter_rows
 from unspoken.runs.exports.report import PAGE_FILE, write_report
+from unspoken.runs.exports.source import LabelledPictures
 from unspoken.runs.files import write_json
 from unspoken.runs.notice import describe_limits
 from unspoken.runs.plan import read_plan
@@ -59,7 +60,7 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     Writes out/summary.json, out/bias.md, out/report/, out/pictures/, out/queries/ and
     out/runs/demo/dataset/. Raises Conflict if `out` contains anything but an earlier demo.
     """
-    _clear(out)
+    clear(out)
     data_dir = out / "data"
     with console.status(f"composing {num_images} captioned pictures"):
         world = World.load((STYLE,))
@@ -68,20 +69,36 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     if stay:
         config = replace(config, port_by_service=port_by_service())
     with running_stack(config, console, resume="run the same command to restart the demo") as stack:
-        runs = gateway_client(stack.urls["gateway"]).runs
         started = time.monotonic()
-        runs.create(RunRequest(source="shards", run_id=RUN_ID))
-        status = follow(lambda: runs.read(RUN_ID), console, each_poll=stack.revive)
+        status = label_source(stack, "shards", run_id=RUN_ID, console=console)
         seconds = time.monotonic() - started
-        if status.state != "done":
-            raise Conflict(f"{describe(status)}; logs in {stack.logs_dir}")
         rows = _report(out, status, seconds=seconds, console=console)
         ask_for_words(
-            rows, data_dir / "shards", out / "queries", url=stack.urls["gateway"], console=console
+            rows,
+            LabelledPictures(out / "runs" / RUN_ID, root=data_dir).read,
+            out / "queries",
+            profile=ProcessSettings().read_profile(),
+            url=stack.urls["gateway"],
+            console=console,
         )
         if stay:
-            console.print(f"the stack is running at {stack.urls[GATEWAY.name]}/; Ctrl-C to stop")
-            stack.watch()
+            stay_up(stack, console)
+
+
+def label_source(stack: Stack, source: str, *, run_id: str, console: Console) -> RunStatus:
+    """Label a folder of the stack's data folder. Raises Conflict unless the run is then done."""
+    runs = gateway_client(stack.urls[GATEWAY.name]).runs
+    runs.create(RunRequest(source=source, run_id=run_id))
+    status = follow(lambda: runs.read(run_id), console, each_poll=stack.revive)
+    if status.state != "done":
+        raise Conflict(f"{describe(status)}; logs in {stack.logs_dir}")
+    return status
+
+
+def stay_up(stack: Stack, console: Console) -> None:
+    """Keep the stack up until Ctrl-C."""
+    console.print(f"the stack is running at {stack.urls[GATEWAY.name]}/; Ctrl-C to stop")
+    stack.watch()
 
 
 def summarise(
@@ -116,15 +133,13 @@ def bias_page(rows: Sequence[Row], shards: Path, *, box_threshold: float) -> str
     return render_bias_page(counts)
 
 
-def draw_rows(rows: Sequence[Row], shards: Path, out: Path) -> list[Path]:
-    """Draw every labelled row of a folder of tar shards; return the files, most boxes first."""
+def draw_rows(rows: Sequence[Row], read: ReadPicture, out: Path) -> list[Path]:
+    """Draw every labelled row; return the files, most boxes first."""
     out.mkdir(parents=True, exist_ok=True)
-    pictures = PictureFiles(shards)
     written = []
     for row in sorted(rows, key=lambda each: -len(each.kept)):
         if row.status == "labelled":
-            place = Place.of(row)._replace(shard=Path(row.source_shard).name)
-            picture = Image.fromarray(pictures.read(place).pixels)
+            picture = Image.fromarray(read(row).pixels)
             path = out / f"{Path(row.key).name}.png"
             drawn = draw_row(row, picture, scale=scale_to_width(picture))
             add_caption(drawn, "", legend=SOURCES).save(path)
@@ -142,25 +157,34 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
     threshold = plan.config.named_threshold
     bias = bias_page(rows, out / "data" / "shards", box_threshold=threshold)
     storage.replace(out / BIAS_FILE, bias.encode())
-    write_report(out / "runs" / RUN_ID, out / "report", pictures=out / "data")
-    pictures = draw_rows(rows, out / "data" / "shards", out / "pictures")
-    for table in (label_table(rows), source_table(rows), phrase_table(rows)):
-        if table is not None:
-            console.print(table)
+    show_rows(out, rows, run_id=RUN_ID, console=console)
     facts = Table(title="summary", show_header=False)
     for name, value in summary.items():
         facts.add_row(name, str(value))
     console.print(facts)
-    console.print(f"pictures with boxes   {out / 'pictures'} ({len(pictures)}), e.g. {pictures[0]}")
-    console.print(f"dataset and card      {out / 'runs' / RUN_ID / 'dataset'}")
     console.print(f"summary               {out / 'summary.json'}")
-    console.print(f"HTML report           {out / 'report' / PAGE_FILE}")
     console.print(f"labels never found    {out / BIAS_FILE}")
-    console.print(f"{out} is a workspace: unspoken status --workspace {out}", soft_wrap=True)
     return rows
 
 
-def _clear(out: Path) -> None:
+def show_rows(out: Path, rows: Sequence[Row], *, run_id: str, console: Console) -> None:
+    """Write out/report/ and out/pictures/ of a run, and print tables and the paths."""
+    run_dir = out / "runs" / run_id
+    write_report(run_dir, out / "report", pictures=out / "data")
+    read = LabelledPictures(run_dir, root=out / "data").read
+    pictures = draw_rows(rows, read, out / "pictures")
+    for table in (label_table(rows), source_table(rows), phrase_table(rows)):
+        if table is not None:
+            console.print(table)
+    if pictures:
+        example = f"({len(pictures)}), e.g. {pictures[0]}"
+        console.print(f"pictures with boxes   {out / 'pictures'} {example}")
+    console.print(f"dataset and card      {run_dir / 'dataset'}")
+    console.print(f"HTML report           {out / 'report' / PAGE_FILE}")
+    console.print(f"{out} is a workspace: unspoken status --workspace {out}", soft_wrap=True)
+
+
+def clear(out: Path) -> None:
     """Remove an earlier demo. Raises Conflict if the folder contains anything else."""
     if out.exists() and any(out.iterdir()):
         if not (out / MARK).exists():

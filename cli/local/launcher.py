@@ -53,6 +53,7 @@ class StackConfig:
     port_by_service: 0 stands for any free port.
     broker_url: address of a running Redis; if None, an embedded Redis is started.
     metrics_port: port of the dispatcher's /metrics; 0 disables it.
+    profile: profile of models.yaml; None for the user's UNSPOKEN_PROFILE.
     services_stop_s: time after which services that have not ended are killed at the end.
     """
 
@@ -66,6 +67,7 @@ class StackConfig:
     broker_url: str | None = None
     worker_concurrency: int = 2
     metrics_port: int = 0
+    profile: str | None = None
     services_stop_s: float = SERVICES_STOP_S
 
 
@@ -160,6 +162,7 @@ class Stack:
             WORKER_GRACE_S=str(GRACE_S),
             WORKER_METRICS_PORT=str(self.config.metrics_port),
             **urls_in_environment(self.urls),
+            **({"UNSPOKEN_PROFILE": self.config.profile} if self.config.profile else {}),
         )
         for name, module in MODULES.items():
             child = _Child(name, module, environment=environment, logs_dir=self.logs_dir)

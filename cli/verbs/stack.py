@@ -7,6 +7,7 @@ import typer
 
 from cli.console import PlainConsole
 from cli.demo.demo import run_demo
+from cli.demo.photographs import label_photographs
 from cli.labelling import describe_start, running_stack
 from cli.local.launcher import DRAIN_S, StackConfig
 from cli.options import MovedTo, Workspace
@@ -32,6 +33,10 @@ def demo(
     images: Annotated[int, typer.Option(min=1, max=10_000, help="Number of pictures.")] = 48,
     seed: Annotated[int, typer.Option(help="Seed of the scenes; training used others.")] = 7001,
     exit_: Annotated[bool, typer.Option("--exit", help="Exit when the dataset is done.")] = False,
+    photographs: Annotated[
+        bool,
+        typer.Option(help="Label eight photographs by the models of the profile base instead."),
+    ] = False,
 ) -> None:
     """Compose captioned pictures, label them, and show the results.
 
@@ -39,8 +44,12 @@ def demo(
 
     Examples:
         unspoken demo --exit
+        unspoken demo --photographs --out photographs-out
         unspoken status --workspace demo-out
     """
+    if photographs:
+        label_photographs(out, stay=not exit_, console=console)
+        return
     run_demo(out, num_images=images, seed=seed, stay=not exit_, console=console)
 
 

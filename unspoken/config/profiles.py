@@ -48,12 +48,21 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSource:
-    """A folder of files; `files` maps each file's relative path to its sha256, or to None."""
+    """A folder of files.
+
+    Attributes:
+        profile: The profile that it belongs to.
+        source: See the module's docstring.
+        revision: Version of the wheel or commit of the hub.
+        files: Each file's relative path -> its sha256, or None.
+        gigabytes: Size of the download, rounded; 0 if it is small or unknown.
+    """
 
     profile: str
     source: str
     revision: str
     files: Mapping[str, str | None]
+    gigabytes: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +271,7 @@ class _WrittenSource(_Written):
     source: Annotated[str, Field(pattern=rf"^((wheel|project|file):.+|hub:{_NAME}(/{_NAME})?)$")]
     revision: FileName
     files: Annotated[dict[FileName, Sha256 | None], Field(min_length=1)]
+    gigabytes: Annotated[float, Field(ge=0)] = 0.0
 
 
 class _WrittenEntry(_WrittenSource):
@@ -345,6 +355,7 @@ def _entry(
         source=written.source,
         revision=written.revision,
         files=written.files,
+        gigabytes=written.gigabytes,
         device=device or written.device,
         dtype=written.dtype,
         options={} if options is None else options.model_dump(exclude_none=True),
@@ -354,5 +365,9 @@ def _entry(
 
 def _source(written: _WrittenSource, *, profile: str) -> WeightSource:
     return WeightSource(
-        profile=profile, source=written.source, revision=written.revision, files=written.files
+        profile=profile,
+        source=written.source,
+        revision=written.revision,
+        files=written.files,
+        gigabytes=written.gigabytes,
     )

@@ -10,6 +10,7 @@ from cli.demo.demo import bias_page, draw_rows, summarise
 from smallworld.shards import write_shards
 from tests.smallworld.tiny_world import tiny_world
 from tests.unspoken.runs.rows import annotation, candidate, labelled_row
+from unspoken.runs.dataset.picture_files import PictureFiles, Place
 from unspoken.runs.dataset.rows import Row
 from unspoken.wire.proposals import PhraseSource
 from unspoken.wire.runs import RunStatus
@@ -76,9 +77,14 @@ def test_boxes_in_the_wrong_place_are_wrong(shards):
     assert summary["implied_precision"] == summary["implied_recall"] == 0.0
 
 
+def reader(shards: Path):
+    files = PictureFiles(shards)
+    return lambda row: files.read(Place.of(row)._replace(shard=Path(row.source_shard).name))
+
+
 def test_every_labelled_picture_is_drawn_with_its_caption_below(shards, tmp_path):
     rows = true_rows(shards)
-    written = draw_rows(rows, shards, tmp_path / "pictures")
+    written = draw_rows(rows, reader(shards), tmp_path / "pictures")
     assert len(written) == len(rows)
     with Image.open(written[0]) as picture:
         assert picture.height > picture.width >= 576
@@ -87,7 +93,7 @@ def test_every_labelled_picture_is_drawn_with_its_caption_below(shards, tmp_path
 def test_the_first_drawn_picture_has_the_most_boxes(shards, tmp_path):
     rows = true_rows(shards)
     rows[0] = rows[0].model_copy(update={"annotations": ()})
-    written = draw_rows(rows, shards, tmp_path / "pictures")
+    written = draw_rows(rows, reader(shards), tmp_path / "pictures")
     boxes = {Path(row.key).name: len(row.kept) for row in rows if row.status == "labelled"}
     assert [boxes[path.stem] for path in written] == sorted(boxes.values(), reverse=True)
     assert boxes[written[0].stem] > boxes[Path(rows[0].key).name] == 0
