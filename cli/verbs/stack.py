@@ -35,7 +35,10 @@ def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="Exit when the dataset is done.")] = False,
     photographs: Annotated[
         bool,
-        typer.Option(help="Label eight photographs by the models of the profile base instead."),
+        typer.Option(
+            "--photographs",
+            help="Label eight photographs by the models of the profile base instead.",
+        ),
     ] = False,
 ) -> None:
     """Compose captioned pictures, label them, and show the results.
