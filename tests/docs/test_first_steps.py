@@ -45,7 +45,7 @@ def test_the_commands_for_own_pictures_label_report_and_export_the_examples(tmp_
     coco = json.loads((tmp_path / "coco.json").read_text())
     assert len(coco["images"]) == len(list((ROOT / "examples").glob("*.jpg")))
     assert {"house", "car"} <= {each["name"] for each in coco["categories"]}
-    assert (tmp_path / "unspoken-work/reports/labels/index.html").is_file()
+    assert (tmp_path / "unspoken-work/runs/labels/report/index.html").is_file()
 
 
 @pytest.mark.parametrize("page", ["docs/tutorials/first-query.md"])

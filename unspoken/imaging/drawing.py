@@ -98,8 +98,10 @@ def draw_masks(
     pixels = np.asarray(_resized(picture, scale)).astype(np.float32)
     shapes = [_resized_mask(each.mask, (pixels.shape[1], pixels.shape[0])) for each in masks]
     colors = [np.array(ImageColor.getrgb(each.color), dtype=np.float32) for each in masks]
+    untinted = pixels.copy()
     for shape, color in zip(shapes, colors, strict=True):
-        pixels[shape] = (1 - OPACITY) * pixels[shape] + OPACITY * color
+        # Not over the tint of other masks: the picture stays visible below many of them.
+        pixels[shape] = (1 - OPACITY) * untinted[shape] + OPACITY * color
     for shape, color in zip(shapes, colors, strict=True):
         inner = _eroded(shape, _EDGE_PX)
         pixels[inner & ~_eroded(inner, 1)] = 255  # a white edge, as of boxes

@@ -148,3 +148,11 @@ def test_pages_and_pictures_share_the_palette():
 def test_every_meaning_has_its_own_colour():
     assert len(set(COLORS.values())) == len(COLORS)
     assert len(set(SERIES)) == len(SERIES)
+
+
+def test_the_picture_stays_visible_below_many_masks():
+    halves = np.zeros((100, 100, 3), np.uint8)
+    halves[:, 50:] = 255
+    everywhere = [LabelledMask(np.ones((100, 100), bool), "", color) for color in SERIES]
+    drawn = np.asarray(draw_masks(Image.fromarray(halves), everywhere)).astype(int)
+    assert drawn[50, 70].sum() - drawn[50, 30].sum() > 450
