@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from unspoken.errors import InvalidInput, UnspokenError
 from unspoken.safe_text import escape_controls
 
 
@@ -27,10 +26,3 @@ class PlainConsole(Console):
 def say(text: str) -> None:
     """Print text to standard output with its control characters escaped."""
     typer.echo(escape_controls(text, keep="\n\t"))
-
-
-def print_error(console: Console, error: UnspokenError) -> None:
-    """Print an error: its code in red, then its message without markup."""
-    code = "not possible" if isinstance(error, InvalidInput) else error.code
-    message = escape_controls(error.message, keep="\n\t")
-    console.print(Text.assemble((f"{code}:", "red"), " ", message), soft_wrap=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from cli.checking.paths import check_folder, check_output_folder
 from cli.segmenter import local_segmenter, open_segmenter
 from services.segmenter.settings import SegmenterSettings
 from unspoken.errors import InvalidInput, NotReady, Overloaded
@@ -30,11 +31,12 @@ class EmbedReport:
 
 def picture_files(folder: Path) -> list[Path]:
     """Return the picture files below a folder, in order. Raises InvalidInput if there are none."""
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a folder")
+    check_folder(folder, what="the folder")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
-        raise InvalidInput(f"{folder} contains no pictures: {', '.join(sorted(SUFFIXES))}")
+        raise InvalidInput(
+            f"{folder} contains no pictures. Give a folder with {', '.join(sorted(SUFFIXES))}"
+        )
     return paths
 
 
@@ -74,5 +76,6 @@ def filled_segmenter(url: str | None, cache: Path | None) -> Iterator[Segmenter]
         settings = settings.model_copy(update={"disk_cache_dir": cache})
     if settings.disk_cache_dir is None:
         raise InvalidInput("no disk cache: give --cache, SEGMENTER_DISK_CACHE_DIR or --url")
+    check_output_folder(settings.disk_cache_dir, what="--cache")
     with local_segmenter(settings, with_detector=False) as segmenter:
         yield segmenter

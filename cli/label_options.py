@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cli.checking.paths import read_lines
 from unspoken.errors import InvalidInput
 from unspoken.problem_words import first_problem, plain_problems, unknown_name
 from unspoken.wire.filters import FilterConfig
@@ -53,8 +54,20 @@ def run_request(parameters: Mapping[str, Any], **place: object) -> RunRequest:
         return RunRequest.model_validate({**place, **fields, "filters": filters})
     except ValidationError as error:
         first = plain_problems(error, RunRequest)[0]
-        where = f"{flag_of(re.split(r'[.[]', first.where)[0])}: " if first.where else ""
-        raise InvalidInput(where + _with_flags(first.problem)) from error
+        field = re.split(r"[.[]", first.where)[0]
+        raise InvalidInput(_of_flag(field, first.problem, fields)) from error
+
+
+def _of_flag(field: str, problem: str, fields: Mapping[str, object]) -> str:
+    """Return a problem with the flag as the user typed it, and its value."""
+    if not field:
+        return _with_flags(problem)
+    value = fields.get(field)
+    if field == "run_id":
+        return "--name must have 1 to 64 characters: lower-case letters, digits and hyphens"
+    if field == "box_threshold":
+        problem = "must be a number from 0 to 1, or 'auto'"
+    return f"{flag_of(field)} {_with_flags(problem)}, got {value!r}"
 
 
 def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> FilterConfig:
@@ -69,16 +82,20 @@ def parse_filters(settings: Sequence[str], *, blocklist: Path | None = None) -> 
     for setting in settings:
         name, _, value = setting.partition("=")
         if name not in FilterConfig.model_fields:
-            raise InvalidInput(unknown_name(name, FilterConfig.model_fields, what="filter"))
+            raise InvalidInput(
+                f"--filter: {unknown_name(name, FilterConfig.model_fields, what='filter')}"
+            )
         if not value:
-            raise InvalidInput(f"filter {name}: write {name}=VALUE, or {name}=off to disable it")
+            raise InvalidInput(
+                f"--filter {name} has no value. Write {name}=VALUE, or {name}=off to disable it"
+            )
         values[name] = _value(value, default=FilterConfig.model_fields[name].default)
     if blocklist is not None:
-        values["blocklist"] = _read_lines(blocklist)
+        values["blocklist"] = read_lines(blocklist, what="--blocklist")
     try:
         return FilterConfig.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(f"filter {first_problem(error, FilterConfig)}") from error
+        raise InvalidInput(f"--filter {first_problem(error, FilterConfig)}") from error
 
 
 def _value(text: str, *, default: object) -> object:
@@ -87,11 +104,3 @@ def _value(text: str, *, default: object) -> object:
     if text == "off":
         return None
     return tuple(text.split(",")) if isinstance(default, tuple) else text
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the blocklist {path} cannot be read: {error}") from error
-    return [line.strip() for line in lines if line.strip()]

@@ -21,18 +21,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cli.checking.paths import check_exists, check_folder
+from cli.checking.stack import check_stack
 from cli.local.launcher import Stack, StackConfig
 from cli.status_view import describe
 from unspoken.client import Client
 from unspoken.errors import (
     Conflict,
     DeadlineExceeded,
-    InvalidInput,
     NotReady,
     ServiceUnavailable,
 )
 from unspoken.safe_text import escape_controls, escape_json, redact
 from unspoken.wire.runs import ENDED, RunStatus
+from worker.sources.intake import check_source
 
 POLL_S = 0.5
 # Time after which a run counts as stalled; a restarting dispatcher is back earlier.
@@ -47,6 +49,7 @@ def running_stack(
 
     resume: text that tells the user, after Ctrl-C, how to resume the work.
     """
+    check_stack(profile=config.profile)
     with Stack(config) as stack:
         try:
             with console.status("starting Redis, services, dispatcher and worker") as line:
@@ -166,6 +169,11 @@ class LocalSource(NamedTuple):
     source: str
     pictures: str | None = None
 
+    def check(self) -> None:
+        """Raise InvalidInput if no picture of the source can be labelled; reads its first rows."""
+        pictures = None if self.pictures is None else self.data_dir / self.pictures
+        check_source(self.data_dir / self.source, root=self.data_dir, pictures=pictures)
+
 
 def local_source(source: Path, *, pictures: Path | None = None) -> LocalSource:
     """Return the data folder and relative paths of a source. Raises InvalidInput.
@@ -174,16 +182,12 @@ def local_source(source: Path, *, pictures: Path | None = None) -> LocalSource:
     `pictures`. In the second case the data folder is the nearest folder that contains both.
     """
     path = source.expanduser().resolve()
-    if not path.exists():
-        raise InvalidInput(
-            f"source {source} does not exist: give a folder of pictures, a tar or a table"
-        )
+    check_exists(source.expanduser(), what="the source")
     data_dir = path if path.is_dir() else path.parent
     if pictures is None:
         return LocalSource(data_dir, path.relative_to(data_dir).as_posix())
     folder = pictures.expanduser().resolve()
-    if not folder.is_dir():
-        raise InvalidInput(f"--pictures {pictures} is not a folder")
+    check_folder(pictures.expanduser(), what="--pictures")
     data_dir = Path(os.path.commonpath([data_dir, folder]))
     below = [each.relative_to(data_dir).as_posix() for each in (path, folder)]
     return LocalSource(data_dir, *below)

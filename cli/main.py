@@ -1,4 +1,8 @@
-"""The command line: `unspoken COMMAND`. An error prints one line with advice."""
+"""The command line: `unspoken COMMAND`. An error prints one line with advice and exits with 1 or 2.
+
+Exit code 2 stands for invalid input. Known mistakes are explained where they are detected; this
+module turns all others into a line, too.
+"""
 
 import signal
 import sys
@@ -6,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from cli.console import PlainConsole, print_error
+from cli.console import PlainConsole
 from cli.lazy import LazyGroup
 from unspoken import __version__
-from unspoken.errors import InvalidInput, UnspokenError
 from unspoken.logs import configure_logging
 
 app = typer.Typer(
@@ -21,6 +24,9 @@ app = typer.Typer(
 
 
 console = PlainConsole(stderr=True)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def print_version(*, wanted: bool) -> None:
@@ -53,19 +59,28 @@ def main() -> None:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
-        app(prog_name="unspoken")
+        code = app(prog_name="unspoken", standalone_mode=False)
     except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001
+        code = _print(error)
+    if code == INTERRUPTED:
         console.print("stopped")
-        sys.exit(130)
-    except UnspokenError as error:
-        print_error(console, error)
-        sys.exit(2 if isinstance(error, InvalidInput) else 1)
-    except OSError as error:
-        # A full disk or a folder without permission is not a bug: the user can repair it.
-        print_error(
-            console, InvalidInput(f"{error.filename or 'a file'}: {error.strerror or error}")
-        )
-        sys.exit(1)
+    sys.exit(code)
+
+
+def _print(error: Exception) -> int:
+    """Print the line of an error; return the exit code."""
+    # Imported here, because they need pydantic, and commands without a mistake start faster.
+    from cli.checking.usage_lines import usage_line
+    from unspoken.config.settings import wants_traceback
+    from unspoken.error_lines import EXIT_INVALID, print_error
+
+    if not isinstance(error, typer.TyperException):
+        return print_error(error, debug=wants_traceback())
+    if line := usage_line(error):
+        sys.stderr.write(f"error: {line}\n")
+    return EXIT_INVALID
 
 
 if __name__ == "__main__":

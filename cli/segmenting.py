@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 from pydantic import ValidationError
 
+from cli.checking.paths import check_file
 from unspoken.errors import InvalidInput
 from unspoken.imaging.drawing import SERIES, LabelledMask, draw_masks, scale_to_width
 from unspoken.imaging.file_formats import FILE_FORMATS
@@ -24,21 +26,30 @@ from unspoken.wire.segment import (
 )
 
 
-def segment_file(
+class PictureQuestion(NamedTuple):
+    """Texts to search for in a picture file."""
+
+    path: Path
+    picture: Picture
+    question: SegmentQuestion
+
+
+def read_question(
     path: Path,
     texts: Sequence[str],
     *,
-    out: Path,
-    segmenter: Segmenter,
     method: Method = "auto",
     threshold: float | None = None,
     top_k: int = 20,
-) -> SegmentReply:
-    """Segment a picture file; write OUT/NAME-masks.png and .json. Raises InvalidInput."""
+) -> PictureQuestion:
+    """Read a picture file and check the texts. Raises InvalidInput."""
+    check_file(path, what="the picture")
+    if not all(text.strip() for text in texts):
+        raise InvalidInput("a text is empty. Name a thing to search for")
     try:
         picture = decode_picture(path.read_bytes(), formats=FILE_FORMATS)
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error.message}. Give another picture") from error
     try:
         question = SegmentQuestion(
             queries=tuple(SegmentQuery(text=text, threshold=threshold) for text in texts),
@@ -47,12 +58,17 @@ def segment_file(
         )
     except ValidationError as error:
         raise InvalidInput(first_problem(error)) from error
-    reply = segmenter.segment(picture, question)
+    return PictureQuestion(path, picture, question)
+
+
+def segment_file(ask: PictureQuestion, *, out: Path, segmenter: Segmenter) -> SegmentReply:
+    """Segment a picture file; write OUT/NAME-masks.png and .json."""
+    reply = segmenter.segment(ask.picture, ask.question)
     out.mkdir(parents=True, exist_ok=True)
-    drawn = out / f"{path.stem}-masks.png"
+    drawn = out / f"{ask.path.stem}-masks.png"
     written = json.dumps(reply.model_dump(mode="json", exclude_none=True), indent=1)
     drawn.with_suffix(".json").write_text(written + "\n", encoding="utf-8")
-    draw_reply(picture, reply).save(drawn)
+    draw_reply(ask.picture, reply).save(drawn)
     return reply
 
 

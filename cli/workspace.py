@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from unspoken.errors import NotFound
+from unspoken.problem_words import nearest
 
 DEFAULT_WORKSPACE = Path("unspoken-work")
 MAX_NAME_CHARS = 64
@@ -21,8 +22,12 @@ def run_folder(workspace: Path, run: str) -> Path:
     folder = runs_dir(workspace) / run
     if run in ("", ".", "..") or Path(run).name != run or not folder.is_dir():
         names = _run_names(workspace)
-        there = f"it has {', '.join(names)}" if names else "it has no runs"
-        raise NotFound(f"there is no run {run!r} in the workspace {workspace}: {there}")
+        near = nearest(run, names)
+        there = f"It has {', '.join(names)}" if names else "It has no runs"
+        raise NotFound(
+            f"there is no run {run!r} in the workspace {workspace}. "
+            + (f"Did you mean {near!r}? {there}" if near else there)
+        )
     return folder
 
 

@@ -77,6 +77,8 @@ def main() -> None:
     """Load the weights, then listen, so that a process that answers has its weights."""
     settings = read_settings()
     start_logging(*settings.values())
+    for each in settings.values():
+        each.check_port()
     run_apps(build_apps(settings))
 
 

@@ -96,6 +96,7 @@ def write_world(
         raise InvalidInput(f"seed must not be negative, got {seed}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Conflict(f"{out} is not an empty folder; choose a new or an empty one")
+    out.mkdir(parents=True, exist_ok=True)  # fails before the scenes are composed
     world = World.load(styles, split)
     tars = write_shards(
         out / "shards",

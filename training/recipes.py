@@ -16,5 +16,22 @@ DETECTOR_RECIPES = {
     "small-detector": "Small Grounding-DINO from random weights, on the small world.",
     "refine-detector": "From small-detector, on larger pictures. Needs --start.",
 }
-FROM_OFFICIAL_SAM = ("readout", "thesis")
-"""Recipes that learn nothing useful from random weights: they need --sam or --start."""
+NEEDED_WEIGHTS = {
+    "small-sam": ("start", "stem"),
+    "small-sam-fine": ("start",),
+    "small-semantic": ("start",),
+    "readout": ("sam",),
+    "thesis": ("sam",),
+    "refine-detector": ("start",),
+}
+"""Recipe -> options of the weights that it starts from; --start may replace --sam."""
+NEEDED_DATA = {
+    "small-sam-coarse": ("sa1b",),
+    "small-sam": ("sa1b",),
+    "small-sam-fine": ("sa1b",),
+    "small-semantic": ("run", "sa1b"),
+    "readout": ("run",),
+    "thesis": ("run", "sa1b"),
+    "smoke": ("run", "sa1b"),
+}
+"""Recipe -> options of its data, unless --mix changes what it learns from."""

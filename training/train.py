@@ -86,9 +86,9 @@ def train(
     files.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     with progress.stage("loading weights and data"):
+        mask_pictures, box_pictures = _open_data(recipe, files)
         loaded = load_start(recipe.network, sam=files.sam, start=files.start, stem=files.stem)
         base = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
-        mask_pictures, box_pictures = _open_data(recipe, files)
     label_vectors = None
     if box_pictures is not None:
         label_vectors = LabelVectors(

@@ -1,6 +1,7 @@
 """Operating system services: cores, child processes, who listens on a port, free memory."""
 
 import ctypes
+import errno
 import gc
 import os
 import signal
@@ -97,6 +98,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def port_problem(host: str, port: int) -> str:
+    """Return the reason why a TCP port cannot be listened on; empty if it can, or for port 0."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # The same option as uvicorn sets, so that closing connections do not block a port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return "is already in use, perhaps by another stack"
+            return f"cannot be used: {error.strerror}"
+    return ""
 
 
 def listens_on(pid: int, port: int) -> bool:

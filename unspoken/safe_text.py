@@ -53,6 +53,11 @@ def escape_json(written: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", written)
 
 
+def one_line(error: BaseException) -> str:
+    """Return an exception's text with every run of whitespace as one blank."""
+    return " ".join(str(error).split())
+
+
 def reason_of(error: BaseException) -> str:
     """Return an exception's text for a message: redacted, one line, at most MAX_REASON_CHARS.
 

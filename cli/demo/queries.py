@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cli.segmenter import open_segmenter
-from cli.segmenting import describe_reply, segment_file
+from cli.segmenting import describe_reply, read_question, segment_file
 from unspoken.config.profiles import Profile
 from unspoken.imaging.images import Picture
 from unspoken.runs.dataset.rows import Row
@@ -42,7 +42,7 @@ def ask_for_words(
     picture.write_bytes(read(row).encoded)
     words = [*words_of(row)[:MAX_WORDS], ABSENT]
     with open_segmenter(url) as segmenter:
-        reply = segment_file(picture, words, out=out, segmenter=segmenter)
+        reply = segment_file(read_question(picture, words), out=out, segmenter=segmenter)
     console.print(f"text queries over HTTP for {picture.name} ('{row.caption}'):")
     for line in describe_reply(reply):
         console.print(f"  {line}")

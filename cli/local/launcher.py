@@ -5,10 +5,8 @@ ends is restarted with exponential backoff. If a child ends before the stack is 
 fails with the end of its log.
 """
 
-import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +23,7 @@ from cli.settings_table import processes
 from unspoken.config.services import SERVICES, urls_in_environment
 from unspoken.config.settings import child_environment, warn_of_misspelt_variables
 from unspoken.errors import InvalidConfig, InvalidInput
-from unspoken.process import free_port, listens_on, start_child
+from unspoken.process import free_port, listens_on, port_problem, start_child
 from worker.process.embedded_redis import EmbeddedRedis
 
 READY_S = 300.0
@@ -124,10 +122,7 @@ class Stack:
                 ended = next((each for each in self._children.values() if each.ended()), None)
                 if ended is not None or time.monotonic() > deadline:
                     child = ended or self._children["services"]
-                    raise InvalidConfig(
-                        f"{child.name} did not become ready; the end of {child.log}:\n"
-                        + child.log_tail()
-                    )
+                    raise InvalidConfig(f"{child.name} did not become ready: {child.why()}")
                 self.revive()
                 time.sleep(0.2)
 
@@ -257,24 +252,18 @@ class _Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def log_tail(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+    def why(self) -> str:
+        """Return the error that ended the process, or else the end of its log."""
+        lines = self.log.read_text(errors="replace").splitlines()[-15:]
+        if lines and lines[-1].startswith("error: "):
+            return f"{lines[-1].removeprefix('error: ')} (log: {self.log})"
+        return "\n".join([f"the end of {self.log}:", *lines])
 
 
 def _check_port(port: int, *, name: str) -> None:
     """Raise InvalidInput if the port cannot be listened on. Port 0 stands for any free port."""
-    with socket.socket() as probe:
-        # The same option as uvicorn sets, so that closing connections do not block a port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            why = (
-                "is already in use, perhaps by another stack"
-                if error.errno == errno.EADDRINUSE
-                else f"cannot be used: {error.strerror}"
-            )
-            raise InvalidInput(
-                f"port {port} for {name} {why}: stop the other program, or choose "
-                "another port (`unspoken up --port`)"
-            ) from error
+    if problem := port_problem("127.0.0.1", port):
+        raise InvalidInput(
+            f"port {port} for {name} {problem}. Stop the other program, or choose another port "
+            "(`unspoken up --port`)"
+        )

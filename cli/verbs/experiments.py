@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cli.checking.paths import check_folder, check_output_folder, read_lines
 from cli.console import PlainConsole
 from unspoken.errors import InvalidInput
 
@@ -96,23 +97,19 @@ def proposals(
 ) -> None:
     """Measure whether templates find what captions omit; one detector checks all sources."""
     started = time.monotonic()
+    check_output_folder(out)
+    words = _read_words(vocabulary) if vocabulary is not None else None
+    if data is not None:
+        check_folder(data, what="--data")
     # Imported here, because only this command needs torch and the art packages.
-    import torch
-
     from experiments.collections.coco_folder import coco_folder
     from experiments.collections.collection import SCENES_SEED, small_world
-    from experiments.proposals import ProposalsConfig, compare_proposals
     from experiments.report.files import around_marks, put_into, write_report
     from experiments.report.page import answer, main_table
-    from services.detector.engine import build_engine as build_detector
-    from services.detector.settings import DetectorSettings
-    from services.llm.engine import build_engine as build_prompter
-    from services.llm.settings import LlmSettings
     from smallworld.world import World
 
     number = scenes or (QUICK_SCENES if quick else DEFAULT_SCENES)
     chosen_seed = SCENES_SEED if seed is None else seed
-    words = _read_words(vocabulary) if vocabulary is not None else None
     if page is not None:
         around_marks(page)  # raises early if the marks are missing
     out.mkdir(parents=True, exist_ok=True)
@@ -122,6 +119,15 @@ def proposals(
         if data is None
         else coco_folder(data, num_pictures=number, seed=chosen_seed)
     )
+    # Imported here, because the pictures and the page are checked before models load.
+    import torch
+
+    from experiments.proposals import ProposalsConfig, compare_proposals
+    from services.detector.engine import build_engine as build_detector
+    from services.detector.settings import DetectorSettings
+    from services.llm.engine import build_engine as build_prompter
+    from services.llm.settings import LlmSettings
+
     logging.getLogger("transformers").setLevel(logging.ERROR)
     settings = DetectorSettings()
     torch.set_num_threads(settings.num_threads)
@@ -157,11 +163,7 @@ class _Progress:
 
 
 def _read_words(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: the vocabulary cannot be read: {error}") from error
-    words = list(dict.fromkeys(" ".join(line.lower().split()) for line in lines if line.strip()))
+    words = [" ".join(line.lower().split()) for line in read_lines(path, what="--vocabulary")]
     if not words:
-        raise InvalidInput(f"{path} contains no labels")
-    return words
+        raise InvalidInput(f"--vocabulary {path} contains no labels. Write one label per line")
+    return list(dict.fromkeys(words))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cli.checking.paths import check_output_folder
+from cli.checking.stack import check_options
 from cli.console import PlainConsole
 from cli.earlier_run import describe_changes, describe_ended, earlier_run
 from cli.gateway import gateway_client
@@ -126,7 +128,11 @@ def label(
             created = client.runs.create(request)
             finish(follow_at_gateway(client, created.run_id, url, console), as_json=as_json)
         return
+    check_output_folder(workspace, what="--workspace")
+    check_options(request)
     earlier = earlier_run(workspace, there, request)
+    if earlier is None:
+        there.check()
     if earlier is None or earlier.state not in ENDED:
         if earlier is not None:
             console.print(describe_start(earlier), markup=False)

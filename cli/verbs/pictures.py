@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cli.checking.paths import check_output_folder
 from cli.console import PlainConsole, say
 from cli.embedding import embed_files, filled_segmenter, picture_files
 from cli.options import SegmenterUrl
 from cli.segmenter import open_segmenter
-from cli.segmenting import describe_reply, segment_file
+from cli.segmenting import describe_reply, read_question, segment_file
 from unspoken.wire.segment import Method
 
 MAX_NAMED = 5
@@ -40,16 +41,10 @@ def segment(
         unspoken segment street.jpg house wheel
         unspoken segment street.jpg "a red car" --url http://127.0.0.1:8000 --out masks
     """
+    check_output_folder(out)
+    question = read_question(image, texts, method=method, threshold=threshold, top_k=top_k)
     with open_segmenter(url) as segmenter:
-        reply = segment_file(
-            image,
-            texts,
-            out=out,
-            segmenter=segmenter,
-            method=method,
-            threshold=threshold,
-            top_k=top_k,
-        )
+        reply = segment_file(question, out=out, segmenter=segmenter)
     for line in describe_reply(reply):
         say(line)
     typer.echo(f"wrote {out / image.stem}-masks.png and {out / image.stem}-masks.json")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cli.checking.paths import check_folder
 from cli.options import AsJson, GatewayUrl, RunName, Workspace
 from cli.status_view import describe, how_to_resume, opened_runs, show_runs
 from cli.workspace import DEFAULT_WORKSPACE, run_folder, runs_dir
@@ -34,6 +35,8 @@ def status(
         raise InvalidInput("--watch needs the name of a run: unspoken status RUN --watch")
     if run is not None and url is None:
         run_folder(workspace, run)
+    elif url is None and (workspace.exists() or workspace != DEFAULT_WORKSPACE):
+        check_folder(workspace, what="--workspace")
     with opened_runs(url, runs_dir(workspace)) as source:
         show_runs(source, run, watch=watch, as_json=as_json, resume=how_to_resume(url, workspace))
 

@@ -7,10 +7,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from cli.console import PlainConsole
 from cli.settings_table import settings_text
-from unspoken.config.api_keys import key_sha256, new_key, parse_keys
+from unspoken.config.api_keys import is_key_name, key_sha256, new_key
 from unspoken.config.profiles import MODELS_FILE, load_profile, profile_names, resolve_files
 from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
-from unspoken.errors import MissingWeights
+from unspoken.errors import InvalidInput, MissingWeights
 
 weights_app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = PlainConsole(stderr=True)
@@ -32,6 +32,7 @@ def fetch_weights(
 ) -> None:
     """Download a profile's model files and check their hashes; services never download files."""
     settings = WeightsSettings()
+    chosen = load_profile(profile, models_file=settings.models_file)
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -46,7 +47,7 @@ def fetch_weights(
             progress.update(bars[now.file], completed=now.received_bytes)
 
         report = fetch_profile(
-            load_profile(profile, models_file=settings.models_file),
+            chosen,
             cache_dir=settings.cache_dir,
             hub_url=settings.hub_url,
             on_progress=show,
@@ -87,9 +88,13 @@ def key(
     Examples:
         unspoken key mobile-app --per-minute 120
     """
+    if not is_key_name(name):
+        raise InvalidInput(
+            f"{name!r} cannot be the name of a key. Use up to 64 letters, digits, dots, hyphens "
+            "and underscores"
+        )
     made = new_key()
     entry = f"{name}:{key_sha256(made)}" + ("" if per_minute is None else f":{per_minute}")
-    parse_keys(entry, requests_per_minute=0)
     typer.echo(f"UNSPOKEN_CLIENT_KEY={made}      # for clients")
     typer.echo(f"UNSPOKEN_API_KEYS={entry}      # for services; separate several keys by spaces")
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cli.checking.paths import check_output_folder
 from cli.console import PlainConsole
 from cli.demo.demo import run_demo
 from cli.demo.photographs import label_photographs
@@ -20,6 +21,7 @@ from unspoken.config.services import (
 )
 from unspoken.runs.store import list_runs
 from unspoken.wire.runs import ENDED
+from worker.process.broker import check_broker_answers
 from worker.process.broker_url import check_broker_url
 
 console = PlainConsole(stderr=True)
@@ -50,6 +52,7 @@ def demo(
         unspoken demo --photographs --out photographs-out
         unspoken status --workspace demo-out
     """
+    check_output_folder(out)
     if photographs:
         label_photographs(out, stay=not exit_, console=console)
         return
@@ -79,6 +82,8 @@ def up(
     """
     if broker_url is not None:
         check_broker_url(broker_url, name="--broker-url")
+        check_broker_answers(broker_url, name="--broker-url")
+    check_output_folder(workspace, what="--workspace")
     config = StackConfig(
         folder=workspace,
         data_dir=workspace / "data",

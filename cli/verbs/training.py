@@ -7,18 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli.checking.paths import check_output_folder, check_weights
+from cli.checking.training import RECIPES, check_instances, check_recipe
 from cli.console import PlainConsole
 from cli.options import MovedTo, Workspace
 from cli.progress import shown_progress
 from cli.workspace import DEFAULT_WORKSPACE, run_folder
-from training.recipes import DETECTOR_RECIPES, FROM_OFFICIAL_SAM, SAM_RECIPES
+from training.recipes import DETECTOR_RECIPES
 from unspoken.errors import InvalidConfig, InvalidInput
-from unspoken.problem_words import unknown_name
 from unspoken.runs.exports.source import find_dataset, missing_pictures
 
 console = PlainConsole(stderr=True)
-
-RECIPES = {**SAM_RECIPES, **DETECTOR_RECIPES}
 
 LabelledRun = Annotated[
     str | None, typer.Option("--run", metavar="RUN", help="Run whose dataset is trained on.")
@@ -26,6 +25,7 @@ LabelledRun = Annotated[
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[
         str,
         typer.Argument(
@@ -73,13 +73,8 @@ def train(
         unspoken train readout --sam sam_vit_b_01ec64.pth --run my-pictures --out readout
         unspoken train small-detector --minutes 90 --out detector
     """
-    if recipe not in RECIPES:
-        raise InvalidInput(unknown_name(recipe, RECIPES, what="recipe"))
-    if recipe in FROM_OFFICIAL_SAM and sam is None and start is None:
-        raise InvalidInput(
-            f"{recipe} starts from trained weights: give an official checkpoint with --sam, or "
-            "weights of this project with --start"
-        )
+    dataset = _dataset(workspace, run)
+    check_recipe(recipe, context.params)
     _check_installed()
     if recipe in DETECTOR_RECIPES:
         from training.detector.recipe import recipe_named
@@ -101,7 +96,7 @@ def train(
         chosen = replace(chosen, hard_negatives=True)
     files = TrainFiles(
         out=out,
-        data=_dataset(workspace, run),
+        data=dataset,
         pictures=moved_to,
         sa1b=sa1b,
         sam=sam,
@@ -150,6 +145,13 @@ def evaluate(
         raise InvalidInput("give either --world N, or --coco FILE with --images DIR")
     if coco is not None and images is None:
         raise InvalidInput("--coco needs the folder of its pictures: --images DIR")
+    check_weights(weights, what="the checkpoint")
+    if base is not None:
+        check_weights(base, what="--base")
+    if coco is not None and images is not None:
+        check_instances(coco, images)
+    if out is not None:
+        check_output_folder(out)
     dataset = _dataset(workspace, run)
     _check_installed()
     from training.evaluate import EvaluationPictures, evaluate_and_print

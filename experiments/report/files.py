@@ -65,7 +65,7 @@ def around_marks(page: Path) -> tuple[str, str]:
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
-        raise InvalidInput(f"{page} cannot be read: {error}") from error
+        raise InvalidInput(f"{page} cannot be read: {error.strerror}. Check the path") from error
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise InvalidInput(f"{page} must contain {BEGIN} and then {END}, each once")
     return text[: text.index(BEGIN)], text[text.index(END) :]

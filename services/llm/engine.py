@@ -256,6 +256,9 @@ def _load_causal_model(
 
 def build_engine(settings: LlmSettings) -> PrompterEngine:
     """Build the prompter that the settings name. Raises MissingWeights, InvalidConfig."""
+    templates = load_templates(settings.templates_file)
+    # Checked before the model loads.
+    choose_templates(settings.templates, known=templates, default=())
     match settings.backend:
         case "transformers":
             completer, model = _transformers_completer(settings)
@@ -264,7 +267,7 @@ def build_engine(settings: LlmSettings) -> PrompterEngine:
     return PrompterEngine(
         completer,
         model=model,
-        templates=load_templates(settings.templates_file),
+        templates=templates,
         default_templates=settings.templates,
         lexicon=load_lexicon(),
         prompt_style=settings.prompt_style,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from unspoken.errors import InvalidInput
+from unspoken.problem_words import unknown_name
 
 MAX_CAPTION_CHARS = 400
 
@@ -97,7 +98,7 @@ def choose_templates(
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise InvalidInput(
-            f"unknown template {unknown[0][:40]!r}; known: {', '.join(sorted(known))}",
+            unknown_name(unknown[0], known, what="template"),
             details={"known": sorted(known)},
         )
     return [known[name] for name in chosen]

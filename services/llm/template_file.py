@@ -16,6 +16,7 @@ from services.llm.parsing import CAPTION_TEMPLATE
 from services.llm.prompts import Example, ExampleSet, Template, fill
 from unspoken.errors import InvalidConfig
 from unspoken.problem_words import plain_problems
+from unspoken.safe_text import one_line
 from unspoken.wire.base import RequestModel
 
 _Line = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\r\n]+$")]
@@ -68,14 +69,16 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"{path}: the template file cannot be read: {error}") from error
+        raise InvalidConfig(
+            f"{path}: the template file cannot be read: {one_line(error)}. Check LLM_TEMPLATES_FILE"
+        ) from error
 
 
 def _parse(text: str, *, source: str) -> dict[str, Template]:
     try:
         entries = _ENTRIES.validate_python(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise InvalidConfig(f"{source}: this is not YAML: {error}") from error
+        raise InvalidConfig(f"{source}: this is not YAML: {one_line(error)}") from error
     except ValidationError as error:
         problems = "; ".join(each.message for each in plain_problems(error, _TEMPLATES)[:5])
         raise InvalidConfig(f"{source}: {problems}") from error

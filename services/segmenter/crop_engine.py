@@ -10,7 +10,7 @@ from services.segmenter.settings import SegmenterSettings
 from unspoken.config.profiles import resolve_files
 from unspoken.imaging.crops import cut_crops, rank_labels
 from unspoken.imaging.images import Picture
-from unspoken.model.image_tower import ImageTower, has_image_tower, load_image_tower
+from unspoken.model.image_tower import ImageTower, load_image_tower
 from unspoken.ports import TextEncoder
 from unspoken.wire.base import ModelInfo
 from unspoken.wire.crops import Crop
@@ -60,7 +60,7 @@ def build_crop_engine(settings: SegmenterSettings, text_encoder: TextEncoder) ->
     Raises MissingWeights, InvalidConfig.
     """
     entry = settings.read_profile().text_encoder
-    if not has_image_tower(entry):
+    if not entry.has_image_tower:
         return None
     folder = resolve_files(entry, cache_dir=settings.cache_dir)
 

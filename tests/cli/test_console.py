@@ -7,8 +7,9 @@ import sys
 import pytest
 from rich.table import Table
 
-from cli.console import PlainConsole, print_error
+from cli.console import PlainConsole
 from cli.status_view import describe, render
+from unspoken.error_lines import print_error
 from unspoken.errors import InvalidInput, NotFound
 from unspoken.wire.runs import RunStatus
 
@@ -56,12 +57,10 @@ def test_text_in_a_line_or_a_table_is_shown_as_it_is():
     assert not set(text) & set("\x1b\x9b\r")
 
 
-def test_an_error_shows_its_message_as_it_is_after_its_code():
-    file = io.StringIO()
-    console = PlainConsole(file=file, width=300)
-    print_error(console, NotFound(f"no {HOSTILE}\nsecond line"))
-    print_error(console, InvalidInput("wrong"))
-    assert file.getvalue() == f"not_found: no {SHOWN}\nsecond line\nnot possible: wrong\n"
+def test_an_error_shows_its_message_as_it_is_on_one_line(capsys):
+    assert print_error(NotFound(f"no {HOSTILE}"), debug=False) == 1
+    assert print_error(InvalidInput("wrong"), debug=False) == 2
+    assert capsys.readouterr().err == f"error: no {SHOWN}\nerror: wrong\n"
 
 
 def test_a_status_shows_the_text_of_a_gateway_as_it_is():

@@ -18,12 +18,12 @@ def test_help_tells_the_sizes_and_where_it_writes(monkeypatch):
 @pytest.mark.parametrize(
     ("option", "name", "content", "message"),
     [
-        pytest.param("--vocabulary", "none.txt", None, "cannot be read", id="absent-vocabulary"),
+        pytest.param("--vocabulary", "none.txt", None, "does not exist", id="absent-vocabulary"),
         pytest.param(
             "--vocabulary", "empty.txt", " \n", "contains no labels", id="empty-vocabulary"
         ),
         pytest.param("--write-page", "page.md", "no marks", "each once", id="page-without-marks"),
-        pytest.param("--data", "none", None, "must contain one instances", id="no-data"),
+        pytest.param("--data", "none", None, "does not exist", id="no-data"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_any_model_is_loaded(

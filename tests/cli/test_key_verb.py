@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from unspoken.config.api_keys import KeyRing, parse_keys
-from unspoken.errors import InvalidConfig
+from unspoken.errors import InvalidConfig, InvalidInput
 
 
 def words(line: str) -> str:
@@ -23,6 +23,6 @@ def test_the_key_that_is_shown_is_let_in_by_its_entry():
 
 def test_a_name_that_no_entry_can_have_is_refused():
     refused = CliRunner().invoke(app, ["key", "phone app"])
-    assert isinstance(refused.exception, InvalidConfig) and not refused.stdout
+    assert isinstance(refused.exception, InvalidInput) and not refused.stdout
     with pytest.raises(InvalidConfig):
         parse_keys("phone app", requests_per_minute=0)

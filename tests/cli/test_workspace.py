@@ -267,7 +267,7 @@ def test_a_run_that_is_not_there_is_refused_with_the_names_of_those_that_are(
 ):
     result = run_cli(*words, "--workspace", tmp_path)
     assert isinstance(result.exception, NotFound)
-    assert "it has labels" in result.exception.message
+    assert "It has labels" in result.exception.message
 
 
 def test_results_are_printed_as_json_for_programs(tmp_path, stage, no_stack):

@@ -20,7 +20,7 @@ from unspoken.errors import InvalidInput, ServiceUnavailable
 from unspoken.logs import outgoing_headers
 from unspoken.problem_words import first_problem
 from unspoken.retries import Backoff, RetryPolicy, may_pass
-from unspoken.safe_text import reason_of, redact
+from unspoken.safe_text import redact
 
 Result = TypeVar("Result")
 Request = TypeVar("Request", bound=BaseModel)
@@ -121,7 +121,7 @@ def parsed(reply: TypeAdapter[Result], response: httpx.Response) -> Result:
     except ValidationError as error:
         path = response.request.url.path
         raise ServiceUnavailable(
-            f"{path} did not answer with a valid reply of Unspoken: {reason_of(error)}"
+            f"{path} did not answer with a valid reply of Unspoken: {first_problem(error)}"
         ) from error
 
 
@@ -139,12 +139,17 @@ def checked_url(base_url: str) -> str:
         url = httpx.URL(base_url.strip())
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not _is_host(url.host):
         raise InvalidInput(
-            f"an address must be like http://127.0.0.1:8000, with http:// or https:// before the "
-            f"host; got {redact(base_url)!r}"
+            f"{redact(base_url)!r} is not the URL of a service. Write it like "
+            "http://127.0.0.1:8000, with http:// or https:// before the host"
         )
     return base_url.strip().rstrip("/")
+
+
+def _is_host(host: str) -> bool:
+    """Return False for an empty host, and one with characters that httpx had to escape."""
+    return bool(host) and "%" not in host
 
 
 def checked_path(*segments: str) -> str:

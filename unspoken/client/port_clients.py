@@ -21,6 +21,7 @@ from unspoken.errors import DeadlineExceeded, NotReady, Overloaded, ServiceUnava
 from unspoken.http.deadline import timeout_headers
 from unspoken.imaging.images import ONE_WHITE_PIXEL, Picture
 from unspoken.logs import outgoing_headers
+from unspoken.problem_words import first_problem
 from unspoken.safe_text import reason_of, redact
 from unspoken.timings import WAIT, note_wait
 from unspoken.wire.base import ModelInfo
@@ -102,7 +103,7 @@ class _ServiceClient:
             models = _MODELS.validate_json(content)
         except ValidationError as error:
             raise ServiceUnavailable(
-                f"{self._service} /v1/models returned an invalid reply: {reason_of(error)}"
+                f"{self._service} /v1/models returned an invalid reply: {first_problem(error)}"
             ) from error
         for model in models:
             if model.kind == self._kind:
@@ -159,7 +160,7 @@ class _ServiceClient:
             return reply.model_validate_json(content)
         except ValidationError as error:
             raise ServiceUnavailable(
-                f"{self._service} {path} returned an invalid reply: {reason_of(error)}"
+                f"{self._service} {path} returned an invalid reply: {first_problem(error)}"
             ) from error
 
 

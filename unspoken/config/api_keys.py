@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from unspoken.errors import InvalidConfig, InvalidInput, RateLimited, Unauthorized
 
-_ENTRY = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,64}):(?P<sha256>[0-9a-f]{64})(:(?P<rate>\d{1,9}))?")
+_NAME = r"[A-Za-z0-9_.-]{1,64}"
+_ENTRY = re.compile(rf"(?P<name>{_NAME}):(?P<sha256>[0-9a-f]{{64}})(:(?P<rate>\d{{1,9}}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,11 @@ class ApiKey:
 def new_key() -> str:
     """Return a new random key."""
     return f"unspoken_{secrets.token_urlsafe(32)}"
+
+
+def is_key_name(name: str) -> bool:
+    """Return True if UNSPOKEN_API_KEYS can contain a key of this name."""
+    return re.fullmatch(_NAME, name) is not None
 
 
 def key_sha256(key: str) -> str:

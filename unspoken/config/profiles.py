@@ -36,6 +36,7 @@ from unspoken.config.model_wheels import package_folder, wheel_folder
 from unspoken.config.services import ModelKind
 from unspoken.errors import InvalidConfig, MissingWeights
 from unspoken.problem_words import first_problem, unknown_name
+from unspoken.safe_text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,11 @@ class ModelEntry(WeightSource):
     dtype: Dtype
     options: Mapping[str, object] = field(default_factory=dict)
     parts: Mapping[str, WeightSource] = field(default_factory=dict)
+
+    @property
+    def has_image_tower(self) -> bool:
+        """True for a text encoder of an image-text model."""
+        return self.options.get("backend") == "open_clip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,9 +339,11 @@ def _read(path: Path) -> _ModelsFile:
     try:
         return _ModelsFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InvalidConfig(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InvalidConfig(f"{path} is not YAML: {error}") from error
+        raise InvalidConfig(
+            f"cannot read {path}: {error.strerror}. Check UNSPOKEN_MODELS_FILE"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"{path} is not YAML: {one_line(error)}") from error
     except ValidationError as error:
         raise InvalidConfig(f"{path}: {first_problem(error, _ModelsFile)}") from error
 

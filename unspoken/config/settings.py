@@ -5,6 +5,7 @@ Only `__main__` files and the stack build settings; no other code reads the envi
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     AliasChoices,
+    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -27,11 +29,12 @@ from unspoken.config.api_keys import KeyRing, checked_key, parse_keys
 from unspoken.config.browser_rules import BrowserRules, is_loopback_name, parse_rules
 from unspoken.config.profiles import Profile, load_profile
 from unspoken.config.services import Service
-from unspoken.errors import InvalidConfig, InvalidInput
+from unspoken.error_lines import print_error
+from unspoken.errors import InvalidConfig, InvalidInput, UnspokenError
 from unspoken.logs import configure_logging
 from unspoken.problem_words import nearest, plain_problem
-from unspoken.process import num_cores
-from unspoken.safe_text import escape_controls, redact
+from unspoken.process import num_cores, port_problem
+from unspoken.safe_text import redact
 
 SHARED_PREFIX = "UNSPOKEN_"
 MISSPELT_SIMILARITY = 0.75
@@ -90,6 +93,12 @@ def service_url(variable: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ValueError("must be cpu, mps, cuda, or cuda with a number, such as cuda:1")
+    return name
+
+
 class ProcessSettings(BaseSettings):
     """The settings of every process. A subclass sets its own prefix. Raises InvalidConfig."""
 
@@ -115,16 +124,20 @@ class ProcessSettings(BaseSettings):
         validation_alias=AliasChoices("UNSPOKEN_CACHE_DIR", "cache_dir"),
     )
     """Folder for converted and downloaded weights, and for cached hashes of files."""
-    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] | None = Field(
+    device: Annotated[str, AfterValidator(_device)] | None = Field(
         None, validation_alias=AliasChoices("UNSPOKEN_DEVICE", "device")
     )
     """Device of all models: cpu, cuda, cuda:1 or mps; by default, the one in models.yaml."""
-    log_level: str = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
-    """DEBUG, INFO, WARNING or ERROR."""
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
+    ] = Field("INFO", validation_alias=AliasChoices("UNSPOKEN_LOG_LEVEL", "log_level"))
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL."""
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias=AliasChoices("UNSPOKEN_LOG_FORMAT", "log_format")
     )
     """text: lines for people. json: one JSON object per line, the default of compose."""
+    debug: bool = Field(default=False, validation_alias=AliasChoices("UNSPOKEN_DEBUG", "debug"))
+    """Print the traceback of an error that ends the process, before its line."""
     client_key: Annotated[SecretStr, secret_key("UNSPOKEN_CLIENT_KEY")] = Field(
         SecretStr(""), validation_alias=AliasChoices("UNSPOKEN_CLIENT_KEY", "client_key")
     )
@@ -142,7 +155,11 @@ class ProcessSettings(BaseSettings):
                 told.append(f"{variables.get(name, name)} {plain_problem(each).problem}")
             raise InvalidConfig("; ".join(told)) from None
         except SettingsError as error:
-            raise InvalidConfig(f"{type(self).__name__}: {error}; write it as JSON") from None
+            found = re.search(r'field "(\w+)"', str(error))
+            name = found[1] if found else ""
+            raise InvalidConfig(
+                f'{self.variables().get(name, name)} must be JSON, such as ["parts"] for a list'
+            ) from None
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -235,6 +252,14 @@ class ServiceSettings(ProcessSettings):
         check_bind(self.host, trusted=self.trusted_bind, has_keys=has_keys)
         self.browser_rules()
         return self
+
+    def check_port(self) -> None:
+        """Raise InvalidConfig if this process cannot listen on its port."""
+        if problem := port_problem(self.host, self.port):
+            raise InvalidConfig(
+                f"port {self.port} of {self.host} {problem}. Stop the other program, or set "
+                f"{self.variables()['port']} to another port"
+            )
 
     def key_ring(self) -> KeyRing | None:
         """Return the accepted API keys; None to accept all callers. Raises InvalidConfig."""
@@ -341,8 +366,16 @@ def settings_class(service: Service) -> type[ServiceSettings]:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a process's main function. Invalid settings or weights end it without a traceback."""
+    """Run a process's main function. An error ends it with one line and without a traceback."""
     try:
         main()
-    except InvalidConfig as error:
-        sys.exit(escape_controls(f"{error.code}: {error.message}", keep="\n"))
+    except (UnspokenError, OSError) as error:
+        sys.exit(print_error(error, debug=wants_traceback()))
+
+
+def wants_traceback() -> bool:
+    """Return the setting UNSPOKEN_DEBUG; False if other settings are invalid."""
+    try:
+        return ProcessSettings().debug
+    except InvalidConfig:
+        return False

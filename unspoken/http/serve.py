@@ -92,6 +92,7 @@ def run_service(
     def main() -> None:
         settings = settings_class()
         start_logging(settings)
+        settings.check_port()
         thread = InferenceThread(
             name=name,
             initializer=lambda: set_num_threads(settings.num_threads),
@@ -105,6 +106,7 @@ def run_service(
 def serve(app: FastAPI, settings: ServiceSettings) -> None:
     """Listen until SIGTERM or Ctrl-C, then drain. See serve_all."""
     start_logging(settings)
+    settings.check_port()
     run_apps([(app, settings)])
 
 

@@ -29,11 +29,6 @@ class ImageTower(Protocol):
         """Encode (N, S, S, 3) uint8 RGB -> (N, D) float32, unit length along D."""
 
 
-def has_image_tower(entry: ModelEntry) -> bool:
-    """Return True if a profile's text encoder belongs to an image-text model."""
-    return entry.options.get("backend") == "open_clip"
-
-
 def load_image_tower(entry: ModelEntry, folder: Path) -> "OpenClipImage":
     """Load the image tower of a text encoder's entry, from the same file.
 

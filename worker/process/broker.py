@@ -9,8 +9,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from unspoken.errors import InvalidInput
 from unspoken.safe_text import reason_of
-from worker.process.celery_app import LABEL_TASK
+from worker.process.celery_app import LABEL_TASK, create_celery
 from worker.process.message import QUEUES
 
 ANSWER_S = 2.0
@@ -45,6 +46,21 @@ def queue_length(app: Celery, queue: str) -> int:
             return int(connection.default_channel.client.llen(queue))
     except _UNREACHABLE as error:
         raise ConnectionError(f"the broker does not answer: {reason_of(error)}") from error
+
+
+def check_broker_answers(url: str, *, name: str) -> None:
+    """Raise InvalidInput if no Redis answers at the address, which messages do not contain.
+
+    name: the option that holds the address.
+    """
+    try:
+        with create_celery(url).connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=ANSWER_S)
+    except _UNREACHABLE as error:
+        raise InvalidInput(
+            f"{name}: no Redis answers at this address ({reason_of(error)}). Start it, or omit "
+            f"{name} to use a Redis of this stack"
+        ) from error
 
 
 class BrokerState(NamedTuple):

@@ -21,7 +21,7 @@ from unspoken.runs.chunks import Chunk
 from unspoken.runs.plan import ListedRow
 from worker.sources.folders import folder_rows, picture_folders
 from worker.sources.planned_rows import Places, planned_rows
-from worker.sources.row import EVERY_ROW, SOURCE_CHANGED, SourceRow, Span, bad_shard
+from worker.sources.row import EVERY_ROW, PROBLEMS, SOURCE_CHANGED, SourceRow, Span, bad_shard
 from worker.sources.source_file import PICTURE_ENDINGS
 from worker.sources.tables.coco_captions import coco_rows
 from worker.sources.tables.tables import check_table, table_rows
@@ -31,6 +31,13 @@ logger = logging.getLogger(__name__)
 
 TABLE_ENDINGS = (".parquet", ".csv", ".tsv", ".txt", ".jsonl")
 
+MAX_CHECKED_ROWS = 1000
+"""Number of rows without a labelled picture after which `check_source` stops to read."""
+
+_ADVICE = (
+    "Give a folder of pictures with captions beside them, .tar shards, or a table of picture paths "
+    "and captions"
+)
 _DAMAGE = (
     *(InvalidInput, pa.ArrowException, EOFError, ValueError, TypeError),
     *(OverflowError, RecursionError, MemoryError),
@@ -69,6 +76,49 @@ def list_source(
         yield _in_utf8(name), (_listed(row, is_duplicate) for row in check.note(rows))
     if check.first_bad is not None and not check.any_good:
         raise InvalidInput(check.first_bad)
+
+
+def check_source(path: Path, *, root: Path, pictures: Path | None = None) -> None:
+    """Raise InvalidInput with the first reason if no picture of a source can be labelled.
+
+    Reads the first rows only, and no pictures; see `list_source` for the arguments.
+    """
+    reason = ""
+    try:
+        for number, row in enumerate(_rows_of_source(path, root, pictures), start=1):
+            if number > MAX_CHECKED_ROWS or (row.problem is None and row.caption):
+                return
+            reason = reason or _why(row)
+    except InvalidInput as error:  # the folder itself
+        reason = error.message
+    raise InvalidInput(f"{reason or f'{path.name} has no rows'}. {_ADVICE}")
+
+
+def _rows_of_source(path: Path, root: Path, pictures: Path | None) -> Iterator[SourceRow]:
+    """Yield the rows of all files; a file that cannot be read ends with a failed row."""
+    for file in _source_files(path, root):
+        name = file.relative_to(root).as_posix()
+        try:
+            if (refusal := _refusal(file, name, root)) is not None:
+                raise InvalidInput(refusal)
+            if file.suffix.lower() in TABLE_ENDINGS and file.is_file():
+                check_table(file)
+            yield from _reader(file, name=name, root=root, pictures=pictures, span=Span())
+        except Exception as error:
+            if not _is_of_the_file(error):
+                raise
+            yield bad_shard(name, row=0, size=0, detail=_detail(error, name))
+
+
+def _why(row: SourceRow) -> str:
+    """Return the reason why a row cannot be labelled."""
+    if row.problem is None:
+        return (
+            f"{row.member or row.key} has no caption, nor has any other picture: write it into a "
+            ".txt file of the same name"
+        )
+    reason = row.detail or PROBLEMS[row.problem]
+    return reason if row.problem == "bad_shard" else f"{row.member or row.key}: {reason}"
 
 
 def _refusal(file: Path, name: str, root: Path) -> str | None:
@@ -160,8 +210,10 @@ def _source_files(path: Path, root: Path) -> Iterator[Path]:
         empty = False
         yield file
     if empty:
-        endings = ", ".join(PICTURE_ENDINGS)
-        raise InvalidInput(f"the folder {path.name!r} contains no .tar shards and no {endings}")
+        endings = ", ".join(PICTURE_ENDINGS[:6])
+        raise InvalidInput(
+            f"the folder {path.name!r} contains no .tar shards and no pictures ({endings}, ...)"
+        )
 
 
 def _shards(top: Path) -> Iterator[Path]:
@@ -185,11 +237,15 @@ def _read_rows(
         if not _is_of_the_file(error):
             raise
         logger.warning("unreadable file=%s row=%d error=%s", name, next_row, error)
-        detail = str(error)
-        if not isinstance(error, InvalidInput):
-            detail = f"{name} cannot be read: {error or type(error).__name__}"
         size = file.stat().st_size if file.is_file() else 0
-        yield bad_shard(name, row=next_row, size=size, detail=_in_utf8(detail))
+        yield bad_shard(name, row=next_row, size=size, detail=_in_utf8(_detail(error, name)))
+
+
+def _detail(error: Exception, name: str) -> str:
+    """Return the reason why a file of the source cannot be read."""
+    if isinstance(error, InvalidInput):
+        return error.message
+    return f"{name} cannot be read: {error or type(error).__name__}"
 
 
 def _is_of_the_file(error: Exception) -> bool:

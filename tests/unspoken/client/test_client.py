@@ -165,7 +165,7 @@ def test_an_id_with_slashes_is_one_segment_of_the_path():
 
 @pytest.mark.parametrize("address", ["localhost:8000", "ftp://gateway", "http://"])
 def test_an_address_that_is_none_is_refused_at_once(client_class, address):
-    with pytest.raises(InvalidInput, match="an address must be like http"):
+    with pytest.raises(InvalidInput, match="Write it like http"):
         client_class(address)
 
 

@@ -27,7 +27,7 @@ def test_every_wrong_setting_is_named_by_its_variable(monkeypatch):
 
 def test_a_setting_that_must_be_json_is_named(monkeypatch):
     monkeypatch.setenv("LLM_TEMPLATES", "parts")
-    with pytest.raises(InvalidConfig, match=r"templates.*JSON"):
+    with pytest.raises(InvalidConfig, match=r"LLM_TEMPLATES must be JSON"):
         LlmSettings()
 
 
@@ -57,7 +57,7 @@ def test_a_process_with_a_wrong_setting_ends_with_one_line(module, variable, val
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("invalid_config: ") and variable in line and SECRET not in line
+    assert line.startswith("error: ") and variable in line and SECRET not in line
 
 
 @pytest.mark.parametrize(

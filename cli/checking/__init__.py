@@ -1,0 +1,1 @@
+"""Checks that a command makes before models load, and the lines that its mistakes print."""
