@@ -6,32 +6,27 @@ Runs are followed over HTTP, so that local and remote stacks are used in the sam
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from cli.checking.paths import check_exists, check_folder
 from cli.checking.stack import check_stack
 from cli.local.launcher import Stack, StackConfig
-from cli.status_view import describe
+from cli.progress import shown_progress
+from cli.status_view import describe, finished
 from unspoken.client import Client
+from unspoken.config.settings import ProcessSettings
 from unspoken.errors import (
     Conflict,
     DeadlineExceeded,
     NotReady,
     ServiceUnavailable,
 )
+from unspoken.progress import Progress, Stage
 from unspoken.safe_text import escape_controls, escape_json, redact
 from unspoken.wire.runs import ENDED, RunStatus
 from worker.sources.intake import check_source
@@ -43,17 +38,34 @@ STALLED_S = 60.0
 
 @contextmanager
 def running_stack(
-    config: StackConfig, console: Console, *, resume: str = "run the same command to resume"
+    config: StackConfig,
+    console: Console,
+    *,
+    resume: str = "run the same command to resume",
+    quiet: bool = False,
 ) -> Iterator[Stack]:
     """Start the stack, wait until it is ready, and show which services are still loading.
 
     resume: text that tells the user, after Ctrl-C, how to resume the work.
     """
     check_stack(profile=config.profile)
+    models: dict[str, str] = {
+        model.kind: model.name for model in ProcessSettings().read_profile().models
+    }
+    progress = shown_progress(console, quiet=quiet)
     with Stack(config) as stack:
         try:
-            with console.status("starting Redis, services, dispatcher and worker") as line:
-                stack.wait_ready(on_wait=lambda names: line.update(f"loading: {', '.join(names)}"))
+            with progress.stage("starting", total=len(stack.urls), unit="services") as stage:
+                waiting = len(stack.urls)
+
+                def show(names: list[str]) -> None:
+                    nonlocal waiting
+                    loading = (f"{name} {models.get(name, '')}".strip() for name in names)
+                    stage.advance(waiting - len(names), note=f"loading {', '.join(loading)}")
+                    waiting = len(names)
+
+                stack.wait_ready(on_wait=show)
+                stage.advance(waiting, note="")
             yield stack
         except KeyboardInterrupt:
             # Printed before the stack is stopped, because that takes some seconds.
@@ -87,47 +99,79 @@ def follow(
     console: Console,
     *,
     each_poll: Callable[[], None] | None = None,
+    quiet: bool = False,
 ) -> RunStatus:
     """Show a run's progress and its new messages until it ends; return its last status.
 
     each_poll: called after each read, to restart dead processes of a local stack. With it, an
     unreachable gateway is waited for. Without it, a run without a dispatcher raises NotReady.
     """
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pictures"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar, told, stalled = progress.add_task("planning", total=None), "", _StalledRun()
+    told, stalled = "", _StalledRun()
+    with _ShownRun(shown_progress(console, quiet=quiet)) as shown:
         while True:
             try:
                 status = read()
             except (DeadlineExceeded, NotReady, ServiceUnavailable):
                 if each_poll is None:
                     raise
-                progress.update(bar, description="waiting for the gateway to restart")
+                reason = message = "waiting for the gateway to restart"
             else:
-                progress.update(
-                    bar,
-                    description=status.state,
-                    total=status.total or None,
-                    completed=status.done,
-                )
+                shown.show(status)
                 if status.state in ENDED:
                     return status
-                reason = status.message.partition("; retrying")[0]  # without the countdown
-                if reason and reason != told:
-                    progress.console.print(escape_controls(status.message), markup=False)
-                told = reason
+                message = status.message
+                reason = message.partition("; retrying")[0]  # without the countdown
                 if each_poll is None:
                     stalled.look(status)
+            if reason and reason != told:
+                console.print(escape_controls(message), markup=False)
+            told = reason
             if each_poll is not None:
                 each_poll()
             time.sleep(POLL_S)
+
+
+_WORK = {"planned": "planning", "running": "labelling", "finishing": "writing the dataset"}
+"""State of a run -> the work that is shown."""
+
+
+class _ShownRun:
+    """Shows the stages of a run, as a context manager; a picture counts as soon as it is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._open = ExitStack()
+        self._stage: Stage | None = None
+        self._work = ""
+        self._count = 0
+
+    def __enter__(self) -> "_ShownRun":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.__exit__(*error)  # type: ignore[arg-type]
+
+    def show(self, status: RunStatus) -> None:
+        """Show a status."""
+        work = _WORK.get(status.state, "")
+        if self._work == _WORK["running"] or status.state in ("running", "done"):
+            self._show_pictures(status)
+        if work and work != self._work:
+            self._begin(work)
+
+    def _show_pictures(self, status: RunStatus) -> None:
+        if self._work != _WORK["running"]:
+            if self._work == _WORK["finishing"]:
+                return
+            self._begin(_WORK["running"], total=status.total, done=finished(status))
+        assert self._stage is not None, "begun before"
+        self._stage.advance(finished(status) - self._count)
+        self._count = finished(status)
+
+    def _begin(self, work: str, *, total: int | None = None, done: int = 0) -> None:
+        self._open.close()
+        self._work, self._count = work, done
+        self._stage = self._open.enter_context(self._progress.stage(work, total=total, done=done))
 
 
 def describe_start(status: RunStatus) -> str:
@@ -135,10 +179,12 @@ def describe_start(status: RunStatus) -> str:
     return f"continuing {describe(status)}"
 
 
-def follow_at_gateway(client: Client, run_id: str, url: str, console: Console) -> RunStatus:
+def follow_at_gateway(
+    client: Client, run_id: str, url: str, console: Console, *, quiet: bool
+) -> RunStatus:
     """Follow a run at a gateway, where it also continues without this command."""
     try:
-        return follow(lambda: client.runs.read(run_id), console)
+        return follow(lambda: client.runs.read(run_id), console, quiet=quiet)
     except KeyboardInterrupt:
         console.print(
             "the run continues at the gateway; to follow it, run "

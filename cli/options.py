@@ -35,6 +35,9 @@ MovedTo = Annotated[
         file_okay=False,
     ),
 ]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Show no progress; warnings and results are still printed.")
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")
 ]

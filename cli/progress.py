@@ -1,4 +1,4 @@
-"""Shows the progress of long work on standard error: a bar on a terminal, else a line now and then.
+"""Shows progress of long work on standard error: a bar on a terminal, else a line every 10 s.
 
 Nothing is written to standard output. rich is imported when the first bar is shown.
 """
@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from unspoken.progress import NO_PROGRESS, Rate, Stage
 from unspoken.progress import Progress as ProgressPort
 from unspoken.safe_text import escape_controls
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 LINE_EVERY_S = 10.0
@@ -24,26 +25,29 @@ MIN_SEEN_S = 3.0
 """No time left is shown before this, because the rate of the first items says little."""
 
 
-class ShownStage(Stage, Protocol):
-    """A stage on the screen."""
+def shown_progress(console: "Console | None" = None, *, quiet: bool = False) -> ProgressPort:
+    """Return progress on a console: a bar, lines if it is not a terminal, or nothing.
 
-    def say(self, text: str) -> None:
-        """Print a message above the bar, or as a line."""
-
-
-def shown_progress(*, quiet: bool = False) -> ProgressPort:
-    """Return progress for standard error: a bar, lines if it is not a terminal, or nothing."""
+    console: the console of messages that may be printed meanwhile; by default standard error. The
+    progress without a console can be sent to another process.
+    """
     if quiet:
         return NO_PROGRESS
-    return Bars() if _shows_bars() else Lines()
+    return Bars(console) if _shows_bars(console) else Lines(console)
 
 
-def _shows_bars() -> bool:
-    if not sys.stderr.isatty():
-        return False
-    from rich.console import Console
+def _shows_bars(console: "Console | None") -> bool:
+    if console is None:
+        if not sys.stderr.isatty():
+            return False
+        console = _standard_error()
+    return console.is_terminal and not console.is_dumb_terminal
 
-    return not Console(stderr=True).is_dumb_terminal
+
+def _standard_error() -> "Console":
+    from cli.console import PlainConsole
+
+    return PlainConsole(stderr=True)
 
 
 class Counter:
@@ -127,22 +131,33 @@ class Counter:
 class Lines:
     """Prints a line every ten seconds, and one at the end of each stage."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, console: "Console | None" = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._clock = console, clock
 
     @contextmanager
     def stage(
         self, what: str, *, total: int | None = None, unit: str = "pictures", done: int = 0
-    ) -> Iterator[ShownStage]:
+    ) -> Iterator[Stage]:
         """See unspoken.progress.Progress."""
         counter = Counter(what, total=total, unit=unit, done=done, clock=self._clock)
-        yield _StageOfLines(counter, self._clock)
-        _print(counter.last_line())
+        yield _StageOfLines(counter, self._clock, self._print)
+        self._print(counter.last_line())
+
+    def _print(self, text: str) -> None:
+        if self._console is not None:
+            self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+            return
+        sys.stderr.write(escape_controls(text) + "\n")
+        sys.stderr.flush()
 
 
 class _StageOfLines:
-    def __init__(self, counter: Counter, clock: Callable[[], float]) -> None:
-        self._counter, self._clock = counter, clock
+    def __init__(
+        self, counter: Counter, clock: Callable[[], float], tell: Callable[[str], None]
+    ) -> None:
+        self._counter, self._clock, self._tell = counter, clock, tell
         self._told_s = clock()
 
     def advance(self, count: float = 1, *, note: str | None = None) -> None:
@@ -151,28 +166,25 @@ class _StageOfLines:
         if self._clock() - self._told_s >= LINE_EVERY_S:
             self._told_s = self._clock()
             self._counter.look()
-            _print(self._counter.line())
-
-    def say(self, text: str) -> None:
-        """See ShownStage."""
-        _print(text)
+            self._tell(self._counter.line())
 
 
 class Bars:
     """Shows a bar for the stage in progress; it stays on the screen when the stage has ended."""
 
+    def __init__(self, console: "Console | None" = None) -> None:
+        self._console = console
+
     @contextmanager
     def stage(
         self, what: str, *, total: int | None = None, unit: str = "pictures", done: int = 0
-    ) -> Iterator[ShownStage]:
+    ) -> Iterator[Stage]:
         """See unspoken.progress.Progress."""
         counter = Counter(what, total=total, unit=unit, done=done)
-        with _new_bar() as bar:
+        with _new_bar(self._console or _standard_error()) as bar:
             stage = _StageOfBar(counter, bar)
-            try:
-                yield stage
-            finally:
-                stage.draw()
+            yield stage
+            stage.end()
 
 
 class _StageOfBar:
@@ -188,7 +200,11 @@ class _StageOfBar:
         if time.monotonic() - self._drawn_s >= DRAW_EVERY_S:
             self.draw()
 
-    def draw(self) -> None:
+    def end(self) -> None:
+        """Show the last count. A bar without a total is shown as full, because all is done."""
+        self.draw(total=max(self._counter.done, 1) if self._counter.total is None else None)
+
+    def draw(self, *, total: float | None = None) -> None:
         """Show the present count."""
         counter = self._counter
         self._drawn_s = time.monotonic()
@@ -197,19 +213,14 @@ class _StageOfBar:
         self._bar.update(
             self._task,
             description=escape_controls(counter.what),
-            total=counter.total,
-            completed=counter.done,
+            total=counter.total if total is None else total,
+            completed=counter.done if total is None else total,
             count=escape_controls(", ".join(shown)),
             pace=counter.pace(),
         )
 
-    def say(self, text: str) -> None:
-        """See ShownStage."""
-        self._bar.console.print(escape_controls(text), markup=False, soft_wrap=True)
 
-
-def _new_bar() -> "Progress":
-    from rich.console import Console
+def _new_bar(console: "Console") -> "Progress":
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     return Progress(
@@ -218,7 +229,7 @@ def _new_bar() -> "Progress":
         TextColumn("{task.fields[count]}", markup=False),
         TextColumn("{task.fields[pace]}", markup=False, style="dim"),
         TimeElapsedColumn(),
-        console=Console(stderr=True, markup=False, emoji=False, highlight=False),
+        console=console,
         # Results on standard output must not become part of the bar.
         redirect_stdout=False,
     )
@@ -234,8 +245,3 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{hours // 24} d {hours % 24} h"
-
-
-def _print(text: str) -> None:
-    sys.stderr.write(escape_controls(text) + "\n")
-    sys.stderr.flush()

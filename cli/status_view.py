@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.console import PlainConsole
+from cli.progress import duration
 from cli.workspace import in_workspace
 from unspoken.errors import NotReady
 from unspoken.runs.store import cancel_run, list_runs, read_status
@@ -178,14 +179,19 @@ def describe(status: RunStatus) -> str:
     return escape_controls(f"{status.run_id}: {status.state}, {notice}{counts}{tail}")
 
 
+def finished(status: RunStatus) -> int:
+    """Return the number of pictures that are done, committed or not."""
+    return status.done + status.done_in_open_chunks
+
+
 def render(status: RunStatus, *, resume: str = RESUME) -> RenderableType:
     """Return a few lines about a run, with a bar for each stage."""
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(escape_controls(status.run_id), style="bold"),
         Text(status.state, style=_STYLE.get(status.state, "")),
-        ProgressBar(total=max(status.total, 1), completed=status.done, width=BAR_WIDTH),
-        Text(f"{status.done} of {status.total} pictures"),
+        ProgressBar(total=max(status.total, 1), completed=finished(status), width=BAR_WIDTH),
+        Text(f"{finished(status)} of {status.total} pictures"),
     )
     lines: list[RenderableType] = [head]
     if status.notice:
@@ -197,18 +203,6 @@ def render(status: RunStatus, *, resume: str = RESUME) -> RenderableType:
         lines.append(_stages(status))
     lines += [Text(escape_controls(note), style="yellow") for note in _notes(status, resume)]
     return Group(*lines)
-
-
-def duration(seconds: float) -> str:
-    """Format a duration with at most two units: `40 s`, `18 min`, `3 h 20 min`, `2 d 4 h`."""
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{hours // 24} d {hours % 24} h"
 
 
 _STAGES = (

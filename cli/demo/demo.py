@@ -19,6 +19,7 @@ from cli.demo.tables import label_table, phrase_table, source_table
 from cli.gateway import gateway_client
 from cli.labelling import follow, running_stack
 from cli.local.launcher import Stack, StackConfig
+from cli.progress import shown_progress
 from cli.status_view import describe
 from smallworld.shards import write_shards
 from smallworld.truth import (
@@ -34,6 +35,7 @@ from unspoken.config.services import GATEWAY, port_by_service
 from unspoken.config.settings import ProcessSettings
 from unspoken.errors import Conflict
 from unspoken.imaging.drawing import add_caption, scale_to_width
+from unspoken.progress import NO_PROGRESS, Progress, counted
 from unspoken.runs import storage
 from unspoken.runs.dataset.bias_page import BIAS_FILE, render_bias_page
 from unspoken.runs.dataset.false_discovery import SOURCES
@@ -62,9 +64,13 @@ def run_demo(out: Path, *, num_images: int, seed: int, stay: bool, console: Cons
     """
     clear(out)
     data_dir = out / "data"
-    with console.status(f"composing {num_images} captioned pictures"):
-        world = World.load((STYLE,))
-        write_shards(data_dir / "shards", world, num_scenes=num_images, seed=seed)
+    write_shards(
+        data_dir / "shards",
+        World.load((STYLE,)),
+        num_scenes=num_images,
+        seed=seed,
+        progress=shown_progress(console),
+    )
     config = StackConfig(folder=out, data_dir=data_dir, runs_dir=out / "runs")
     if stay:
         config = replace(config, port_by_service=port_by_service())
@@ -133,12 +139,16 @@ def bias_page(rows: Sequence[Row], shards: Path, *, box_threshold: float) -> str
     return render_bias_page(counts)
 
 
-def draw_rows(rows: Sequence[Row], read: ReadPicture, out: Path) -> list[Path]:
+def draw_rows(
+    rows: Sequence[Row], read: ReadPicture, out: Path, *, progress: Progress = NO_PROGRESS
+) -> list[Path]:
     """Draw every labelled row; return the files, most boxes first."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    for row in sorted(rows, key=lambda each: -len(each.kept)):
-        if row.status == "labelled":
+    labelled = [row for row in rows if row.status == "labelled"]
+    labelled.sort(key=lambda each: -len(each.kept))
+    with progress.stage("drawing pictures", total=len(labelled)) as stage:
+        for row in counted(labelled, stage):
             picture = Image.fromarray(read(row).pixels)
             path = out / f"{Path(row.key).name}.png"
             drawn = draw_row(row, picture, scale=scale_to_width(picture))
@@ -170,9 +180,10 @@ def _report(out: Path, status: RunStatus, *, seconds: float, console: Console) -
 def show_rows(out: Path, rows: Sequence[Row], *, run_id: str, console: Console) -> None:
     """Write out/report/ and out/pictures/ of a run, and print tables and the paths."""
     run_dir = out / "runs" / run_id
-    write_report(run_dir, out / "report", pictures=out / "data")
+    progress = shown_progress(console)
+    write_report(run_dir, out / "report", pictures=out / "data", progress=progress)
     read = LabelledPictures(run_dir, root=out / "data").read
-    pictures = draw_rows(rows, read, out / "pictures")
+    pictures = draw_rows(rows, read, out / "pictures", progress=progress)
     for table in (label_table(rows), source_table(rows), phrase_table(rows)):
         if table is not None:
             console.print(table)

@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from cli.console import PlainConsole, say
-from cli.options import AsJson, MovedTo, RunName, Workspace
+from cli.options import AsJson, MovedTo, Quiet, RunName, Workspace
+from cli.progress import shown_progress
 from cli.workspace import DEFAULT_WORKSPACE, run_folder, runs_dir
+from unspoken.progress import Progress
 from unspoken.runs.dataset.verify import CheckSource, verify_run
 from unspoken.runs.exports.coco import export_coco
 from unspoken.runs.exports.hugging_face import export_hugging_face
@@ -43,6 +45,7 @@ def report(
     ] = None,
     moved_to: MovedTo = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a page to look through the labelled pictures, with filters by label and score.
 
@@ -58,8 +61,9 @@ def report(
     _write(
         run_dir,
         page_dir / PAGE_FILE,
-        lambda: write_report(run_dir, page_dir, pictures=moved_to),
+        lambda progress: write_report(run_dir, page_dir, pictures=moved_to, progress=progress),
         as_json=as_json,
+        quiet=quiet,
     )
 
 
@@ -80,10 +84,17 @@ def coco(
     workspace: Workspace = DEFAULT_WORKSPACE,
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSON file to write.")],
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write kept boxes as COCO instances JSON; pictures are not copied."""
     run_dir = run_folder(workspace, run)
-    _write(run_dir, out, lambda: export_coco(run_dir, out), as_json=as_json)
+    _write(
+        run_dir,
+        out,
+        lambda progress: export_coco(run_dir, out, progress=progress),
+        as_json=as_json,
+        quiet=quiet,
+    )
 
 
 @export_app.command("webdataset")
@@ -94,11 +105,16 @@ def webdataset(
     out: OutFolder,
     moved_to: MovedTo = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write tar shards of pictures, captions and annotations for WebDataset."""
     run_dir = run_folder(workspace, run)
     _write(
-        run_dir, out, lambda: export_webdataset(run_dir, out, pictures=moved_to), as_json=as_json
+        run_dir,
+        out,
+        lambda progress: export_webdataset(run_dir, out, pictures=moved_to, progress=progress),
+        as_json=as_json,
+        quiet=quiet,
     )
 
 
@@ -110,11 +126,16 @@ def hugging_face(
     out: OutFolder,
     moved_to: MovedTo = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write parquet files that contain the pictures, for datasets.load_dataset."""
     run_dir = run_folder(workspace, run)
     _write(
-        run_dir, out, lambda: export_hugging_face(run_dir, out, pictures=moved_to), as_json=as_json
+        run_dir,
+        out,
+        lambda progress: export_hugging_face(run_dir, out, pictures=moved_to, progress=progress),
+        as_json=as_json,
+        quiet=quiet,
     )
 
 
@@ -133,14 +154,18 @@ def label_studio(
         ),
     ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write pictures, Label Studio tasks with boxes as predictions, and a labelling config."""
     run_dir = run_folder(workspace, run)
     _write(
         run_dir,
         out,
-        lambda: export_label_studio(run_dir, out, pictures=moved_to, url_prefix=url_prefix),
+        lambda progress: export_label_studio(
+            run_dir, out, pictures=moved_to, url_prefix=url_prefix, progress=progress
+        ),
         as_json=as_json,
+        quiet=quiet,
     )
 
 
@@ -153,6 +178,7 @@ def verify(
     ] = False,
     moved_to: MovedTo = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Read everything that a run wrote and check its hashes; exit code 1 if any is wrong.
 
@@ -163,7 +189,12 @@ def verify(
     run_folder(workspace, run)
     folder = runs_dir(workspace)
     check = _source_check(folder, run, moved_to) if source or moved_to else None
-    verdict = verify_run(folder, run, check_source=check)
+    verdict = verify_run(
+        folder,
+        run,
+        check_source=check,
+        progress=shown_progress(console, quiet=quiet or as_json),
+    )
     if as_json:
         typer.echo(verdict.model_dump_json())
     else:
@@ -185,12 +216,19 @@ def _source_check(folder: Path, run_id: str, data: Path | None) -> CheckSource:
     return partial(check_chunk, root=location.root, pictures=location.pictures)
 
 
-def _write(run_dir: Path, out: Path, write: Callable[[], dict[str, int]], *, as_json: bool) -> None:
+def _write(
+    run_dir: Path,
+    out: Path,
+    write: Callable[[Progress], dict[str, int]],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Write an export and print its counts; warn of pictures that the run has not labelled."""
     missing = missing_pictures(run_dir)
     if missing:
         console.print(f"warning: {missing}", soft_wrap=True)
-    written = write()
+    written = write(shown_progress(console, quiet=quiet or as_json))
     if as_json:
         whole = {"run": run_dir.name, "out": str(out), "complete": not missing, "counts": written}
         typer.echo(json.dumps(whole))

@@ -10,6 +10,8 @@ import typer
 
 from cli.checking.paths import check_folder, check_output_folder, read_lines
 from cli.console import PlainConsole
+from cli.options import Quiet
+from cli.progress import shown_progress
 from unspoken.errors import InvalidInput
 
 reproduce_app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -37,6 +39,7 @@ def world(
         int | None, typer.Option(min=0, help="Pictures of the SA-1B folder (default: scenes / 4).")
     ] = None,
     styles: Annotated[list[Style] | None, typer.Option("--style", help="May be repeated.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Compose captioned pictures of emoji art with known truth, as shards and as SA-1B.
 
@@ -48,8 +51,14 @@ def world(
     from smallworld.shards import write_world
 
     chosen = tuple(str(style) for style in styles or (Style.twemoji, Style.fluent))
-    with console.status(f"composing {scenes} scenes"):
-        tars = write_world(out, num_scenes=scenes, seed=seed, num_sa1b=unlabelled, styles=chosen)
+    tars = write_world(
+        out,
+        num_scenes=scenes,
+        seed=seed,
+        num_sa1b=unlabelled,
+        styles=chosen,
+        progress=shown_progress(console, quiet=quiet),
+    )
     typer.echo(f"wrote {len(tars)} shards to {out / 'shards'} and {out / 'contact-sheet.jpg'}")
 
 

@@ -21,7 +21,7 @@ from cli.labelling import (
     running_stack,
 )
 from cli.local.launcher import StackConfig
-from cli.options import AsJson, GatewayUrl, MovedTo, RunName, Workspace
+from cli.options import AsJson, GatewayUrl, MovedTo, Quiet, RunName, Workspace
 from cli.workspace import (
     DEFAULT_WORKSPACE,
     in_workspace,
@@ -101,6 +101,7 @@ def label(
         Path | None, typer.Option(help="File of words that exclude a caption, one per line.")
     ] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Label captioned pictures as a run of a workspace.
 
@@ -112,6 +113,7 @@ def label(
         unspoken label captions.csv --pictures images --name winter
         unspoken label my-pictures --filter language=de --decoys 8
     """
+    quiet = quiet or as_json
     if url:
         there, named = LocalSource(workspace, source, pictures), Path(source)
     else:
@@ -126,7 +128,10 @@ def label(
     if url:
         with gateway_client(url) as client:
             created = client.runs.create(request)
-            finish(follow_at_gateway(client, created.run_id, url, console), as_json=as_json)
+            finish(
+                follow_at_gateway(client, created.run_id, url, console, quiet=quiet),
+                as_json=as_json,
+            )
         return
     check_output_folder(workspace, what="--workspace")
     check_options(request)
@@ -139,10 +144,12 @@ def label(
         config = StackConfig(
             folder=workspace, data_dir=there.data_dir, runs_dir=runs_dir(workspace)
         )
-        with running_stack(config, console) as stack:
+        with running_stack(config, console, quiet=quiet) as stack:
             runs = gateway_client(stack.urls["gateway"]).runs
             created = runs.create(request)
-            ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
+            ended = follow(
+                lambda: runs.read(created.run_id), console, each_poll=stack.revive, quiet=quiet
+            )
     else:
         ended = earlier
     _finish_here(ended, workspace, as_json=as_json)
@@ -160,16 +167,21 @@ def retry(
     moved_to: MovedTo = None,
     url: GatewayUrl = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Label the failed pictures of an ended run again, as a new run.
 
     Examples:
         unspoken retry my-pictures
     """
+    quiet = quiet or as_json
     if url:
         with gateway_client(url) as client:
             created = client.runs.retry_failed(run)
-            finish(follow_at_gateway(client, created.run_id, url, console), as_json=as_json)
+            finish(
+                follow_at_gateway(client, created.run_id, url, console, quiet=quiet),
+                as_json=as_json,
+            )
         return
     run_folder(workspace, run)
     check_has_failures(runs_dir(workspace), run)
@@ -180,10 +192,12 @@ def retry(
         moved_data_dir=moved_to,
     )
     resume = f"run `unspoken up{in_workspace(workspace)}` to resume"
-    with running_stack(config, console, resume=resume) as stack:
+    with running_stack(config, console, resume=resume, quiet=quiet) as stack:
         runs = gateway_client(stack.urls["gateway"]).runs
         created = runs.retry_failed(run)
-        ended = follow(lambda: runs.read(created.run_id), console, each_poll=stack.revive)
+        ended = follow(
+            lambda: runs.read(created.run_id), console, each_poll=stack.revive, quiet=quiet
+        )
     _finish_here(ended, workspace, as_json=as_json)
 
 

@@ -1,15 +1,16 @@
 """`unspoken segment` and `unspoken embed`: use a segmenter on picture files."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli.checking.paths import check_output_folder
 from cli.console import PlainConsole, say
 from cli.embedding import embed_files, filled_segmenter, picture_files
-from cli.options import SegmenterUrl
+from cli.options import Quiet, SegmenterUrl
+from cli.progress import shown_progress
 from cli.segmenter import open_segmenter
 from cli.segmenting import describe_reply, read_question, segment_file
 from unspoken.wire.segment import Method
@@ -60,6 +61,7 @@ def embed(
         typer.Option(help="Folder of the disk cache (default: SEGMENTER_DISK_CACHE_DIR)."),
     ] = None,
     url: SegmenterUrl = None,
+    quiet: Quiet = False,
 ) -> None:
     """Embed the pictures of a folder ahead of time, so that the first query is fast.
 
@@ -68,18 +70,12 @@ def embed(
         unspoken embed pictures --url http://127.0.0.1:8000
     """
     paths = picture_files(folder)
-    with (
-        filled_segmenter(url, cache) as segmenter,
-        Progress(
-            TextColumn("embedding"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        ) as progress,
-    ):
-        bar = progress.add_task("embedding", total=len(paths))
-        report = embed_files(paths, segmenter, on_each=lambda: progress.advance(bar))
+    progress = shown_progress(console, quiet=quiet)
+    with progress.stage("loading the segmenter"), ExitStack() as loaded:
+        segmenter = loaded.enter_context(filled_segmenter(url, cache))
+        kept = loaded.pop_all()
+    with kept, progress.stage("embedding", total=len(paths)) as stage:
+        report = embed_files(paths, segmenter, on_each=stage.advance)
     for path, problem in list(report.refused.items())[:MAX_NAMED]:
         console.print(f"skipped: {path}: {problem}", soft_wrap=True)
     typer.echo(

@@ -10,7 +10,7 @@ import typer
 from cli.checking.paths import check_output_folder, check_weights
 from cli.checking.training import RECIPES, check_instances, check_recipe
 from cli.console import PlainConsole
-from cli.options import MovedTo, Workspace
+from cli.options import MovedTo, Quiet, Workspace
 from cli.progress import shown_progress
 from cli.workspace import DEFAULT_WORKSPACE, run_folder
 from training.recipes import DETECTOR_RECIPES
@@ -64,6 +64,7 @@ def train(
     minutes: Annotated[
         float, typer.Option(min=0, help="Time limit of a recipe of the detector.")
     ] = 90.0,
+    quiet: Quiet = False,
 ) -> None:
     """Train Semantic-SAM or the small detector by a recipe.
 
@@ -81,7 +82,11 @@ def train(
         from training.detector.train import train_detector
 
         train_detector(
-            recipe_named(recipe), out=out, minutes=minutes, start=start, progress=shown_progress()
+            recipe_named(recipe),
+            out=out,
+            minutes=minutes,
+            start=start,
+            progress=shown_progress(quiet=quiet),
         )
         return
     from training.sam.recipe import sam_recipe
@@ -104,7 +109,7 @@ def train(
         stem=stem,
         named_only=named_only,
     )
-    train_on_all_ranks(chosen, files, progress=shown_progress())
+    train_on_all_ranks(chosen, files, progress=shown_progress(quiet=quiet))
 
 
 def evaluate(
@@ -134,6 +139,7 @@ def evaluate(
         Literal["softmax", "cosine"], typer.Option(help="Score of text queries.")
     ] = "softmax",
     out: Annotated[Path | None, typer.Option(help="Folder for JSON and pictures.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure a Semantic-SAM's names, masks, retention and text queries; print a table.
 
@@ -165,7 +171,7 @@ def evaluate(
         points_per_side=points_per_side,
         score=score,
         out=out,
-        progress=shown_progress(),
+        progress=shown_progress(quiet=quiet),
     )
 
 
