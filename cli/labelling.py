@@ -19,6 +19,7 @@ from cli.local.launcher import Stack, StackConfig
 from cli.progress import shown_progress
 from cli.status_view import describe, finished
 from unspoken.client import Client
+from unspoken.config.profiles import load_profile
 from unspoken.config.settings import ProcessSettings
 from unspoken.errors import (
     Conflict,
@@ -49,9 +50,7 @@ def running_stack(
     resume: text that tells the user, after Ctrl-C, how to resume the work.
     """
     check_stack(profile=config.profile)
-    models: dict[str, str] = {
-        model.kind: model.name for model in ProcessSettings().read_profile().models
-    }
+    models = _model_names(config.profile)
     progress = shown_progress(console, quiet=quiet)
     with Stack(config) as stack:
         try:
@@ -71,6 +70,16 @@ def running_stack(
             # Printed before the stack is stopped, because that takes some seconds.
             console.print(f"stopping after the current items; {resume}", soft_wrap=True)
             raise
+
+
+def _model_names(profile: str | None) -> dict[str, str]:
+    """Return kind -> name of the models of a profile; None stands for the user's profile."""
+    settings = ProcessSettings()
+    if profile is None:
+        models = settings.read_profile().models
+    else:
+        models = load_profile(profile, models_file=settings.models_file).models
+    return {model.kind: model.name for model in models}
 
 
 class _StalledRun:

@@ -21,7 +21,7 @@ LINE_EVERY_S = 10.0
 DRAW_EVERY_S = 0.1
 RATE_WINDOW_S = 60.0
 """The time left follows from the rate of the last minute."""
-MIN_SEEN_S = 3.0
+MIN_SEEN_S, MIN_ITEMS = 3.0, 5
 """No time left is shown before this, because the rate of the first items says little."""
 
 
@@ -64,6 +64,7 @@ class Counter:
     ) -> None:
         self.what, self.total = what, total
         self.done: float = done
+        self._before = done
         self.note = ""
         self._unit = unit
         self._clock = clock
@@ -103,7 +104,7 @@ class Counter:
     def pace(self) -> str:
         """Describe the rate of the last minute and the time left; empty at the beginning."""
         rate = self._rate.per_s()
-        if not rate or self.elapsed_s < MIN_SEEN_S:
+        if not rate or self.elapsed_s < MIN_SEEN_S or self.done - self._before < MIN_ITEMS:
             return ""
         shown = []
         if self._unit == "bytes":
