@@ -66,7 +66,7 @@ def create_app(
         A GPU also runs the largest batch, of captions as long as the longest alt texts, because its
         kernels and its memory are prepared by size. A CPU would take seconds and gain nothing.
         """
-        engine.propose(["A red car parked in front of a house"])
+        engine.propose(["A cup"])
         if engine.model.device not in NO_SIZES:
             engine.propose([f"{number} {LONG_CAPTION}" for number in range(max_batch)])
 
