@@ -255,7 +255,9 @@ def test_a_child_can_be_started_again_and_its_log_goes_on(tmp_path):
     run_child(child)  # `python -m timeit` measures `pass` and ends by itself
     run_child(child)
     assert child.log.read_text().count("loops") == 2
-    assert "sec per loop" in child.log_tail()
+    assert "sec per loop" in child.why()
+    child.log.write_text("started\nerror: port 1 is taken. Choose another\n")
+    assert child.why() == f"port 1 is taken. Choose another (log: {child.log})"
 
 
 def test_files_of_the_users_folder_do_not_shadow_the_modules_of_a_child(tmp_path, monkeypatch):
