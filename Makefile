@@ -38,8 +38,7 @@ openapi: setup ## regenerate docs/openapi from the services
 	$(BIN)/python -m tests.openapi
 
 reference: setup ## regenerate the pages of the command line and the settings
-	$(BIN)/python -m scripts.cli_page
-	$(BIN)/unspoken settings > docs/reference/settings.md
+	$(BIN)/python -m scripts.reference_pages
 
 pictures: setup ## draw the pictures of README, docs and examples; chromium makes the screenshot
 	$(BIN)/python -m scripts.make_pictures

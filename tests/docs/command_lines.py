@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.main import app
-from scripts.cli_page import loaded
+from scripts.reference_pages import loaded
 from tests.docs.pages import NOT_RUN
 
 STOPS = {"|", ">", "&&", ";", "&"}

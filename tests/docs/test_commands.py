@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from scripts.cli_page import PAGE, cli_page
+from scripts.reference_pages import PAGE, cli_page
 from tests.docs.command_lines import command_lines, problem_of
 from tests.docs.pages import blocks_of, pages
 from tests.test_tree import ROOT

@@ -1,4 +1,4 @@
-"""`make reference`: write docs/reference/cli.md, the help of every command, from the commands."""
+"""`make reference`: write the pages of the command line and of the settings from the code."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +10,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from cli.lazy import LazyCommand
 from cli.main import app
+from cli.settings_table import settings_table
 
-PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+PAGE = REFERENCE / "cli.md"
 _HEAD = """# Command line
 
 This page is written by `make reference` from the commands themselves. `unspoken COMMAND --help`
@@ -102,8 +104,9 @@ def _fenced(text: str) -> str:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write both pages."""
     PAGE.write_text(cli_page(), encoding="utf-8")
+    (REFERENCE / "settings.md").write_text(settings_table(), encoding="utf-8")
 
 
 if __name__ == "__main__":
