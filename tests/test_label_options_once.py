@@ -10,13 +10,14 @@ from unspoken.wire.label_options import LabelOptions
 ROOT = Path(__file__).parents[1]
 PATH_OF_OPTIONS = ("cli", "unspoken/client", "unspoken/runs", "unspoken/wire", "worker")
 """The code through which an option passes from the command line to its use."""
-FIELD, FLAG = "unspoken/wire/label_options.py", "cli/main.py"
+FIELD, FLAG = "unspoken/wire/label_options.py", "cli/verbs/label.py"
 SPELLING = "cli/label_options.py"
 """The flags whose names differ from their fields."""
 SPELLED = {"false_discovery_rate", "templates", "num_decoys", "filters"}
 OTHER_MEANINGS = {
     "box_threshold": {
-        # a parameter of the detector, and of a count of boxes
+        # a parameter of the detector, and of a count of boxes; the message for a wrong value
+        "cli/label_options.py",
         "DetectRequest",
         "DetectReply",
         "cli/demo/demo.py",

@@ -139,7 +139,7 @@ def test_ranks_must_divide_the_step(folder: Path):
 
 
 def test_a_kind_without_a_source_is_an_error():
-    with pytest.raises(InvalidConfig, match="masks_per_step is 6, but no source"):
+    with pytest.raises(InvalidConfig, match="masks_per_step is 6, but there is no source"):
         TrainData(CONFIG, sam=SAM, mask_pictures=None, box_pictures=None)
 
 
@@ -198,5 +198,5 @@ def test_a_mix_shares_the_same_samples_out(ratio: str, shares: tuple[int, int]):
 
 @pytest.mark.parametrize("ratio", ["4", "1:0", "a:b", "1:6"])
 def test_a_mix_that_is_none_is_refused(ratio: str):
-    with pytest.raises(InvalidConfig, match=r"a mix is|cannot be shared"):
+    with pytest.raises(InvalidConfig, match=r"a mix is|cannot be divided"):
         BatchConfig(masks_per_step=32, boxes_per_step=128).mixed(ratio)
