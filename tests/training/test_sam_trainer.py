@@ -258,5 +258,7 @@ def test_every_recipe_is_named_after_itself(name: str) -> None:
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidInput, match="small-sam, small-sam-coarse, small-sam-fine, small-semantic"):
+    with pytest.raises(
+        InvalidInput, match="small-sam, small-sam-coarse, small-sam-fine, small-semantic"
+    ):
         sam_recipe("large")
