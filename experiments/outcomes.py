@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from experiments.richness import (
     zipf_exponent,
 )
 from experiments.sources import ALL_SOURCES, SOURCES, SourceName
+from unspoken.progress import Stage, counted
 from unspoken.runs.dataset.false_discovery import ChosenThresholds, Thresholds
 from unspoken.text.captions import is_named
 from unspoken.text.lexicon import Lexicon
@@ -46,7 +47,7 @@ def decide_all(
     *,
     fixed: Thresholds,
     false_discovery_rate: float,
-    progress: Callable[[int, int], None],
+    stage: Stage,
 ) -> tuple[Outcomes, dict[SourceName, ChosenThresholds]]:
     """Decide every source at one false-discovery rate, and most at fixed thresholds too.
 
@@ -54,14 +55,13 @@ def decide_all(
     """
     outcomes: dict[str, dict[SourceName, Outcome]] = {"fixed": {}, "equal_fdr": {}}
     chosen: dict[SourceName, ChosenThresholds] = {}
-    for done, source in enumerate(ALL_SOURCES, start=1):
+    for source in counted(ALL_SOURCES, stage):
         chosen[source.name] = comparison.choose(source, false_discovery_rate=false_discovery_rate)
         outcomes["equal_fdr"][source.name] = comparison.decide(
             source, chosen[source.name].by_source()
         )
         if source.group in ("source", "equal"):
             outcomes["fixed"][source.name] = comparison.decide(source, fixed)
-        progress(done, len(ALL_SOURCES))
     return outcomes, chosen
 
 

@@ -7,7 +7,7 @@ docs/explanation/proposals-experiment.md explains how to read the results.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from experiments.outcomes import (
 )
 from experiments.phrase_sources import Phrases
 from experiments.sources import (
+    ALL_SOURCES,
     ALL_TEMPLATES,
     DEFAULT_TEMPLATES,
     SOURCES,
@@ -42,12 +43,11 @@ from services.detector.packing import MAX_PHRASES
 from unspoken.errors import InvalidInput
 from unspoken.imaging.images import Picture, decode_picture
 from unspoken.ports import Detector
+from unspoken.progress import NO_PROGRESS, Progress, counted
 from unspoken.runs.plan import LabelConfig, default_threshold
 from unspoken.text.lexicon import Lexicon, load_lexicon
 from worker.label.merging import fixed_thresholds
 
-Progress = Callable[[str, int, int], None]
-"""Progress callback: name of the work, number done, total number."""
 Wanted = Mapping[SourceName, Phrases]
 
 TEMPLATES_OF = {
@@ -102,7 +102,7 @@ def compare_proposals(
     *,
     config: ProposalsConfig,
     vocabulary: Sequence[str] | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, Any]:
     """Run the comparison and return the content of proposals.json.
 
@@ -116,12 +116,12 @@ def compare_proposals(
         )
     label_config = LabelConfig(named_threshold=default_threshold(detector.box_threshold))
     fixed = fixed_thresholds(label_config)
-    with watch.measure("language model"):
-        proposals = ask_prompter(
-            prompter,
-            [captioned.caption for captioned in collection.pictures],
-            progress=lambda done: progress("captions asked", done, total),
-        )
+    captions = [captioned.caption for captioned in collection.pictures]
+    with (
+        watch.measure("language model"),
+        progress.stage("asking the language model", total=total, unit="captions") as stage,
+    ):
+        proposals = ask_prompter(prompter, captions, stage=stage)
     wanted = list_phrases(
         collection,
         proposals,
@@ -129,20 +129,22 @@ def compare_proposals(
         lexicon=lexicon,
         seed=config.seed,
     )
-    with watch.measure("detector"):
-        asker = _Asker(detector, config, label_config, lexicon)
-        asked = []
-        for captioned, phrases in zip(collection.pictures, wanted, strict=True):
+    asker = _Asker(detector, config, label_config, lexicon)
+    asked = []
+    with watch.measure("detector"), progress.stage("detecting", total=total) as stage:
+        for captioned, phrases in counted(zip(collection.pictures, wanted, strict=True), stage):
             picture = decode_picture(captioned.read())
             asked.append(asker.ask(picture, phrases, key=captioned.key, caption=captioned.caption))
-            progress("pictures asked", len(asked), total)
-    with watch.measure("deciding"):
+    with (
+        watch.measure("deciding"),
+        progress.stage("comparing", total=len(ALL_SOURCES), unit="sources") as stage,
+    ):
         comparison = Comparison(collection, wanted, asked, config=label_config, lexicon=lexicon)
         outcomes, thresholds = decide_all(
             comparison,
             fixed=fixed,
             false_discovery_rate=config.false_discovery_rate,
-            progress=lambda done, of: progress("sources decided", done, of),
+            stage=stage,
         )
         curves = fdr_curves(comparison, config.curve_fdrs)
     weights = draw_weights(total, num_draws=config.num_draws, seed=config.seed)

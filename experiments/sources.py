@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,6 +21,7 @@ from experiments.phrase_sources import (
     with_random,
 )
 from unspoken.ports import Prompter
+from unspoken.progress import Stage
 from unspoken.text.lexicon import Lexicon
 from unspoken.wire.proposals import Proposal
 
@@ -114,7 +115,7 @@ def template_choices() -> list[tuple[str, ...]]:
 
 
 def ask_prompter(
-    prompter: CountingPrompter, captions: Sequence[str], *, progress: Callable[[int], None]
+    prompter: CountingPrompter, captions: Sequence[str], *, stage: Stage
 ) -> TemplateProposals:
     """Ask the prompter with all templates for every caption, then with every other choice.
 
@@ -129,7 +130,7 @@ def ask_prompter(
             batch = captions[start : start + CAPTIONS_PER_CALL]
             proposals += prompter.propose(batch, templates=templates)
             if templates == ALL_TEMPLATES:
-                progress(start + len(batch))
+                stage.advance(len(batch))
         if templates == ALL_TEMPLATES:
             written = Counter(prompter.tokens_written) - before
         by_templates[templates] = proposals

@@ -17,7 +17,6 @@ from unspoken.errors import InvalidInput
 reproduce_app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 DEFAULT_SCENES, QUICK_SCENES = 150, 20
-PROGRESS_EVERY_S = 5.0
 
 console = PlainConsole(stderr=True)
 
@@ -103,6 +102,7 @@ def proposals(
         Path | None,
         typer.Option("--write-page", help="Also write the table between the markers of this file."),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Measure whether templates find what captions omit; one detector checks all sources."""
     started = time.monotonic()
@@ -146,7 +146,7 @@ def proposals(
         build_detector(settings),
         config=ProposalsConfig(seed=chosen_seed),
         vocabulary=words,
-        progress=_Progress(),
+        progress=shown_progress(console, quiet=quiet),
     )
     result["seconds"]["whole"] = round(time.monotonic() - started, 1)
     written = write_report(result, out)
@@ -156,19 +156,6 @@ def proposals(
     typer.echo(answer(result))
     typer.echo(f"wrote {', '.join(str(path) for path in written)}")
     typer.echo(f"{result['seconds']['whole']:.0f} s")
-
-
-class _Progress:
-    """Prints a line to stderr every few seconds, and at the end of each stage."""
-
-    def __init__(self) -> None:
-        self._told = 0.0
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done == total or now - self._told >= PROGRESS_EVERY_S:
-            self._told = now
-            console.print(f"{what}: {done} of {total}")
 
 
 def _read_words(path: Path) -> list[str]:
