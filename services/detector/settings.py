@@ -24,7 +24,7 @@ class DetectorSettings(EngineSettings):
     backend: BackendName | None = None
     """Code that runs the network; by default the profile's."""
     box_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Threshold for requests that set none. The default is that of the weights, or 0.35."""
+    """Threshold for requests that set none. By default that of the weights, else 0.35."""
     short_side_px: Annotated[int, Field(ge=64, le=2048)] | None = None
     """Short side to which pictures are resized: 800 as published, 480 to 640 on a CPU; by default
     the profile's. The small detector has a fixed size and ignores this."""

@@ -39,6 +39,6 @@ class SegmenterSettings(EngineSettings):
     auto_method: Literal["bank", "detector"] | None = None
     """Method that `auto` stands for; by default `detector`, or `bank` without a detector."""
     score: Literal["softmax", "cosine"] | None = None
-    """Score of a text query. The default is that of the weights, or softmax."""
+    """Score of a text query. By default that of the weights, else softmax."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Threshold of text queries that set none. The default is that of the weights, or 0.5."""
+    """Threshold of text queries that set none. By default that of the weights, else 0.5."""
