@@ -1,16 +1,20 @@
 """`unspoken weights`, `key` and `settings`: what services need before they start."""
 
+from contextlib import ExitStack
+from types import TracebackType
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from cli.console import PlainConsole
+from cli.options import Quiet
+from cli.progress import shown_progress
 from cli.settings_table import settings_text
 from unspoken.config.api_keys import is_key_name, key_sha256, new_key
 from unspoken.config.profiles import MODELS_FILE, load_profile, profile_names, resolve_files
 from unspoken.config.weights import FetchProgress, WeightsSettings, fetch_profile
 from unspoken.errors import InvalidInput, MissingWeights
+from unspoken.progress import Progress, Stage
 
 weights_app = typer.Typer(no_args_is_help=True, add_completion=False)
 console = PlainConsole(stderr=True)
@@ -29,33 +33,57 @@ def weights() -> None:
 @weights_app.command("fetch")
 def fetch_weights(
     profile: Annotated[str, typer.Argument(help="Profile of models.yaml: small, base or thesis.")],
+    *,
+    quiet: Quiet = False,
 ) -> None:
     """Download a profile's model files and check their hashes; services never download files."""
     settings = WeightsSettings()
     chosen = load_profile(profile, models_file=settings.models_file)
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        console=console,
-    ) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def show(now: FetchProgress) -> None:
-            if now.file not in bars:
-                bars[now.file] = progress.add_task(now.file, total=now.num_bytes)
-            progress.update(bars[now.file], completed=now.received_bytes)
-
+    with FileStages(shown_progress(console, quiet=quiet)) as stages:
         report = fetch_profile(
             chosen,
             cache_dir=settings.cache_dir,
             hub_url=settings.hub_url,
-            on_progress=show,
+            on_progress=stages.show,
         )
     typer.echo(
         f"profile {profile}: {len(report.fetched)} files fetched, "
         f"{len(report.present)} already present; all hashes match"
     )
+
+
+class FileStages:
+    """Shows a download as one stage of progress per file."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._open = ExitStack()
+        self._file: str | None = None
+        self._received_bytes = 0
+        self._stage: Stage | None = None
+
+    def __enter__(self) -> "FileStages":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, traceback)
+
+    def show(self, now: FetchProgress) -> None:
+        """Advance the stage of the file; a new file ends the stage of the previous one."""
+        if self._stage is None or now.file != self._file:
+            self._open.close()
+            self._file, self._received_bytes = now.file, now.received_bytes
+            opened = self._progress.stage(
+                f"fetching {now.file}", total=now.num_bytes, unit="bytes", done=now.received_bytes
+            )
+            self._stage = self._open.enter_context(opened)
+        self._stage.advance(now.received_bytes - self._received_bytes)
+        self._received_bytes = now.received_bytes
 
 
 @weights_app.command("list")

@@ -1,11 +1,14 @@
 """`unspoken weights` lists models, checks existing files and reports errors in one line."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.verbs.setup import FileStages
+from unspoken.config.weights import FetchProgress
 from unspoken.errors import InvalidConfig, ServiceUnavailable
 
 
@@ -49,3 +52,29 @@ def test_the_list_names_models_yaml_and_the_folder_of_each_model_or_how_to_fetch
     assert len(folders) == 4 and all(Path(folder).is_dir() for folder in folders)
     base = [line for line in models if line.startswith("base ")]
     assert len(base) == 4 and all("unspoken weights fetch base" in line for line in base)
+
+
+def test_a_download_is_one_stage_per_file_that_counts_its_bytes():
+    shown = []
+
+    class Recorded:
+        @contextmanager
+        def stage(self, what, *, total=None, unit="pictures", done=0):
+            shown.append(["begin", what, total, unit, done])
+            yield self
+            shown.append(["end", what])
+
+        def advance(self, count=1, *, note=None):
+            shown.append(count)
+
+    with FileStages(Recorded()) as stages:
+        for file, received in (("a", 0), ("a", 60), ("a", 20), ("a", 100), ("b", 5)):
+            stages.show(FetchProgress(file=file, received_bytes=received, num_bytes=100))
+    assert shown == [
+        ["begin", "fetching a", 100, "bytes", 0],
+        *(0, 60, -40, 80),
+        ["end", "fetching a"],
+        ["begin", "fetching b", 100, "bytes", 5],
+        0,
+        ["end", "fetching b"],
+    ]
